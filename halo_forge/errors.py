@@ -1,0 +1,61 @@
+"""What can go wrong for reasons a user can mend.
+
+Every error carries what happened and what to do about it; the command line prints both and leaves with `exit_code`.
+"""
+
+from __future__ import annotations
+
+
+class HaloForgeError(Exception):
+    """An error that a user can cause or mend.
+
+    Args:
+        message: What happened, with the value that was found and what is allowed.
+        hint: What to do about it; printed on its own line.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  do: {self.hint}"
+
+
+class ConfigError(HaloForgeError):
+    """The configuration, a task file or the usage is wrong."""
+
+    exit_code = 2
+
+
+class ModelError(ConfigError):
+    """The model, its adapter or its tokenizer cannot be used."""
+
+
+class RunDirError(HaloForgeError):
+    """The run directory is in use, belongs to another run, or cannot be written."""
+
+    exit_code = 3
+
+
+class ToolMissing(HaloForgeError):
+    """A compiler or a package that this configuration needs is not there, or does not work."""
+
+    exit_code = 4
+
+
+class StoppedByRule(HaloForgeError):
+    """The run stopped because a rule says so; it stays resumable."""
+
+    exit_code = 5
+
+
+class TooFewSamples(StoppedByRule):
+    """Fewer samples were selected than `raft.min_selected`."""
+
+
+class VerifierBroken(StoppedByRule):
+    """The verifier itself failed too often: its verdicts cannot be trusted."""

