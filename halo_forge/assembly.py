@@ -1,0 +1,226 @@
+"""From a checked configuration to an open run: prompts, tools, and a locked run directory that belongs to it.
+
+The order is the order of cost: what can be refused cheaply is refused before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import halo_forge
+from halo_forge.config import LoadedConfig, RaftConfig, config_digest, differing_keys, resolved
+from halo_forge.errors import ConfigError, RunDirError
+from halo_forge.plan import Plan, PromptSets
+from halo_forge.policy import Policy, check_local
+from halo_forge.preview import Preview, preview
+from halo_forge.prompts import is_remote, load_prompts
+from halo_forge.records import Prompt
+from halo_forge.store.run import Run
+from halo_forge.tools import Tools, Watch
+from halo_forge.training.lora_sft import LoraSftTrainer
+from halo_forge.training.scripted import ScriptedTrainer
+from halo_forge.yaml_io import dump, load_document
+
+PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "tokenizers", "numpy")
+IDENTITY_KEYS = {
+    "prompts": "the prompts are not those the run was started with",
+    "start_model": "the start model is not the one the run was started with",
+}
+
+
+def load_prompt_sets(config: RaftConfig) -> PromptSets:
+    """Read the three prompt sets and put the system prompt in front.
+
+    Raises:
+        ConfigError: A set cannot be read, or a prompt id occurs in two sets.
+    """
+    section, language = config.prompts, config.verifier.language
+    train = load_prompts(section.train, language=language, limit=section.train_limit)
+    dev = load_prompts(section.dev, language=language, limit=section.dev_limit)
+    test = load_prompts(section.test, language=language, limit=section.test_limit)
+    seen: dict[str, str] = {}
+    for name, prompts in (("train", train), ("dev", dev), ("test", test)):
+        for prompt in prompts:
+            other = seen.setdefault(prompt.id, name)
+            if other != name:
+                raise ConfigError(
+                    f"prompt id {prompt.id!r} is in prompts.{other} and in prompts.{name}",
+                    "keep the sets apart: a model must not be measured on what it was trained on; give a file that"
+                    " holds them all as FILE.jsonl:train, FILE.jsonl:dev and FILE.jsonl:test",
+                )
+    sets = [tuple(_with_system(prompt, section.system_prompt) for prompt in prompts) for prompts in (train, dev, test)]
+    return PromptSets(*sets)
+
+
+def _with_system(prompt: Prompt, system_prompt: str | None) -> Prompt:
+    if system_prompt is None or prompt.messages[0]["role"] == "system":
+        return prompt
+    return dataclasses.replace(prompt, messages=({"role": "system", "content": system_prompt}, *prompt.messages))
+
+
+def planned(config: RaftConfig) -> Preview:
+    """The preview of a configuration; prompt sets on a hub are not read.
+
+    Raises:
+        ConfigError: A local prompt set cannot be read.
+    """
+    section, language = config.prompts, config.verifier.language
+    sets = {
+        "train": (section.train, section.train_limit),
+        "dev": (section.dev, section.dev_limit),
+        "test": (section.test, section.test_limit),
+    }
+    local = {
+        name: load_prompts(spec, language=language, limit=limit)
+        for name, (spec, limit) in sets.items()
+        if not is_remote(spec)
+    }
+    num = {name: len(prompts) for name, prompts in local.items()}
+    has_tests = "train" not in local or any(prompt.tests is not None for prompt in local["train"])
+    return preview(config, num.get("train"), num.get("dev"), has_tests)
+
+
+@contextmanager
+def open_run(loaded: LoadedConfig, watch: Watch, *, resume: bool) -> Iterator[tuple[Plan, Run, Tools]]:
+    """Everything the loop needs, ready to go.
+
+    Args:
+        resume: Continue a run directory that already holds this run; without it such a directory is refused.
+
+    Raises:
+        ConfigError: Prompts or model cannot be used.
+        RunDirError: The directory is in use, or holds another run.
+        ToolMissing: A compiler is missing or does not work.
+    """
+    config = loaded.config
+    prompts = load_prompt_sets(config)
+    if config.engine.needs_policy:
+        check_local(config.model)
+    with ExitStack() as stack:
+        run = stack.enter_context(Run(Path(config.output_dir)))
+        if not run.is_new:
+            _check_same_run(run, config, prompts, resume=resume)
+        verifier = stack.enter_context(config.verifier.open())
+        policy = _load_policy(config)
+        engine = config.engine.open(policy)
+        trainer = (
+            ScriptedTrainer(config.training)
+            if policy is None
+            else LoraSftTrainer(policy, config.training, seed=config.seed)
+        )
+        tools = Tools(prompts.by_id(), engine, verifier, trainer, policy, watch, config.verifier.max_error_fraction)
+        identity = _identity(config, prompts, verifier.toolchain(), policy)
+        if run.is_new:
+            run.start(identity, given=loaded.document.text, resolved=dump(resolved(config)))
+        else:
+            _check_start_model(run, identity)
+        run.event("attempt_started", resumed=resume, halo_forge_version=halo_forge.__version__)
+        yield Plan(config, prompts), run, tools
+
+
+def run_config(root: Path) -> LoadedConfig:
+    """The configuration that a run directory was started with, writing to where the directory is now.
+
+    Raises:
+        RunDirError: The directory holds no run.
+    """
+    path = root / "config.resolved.yaml"
+    if not (root / "run.json").is_file() or not path.is_file():
+        raise RunDirError(f"{root}: no run of halo-forge here", "name the output_dir of a run (it holds run.json)")
+    document = load_document(path)
+    config = RaftConfig.model_validate({**document.data, "output_dir": str(root)})
+    return LoadedConfig(config, document)
+
+
+def _load_policy(config: RaftConfig) -> Policy | None:
+    if not config.engine.needs_policy:
+        return None
+    return Policy.load(config.model, config.lora, seed=config.seed, response_prefix=config.prompts.response_prefix)
+
+
+def _check_same_run(run: Run, config: RaftConfig, prompts: PromptSets, *, resume: bool) -> None:
+    if not resume:
+        raise RunDirError(
+            f"{run.root}: a run was already started here",
+            f"continue it with --resume (or `halo-forge raft resume {run.root}`), look at it with"
+            f" `halo-forge raft status {run.root}`, or choose another --output-dir",
+        )
+    identity = run.identity()
+    if identity["config_digest"] != config_digest(config):
+        stored = load_document(run.root / "config.resolved.yaml").data
+        changes = differing_keys(stored, resolved(config))
+        rows = "\n".join(f"  {key}: was {old!r}, is {new!r}" for key, old, new in changes if key != "output_dir")
+        raise RunDirError(
+            f"{run.root}: started with another configuration:\n{rows}",
+            "put the values back, or choose another --output-dir for the new configuration",
+        )
+    _compare(run, identity, {"prompts": _prompt_digests(prompts)})
+
+
+def _check_start_model(run: Run, identity: dict[str, Any]) -> None:
+    stored = run.identity()
+    _compare(run, stored, {"start_model": identity["start_model"]})
+    changed = {key: identity[key] for key in ("toolchain", "versions") if stored[key] != identity[key]}
+    if changed:
+        run.event("environment_changed", **changed)
+
+
+def _compare(run: Run, stored: dict[str, Any], now: dict[str, Any]) -> None:
+    for key, value in now.items():
+        if stored[key] != value:
+            raise RunDirError(
+                f"{run.root}: {IDENTITY_KEYS[key]}: was {stored[key]}, is {value}",
+                "put them back as they were, or choose another --output-dir for a new run",
+            )
+
+
+def _identity(
+    config: RaftConfig, prompts: PromptSets, toolchain: dict[str, Any], policy: Policy | None
+) -> dict[str, Any]:
+    return {
+        "halo_forge_version": halo_forge.__version__,
+        "config_digest": config_digest(config),
+        "seed": config.seed,
+        "prompts": _prompt_digests(prompts),
+        "start_model": config.engine.inputs() if policy is None else policy.identity,
+        "toolchain": toolchain,
+        "versions": {"python": platform.python_version(), **_versions()},
+        "git_commit": _git_commit(),
+    }
+
+
+def _prompt_digests(prompts: PromptSets) -> dict[str, Any]:
+    return {name: _prompt_digest(getattr(prompts, name)) for name in ("train", "dev", "test")}
+
+
+def _prompt_digest(prompts: Sequence[Prompt]) -> str:
+    rows = [prompt.to_row() for prompt in prompts]
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _git_commit() -> str | None:
+    """The commit this package runs from, where it is a checkout; a wheel has none."""
+    root = Path(halo_forge.__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else None

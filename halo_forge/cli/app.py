@@ -1,0 +1,69 @@
+"""`halo-forge`: puts the verb groups together, and turns errors into messages and exit codes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from typing import NoReturn
+
+import typer
+
+import halo_forge
+from halo_forge.cli import config, raft
+from halo_forge.errors import HaloForgeError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="halo-forge",
+    help="RAFT fine-tuning of code models whose answers a compiler checks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(raft.app, name="raft")
+app.add_typer(config.app, name="config")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"halo-forge {halo_forge.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line and leave with the exit code of docs/index.md."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app(standalone_mode=True)
+    except HaloForgeError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted; what is finished is on disk", INTERRUPTED)
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough; a second error while flushing helps nobody.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _fail(f"disk full: {error}\n  do: free some space, then run the same command with --resume", 3)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _fail(message: str, exit_code: int) -> NoReturn:
+    print(f"error: {message}" if exit_code != INTERRUPTED else message, file=sys.stderr)
+    sys.exit(exit_code)

@@ -1,0 +1,39 @@
+"""`halo-forge config`: check a configuration, show every value of it, print its JSON schema."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import typer
+
+app = typer.Typer(help="Check and show configurations.", no_args_is_help=True)
+
+CONFIG = typer.Argument(help="Configuration file (YAML).", show_default=False)
+SET = typer.Option(None, "--set", metavar="KEY=VALUE", help="Override one key, such as training.learning_rate=1e-4.")
+
+
+@app.command()
+def check(config: Path = CONFIG, overrides: list[str] | None = SET) -> None:
+    """Validate a configuration; says every problem with file, line and key."""
+    from halo_forge.config import load_config
+
+    load_config(config, overrides if overrides is not None else ())
+    print(f"{config}: valid")
+
+
+@app.command()
+def show(config: Path = CONFIG, overrides: list[str] | None = SET) -> None:
+    """Print every value, defaults included, as YAML."""
+    from halo_forge.config import load_config, resolved
+    from halo_forge.yaml_io import dump
+
+    print(dump(resolved(load_config(config, overrides if overrides is not None else ()).config)), end="")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of a configuration, for editors."""
+    from halo_forge.config import json_schema
+
+    print(json.dumps(json_schema(), indent=2))

@@ -1,0 +1,141 @@
+"""From pydantic's errors to problems that name the key as the user wrote it, what was found and what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from halo_forge.config.names import advice, default_kind, fields, inside, models_at
+from halo_forge.config.problems import PROBLEMS, Problem, show
+from halo_forge.config.rules import SCHEDULED
+from halo_forge.yaml_io import KeyPath
+
+_TAGS = ("union_tag_invalid", "union_tag_not_found")
+_ALLOWED = {
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "a section of `key: value` lines",
+    "greater_than_equal": "at least {ge:g}",
+    "greater_than": "above {gt:g}",
+    "less_than_equal": "at most {le:g}",
+    "less_than": "below {lt:g}",
+    "finite_number": "a finite number",
+    "string_too_short": "text that is not empty",
+    "too_short": "at least {min_length} of them",
+    "too_long": "at most {max_length} of them",
+}
+
+
+def problems_of(error: ValidationError, data: Any) -> list[Problem]:
+    """The problems of a validation of `data` (in its normalised spelling), one for each key.
+
+    Where several types were tried for one value, what each of them allows is put together.
+    """
+    found: dict[KeyPath, list[str]] = {}
+    finished: list[Problem] = []
+    for each in error.errors(include_url=False):
+        path = key_path(each["loc"], data)
+        if each["type"] in _TAGS and isinstance(value_at(data, path), Mapping):
+            path = (*path, "kind")
+        if each["type"] == PROBLEMS:
+            finished += each["ctx"]["problems"]
+        elif each["type"] == "missing":
+            finished.append(Problem(path, "missing; this key is required"))
+        elif each["type"] == "extra_forbidden":
+            finished.append(Problem(path, f"unknown key; {advice(path, data)}"))
+        elif each["type"] in ("value_error", "assertion_error"):
+            finished.append(Problem(path, _own_words(each["msg"], path, data)))
+        else:
+            found.setdefault(path, []).append(_allowed(each, path, data))
+    for path, allowed in found.items():
+        value = value_at(data, path)
+        text = f"found {show(value)}, allowed: {' or '.join(dict.fromkeys(allowed))}{_remark(value, allowed)}"
+        finished.append(Problem(path, text))
+    return finished
+
+
+def key_path(loc: tuple[str | int, ...], data: Any) -> KeyPath:
+    """Pydantic's location without the names of kinds, types and short spellings in it."""
+    path: list[str | int] = []
+    skip_tag = False
+    for number, part in enumerate(loc):
+        if isinstance(data, Mapping):
+            if skip_tag and part == data.get("kind"):
+                skip_tag = False
+                continue
+            if isinstance(part, int):
+                part = f"cycle_{part + 1}"
+            if part not in data:
+                # A missing key is not in the data either, but it ends the location and is a key of the section.
+                last = number == len(loc) - 1
+                if last and any(part in fields(model) for model in models_at(tuple(path), data)):
+                    path.append(part)
+                continue
+            data = data[part]
+        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+            data = data[part]
+        else:
+            continue
+        path.append(part)
+        skip_tag = isinstance(data, Mapping) and "kind" in data
+    return tuple(path)
+
+
+def value_at(data: Any, path: KeyPath) -> Any:
+    """The value at `path`, None where there is none."""
+    for part in path:
+        data = inside(data, part)
+    return data
+
+
+def _allowed(error: Any, path: KeyPath, data: Any) -> str:
+    kind, context = error["type"], error.get("ctx", {})
+    if kind in _TAGS:
+        family = models_at(path[:-1] if path[-1] == "kind" else path, None)
+        return _one_of([str(default_kind(model)) for model in family], value_at(data, path))
+    if kind == "literal_error":
+        return _one_of(re.findall(r"'([^']*)'", context["expected"]), value_at(data, path))
+    if kind in ("model_type", "model_attributes_type", "dict_type") and (models := models_at(path, None)):
+        keys = ", ".join(dict.fromkeys(key for model in models for key in fields(model)))
+        return f"a section with keys such as {keys}"
+    if kind in _ALLOWED:
+        return _ALLOWED[kind].format(**context)
+    return str(error["msg"])
+
+
+def _one_of(names: list[str], found: Any) -> str:
+    near = difflib.get_close_matches(found, names, n=1) if isinstance(found, str) else []
+    return ", ".join(names) + (f" (did you mean {near[0]}?)" if near else "")
+
+
+def _own_words(message: str, path: KeyPath, data: Any) -> str:
+    value = value_at(data, path)
+    if path in SCHEDULED and not isinstance(value, Mapping | list):
+        text = f"found {show(value)}, allowed: {SCHEDULED[path].text}, or a schedule (`{{kind: ...}}`)"
+    else:
+        text = re.sub(r"^(Value error|Assertion failed), ", "", message)
+        text = text if "found" in text else f"found {show(value)}: {text}"
+    return text + _remark(value, ["a number"])
+
+
+def _remark(value: Any, allowed: list[str]) -> str:
+    if not isinstance(value, str):
+        return ""
+    if "true or false" in allowed and value.lower() in ("yes", "no", "on", "off", "y", "n"):
+        return "; only true and false are booleans in YAML 1.2"
+    if "a list" in allowed:
+        return f"; write [{value}]"
+    number = re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", value)
+    return "; take it out of its quotes" if number and any("number" in each for each in allowed) else ""

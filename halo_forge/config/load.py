@@ -1,0 +1,161 @@
+"""From a file and `--set` to a checked configuration, or to one error that lists everything that is wrong."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from halo_forge.config.explain import problems_of
+from halo_forge.config.problems import Problem
+from halo_forge.config.sections import RaftConfig
+from halo_forge.config.spellings import Normalised, normalised
+from halo_forge.errors import ConfigError
+from halo_forge.yaml_io import Document, KeyPath, apply_overrides, leaves, load_document
+
+WITHOUT_INFLUENCE = ((None, "output_dir"), (None, "report_to"), ("verifier", "workers"))
+"""(section, key) that no result of a run depends on."""
+
+# A section that lost a wrong value can lack a required one and has to go too, and so on outwards: paths are short.
+_ATTEMPTS = 4
+
+
+@dataclass(frozen=True)
+class LoadedConfig:
+    """A checked configuration and the document it came from."""
+
+    config: RaftConfig
+    document: Document
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> LoadedConfig:
+    """Read, override and check a configuration; `output_dir` defaults to `runs/<file name>`.
+
+    Raises:
+        ConfigError: Everything that is wrong, one line for each key: `file:line: key: found ..., allowed ...`.
+    """
+    document = apply_overrides(load_document(path), overrides)
+    data = {"output_dir": f"runs/{Path(path).stem}", **document.data}
+    found = normalised(data)
+    try:
+        if not found.problems:
+            return LoadedConfig(RaftConfig.model_validate(found.data), document)
+    except ValidationError as error:
+        found.problems.extend(problems_of(error, found.data))
+    problems = [*found.problems, *_hidden_problems(found)]
+    raise _as_error(problems, found, document)
+
+
+def resolved(config: RaftConfig) -> dict[str, Any]:
+    """Every value, defaults included, as plain JSON data that `RaftConfig.model_validate` takes back."""
+    plain: dict[str, Any] = _short(config.model_dump(mode="json", by_alias=True))
+    samples = plain["raft"]["samples_per_prompt"]
+    if isinstance(samples, float):
+        plain["raft"]["samples_per_prompt"] = int(samples)
+    return plain
+
+
+def config_digest(config: RaftConfig) -> str:
+    """SHA-256 of everything that results depend on; equal for files that differ in spelling only."""
+    data = resolved(config)
+    for section, key in WITHOUT_INFLUENCE:
+        (data if section is None else data[section]).pop(key, None)
+    return hashlib.sha256(json.dumps(data, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+
+
+def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(dotted key, old value, new value) of every key in which two resolved configurations differ; None for absent."""
+    before, after = (dict(leaves(side)) for side in (old, new))
+    return [
+        (".".join(map(str, path)), before.get(path), after.get(path))
+        for path in dict.fromkeys([*before, *after])
+        if before.get(path) != after.get(path)
+    ]
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of a configuration file, for editors."""
+    schema = RaftConfig.model_json_schema(by_alias=True)
+    schema["required"] = [name for name in schema["required"] if name != "output_dir"]
+    schema["properties"]["extends"] = {"type": "string", "description": "Another file whose settings this one changes."}
+    return schema
+
+
+def _hidden_problems(found: Normalised) -> list[Problem]:
+    """Rules between keys that pydantic did not come to, because single values were wrong: tried without those."""
+    data = copy.deepcopy(found.data)
+    removed = [_remove(data, problem.path) for problem in found.problems]
+    for _ in range(_ATTEMPTS):
+        data.setdefault("model", {}).setdefault("model_name_or_path", "unknown")
+        data.setdefault("output_dir", "unknown")
+        try:
+            RaftConfig.model_validate(data)
+            return []
+        except ValidationError as error:
+            left = problems_of(error, data)
+        if hidden := [each for each in left if not any(_related(each, path) for path in removed)]:
+            return hidden
+        removed += [_remove(data, problem.path) for problem in left]
+    return []
+
+
+def _remove(data: dict[str, Any], path: KeyPath) -> KeyPath:
+    """Take out the value at `path`, or what is around it: a list, a section without a key or with a wrong kind."""
+    if path[-1:] == ("kind",):
+        return _remove(data, path[:-1])
+    section: Any = data
+    for depth, part in enumerate(path):
+        following = section.get(part) if isinstance(section, dict) else None
+        last = depth == len(path) - 1
+        if last or not isinstance(following, dict):
+            if depth > 0 and part not in section:
+                return _remove(data, path[:depth])
+            section.pop(part, None)
+            return path[: depth + 1]
+        section = following
+    return ()
+
+
+def _related(problem: Problem, removed: KeyPath) -> bool:
+    paths = [problem.path, *(path for path, _ in problem.others)]
+    return any(path[: len(removed)] == removed[: len(path)] for path in paths)
+
+
+def _short(data: Any) -> Any:
+    if isinstance(data, dict):
+        if data.keys() == {"kind", "beyond", "value"} and data["kind"] == "constant" and data["beyond"] == "hold":
+            return data["value"]
+        first = {"kind": data["kind"]} if "kind" in data else {}
+        return {key: _short(value) for key, value in {**first, **data}.items()}
+    return data
+
+
+def _as_error(problems: list[Problem], found: Normalised, document: Document) -> ConfigError:
+    def where(path: KeyPath) -> str:
+        data: Any = document.data
+        for part in path:
+            inside = part in data if isinstance(data, dict) else isinstance(data, list)
+            if not inside:
+                return "default"
+            data = data[part]
+        return document.where(path)
+
+    def line(problem: Problem) -> int:
+        path = found.origin(problem.path)
+        return next((document.lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in document.lines), 0)
+
+    lines = []
+    for problem in sorted(problems, key=line):
+        path = found.origin(problem.path)
+        others = tuple((found.origin(other), value) for other, value in problem.others)
+        told = Problem(path, problem.text, problem.value, others).told(where)
+        lines.append(told if where(path) != "default" else f"{document.where(path)}: {told}")
+    head = [f"{document.path}: {len(lines)} problems"] if len(lines) > 1 else []
+    hint = "mend these keys; docs/configuration.md describes every key, `halo-forge config schema` lists them"
+    return ConfigError("\n".join([*head, *lines]), hint)

@@ -1,0 +1,141 @@
+"""Rules between keys, and the ranges of scheduled values over all cycles."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from halo_forge.config.problems import Problem, raise_all, show
+from halo_forge.within_cycle import learning_rate_factors
+from halo_forge.yaml_io import KeyPath
+
+if TYPE_CHECKING:
+    from halo_forge.config.sections import RaftConfig
+
+
+_TEMPERATURE: KeyPath = ("engine", "temperature")
+_SAMPLES: KeyPath = ("raft", "samples_per_prompt")
+_PER_CYCLE: KeyPath = ("raft", "prompts_per_cycle")
+_LIMIT: KeyPath = ("prompts", "train_limit")
+_KEEP: KeyPath = ("selection", "keep_fraction")
+_GREEDY = "at temperature 0 all samples of a prompt are the same"
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a scheduled value may be: between `low` and `high`, `low` itself only if `closed`."""
+
+    low: float
+    high: float
+    closed: bool = True
+    text: str = ""
+    may_pass: bool = False
+
+    def holds(self, value: float | str) -> bool:
+        """Whether `value` is allowed."""
+        if isinstance(value, str):
+            return self.may_pass and value == "pass"
+        return math.isfinite(value) and value <= self.high and (value >= self.low if self.closed else value > self.low)
+
+
+_SHARE = Range(0.0, 1.0, closed=False, text="a number above 0 and up to 1")
+SCHEDULED: dict[KeyPath, Range] = {
+    _TEMPERATURE: Range(0.0, 10.0, text="a number from 0 to 10"),
+    ("engine", "top_p"): _SHARE,
+    ("selection", "reward_threshold"): Range(0.0, 1.0, text='a number from 0 to 1, or "pass"', may_pass=True),
+    _KEEP: _SHARE,
+    ("training", "learning_rate"): Range(0.0, 1.0, text="a number from 0 to 1"),
+    ("training", "num_train_epochs"): Range(0.0, math.inf, closed=False, text="a number above 0"),
+    ("training", "max_grad_norm"): Range(0.0, math.inf, text="a number of at least 0 (0 turns clipping off)"),
+    ("training", "weight_decay"): Range(0.0, 1.0, text="a number from 0 to 1"),
+    _SAMPLES: Range(1.0, math.inf, text="a whole number of at least 1"),
+}
+"""Every scheduled key, and what its values may be in each cycle."""
+
+
+def check_rules(config: RaftConfig) -> None:
+    """Raise a pydantic error that carries every broken rule."""
+    outside = list(_ranges(config))
+    broken = {problem.path for problem in outside}
+    rules = _single_rules(config), _greedy(config, broken), _counts(config, broken)
+    raise_all([*outside, *itertools.chain.from_iterable(rules)])
+
+
+def bounds(config: RaftConfig, path: KeyPath, cycle: int) -> tuple[Any, Any]:
+    """Smallest and largest value of a scheduled key in a cycle."""
+    found: tuple[Any, Any] = _value(config, path).bounds(cycle, config.raft.num_cycles)
+    return found
+
+
+def _value(config: RaftConfig, path: KeyPath) -> Any:
+    value: Any = config
+    for part in path:
+        value = getattr(value, str(part))
+    return value
+
+
+def _ranges(config: RaftConfig) -> Iterator[Problem]:
+    for path, allowed in SCHEDULED.items():
+        for cycle in _cycles(config):
+            try:
+                outside = [value for value in bounds(config, path, cycle) if not allowed.holds(value)]
+            except ValueError as error:
+                yield Problem(path, f"{error} (raft.num_cycles is {config.raft.num_cycles})")
+                break
+            if outside:
+                when = "" if _value(config, path).kind == "constant" else f" in cycle {cycle}"
+                yield Problem(path, f"found {show(outside[0])}{when}, allowed: {allowed.text}")
+                break
+    samples = _value(config, _SAMPLES)
+    # A schedule's values are rounded; a number that nobody could mean is refused.
+    if samples.kind == "constant" and (low := samples.bounds(1, 1)[0]) >= 1 and low % 1 != 0:
+        yield Problem(_SAMPLES, f"found {show(low)}, allowed: {SCHEDULED[_SAMPLES].text}")
+
+
+def _single_rules(config: RaftConfig) -> Iterator[Problem]:
+    evaluation = config.evaluation
+    if evaluation.temperature == 0 and evaluation.samples_per_prompt > 1:
+        other = (("evaluation", "samples_per_prompt"), evaluation.samples_per_prompt)
+        do = f"{_GREEDY}; raise the temperature, or set evaluation.samples_per_prompt to 1"
+        yield Problem(("evaluation", "temperature"), do, evaluation.temperature, (other,))
+    try:
+        learning_rate_factors(config.training.lr_scheduler_type, 10, 0, **config.training.lr_scheduler_kwargs)
+    except ValueError as error:
+        yield Problem(("training", "lr_scheduler_kwargs"), str(error))
+    per_cycle, limit = config.raft.prompts_per_cycle, config.prompts.train_limit
+    if per_cycle is not None and limit is not None and per_cycle > limit:
+        text = "a cycle cannot take more prompts than there are; lower prompts_per_cycle or raise train_limit"
+        yield Problem(_PER_CYCLE, text, per_cycle, ((_LIMIT, limit),))
+
+
+def _greedy(config: RaftConfig, broken: set[KeyPath]) -> Iterator[Problem]:
+    if broken & {_SAMPLES, _TEMPERATURE}:
+        return
+    for cycle in _cycles(config):
+        wanted, hottest = bounds(config, _SAMPLES, cycle)[1], bounds(config, _TEMPERATURE, cycle)[1]
+        if hottest == 0 and round(wanted) > 1:
+            do = f"{_GREEDY} (cycle {cycle}); raise the temperature, or set raft.samples_per_prompt to 1"
+            yield Problem(_TEMPERATURE, do, hottest, ((_SAMPLES, round(wanted)),))
+            return
+
+
+def _counts(config: RaftConfig, broken: set[KeyPath]) -> Iterator[Problem]:
+    counts = {_PER_CYCLE: config.raft.prompts_per_cycle, _LIMIT: config.prompts.train_limit}
+    known = {path: count for path, count in counts.items() if count is not None}
+    if not known or broken & {_SAMPLES, _KEEP}:
+        return  # how many prompts a set holds is known once it is read
+    path = min(known, key=lambda each: known[each])
+    samples = max(round(bounds(config, _SAMPLES, cycle)[1]) for cycle in _cycles(config))
+    share = max(bounds(config, _KEEP, cycle)[1] for cycle in _cycles(config))
+    most = config.selection.max_kept(known[path], samples, share)
+    if config.raft.min_selected > most:
+        others = ((path, known[path]), (_SAMPLES, samples))
+        text = f"a cycle can select at most {most} samples, so every cycle would stop; lower min_selected, or draw more"
+        yield Problem(("raft", "min_selected"), text, config.raft.min_selected, others)
+
+
+def _cycles(config: RaftConfig) -> range:
+    return range(1, config.raft.num_cycles + 1)

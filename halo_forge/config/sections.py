@@ -1,0 +1,186 @@
+"""The sections of a configuration and `RaftConfig`, which holds them all.
+
+Names are those of transformers, TRL and PEFT.  A field marked "scheduled" takes a number or a schedule.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from halo_forge.config.problems import raise_all
+from halo_forge.config.rules import check_rules
+from halo_forge.config.spellings import DEFAULT_KINDS, LEARNING_RATE, normalised
+from halo_forge.registry import Spec, tagged_union
+from halo_forge.schedules import ScheduledNumber
+from halo_forge.within_cycle import LrSchedulerType
+
+if TYPE_CHECKING:
+    from halo_forge.engines._spec import EngineSpec as Engine
+    from halo_forge.selection._spec import SelectionSpec as Selection
+    from halo_forge.verifiers._spec import VerifierSpec as Verifier
+else:
+    Engine = tagged_union("halo_forge.engines")
+    Verifier = tagged_union("halo_forge.verifiers")
+    Selection = tagged_union("halo_forge.selection")
+
+Text = Annotated[str, StringConstraints(min_length=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def default_section(name: str) -> Any:
+    """The default of a section whose kind can be chosen: its default kind, with that kind's own defaults."""
+    return Field({"kind": DEFAULT_KINDS[(name,)]}, validate_default=True)
+
+
+class ModelSection(Spec):
+    """Which model is trained."""
+
+    model_name_or_path: Text
+    """A local folder or a hub id."""
+    adapter: Text | None = None
+    """A PEFT adapter folder to start from; null starts from a new adapter."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format of the frozen base weights; auto takes bfloat16 where the device computes it natively."""
+    attn_implementation: Literal[
+        "auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"
+    ] = "auto"
+    """Attention kernel of transformers; auto leaves the choice to transformers."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model."""
+    revision: Text | None = None
+    """Branch, tag or commit of a hub id; null takes the default branch."""
+
+
+class PromptsSection(Spec):
+    """Which prompts are used: `builtin:c/train`, a path ending in .jsonl or .parquet, or a data set id."""
+
+    train: Text = "builtin:c/train"
+    """Prompts whose answers are trained on."""
+    dev: Text = "builtin:c/dev"
+    """Prompts measured at every lap; decisions look at these only."""
+    test: Text = "builtin:c/test"
+    """Prompts measured once at the end, for the chosen model."""
+    train_limit: Count | None = None
+    """Take at most so many train prompts, chosen by a hash of their ids; null takes all."""
+    dev_limit: Count | None = None
+    """The same for the dev prompts."""
+    test_limit: Count | None = None
+    """The same for the test prompts."""
+    system_prompt: str | None = None
+    """Put before prompts that have no system message; null adds none."""
+    response_prefix: str | None = None
+    """Opens every answer (such as a code fence), belongs to its text, and is not trained on."""
+
+
+class OptimizerSection(Spec):
+    """What becomes of the optimizer between cycles."""
+
+    across_cycles: Literal["reset"] = "reset"
+    """reset: fresh AdamW moments in every cycle."""
+
+
+class TrainingSection(Spec):
+    """Fine-tuning on the selected samples, once per cycle."""
+
+    learning_rate: ScheduledNumber = Field(LEARNING_RATE, validate_default=True)
+    """Peak learning rate of each cycle; scheduled."""
+    lr_scheduler_type: LrSchedulerType = "linear"
+    """Shape of the learning rate over the optimizer steps of one cycle."""
+    lr_scheduler_kwargs: dict[str, float] = Field({})
+    """Settings of that shape."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 1
+    """Warm-up steps of each cycle; at most a fifth of its steps, and none below 5 steps."""
+    num_train_epochs: ScheduledNumber = Field(1.0, validate_default=True)
+    """Passes over the selected samples; scheduled."""
+    per_device_train_batch_size: Count = 2
+    """Rows per forward pass."""
+    gradient_accumulation_steps: Count = 8
+    """Forward passes per optimizer step."""
+    max_grad_norm: ScheduledNumber = Field(1.0, validate_default=True)
+    """Gradients are scaled down to this norm; 0 turns clipping off; scheduled."""
+    weight_decay: ScheduledNumber = Field(0.0, validate_default=True)
+    """AdamW weight decay; scheduled."""
+    gradient_checkpointing: Literal["auto"] | bool = "auto"
+    """Recompute activations to save memory; auto turns it on for large models."""
+    optimizer: OptimizerSection = OptimizerSection()
+    start_from: Literal["previous"] = "previous"
+    """previous: cycle c continues the adapter of cycle c-1."""
+
+
+class LoraSection(Spec):
+    """Shape of the adapter, as in PEFT's LoraConfig."""
+
+    r: Count = 16
+    """Rank."""
+    lora_alpha: Count = 32
+    """The adapter's output is scaled by lora_alpha / r."""
+    lora_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Dropout before the adapter while training."""
+    target_modules: Literal["all-linear"] | Annotated[list[Text], Field(min_length=1)] = "all-linear"
+    """Names of the layers that get an adapter."""
+    use_rslora: bool = False
+    """Scale by lora_alpha / sqrt(r) instead."""
+
+
+class EvaluationSection(Spec):
+    """How dev and test prompts are measured; the same in every lap, so that laps compare."""
+
+    samples_per_prompt: Count = 4
+    """Samples of each dev and test prompt."""
+    temperature: Annotated[float, Field(ge=0.0, le=10.0, allow_inf_nan=False)] = 0.7
+    """Sampling temperature; 0 takes the likeliest token."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Nucleus sampling."""
+    choose_by: Literal["dev/pass_rate", "dev/compile_rate", "dev/reward_mean"] = "dev/pass_rate"
+    """The metric whose highest value names the best adapter."""
+    test_at_end: bool = True
+    """Measure the test prompts once, for the chosen adapter."""
+
+
+class RaftSection(Spec):
+    """The loop."""
+
+    num_cycles: Count = 6
+    """Cycles of generate, verify, select, train; one more lap measures the last model."""
+    samples_per_prompt: ScheduledNumber = Field(8, validate_default=True)
+    """Samples of each train prompt; a schedule's value is rounded to the nearest whole number; scheduled."""
+    prompts_per_cycle: Count | None = None
+    """Train prompts per cycle, from a seeded shuffle that goes on where the last cycle stopped; null takes all."""
+    min_selected: Count = 8
+    """Fewer selected samples than this stop the run (exit code 5)."""
+
+
+class RaftConfig(Spec):
+    """Everything that decides a run."""
+
+    model: ModelSection
+    prompts: PromptsSection = PromptsSection()
+    engine: Engine = default_section("engine")
+    verifier: Verifier = default_section("verifier")
+    selection: Selection = default_section("selection")
+    training: TrainingSection = TrainingSection()
+    lora: LoraSection = LoraSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    raft: RaftSection = RaftSection()
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Every random draw of the run follows from it."""
+    report_to: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = Field([])
+    """Trackers that get every metric, besides the run directory."""
+    output_dir: Text
+    """The run directory; a configuration file that names none gets runs/<its name>."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spellings(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        found = normalised(data)
+        raise_all(found.problems)
+        return found.data
+
+    @model_validator(mode="after")
+    def _rules(self) -> RaftConfig:
+        check_rules(self)
+        return self

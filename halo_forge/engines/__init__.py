@@ -1,0 +1,28 @@
+"""Engines write completions.
+
+One module, one engine: a frozen Spec that extends `EngineSpec` with `kind: Literal["<name>"] = "<name>"` and
+
+    open(policy) -> Engine
+
+where `policy` is the model (`halo_forge.policy.Policy`), or None for a kind whose `needs_policy` is False.  An
+`Engine` answers `sample(prompts, requests, policy_version)` with completions as they finish, in any order, exactly
+one for each request.  A request carries its own seed: batch size and order must not change what is drawn beyond
+floating-point noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+from halo_forge.records import Completion, Prompt, SampleRequest
+
+
+class Engine(Protocol):
+    """What the loop asks of an engine."""
+
+    def sample(
+        self, prompts: Mapping[str, Prompt], requests: Sequence[SampleRequest], policy_version: int
+    ) -> Iterator[Completion]:
+        """Completions of `requests` by the current policy, as they finish; one for each request."""
+        ...

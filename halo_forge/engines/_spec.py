@@ -1,0 +1,33 @@
+"""The sampling settings that every engine has."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from halo_forge.registry import Spec
+from halo_forge.schedules import ScheduledNumber
+
+
+class EngineSpec(Spec):
+    """Sampling settings shared by all engines; a kind adds `kind` and its own."""
+
+    needs_policy: ClassVar[bool] = True
+
+    max_new_tokens: int = Field(256, ge=1)
+    """Length limit of a completion in tokens; what is cut off there is never trained on."""
+    temperature: ScheduledNumber = Field(1.0, validate_default=True)
+    """Sampling temperature; 0 takes the likeliest token."""
+    top_p: ScheduledNumber = Field(1.0, validate_default=True)
+    """Nucleus sampling: the smallest set of tokens whose probabilities sum to at least this."""
+    top_k: int | None = Field(None, ge=1)
+    """Only the k likeliest tokens; null takes all."""
+    stop: list[str] = []
+    """Strings that end a completion, such as a closing code fence; the string stays in the text."""
+    batch_size: int | Literal["auto"] = "auto"
+    """Rows sampled together."""
+
+    def inputs(self) -> dict[str, str]:
+        """What a run of this engine starts from when there is no model: names and digests, for run.json."""
+        return {}

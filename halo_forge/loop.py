@@ -1,0 +1,100 @@
+"""RAFT, as it runs: sample, verify, measure, decide, select, train, and once more around.
+
+Read this file first.  Every assignment is a stage of the run directory: it is read if it is sealed, else it is made
+and sealed.  So the same lines run, resume and replay.  Cycle c samples from v_{c-1} and trains v_c; the last lap only
+measures the last model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from halo_forge.measuring import choose, compare, measure_lap, measure_test
+from halo_forge.plan import Plan
+from halo_forge.records import (
+    Completion,
+    CycleReport,
+    Decision,
+    Measurement,
+    Result,
+    SampleRequest,
+    SamplingSettings,
+    Selection,
+    Trained,
+    TrainingSettings,
+    Verdict,
+)
+from halo_forge.store.folder import StageFolder, StreamForm
+from halo_forge.store.run import Run
+from halo_forge.tools import Tools, peak_memory
+
+COMPLETIONS = StreamForm[Completion](cost=lambda made: {"num_tokens": sum(len(one.token_ids) for one in made)})
+
+
+def run_raft(plan: Plan, run: Run, tools: Tools) -> Result:
+    """Run what is left of `plan` in `run`.
+
+    Raises:
+        TooFewSamples: Fewer samples than `raft.min_selected` were selected; the run stays resumable.
+        VerifierBroken: The verifier failed too often; the run stays resumable.
+    """
+    history: list[Measurement] = []
+    dev_verdicts: list[list[Verdict]] = []
+    for cycle in range(1, plan.num_cycles + 2):
+        lap, version = run.lap(cycle), cycle - 1
+
+        sampling = lap.stage("sampling", SamplingSettings, lambda: plan.sampling_settings(cycle, history))
+        train = answer(lap, "", plan.train_requests(cycle, sampling), version, run, tools)
+        dev = answer(lap, "dev_", plan.dev_requests(), version, run, tools)
+        measurement = lap.stage("measurement", Measurement, lambda: measure_lap(cycle, train, dev))
+        history.append(measurement)
+        dev_verdicts.append(dev[1])
+        tools.watch.measured(measurement)
+
+        decision = lap.stage("decision", Decision, lambda: choose(history, plan.choose_by, plan.num_cycles))
+        run.point("best", decision.best_version)
+        if decision.action == "finish":
+            break
+
+        settings = lap.stage("settings", TrainingSettings, lambda: plan.training_settings(cycle, history))
+        selection = lap.stage("selection", Selection, lambda: plan.select(*train, settings))
+        rows = plan.training_rows(train[0], selection)
+        lap.write_rows("selection.jsonl", [row.to_row() for row in rows])
+        trained = lap.training(
+            Trained, lambda folder, record: tools.train(rows, settings, run.adapter(version), folder, record)
+        )
+        lap.stage("report", CycleReport, lambda: plan.report(measurement, settings, selection, trained))
+        run.point("latest", cycle)
+        run.event("resources", cycle=cycle, **peak_memory())
+        tools.watch.trained(settings, selection, trained)
+
+    tests = {
+        version: answer(run.test(version), "", plan.test_requests(), version, run, tools)
+        for version in plan.tested_versions(decision.best_version)
+    }
+    for version, test in tests.items():
+        run.test(version).stage("measurement", Measurement, lambda: measure_test(version, test))
+    return run.result().stage("result", Result, lambda: compare(decision.best_version, dev_verdicts, tests))
+
+
+def answer(
+    folder: StageFolder, prefix: str, requests: Sequence[SampleRequest], version: int, run: Run, tools: Tools
+) -> tuple[list[Completion], list[Verdict]]:
+    """Sample `requests` from v_version and verify the answers: two streams, each in the order of the requests."""
+    wanted = {(request.prompt_id, request.index): request for request in requests}
+    completions = folder.stream(
+        f"{prefix}completions",
+        Completion,
+        list(wanted),
+        lambda missing: tools.sample([wanted[key] for key in missing], version, run.adapter(version)),
+        COMPLETIONS,
+    )
+    answers = {(completion.prompt_id, completion.index): completion for completion in completions}
+    verdicts = folder.stream(
+        f"{prefix}verdicts",
+        Verdict,
+        list(wanted),
+        lambda missing: tools.verify([answers[key] for key in missing]),
+        tools.verdict_form(),
+    )
+    return completions, verdicts

@@ -1,0 +1,85 @@
+"""Metrics: what a cycle reports, each name with its unit, its direction and its formula.
+
+One topic is one file.  To add `style`, write `style.py` in this folder:
+
+    SCOPE = "set"
+    CATALOGUE = {"style/num_comments_mean": MetricInfo("count", "none", "Mean number of comments per completion.")}
+
+    def measure(facts: SetFacts) -> dict[str, float]:
+        counts = [completion.text.count("/*") for completion in facts.completions]
+        return {"style/num_comments_mean": sum(counts) / len(counts)} if counts else {}
+
+Nothing has to be registered, but every name needs its row in docs/metrics.md (a test compares).  `SCOPE` tells which
+facts the topic measures: "set" (SetFacts), "training" (TrainingFacts) or "cost" (CostFacts).  A metric whose data are
+missing is absent, never 0.  In the catalogue, `pass@k` stands for pass@1, pass@2 ...; `_low` and `_high` need no entry.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from types import ModuleType
+from typing import Literal
+
+from halo_forge.metrics._facts import CostFacts, MetricInfo, SetFacts, TrainingFacts
+
+__all__ = [
+    "CostFacts",
+    "MetricInfo",
+    "SetFacts",
+    "TrainingFacts",
+    "catalogue",
+    "measure_cost",
+    "measure_set",
+    "measure_training",
+]
+
+Scope = Literal["set", "training", "cost"]
+SetName = Literal["train", "dev", "test"]
+
+
+@functools.cache
+def _topics(scope: Scope) -> tuple[ModuleType, ...]:
+    names = sorted(info.name for info in pkgutil.iter_modules(__path__) if not info.name.startswith("_"))
+    modules = (importlib.import_module(f"{__name__}.{name}") for name in names)
+    return tuple(module for module in modules if getattr(module, "SCOPE", None) == scope)
+
+
+def catalogue() -> dict[str, MetricInfo]:
+    """Every metric's name, without the prefix of its prompt set, and what it is.
+
+    Raises:
+        ValueError: Two topics claim one name.
+    """
+    found: dict[str, MetricInfo] = {}
+    scopes: tuple[Scope, ...] = ("set", "training", "cost")
+    for topic in (topic for scope in scopes for topic in _topics(scope)):
+        if clash := found.keys() & topic.CATALOGUE.keys():
+            raise ValueError(f"{topic.__name__} repeats {sorted(clash)}")
+        found |= topic.CATALOGUE
+    return found
+
+
+def measure_set(facts: SetFacts, set_name: SetName) -> dict[str, float]:
+    """All metrics of one policy version on one prompt set, under `train/`, `dev/` or `test/`.
+
+    On the train set the metrics that describe how sampling went (`MetricInfo.bare_on_train`) carry no prefix.
+    """
+    named: dict[str, float] = {}
+    for topic in _topics("set"):
+        for name, value in topic.measure(facts).items():
+            info = topic.CATALOGUE.get(name)
+            bare = set_name == "train" and info is not None and info.bare_on_train
+            named[name if bare else f"{set_name}/{name}"] = value
+    return named
+
+
+def measure_training(facts: TrainingFacts) -> dict[str, float]:
+    """All metrics of the training of one cycle."""
+    return {name: value for topic in _topics("training") for name, value in topic.measure(facts).items()}
+
+
+def measure_cost(facts: CostFacts) -> dict[str, float]:
+    """All metrics of what one cycle cost; they vary from run to run."""
+    return {name: value for topic in _topics("cost") for name, value in topic.measure(facts).items()}

@@ -1,0 +1,31 @@
+"""One number per prompt, for paired comparisons of two policy versions on the same prompts."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+from halo_forge.records import Verdict
+
+What = Literal["compiled", "passed", "reward"]
+
+_VALUES: dict[What, Callable[[Verdict], float]] = {
+    "compiled": lambda verdict: float(verdict.compiled),
+    "passed": lambda verdict: float(verdict.passed),
+    "reward": lambda verdict: verdict.reward,
+}
+
+
+def prompt_rates(verdicts: Iterable[Verdict], what: What = "passed") -> dict[str, float]:
+    """Prompt id -> mean over its judged samples, in [0, 1], sorted by id.
+
+    Verdicts of status "error" are left out; a prompt with no other verdict is absent.
+    """
+    value = _VALUES[what]
+    groups: defaultdict[str, list[float]] = defaultdict(list)
+    for verdict in verdicts:
+        if verdict.status != "error":
+            groups[verdict.prompt_id].append(value(verdict))
+    return {prompt_id: math.fsum(values) / len(values) for prompt_id, values in sorted(groups.items())}

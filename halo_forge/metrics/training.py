@@ -1,0 +1,81 @@
+"""What training did in one cycle: the step size that was really spent, and how the loss and the gradients went."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from halo_forge.metrics._facts import MetricInfo, TrainingFacts
+
+SCOPE = "training"
+CATALOGUE = {
+    "learning_rate": MetricInfo("1", "none", "The highest learning rate that an optimizer step of the cycle used."),
+    "learning_rate_mass": MetricInfo("1", "none", "L_c: the sum of the learning rates that the steps really used."),
+    "optimizer_steps": MetricInfo("count", "none", "Optimizer steps of the cycle."),
+    "num_tokens": MetricInfo("tokens", "none", "Completion tokens that the loss was taken over, repeats counted."),
+    "loss_first": MetricInfo("nats/token", "none", "Loss of the first step."),
+    "loss_last": MetricInfo("nats/token", "none", "Loss of the last step."),
+    "loss_mean": MetricInfo("nats/token", "none", "Mean of the losses of all steps, each step alike."),
+    "gradient_norm_median": MetricInfo("1", "none", "Median of the gradient norms before clipping."),
+    "gradient_norm_p90": MetricInfo("1", "none", "90th percentile of the same, linear between neighbours."),
+    "gradient_norm_max": MetricInfo("1", "none", "Largest of the same."),
+    "clip_fraction": MetricInfo("rate", "none", "Steps whose norm is above max_grad_norm / steps with a norm."),
+    "num_nonfinite_steps": MetricInfo("count", "down", "Steps whose loss or gradient norm is infinite or no number."),
+    "adapter_norm": MetricInfo("1", "none", "Frobenius norm of the adapter's weights after the cycle."),
+}
+
+
+def measure(facts: TrainingFacts) -> dict[str, float]:
+    """The metrics of `CATALOGUE`; without steps only the counts and the mass, which are 0 then."""
+    rates = list(_values(facts.steps, "learning_rate"))
+    tokens = list(_values(facts.steps, "num_tokens"))
+    found: dict[str, float] = {
+        "optimizer_steps": len(facts.steps),
+        "num_nonfinite_steps": sum(_is_nonfinite(row) for row in facts.steps),
+    }
+    # A step that did not report its rate or its tokens would make the sum too small without a sign of it.
+    if len(rates) == len(facts.steps):
+        found["learning_rate_mass"] = math.fsum(rates)
+    if len(tokens) == len(facts.steps):
+        found["num_tokens"] = sum(tokens)
+    if rates:
+        found["learning_rate"] = max(rates)
+    found |= _losses(facts.steps) | _gradient_norms(facts)
+    return found if facts.adapter_norm is None else found | {"adapter_norm": facts.adapter_norm}
+
+
+def _values(steps: Iterable[Mapping[str, Any]], key: str) -> Iterable[float]:
+    return (row[key] for row in steps if row.get(key) is not None)
+
+
+def _is_nonfinite(row: Mapping[str, Any]) -> bool:
+    return any(row.get(key) is not None and not math.isfinite(row[key]) for key in ("loss", "gradient_norm"))
+
+
+def _losses(steps: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """First and last are those of the first and the last step, absent where these are not finite."""
+    found: dict[str, float] = {}
+    for name, row in (("loss_first", steps[0]), ("loss_last", steps[-1])) if steps else ():
+        if row.get("loss") is not None and math.isfinite(row["loss"]):
+            found[name] = row["loss"]
+    losses = [loss for loss in _values(steps, "loss") if math.isfinite(loss)]
+    return found | {"loss_mean": math.fsum(losses) / len(losses)} if losses else found
+
+
+def _gradient_norms(facts: TrainingFacts) -> dict[str, float]:
+    norms = [norm for norm in _values(facts.steps, "gradient_norm") if not math.isnan(norm)]
+    if not norms:
+        return {}
+    found = {"clip_fraction": sum(norm > facts.max_grad_norm > 0 for norm in norms) / len(norms)}
+    finite = [norm for norm in norms if math.isfinite(norm)]
+    if not finite:
+        return found
+    # One value has no percentiles in the standard library before Python 3.13; it is all of them.
+    p90 = statistics.quantiles(finite, n=10, method="inclusive")[8] if len(finite) > 1 else finite[0]
+    return found | {
+        "gradient_norm_median": statistics.median(finite),
+        "gradient_norm_p90": p90,
+        "gradient_norm_max": max(finite),
+    }

@@ -1,0 +1,379 @@
+"""The policy: base weights loaded once, one LoRA adapter on top, sampled from and trained in the same memory.
+
+torch, transformers and peft are imported inside functions: nothing here costs anything until a model is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from halo_forge.errors import HaloForgeError, ModelError
+from halo_forge.records import Prompt
+from halo_forge.seeds import derive_seed
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase
+
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+class ModelSettings(Protocol):
+    """The `model` section of the configuration, as far as the policy reads it."""
+
+    model_name_or_path: str
+    revision: str | None
+    adapter: str | None
+    dtype: str
+    attn_implementation: str
+    trust_remote_code: bool
+
+
+class LoraSettings(Protocol):
+    """The `lora` section of the configuration."""
+
+    r: int
+    lora_alpha: float
+    lora_dropout: float
+    target_modules: str | list[str]
+    use_rslora: bool
+
+
+class Policy:
+    """A causal language model with one trainable LoRA adapter.
+
+    Attributes:
+        model: The PEFT model; base weights frozen in `dtype`, adapter weights in float32.
+        tokenizer: Its tokenizer, with a chat template.
+        version: Which policy version the adapter in memory is: 0 is the start model.
+        end_of_turn_id: The token that ends an assistant message in the chat template; learned in training.
+        stop_ids: Tokens that end a completion when sampled.
+        identity: What says that two runs start from the same model, for run.json.
+    """
+
+    def __init__(
+        self,
+        model: PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        identity: Mapping[str, str],
+        response_prefix: str | None = None,
+    ) -> None:
+        self.model = model
+        self.identity = dict(identity)
+        self.tokenizer = tokenizer
+        self.response_prefix = response_prefix if response_prefix is not None else ""
+        self.version = 0
+        self.end_of_turn_id = _end_of_turn_id(tokenizer)
+        self.stop_ids = frozenset({self.end_of_turn_id, *_generation_stop_ids(model, tokenizer)})
+        self._start_adapter = self._adapter_state()
+
+    @classmethod
+    def load(
+        cls,
+        settings: ModelSettings,
+        lora: LoraSettings,
+        *,
+        seed: int,
+        response_prefix: str | None = None,
+    ) -> Policy:
+        """Load the base model once and put the start adapter, or a new one drawn from `seed`, on top.
+
+        Raises:
+            ModelError: The model, its tokenizer, its chat template or the start adapter cannot be used.
+        """
+        check_local(settings)
+        _quiet_libraries()
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        common = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
+        name = settings.model_name_or_path
+        with _explained(name):
+            tokenizer = AutoTokenizer.from_pretrained(name, **common)
+        if tokenizer.chat_template is None:
+            raise ModelError(
+                f"model.model_name_or_path: {name}: its tokenizer has no chat template",
+                "use an instruction-tuned model, or add a chat_template.jinja to a local copy of this one",
+            )
+        device = _device()
+        attention = (
+            {} if settings.attn_implementation == "auto" else {"attn_implementation": settings.attn_implementation}
+        )
+        with _explained(name):
+            base = AutoModelForCausalLM.from_pretrained(
+                name, dtype=resolve_dtype(settings.dtype, device), **attention, **common
+            )
+        base.requires_grad_(False)
+        model = _with_adapter(base.to(device), settings, lora, seed)
+        model.eval()
+        return cls(model, tokenizer, identity=_identity(settings, base), response_prefix=response_prefix)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.device
+
+    def render(self, prompt: Prompt) -> str:
+        """The text the model continues: chat template, generation prompt and response prefix."""
+        messages = [dict(message) for message in prompt.messages]
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return str(text) + self.response_prefix
+
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
+        """Token ids of `render(prompt)`; the template has its own special tokens, so none are added."""
+        return list(self.tokenizer(self.render(prompt), add_special_tokens=False)["input_ids"])
+
+    def load_adapter(self, folder: Path | None, version: int) -> None:
+        """Put another adapter of this run on the base model in memory; None is the start adapter (v0).
+
+        Raises:
+            ModelError: The folder holds no adapter of this shape.
+        """
+        from peft import load_peft_weights, set_peft_model_state_dict
+
+        if folder is None:
+            weights = self._start_adapter
+        else:
+            with _explained(str(folder)):
+                weights = load_peft_weights(str(folder), device="cpu")
+        result = set_peft_model_state_dict(self.model, weights)
+        if result.unexpected_keys:
+            raise ModelError(
+                f"{folder}: the adapter has weights that this model has not: {result.unexpected_keys[0]}",
+                "use the run directory with the model it was made with",
+            )
+        self.version = version
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write the adapter in memory as a plain PEFT folder that `PeftModel.from_pretrained` loads."""
+        self.model.save_pretrained(str(folder), safe_serialization=True)
+        (folder / "README.md").unlink(missing_ok=True)  # a model card template without content
+
+    def adapter_norm(self) -> float:
+        """Frobenius norm of the whole weight change, sqrt(sum over modules of ||s B A||_F^2); dimensionless.
+
+        ||BA||_F^2 = trace((B^T B)(A A^T)), so no matrix larger than r x r is formed.
+        """
+        total = 0.0
+        for module in self.model.modules():
+            for name, a in getattr(module, "lora_A", {}).items():
+                a_weight, b_weight = a.weight.detach().double(), module.lora_B[name].weight.detach().double()
+                gram = (b_weight.T @ b_weight) * (a_weight @ a_weight.T)
+                total += module.scaling[name] ** 2 * float(gram.sum())
+        return math.sqrt(max(total, 0.0))
+
+    @contextlib.contextmanager
+    def sampling(self) -> Iterator[None]:
+        """Evaluation mode, with the adapter in the base weights' dtype while the block runs.
+
+        A low-precision copy of the adapter saves a cast in every linear layer of every step.  The float32 master
+        weights are put back afterwards bit by bit.  Merging into the base weights would be faster still, but
+        rounding W + sBA to bfloat16 drops updates below half a unit in the last place: a small learning rate
+        would look like no learning at all.
+        """
+        adapter = [parameter for name, parameter in self.model.named_parameters() if "lora_" in name]
+        masters = [parameter.data for parameter in adapter]
+        self.model.eval()
+        try:
+            for parameter in adapter:
+                parameter.data = parameter.data.to(self.model.dtype)
+            yield
+        finally:
+            for parameter, master in zip(adapter, masters, strict=True):
+                parameter.data = master
+
+    def _adapter_state(self) -> dict[str, torch.Tensor]:
+        from peft import get_peft_model_state_dict
+
+        state = get_peft_model_state_dict(self.model)
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
+
+
+def check_local(settings: ModelSettings) -> None:
+    """Find a missing folder or a foreign adapter before torch is imported; a Hub id is left to the loader.
+
+    Raises:
+        ModelError: What is wrong, and what to do.
+    """
+    name, path = settings.model_name_or_path, Path(settings.model_name_or_path).expanduser()
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1 or path.parts[0] == "models"
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"model.model_name_or_path: {name}: no config.json in this folder", "name a model folder")
+    elif looks_local and name.count("/") > 0:
+        hint = "run `make model`" if path.parts[0] == "models" else "name an existing folder or a Hub id (owner/name)"
+        raise ModelError(f"model.model_name_or_path: {name}: no such folder", hint)
+    if settings.adapter is not None:
+        _check_adapter(Path(settings.adapter).expanduser(), name)
+
+
+def _check_adapter(folder: Path, base_name: str) -> None:
+    missing = [name for name in ADAPTER_FILES if not (folder / name).is_file()]
+    if missing:
+        raise ModelError(
+            f"model.adapter: {folder}: {' and '.join(missing)} missing",
+            "name a PEFT adapter folder (cycles/NNN/adapter)",
+        )
+    try:
+        made_for = json.loads((folder / ADAPTER_FILES[0]).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except ValueError as error:
+        raise ModelError(
+            f"model.adapter: {folder}: adapter_config.json is not JSON: {error}", "name an intact adapter"
+        ) from error
+    # The same model may stand under a Hub id and in a local folder, so only the last part of the name must agree.
+    if made_for is not None and Path(made_for).name.lower() != Path(base_name).name.lower():
+        raise ModelError(
+            f"model.adapter: {folder} was trained on {made_for!r}, but model.model_name_or_path is {base_name!r}",
+            "use the adapter's own base model; if both are the same model under two names,"
+            " correct base_model_name_or_path in the adapter's adapter_config.json",
+        )
+
+
+def _identity(settings: ModelSettings, base: Any) -> dict[str, str]:
+    """Name, and what is behind it: the commit of a Hub model, or size and ends of a local folder's weight files.
+
+    Reading gigabytes at every start would cost more than it finds: weights that were trained differ in their ends too.
+    """
+    found = {"model_name_or_path": settings.model_name_or_path}
+    commit = getattr(base.config, "_commit_hash", None)
+    if commit is not None:
+        found["commit"] = str(commit)
+    folder = Path(settings.model_name_or_path).expanduser()
+    if folder.is_dir():
+        found["sha256"] = _folder_digest(folder)
+    if settings.adapter is not None:
+        found["adapter_sha256"] = adapter_digest(Path(settings.adapter).expanduser())
+    return found
+
+
+def _folder_digest(folder: Path) -> str:
+    digest, end_bytes = hashlib.sha256((folder / "config.json").read_bytes()), 1 << 20
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as handle:
+            digest.update(handle.read(end_bytes))
+            handle.seek(max(0, size - end_bytes))
+            digest.update(handle.read(end_bytes))
+    return digest.hexdigest()
+
+
+def adapter_digest(folder: Path) -> str:
+    """SHA-256 over the adapter's two files."""
+    digest = hashlib.sha256()
+    for name in ADAPTER_FILES:
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()
+
+
+def resolve_dtype(name: str, device: str) -> torch.dtype:
+    """`auto` is bfloat16 where the device computes it natively, else float16 on a GPU and float32 on a CPU."""
+    import torch
+
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+    if device == "cpu":
+        return torch.bfloat16 if _cpu_computes_bfloat16() else torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def _cpu_computes_bfloat16() -> bool:
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _quiet_libraries() -> None:
+    """The libraries' own progress bars and notes about their next version would tear our progress apart."""
+    import warnings
+
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
+
+
+def _with_adapter(base: Any, settings: ModelSettings, lora: LoraSettings, seed: int) -> PeftModel:
+    import torch
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    if settings.adapter is not None:
+        with _explained(settings.adapter):
+            model = PeftModel.from_pretrained(base, settings.adapter, is_trainable=True)
+        found = model.peft_config["default"].r
+        if found != lora.r:
+            raise ModelError(
+                f"model.adapter: {settings.adapter} has r {found}, but lora.r is {lora.r}", f"set lora.r to {found}"
+            )
+        return model
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.lora_alpha,
+        lora_dropout=lora.lora_dropout,
+        target_modules=lora.target_modules,
+        use_rslora=lora.use_rslora,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(), _explained("lora.target_modules"):
+        torch.manual_seed(derive_seed(seed, "lora_init"))
+        return get_peft_model(base, config)
+
+
+def _end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The special token right after an assistant message in the chat template; else the tokenizer's own EOS.
+
+    Raises:
+        ModelError: Neither exists, so a model could never learn to stop.
+    """
+    probe = "@@halo@@"
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": probe}]
+    after = str(tokenizer.apply_chat_template(messages, tokenize=False)).rpartition(probe)[2]
+    ids = tokenizer(after, add_special_tokens=False)["input_ids"] if after else []
+    special = set(tokenizer.all_special_ids)
+    for token in ids:
+        if token in special:
+            return int(token)
+    if tokenizer.eos_token_id is None:
+        raise ModelError("the tokenizer has no end-of-turn token", "use a tokenizer with an eos_token")
+    return int(tokenizer.eos_token_id)
+
+
+def _generation_stop_ids(model: PeftModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    config = getattr(model, "generation_config", None)
+    configured = getattr(config, "eos_token_id", None)
+    ids = configured if isinstance(configured, list) else [configured]
+    return {int(token) for token in [*ids, tokenizer.eos_token_id] if token is not None}
+
+
+@contextlib.contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Turn what loaders raise about unusable files into an error that says which name, and what to do."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except HaloForgeError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"{name}: cannot be loaded: {first_line}",
+            "name a readable local folder or a reachable Hub id (without network: HF_HUB_OFFLINE=1 and a cached model)",
+        ) from error

@@ -1,0 +1,92 @@
+"""The shapes that the `tests` of a row may have.
+
+The kinds `stdio`, `harness` and `compile` are checked here in full, so that a broken row is found before any
+generation.  Another kind belongs to the verifier that knows it; only a misspelling of ours is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from halo_forge.prompts._row import Row, did_you_mean, shown
+
+_KEYS: dict[str, tuple[str, ...]] = {
+    "stdio": ("kind", "cases"),
+    "harness": ("kind", "entry_point", "source", "expected"),
+    "compile": ("kind",),
+}
+_HINT = (
+    'write {"kind": "stdio", "cases": [{"stdin": ..., "stdout": ...}]}, {"kind": "harness", "entry_point": ..., '
+    '"source": ..., "expected": [line, ...]}, or leave `tests` out where compiling is all there is to check'
+)
+
+
+def checked_tests(row: Row) -> Mapping[str, Any] | None:
+    """The `tests` of a row, or None where it has none.
+
+    Raises:
+        ConfigError: They are no object, have no kind, lack a key, have one too many, or hold no check.
+    """
+    tests = row.data.get("tests")
+    if isinstance(tests, str):
+        tests = _parsed(row, tests)
+    if tests is None:
+        return None
+    if not isinstance(tests, dict):
+        raise row.error(f"`tests` is {shown(tests)}; an object is needed", _HINT)
+    # A table has one set of columns for all its rows, so the keys of the other kinds arrive as nulls.
+    tests = {key: value for key, value in tests.items() if value is not None}
+    kind = tests.get("kind")
+    if not isinstance(kind, str) or not kind:
+        raise row.error(f"`tests.kind` is {shown(kind)}; text is needed", _HINT)
+    if kind not in _KEYS:
+        if hint := did_you_mean(kind.lower(), _KEYS):
+            raise row.error(f"`tests.kind` is {kind!r}{hint}", _HINT)
+        return tests
+    for key in _KEYS[kind]:
+        if key not in tests:
+            raise row.error(f"`tests` of kind {kind} lacks `{key}`", _HINT)
+    for key in tests:
+        if key not in _KEYS[kind]:
+            raise row.error(
+                f"`tests` of kind {kind} has the unknown key `{key}`{did_you_mean(key, _KEYS[kind])}", _HINT
+            )
+    if kind == "stdio":
+        _check_cases(row, tests["cases"])
+    elif kind == "harness":
+        _check_harness(row, tests)
+    return tests
+
+
+def _parsed(row: Row, text: str) -> Any:
+    """Tables often hold nested data as JSON text."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise row.error(f"`tests` is text, but no valid JSON: {error.msg}", _HINT) from error
+
+
+def _check_cases(row: Row, cases: Any) -> None:
+    if not isinstance(cases, list) or not cases:
+        raise row.error(f"`tests.cases` is {shown(cases)}; a list of at least one case is needed", _HINT)
+    for number, case in enumerate(cases, start=1):
+        if not isinstance(case, dict) or set(case) != {"stdin", "stdout"}:
+            found = f"has the keys {', '.join(case)}" if isinstance(case, dict) else f"is {shown(case)}"
+            raise row.error(f"`tests.cases`: case {number} {found}; `stdin` and `stdout` are needed", _HINT)
+        for key, value in case.items():
+            if not isinstance(value, str):
+                raise row.error(f"`tests.cases`: `{key}` of case {number} is {shown(value)}; text is needed", _HINT)
+
+
+def _check_harness(row: Row, tests: Mapping[str, Any]) -> None:
+    for key in ("entry_point", "source"):
+        if not isinstance(tests[key], str) or not tests[key].strip():
+            raise row.error(f"`tests.{key}` is {shown(tests[key])}; text is needed", _HINT)
+    expected = tests["expected"]
+    if not isinstance(expected, list) or not expected:
+        raise row.error(f"`tests.expected` is {shown(expected)}; a list of at least one line is needed", _HINT)
+    for number, line in enumerate(expected, start=1):
+        if not isinstance(line, str) or "\n" in line:
+            raise row.error(f"`tests.expected`: item {number} is {shown(line)}; one line of text is needed", _HINT)

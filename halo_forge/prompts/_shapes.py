@@ -1,0 +1,57 @@
+"""Which shape the rows of a source have: the first row tells, and all others must have the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from types import ModuleType
+
+from halo_forge.errors import ConfigError
+from halo_forge.prompts import humaneval, mbpp, native
+from halo_forge.prompts._row import Row
+from halo_forge.records import Prompt
+
+# The most demanding shape first: `native` recognises every row that has a prompt.
+SHAPES: tuple[ModuleType, ...] = (humaneval, mbpp, native)
+
+
+def to_prompts(rows: Iterable[Row]) -> Iterator[tuple[Row, Prompt]]:
+    """Each row with its prompt.
+
+    Raises:
+        ConfigError: A row is wrong or of another shape than the first, or two rows have one id.
+    """
+    first: tuple[Row, ModuleType] | None = None
+    seen: dict[str, Row] = {}
+    for row in rows:
+        shape = _shape(row)
+        if first is None:
+            first = (row, shape)
+        elif shape is not first[1]:
+            raise _mixed(row, shape, *first)
+        # Through JSON's shapes, so that a prompt equals itself after a trip through a file.
+        prompt = Prompt.from_row(shape.to_prompt(row).to_row())
+        if prompt.id in seen:
+            raise _duplicate(row, seen[prompt.id], prompt.id)
+        seen[prompt.id] = row
+        yield row, prompt
+
+
+def _shape(row: Row) -> ModuleType:
+    # By the columns' names alone: a column without a value is then reported as missing, not ignored.  `native` reports
+    # the rows that nobody recognises.
+    return next((shape for shape in SHAPES if shape.recognises(row.data.keys())), native)
+
+
+def _mixed(row: Row, shape: ModuleType, first_row: Row, first_shape: ModuleType) -> ConfigError:
+    missing = [column for column in first_shape.COLUMNS if row.data.get(column) is None]
+    found = f"lacks {', '.join(f'`{column}`' for column in missing)}" if missing else f"reads as {shape.NAME}"
+    return row.error(
+        f"this row {found}, but {first_row.place} and what follows are {first_shape.NAME}",
+        "mend the row, or put rows of another shape into a file of their own",
+    )
+
+
+def _duplicate(row: Row, earlier: Row, prompt_id: str) -> ConfigError:
+    if row.data.get("id") is None and row.data.get("task_id") is None:
+        return row.error(f"the same prompt and tests as {earlier.place}", "remove one of the two, or give both an `id`")
+    return row.error(f"the id {prompt_id!r} is that of {earlier.place} too", "give every row an id of its own")

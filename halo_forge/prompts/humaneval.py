@@ -1,0 +1,48 @@
+"""HumanEval rows (Chen et al. 2021, arXiv:2107.03374): complete a Python function from its head and docstring."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from halo_forge.prompts._row import Row
+from halo_forge.records import Prompt
+
+NAME = "HumanEval rows"
+COLUMNS = ("task_id", "prompt", "entry_point", "test")
+_ASK = (
+    "Complete the following Python function. Answer with the whole function, with the imports it needs, "
+    "in one code block.\n\n```python\n{code}\n```"
+)
+
+
+def recognises(columns: Collection[str]) -> bool:
+    """All four columns are there."""
+    return set(COLUMNS) <= set(columns)
+
+
+def to_prompt(row: Row) -> Prompt:
+    """The prompt of one row.
+
+    `tests` is `{"kind": "humaneval", "entry_point", "test", "prompt"}`: `prompt` is the head as the row has it, for
+    answers that only continue it.  `info["reference"]` is the head with the canonical solution, where the row has one.
+
+    Raises:
+        ConfigError: A column is missing, empty or no text.
+    """
+    task_id, head, entry_point, test = (row.text(column) for column in COLUMNS)
+    if f"def {entry_point}(" not in head:
+        raise row.error(
+            f"`prompt` does not define `{entry_point}`, the `entry_point`", "name the function that `prompt` opens"
+        )
+    info: dict[str, Any] = {key: value for key, value in row.data.items() if key not in COLUMNS}
+    if "canonical_solution" in info:
+        info["reference"] = head + row.text("canonical_solution")
+        del info["canonical_solution"]
+    return Prompt(
+        id=task_id,
+        messages=({"role": "user", "content": _ASK.format(code=head.strip("\n"))},),
+        language="python",
+        tests={"kind": "humaneval", "entry_point": entry_point, "test": test, "prompt": head},
+        info=info,
+    )

@@ -1,0 +1,78 @@
+"""Rows of a JSON Lines file: one object per line, UTF-8; blank lines are skipped."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from halo_forge.errors import ConfigError
+from halo_forge.prompts._row import Row, shown
+
+
+def read(path: Path, name: str | None = None) -> Iterator[Row]:
+    """The rows of `path`, which messages call `name`.
+
+    Raises:
+        ConfigError: The file is missing or unreadable; a line is no UTF-8, no JSON, or no object.
+    """
+    name = str(path) if name is None else name
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"prompt file {name} cannot be read: {error.strerror}", "check the path and its permissions"
+        ) from error
+    # A byte order mark is what some editors put first; it belongs to no row.
+    content = content.removeprefix(codecs.BOM_UTF8)
+    # Only a line feed ends a line: JSON text may hold other characters that `splitlines` would cut at.
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if line.strip():
+            yield _row(f"{name}:{number}", line)
+
+
+def _row(place: str, line: bytes) -> Row:
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{place}: byte {error.start + 1} of the line (0x{line[error.start]:02x}) is not UTF-8",
+            "save the file as UTF-8",
+        ) from error
+    try:
+        data = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        # An escaped half of a surrogate pair parses, but no tokenizer or file can take it.
+        if "\\ud" in text.lower():
+            json.dumps(data, ensure_ascii=False).encode("utf-8")
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            f"{place}: column {error.colno}: no valid JSON: {error.msg}", "write one JSON object on each line"
+        ) from error
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{place}: a text holds half a surrogate pair", "write characters whole") from error
+    except ValueError as error:
+        raise ConfigError(f"{place}: {error}", "write one JSON object on each line") from error
+    except RecursionError as error:
+        raise ConfigError(
+            f"{place}: nested too deeply to be read", "write one flat JSON object on each line"
+        ) from error
+    if not isinstance(data, dict):
+        raise ConfigError(
+            f"{place}: the row is {shown(data)}; an object is needed", 'write {"prompt": ...} on each line'
+        )
+    return Row(place, data)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key!r} appears twice in one object")
+        found[key] = value
+    return found
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON value; numbers, text, true, false and null are allowed")

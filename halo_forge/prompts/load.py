@@ -1,0 +1,93 @@
+"""From the name of a prompt set to its prompts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+from halo_forge.errors import ConfigError
+from halo_forge.prompts import builtin, hub, jsonl, parquet
+from halo_forge.prompts._row import Row
+from halo_forge.prompts._shapes import to_prompts
+from halo_forge.prompts.split import SPLITS, Split, apply, limited
+from halo_forge.records import Prompt
+from halo_forge.source import ALIASES
+
+_FORMS = "a path ending in .jsonl or .parquet, builtin:NAME, or a data set id (id, id:split, id:config:split)"
+
+
+def load_prompts(spec: str, *, language: str | None, limit: int | None = None) -> list[Prompt]:
+    """The prompts that `spec` names, in the order of their rows.
+
+    Args:
+        spec: `builtin:c/train` (or dev, test, all); a `.jsonl` or `.parquet` path, or `PATH:train` (or dev, test)
+            for the rows of that split by the hash of their id; anything else is a data set id for `datasets`:
+            `id`, `id:split` or `id:config:split`.
+        language: The language that the verifier checks: rows without a language get it, a row in another language
+            is refused.  None takes every language and leaves rows without one as they are.
+        limit: Take at most so many prompts, chosen by a hash of their ids; None takes all.
+
+    Raises:
+        ConfigError: The source cannot be read or is empty, or a row is wrong; the message names file and line.
+    """
+    if limit is not None and limit < 1:
+        raise ConfigError(f"the prompt limit is {limit}; at least 1 is needed", "raise it, or leave it out for all")
+    rows, split = _open(spec)
+    prompts = [_in_language(row, prompt, language) for row, prompt in to_prompts(rows)]
+    if not prompts:
+        raise ConfigError(f"the prompt set {spec!r} is empty", "add rows, or name another prompt set")
+    if split is not None:
+        num_rows, prompts = len(prompts), apply(prompts, split)
+        if not prompts:
+            raise ConfigError(
+                f"none of the {num_rows} rows of {spec!r} falls into the split {split}",
+                "add rows, or give the splits as files of their own",
+            )
+    return prompts if limit is None else limited(prompts, limit)
+
+
+def is_remote(spec: str) -> bool:
+    """Whether `spec` names a data set that is fetched, not something packaged or a file."""
+    if spec.startswith(builtin.PREFIX) or not spec.strip():
+        return False
+    path, _ = _path_and_split(spec)
+    looks_local = spec.startswith((".", "/", "~")) or path.suffix in (".json", ".csv", ".txt", ".gz", ".yaml")
+    return not (path.suffix in (".jsonl", ".parquet") or looks_local or path.exists())
+
+
+def _open(spec: str) -> tuple[Iterator[Row], Split | None]:
+    if not spec.strip():
+        raise ConfigError("the name of the prompt set is empty", f"give {_FORMS}")
+    if spec.startswith(builtin.PREFIX):
+        return builtin.read(spec)
+    if is_remote(spec):
+        return hub.read(spec), None
+    path, split = _path_and_split(spec)
+    if path.suffix == ".jsonl":
+        return jsonl.read(path), split
+    if path.suffix == ".parquet":
+        return parquet.read(path), split
+    raise ConfigError(f"prompt file {spec!r} is neither .jsonl nor .parquet", f"give {_FORMS}")
+
+
+def _path_and_split(spec: str) -> tuple[Path, Split | None]:
+    """`FILE:train` as file and split; a colon elsewhere belongs to the name."""
+    file, _, last = spec.rpartition(":")
+    split = next((name for name in SPLITS if name == last), None)
+    if split is None or not file.endswith((".jsonl", ".parquet")):
+        return Path(spec).expanduser(), None
+    return Path(file).expanduser(), split
+
+
+def _in_language(row: Row, prompt: Prompt, language: str | None) -> Prompt:
+    if prompt.language is None:
+        return dataclasses.replace(prompt, language=language)
+    named = prompt.language.lower()
+    named = ALIASES.get(named, named)
+    if language is not None and named != language:
+        raise row.error(
+            f"the prompt is in {named}, but the verifier checks {language}",
+            f"choose the verifier for {named}, or other prompts",
+        )
+    return dataclasses.replace(prompt, language=named)

@@ -1,0 +1,93 @@
+"""Our own rows: `prompt` (text or messages), and where wanted `id`, `language`, `tests`, `info`.
+
+Every other column goes to `info`, so that a verifier can read it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from halo_forge.prompts._checks import checked_tests
+from halo_forge.prompts._row import Row, shown
+from halo_forge.records import Prompt
+
+NAME = "prompt rows"
+COLUMNS = ("prompt",)
+ROLES = ("system", "user", "assistant")
+_OWN = ("id", "language", "prompt", "tests", "info")
+_MESSAGES = 'write `prompt` as text, or as [{"role": "user", "content": ...}, ...] that ends with the user'
+
+
+def recognises(columns: Collection[str]) -> bool:
+    """Whatever has a `prompt`."""
+    return "prompt" in columns
+
+
+def to_prompt(row: Row) -> Prompt:
+    """The prompt of one row; a row without an id gets one by hashing its messages and tests.
+
+    Raises:
+        ConfigError: A column is missing, empty, or of the wrong type or shape.
+    """
+    messages = _messages(row)
+    tests = checked_tests(row)
+    language = row.text("language") if row.data.get("language") is not None else None
+    return Prompt(id=_id(row, messages, tests), messages=messages, language=language, tests=tests, info=_info(row))
+
+
+def _messages(row: Row) -> tuple[Mapping[str, str], ...]:
+    if row.data.get("prompt") is None:
+        columns = ", ".join(f"`{column}`" for column in row.data) if row.data else "no columns"
+        raise row.error(f"`prompt` is missing; the row has {columns}", _MESSAGES)
+    prompt = row.data["prompt"]
+    if not isinstance(prompt, list):
+        return ({"role": "user", "content": row.text("prompt")},)
+    messages = tuple(_message(row, number, message) for number, message in enumerate(prompt, start=1))
+    if not messages or messages[-1]["role"] != "user":
+        found = f"ends with the role {messages[-1]['role']!r}" if messages else "is an empty list"
+        raise row.error(f"`prompt` {found}; the last message must be the user's", _MESSAGES)
+    return messages
+
+
+def _message(row: Row, number: int, message: Any) -> Mapping[str, str]:
+    if not isinstance(message, dict):
+        raise row.error(f"`prompt`: message {number} is {shown(message)}; an object is needed", _MESSAGES)
+    # Tables give every message the columns of all messages; the unused ones are null.
+    given = {key: value for key, value in message.items() if value is not None}
+    for key in given:
+        if key not in ("role", "content"):
+            raise row.error(f"`prompt`: message {number} has the unknown key `{key}`", _MESSAGES)
+    role, content = given.get("role"), given.get("content")
+    if role not in ROLES:
+        raise row.error(f"`prompt`: message {number} has the role {role!r}; {', '.join(ROLES)} are allowed", _MESSAGES)
+    if not isinstance(content, str) or not content.strip():
+        raise row.error(f"`prompt`: the content of message {number} is {shown(content)}; text is needed", _MESSAGES)
+    return {"role": role, "content": content}
+
+
+def _id(row: Row, messages: tuple[Mapping[str, str], ...], tests: Mapping[str, Any] | None) -> str:
+    found = row.data.get("id")
+    if found is None:
+        content = json.dumps([messages, tests], sort_keys=True, ensure_ascii=True)
+        return "sha256:" + hashlib.sha256(content.encode("ascii")).hexdigest()[:16]
+    if isinstance(found, int) and not isinstance(found, bool):
+        return str(found)
+    if not isinstance(found, str) or not found.strip():
+        raise row.error(f"`id` is {shown(found)}; text or a whole number is needed", "give the row a name, or no `id`")
+    return found
+
+
+def _info(row: Row) -> dict[str, Any]:
+    info = row.data.get("info")
+    if info is not None and not isinstance(info, dict):
+        raise row.error(f"`info` is {shown(info)}; an object is needed", 'write {"family": ...}, or leave it out')
+    extra = {column: value for column, value in row.data.items() if column not in _OWN}
+    if info is None:
+        return extra
+    for key in info:
+        if key in extra:
+            raise row.error(f"`{key}` is both a column and a key of `info`", "keep one of the two")
+    return {**extra, **info}

@@ -1,0 +1,146 @@
+"""The sandbox of this machine: one launcher process, started once and asked for one job after another."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+from halo_forge.sandbox import wire
+from halo_forge.sandbox.box import check_name, remove_tree
+from halo_forge.sandbox.job import Isolation, Job, Outcome, Sandbox, SandboxError
+from halo_forge.sandbox.launcher import BOOT
+
+# What a job may learn of its directory's name, for those who want to keep it out of a report.
+BOX_PATH = re.compile(r"(?:/[^\s:'\"/]+)*/halo-forge-\w+/work/box\b/?")
+
+_START_SECONDS = 30.0
+# How long after its wall-clock limit a job may take to be killed, cleaned up and reported.
+_GRACE_SECONDS = 60.0
+_CLOSE_SECONDS = 10.0
+_LIMITS_NOTE = "programs can read and write this user's files, use the network and signal this user's processes"
+_ROOT_NOTE = "running as root: the kernel limits no number of processes; a job over its limit is ended within 0.1 s"
+
+
+def open_sandbox() -> Sandbox:
+    """A sandbox at the best level that is available.
+
+    Raises:
+        SandboxError: It cannot be started.
+    """
+    try:
+        return LocalSandbox()
+    except OSError as error:
+        raise SandboxError(f"the launcher cannot be started: {error}") from error
+
+
+class LocalSandbox:
+    """Level `limits`; see `job.Sandbox` for the contract."""
+
+    def __init__(self) -> None:
+        self._directory = tempfile.mkdtemp(prefix="halo-forge-")
+        self._work = os.path.join(self._directory, "work")
+        os.mkdir(self._work, 0o700)
+        self._errors = tempfile.TemporaryFile()
+        self._ending = threading.Lock()
+        self._connection, theirs = socket.socketpair()
+        with theirs:
+            self._process = self._start(theirs)
+        self._broken: str | None = None
+        self._connection.settimeout(_START_SECONDS)
+        try:
+            hello, _ = wire.receive(self._connection)
+        except (EOFError, OSError) as error:
+            message = self._explain(error)
+            self.close()
+            raise SandboxError(f"the launcher does not start: {message}") from error
+        self.isolation = Isolation("limits", (_LIMITS_NOTE, *([_ROOT_NOTE] if hello["root"] else []), *hello["notes"]))
+
+    def _start(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
+        root = str(Path(__file__).resolve().parents[2])
+        arguments = [root, str(theirs.fileno()), str(os.getpid()), self._work]
+        # Some builds of Python find their own shared library only through this variable.
+        env = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+        # No preexec_fn: with it, Popen forks this whole process instead of using vfork.
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", BOOT, *arguments],
+            env=env,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=self._errors,
+            pass_fds=(theirs.fileno(),),
+            start_new_session=True,
+        )
+
+    def run(self, job: Job) -> Outcome:
+        """See `job.Sandbox.run`."""
+        if self._broken is not None:
+            raise SandboxError(self._broken)
+        _check(job)
+        message: dict[str, Any] = {
+            "argv": list(job.argv),
+            "files": list(job.files),
+            "env": dict(job.env),
+            "limits": dataclasses.asdict(job.limits),
+            "fetch": job.fetch,
+        }
+        self._connection.settimeout(job.limits.wall_seconds + _GRACE_SECONDS)
+        try:
+            wire.send(self._connection, message, [job.stdin, *job.files.values()])
+            facts, blobs = wire.receive(self._connection)
+        except (EOFError, OSError) as error:
+            self._broken = f"the launcher is gone: {self._explain(error)}"
+            raise SandboxError(self._broken) from error
+        if "error" in facts:
+            self._broken = f"the launcher failed: {facts['error']}"
+            raise SandboxError(self._broken)
+        return _outcome(facts, blobs)
+
+    def _explain(self, error: Exception) -> str:
+        with self._ending:
+            if self._errors.closed:
+                return "it was closed"
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=1.0)  # its last words come before its end
+            self._errors.seek(0)
+            last_words = self._errors.read()[-2000:].decode(errors="backslashreplace").strip()
+        return f"{type(error).__name__}: {error}; exit code {self._process.poll()}; {last_words}"
+
+    def close(self) -> None:
+        """See `job.Sandbox.close`."""
+        self._broken = "the sandbox is closed"
+        # The launcher sees the hang-up even in the middle of a job, kills it and ends.
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+        with self._ending:
+            try:
+                self._process.wait(timeout=_CLOSE_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._connection.close()
+            self._errors.close()
+            remove_tree(self._work)
+            remove_tree(self._directory)
+
+
+def _check(job: Job) -> None:
+    if not job.argv or "/" not in job.argv[0]:
+        raise ValueError(f"argv must begin with a path that holds a slash, found {list(job.argv)}")
+    for name in (*job.files, *([] if job.fetch is None else [job.fetch])):
+        check_name(name)
+
+
+def _outcome(facts: dict[str, Any], blobs: list[bytes]) -> Outcome:
+    if facts["exec_error"] is not None:
+        facts["exit_code"] = None
+    return Outcome(**facts, stdout=blobs[0], stderr=blobs[1], fetched=blobs[2] if len(blobs) > 2 else None)

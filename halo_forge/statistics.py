@@ -1,0 +1,203 @@
+"""Rates and comparisons with honest intervals: samples of one prompt are not independent, prompts are.
+
+numpy and scipy are imported inside the functions, so that the command line starts fast.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist, fmean
+
+# Sum of the normal quantiles for 5 % two-sided error and 80 % power: 1.96 + 0.84.
+_DETECTABLE = 2.8
+_NUM_DRAWS = 10_000
+_DRAWS_AT_ONCE = 500
+_MIN_PROMPTS_FOR_T = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """The mean pass share over prompts.
+
+    Attributes:
+        mean: Mean over prompts of passed / total, in [0, 1].
+        standard_error: Of the mean, clustered by prompt.
+        low, high: Wilson interval at `effective_size`.
+        num_prompts, num_samples: Prompts with at least one sample, and their samples.
+        effective_size: How many independent samples would have this standard error; from `num_prompts` to
+            `num_samples`.
+    """
+
+    mean: float
+    standard_error: float
+    low: float
+    high: float
+    num_prompts: int
+    num_samples: int
+    effective_size: float
+
+    @property
+    def design_effect(self) -> float:
+        """How many samples count as one (DEFF): `num_samples / effective_size`, at least 1."""
+        return self.num_samples / self.effective_size
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The mean over shared prompts of b - a.
+
+    Attributes:
+        low, high: Interval of the mean; width 0 where all differences are equal.
+        minimum_detectable_effect: 2.8 standard errors: a true difference of this size is found in 80 % of such
+            comparisons at 5 % two-sided error.
+    """
+
+    mean: float
+    standard_error: float
+    low: float
+    high: float
+    num_prompts: int
+    minimum_detectable_effect: float
+
+
+def pass_at_k(num_samples: int, num_passed: int, k: int) -> float:
+    """Unbiased estimate of the chance that at least one of k samples passes: `1 - C(n-c, k) / C(n, k)`.
+
+    Source: Chen et al. 2021, arXiv 2107.03374.
+
+    Raises:
+        ValueError: Not `0 <= num_passed <= num_samples`, or not `1 <= k <= num_samples`.
+    """
+    if not 0 <= num_passed <= num_samples:
+        raise ValueError(f"{num_passed} of {num_samples} samples passed; that is impossible")
+    if not 1 <= k <= num_samples:
+        raise ValueError(f"k is {k}; pass@k of {num_samples} samples needs k from 1 to {num_samples}")
+    # Exact integers; comb is 0 where fewer than k samples failed.
+    return 1.0 - math.comb(num_samples - num_passed, k) / math.comb(num_samples, k)
+
+
+def wilson_interval(rate: float, num_effective: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval of a proportion, for a count that need not be whole.
+
+    `(p + z^2/2n) / (1 + z^2/n)` plus and minus `z / (1 + z^2/n) * sqrt(p(1-p)/n + z^2/4n^2)`.
+    Source: Wilson 1927; Newcombe 1998, method 3.
+
+    Raises:
+        ValueError: `rate` outside [0, 1], `num_effective` not above 0, or `confidence` outside (0, 1).
+    """
+    if not 0.0 <= rate <= 1.0:
+        raise ValueError(f"rate is {rate}; it must be in [0, 1]")
+    if not num_effective > 0.0:
+        raise ValueError(f"num_effective is {num_effective}; it must be above 0")
+    z = NormalDist().inv_cdf(1.0 - _tail(confidence))
+    shrink = 1.0 + z * z / num_effective
+    centre = (rate + z * z / (2.0 * num_effective)) / shrink
+    half = z / shrink * math.sqrt(rate * (1.0 - rate) / num_effective + z * z / (4.0 * num_effective**2))
+    # The interval reaches the end exactly where the rate does; rounding must not say otherwise.
+    low = 0.0 if rate == 0.0 else max(0.0, centre - half)
+    high = 1.0 if rate == 1.0 else min(1.0, centre + half)
+    return low, high
+
+
+def clustered_rate(counts: Sequence[tuple[int, int]], confidence: float = 0.95) -> Rate:
+    """The pass rate over prompts, with `counts` the (passed, total) samples of each prompt.
+
+    With N prompts of pass share p_i: `SE = sqrt(sum (p_i - p)^2 / (N (N-1)))`, the Wilson interval at
+    `p(1-p) / SE^2` samples, kept between N and the number of samples; N where p is 0 or 1 (no spread to learn from)
+    and where N is 1.  With one sample for each prompt this is the plain Wilson interval.  For a single prompt the
+    standard error is that of one sample.  Source: Miller 2024, arXiv 2411.00640, section 2.2; Kish's effective size.
+
+    Prompts with a total of 0 are left out.
+
+    Raises:
+        ValueError: No prompt has a sample, a count is negative, or more passed than there are.
+    """
+    for passed, total in counts:
+        if not 0 <= passed <= total:
+            raise ValueError(f"{passed} of {total} samples passed; that is impossible")
+    shares = [passed / total for passed, total in counts if total > 0]
+    if not shares:
+        raise ValueError("a rate needs at least one prompt with a sample, found none")
+    num_prompts, num_samples = len(shares), sum(total for _, total in counts)
+    mean = fmean(shares)
+    variance = mean * (1.0 - mean)
+    if num_prompts == 1:
+        standard_error = math.sqrt(variance)
+    else:
+        squares = math.fsum((share - mean) ** 2 for share in shares)
+        standard_error = math.sqrt(squares / (num_prompts * (num_prompts - 1)))
+    effective_size = _effective_size(variance, standard_error, num_prompts, num_samples)
+    low, high = wilson_interval(mean, effective_size, confidence)
+    return Rate(mean, standard_error, low, high, num_prompts, num_samples, effective_size)
+
+
+def paired_difference(
+    a: Mapping[str, float], b: Mapping[str, float], seed: int = 0, confidence: float = 0.95
+) -> Difference:
+    """The mean of b - a over the prompt ids that both have, each value a prompt's own rate.
+
+    The interval is Student's t with N - 1 degrees of freedom for N >= 100 prompts, otherwise the seeded bootstrap
+    over prompts (`bootstrap_interval`).  Where all differences are equal there is no spread to learn from: the
+    standard error is 0 and the interval has no width, which with few prompts claims too much.  The order of the ids
+    plays no part.
+
+    Raises:
+        ValueError: Fewer than two shared ids, which leaves the spread unknown.
+    """
+    shared = sorted(a.keys() & b.keys())
+    if len(shared) < 2:
+        raise ValueError(f"a paired difference needs at least 2 shared prompt ids, found {len(shared)}")
+    differences = [b[prompt_id] - a[prompt_id] for prompt_id in shared]
+    mean, count = fmean(differences), len(differences)
+    squares = math.fsum((difference - mean) ** 2 for difference in differences)
+    standard_error = 0.0 if max(differences) == min(differences) else math.sqrt(squares / (count * (count - 1)))
+    if count >= _MIN_PROMPTS_FOR_T:
+        from scipy.special import stdtrit  # type: ignore[import-untyped]
+
+        half = float(stdtrit(count - 1, 1.0 - _tail(confidence))) * standard_error
+        low, high = mean - half, mean + half
+    else:
+        low, high = bootstrap_interval(differences, seed, confidence)
+    return Difference(mean, standard_error, low, high, count, _DETECTABLE * standard_error)
+
+
+def bootstrap_interval(values: Sequence[float], seed: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean of `values`: 10,000 draws with replacement, equal for equal seeds.
+
+    Equal values give an interval of no width.  Source: Efron 1979.
+
+    Raises:
+        ValueError: No values, a value that is not finite, or `confidence` outside (0, 1).
+    """
+    tail = _tail(confidence)
+    if not values or not all(math.isfinite(value) for value in values):
+        raise ValueError(f"a bootstrap needs finite values, found {list(values)[:5]}")
+    if max(values) == min(values):
+        return values[0], values[0]
+    import numpy as np
+
+    generator = np.random.default_rng(seed)
+    sample = np.asarray(values, dtype=np.float64)
+    means = np.empty(_NUM_DRAWS)
+    # In portions, so that thousands of values do not need gigabytes.
+    for start in range(0, _NUM_DRAWS, _DRAWS_AT_ONCE):
+        drawn = generator.integers(0, len(values), size=(_DRAWS_AT_ONCE, len(values)))
+        means[start : start + _DRAWS_AT_ONCE] = sample[drawn].mean(axis=1)
+    low, high = np.quantile(means, [tail, 1.0 - tail])
+    return float(low), float(high)
+
+
+def _effective_size(variance: float, standard_error: float, num_prompts: int, num_samples: int) -> float:
+    if variance == 0.0 or num_prompts == 1:
+        return float(num_prompts)
+    if standard_error == 0.0:
+        return float(num_samples)
+    return min(max(variance / standard_error**2, float(num_prompts)), float(num_samples))
+
+
+def _tail(confidence: float) -> float:
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(f"confidence is {confidence}; it must be between 0 and 1")
+    return (1.0 - confidence) / 2.0

@@ -1,0 +1,152 @@
+"""Files that a kill cannot leave half-written."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from halo_forge.errors import RunDirError
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn an operating system error about `path` into one that says what to do.
+
+    Raises:
+        RunDirError: Disk full, not writable, not readable.
+    """
+    try:
+        yield
+    except OSError as error:
+        hints = {
+            errno.ENOSPC: "free some space, then run the same command with --resume; nothing finished is lost",
+            errno.EDQUOT: "raise the quota or free some space, then run the same command with --resume",
+            errno.EACCES: "make the folder writable or choose another with --output-dir",
+            errno.EROFS: "choose an --output-dir on a writable file system",
+        }
+        hint = hints.get(error.errno if error.errno is not None else 0, "check the path and its file system")
+        raise RunDirError(f"{path}: {error.strerror or error}", hint) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` survive a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Put `data` at `path` in one step: a reader sees the old file or the whole new one."""
+    with explained(path):
+        temporary = path.with_name(f".{path.name}.tmp")
+        with temporary.open("wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes` for UTF-8 text."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """One indented JSON object; equal values give equal bytes."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    """All rows in one step."""
+    write_text(path, "".join(line(row) for row in rows))
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """A row as one line of JSON, newline included."""
+    return json.dumps(row, ensure_ascii=False, separators=(", ", ": ")) + "\n"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        RunDirError: The file is not readable or not JSON: someone edited a sealed file.
+    """
+    with explained(path):
+        text = path.read_text(encoding="utf-8")
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise RunDirError(
+            f"{path}: not JSON: {error}",
+            "sealed files must not be edited; redo the cycle with `raft resume RUN --from-cycle N`",
+        ) from error
+    return dict(value)
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """All rows of a sealed JSONL file.
+
+    Raises:
+        RunDirError: A line is not JSON.
+    """
+    with explained(path):
+        text = path.read_text(encoding="utf-8")
+    rows = []
+    for number, text_line in enumerate(text.split("\n")[:-1], start=1):
+        try:
+            rows.append(dict(json.loads(text_line)))
+        except ValueError as error:
+            raise RunDirError(
+                f"{path}:{number}: not JSON: {error}",
+                "sealed files must not be edited; redo the cycle with `raft resume RUN --from-cycle N`",
+            ) from error
+    return rows
+
+
+class GrowingFile:
+    """A JSONL file that is appended to line by line and survives a kill at any moment.
+
+    A last line without its newline is what a killed writer left: it is cut when the file is opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with explained(path):
+            if path.exists():
+                cut_torn_tail(path)
+            self._handle: BinaryIO = path.open("ab", buffering=0)
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Hand one line to the operating system: it survives this process."""
+        with explained(self.path):
+            data = line(row).encode()
+            written = self._handle.write(data)
+            if written != len(data):  # the disk became full in the middle of the line
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def close(self) -> None:
+        """Close the file; the lines stay."""
+        self._handle.close()
+
+    def __enter__(self) -> GrowingFile:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def cut_torn_tail(path: Path) -> None:
+    """Drop what follows the last newline."""
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole != len(data):
+        os.truncate(path, whole)

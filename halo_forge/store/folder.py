@@ -1,0 +1,190 @@
+"""One folder of stages: read a stage if it is sealed, else make it and seal it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from halo_forge.errors import RunDirError
+from halo_forge.records import Record
+from halo_forge.store.files import GrowingFile, explained, read_json, read_jsonl, sync_folder, write_json, write_jsonl
+
+Value = TypeVar("Value", bound=Record)
+Key = tuple[str, int]
+Note = Callable[..., None]
+
+
+class Keyed(Protocol):
+    """A record that belongs to one sample of one prompt."""
+
+    @property
+    def prompt_id(self) -> str: ...
+
+    @property
+    def index(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class StreamForm(Generic[Value]):
+    """How the records of a stream are kept.
+
+    Attributes:
+        sealed: The reproducible part of a record, which is what is written.
+        is_final: False for a record that is made again when the stage is resumed.
+        cost: What the records made in this attempt cost; goes to events.jsonl.
+        check: Raises where the whole stage must not be sealed.
+    """
+
+    sealed: Callable[[Value], Value] = lambda record: record
+    is_final: Callable[[Value], bool] = lambda record: True
+    cost: Callable[[Sequence[Value]], Mapping[str, float]] = lambda records: {}
+    check: Callable[[Sequence[Value]], None] = lambda records: None
+
+
+class StageFolder:
+    """A cycle's folder (or the test folder): its stages, sealed one after the other.
+
+    Args:
+        path: The folder; made when the first stage is written.
+        note: Called with (event name, **fields) when a stage starts from nothing or is sealed.
+    """
+
+    def __init__(self, path: Path, note: Note) -> None:
+        self.path = path
+        self._note = note
+
+    def stage(self, name: str, kind: type[Value], make: Callable[[], Value]) -> Value:
+        """The single value of a stage, in `<name>.json`."""
+        sealed = self.path / f"{name}.json"
+        if sealed.exists():
+            return _read(kind, read_json(sealed), sealed)
+        with self._timed(name):
+            value = make()
+            self._make_folder()
+            write_json(sealed, value.to_row())
+        return value
+
+    def stream(
+        self,
+        name: str,
+        kind: type[Value],
+        order: Sequence[Key],
+        make: Callable[[Sequence[Key]], Iterator[Value]],
+        form: StreamForm[Value],
+    ) -> list[Value]:
+        """The records of a stage, in `<name>.jsonl`, one for each key of `order` and in that order.
+
+        `make` gets the keys that are still missing and yields their records in any order; each one is on disk
+        before the next is asked for, so a kill loses none that was finished.
+        """
+        sealed, part = self.path / f"{name}.jsonl", self.path / f"{name}.jsonl.part"
+        if sealed.exists():
+            part.unlink(missing_ok=True)
+            return [_read(kind, row, sealed) for row in read_jsonl(sealed)]
+        self._make_folder()
+        with self._timed(name) as cost, GrowingFile(part) as growing:
+            done = {_key(record): record for record in (_read(kind, row, part) for row in read_jsonl(part))}
+            missing = [key for key in order if key not in done]
+            made: list[Value] = []
+            try:
+                for record in make(missing) if missing else ():
+                    if _key(record) in done:
+                        raise RuntimeError(f"{name}: {_key(record)} was made twice")
+                    made.append(record)
+                    done[_key(record)] = form.sealed(record)
+                    if form.is_final(record):
+                        growing.append(done[_key(record)].to_row())
+            finally:
+                cost.update(form.cost(made))
+            records = [done[key] for key in order]
+            form.check(records)
+            write_jsonl(sealed, [record.to_row() for record in records])
+            part.unlink()
+        return records
+
+    def training(self, kind: type[Value], make: Callable[[Path, Callable[[Mapping[str, Any]], None]], Value]) -> Value:
+        """The stage `trained`, with `adapter/` and `training_log.jsonl` beside it.
+
+        `make(scratch folder, record)` writes `adapter/` into the scratch folder and hands every log row to `record`.
+        """
+        sealed = self.path / "trained.json"
+        if sealed.exists():
+            return _read(kind, read_json(sealed), sealed)
+        self._make_folder()
+        scratch = self.path / "training.part"
+        with self._timed("trained"), explained(scratch):
+            # Without trained.json, whatever an earlier attempt left is not a result.
+            for leftover in (scratch, self.path / "adapter"):
+                if leftover.exists():
+                    shutil.rmtree(leftover)
+            scratch.mkdir()
+            with GrowingFile(scratch / "training_log.jsonl") as log:
+                value = make(scratch, log.append)
+            for name in ("training_log.jsonl", "adapter"):
+                _sync_tree(scratch / name)
+                os.replace(scratch / name, self.path / name)
+            shutil.rmtree(scratch)
+            sync_folder(self.path)
+            write_json(sealed, value.to_row())
+        return value
+
+    def write_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """A derived JSONL file for other programs to read; a sealed one stays as it is."""
+        if not (self.path / name).exists():
+            self._make_folder()
+            write_jsonl(self.path / name, [dict(row) for row in rows])
+
+    def is_sealed(self, name: str) -> bool:
+        """The stage is done."""
+        return (self.path / f"{name}.json").exists() or (self.path / f"{name}.jsonl").exists()
+
+    def _make_folder(self) -> None:
+        with explained(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+
+    def _timed(self, name: str) -> AbstractContextManager[dict[str, float]]:
+        return _timed(self._note, self.path.name, name)
+
+
+@contextmanager
+def _timed(note: Note, folder: str, stage: str) -> Iterator[dict[str, float]]:
+    note("stage_started", folder=folder, stage=stage)
+    cost: dict[str, float] = {}
+    start = time.monotonic()
+    finished = False
+    try:
+        yield cost
+        finished = True
+    finally:
+        seconds = round(time.monotonic() - start, 3)
+        event = "stage_sealed" if finished else "stage_interrupted"
+        note(event, folder=folder, stage=stage, seconds=seconds, **cost)
+
+
+def _key(record: Any) -> Key:
+    return record.prompt_id, record.index
+
+
+def _read(kind: type[Value], row: Mapping[str, Any], path: Path) -> Value:
+    try:
+        return kind.from_row(row)
+    except TypeError as error:
+        raise RunDirError(
+            f"{path}: not a {kind.__name__}: {error}",
+            "another version of halo-forge wrote it, or it was edited; redo it with `raft resume RUN --from-cycle N`",
+        ) from error
+
+
+def _sync_tree(path: Path) -> None:
+    for item in [path, *path.rglob("*")]:
+        descriptor = os.open(item, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,133 @@
+"""The run directory of one run: who it belongs to, what happened in it, and its stage folders."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from halo_forge.errors import RunDirError
+from halo_forge.store.files import GrowingFile, explained, read_json, write_json, write_text
+from halo_forge.store.folder import StageFolder
+from halo_forge.store.lock import RunLock
+
+SCHEMA_VERSION = 1
+
+
+class Run:
+    """An open, locked run directory.
+
+    Args:
+        root: The directory; made if it is not there.
+
+    Raises:
+        RunDirError: It is in use, not writable, or holds something that is not a run.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        with explained(root):
+            root.mkdir(parents=True, exist_ok=True)
+            foreign = sorted(item.name for item in root.iterdir() if item.name != "lock")
+        if foreign and not (root / "run.json").exists():
+            raise RunDirError(
+                f"{root}: not empty, and no run of halo-forge (holds {', '.join(foreign[:3])})",
+                "choose another --output-dir, or empty this one",
+            )
+        self._lock = RunLock(root)
+        self._events: GrowingFile | None = None
+
+    @property
+    def is_new(self) -> bool:
+        """Nothing has been started here yet."""
+        return not (self.root / "run.json").exists()
+
+    def identity(self) -> dict[str, Any]:
+        """The content of run.json."""
+        return read_json(self.root / "run.json")
+
+    def start(self, identity: Mapping[str, Any], *, given: str, resolved: str) -> None:
+        """Write the run's identity, once; run.json comes last, so a directory without it was never started."""
+        write_text(self.root / "config.yaml", given)
+        write_text(self.root / "config.resolved.yaml", resolved)
+        write_json(self.root / "run.json", {"schema_version": SCHEMA_VERSION, **identity})
+
+    def lap(self, cycle: int) -> StageFolder:
+        """The folder of one cycle."""
+        return StageFolder(cycle_folder(self.root, cycle), self.event)
+
+    def test(self, version: int) -> StageFolder:
+        """The folder with the test measurement of one policy version."""
+        return StageFolder(self.root / "test" / f"v{version:03d}", self.event)
+
+    def result(self) -> StageFolder:
+        """The run directory itself, for `result.json`."""
+        return StageFolder(self.root, self.event)
+
+    def adapter(self, version: int) -> Path | None:
+        """Where v_c's adapter is; None for the start model."""
+        return None if version == 0 else cycle_folder(self.root, version) / "adapter"
+
+    def event(self, event: str, **fields: Any) -> None:
+        """Append to events.jsonl, the only file with wall-clock times."""
+        if self._events is None:
+            self._events = GrowingFile(self.root / "events.jsonl")
+        self._events.append({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields})
+
+    def point(self, name: str, version: int) -> None:
+        """Let the link `best` or `latest` name a version's adapter; no link for the start model, which has none."""
+        link, target = self.root / name, self.adapter(version)
+        with explained(link):
+            if target is None:
+                link.unlink(missing_ok=True)
+                return
+            temporary = self.root / f".{name}.tmp"
+            temporary.unlink(missing_ok=True)
+            temporary.symlink_to(target.relative_to(self.root))
+            os.replace(temporary, link)
+
+    def supersede(self, from_cycle: int) -> Path | None:
+        """Move everything made from `from_cycle` on to superseded/<time>/; nothing is deleted.
+
+        The latest cycle moves first, so a kill in between leaves a run that is consistent up to some cycle.
+
+        Returns:
+            Where it went, None if there was nothing.
+        """
+        cycles = sorted((self.root / "cycles").glob("[0-9]*"), reverse=True)
+        parts = [self.root / "result.json", self.root / "test"]
+        parts += [folder for folder in cycles if int(folder.name) >= from_cycle]
+        parts = [part for part in parts if part.exists()]
+        if not parts:
+            return None
+        target = self.root / "superseded" / time.strftime("%Y%m%dT%H%M%S")
+        with explained(target):
+            (target / "cycles").mkdir(parents=True)
+            for part in parts:
+                shutil.move(part, target / part.relative_to(self.root))
+        latest = max((int(folder.name) for folder in cycles if int(folder.name) < from_cycle), default=0)
+        self.point("latest", latest)
+        self.point("best", 0)
+        self.event("superseded", from_cycle=from_cycle, moved_to=str(target.relative_to(self.root)))
+        return target
+
+    def close(self) -> None:
+        """Release the lock."""
+        if self._events is not None:
+            self._events.close()
+        self._lock.release()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def cycle_folder(root: Path, cycle: int) -> Path:
+    """`<root>/cycles/001`."""
+    return root / "cycles" / f"{cycle:03d}"

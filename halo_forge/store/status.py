@@ -1,0 +1,165 @@
+"""What a run directory says about itself: where it stands, and one row for each lap.
+
+Everything is read from the sealed files and events.jsonl, so a running, a killed and a finished run look alike.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from halo_forge.errors import RunDirError
+from halo_forge.metrics import CostFacts, measure_cost
+from halo_forge.store.files import read_json, read_jsonl
+from halo_forge.store.run import cycle_folder
+
+PHASE_OF = {
+    "completions": "generate",
+    "dev_completions": "generate",
+    "verdicts": "verify",
+    "dev_verdicts": "verify",
+    "trained": "train",
+}
+
+
+@dataclass
+class Lap:
+    """One lap: what was measured of v_{cycle-1}, and what cycle `cycle` trained.
+
+    Attributes:
+        metrics: Names of docs/metrics.md -> values; costs are those of docs/metrics.md, summed over attempts.
+    """
+
+    cycle: int
+    policy_version: int
+    state: str
+    metrics: dict[str, float] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    num_kept: int | None = None
+
+
+@dataclass
+class Status:
+    """A whole run.
+
+    Attributes:
+        state: "finished", or what comes next, such as "cycle 2 of 6: completions, 143 of 240".
+    """
+
+    root: str
+    state: str
+    num_cycles: int
+    laps: list[Lap]
+    best_version: int | None
+    best_adapter: str | None
+    result: dict[str, Any] | None
+
+    def to_row(self) -> dict[str, Any]:
+        """As plain JSON data."""
+        return asdict(self)
+
+
+def read_status(root: Path, num_cycles: int) -> Status:
+    """The status of the run in `root`.
+
+    Raises:
+        RunDirError: The directory holds no run.
+    """
+    if not (root / "run.json").is_file():
+        raise RunDirError(f"{root}: no run of halo-forge here", "name the output_dir of a run (it holds run.json)")
+    costs = _costs(root / "events.jsonl")
+    laps = []
+    for cycle in range(1, num_cycles + 2):
+        folder = cycle_folder(root, cycle)
+        if not folder.is_dir():
+            break
+        laps.append(_lap(folder, cycle, num_cycles, costs[folder.name]))
+    result = read_json(root / "result.json") if (root / "result.json").is_file() else None
+    decided = [path for lap in laps if (path := cycle_folder(root, lap.cycle) / "decision.json").is_file()]
+    best = read_json(decided[-1])["best_version"] if decided else None
+    return Status(
+        root=str(root),
+        state="finished" if result is not None else _state(root, laps, num_cycles),
+        num_cycles=num_cycles,
+        laps=laps,
+        best_version=best,
+        best_adapter=str(cycle_folder(root, best) / "adapter") if best else None,
+        result=result,
+    )
+
+
+def _lap(folder: Path, cycle: int, num_cycles: int, cost: CostFacts) -> Lap:
+    lap = Lap(cycle, cycle - 1, _lap_state(folder, cycle, num_cycles))
+    for name in ("measurement", "trained"):
+        if (path := folder / f"{name}.json").is_file():
+            lap.metrics |= read_json(path)["metrics"]
+    for name in ("sampling", "settings"):
+        if (path := folder / f"{name}.json").is_file():
+            lap.settings |= read_json(path)
+    if (path := folder / "selection.json").is_file():
+        lap.num_kept = len(read_json(path)["kept"])
+    if "num_tokens" in lap.metrics:
+        cost = replace(cost, tokens={**cost.tokens, "train": int(lap.metrics["num_tokens"])})
+    lap.metrics |= measure_cost(cost)
+    return lap
+
+
+def _lap_state(folder: Path, cycle: int, num_cycles: int) -> str:
+    last = "report" if cycle <= num_cycles else "decision"
+    if (folder / f"{last}.json").is_file():
+        return "done"
+    for part in sorted(folder.glob("*.jsonl.part")):
+        name = part.name.removesuffix(".jsonl.part")
+        num_lines = part.read_bytes().count(b"\n")
+        return f"{name}: {num_lines} so far"
+    sealed = [path for path in folder.glob("*.json*") if not path.name.startswith(".")]
+    return f"after {max(sealed, key=lambda path: path.stat().st_mtime).stem}" if sealed else "starting"
+
+
+def _state(root: Path, laps: list[Lap], num_cycles: int) -> str:
+    if not laps:
+        return "not started"
+    last = laps[-1]
+    if last.cycle > num_cycles and last.state == "done":
+        return "measuring test prompts"
+    if last.state == "done":
+        return f"cycle {last.cycle} of {num_cycles} done"
+    return f"cycle {last.cycle} of {num_cycles}: {last.state}"
+
+
+def _costs(path: Path) -> defaultdict[str, CostFacts]:
+    """Folder name -> what its stages cost, summed over all attempts."""
+    seconds: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
+    tokens: defaultdict[str, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
+    memory: dict[str, int] = {}
+    begun: dict[str, datetime] = {}
+    for event in read_jsonl(path) if path.is_file() else ():
+        if event["event"] == "attempt_started":
+            begun.clear()
+        elif event["event"] == "resources":
+            memory[f"{event['cycle']:03d}"] = event["peak_memory_bytes"]
+        elif "folder" in event:
+            folder, now = event["folder"], datetime.fromisoformat(event["time"])
+            # The time between two events of a folder is its own: laps follow each other.
+            seconds[folder]["other"] += (now - begun.get(folder, now)).total_seconds()
+            begun[folder] = now
+            phase = PHASE_OF.get(event["stage"])
+            if phase is not None and "seconds" in event:
+                seconds[folder][phase] += event["seconds"]
+                seconds[folder]["other"] -= event["seconds"]
+                if phase == "generate":
+                    tokens[folder][phase] += event.get("num_tokens", 0)
+    return defaultdict(
+        CostFacts,
+        {
+            folder: CostFacts(
+                {phase: round(max(value, 0.0), 3) for phase, value in phases.items()},
+                tokens[folder],
+                memory.get(folder),
+            )
+            for folder, phases in seconds.items()
+        },
+    )

@@ -1,0 +1,140 @@
+"""The effects that the loop works with, behind protocols: tests and other executors put their own in their place."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from halo_forge.engines import Engine
+from halo_forge.errors import VerifierBroken
+from halo_forge.records import (
+    Completion,
+    Measurement,
+    Prompt,
+    SampleRequest,
+    Selection,
+    Trained,
+    TrainingSettings,
+    Verdict,
+)
+from halo_forge.store.folder import StreamForm
+from halo_forge.training import Trainer, TrainingRow
+from halo_forge.verifiers import Verifier
+
+Item = TypeVar("Item")
+
+
+class Adapters(Protocol):
+    """The model in memory, as far as the loop moves it: which version it is, and how to make it another."""
+
+    version: int
+
+    def load_adapter(self, folder: Path | None, version: int) -> None: ...
+
+
+class Watch(Protocol):
+    """Who looks on: a terminal, a tracker, or nobody."""
+
+    def track(self, label: str, items: Iterable[Item], total: int) -> Iterator[Item]:
+        """The same items, counted as they pass."""
+        ...
+
+    def step(self, row: Mapping[str, float], num_steps: int) -> None:
+        """An optimizer step was taken."""
+        ...
+
+    def measured(self, measurement: Measurement) -> None:
+        """A policy version was measured."""
+        ...
+
+    def trained(self, settings: TrainingSettings, selection: Selection, trained: Trained) -> None:
+        """A cycle was trained."""
+        ...
+
+
+@dataclass(frozen=True)
+class Tools:
+    """One run's effects."""
+
+    prompts: Mapping[str, Prompt]
+    engine: Engine
+    verifier: Verifier
+    trainer: Trainer
+    adapters: Adapters | None
+    watch: Watch
+    max_error_fraction: float
+
+    def sample(self, requests: Sequence[SampleRequest], version: int, adapter: Path | None) -> Iterator[Completion]:
+        """Completions by v_version as they finish; each goes to the verifier at once, to be checked meanwhile."""
+        self._bring(version, adapter)
+        drawn = self.engine.sample(self.prompts, requests, version)
+        for completion in self.watch.track(f"sample v{version}", drawn, len(requests)):
+            self.verifier.submit(self.prompts[completion.prompt_id], completion)
+            yield completion
+
+    def verify(self, completions: Sequence[Completion]) -> Iterator[Verdict]:
+        """Verdicts in the order of `completions`."""
+        pairs = [(self.prompts[completion.prompt_id], completion) for completion in completions]
+        return self.watch.track("verify", self.verifier.verify(pairs), len(pairs))
+
+    def train(
+        self,
+        rows: Sequence[TrainingRow],
+        settings: TrainingSettings,
+        adapter: Path | None,
+        folder: Path,
+        record: Callable[[Mapping[str, Any]], None],
+    ) -> Trained:
+        """v_c from v_{c-1}, whose adapter is `adapter`; every optimizer step goes to `record`."""
+        self._bring(settings.cycle - 1, adapter)
+
+        def on_step(row: Mapping[str, float], num_steps: int) -> None:
+            record(row)
+            self.watch.step(row, num_steps)
+
+        return self.trainer.train(rows, settings, folder, on_step)
+
+    def verdict_form(self) -> StreamForm[Verdict]:
+        """Verdicts are sealed without their cost, errors of ours are tried again, and too many of them stop the run."""
+
+        def check(verdicts: Sequence[Verdict]) -> None:
+            num_errors = sum(verdict.status == "error" for verdict in verdicts)
+            if num_errors > self.max_error_fraction * len(verdicts):
+                first = next(verdict for verdict in verdicts if verdict.status == "error")
+                raise VerifierBroken(
+                    f"the verifier itself failed on {num_errors} of {len(verdicts)} samples; verifier.max_error_fraction"
+                    f" is {self.max_error_fraction}; first: {first.diagnostics[:200]}",
+                    "mend what it says, then run the same command with --resume: only these samples are checked again",
+                )
+
+        return StreamForm(
+            sealed=Verdict.without_cost,
+            is_final=lambda verdict: verdict.status != "error",
+            cost=_verification_cost,
+            check=check,
+        )
+
+    def _bring(self, version: int, adapter: Path | None) -> None:
+        if self.adapters is not None and self.adapters.version != version:
+            self.adapters.load_adapter(adapter, version)
+
+
+def _verification_cost(verdicts: Sequence[Verdict]) -> dict[str, float]:
+    return {
+        "num_verdicts": len(verdicts),
+        "cpu_seconds": round(sum(verdict.cpu_seconds for verdict in verdicts), 3),
+        "max_rss_bytes": max((verdict.max_rss_bytes for verdict in verdicts), default=0),
+    }
+
+
+def peak_memory() -> dict[str, int]:
+    """The most memory this process has used so far: resident bytes, and bytes on the GPU where there is one."""
+    peak = {"peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        peak["peak_gpu_memory_bytes"] = int(torch.cuda.max_memory_allocated())
+    return peak

@@ -1,0 +1,71 @@
+"""Training turns selected completions into the next policy version.
+
+A trainer writes `adapter/` (a plain PEFT folder) into a scratch folder, hands over one row for every optimizer step
+(step, learning_rate, loss, gradient_norm before clipping, num_tokens, num_rows: the lines of training_log.jsonl), and
+returns the metrics of docs/metrics.md together with the adapter's digest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from halo_forge import within_cycle
+from halo_forge.records import Completion, Prompt, Trained, TrainingSettings
+
+
+@dataclass(frozen=True)
+class TrainingRow:
+    """One selected sample: what was asked and what was answered."""
+
+    prompt: Prompt
+    completion: Completion
+
+    def to_row(self) -> dict[str, Any]:
+        """A conversational prompt-completion row as TRL reads it, with the ids that say where it comes from."""
+        return {
+            "prompt": [dict(message) for message in self.prompt.messages],
+            "completion": [{"role": "assistant", "content": self.completion.text}],
+            "prompt_id": self.prompt.id,
+            "index": self.completion.index,
+        }
+
+
+class SftSettings(Protocol):
+    """The `training` section of the configuration, as far as plan and trainers read it."""
+
+    lr_scheduler_type: within_cycle.LrSchedulerType
+    lr_scheduler_kwargs: dict[str, Any]
+    warmup_steps: int
+    per_device_train_batch_size: int
+    gradient_accumulation_steps: int
+    gradient_checkpointing: bool | str
+
+
+def planned_factors(settings: SftSettings, num_rows: int, num_train_epochs: float) -> list[float]:
+    """The factor on the cycle's learning rate at each of its optimizer steps; the preview and the optimizer use it."""
+    num_steps = within_cycle.num_optimizer_steps(
+        num_rows, num_train_epochs, settings.per_device_train_batch_size, settings.gradient_accumulation_steps
+    )
+    warmup_steps = within_cycle.clamp_warmup(settings.warmup_steps, num_steps)
+    return within_cycle.learning_rate_factors(
+        settings.lr_scheduler_type, num_steps, warmup_steps, **settings.lr_scheduler_kwargs
+    )
+
+
+class StepListener(Protocol):
+    """Hears of every optimizer step as it is taken; `row` is a line of training_log.jsonl."""
+
+    def __call__(self, row: Mapping[str, float], num_steps: int) -> None: ...
+
+
+class Trainer(Protocol):
+    """What the loop asks of a trainer."""
+
+    def train(
+        self, rows: Sequence[TrainingRow], settings: TrainingSettings, folder: Path, on_step: StepListener
+    ) -> Trained:
+        """Train v_c from v_{c-1}, which is in memory, at exactly these settings; fill `folder`."""
+        ...

@@ -1,0 +1,75 @@
+"""TRL's SFTTrainer with our learning-rate shape and a record of every optimizer step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+from trl import SFTTrainer
+
+from halo_forge.training import StepListener
+
+
+class _StepRecordingTrainer(SFTTrainer):  # type: ignore[misc]
+    """Writes one row for each optimizer step: what was really applied, not what was planned."""
+
+    def __init__(self, *, factors: list[float], on_step: StepListener, **arguments: Any) -> None:
+        self._factors = factors
+        self._on_step = on_step
+        self._num_tokens = 0
+        self._num_rows = 0
+        self._applied = 0.0
+        self.step_rows: list[dict[str, float]] = []
+        super().__init__(callbacks=[_AppliedRate(self)], **arguments)
+        self.remove_callback(PrinterCallback)  # it prints every log line to stdout
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LambdaLR:
+        """Our own shape in place of the library's, whose warm-up starts at a learning rate of 0."""
+        if num_training_steps != len(self._factors):
+            raise RuntimeError(f"the plan says {len(self._factors)} optimizer steps, the trainer {num_training_steps}")
+        last = len(self._factors) - 1
+        self.lr_scheduler = LambdaLR(
+            self.optimizer if optimizer is None else optimizer, lambda step: self._factors[min(step, last)]
+        )
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Any:
+        """The library's loss; counts the tokens it falls on."""
+        self._num_tokens += int((inputs["labels"] != -100).sum())
+        self._num_rows += int(inputs["labels"].shape[0])
+        return super().compute_loss(model, inputs, *arguments, **options)
+
+    def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
+        """Called once a step (logging_steps=1), and once more at the end without a loss."""
+        if "loss" in logs:
+            row = {
+                "step": self.state.global_step,
+                "learning_rate": self._applied,
+                "loss": float(logs["loss"]),
+                "gradient_norm": float(logs["grad_norm"]),
+                "num_tokens": self._num_tokens,
+                "num_rows": self._num_rows,
+            }
+            self._num_tokens = self._num_rows = 0
+            self.step_rows.append(row)
+            self._on_step(row, len(self._factors))
+        super().log(logs, *arguments, **options)
+
+
+class _AppliedRate(TrainerCallback):  # type: ignore[misc]
+    """Reads the learning rate from the optimizer just before it steps."""
+
+    def __init__(self, trainer: _StepRecordingTrainer) -> None:
+        self._trainer = trainer
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
+        self._trainer._applied = float(objects["optimizer"].param_groups[0]["lr"])
+
+
+def step_recording_trainer(**arguments: Any) -> _StepRecordingTrainer:
+    """A trainer ready for `train()`; its `step_rows` hold what was logged."""
+    return _StepRecordingTrainer(**arguments)

@@ -1,0 +1,119 @@
+"""LoRA supervised fine-tuning of one cycle, by TRL's SFTTrainer on the policy in memory.
+
+The rows carry the very token ids that were sampled, so nothing is tokenised a second time: the loss falls on them
+and on the end of turn after them, and on nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from halo_forge.metrics import TrainingFacts, measure_training
+from halo_forge.policy import adapter_digest
+from halo_forge.records import Trained, TrainingSettings
+from halo_forge.seeds import derive_seed
+from halo_forge.training import SftSettings, StepListener, TrainingRow, planned_factors
+
+if TYPE_CHECKING:
+    from halo_forge.policy import Policy
+
+IGNORED = -100
+"""The label of a token that the loss leaves out (torch's cross entropy default)."""
+CHECKPOINTING_FROM_PARAMETERS = 2_500_000_000
+"""`gradient_checkpointing: auto` turns it on from this model size: activations of 3B rows no longer fit beside it."""
+
+
+class LoraSftTrainer:
+    """Trains the policy's adapter in place, with a fresh optimizer each cycle."""
+
+    def __init__(self, policy: Policy, settings: SftSettings, *, seed: int) -> None:
+        self.policy = policy
+        self.settings = settings
+        self.seed = seed
+
+    def train(
+        self, rows: Sequence[TrainingRow], settings: TrainingSettings, folder: Path, on_step: StepListener
+    ) -> Trained:
+        """One cycle's training; see `halo_forge.training.Trainer`."""
+        from datasets import Dataset
+
+        if self.policy.version != settings.cycle - 1:
+            raise RuntimeError(
+                f"cycle {settings.cycle} trains v{settings.cycle - 1}, v{self.policy.version} is in memory"
+            )
+        factors = planned_factors(self.settings, len(rows), settings.num_train_epochs)
+        trainer = self._build(
+            Dataset.from_list([self._tokenized(row) for row in rows]), settings, factors, folder, on_step
+        )
+        trainer.train()
+        steps = trainer.step_rows
+        if len(steps) != len(factors):
+            raise RuntimeError(f"the plan says {len(factors)} optimizer steps, the trainer took {len(steps)}")
+        self.policy.model.eval()
+        self.policy.version = settings.cycle
+        self.policy.save_adapter(folder / "adapter")
+        metrics = measure_training(TrainingFacts(steps, settings.max_grad_norm, self.policy.adapter_norm()))
+        return Trained(settings.cycle, settings.cycle, len(rows), metrics, adapter_digest(folder / "adapter"))
+
+    def _tokenized(self, row: TrainingRow) -> dict[str, list[int]]:
+        """`input_ids` and `labels` of one row, of equal length."""
+        prompt = self.policy.prompt_ids(row.prompt)
+        answer = [*row.completion.token_ids, self.policy.end_of_turn_id]
+        return {"input_ids": prompt + answer, "labels": [IGNORED] * len(prompt) + answer}
+
+    def _build(
+        self,
+        dataset: Any,
+        settings: TrainingSettings,
+        factors: list[float],
+        folder: Path,
+        on_step: StepListener,
+    ) -> Any:
+        from trl import SFTConfig
+
+        from halo_forge.training._step_recorder import step_recording_trainer
+
+        # The library reports its own progress and defaults; ours is the one the user sees.
+        logging.getLogger("trl").setLevel(logging.ERROR)
+        model, seed = self.policy.model, derive_seed(self.seed, "train", settings.cycle) % 2**32
+        num_parameters = sum(parameter.numel() for parameter in model.parameters())
+        checkpointing = self.settings.gradient_checkpointing
+        arguments = SFTConfig(
+            output_dir=str(folder / "trainer"),
+            per_device_train_batch_size=self.settings.per_device_train_batch_size,
+            gradient_accumulation_steps=self.settings.gradient_accumulation_steps,
+            num_train_epochs=settings.num_train_epochs,
+            learning_rate=settings.learning_rate,
+            max_grad_norm=settings.max_grad_norm,
+            weight_decay=settings.weight_decay,
+            optim="adamw_torch",
+            # The weights are in the dtype they compute in; autocast would only add casts.
+            bf16=False,
+            fp16=False,
+            gradient_checkpointing=(
+                num_parameters >= CHECKPOINTING_FROM_PARAMETERS if checkpointing == "auto" else bool(checkpointing)
+            ),
+            max_length=None,
+            packing=False,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            seed=seed,
+            data_seed=seed,
+            logging_steps=1,
+            logging_nan_inf_filter=False,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=self.policy.device.type == "cpu",
+            dataloader_pin_memory=False,
+        )
+        return step_recording_trainer(
+            factors=factors,
+            on_step=on_step,
+            model=model,
+            args=arguments,
+            train_dataset=dataset,
+            processing_class=self.policy.tokenizer,
+        )

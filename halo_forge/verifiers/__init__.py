@@ -1,0 +1,81 @@
+"""Verifiers: what is a completion worth, found out by compiling it, running it and comparing what it prints.
+
+How to add a compiled language: one file, `verifiers/<language>.py`, with one class
+
+    class Spec(CompiledSpec):
+        kind: Literal["zig"] = "zig"        # also the language that fences and prompts name
+        compiler: str = "zig"
+
+        def requires(self): ...             # the tools it starts, found before any generation
+        def install_hint(self): ...         # how people get them
+        def source_name(self): ...          # what the answer's file is called, as diagnostics show it
+        def compile_command(self, ...): ... # one translation unit to an object
+        def link_command(self, ...): ...    # objects to a program
+        def version_command(self): ...
+        def controls(self): ...             # a program that must pass and one that must not compile
+
+Everything else is shared: settings and limits (`_spec`), stages (`_stages`), kinds of tests (`_checks`), rewards
+(`_rewards`), threads, retries and duplicates (`_verifier`), and the check of the tools before the run (`_preflight`).
+A language that compiles in another way implements `VerifierSpec` and `Verifier` below without that help.
+
+A verifier never lets its own failure look like a wrong answer: it is retried once on a fresh launcher, and then its
+verdict has the status "error", which no rate counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, Self
+
+from halo_forge.records import Completion, Prompt, Verdict
+
+
+class VerifierSpec(Protocol):
+    """The settings of a verifier, as the configuration holds them."""
+
+    @property
+    def max_error_fraction(self) -> float:
+        """The share of verdicts with status "error" above which a run stops."""
+
+    def requires(self) -> list[str]:
+        """The tools that must be there."""
+
+    def max_reward(self, has_tests: bool) -> float:
+        """The reward of full success for a prompt with or without tests."""
+
+    def open(self) -> Verifier:
+        """A verifier with these settings, to be used in a `with` statement."""
+
+
+class Verifier(Protocol):
+    """Checks completions in the background and hands out verdicts in order."""
+
+    def __enter__(self) -> Self:
+        """Check that the tools work, by programs whose verdict is known.
+
+        Raises:
+            ToolMissing: A tool is not there, or does not do its work under the configured limits.
+        """
+
+    def __exit__(self, *details: object) -> None:
+        """`close`."""
+
+    def toolchain(self) -> dict[str, Any]:
+        """Compiler, version and isolation level: the same on every call, for the run's record."""
+
+    def submit(self, prompt: Prompt, completion: Completion) -> None:
+        """Start to check a completion in the background; does not wait.
+
+        Raises:
+            ConfigError: The prompt's tests or language are not ours.
+        """
+
+    def verify(self, pairs: Sequence[tuple[Prompt, Completion]]) -> Iterator[Verdict]:
+        """The verdicts in the order of `pairs`; what was submitted before is not checked again.
+
+        Raises:
+            ConfigError: A prompt's tests or language are not ours, or its harness does not compile.
+        """
+
+    def close(self) -> None:
+        """End all that is running, at once."""

@@ -1,0 +1,62 @@
+"""What a verdict says in words: bounded, and the same for the same program."""
+
+from __future__ import annotations
+
+import re
+import signal
+
+from halo_forge.sandbox.job import Limits, Outcome
+from halo_forge.sandbox.local import BOX_PATH
+
+_HEAD_BYTES = 8 * 1024
+_TAIL_BYTES = 2 * 1024 - 64
+_ADDRESS = re.compile(r"0x[0-9a-fA-F]{4,}")
+_PROCESS_ID = re.compile(r"==\d+==")
+_WARNING = re.compile(r"^\S.*?: warning: ", re.MULTILINE)
+
+
+def readable(output: bytes) -> str:
+    """Text of what a tool or program wrote, without paths, addresses and process ids that change from run to run."""
+    text = output.decode("utf-8", errors="backslashreplace")
+    return _PROCESS_ID.sub("==pid==", _ADDRESS.sub("0x...", BOX_PATH.sub("", text)))
+
+
+def clip(text: str) -> str:
+    """At most 10 KiB in UTF-8: the first 8 KiB and the last 2 KiB."""
+    encoded = text.encode("utf-8", errors="backslashreplace")
+    if len(encoded) <= _HEAD_BYTES + _TAIL_BYTES:
+        return encoded.decode("utf-8")
+    head = encoded[:_HEAD_BYTES].decode("utf-8", errors="ignore")
+    tail = encoded[-_TAIL_BYTES:].decode("utf-8", errors="ignore")
+    return f"{head}\n[...]\n{tail}"
+
+
+def num_warnings(text: str) -> int:
+    """Warnings in what a compiler wrote, in the common form `file:line:column: warning: ...`."""
+    return len(_WARNING.findall(text))
+
+
+def ending(outcome: Outcome, limits: Limits) -> str:
+    """How a command ended, in words; empty when it ended well."""
+    if outcome.timed_out == "cpu":
+        return f"used up its {limits.cpu_seconds:g} s of CPU time"
+    if outcome.timed_out == "wall":
+        return f"did not end within {limits.wall_seconds:g} s"
+    if outcome.out_of_memory:
+        return f"went over its memory limit of {limits.memory_bytes} bytes"
+    if outcome.output_limit:
+        return f"wrote more than its limit of {limits.file_bytes} bytes"
+    if outcome.process_limit:
+        return f"started more than {limits.num_processes} processes"
+    if outcome.exec_error is not None:
+        return "cannot be started as a program"
+    if outcome.signal is not None:
+        return f"was killed by signal {outcome.signal} ({_signal_name(outcome.signal)})"
+    return f"exit code {outcome.exit_code}" if outcome.exit_code != 0 else ""
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "real-time signal"

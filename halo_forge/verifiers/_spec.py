@@ -1,0 +1,153 @@
+"""The settings that all compiled languages share, and what one language adds to them."""
+
+from __future__ import annotations
+
+import abc
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, field_validator
+
+from halo_forge.registry import Spec
+from halo_forge.sandbox.job import MEBIBYTE, Limits
+from halo_forge.verifiers._rewards import Rewards
+
+if TYPE_CHECKING:
+    from halo_forge.verifiers._verifier import ThreadedVerifier
+
+RunStage = Literal["compile", "run", "tests"]
+_STAGES: list[RunStage] = ["compile", "run", "tests"]
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """Programs whose verdict is known: `passing` reads two integers and prints their sum, `broken` does not compile."""
+
+    passing: str
+    broken: str
+
+
+class CompiledSpec(Spec, abc.ABC):
+    """Settings of a verifier that compiles a program, runs it, and compares what it prints.
+
+    Attributes:
+        stages: A beginning of compile, run, tests; a shorter list checks less.
+        timeout_seconds: CPU seconds of one run of the program; the wall clock allows 3 times that and 2 s more.
+        memory_limit_bytes: Resident memory of one run of the program.
+        compile_timeout_seconds: CPU seconds of one call of the compiler; the wall clock allows 3 times that and 5 s.
+        output_limit_bytes: The longest output, or file, of one run of the program.
+        workers: Programs checked at the same time; "auto" is one for each core.
+        max_error_fraction: The share of verdicts that may be failures of our own before the run stops.
+        rewards: See `Rewards`.
+    """
+
+    stages: list[RunStage] = Field(default_factory=lambda: list(_STAGES))
+    timeout_seconds: float = Field(default=5.0, gt=0.0, le=3600.0)
+    memory_limit_bytes: int = Field(default=256 * MEBIBYTE, ge=16 * MEBIBYTE)
+    compile_timeout_seconds: float = Field(default=10.0, gt=0.0, le=3600.0)
+    output_limit_bytes: int = Field(default=MEBIBYTE, ge=1024, le=1024 * MEBIBYTE)
+    workers: Literal["auto"] | int = "auto"
+    max_error_fraction: float = Field(default=0.01, ge=0.0, le=1.0)
+    rewards: Rewards = Field(default_factory=Rewards)
+
+    @field_validator("stages")
+    @classmethod
+    def _stages_in_order(cls, stages: list[RunStage]) -> list[RunStage]:
+        if not stages or stages != _STAGES[: len(stages)]:
+            raise ValueError(f"stages must be [compile], [compile, run] or [compile, run, tests], found {stages}")
+        return stages
+
+    @field_validator("workers")
+    @classmethod
+    def _some_workers(cls, workers: Literal["auto"] | int) -> Literal["auto"] | int:
+        if workers != "auto" and workers < 1:
+            raise ValueError(f"workers must be auto or at least 1, found {workers}")
+        return workers
+
+    @property
+    def language(self) -> str:
+        """What fences and prompts call the language."""
+        return str(getattr(self, "kind"))  # noqa: B009 -- declared by each language
+
+    @property
+    def num_workers(self) -> int:
+        return len(os.sched_getaffinity(0)) if self.workers == "auto" else self.workers
+
+    @abc.abstractmethod
+    def requires(self) -> list[str]:
+        """Names or paths of the tools; the first is the compiler."""
+
+    @abc.abstractmethod
+    def install_hint(self) -> str:
+        """What to type in order to get the tools, on Debian and on Fedora."""
+
+    @abc.abstractmethod
+    def source_name(self, stem: str) -> str:
+        """File name of a source, such as "answer.c" for "answer"."""
+
+    @abc.abstractmethod
+    def compile_command(self, compiler: str, source: str, target: str) -> list[str]:
+        """One translation unit to an object; `compiler` is an absolute path, the others are file names."""
+
+    @abc.abstractmethod
+    def link_command(self, compiler: str, objects: list[str], target: str) -> list[str]:
+        """Objects to a program.  A symbol that two objects define is taken from the first."""
+
+    @abc.abstractmethod
+    def version_command(self, compiler: str) -> list[str]:
+        """Prints the compiler's name and version in the first line."""
+
+    @abc.abstractmethod
+    def controls(self) -> Controls:
+        """Programs that show whether the compiler works."""
+
+    def settings_in_force(self) -> dict[str, Any]:
+        """What of the settings belongs into the record of the toolchain."""
+        return {}
+
+    def needs_address_space(self) -> bool:
+        """Whether its programs reserve far more address space than they use."""
+        return False
+
+    def max_reward(self, has_tests: bool) -> float:
+        """The reward of full success: of all tests passed, or of the last stage where there are none."""
+        if has_tests and "tests" in self.stages:
+            return self.rewards.passes
+        return self.rewards.runs if "run" in self.stages else self.rewards.compiles
+
+    def run_limits(self) -> Limits:
+        """Limits of one run of the program."""
+        memory = self.memory_limit_bytes
+        return Limits(
+            cpu_seconds=self.timeout_seconds,
+            wall_seconds=3 * self.timeout_seconds + 2,
+            memory_bytes=memory,
+            address_space_bytes=None if self.needs_address_space() else 4 * memory,
+            data_bytes=None if self.needs_address_space() else 2 * memory,
+            stack_bytes=64 * MEBIBYTE,
+            file_bytes=self.output_limit_bytes,
+            num_processes=32,
+            num_open_files=64,
+            keep_bytes=self.output_limit_bytes,
+        )
+
+    def compile_limits(self) -> Limits:
+        """Limits of one call of the compiler or linker."""
+        return Limits(
+            cpu_seconds=self.compile_timeout_seconds,
+            wall_seconds=3 * self.compile_timeout_seconds + 5,
+            memory_bytes=1024 * MEBIBYTE,
+            data_bytes=4096 * MEBIBYTE,
+            stack_bytes=8 * MEBIBYTE,
+            file_bytes=64 * MEBIBYTE,
+            num_processes=64,
+            num_open_files=256,
+            keep_bytes=MEBIBYTE,
+        )
+
+    def open(self) -> ThreadedVerifier:
+        """A verifier with these settings, to be used in a `with` statement."""
+        from halo_forge.verifiers._verifier import ThreadedVerifier
+
+        return ThreadedVerifier(self)

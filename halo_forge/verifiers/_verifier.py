@@ -1,0 +1,205 @@
+"""Checks completions in background threads, one launcher a thread, and hands out the verdicts in order."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from typing import Any, Self
+
+from halo_forge.errors import ConfigError
+from halo_forge.records import Completion, Prompt, Verdict
+from halo_forge.sandbox.job import Sandbox, SandboxError
+from halo_forge.sandbox.local import open_sandbox
+from halo_forge.source import Extraction, canonical, digest, extract, normalise
+from halo_forge.verifiers._checks import Tests, parse_tests
+from halo_forge.verifiers._facts import Facts
+from halo_forge.verifiers._once import OnceCache
+from halo_forge.verifiers._preflight import check_tools, find_tools
+from halo_forge.verifiers._rewards import reward
+from halo_forge.verifiers._spec import CompiledSpec
+from halo_forge.verifiers._stages import Stages
+
+_MAX_SOURCE_BYTES = 256 * 1024
+_NUM_ATTEMPTS = 2
+
+_Key = tuple[str, int, int, str, str]
+
+
+class ThreadedVerifier:
+    """See `halo_forge.verifiers.Verifier`.
+
+    Equal programs with equal tests are checked once, and cost nothing the second time.
+    """
+
+    def __init__(self, spec: CompiledSpec) -> None:
+        self._spec = spec
+        self._sandboxes = _Sandboxes()
+        self._facts: OnceCache[tuple[str, str], Facts] = OnceCache()
+        self._pending: dict[_Key, Future[Verdict]] = {}
+        self._pool: ThreadPoolExecutor | None = None
+        self._toolchain: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        tools = find_tools(self._spec)
+        self._stages = Stages(self._spec, tools)
+        self._toolchain = check_tools(self._stages)
+        self._pool = ThreadPoolExecutor(self._spec.num_workers, thread_name_prefix="verifier")
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.close()
+
+    def toolchain(self) -> dict[str, Any]:
+        """See `Verifier.toolchain`."""
+        return dict(self._toolchain)
+
+    def submit(self, prompt: Prompt, completion: Completion) -> None:
+        """See `Verifier.submit`."""
+        key, tests, tests_digest = self._prepare(prompt, completion)
+        if key not in self._pending:
+            self._pending[key] = self._start(prompt, completion, tests, tests_digest)
+
+    def verify(self, pairs: Sequence[tuple[Prompt, Completion]]) -> Iterator[Verdict]:
+        """See `Verifier.verify`."""
+        futures = []
+        for prompt, completion in pairs:
+            key, tests, tests_digest = self._prepare(prompt, completion)
+            future = self._pending.pop(key, None)
+            futures.append(self._start(prompt, completion, tests, tests_digest) if future is None else future)
+        return (future.result() for future in futures)
+
+    def close(self) -> None:
+        """See `Verifier.close`."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+        self._sandboxes.close()
+        if self._pool is not None:
+            self._pool.shutdown(wait=True)
+
+    def _prepare(self, prompt: Prompt, completion: Completion) -> tuple[_Key, Tests, str]:
+        language = prompt.language
+        if language is not None and (canonical(language) or language) != self._spec.language:
+            raise ConfigError(
+                f"prompt {prompt.id!r} asks for the language {language!r}, the verifier checks {self._spec.language!r}",
+                f"set verifier.kind to {language!r} or leave such prompts out",
+            )
+        tests, tests_digest = parse_tests(prompt)
+        answer = digest(f"{completion.finish} {completion.text}")
+        return (prompt.id, completion.index, completion.policy_version, answer, tests_digest), tests, tests_digest
+
+    def _start(self, prompt: Prompt, completion: Completion, tests: Tests, tests_digest: str) -> Future[Verdict]:
+        if self._pool is None:
+            raise RuntimeError("a verifier is used inside its `with` statement")
+        return self._pool.submit(self._verdict, prompt, completion, tests, tests_digest)
+
+    def _verdict(self, prompt: Prompt, completion: Completion, tests: Tests, tests_digest: str) -> Verdict:
+        extraction = extract(completion.text, self._spec.language, tests.entry_point)
+        flags = set(extraction.flags)
+        if completion.finish == "length":
+            flags.add("truncated")
+        num_checks = tests.num_checks if "tests" in self._spec.stages else 0
+        code = extraction.code
+        if code is None:
+            facts = Facts("extract", "failed", tests_total=num_checks, diagnostics=_no_program(extraction))
+        elif len(code.encode("utf-8", errors="backslashreplace")) > _MAX_SOURCE_BYTES:
+            flags.add("too_large")
+            note = f"the program is larger than {_MAX_SOURCE_BYTES} bytes"
+            facts = Facts("extract", "failed", tests_total=num_checks, diagnostics=note)
+        else:
+            facts = self._known_facts(code, tests, tests_digest, num_checks)
+        return Verdict(
+            prompt_id=prompt.id,
+            index=completion.index,
+            stage=facts.stage,
+            status=facts.status,
+            reward=reward(facts, self._spec.rewards),
+            tests_passed=facts.tests_passed,
+            tests_total=facts.tests_total,
+            warnings=facts.warnings,
+            diagnostics=facts.diagnostics,
+            exit_code=facts.exit_code,
+            signal=facts.signal,
+            flags=tuple(sorted(flags)),
+            source_digest=None if code is None else digest(code),
+            normal_digest=None if code is None else digest(normalise(code, self._spec.language)),
+            policy_version=completion.policy_version,
+            wall_seconds=facts.wall_seconds,
+            cpu_seconds=facts.cpu_seconds,
+            max_rss_bytes=facts.max_rss_bytes,
+        )
+
+    def _known_facts(self, code: str, tests: Tests, tests_digest: str, num_checks: int) -> Facts:
+        key = (digest(code), tests_digest)
+        try:
+            facts, fresh = self._facts.get(key, lambda: self._attempt(code, tests))
+        except SandboxError as error:
+            return Facts("extract", "error", tests_total=num_checks, diagnostics=f"the sandbox failed: {error}")
+        if fresh:
+            return facts
+        return dataclasses.replace(facts, wall_seconds=0.0, cpu_seconds=0.0, max_rss_bytes=0)
+
+    def _attempt(self, code: str, tests: Tests) -> Facts:
+        for attempt in range(1, _NUM_ATTEMPTS + 1):
+            try:
+                return self._stages.check(code, tests, self._sandboxes.mine())
+            except SandboxError:
+                self._sandboxes.discard_mine()
+                if attempt == _NUM_ATTEMPTS:
+                    raise
+        raise AssertionError("unreachable")
+
+
+def _no_program(extraction: Extraction) -> str:
+    if "unfinished_reasoning" in extraction.flags:
+        return "the answer ends within its reasoning"
+    return f"no program found in the answer ({extraction.num_blocks} fenced blocks)"
+
+
+class _Sandboxes:
+    """One sandbox for each thread that asks for one, all of them closed together."""
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._open: list[Sandbox] = []
+        self._closed = False
+
+    def mine(self) -> Sandbox:
+        """This thread's sandbox.
+
+        Raises:
+            SandboxError: It does not start.
+            CancelledError: All are closed: nobody waits for the outcome any more.
+        """
+        sandbox: Sandbox | None = getattr(self._local, "sandbox", None)
+        if sandbox is None:
+            sandbox = None if self._closed else open_sandbox()
+            with self._lock:
+                if sandbox is not None and not self._closed:
+                    self._open.append(sandbox)
+                    self._local.sandbox = sandbox
+                    return sandbox
+            if sandbox is not None:
+                sandbox.close()
+            raise CancelledError("the verifier is closed")
+        return sandbox
+
+    def discard_mine(self) -> None:
+        """Close this thread's sandbox; the next `mine` opens a fresh one."""
+        sandbox: Sandbox | None = getattr(self._local, "sandbox", None)
+        if sandbox is None:
+            return
+        self._local.sandbox = None
+        with self._lock:
+            if sandbox in self._open:
+                self._open.remove(sandbox)
+        sandbox.close()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            sandboxes, self._open = self._open, []
+        for sandbox in sandboxes:
+            sandbox.close()

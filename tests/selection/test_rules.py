@@ -1,0 +1,238 @@
+"""The rules that all policies share: order of the reasons, duplicates, caps, and independence of the input's order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from halo_forge.records import Completion, Selection, Threshold, Verdict
+from halo_forge.registry import discover
+from halo_forge.selection import REASONS, SelectionSpec, kinds, quota
+from halo_forge.selection.threshold import KeepThreshold
+from tests.selection.samples import completion, verdict
+
+POLICIES = [pytest.param(spec, id=kind) for kind, spec in discover("halo_forge.selection").items()]
+
+
+def select(policy: SelectionSpec, verdicts: list[Verdict], **options: Any) -> Selection:
+    completions = options.pop("completions", [completion(each.prompt_id, each.index) for each in verdicts])
+    arguments: dict[str, Any] = {"threshold": "pass", "keep_fraction": 1.0, "seed": 0}
+    return policy.select(completions, verdicts, **(arguments | options))
+
+
+def dropped(selection: Selection) -> dict[str, set[tuple[str, int]]]:
+    return {reason: set(keys) for reason, keys in selection.dropped.items() if keys}
+
+
+def test_kinds() -> None:
+    assert kinds() == ("best_per_prompt", "threshold", "top_fraction")
+
+
+@pytest.mark.parametrize("spec", POLICIES)
+def test_defaults(spec: type[SelectionSpec]) -> None:
+    policy = spec()
+    assert policy.reward_threshold.value(1, 3) == "pass"
+    assert policy.keep_fraction.value(1, 3) == 1.0
+    assert policy.deduplicate is True
+    assert policy.per_prompt_cap == (None if policy.kind == "threshold" else 4)
+
+
+@pytest.mark.parametrize("spec", POLICIES)
+@pytest.mark.parametrize(
+    "wrong", [{"per_prompt_cap": 0}, {"per_prompt_cap": 1.5}, {"keep_fraction": "pass"}, {"cap": 1}]
+)
+def test_wrong_settings_are_refused(spec: type[SelectionSpec], wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        spec(**wrong)
+
+
+def test_the_first_rule_that_applies_is_the_reason() -> None:
+    # Each sample breaks its own rule and all later ones.
+    completions = [
+        completion("a", 0, finish="length"),
+        completion("a", 1, finish="length"),
+        completion("a", 2),
+        completion("a", 3),
+        completion("a", 4),
+    ]
+    verdicts = [
+        verdict("a", 0, 0.0, status="error", normal="same"),
+        verdict("a", 1, 0.2, normal="same"),
+        verdict("a", 2, 0.2, normal="same"),
+        verdict("a", 3, normal="same", warnings=1),
+        verdict("a", 4, normal="same"),
+    ]
+    selection = select(KeepThreshold(), verdicts, completions=completions)
+    assert selection.kept == (("a", 4),)
+    assert dropped(selection) == {
+        "verifier_error": {("a", 0)},
+        "truncated": {("a", 1)},
+        "below_threshold": {("a", 2)},
+        "duplicate": {("a", 3)},
+    }
+    assert tuple(selection.dropped) == REASONS
+
+
+@pytest.mark.parametrize(
+    ("threshold", "kept"),
+    [("pass", {2}), (0.0, {0, 1, 2, 3}), (0.5, {1, 2, 3}), (0.51, {2, 3}), (1.0, {2}), (1.1, set())],
+)
+def test_thresholds(threshold: Threshold, kept: set[int]) -> None:
+    verdicts = [
+        verdict("a", 0, 0.0),
+        verdict("a", 1, 0.5),
+        verdict("a", 2, 1.0),
+        verdict("a", 3, 0.9, status="timeout"),
+    ]
+    selection = select(KeepThreshold(), verdicts, threshold=threshold)
+    assert {index for _, index in selection.kept} == kept
+    assert selection.threshold == threshold
+
+
+def test_pass_means_status_not_reward() -> None:
+    # Where compiling is all there is to check, a pass is worth 0.5.
+    verdicts = [verdict("a", 0, 0.5, status="passed"), verdict("a", 1, 0.9, status="failed")]
+    assert select(KeepThreshold(), verdicts).kept == (("a", 0),)
+
+
+def test_of_equal_programs_the_higher_reward_survives_then_fewer_warnings() -> None:
+    verdicts = [
+        verdict("a", 0, 0.5, normal="n"),
+        verdict("a", 1, 0.7, normal="n", warnings=3),
+        verdict("a", 2, 0.7, normal="n", warnings=1),
+    ]
+    selection = select(KeepThreshold(), verdicts, threshold=0.0)
+    assert selection.kept == (("a", 2),)
+    assert dropped(selection) == {"duplicate": {("a", 0), ("a", 1)}}
+
+
+def test_among_equals_the_seed_chooses_not_the_file() -> None:
+    verdicts = [verdict("a", index, normal="n") for index in range(8)]
+    survivors = {select(KeepThreshold(), verdicts, seed=seed).kept[0] for seed in range(40)}
+    assert len(survivors) > 4
+
+
+def test_two_prompts_may_share_a_normalised_program_but_not_the_text() -> None:
+    same_names_aside = [verdict("a", 0, normal="n"), verdict("b", 0, normal="n")]
+    assert len(select(KeepThreshold(), same_names_aside).kept) == 2
+    same_text = [verdict("a", 0, normal="n", source="s"), verdict("b", 0, normal="n", source="s")]
+    selection = select(KeepThreshold(), same_text)
+    assert len(selection.kept) == len(selection.dropped["duplicate"]) == 1
+
+
+def test_answers_without_a_program_are_compared_by_their_text() -> None:
+    completions = [completion("a", 0, text="no"), completion("a", 1, text="no"), completion("a", 2, text="never")]
+    verdicts = [verdict("a", index, 0.0, source=None, normal=None) for index in range(3)]
+    selection = select(KeepThreshold(), verdicts, completions=completions, threshold=0.0)
+    assert len(selection.kept) == 2 and ("a", 2) in selection.kept
+
+
+def test_without_deduplication_nothing_is_a_duplicate() -> None:
+    verdicts = [verdict("a", index, normal="n", source="s") for index in range(3)]
+    assert len(select(KeepThreshold(deduplicate=False), verdicts).kept) == 3
+
+
+@pytest.mark.parametrize(
+    ("num", "fraction", "expected"),
+    [(30, 0.1, 3), (8, 0.125, 1), (5, 0.5, 3), (1, 0.01, 1), (0, 0.5, 0), (7, 1.0, 7), (3, 1 / 3, 1), (100, 0.07, 7)],
+)
+def test_quota(num: int, fraction: float, expected: int) -> None:
+    assert quota(num, fraction) == expected
+
+
+@pytest.mark.parametrize("spec", POLICIES)
+@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.1, float("nan")])
+def test_a_fraction_outside_is_an_error_even_without_samples(spec: type[SelectionSpec], fraction: float) -> None:
+    with pytest.raises(ValueError, match="keep_fraction is"):
+        select(spec(), [], keep_fraction=fraction)
+
+
+def test_samples_that_do_not_belong_together_are_an_error() -> None:
+    one = [verdict("a", 0)]
+    with pytest.raises(ValueError, match="differ"):
+        select(KeepThreshold(), one, completions=[completion("a", 1)])
+    with pytest.raises(ValueError, match="differ"):
+        select(KeepThreshold(), [], completions=[completion("a", 1)])
+    with pytest.raises(ValueError, match="twice"):
+        select(KeepThreshold(), one + one, completions=[completion("a", 0)])
+    with pytest.raises(ValueError, match="twice"):
+        select(KeepThreshold(), one, completions=[completion("a", 0), completion("a", 0)])
+
+
+@st.composite
+def sample_sets(draw: st.DrawFn) -> tuple[list[Completion], list[Verdict]]:
+    keys = draw(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 7)), unique=True, max_size=16))
+    completions, verdicts = [], []
+    for prompt_id, index in keys:
+        finish = draw(st.sampled_from(["stop", "stop", "stop", "length"]))
+        completions.append(completion(prompt_id, index, finish=finish))
+        verdicts.append(
+            verdict(
+                prompt_id,
+                index,
+                draw(st.sampled_from([0.0, 0.5, 1.0, 1.0])),
+                status=draw(st.sampled_from([None, None, None, "error"])),
+                warnings=draw(st.integers(0, 1)),
+                source=draw(st.sampled_from(["", "s", "t", None])),
+                normal=draw(st.sampled_from(["", "", "n", None])),
+            )
+        )
+    return completions, verdicts
+
+
+@pytest.mark.parametrize("spec", POLICIES)
+@settings(max_examples=60, deadline=None)
+@given(
+    samples=sample_sets(),
+    random=st.randoms(use_true_random=False),
+    threshold=st.sampled_from(["pass", 0.0, 0.5]),
+    fraction=st.sampled_from([0.1, 0.5, 1.0]),
+    cap=st.sampled_from([None, 1, 3]),
+    seed=st.integers(0, 5),
+)
+def test_properties_of_every_policy(
+    spec: type[SelectionSpec],
+    samples: tuple[list[Completion], list[Verdict]],
+    random: Any,
+    threshold: Threshold,
+    fraction: float,
+    cap: int | None,
+    seed: int,
+) -> None:
+    completions, verdicts = samples
+    policy = spec(per_prompt_cap=cap)
+    options: dict[str, Any] = {"threshold": threshold, "keep_fraction": fraction, "seed": seed}
+    selection = policy.select(completions, verdicts, **options)
+
+    # Every sample is kept or dropped, once.
+    accounted = [*selection.kept, *(key for keys in selection.dropped.values() for key in keys)]
+    assert sorted(accounted) == sorted((each.prompt_id, each.index) for each in completions)
+
+    # What is kept cleared every rule.
+    by_key = {(each.prompt_id, each.index): each for each in verdicts}
+    finish = {(each.prompt_id, each.index): each.finish for each in completions}
+    for key in selection.kept:
+        assert by_key[key].status != "error" and finish[key] == "stop"
+        assert by_key[key].passed if threshold == "pass" else by_key[key].reward >= threshold
+    prompts = [prompt_id for prompt_id, _ in selection.kept]
+    assert cap is None or all(prompts.count(prompt_id) <= cap for prompt_id in set(prompts))
+    assert len(selection.kept) <= policy.max_kept(3, 8, fraction)
+
+    # Neither list's order matters.
+    shuffled_completions, shuffled_verdicts = list(completions), list(verdicts)
+    random.shuffle(shuffled_completions)
+    random.shuffle(shuffled_verdicts)
+    assert policy.select(shuffled_completions, shuffled_verdicts, **options) == selection
+
+
+@pytest.mark.parametrize("spec", POLICIES)
+def test_kept_samples_are_shuffled_by_the_seed(spec: type[SelectionSpec]) -> None:
+    verdicts = [verdict(f"p{number:02d}", 0) for number in range(30)]
+    first, second = (select(spec(), verdicts, seed=seed).kept for seed in (1, 2))
+    assert first == select(spec(), verdicts, seed=1).kept
+    assert sorted(first) == sorted(second)
+    assert len({tuple(sorted(first)), first, second}) == 3

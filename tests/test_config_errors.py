@@ -1,0 +1,216 @@
+"""Configuration errors: all of them at once, each with its place, what was found and what is allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from halo_forge.config import RaftConfig, load_config, resolved
+from halo_forge.config.names import FOREIGN, all_keys, models_in, walk
+from halo_forge.config.rules import SCHEDULED
+from halo_forge.errors import ConfigError
+from halo_forge.schedules import Schedule
+from halo_forge.yaml_io import dump
+
+MODEL = "model: {model_name_or_path: owner/name}\n"
+
+
+def write(folder: Path, text: str, name: str = "run.yaml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+FIRST = "FILE:2: "
+ERRORS = [
+    ("seed: 1", "model: missing; this key is required"),
+    ("model: {model_name: x}", "FILE:1: model.model_name_or_path: missing; this key is required"),
+    ("model: {model_name: x}", "model.model_name: unknown key; halo-forge calls it model.model_name_or_path"),
+    ("M\nfoo: 1", FIRST + "foo: unknown key; allowed here: model, prompts,"),
+    ("M\nselecton: {}", FIRST + "selecton: unknown key; did you mean selection?"),
+    ("M\nengine: {temprature: 1}", FIRST + "engine.temprature: unknown key; did you mean temperature?"),
+    ("M\nengine: {answers: x}", "engine.answers: unknown key; only engine.kind 'scripted' has this key"),
+    ("M\nengine: {num_cycles: 1}", "unknown key; it belongs elsewhere: raft.num_cycles"),
+    ("M\nnum_generations: 4", "halo-forge calls it raft.samples_per_prompt or evaluation.samples_per_prompt"),
+    ("M\nraft: {n: 4}", "raft.n: unknown key; halo-forge calls it raft.samples_per_prompt"),
+    ("M\nbatch_size: 4", "halo-forge calls it engine.batch_size or training.per_device_train_batch_size"),
+    ("M\ntraining: {batch_size: 4}", "unknown key; halo-forge calls it training.per_device_train_batch_size"),
+    ("M\ntraining: {lr: 4}", "training.lr: unknown key; halo-forge calls it training.learning_rate"),
+    ("M\nlora: {lora_r: 4}", "lora.lora_r: unknown key; halo-forge calls it lora.r"),
+    ("M\nkeep_top_percent: 0.5", "halo-forge calls it selection.keep_fraction (a share: 0.5 is 50 %)"),
+    ("M\nlr_decay_per_cycle: 0.9", "halo-forge calls it training.lr_decay_factor (with base_learning_rate;"),
+    ("M\nprompts: {temprature: 1}", "did you mean engine.temperature or evaluation.temperature?"),
+    ("M\ntraining: {learning_rate: {kind: exponential, bas: 1}}", "training.learning_rate.bas: unknown key; did you"),
+    ("M\nselection: {kind: best_per_promt}", 'selection.kind: found "best_per_promt", allowed: best_per_prompt, thr'),
+    ("M\nselection: {kind: best_per_promt}", "(did you mean best_per_prompt?)"),
+    ("M\nverifier: {kind: fortran}", 'verifier.kind: found "fortran", allowed: '),
+    ("M\ntraining: {lr_scheduler_type: cosin}", 'found "cosin", allowed: constant, linear, cosine'),
+    ("M\ntraining: {optimizer: {across_cycles: keep}}", 'across_cycles: found "keep", allowed: reset'),
+    ("M\ntraining: {start_from: base}", 'training.start_from: found "base", allowed: previous'),
+    ("M\nmodel2: x\nmodel: y", "FILE:3: model: given twice, first in line 1"),
+    ("model: owner/name", 'FILE:1: model: found "owner/name", allowed: a section with keys such as model_name_or_path'),
+    ("M\nraft:", FIRST + "raft: found null, allowed: a section with keys such as num_cycles"),
+    ("M\nseed: 1.5", "seed: found 1.5, allowed: a whole number"),
+    ("M\nseed: -1", "seed: found -1, allowed: at least 0"),
+    ("M\nraft: {num_cycles: true}", "raft.num_cycles: found true, allowed: a whole number"),
+    ("M\nraft: {num_cycles: 0}", "raft.num_cycles: found 0, allowed: at least 1"),
+    ("M\nlora: {r: '16'}", 'lora.r: found "16", allowed: a whole number; take it out of its quotes'),
+    ("M\nlora: {lora_dropout: 1}", "lora.lora_dropout: found 1, allowed: below 1"),
+    ("M\nlora: {target_modules: []}", "found [], allowed: all-linear or at least 1 of them"),
+    ("M\nlora: {target_modules: [q, 5]}", "lora.target_modules[1]: found 5, allowed: text"),
+    ("M\nevaluation: {test_at_end: no}", 'found "no", allowed: true or false; only true and false are booleans'),
+    ("M\nevaluation: {top_p: .nan}", "evaluation.top_p: found NaN, allowed: above 0"),
+    ("M\nreport_to: tensorboard", 'report_to: found "tensorboard", allowed: a list; write [tensorboard]'),
+    (
+        "M\nreport_to: [wandbb]",
+        'report_to[0]: found "wandbb", allowed: tensorboard, wandb, trackio, mlflow (did you mean',
+    ),
+    ("M\nengine: {temperature: hot}", 'engine.temperature: found "hot", allowed: a number from 0 to 10, or a schedule'),
+    ("M\nengine: {temperature: -1}", "engine.temperature: found -1, allowed: a number from 0 to 10"),
+    ("M\nengine: {top_p: 0}", "engine.top_p: found 0, allowed: a number above 0 and up to 1"),
+    (
+        "M\nengine: {top_p: {kind: linear, base: 0.5, final: 1.5}}",
+        "engine.top_p: found 1.1 in cycle 4, allowed: a number",
+    ),
+    ("M\nengine: {temperature: pass}", 'engine.temperature: found "pass", allowed: a number from 0 to 10'),
+    ("M\nselection: {reward_threshold: 1.5}", 'found 1.5, allowed: a number from 0 to 1, or "pass"'),
+    ("M\nselection: {reward_threshold: fail}", 'found "fail", allowed: a number from 0 to 1, or "pass"'),
+    ("M\nselection: {keep_fraction: 0}", "selection.keep_fraction: found 0, allowed: a number above 0 and up to 1"),
+    ("M\ntraining: {learning_rate: 5}", "training.learning_rate: found 5, allowed: a number from 0 to 1"),
+    ("M\ntraining: {learning_rate: .inf}", "training.learning_rate: found Infinity, allowed: a number from 0 to 1"),
+    ("M\ntraining: {learning_rate: [1e-5, x]}", "training.learning_rate[1]: found"),
+    ("M\ntraining: {weight_decay: '0.1'}", 'found "0.1", allowed: a number from 0 to 1, or a schedule'),
+    ("M\ntraining: {num_train_epochs: 0}", "training.num_train_epochs: found 0, allowed: a number above 0"),
+    ("M\nraft: {samples_per_prompt: 2.5}", "raft.samples_per_prompt: found 2.5, allowed: a whole number of at least 1"),
+    ("M\nraft: {samples_per_prompt: 0}", "raft.samples_per_prompt: found 0, allowed: a whole number of at least 1"),
+    ("M\ntraining: {lr_scheduler_kwargs: {power: 2}}", "lr_scheduler_type linear has no setting power"),
+    ("M\ntraining: {lr_decay_factor: 0.5}", "training.lr_decay_factor: needs training.base_learning_rate beside it"),
+    (
+        "M\ntraining: {base_learning_rate: 1e-5}",
+        "training.base_learning_rate: needs training.lr_decay_factor beside it",
+    ),
+    ("M\ntraining: {base_learning_rate: 1e-5, lr_decay_factor: 85}", "training.lr_decay_factor: found 85, allowed: at"),
+    ("M\ntraining: {learning_rate_schedule: {cycle_1: x}}", "training.learning_rate_schedule.cycle_1: found"),
+    (
+        "M\ntraining:\n  learning_rate: 5e-5\n  lr_decay_factor: 0.85",
+        "FILE:3: training.learning_rate is 5e-05, but training.lr_decay_factor is 0.85 (FILE:4): these are different",
+    ),
+    (
+        "M\nevaluation: {temperature: 0}",
+        "FILE:2: evaluation.temperature is 0, but evaluation.samples_per_prompt is 4 (default): at temperature 0 all s",
+    ),
+    (
+        "M\nengine: {temperature: 0}",
+        "FILE:2: engine.temperature is 0, but raft.samples_per_prompt is 8 (default): at temperature 0 all samples of",
+    ),
+    (
+        "M\nprompts: {train_limit: 3}\nraft: {prompts_per_cycle: 4}",
+        "FILE:3: raft.prompts_per_cycle is 4, but prompts.train_limit is 3 (FILE:2): a cycle cannot take more prompts",
+    ),
+    (
+        "M\nprompts: {train_limit: 3}\nraft: {samples_per_prompt: 2}",
+        "raft.min_selected is 8, but prompts.train_limit is 3 (FILE:2) and raft.samples_per_prompt is 2 (FILE:3): a c",
+    ),
+    ("M\nprompts: {train_limit: 2}\nselection: {per_prompt_cap: 3}", "a cycle can select at most 6 samples"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), ERRORS)
+def test_errors(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path, text.replace("M\n", MODEL))
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert message in caught.value.message.replace(str(path), "FILE")
+    assert caught.value.exit_code == 2
+    assert "docs/configuration.md" in caught.value.hint or "given twice" in message
+
+
+def test_every_problem_is_told_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+    text = (
+        "model: {dtype: bf16}\nengine: {kind: transformers, top_p: 3, temprature: 1}\n"
+        "selection: {kind: nonsense, cap: 1}\n"
+        "training:\n  learning_rate: {kind: exponential}\n  max_grad_norm: [1, -1]\n  optimizer: adam\n"
+        "evaluation: {temperature: 0, top_p: 5}\n"
+    )
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, ["lora.r=0"])
+    told = [line.split(": ")[:2] for line in caught.value.message.splitlines()]
+    assert told == [
+        [str(path), "11 problems"],
+        ["--set lora.r=0", "lora.r"],
+        [f"{path}:1", "model.model_name_or_path"],
+        [f"{path}:1", "model.dtype"],
+        [f"{path}:2", "engine.temprature"],
+        [f"{path}:2", "engine.top_p"],
+        [f"{path}:3", "selection.kind"],
+        [f"{path}:5", "training.learning_rate.base"],
+        [f"{path}:6", "training.max_grad_norm[1]"],
+        [f"{path}:7", "training.optimizer"],
+        [f"{path}:8", "evaluation.top_p"],
+        [f"{path}:8", "evaluation.temperature is 0, but evaluation.samples_per_prompt is 4 (default)"],
+    ]
+
+
+def test_places_in_the_extended_file_and_in_set(tmp_path: Path) -> None:
+    base = write(tmp_path, MODEL + "lora:\n  r: 0\n", "base.yaml")
+    child = write(tmp_path, "extends: base.yaml\nseed: -1\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(child, ["raft.num_cycles=x"])
+    lines = caught.value.message.splitlines()[1:]
+    assert sorted(line.split(": ")[0] for line in lines) == sorted(
+        [f"{base}:3", f"{child}:2", "--set raft.num_cycles=x"]
+    )
+
+
+@pytest.mark.parametrize("name", sorted(FOREIGN))
+def test_foreign_names_lead_to_keys_that_exist(name: str, tmp_path: Path) -> None:
+    sections = {key.rpartition(".")[0] for key in all_keys()}
+    spellings = {"training.lr_decay_factor", "training.min_lr"}
+    assert all(target in {*all_keys(), *sections, *spellings} for target in FOREIGN[name])
+    assert name not in resolved(load_config(write(tmp_path, MODEL)).config)
+    with pytest.raises(ConfigError, match=f"{name}: unknown key; halo-forge calls it {FOREIGN[name][0]}"):
+        load_config(write(tmp_path, f"{MODEL}{name}: 1\n"))
+
+
+def test_every_scheduled_field_has_a_range() -> None:
+    scheduled = {
+        path for path, field in walk(RaftConfig) if any(issubclass(m, Schedule) for m in models_in(field.annotation))
+    }
+    assert scheduled == set(SCHEDULED)
+
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 9)
+    | st.floats()
+    | st.sampled_from(["auto", "pass", "x", "linear", "c"]),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["kind", "base", "values", "cycle_1", "phases", "r"]), inner, max_size=3)
+    ),
+    max_leaves=4,
+)
+keys = st.sampled_from(sorted({part for key in all_keys() for part in key.split(".")} | {"min_lr", "lr", "zzz"}))
+sections = st.dictionaries(keys, st.dictionaries(keys, values, max_size=4) | values, max_size=5)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    sections, st.lists(st.builds("{}.{}={}".format, keys, keys, st.sampled_from(["1", "x", "null", "[]"])), max_size=2)
+)
+def test_any_file_is_loaded_or_refused_with_an_explanation(
+    tmp_path: Path, data: dict[str, Any], overrides: list[str]
+) -> None:
+    path = write(tmp_path, dump({"model": {"model_name_or_path": "x"}, **data}))
+    try:
+        config = load_config(path, overrides).config
+    except ConfigError as error:
+        assert error.message and error.hint
+    else:
+        assert RaftConfig.model_validate(resolved(config)) == config
