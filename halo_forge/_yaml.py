@@ -43,8 +43,8 @@ class Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: Dumper, text: str) -> yaml.ScalarNode:
-    # Only double quotes keep the line breaks that are not "\n": the other styles fold them into spaces.
-    odd = any(c in "\r\x85\u2028\u2029\ufeff" for c in text)
+    # Double quotes show a line break as such; the other styles fold those that are not "\n" into spaces.
+    odd = any(c in "\n\r\x85\u2028\u2029\ufeff" for c in text)
     return dumper.represent_scalar(_TAG + "str", text, style='"' if odd else None)
 
 

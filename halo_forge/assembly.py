@@ -31,6 +31,7 @@ from halo_forge.training.scripted import ScriptedTrainer
 from halo_forge.yaml_io import dump, load_document
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "tokenizers", "numpy")
+SETS = ("train", "dev", "test")
 IDENTITY_KEYS = {
     "prompts": "the prompts are not those the run was started with",
     "start_model": "the start model is not the one the run was started with",
@@ -41,14 +42,11 @@ def load_prompt_sets(config: RaftConfig) -> PromptSets:
     """Read the three prompt sets and put the system prompt in front.
 
     Raises:
-        ConfigError: A set cannot be read, or a prompt id occurs in two sets.
+        ConfigError: A set cannot be read, nothing of it is left by `prompts.where`, or a prompt id is in two sets.
     """
-    section, language = config.prompts, config.verifier.language
-    train = load_prompts(section.train, language=language, limit=section.train_limit)
-    dev = load_prompts(section.dev, language=language, limit=section.dev_limit)
-    test = load_prompts(section.test, language=language, limit=section.test_limit)
+    sets = {name: _load_set(config, name) for name in SETS}
     seen: dict[str, str] = {}
-    for name, prompts in (("train", train), ("dev", dev), ("test", test)):
+    for name, prompts in sets.items():
         for prompt in prompts:
             other = seen.setdefault(prompt.id, name)
             if other != name:
@@ -57,8 +55,18 @@ def load_prompt_sets(config: RaftConfig) -> PromptSets:
                     "keep the sets apart: a model must not be measured on what it was trained on; give a file that"
                     " holds them all as FILE.jsonl:train, FILE.jsonl:dev and FILE.jsonl:test",
                 )
-    sets = [tuple(_with_system(prompt, section.system_prompt) for prompt in prompts) for prompts in (train, dev, test)]
-    return PromptSets(*sets)
+    return PromptSets(**sets)
+
+
+def _load_set(config: RaftConfig, name: str) -> tuple[Prompt, ...]:
+    section = config.prompts
+    prompts = load_prompts(
+        getattr(section, name),
+        language=config.verifier.language,
+        where=section.where,
+        limit=getattr(section, f"{name}_limit"),
+    )
+    return tuple(_with_system(prompt, section.system_prompt) for prompt in prompts)
 
 
 def _with_system(prompt: Prompt, system_prompt: str | None) -> Prompt:
@@ -73,17 +81,7 @@ def planned(config: RaftConfig) -> Preview:
     Raises:
         ConfigError: A local prompt set cannot be read.
     """
-    section, language = config.prompts, config.verifier.language
-    sets = {
-        "train": (section.train, section.train_limit),
-        "dev": (section.dev, section.dev_limit),
-        "test": (section.test, section.test_limit),
-    }
-    local = {
-        name: load_prompts(spec, language=language, limit=limit)
-        for name, (spec, limit) in sets.items()
-        if not is_remote(spec)
-    }
+    local = {name: _load_set(config, name) for name in SETS if not is_remote(getattr(config.prompts, name))}
     num = {name: len(prompts) for name, prompts in local.items()}
     has_tests = "train" not in local or any(prompt.tests is not None for prompt in local["train"])
     return preview(config, num.get("train"), num.get("dev"), has_tests)

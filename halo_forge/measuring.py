@@ -64,14 +64,16 @@ def _differences(start: Sequence[Verdict], chosen: Sequence[Verdict]) -> dict[st
     for name, what in COMPARED.items():
         before, after = prompt_rates(start, what), prompt_rates(chosen, what)
         shared = before.keys() & after.keys()
-        if not shared:
-            continue
-        difference = paired_difference(before, after)
-        found[name] = {
-            "start": sum(before[prompt] for prompt in sorted(shared)) / len(shared),
-            "chosen": sum(after[prompt] for prompt in sorted(shared)) / len(shared),
-            **_named(dataclasses.asdict(difference)),
-        }
+        if len(shared) < 2:
+            continue  # one prompt has no spread to compare with
+        first, last = (sum(rates[prompt] for prompt in sorted(shared)) / len(shared) for rates in (before, after))
+        # One prompt has no spread: there is a difference, but no interval.
+        spread = (
+            _named(dataclasses.asdict(paired_difference(before, after)))
+            if len(shared) > 1
+            else {"difference": last - first, "num_prompts": 1}
+        )
+        found[name] = {"start": first, "chosen": last, **spread}
     return found
 
 

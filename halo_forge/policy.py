@@ -28,22 +28,33 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 class ModelSettings(Protocol):
     """The `model` section of the configuration, as far as the policy reads it."""
 
-    model_name_or_path: str
-    revision: str | None
-    adapter: str | None
-    dtype: str
-    attn_implementation: str
-    trust_remote_code: bool
+    @property
+    def model_name_or_path(self) -> str: ...
+    @property
+    def revision(self) -> str | None: ...
+    @property
+    def adapter(self) -> str | None: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def attn_implementation(self) -> str: ...
+    @property
+    def trust_remote_code(self) -> bool: ...
 
 
 class LoraSettings(Protocol):
     """The `lora` section of the configuration."""
 
-    r: int
-    lora_alpha: float
-    lora_dropout: float
-    target_modules: str | list[str]
-    use_rslora: bool
+    @property
+    def r(self) -> int: ...
+    @property
+    def lora_alpha(self) -> float: ...
+    @property
+    def lora_dropout(self) -> float: ...
+    @property
+    def target_modules(self) -> str | list[str]: ...
+    @property
+    def use_rslora(self) -> bool: ...
 
 
 class Policy:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,4 +186,4 @@ def estimated_adapter_bytes(config: RaftConfig) -> int | None:
     except (ValueError, KeyError, TypeError):
         return None  # not a shape this estimate knows; the loader will say what is wrong with the file, if anything
     ends = 2 * (hidden + heads * head) + 2 * (hidden + key_heads * head) + 3 * (hidden + inner)
-    return math.ceil(4 * config.lora.r * ends * layers)
+    return int(4 * config.lora.r * ends * layers)

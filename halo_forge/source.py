@@ -27,7 +27,7 @@ ALIASES: dict[str, str] = {
 _C_START = (
     r"#\s*(?:include|define|undef|pragma|ifn?def|if)\b|//|/\*"
     r"|(?:typedef|struct|union|enum|static|extern|const|inline|unsigned|signed|void|bool|_Bool|char|short|int|long|float"
-    r"|double|size_t|ssize_t|FILE|u?int(?:8|16|32|64|ptr|max)_t)\b[\w\s*]*(?:[*\s]\w+\s*[({;=\[,]|\{)"
+    r"|double|size_t|ssize_t|FILE|u?int(?:8|16|32|64|ptr|max)_t)\b[\w\s*]{0,80}(?:[*\s]\w{1,80}\s{0,9}[({;=\[,]|\{)"
 )
 _CPP_START = r"using\b|namespace\b|template\s*<|class\s+\w+|std::|auto\s+\w+\s*[=(]|"
 _STARTS: dict[str, str] = {
@@ -232,9 +232,9 @@ _LITERALS = r"""
 _C_TOKEN = re.compile(
     r"""
     (?P<space>\s+|\\\n|//[^\n]*|/\*.*?(?:\*/|\Z))
-  | (?P<include>\#[ \t]*include[ \t]*[<"][^>"\n]*[>"])
-  | (?P<text>R"(?P<delimiter>[^()\s]*)\(.*?\)(?P=delimiter)"|(?:u8|[uULbr])?"(?:\\.|[^"\\])*"
-      |[uUL]?'(?:\\[^'\n]+|\\'|[^'\\\n])'|`[^`]*`)
+  | (?P<include>\#[ \t]*include[ \t]*[<"][^>"\n]{0,200}[>"])
+  | (?P<text>R"(?P<delimiter>[^()\s"]{0,16})\(.*?(?:\)(?P=delimiter)"|\Z)|(?:u8|[uULbr])?"(?:\\.|[^"\\])*(?:"|\\?\Z)
+      |[uUL]?'(?:\\[^'\n]{1,10}|\\'|[^'\\\n])'|`[^`]*`)
   | """
     + _LITERALS,
     re.VERBOSE | re.DOTALL,
@@ -244,7 +244,7 @@ _PYTHON_TOKEN = re.compile(
     (?P<line>(?:[ \t]*(?:\#[^\n]*)?\n)+[ \t]*)
   | (?P<space>[ \t\f]+|\\\n|\#[^\n]*)
   | (?P<text>(?i:[rbuft]{0,2})(?:\"{3}(?:\\.|.)*?(?:\"{3}|\Z)|'{3}(?:\\.|.)*?(?:'{3}|\Z)
-      |"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'))
+      |"(?:\\.|[^"\\\n])*(?:"|\\?\Z|(?=\n))|'(?:\\.|[^'\\\n])*(?:'|\\?\Z|(?=\n))))
   | """
     + _LITERALS,
     re.VERBOSE | re.DOTALL,

@@ -106,8 +106,8 @@ class Tools:
             if num_errors > self.max_error_fraction * len(verdicts):
                 first = next(verdict for verdict in verdicts if verdict.status == "error")
                 raise VerifierBroken(
-                    f"the verifier itself failed on {num_errors} of {len(verdicts)} samples; verifier.max_error_fraction"
-                    f" is {self.max_error_fraction}; first: {first.diagnostics[:200]}",
+                    f"the verifier itself failed on {num_errors} of {len(verdicts)} samples"
+                    f" (verifier.max_error_fraction is {self.max_error_fraction}); first: {first.diagnostics[:200]}",
                     "mend what it says, then run the same command with --resume: only these samples are checked again",
                 )
 

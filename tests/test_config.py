@@ -51,7 +51,8 @@ def nested(path: tuple[str, ...], value: Any) -> dict[str, Any]:
 def merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     result = dict(one)
     for key, value in other.items():
-        result[key] = merged(result[key], value) if isinstance(value, dict) and key in result else value
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merged(result[key], value) if both else value
     return result
 
 
@@ -63,9 +64,15 @@ def kinds_of(path: tuple[str, ...]) -> list[Any]:
     return [model for model in models_at(path[:-1], None) if path[-1] in fields(model)]
 
 
+# A level of reward cannot rise above the next one.
+NEEDS: dict[tuple[str, ...], Any] = {
+    ("verifier", "rewards", "no_program"): {"verifier": {"rewards": {"not_compiling": 0.2}}},
+}
+
+
 def context(path: tuple[str, ...], model: Any) -> dict[str, Any]:
     """What else the file has to say so that the field exists: the model, its kind and the kind's required keys."""
-    data: dict[str, Any] = {"model": {"model_name_or_path": "owner/name"}}
+    data: dict[str, Any] = {"model": {"model_name_or_path": "owner/name"}, **NEEDS.get(path, {})}
     if default_kind(model) is None:
         return data
     required = {key: "needed" for key, field in fields(model).items() if field.is_required() and key != path[-1]}
@@ -80,7 +87,7 @@ def candidates(annotation: Any, default: Any) -> list[Any]:
         if typing.get_origin(part) is typing.Literal
         for value in typing.get_args(part)
     ]
-    near = [default + 0.01, default + 0.02] if isinstance(default, float) else []
+    near = [default + 0.01, default + 0.02, default - 0.01, default - 0.02] if isinstance(default, float) else []
     if isinstance(default, int) and not isinstance(default, bool):
         near = [default + 1, default + 2]
     lists = [[value] for value in literals] + [literals[:2], ["first"], ["first", "second"]]
@@ -100,11 +107,15 @@ FIELDS = [
 ]
 
 
+def default_of(field: Any) -> Any:
+    return field.get_default(call_default_factory=True)
+
+
 def accepted(path: tuple[str, ...], model: Any, folder: Path) -> list[tuple[Any, Any]]:
     """(value in the file, value in the resolved configuration), both different for each pair."""
     field = fields(model)[path[-1]]
     found: list[tuple[Any, Any]] = []
-    for candidate in candidates(field.annotation, None if field.is_required() else field.default):
+    for candidate in candidates(field.annotation, None if field.is_required() else default_of(field)):
         file = write(folder, dump(merged(context(path, model), nested(path, candidate))))
         try:
             value = value_at(resolved(load_config(file).config), path)
@@ -121,7 +132,7 @@ def test_default_then_file_then_set(path: tuple[str, ...], model: Any, tmp_path:
     bare = write(tmp_path, dump(context(path, model)), "bare.yaml")
     if field.is_required() and path != ("output_dir",):
         with pytest.raises(ConfigError, match=rf"{dotted}: missing"):
-            load_config(write(tmp_path, "seed: 1\n") if path[0] == "model" else bare)
+            load_config(write(tmp_path, "model: {}\n") if path[0] == "model" else bare)
         default = None
     else:
         default = value_at(resolved(load_config(bare).config), path)

@@ -68,7 +68,7 @@ def test_every_key_is_documented_with_its_default(key: str) -> None:
     elif all(field.is_required() for field in found):
         assert cell == "required"
     else:
-        expected = [field.default for field in found]
+        expected = [field.get_default(call_default_factory=True) for field in found]
         if path[-1] == "kind":
             expected = [DEFAULT_KINDS[path[:-1]]]
         shown = [parse_value(text.strip("`"), key) for text in cell.split(" or ")]

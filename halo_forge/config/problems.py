@@ -54,7 +54,7 @@ def dotted(path: KeyPath) -> str:
 
 def show(value: Any) -> str:
     """A value as one would write it in the file, shortened."""
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
-        value = int(value)
+    if isinstance(value, float):
+        return f"{value:.12g}"
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 80 else text[:77] + "..."

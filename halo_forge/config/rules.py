@@ -101,6 +101,13 @@ def _single_rules(config: RaftConfig) -> Iterator[Problem]:
         other = (("evaluation", "samples_per_prompt"), evaluation.samples_per_prompt)
         do = f"{_GREEDY}; raise the temperature, or set evaluation.samples_per_prompt to 1"
         yield Problem(("evaluation", "temperature"), do, evaluation.temperature, (other,))
+    engine = config.engine
+    if engine.batch_size != "auto" and engine.batch_size < 1:
+        yield Problem(("engine", "batch_size"), f"found {engine.batch_size}, allowed: auto or at least 1")
+    if "" in engine.stop:
+        yield Problem(
+            ("engine", "stop"), 'found "" in it, allowed: text that is not empty; an empty text ends every answer'
+        )
     try:
         learning_rate_factors(config.training.lr_scheduler_type, 10, 0, **config.training.lr_scheduler_kwargs)
     except ValueError as error:

@@ -19,7 +19,7 @@ from halo_forge.within_cycle import LrSchedulerType
 if TYPE_CHECKING:
     from halo_forge.engines._spec import EngineSpec as Engine
     from halo_forge.selection._spec import SelectionSpec as Selection
-    from halo_forge.verifiers._spec import VerifierSpec as Verifier
+    from halo_forge.verifiers._spec import CompiledSpec as Verifier
 else:
     Engine = tagged_union("halo_forge.engines")
     Verifier = tagged_union("halo_forge.verifiers")
@@ -68,6 +68,8 @@ class PromptsSection(Spec):
     """The same for the dev prompts."""
     test_limit: Count | None = None
     """The same for the test prompts."""
+    where: dict[str, list[str | int | bool]] = Field(default_factory=dict)
+    """Take only prompts whose info has one of these values, such as {difficulty: [easy, medium]}; all three sets."""
     system_prompt: str | None = None
     """Put before prompts that have no system message; null adds none."""
     response_prefix: str | None = None
@@ -116,7 +118,7 @@ class LoraSection(Spec):
     """Rank."""
     lora_alpha: Count = 32
     """The adapter's output is scaled by lora_alpha / r."""
-    lora_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    lora_dropout: Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)] = 0.0
     """Dropout before the adapter while training."""
     target_modules: Literal["all-linear"] | Annotated[list[Text], Field(min_length=1)] = "all-linear"
     """Names of the layers that get an adapter."""
@@ -131,7 +133,7 @@ class EvaluationSection(Spec):
     """Samples of each dev and test prompt."""
     temperature: Annotated[float, Field(ge=0.0, le=10.0, allow_inf_nan=False)] = 0.7
     """Sampling temperature; 0 takes the likeliest token."""
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    top_p: Annotated[float, Field(gt=0.0, le=1.0, allow_inf_nan=False)] = 1.0
     """Nucleus sampling."""
     choose_by: Literal["dev/pass_rate", "dev/compile_rate", "dev/reward_mean"] = "dev/pass_rate"
     """The metric whose highest value names the best adapter."""
@@ -142,7 +144,7 @@ class EvaluationSection(Spec):
 class RaftSection(Spec):
     """The loop."""
 
-    num_cycles: Count = 6
+    num_cycles: Annotated[int, Field(ge=1, le=1000)] = 6
     """Cycles of generate, verify, select, train; one more lap measures the last model."""
     samples_per_prompt: ScheduledNumber = Field(8, validate_default=True)
     """Samples of each train prompt; a schedule's value is rounded to the nearest whole number; scheduled."""

@@ -23,7 +23,7 @@ class EngineSpec(Spec):
     """Nucleus sampling: the smallest set of tokens whose probabilities sum to at least this."""
     top_k: int | None = Field(None, ge=1)
     """Only the k likeliest tokens; null takes all."""
-    stop: list[str] = []
+    stop: list[str] = Field(default_factory=list)
     """Strings that end a completion, such as a closing code fence; the string stays in the text."""
     batch_size: int | Literal["auto"] = "auto"
     """Rows sampled together."""

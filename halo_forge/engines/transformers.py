@@ -1,13 +1,14 @@
-"""Engine `transformers`: batched sampling from the policy in memory.
+"""Engine `transformers`: sampling from the policy in memory, with a fixed number of rows in flight.
 
-Requests are sorted by prompt length, each prompt of a batch is prefilled once for all its samples, and finished
-rows leave the batch.  Every row draws from its own stream of uniform numbers (seeded by its request), turned into
-tokens by the inverse of the cumulative distribution: the same request gives the same tokens whatever else is in
-the batch, up to floating-point noise in the logits.
+A finished row is filled with the next request, each prompt is computed once for the samples that are filled in
+together, and completions come out as they finish.  Every row draws from its own stream of uniform numbers (seeded by
+its request), turned into tokens by the inverse of the cumulative distribution: the same request gives the same tokens
+whatever else is in flight, up to floating-point noise in the logits.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from halo_forge.policy import Policy
 
 AUTO_BATCH_SIZE = 64
-COMPACT_AT = 1 / 8
-"""Finished rows are dropped from the cache when they are this share of it: dropping copies the cache once."""
+REFILL_AT = 1 / 8
+"""Finished rows are filled again, or dropped at the end, when they are this share: both cost a pass or a copy."""
 
 
 class TransformersSpec(EngineSpec):
@@ -48,7 +49,7 @@ class Row:
 
 
 class TransformersEngine:
-    """Samples batches of rows; see the module's docstring."""
+    """Samples requests in the order of their prompts' lengths; see the module's docstring."""
 
     def __init__(self, policy: Policy, *, batch_size: int, stop: tuple[str, ...]) -> None:
         self.policy = policy
@@ -63,81 +64,63 @@ class TransformersEngine:
         """Completions of `requests` as they finish."""
         if policy_version != self.policy.version:
             raise RuntimeError(f"asked for v{policy_version}, but v{self.policy.version} is in memory")
-        ids = {request.prompt_id: [] for request in requests}
-        for prompt_id in ids:
-            ids[prompt_id] = self.policy.prompt_ids(prompts[prompt_id])
-        ordered = sorted(requests, key=lambda r: (len(ids[r.prompt_id]), r.prompt_id, r.index))
-        for start in range(0, len(ordered), self.batch_size):
-            rows = [_new_row(request) for request in ordered[start : start + self.batch_size]]
-            with self.policy.sampling():
-                for row in self._run_batch(rows, ids):
-                    yield self._completion(row, policy_version)
+        if not requests:
+            return
+        from halo_forge.engines._attention import fast_decoding
 
-    def _run_batch(self, rows: list[Row], ids: Mapping[str, list[int]]) -> Iterator[Row]:
-        """Decode until every row is finished; yields each row once."""
+        needed = dict.fromkeys(request.prompt_id for request in requests)
+        ids = {prompt_id: self.policy.prompt_ids(prompts[prompt_id]) for prompt_id in needed}
+        ordered = sorted(requests, key=lambda each: (len(ids[each.prompt_id]), each.prompt_id, each.index))
+        with self.policy.sampling(), fast_decoding(self.policy.model.get_base_model()):
+            for row in self._run(deque(ordered), ids):
+                yield self._completion(row, policy_version)
+
+    def _run(self, waiting: deque[SampleRequest], ids: Mapping[str, list[int]]) -> Iterator[Row]:
+        """Decode until every request is answered; yields each row once, when it is finished."""
+        import torch
+
+        from halo_forge.engines._decoder import Decoder
+
+        num_rows = min(self.batch_size, len(waiting))
+        decoder = Decoder(
+            self.policy.model,
+            num_rows=num_rows,
+            longest_prompt=max(map(len, ids.values())),
+            max_new_tokens=max(request.max_new_tokens for request in waiting),
+        )
+        rows: list[Row | None] = [None] * num_rows
+        tokens = torch.zeros(num_rows, dtype=torch.long, device=self.policy.device)
+        while True:
+            free = [number for number, row in enumerate(rows) if row is None or row.finish is not None]
+            while waiting and len(free) >= REFILL_AT * len(rows):
+                filled = free[: len(waiting)]
+                for number in filled:
+                    rows[number] = _new_row(waiting.popleft())
+                logits = decoder.fill(filled, [ids[_row(rows, number).request.prompt_id] for number in filled])
+                tokens[filled] = self._draw(logits, [_row(rows, number) for number in filled])
+                yield from (row for number in filled if (row := _row(rows, number)).finish is not None)
+                free = [number for number, row in enumerate(rows) if row is None or row.finish is not None]
+            active = [number for number, row in enumerate(rows) if row is not None and row.finish is None]
+            if not active:
+                return
+            if not waiting and len(rows) - len(active) >= REFILL_AT * len(rows):
+                decoder.keep(active)
+                rows, tokens = [rows[number] for number in active], tokens[active]
+                active = list(range(len(rows)))
+            logits = decoder.step(tokens, active)
+            going = [_row(rows, number) for number in active]
+            tokens[active] = self._draw(logits[active], going)
+            yield from (row for row in going if row.finish is not None)
+
+    def _draw(self, logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
+        """The next token of each row, appended to it."""
         import torch
 
         with torch.inference_mode():
-            cache, logits, mask = self._prefill(rows, ids)
-        present = rows  # the rows whose keys and values are in the cache, finished or not
-        while True:
-            with torch.inference_mode():
-                tokens = sample_tokens(logits, present)
-            for row, token in zip(present, tokens.tolist(), strict=True):
-                if row.finish is None:
-                    self._append(row, token)
-                    if row.finish is not None:
-                        yield row
-            keep = [position for position, row in enumerate(present) if row.finish is None]
-            if not keep:
-                return
-            with torch.inference_mode():
-                if len(present) - len(keep) >= COMPACT_AT * len(present):
-                    index = torch.tensor(keep, device=mask.device)
-                    cache.batch_select_indices(index)
-                    mask, tokens = mask[index], tokens[index]
-                    present = [present[position] for position in keep]
-                mask = torch.cat([mask, mask.new_ones(len(present), 1)], dim=1)
-                logits = self._decode_step(tokens, mask, cache)
-
-    def _decode_step(self, tokens: torch.Tensor, mask: torch.Tensor, cache: Any) -> torch.Tensor:
-        """Next-token logits (rows, vocabulary) after `tokens` (rows,); the cache grows by one position."""
-        output = self.policy.model(
-            input_ids=tokens[:, None],
-            attention_mask=mask,
-            position_ids=mask.sum(dim=1, keepdim=True) - 1,
-            past_key_values=cache,
-            use_cache=True,
-        )
-        return output.logits[:, -1]
-
-    def _prefill(self, rows: list[Row], ids: Mapping[str, list[int]]) -> tuple[Any, torch.Tensor, torch.Tensor]:
-        """Run each distinct prompt once, left-padded, and copy its cache to its rows.
-
-        Returns:
-            The cache, the next-token logits (rows, vocabulary), the attention mask (rows, prompt length).
-        """
-        import torch
-
-        names = list(dict.fromkeys(row.request.prompt_id for row in rows))
-        longest = max(len(ids[name]) for name in names)
-        # Any id serves as padding: the mask hides it.
-        padded = [[0] * (longest - len(ids[name])) + ids[name] for name in names]
-        mask = [[0] * (longest - len(ids[name])) + [1] * len(ids[name]) for name in names]
-        device = self.policy.device
-        input_ids, attention = torch.tensor(padded, device=device), torch.tensor(mask, device=device)
-        output = self.policy.model(
-            input_ids=input_ids,
-            attention_mask=attention,
-            position_ids=(attention.cumsum(dim=1) - 1).clamp(min=0),
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        position = {name: number for number, name in enumerate(names)}
-        index = torch.tensor([position[row.request.prompt_id] for row in rows], device=device)
-        cache = output.past_key_values
-        cache.batch_select_indices(index)
-        return cache, output.logits[index, -1], attention[index]
+            tokens = sample_tokens(logits, rows)
+        for row, token in zip(rows, tokens.tolist(), strict=True):
+            self._append(row, token)
+        return tokens
 
     def _append(self, row: Row, token: int) -> None:
         """Add a sampled token to the row and say whether the row is finished by it."""
@@ -166,6 +149,12 @@ class TransformersEngine:
             seed=row.request.seed,
             policy_version=policy_version,
         )
+
+
+def _row(rows: Sequence[Row | None], number: int) -> Row:
+    row = rows[number]
+    assert row is not None
+    return row
 
 
 def _new_row(request: SampleRequest) -> Row:

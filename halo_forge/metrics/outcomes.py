@@ -89,13 +89,14 @@ def _pass_at(per_prompt: Sequence[tuple[int, int]], num_samples: int) -> dict[st
     found: dict[str, float] = {}
     for k in _ks(num_samples):
         draws = [(comb(n, k) - comb(n - num_passed, k), comb(n, k)) for num_passed, n in per_prompt if n >= k]
-        found |= _with_interval(f"pass@{k}", draws)
+        if draws:
+            found |= _with_interval(f"pass@{k}", draws)
     return found
 
 
 def _with_interval(name: str, counts: Sequence[tuple[int, int]]) -> dict[str, float]:
     rate = clustered_rate(counts)
-    return {} if rate is None else {name: rate.mean, f"{name}_low": rate.low, f"{name}_high": rate.high}
+    return {name: rate.mean, f"{name}_low": rate.low, f"{name}_high": rate.high}
 
 
 def _ks(num_samples: int) -> list[int]:

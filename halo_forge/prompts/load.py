@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from halo_forge.errors import ConfigError
 from halo_forge.prompts import builtin, hub, jsonl, parquet
@@ -12,12 +13,18 @@ from halo_forge.prompts._row import Row
 from halo_forge.prompts._shapes import to_prompts
 from halo_forge.prompts.split import SPLITS, Split, apply, limited
 from halo_forge.records import Prompt
-from halo_forge.source import ALIASES
+from halo_forge.source import canonical
 
 _FORMS = "a path ending in .jsonl or .parquet, builtin:NAME, or a data set id (id, id:split, id:config:split)"
 
 
-def load_prompts(spec: str, *, language: str | None, limit: int | None = None) -> list[Prompt]:
+def load_prompts(
+    spec: str,
+    *,
+    language: str | None,
+    where: Mapping[str, Sequence[Any]] | None = None,
+    limit: int | None = None,
+) -> list[Prompt]:
     """The prompts that `spec` names, in the order of their rows.
 
     Args:
@@ -26,6 +33,7 @@ def load_prompts(spec: str, *, language: str | None, limit: int | None = None) -
             `id`, `id:split` or `id:config:split`.
         language: The language that the verifier checks: rows without a language get it, a row in another language
             is refused.  None takes every language and leaves rows without one as they are.
+        where: Take only prompts whose info has, under each key, one of the values; None takes all.
         limit: Take at most so many prompts, chosen by a hash of their ids; None takes all.
 
     Raises:
@@ -44,7 +52,22 @@ def load_prompts(spec: str, *, language: str | None, limit: int | None = None) -
                 f"none of the {num_rows} rows of {spec!r} falls into the split {split}",
                 "add rows, or give the splits as files of their own",
             )
+    if where:
+        prompts = _filtered(spec, prompts, where)
     return prompts if limit is None else limited(prompts, limit)
+
+
+def _filtered(spec: str, prompts: list[Prompt], where: Mapping[str, Sequence[Any]]) -> list[Prompt]:
+    for key, values in where.items():
+        found = {str(prompt.info[key]) for prompt in prompts if key in prompt.info}
+        prompts = [prompt for prompt in prompts if prompt.info.get(key) in values]
+        if not prompts:
+            there = ", ".join(sorted(found)[:8]) if found else "none has this key"
+            raise ConfigError(
+                f"prompts.where: no prompt of {spec!r} has {key} in {list(values)}; found: {there}",
+                "correct prompts.where, or leave it out",
+            )
+    return prompts
 
 
 def is_remote(spec: str) -> bool:
@@ -83,8 +106,8 @@ def _path_and_split(spec: str) -> tuple[Path, Split | None]:
 def _in_language(row: Row, prompt: Prompt, language: str | None) -> Prompt:
     if prompt.language is None:
         return dataclasses.replace(prompt, language=language)
-    named = prompt.language.lower()
-    named = ALIASES.get(named, named)
+    known = canonical(prompt.language)
+    named = prompt.language if known is None else known
     if language is not None and named != language:
         raise row.error(
             f"the prompt is in {named}, but the verifier checks {language}",

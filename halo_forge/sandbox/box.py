@@ -37,11 +37,14 @@ class Box:
             descriptor = os.open(name, flags, dir_fd=self.descriptor)
         except OSError:
             return None  # missing, a link, a socket, unreadable: the job did not leave what was asked for
-        with os.fdopen(descriptor, "rb") as handle:
-            status = os.fstat(handle.fileno())
+        try:
+            status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or status.st_size > max_bytes:
                 return None
-            return handle.read(max_bytes)
+            with os.fdopen(descriptor, "rb", closefd=False) as handle:
+                return handle.read(max_bytes)
+        finally:
+            os.close(descriptor)
 
     def remove(self) -> None:
         """Remove the directory, and what the job has put next to it."""

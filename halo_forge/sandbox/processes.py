@@ -78,16 +78,20 @@ def below(pid: int) -> Iterator[Process]:
         pending += new
 
 
-def proportional_bytes(pid: int) -> int | None:
-    """Resident memory with shared pages divided among their owners (PSS); None when it cannot be read."""
+def exact_bytes(process: Process) -> int:
+    """Resident memory with shared pages divided among their owners (PSS); 0 when the process has ended.
+
+    Where the kernel does not tell PSS it is the resident memory as it was read before.
+    """
     try:
-        with open(f"/proc/{pid}/smaps_rollup", "rb") as handle:
+        with open(f"/proc/{process.pid}/smaps_rollup", "rb") as handle:
             for line in handle:
                 if line.startswith(b"Pss:"):
                     return int(line.split()[1]) * 1024
-    except OSError:
-        return None
-    return None
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        now = read(process.pid)
+        return 0 if now is None or now.state in "ZX" else process.rss_bytes
+    return 0
 
 
 def num_tasks(uid: int) -> int:

@@ -68,24 +68,23 @@ class Watch:
     def _exceeded(self) -> Reason | None:
         if time.monotonic() - self._started > self._limits["wall_seconds"]:
             return "wall"
-        cpu_seconds, rss_bytes, num_tasks, pids = self.cpu_seconds, 0, 0, []
+        cpu_seconds, num_tasks = self.cpu_seconds, 0
+        living: list[processes.Process] = []
         for process in processes.below(self._me):
             cpu_seconds += process.cpu_seconds
             if process.state == "Z":
                 self._reap_stray(process)
                 continue
-            rss_bytes += process.rss_bytes
             num_tasks += process.num_threads
-            pids.append(process.pid)
+            living.append(process)
         if cpu_seconds > self._limits["cpu_seconds"]:
             return "cpu"
         if num_tasks > self._limits["num_processes"]:
             return "processes"
-        if rss_bytes > self._limits["memory_bytes"] and len(pids) > 1:
+        rss_bytes = sum(process.rss_bytes for process in living)
+        if rss_bytes > self._limits["memory_bytes"] and len(living) > 1:
             # Pages that forked processes share were counted once for each of them.
-            exact = [processes.proportional_bytes(pid) for pid in pids]
-            if None not in exact:
-                rss_bytes = sum(size for size in exact if size is not None)
+            rss_bytes = sum(processes.exact_bytes(process) for process in living)
         self.max_rss_bytes = max(self.max_rss_bytes, rss_bytes)
         return "memory" if rss_bytes > self._limits["memory_bytes"] else None
 

@@ -16,6 +16,15 @@ from halo_forge.store.folder import StageFolder
 from halo_forge.store.lock import RunLock
 
 SCHEMA_VERSION = 1
+BEFORE_IDENTITY = {
+    "lock",
+    "config.yaml",
+    "config.resolved.yaml",
+    ".config.yaml.tmp",
+    ".config.resolved.yaml.tmp",
+    ".run.json.tmp",
+}
+"""What a run directory may hold before its identity is written."""
 
 
 class Run:
@@ -32,7 +41,9 @@ class Run:
         self.root = root
         with explained(root):
             root.mkdir(parents=True, exist_ok=True)
-            foreign = sorted(item.name for item in root.iterdir() if item.name != "lock")
+            names = {item.name for item in root.iterdir()}
+        # A kill before run.json was there leaves these; the lock, which comes first, says that they are ours.
+        foreign = sorted(names - (BEFORE_IDENTITY if "lock" in names else set()))
         if foreign and not (root / "run.json").exists():
             raise RunDirError(
                 f"{root}: not empty, and no run of halo-forge (holds {', '.join(foreign[:3])})",

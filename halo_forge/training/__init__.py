@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from halo_forge import within_cycle
 from halo_forge.records import Completion, Prompt, Trained, TrainingSettings
@@ -36,12 +36,18 @@ class TrainingRow:
 class SftSettings(Protocol):
     """The `training` section of the configuration, as far as plan and trainers read it."""
 
-    lr_scheduler_type: within_cycle.LrSchedulerType
-    lr_scheduler_kwargs: dict[str, Any]
-    warmup_steps: int
-    per_device_train_batch_size: int
-    gradient_accumulation_steps: int
-    gradient_checkpointing: bool | str
+    @property
+    def lr_scheduler_type(self) -> within_cycle.LrSchedulerType: ...
+    @property
+    def lr_scheduler_kwargs(self) -> dict[str, Any]: ...
+    @property
+    def warmup_steps(self) -> int: ...
+    @property
+    def per_device_train_batch_size(self) -> int: ...
+    @property
+    def gradient_accumulation_steps(self) -> int: ...
+    @property
+    def gradient_checkpointing(self) -> bool | Literal["auto"]: ...
 
 
 def planned_factors(settings: SftSettings, num_rows: int, num_train_epochs: float) -> list[float]:

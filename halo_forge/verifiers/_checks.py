@@ -14,7 +14,7 @@ from halo_forge.records import Prompt
 from halo_forge.source import digest
 
 _MAX_MISMATCHES = 5
-_SHOWN_BYTES = 160
+_SHOWN = 160
 
 
 class _Tests(BaseModel):
@@ -175,5 +175,8 @@ def _encoded(text: str) -> bytes:
 def _show(line: bytes | None) -> str:
     if line is None:
         return "nothing"
-    clipped = line[:_SHOWN_BYTES]
-    return repr(clipped.decode("utf-8", errors="backslashreplace")) + ("..." if len(line) > len(clipped) else "")
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError:
+        return repr(line[:_SHOWN])[1:] + ("..." if len(line) > _SHOWN else "")
+    return repr(text[:_SHOWN]) + ("..." if len(text) > _SHOWN else "")

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from selection_samples import completion, verdict
 
 from halo_forge.records import Completion, Selection, Threshold, Verdict
 from halo_forge.registry import discover
 from halo_forge.selection import REASONS, SelectionSpec, kinds, quota
 from halo_forge.selection.threshold import KeepThreshold
-from tests.selection.samples import completion, verdict
 
 POLICIES = [pytest.param(spec, id=kind) for kind, spec in discover("halo_forge.selection").items()]
 

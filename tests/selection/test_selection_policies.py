@@ -6,13 +6,13 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from selection_samples import completion, verdict
 
 from halo_forge.records import Selection, Verdict
 from halo_forge.selection import SelectionSpec
 from halo_forge.selection.best_per_prompt import BestPerPrompt
 from halo_forge.selection.threshold import KeepThreshold
 from halo_forge.selection.top_fraction import TopFraction
-from tests.selection.samples import completion, verdict
 
 REWARDS = {"easy": [1.0, 1.0, 1.0, 0.9, 0.9, 0.8], "hard": [0.7, 0.6, 0.5, 0.4], "rare": [0.3]}
 SAMPLES = [

@@ -1,0 +1,20 @@
+"""Shared fixtures: tiny models that are made once for all tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of tiny models: one per architecture, and `llama_pad_is_eos`."""
+    import torch
+    from tiny_models import ARCHITECTURES, save_model
+
+    torch.set_num_threads(1)  # tensors this small only lose by threads
+    root = tmp_path_factory.mktemp("tiny-models")
+    found = {name: save_model(root / name, name) for name in ARCHITECTURES}
+    found["llama_pad_is_eos"] = save_model(root / "llama_pad_is_eos", "llama", pad_is_eos=True)
+    return found

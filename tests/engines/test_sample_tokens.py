@@ -1,0 +1,147 @@
+"""The draw from logits: `sample_tokens` against probabilities computed by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+from tiny_models import request
+
+from halo_forge.engines.transformers import Row, _nucleus, sample_tokens
+
+torch = pytest.importorskip("torch")
+
+
+def rows(uniforms: Any, **values: Any) -> list[Row]:
+    return [Row(request("p0", **values), uniforms=[uniform]) for uniform in uniforms]
+
+
+def draws(logits: list[float], num_draws: int = 20000, *, seed: int = 7, **values: Any) -> Any:
+    """How often each token is drawn."""
+    uniforms = numpy.random.default_rng(seed).random(num_draws)
+    tokens = sample_tokens(torch.tensor(logits).expand(num_draws, -1), rows(uniforms, **values))
+    return numpy.bincount(tokens.numpy(), minlength=len(logits))
+
+
+def softmax(logits: list[float], temperature: float = 1.0) -> list[float]:
+    weights = [math.exp(value / temperature) for value in logits]
+    return [weight / sum(weights) for weight in weights]
+
+
+LOGITS = [0.0, 1.5, -1.0, 2.0, 0.5, -2.5, 1.0, 0.2]
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_tokens_are_drawn_with_their_softmax_probabilities(temperature: float) -> None:
+    counts = draws(LOGITS, temperature=temperature)
+    expected = numpy.array(softmax(LOGITS, temperature)) * counts.sum()
+    assert chisquare(counts, expected).pvalue > 0.001
+    # The test can fail: the probabilities of another temperature do not fit.
+    other = numpy.array(softmax(LOGITS, temperature * 1.2)) * counts.sum()
+    assert chisquare(counts, other).pvalue < 1e-6
+
+
+def test_a_row_uses_one_uniform_number_for_each_of_its_tokens() -> None:
+    logits = torch.zeros(1, 10)
+    row = Row(request("p0"), uniforms=[0.05, 0.95, 0.55])
+    drawn = []
+    for _ in range(3):
+        drawn.append(int(sample_tokens(logits, [row])[0]))
+        row.token_ids.append(drawn[-1])
+    assert drawn == [0, 9, 5]
+
+
+@pytest.mark.parametrize("top_k", [2, 3, 8, 100])
+def test_top_k_keeps_exactly_the_likeliest(top_k: int) -> None:
+    counts = draws(LOGITS, top_k=top_k)
+    order = sorted(range(len(LOGITS)), key=lambda token: -LOGITS[token])
+    kept = set(order[:top_k])
+    assert set(numpy.flatnonzero(counts)) == kept
+    weights = [softmax(LOGITS)[token] for token in sorted(kept)]
+    expected = numpy.array(weights) / sum(weights) * counts.sum()
+    assert chisquare([counts[token] for token in sorted(kept)], expected).pvalue > 0.001
+
+
+def test_top_k_1_takes_the_likeliest() -> None:
+    assert set(numpy.flatnonzero(draws(LOGITS, top_k=1))) == {3}
+
+
+# Probabilities 0.5, 0.25, 0.125, 0.0625, 0.0625: sums that are exact in binary.
+HALVES = [math.log(value) for value in (0.125, 0.5, 0.0625, 0.25, 0.0625)]
+
+
+@pytest.mark.parametrize(
+    ("top_p", "kept"),
+    [
+        (0.01, {1}),
+        (0.49, {1}),
+        (0.51, {1, 3}),
+        (0.74, {1, 3}),
+        (0.76, {1, 3, 0}),
+        (0.874, {1, 3, 0}),
+        (1.0, set(range(5))),
+    ],
+)
+def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p: float, kept: set[int]) -> None:
+    assert set(numpy.flatnonzero(draws(HALVES, top_p=top_p))) == kept
+
+
+@given(
+    st.lists(st.floats(-4, 4), min_size=2, max_size=20, unique=True),
+    st.floats(0.05, 1.0, exclude_max=True),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_nucleus_is_minimal_and_sufficient(logits: list[float], top_p: float) -> None:
+    probabilities = torch.tensor([logits], dtype=torch.float64).softmax(dim=1)
+    kept = _nucleus(probabilities, torch.tensor([top_p], dtype=torch.float64))[0]
+    inside = kept[kept > 0]
+    assert float(inside.sum()) >= top_p - 1e-9
+    assert float(inside.sum() - inside.min()) < top_p
+    outside = probabilities[0][kept == 0]
+    assert len(outside) == 0 or float(outside.max()) <= float(inside.min())
+
+
+def test_top_p_and_temperature_belong_to_the_row() -> None:
+    logits = torch.tensor(HALVES).expand(4, -1)
+    mixed = [
+        Row(request("p0", top_p=0.3), uniforms=[0.999]),
+        Row(request("p0", top_p=0.6), uniforms=[0.999]),
+        Row(request("p0", top_p=1.0), uniforms=[0.999]),
+        Row(request("p0", temperature=0.0), uniforms=[0.999]),
+    ]
+    assert sample_tokens(logits, mixed).tolist() == [1, 3, 4, 1]
+
+
+def test_top_k_then_top_p() -> None:
+    """top_k 3 leaves 4/7, 2/7, 1/7: top_p 0.6 needs two of them."""
+    assert set(numpy.flatnonzero(draws(HALVES, top_k=3, top_p=0.6))) == {1, 3}
+    assert set(numpy.flatnonzero(draws(HALVES, top_k=3, top_p=0.55))) == {1}
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1.0 - 2**-53, 0.5])
+def test_a_token_of_probability_0_is_never_drawn(uniform: float) -> None:
+    """The ends of the unit interval, with impossible tokens at both ends of the vocabulary."""
+    logits = torch.tensor([[float("-inf")] * 3 + [0.0, 1.0, 2.0] + [float("-inf")] * 3])
+    assert int(sample_tokens(logits, rows([uniform]))[0]) in (3, 4, 5)
+    large = torch.full((1, 50000), float("-inf"))
+    large[0, 100:40000] = torch.linspace(-3, 3, 39900)
+    assert 100 <= int(sample_tokens(large, rows([uniform]))[0]) < 40000
+    assert 100 <= int(sample_tokens(large, rows([uniform], top_p=0.5))[0]) < 40000
+    assert 100 <= int(sample_tokens(large, rows([uniform], top_k=50))[0]) < 40000
+
+
+def test_low_precision_logits_are_computed_in_float32() -> None:
+    logits = torch.randn(1, 1000, generator=torch.Generator().manual_seed(3)).bfloat16()
+    assert torch.equal(sample_tokens(logits, rows([0.4])), sample_tokens(logits.float(), rows([0.4])))
+
+
+def test_a_large_vocabulary_is_covered_evenly() -> None:
+    """49152 equal tokens: the cumulative sum in float32 must not lose the tail."""
+    uniforms = [0.0, 0.25, 0.5, 0.75, 0.99999]
+    found = sample_tokens(torch.zeros(5, 49152), rows(uniforms)).tolist()
+    assert found == pytest.approx([uniform * 49152 for uniform in uniforms], abs=40)

@@ -1,0 +1,280 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_models import (
+    ARCHITECTURES,
+    adapter_weights,
+    base_weights,
+    disturb_adapter,
+    load_policy,
+    prompts,
+    request,
+    same_bits,
+)
+
+from halo_forge.engines.transformers import TransformersEngine, TransformersSpec, cut_after
+from halo_forge.records import Completion, SampleRequest
+
+torch = pytest.importorskip("torch")
+
+TEXTS = [
+    "add two numbers",
+    "Write a C function that adds two numbers and returns the sum of the values, for all i < n.",
+    "x",
+    "the user and the assistant",
+    "int main(void) { return 0; } and more and more of the same, so that this prompt is the longest of all of them",
+]
+PROMPTS = prompts(TEXTS)
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def policy(request: pytest.FixtureRequest, tiny_models: dict[str, Path]) -> Any:
+    found = load_policy(tiny_models[request.param])
+    disturb_adapter(found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def llama(tiny_models: dict[str, Path]) -> Any:
+    found = load_policy(tiny_models["llama"])
+    disturb_adapter(found)
+    return found
+
+
+def sample(policy: Any, requests: list[SampleRequest], *, batch_size: int = 8, stop: tuple[str, ...] = ()) -> Any:
+    engine = TransformersEngine(policy, batch_size=batch_size, stop=stop)
+    found = list(engine.sample(PROMPTS, requests, policy.version))
+    assert len(found) == len(requests)
+    return {(completion.prompt_id, completion.index): completion for completion in found}
+
+
+def greedy(max_new_tokens: int = 24, prompt_ids: Any = PROMPTS) -> list[SampleRequest]:
+    return [request(prompt_id, temperature=0.0, max_new_tokens=max_new_tokens) for prompt_id in prompt_ids]
+
+
+def test_greedy_is_generate_token_for_token(policy: Any) -> None:
+    found = sample(policy, greedy(40), batch_size=3)
+    for prompt_id, asked in PROMPTS.items():
+        ids = policy.prompt_ids(asked)
+        with torch.inference_mode():
+            output = policy.model.generate(
+                input_ids=torch.tensor([ids]),
+                attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+                do_sample=False,
+                max_new_tokens=40,
+                eos_token_id=sorted(policy.stop_ids),
+                pad_token_id=policy.tokenizer.pad_token_id,
+            )
+        expected = output[0, len(ids) :].tolist()
+        ended = expected[-1] in policy.stop_ids
+        assert found[prompt_id, 0].token_ids == tuple(expected[:-1] if ended else expected)
+        assert found[prompt_id, 0].finish == ("stop" if ended else "length")
+
+
+def test_rows_that_finish_do_not_change_the_others(policy: Any) -> None:
+    """Lengths from 1 to 41 tokens, so rows leave and are filled again at different steps."""
+    lengths = {"p0": 1, "p1": 40, "p2": 7, "p3": 20, "p4": 3}
+    mixed = [request(p, i, max_new_tokens=n + i) for p, n in lengths.items() for i in range(2)]
+    together = sample(policy, mixed, batch_size=4)
+    for one in mixed:
+        alone = sample(policy, [one], batch_size=1)
+        assert together[one.prompt_id, one.index] == alone[one.prompt_id, one.index]
+
+
+def test_batch_size_and_order_of_requests_change_nothing(policy: Any) -> None:
+    requests = [request(prompt_id, index, max_new_tokens=20) for prompt_id in PROMPTS for index in range(3)]
+    reference = sample(policy, requests, batch_size=64)
+    assert len({completion.text for completion in reference.values()}) > 12
+    for batch_size in (2, 7):
+        assert sample(policy, requests, batch_size=batch_size) == reference
+    assert sample(policy, requests[::-1], batch_size=5) == reference
+    assert sample(policy, requests[3::2], batch_size=5).items() <= reference.items()
+
+
+def test_the_cache_window_moves_many_times(llama: Any) -> None:
+    """Many short and a few long answers through few rows: the slots run out again and again."""
+    requests = [request(p, i, max_new_tokens=25 if i % 5 == 0 else 3) for p in PROMPTS for i in range(8)]
+    assert sample(llama, requests, batch_size=2) == sample(llama, requests, batch_size=60)
+
+
+def test_the_seed_decides(llama: Any) -> None:
+    one = sample(llama, [request("p0", seed=5), request("p1", seed=5)])
+    again = sample(llama, [request("p0", seed=5), request("p1", seed=6)])
+    assert one["p0", 0] == again["p0", 0]
+    assert one["p1", 0].token_ids != again["p1", 0].token_ids
+    largest = sample(llama, [request("p0", seed=2**63 - 1)])["p0", 0]
+    assert largest.seed == 2**63 - 1 and largest.token_ids
+
+
+def test_temperature_belongs_to_the_row(llama: Any) -> None:
+    values = {"p0": 0.0, "p1": 0.3, "p2": 1.0, "p3": 3.0, "p4": 0.0}
+    mixed = [request(prompt_id, temperature=value) for prompt_id, value in values.items()]
+    together = sample(llama, mixed)
+    for one in mixed:
+        assert together[one.prompt_id, 0] == sample(llama, [one])[one.prompt_id, 0]
+    assert together["p0", 0].token_ids == sample(llama, greedy())["p0", 0].token_ids
+
+
+def test_one_completion_for_each_request(llama: Any) -> None:
+    requests = [request(prompt_id, index, max_new_tokens=8) for prompt_id in PROMPTS for index in range(9)]
+    found = list(TransformersEngine(llama, batch_size=4, stop=()).sample(PROMPTS, requests, 0))
+    keys = [(completion.prompt_id, completion.index) for completion in found]
+    assert sorted(keys) == sorted((one.prompt_id, one.index) for one in requests)
+    seeds = {(one.prompt_id, one.index): one.seed for one in requests}
+    assert all(each.seed == seeds[each.prompt_id, each.index] and each.policy_version == 0 for each in found)
+    assert list(TransformersEngine(llama, batch_size=4, stop=()).sample(PROMPTS, [], 0)) == []
+
+
+def test_completions_come_out_before_all_are_done(llama: Any) -> None:
+    requests = [request("p0", max_new_tokens=1), request("p1", max_new_tokens=60)]
+    found = TransformersEngine(llama, batch_size=2, stop=()).sample(PROMPTS, requests, 0)
+    assert next(found).prompt_id == "p0"
+    assert [each.prompt_id for each in found] == ["p1"]
+
+
+def test_another_version_than_the_one_in_memory_is_refused(llama: Any) -> None:
+    with pytest.raises(RuntimeError, match=r"v3.*v0"):
+        list(TransformersEngine(llama, batch_size=2, stop=()).sample(PROMPTS, greedy(), 3))
+
+
+def test_the_length_limit_ends_an_answer(llama: Any) -> None:
+    for limit in (1, 2, 13):
+        found = sample(llama, greedy(limit))
+        assert {each.finish for each in found.values()} == {"length"}
+        assert {len(each.token_ids) for each in found.values()} == {limit}
+
+
+def test_the_end_of_turn_ends_an_answer_and_is_not_in_it(tiny_models: dict[str, Path]) -> None:
+    policy = load_policy(tiny_models["gemma2"])
+    requests = [request(p, i, temperature=1.5, max_new_tokens=150) for p in PROMPTS for i in range(4)]
+    found = sample(policy, requests, batch_size=16)
+    ended = [each for each in found.values() if each.finish == "stop"]
+    assert len(ended) > 10
+    assert len({len(each.token_ids) for each in ended}) > 5
+    for each in found.values():
+        assert not policy.stop_ids & set(each.token_ids)
+        assert "<|" not in each.text
+        assert each.finish == "stop" or len(each.token_ids) == 150
+
+
+def decoded(policy: Any, token_ids: Any) -> str:
+    return str(policy.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
+
+def stops_of(policy: Any, token_ids: tuple[int, ...]) -> Iterator[tuple[str, str]]:
+    """(how it lies in the tokens, a string of the greedy answer)."""
+    pieces = [decoded(policy, [token]) for token in token_ids]
+    for number in range(4, len(pieces) - 1, 3):
+        if not all(pieces[number - 1 : number + 2]):
+            continue  # a special token has no text
+        yield "a whole token", pieces[number]
+        yield "split over two tokens", pieces[number][-1] + pieces[number + 1][0]
+        yield "split over three tokens", pieces[number - 1][-1] + pieces[number] + pieces[number + 1][0]
+        if len(pieces[number]) > 2:
+            yield "the token runs past it", pieces[number][:-1]
+            yield "inside a token", pieces[number][1:-1]
+
+
+def test_stop_strings_end_a_completion_and_stay_in_the_text(llama: Any) -> None:
+    free = sample(llama, greedy(40))
+    seen = set()
+    for prompt_id in ("p1", "p3", "p4"):
+        ids = free[prompt_id, 0].token_ids
+        for how, stop in stops_of(llama, ids):
+            # By hand: the first number of tokens whose text holds the string.
+            num_tokens = next(n for n in range(len(ids) + 1) if stop in decoded(llama, ids[:n]))
+            text = decoded(llama, ids[:num_tokens])
+            found = sample(llama, greedy(40, [prompt_id]), stop=(stop,))[prompt_id, 0]
+            assert found.token_ids == ids[:num_tokens], (how, stop)
+            assert found.text == text[: text.index(stop) + len(stop)]
+            assert found.text.endswith(stop)
+            assert found.finish == "stop"
+            seen.add((how, len(found.text) < len(text)))
+    assert {"a whole token", "split over two tokens", "split over three tokens"} <= {how for how, _ in seen}
+    assert ("the token runs past it", True) in seen
+
+
+def test_of_several_stop_strings_the_first_to_appear_counts(llama: Any) -> None:
+    free = sample(llama, greedy(30, ["p0"]))["p0", 0].text
+    stops = (free[20:23], free[10:13], "never there at all")
+    assert free.index(stops[1]) < free.index(stops[0])
+    assert sample(llama, greedy(30, ["p0"]), stop=stops)["p0", 0].text == free[: free.index(stops[1]) + 3]
+
+
+def test_a_stop_string_in_the_last_allowed_token_is_a_stop(llama: Any) -> None:
+    ids = sample(llama, greedy(12, ["p0"]))["p0", 0].token_ids
+    last = decoded(llama, ids[-1:])
+    assert last not in decoded(llama, ids[:-1])
+    found = sample(llama, greedy(12, ["p0"]), stop=(last,))["p0", 0]
+    assert (found.finish, len(found.token_ids)) == ("stop", 12)
+
+
+@pytest.mark.parametrize(
+    ("text", "stop", "expected"),
+    [
+        ("a```b", ["```"], "a```"),
+        ("a````b", ["```"], "a```"),
+        ("one two", ["two", "one"], "one"),
+        ("abc", ["bc", "abc", "b"], "ab"),
+        ("abc", ["x"], "abc"),
+        ("abc", [], "abc"),
+    ],
+)
+def test_cut_after(text: str, stop: list[str], expected: str) -> None:
+    assert cut_after(text, stop) == expected
+
+
+def test_the_response_prefix_opens_the_text_and_is_no_sampled_token(tiny_models: dict[str, Path]) -> None:
+    plain = load_policy(tiny_models["llama"])
+    prefixed = load_policy(tiny_models["llama"], response_prefix="```c\n")
+    rendered = prefixed.render(PROMPTS["p0"])
+    assert rendered == plain.render(PROMPTS["p0"]) + "```c\n"
+    assert rendered.endswith("<|im_start|>assistant\n```c\n")
+    found = sample(prefixed, greedy(), stop=("```",))
+    for each in found.values():
+        assert each.text == "```c\n" + decoded(prefixed, each.token_ids)  # the prefix's own fence is no stop
+        assert 1 < len(each.token_ids) <= 24
+    assert found["p0", 0].token_ids != sample(plain, greedy())["p0", 0].token_ids
+
+
+def test_the_adapter_changes_the_samples(tiny_models: dict[str, Path]) -> None:
+    policy = load_policy(tiny_models["llama"])
+    before = sample(policy, greedy())
+    disturb_adapter(policy)
+    after = sample(policy, greedy())
+    assert all(before[key].token_ids != after[key].token_ids for key in before)
+    policy.load_adapter(None, 0)
+    assert sample(policy, greedy()) == before
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_sampling_puts_the_float32_master_weights_back_bit_by_bit(dtype: str, tiny_models: dict[str, Path]) -> None:
+    policy = load_policy(tiny_models["llama"], dtype=dtype)
+    disturb_adapter(policy)
+    masters, base = adapter_weights(policy), base_weights(policy)
+    assert {value.dtype for value in masters.values()} == {torch.float32}
+    assert {value.dtype for value in base.values()} == {getattr(torch, dtype)}
+    with policy.sampling():
+        assert {value.dtype for value in adapter_weights(policy).values()} == {getattr(torch, dtype)}
+    requests = [request(prompt_id, index) for prompt_id in PROMPTS for index in range(2)]
+    sample(policy, requests)
+    assert same_bits(adapter_weights(policy), masters)
+    early: Iterator[Completion] = TransformersEngine(policy, batch_size=4, stop=()).sample(PROMPTS, requests, 0)
+    next(early)
+    early.close()  # type: ignore[attr-defined]
+    assert same_bits(adapter_weights(policy), masters)
+    with pytest.raises(ZeroDivisionError), policy.sampling():
+        raise ZeroDivisionError
+    assert same_bits(adapter_weights(policy), masters)
+    assert same_bits(base_weights(policy), base)
+
+
+def test_auto_batch_size_and_stop_come_from_the_configuration(llama: Any) -> None:
+    spec = TransformersSpec.model_validate({"kind": "transformers", "stop": ["```"], "batch_size": 3})
+    engine = spec.open(llama)
+    assert (engine.batch_size, engine.stop) == (3, ("```",))
+    assert TransformersSpec.model_validate({"kind": "transformers"}).open(llama).batch_size >= 16

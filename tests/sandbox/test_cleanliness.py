@@ -1,0 +1,225 @@
+"""What a job finds when it starts, and what is left when it is over: nothing of others, nothing of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from halo_forge.sandbox import processes
+from halo_forge.sandbox.box import Box, remove_tree
+from halo_forge.sandbox.job import MEBIBYTE, Job, Limits, SandboxError
+from halo_forge.sandbox.local import BOX_PATH, LocalSandbox, open_sandbox
+
+LIMITS = Limits(cpu_seconds=5.0, wall_seconds=30.0, memory_bytes=128 * MEBIBYTE)
+
+
+def alive(pid: int) -> bool:
+    process = processes.read(pid)
+    return process is not None and process.state not in "ZX"
+
+
+def wait_until(condition, seconds: float = 5.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def sleeper(pid_file: Path) -> Job:
+    script = f"setsid sh -c 'echo $$ > {pid_file}.new; mv {pid_file}.new {pid_file}; exec sleep 60' & sleep 60"
+    return Job(("/bin/sh", "-c", script), LIMITS, env={"PATH": "/usr/bin:/bin"})
+
+
+def test_environment_is_scrubbed(shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_TOKEN", "do not tell")
+    outcome = shell("env")
+    names = {line.split(b"=")[0] for line in outcome.stdout.splitlines()}
+    assert names <= {b"PATH", b"LANG", b"HOME", b"TMPDIR", b"PWD", b"_", b"SHLVL", b"OLDPWD"}
+    assert b"do not tell" not in outcome.stdout
+
+
+def test_home_and_working_directory_are_the_box(shell) -> None:
+    lines = shell('pwd; echo "$HOME"; echo "$TMPDIR"; ls -A; cat note', files={"note": b"hello"}).stdout.decode()
+    here, home, temporary, *rest = lines.splitlines()
+    assert here == home == temporary and BOX_PATH.fullmatch(here)
+    assert rest == ["note", "hello"]
+    assert not os.path.exists(here)
+
+
+def test_only_the_standard_streams_are_open(shell) -> None:
+    with open(os.devnull) as leak:
+        os.set_inheritable(leak.fileno(), True)
+        # The fourth descriptor is the directory that ls reads.
+        assert shell("ls /proc/self/fd").stdout.split() == [b"0", b"1", b"2", b"3"]
+
+
+def test_own_session_no_privileges_and_first_to_go(shell) -> None:
+    outcome = shell("cat /proc/self/oom_score_adj; grep -E 'NoNewPrivs|CapEff' /proc/self/status; nice")
+    assert outcome.stdout.split() == [b"1000", b"CapEff:", b"0000000000000000", b"NoNewPrivs:", b"1", b"10"]
+    first, second = (shell("ps -o sid= -p $$").stdout for _ in range(2))
+    assert first != second and int(first) != os.getsid(0)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "setsid sleep 60 & echo done",
+        "(setsid sh -c 'sleep 60 & sleep 61' &) ; echo done",
+        "(sh -c 'trap \"\" TERM HUP INT; sleep 60; sleep 60' > /dev/null 2>&1 &) ; echo done",
+        "sh -c 'kill -STOP $$' & echo done",
+    ],
+    ids=["session", "double fork", "deaf and without streams", "stopped"],
+)
+def test_strays_are_killed(shell, script: str) -> None:
+    outcome = shell(script)
+    assert outcome.clean and outcome.stdout == b"done\n"
+    assert outcome.wall_seconds < 2.0  # and the `sandbox` fixture finds no process left
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "rm -rf ../box; mkdir ../box ../box.1; echo x > ../box.1/y",
+        'cd ..; rm -rf "$PWD"',
+        "mkdir -p a/b/c; touch a/b/c/d; chmod 000 a/b/c a/b a",
+        "cd ..; rmdir box; ln -s / box",
+        "mkfifo pipe; ln -s /etc link; touch -- -rf '\n'",
+        "for i in $(seq 300); do mkdir dddddddddddddddddddddd; cd dddddddddddddddddddddd; done",
+    ],
+    ids=["replaced", "removed", "locked", "linked", "odd", "deep"],
+)
+def test_the_box_is_removed_whatever_it_holds(shell, script: str) -> None:
+    shell(script)
+    assert shell("ls -A").stdout == b""
+    assert os.path.isdir("/etc")
+
+
+def test_remove_tree_follows_no_link(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "file").write_text("x")
+    (tmp_path / "top").mkdir()
+    (tmp_path / "top" / "link").symlink_to(tmp_path / "kept")
+    remove_tree(str(tmp_path / "top"))
+    (tmp_path / "link").symlink_to(tmp_path / "kept")
+    remove_tree(str(tmp_path / "link"))
+    remove_tree(str(tmp_path / "missing"))
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert (tmp_path / "kept" / "file").read_text() == "x"
+
+
+@pytest.mark.parametrize(
+    ("script", "fetched"),
+    [
+        ("printf abc > result", b"abc"),
+        (": > result", b""),
+        ("true", None),
+        ("ln -s /etc/passwd result", None),
+        ("mkfifo result", None),
+        ("mkdir result", None),
+        ("printf abc > other; ln other result", None),
+    ],
+    ids=["file", "empty", "missing", "link", "fifo", "directory", "two names"],
+)
+def test_fetch(shell, script: str, fetched: bytes | None) -> None:
+    assert shell(script, fetch="result").fetched == fetched
+
+
+def test_fetch_has_a_longest_size(tmp_path: Path) -> None:
+    box = Box(str(tmp_path / "work"))
+    box.put("result", b"0123456789")
+    assert (box.fetch("result", 10), box.fetch("result", 9)) == (b"0123456789", None)
+    box.remove()
+    assert os.listdir(tmp_path / "work") == []
+
+
+def test_malformed_jobs_are_refused(sandbox: LocalSandbox) -> None:
+    for job in (
+        Job((), LIMITS),
+        Job(("true",), LIMITS),
+        Job(("/bin/true",), LIMITS, {"../x": b""}),
+        Job(("/bin/true",), LIMITS, {"..": b""}),
+        Job(("/bin/true",), LIMITS, fetch="/etc/passwd"),
+    ):
+        with pytest.raises(ValueError):
+            sandbox.run(job)
+
+
+def test_isolation_is_told_honestly(sandbox: LocalSandbox) -> None:
+    assert sandbox.isolation.level == "limits"
+    assert any("network" in note for note in sandbox.isolation.notes)
+    assert any("root" in note for note in sandbox.isolation.notes) == (os.geteuid() == 0)
+
+
+def test_close_ends_the_running_job_at_once(tmp_path: Path) -> None:
+    sandbox = open_sandbox()
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            sandbox.run(sleeper(tmp_path / "pid"))
+        except SandboxError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert wait_until((tmp_path / "pid").exists)
+    pid = int((tmp_path / "pid").read_text())
+    started = time.monotonic()
+    sandbox.close()
+    thread.join(timeout=5)
+    assert time.monotonic() - started < 2.0
+    assert len(failures) == 1 and not alive(pid)
+    sandbox.close()
+    with pytest.raises(SandboxError):
+        sandbox.run(Job(("/bin/true",), LIMITS))
+
+
+def test_a_launcher_that_dies_is_our_failure(tmp_path: Path) -> None:
+    sandbox = LocalSandbox()
+    with pytest.raises(SandboxError, match="launcher is gone"):
+        sandbox.run(Job(("/bin/sh", "-c", f"kill -9 {sandbox._process.pid}; sleep 5"), LIMITS))
+    with pytest.raises(SandboxError):
+        sandbox.run(Job(("/bin/true",), LIMITS))
+    sandbox.close()
+    assert not os.path.exists(sandbox._directory)
+
+
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "exit"])
+def test_everything_ends_with_the_trainer(tmp_path: Path, how: str) -> None:
+    script = f"""
+import os, signal, threading, time
+from pathlib import Path
+from test_cleanliness import sleeper
+from halo_forge.sandbox.local import LocalSandbox
+sandbox = LocalSandbox()
+print(sandbox._process.pid, sandbox._directory, flush=True)
+threading.Thread(target=sandbox.run, args=(sleeper(Path({str(tmp_path / "pid")!r})),), daemon=True).start()
+while not os.path.exists({str(tmp_path / "pid")!r}):
+    time.sleep(0.01)
+os._exit(0) if {how!r} == "exit" else os.kill(os.getpid(), signal.{how if how != "exit" else "SIGKILL"})
+"""
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=30)
+    launcher, directory = done.stdout.split()
+    pid = int((tmp_path / "pid").read_text())
+    assert wait_until(lambda: not alive(pid) and not alive(int(launcher)), 3.0), done.stderr
+    assert wait_until(lambda: not os.path.exists(directory), 3.0)
+
+
+def test_both_ways_to_find_children_agree() -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        assert child.pid in processes._children_from_scan(os.getpid())
+        assert child.pid in processes.children(os.getpid())
+        assert child.pid in {process.pid for process in processes.below(os.getpid())}
+    finally:
+        child.kill()
+        child.wait()
