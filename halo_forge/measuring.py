@@ -66,14 +66,12 @@ def _differences(start: Sequence[Verdict], chosen: Sequence[Verdict]) -> dict[st
         shared = before.keys() & after.keys()
         if len(shared) < 2:
             continue  # one prompt has no spread to compare with
-        first, last = (sum(rates[prompt] for prompt in sorted(shared)) / len(shared) for rates in (before, after))
-        # One prompt has no spread: there is a difference, but no interval.
-        spread = (
-            _named(dataclasses.asdict(paired_difference(before, after)))
-            if len(shared) > 1
-            else {"difference": last - first, "num_prompts": 1}
-        )
-        found[name] = {"start": first, "chosen": last, **spread}
+        difference = paired_difference(before, after)
+        found[name] = {
+            "start": sum(before[prompt] for prompt in sorted(shared)) / len(shared),
+            "chosen": sum(after[prompt] for prompt in sorted(shared)) / len(shared),
+            **_named(dataclasses.asdict(difference)),
+        }
     return found
 
 

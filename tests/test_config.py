@@ -91,7 +91,8 @@ def candidates(annotation: Any, default: Any) -> list[Any]:
     if isinstance(default, int) and not isinstance(default, bool):
         near = [default + 1, default + 2]
     lists = [[value] for value in literals] + [literals[:2], ["first"], ["first", "second"]]
-    others = [0.25, 0.5, 3, 5, 21, 2**30, 2**31, "first", "second", {"final_ratio": 0.25}, {"final_ratio": 0.5}]
+    mappings = [{"final_ratio": 0.25}, {"final_ratio": 0.5}, {"family": ["first"]}, {"family": ["second"]}]
+    others = [0.25, 0.5, 3, 5, 21, 2**30, 2**31, "first", "second", *mappings]
     return [*literals, True, False, *near, *lists, *others]
 
 

@@ -6,7 +6,8 @@ import itertools
 import os
 import shutil
 import signal
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,13 +22,24 @@ KILLED = -signal.SIGKILL
 
 
 @pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def room(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where there is one: hundreds of runs make tens of thousands of small files."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=memory, prefix="halo_forge_test_") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def config(room: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """2 cycles of 3 train prompts x 2 samples; the parts that cost time and write nothing are taken out."""
     monkeypatch.setattr(Spec, "open", lambda self: MemoryVerifier())
     monkeypatch.setattr(halo_forge.assembly, "_versions", dict)
     monkeypatch.setattr(halo_forge.assembly, "_git_commit", lambda: None)
-    config = write_inputs(tmp_path / "inputs", evaluation__samples_per_prompt=1)
-    execute(config, tmp_path / "warm")  # what is imported late is imported here, once, and not in every child
+    config = write_inputs(room / "inputs", evaluation__samples_per_prompt=1)
+    execute(config, room / "warm")  # what is imported late is imported here, once, and not in every child
     return config
 
 
@@ -44,18 +56,18 @@ def attempt(config: Path, folder: Path, kill_at: int = 0) -> int:
 
 
 @pytest.fixture
-def undisturbed(config: Path, tmp_path: Path) -> dict[str, bytes]:
-    folder = tmp_path / "undisturbed"
+def undisturbed(config: Path, room: Path) -> dict[str, bytes]:
+    folder = room / "undisturbed"
     folder.mkdir()
     assert attempt(config, folder) == 0
     return tree(folder / "run")
 
 
 def test_killed_at_every_write_point_and_resumed(
-    config: Path, tmp_path: Path, undisturbed: dict[str, bytes]
+    config: Path, room: Path, undisturbed: dict[str, bytes]
 ) -> None:
     for kill_at in itertools.count(1):
-        folder = tmp_path / f"case_{kill_at}"
+        folder = room / f"case_{kill_at}"
         folder.mkdir()
         code = attempt(config, folder, kill_at)
         if code == 0:
@@ -69,23 +81,23 @@ def test_killed_at_every_write_point_and_resumed(
 
 
 @pytest.mark.parametrize("survived", [97, 160])
-def test_killed_again_and_again(config: Path, tmp_path: Path, undisturbed: dict[str, bytes], survived: int) -> None:
+def test_killed_again_and_again(config: Path, room: Path, undisturbed: dict[str, bytes], survived: int) -> None:
     num_kills = 0
-    while attempt(config, tmp_path, survived) == KILLED:
+    while attempt(config, room, survived) == KILLED:
         num_kills += 1
         assert num_kills < 100
     assert num_kills >= 3
-    assert differences(tree(tmp_path / "run"), undisturbed) == []
+    assert differences(tree(room / "run"), undisturbed) == []
     # No completion was drawn twice: what was on disk is never asked for again.
-    events = rows(tmp_path / "run/events.jsonl")
+    events = rows(room / "run/events.jsonl")
     sealed = [(event["folder"], event["stage"]) for event in events if event["event"] == "stage_sealed"]
     assert len(sealed) >= len({*sealed})
 
 
 def test_killed_at_every_write_point_of_going_back(
-    config: Path, tmp_path: Path, undisturbed: dict[str, bytes]
+    config: Path, room: Path, undisturbed: dict[str, bytes]
 ) -> None:
-    shutil.copytree(tmp_path / "undisturbed", tmp_path / "finished", symlinks=True)
+    shutil.copytree(room / "undisturbed", room / "finished", symlinks=True)
 
     def going_back(folder: Path, kill_at: int) -> Callable[[], None]:
         def work() -> None:
@@ -97,8 +109,8 @@ def test_killed_at_every_write_point_of_going_back(
         return work
 
     for kill_at in itertools.count(1):
-        folder = tmp_path / f"back_{kill_at}"
-        shutil.copytree(tmp_path / "finished", folder, symlinks=True)
+        folder = room / f"back_{kill_at}"
+        shutil.copytree(room / "finished", folder, symlinks=True)
         code = in_child(going_back(folder, kill_at))
         assert code in (0, KILLED)
         assert attempt(config, folder) == 0, f"not resumable after a kill at write point {kill_at}"

@@ -57,7 +57,7 @@ def print_result(console: Console, status: Status) -> None:
                 f"{row['start']:.3f}",
                 f"{row['chosen']:.3f}",
                 f"{row['difference']:+.3f}",
-                f"{row['low']:+.3f} to {row['high']:+.3f}" if "low" in row else "",
+                f"{row['low']:+.3f} to {row['high']:+.3f}",
                 _number(row.get("minimum_detectable_effect"), ".3f"),
             )
     console.print(table)

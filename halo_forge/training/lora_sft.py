@@ -6,8 +6,9 @@ and on the end of turn after them, and on nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,10 +46,10 @@ class LoraSftTrainer:
                 f"cycle {settings.cycle} trains v{settings.cycle - 1}, v{self.policy.version} is in memory"
             )
         factors = planned_factors(self.settings, len(rows), settings.num_train_epochs)
-        trainer = self._build(
-            Dataset.from_list([self._tokenized(row) for row in rows]), settings, factors, folder, on_step
-        )
-        trainer.train()
+        dataset = Dataset.from_list([self._tokenized(row) for row in rows])
+        with _unwrapped_after(self.policy.model.get_base_model()):
+            trainer = self._build(dataset, settings, factors, folder, on_step)
+            trainer.train()
         steps = trainer.step_rows
         if len(steps) != len(factors):
             raise RuntimeError(f"the plan says {len(factors)} optimizer steps, the trainer took {len(steps)}")
@@ -117,3 +118,26 @@ class LoraSftTrainer:
             train_dataset=dataset,
             processing_class=self.policy.tokenizer,
         )
+
+
+@contextlib.contextmanager
+def _unwrapped_after(base: Any) -> Iterator[None]:
+    """Take off again what the library puts around the model for a training.
+
+    It wraps the forward of the model it is given and never unwraps it: every cycle would add a wrapper, and a hook
+    on the embeddings where gradient checkpointing is on.
+    """
+    forward = base.__dict__.get("forward")
+    hooks = base.get_input_embeddings()._forward_hooks
+    hooks_before = dict(hooks)
+    try:
+        yield
+    finally:
+        if forward is None:
+            base.__dict__.pop("forward", None)
+        else:
+            base.forward = forward
+        if base.is_gradient_checkpointing:
+            base.gradient_checkpointing_disable()
+        for key in hooks.keys() - hooks_before.keys():
+            del hooks[key]

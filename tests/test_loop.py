@@ -1,0 +1,361 @@
+"""The loop itself, with the `scripted` engine: what it asks, in which order, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripted_runs import (
+    MemoryVerifier,
+    SilentWatch,
+    answers_in_words,
+    differences,
+    execute,
+    read,
+    rows,
+    tree,
+    write_inputs,
+)
+
+from halo_forge.config import load_config
+from halo_forge.errors import TooFewSamples, VerifierBroken
+from halo_forge.records import SampleRequest
+from halo_forge.store.run import Run
+from halo_forge.tools import Tools
+from halo_forge.training import planned_factors
+from halo_forge.verifiers.c import Spec
+
+
+@pytest.fixture
+def verifier(monkeypatch: pytest.MonkeyPatch) -> MemoryVerifier:
+    """In the place of the compiler."""
+    found = MemoryVerifier()
+    monkeypatch.setattr(Spec, "open", lambda self: found)
+    return found
+
+
+def test_one_lap_more_than_cycles(tmp_path: Path, verifier: MemoryVerifier) -> None:
+    watch = SilentWatch()
+    execute(write_inputs(tmp_path, raft__num_cycles=3), tmp_path / "run", watch=watch)
+    laps = sorted((tmp_path / "run/cycles").iterdir())
+    assert [lap.name for lap in laps] == ["001", "002", "003", "004"]
+    for number, lap in enumerate(laps, start=1):
+        train, dev = rows(lap / "completions.jsonl"), rows(lap / "dev_completions.jsonl")
+        assert len(dev) == 2 * 2
+        assert len(train) == (0 if number == 4 else 3 * 2)
+        every = train + dev + rows(lap / "verdicts.jsonl") + rows(lap / "dev_verdicts.jsonl")
+        assert {row["policy_version"] for row in every} == {number - 1}
+        measurement = read(lap / "measurement.json")
+        assert (measurement["cycle"], measurement["policy_version"]) == (number, number - 1)
+        assert any(name.startswith("train/") for name in measurement["metrics"]) == (number < 4)
+        assert read(lap / "decision.json")["action"] == ("continue" if number < 4 else "finish")
+        trained = ["settings.json", "selection.json", "selection.jsonl", "trained.json", "report.json", "adapter"]
+        assert [(lap / name).exists() for name in trained] == [number < 4] * len(trained)
+    measured = [f"{what} {version}" for what, version in watch.heard if what != "step"]
+    assert measured == [
+        "measured 0", "trained 1", "measured 1", "trained 2", "measured 2", "trained 3", "measured 3",
+    ]  # fmt: skip
+
+
+def test_a_cycle_holds_what_the_page_says(tmp_path: Path, verifier: MemoryVerifier) -> None:
+    config = load_config(write_inputs(tmp_path)).config
+    execute(tmp_path / "run.yaml", tmp_path / "run")
+    lap = tmp_path / "run/cycles/001"
+    settings, trained, report = (read(lap / f"{name}.json") for name in ("settings", "trained", "report"))
+    selection, log = read(lap / "selection.json"), rows(lap / "training_log.jsonl")
+    verdicts = {(row["prompt_id"], row["index"]): row for row in rows(lap / "verdicts.jsonl")}
+    kept = [tuple(key) for key in selection["kept"]]
+    assert kept
+    assert all(verdicts[key]["status"] == "passed" for key in kept)
+    factors = planned_factors(config.training, len(kept), 1.0)
+    assert [row["learning_rate"] for row in log] == [settings["learning_rate"] * factor for factor in factors]
+    assert trained["num_rows"] == report["num_kept"] == len(kept)
+    assert trained["metrics"]["learning_rate_mass"] == pytest.approx(sum(row["learning_rate"] for row in log))
+    assert report["settings"] == settings
+    assert report["measurement"] == read(lap / "measurement.json")["metrics"]
+    assert report["adapter_digest"] == trained["adapter_digest"]
+    # What verification cost varies from run to run, so it is in the events alone.
+    assert {row["wall_seconds"] for row in verdicts.values()} == {0.0}
+    for row in rows(lap / "selection.jsonl"):
+        assert row["prompt"] == [{"role": "user", "content": f"Write {row['prompt_id']}."}]
+        assert row["completion"][0]["content"].startswith("pass")
+    # The settings of cycle 2 follow the schedule.
+    assert settings["learning_rate"] == 5e-5
+    assert read(tmp_path / "run/cycles/002/settings.json")["learning_rate"] == pytest.approx(4.25e-5)
+
+
+def test_dev_is_asked_the_same_at_every_lap_and_train_is_not(tmp_path: Path, verifier: MemoryVerifier) -> None:
+    execute(write_inputs(tmp_path), tmp_path / "run")
+    laps = [tmp_path / f"run/cycles/00{cycle}" for cycle in (1, 2, 3)]
+    dev = [[(row["prompt_id"], row["index"], row["seed"]) for row in rows(lap / "dev_completions.jsonl")] for lap in laps]
+    assert dev[0] == dev[1] == dev[2]
+    assert dev[0] == sorted(dev[0], key=lambda key: key[:2])
+    seeds = [row["seed"] for lap in laps for row in rows(lap / "completions.jsonl")] + [key[2] for key in dev[0]]
+    assert len(seeds) == len(set(seeds)) == 2 * 6 + 4
+
+
+def better_later(monkeypatch: pytest.MonkeyPatch, from_version: int, until: int = 99) -> None:
+    """v_`from_version` .. v_`until` pass everything, the others nothing."""
+
+    def verdict(self: MemoryVerifier, completion: Any) -> Any:
+        good = from_version <= completion.policy_version <= until
+        train = completion.prompt_id.startswith("train")
+        return check(self, type(completion).from_row({**completion.to_row(), "text": f"{'pass' if good or train else 'fail'} {completion.text}"}))
+
+    check = MemoryVerifier.verdict
+    monkeypatch.setattr(MemoryVerifier, "verdict", verdict)
+
+
+def test_test_prompts_are_asked_once_of_the_start_and_of_the_chosen_model(
+    tmp_path: Path, verifier: MemoryVerifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    better_later(monkeypatch, 1)
+    result = execute(write_inputs(tmp_path, num_prompts=(3, 2, 2)), tmp_path / "run")
+    # v2 is as good as v1: the earlier one of equals is kept.
+    assert (result.chosen_version, result.adapter) == (1, "cycles/001/adapter")
+    assert sorted(path.name for path in (tmp_path / "run/test").iterdir()) == ["v000", "v001"]
+    for version in (0, 1):
+        folder = tmp_path / f"run/test/v00{version}"
+        assert {row["policy_version"] for row in rows(folder / "completions.jsonl")} == {version}
+        assert read(folder / "measurement.json")["metrics"]["test/pass_rate"] == version
+    assert [key for key in verifier.checked if key[0].startswith("test")] == 2 * [
+        ("test1", 0), ("test1", 1), ("test2", 0), ("test2", 1),
+    ]  # fmt: skip
+    assert result.to_row() == read(tmp_path / "run/result.json")
+    for found in (result.dev, result.test):
+        assert set(found) == {"compile_rate", "pass_rate", "reward_mean"}
+        expected = {"start": 0.0, "chosen": 1.0, "difference": 1.0, "low": 1.0, "high": 1.0, "num_prompts": 2}
+        assert found["pass_rate"].items() >= expected.items()
+        assert found["compile_rate"]["difference"] == 0.0
+        assert "minimum_detectable_effect" in found["pass_rate"]
+    assert (tmp_path / "run/best").readlink() == Path("cycles/001/adapter")
+    assert (tmp_path / "run/latest").readlink() == Path("cycles/002/adapter")
+
+
+def test_the_start_model_is_kept_where_nothing_is_better(
+    tmp_path: Path, verifier: MemoryVerifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    better_later(monkeypatch, 0, 1)
+    result = execute(write_inputs(tmp_path), tmp_path / "run")
+    assert (result.chosen_version, result.adapter) == (0, None)
+    assert [path.name for path in (tmp_path / "run/test").iterdir()] == ["v000"]
+    assert not (tmp_path / "run/best").is_symlink()
+    assert result.dev["pass_rate"]["difference"] == 0.0
+
+
+def test_a_best_that_was_overtaken_comes_back_on_resume(
+    tmp_path: Path, verifier: MemoryVerifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    better_later(monkeypatch, 1, 1)
+    assert execute(write_inputs(tmp_path), tmp_path / "run").chosen_version == 1
+    before = tree(tmp_path / "run")
+    execute(tmp_path / "run.yaml", tmp_path / "run")
+    assert differences(before, tree(tmp_path / "run")) == []
+
+
+def test_no_test_at_end(tmp_path: Path, verifier: MemoryVerifier) -> None:
+    result = execute(write_inputs(tmp_path, evaluation__test_at_end=False), tmp_path / "run")
+    assert result.test == {}
+    assert not (tmp_path / "run/test").exists()
+
+
+def test_one_prompt_has_no_spread_to_compare_with(tmp_path: Path, verifier: MemoryVerifier) -> None:
+    result = execute(write_inputs(tmp_path, num_prompts=(2, 1, 1)), tmp_path / "run")
+    assert (result.dev, result.test) == ({}, {})
+
+
+def test_resuming_a_finished_run_changes_nothing_and_samples_nothing(
+    tmp_path: Path, verifier: MemoryVerifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = execute(write_inputs(tmp_path), tmp_path / "run")
+    before, num_checked = tree(tmp_path / "run"), len(verifier.checked)
+    monkeypatch.setattr(Tools, "sample", None)
+    monkeypatch.setattr(Tools, "train", None)
+    watch = SilentWatch()
+    assert execute(tmp_path / "run.yaml", tmp_path / "run", watch=watch) == first
+    assert tree(tmp_path / "run") == before
+    assert len(verifier.checked) == num_checked
+    # A tracker hears the finished cycles again, so that the record of each attempt is whole.
+    assert [what for what, _ in watch.heard] == ["measured", "trained", "measured", "trained", "measured"]
+
+
+def test_too_few_samples_stop_the_run_and_leave_it_resumable(
+    tmp_path: Path, verifier: MemoryVerifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_inputs(tmp_path, raft__min_selected=7)
+    for _ in range(2):
+        with pytest.raises(TooFewSamples) as caught:
+            execute(config, tmp_path / "run")
+        assert caught.value.exit_code == 5
+        assert "of 6 samples were selected, fewer than raft.min_selected (7)" in caught.value.message
+        assert "below_threshold" in caught.value.message
+    lap = tmp_path / "run/cycles/001"
+    assert (lap / "settings.json").exists()
+    assert not (lap / "selection.json").exists()
+    # What was sampled and checked was not sampled and checked again.
+    assert len(verifier.checked) == 6 + 4
+
+
+def test_a_verifier_that_fails_too_often_stops_the_run_and_checks_only_those_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sets(prompt_id: str) -> list[str]:
+        return [f"pass one {prompt_id}", f"pass two {prompt_id}"]
+
+    # Both answers of train1 fail at our hands once.
+    verifier = MemoryVerifier(error_once=sets("train1"))
+    monkeypatch.setattr(Spec, "open", lambda self: verifier)
+    config = write_inputs(tmp_path, answers=sets)
+    with pytest.raises(VerifierBroken, match=r"failed on [12] of 6 samples .*no sandbox here") as caught:
+        execute(config, tmp_path / "run")
+    assert caught.value.exit_code == 5
+    assert not (tmp_path / "run/cycles/001/verdicts.jsonl").exists()
+    part = rows(tmp_path / "run/cycles/001/verdicts.jsonl.part")
+    assert part
+    assert all(row["status"] != "error" for row in part)
+    num_checked = len(verifier.checked)
+    execute(config, tmp_path / "run")
+    assert {key[0] for key in verifier.checked[num_checked : num_checked + 6 - len(part)]} == {"train1"}
+    # The same as if nothing had happened.
+    undisturbed = MemoryVerifier()
+    monkeypatch.setattr(Spec, "open", lambda self: undisturbed)
+    execute(config, tmp_path / "other")
+    left, right = tree(tmp_path / "run"), tree(tmp_path / "other")
+    assert differences(left, right) == ["config.resolved.yaml"]
+
+
+def test_few_errors_of_the_verifier_are_left_out_of_the_rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sets(prompt_id: str) -> list[str]:
+        return [f"error {prompt_id}"] if prompt_id == "train1" else answers_in_words(prompt_id)[:2]
+
+    monkeypatch.setattr(Spec, "open", lambda self: MemoryVerifier())
+    execute(write_inputs(tmp_path, answers=sets, verifier__kind="c", verifier__max_error_fraction=0.5), tmp_path / "run")
+    metrics = read(tmp_path / "run/cycles/001/measurement.json")["metrics"]
+    assert metrics["verifier_error_fraction"] == pytest.approx(2 / 6)
+    assert metrics["train/pass_rate"] == 1.0
+    dropped = read(tmp_path / "run/cycles/001/selection.json")["dropped"]
+    assert dropped["verifier_error"] == [["train1", 0], ["train1", 1]]
+
+
+def test_scheduled_values_are_written_before_they_are_used(
+    tmp_path: Path, verifier: MemoryVerifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_inputs(
+        tmp_path,
+        raft__num_cycles=4,
+        # The pass rate on dev never changes, so every version from v1 on is a miss and each but the first is a decay.
+        answers=lambda prompt_id: [f"pass one {prompt_id}", f"pass two {prompt_id}"],
+        training__learning_rate={"kind": "plateau", "base": 1e-4, "decay": 0.5, "patience": 1, "cooldown": 0},
+        training__max_grad_norm=[1.0, 0.5],
+        engine__temperature={"kind": "linear", "base": 1.0, "final": 0.4},
+        raft__samples_per_prompt=[2, 1],
+        selection__reward_threshold={"kind": "phases", "phases": [{"until": 1, "value": 0.5}, {"value": "pass"}]},
+    )
+    seen: list[tuple[str, dict[str, Any]]] = []
+
+    def sample(self: Tools, requests: list[SampleRequest], version: int, adapter: Path | None) -> Any:
+        if requests and requests[0].prompt_id.startswith("train"):
+            written = read(tmp_path / f"run/cycles/{version + 1:03d}/sampling.json")
+            assert {request.temperature for request in requests} == {written["temperature"]}
+            assert len(requests) == 3 * written["samples_per_prompt"]
+            seen.append(("sampling", written))
+        return really_sample(self, requests, version, adapter)
+
+    def train(self: Tools, chosen: Any, settings: Any, *more: Any) -> Any:
+        assert settings.to_row() == read(tmp_path / f"run/cycles/{settings.cycle:03d}/settings.json")
+        seen.append(("settings", settings.to_row()))
+        return really_train(self, chosen, settings, *more)
+
+    really_sample, really_train = Tools.sample, Tools.train
+    monkeypatch.setattr(Tools, "sample", sample)
+    monkeypatch.setattr(Tools, "train", train)
+    execute(config, tmp_path / "run")
+
+    def column(stage: str, name: str) -> list[Any]:
+        return [values[name] for where, values in seen if where == stage]
+
+    assert column("settings", "learning_rate") == pytest.approx([1e-4, 5e-5, 2.5e-5, 1.25e-5])
+    assert column("settings", "max_grad_norm") == [1.0, 0.5, 0.5, 0.5]
+    assert column("settings", "reward_threshold") == [0.5, "pass", "pass", "pass"]
+    assert column("sampling", "temperature") == pytest.approx([1.0, 0.8, 0.6, 0.4])
+    assert column("sampling", "samples_per_prompt") == [2, 1, 1, 1]
+
+
+@pytest.mark.parametrize("from_cycle", [1, 2, 3])
+def test_going_back_keeps_the_old_files_and_gives_the_same_bytes(
+    tmp_path: Path, verifier: MemoryVerifier, from_cycle: int
+) -> None:
+    root = tmp_path / "run"
+    execute(write_inputs(tmp_path), root)
+    before = tree(root)
+    with Run(root) as run:
+        moved_to = run.supersede(from_cycle)
+    assert moved_to is not None
+    assert sorted(path.name for path in (root / "cycles").iterdir()) == [f"00{c}" for c in range(1, from_cycle)]
+    old = tree(moved_to)
+    assert "result.json" in old
+    assert "test/v000/measurement.json" in old
+    assert {name for name in old if name.startswith("cycles/")} == {
+        name for name in before if name.startswith("cycles/") and int(name.split("/")[1]) >= from_cycle
+    }
+    assert all(before[name] == data for name, data in old.items())
+    execute(tmp_path / "run.yaml", root)
+    redone = {name: data for name, data in tree(root).items() if not name.startswith("superseded")}
+    assert differences(before, redone) == []
+    assert tree(moved_to) == old
+
+
+SUM = "#include <stdio.h>\nint main(void) { int a, b; if (scanf(\"%d %d\", &a, &b) != 2) return 1;"
+PROGRAMS = {
+    "good": SUM + ' printf("%d\\n", a + b); return 0; }',
+    "also good": SUM + ' a += b; printf("%d\\n", a); return 0; }',
+    "wrong": SUM + ' printf("%d\\n", a - b); return 0; }',
+    "broken": "int main(void) { return nowhere; }",
+}
+SUMS = {"kind": "stdio", "cases": [{"stdin": "1 2\n", "stdout": "3\n"}, {"stdin": "5 5\n", "stdout": "10\n"}]}
+
+
+def test_with_a_real_compiler(tmp_path: Path) -> None:
+    def answers(prompt_id: str) -> list[str]:
+        return [f"```c\n/* {prompt_id} */ {program}\n```" for program in PROGRAMS.values()]
+
+    config = write_inputs(tmp_path, answers=answers, tests=SUMS, raft__samples_per_prompt=4, seed=2)
+    execute(config, tmp_path / "run")
+    lap = tmp_path / "run/cycles/001"
+    texts = {(row["prompt_id"], row["index"]): row["text"] for row in rows(lap / "completions.jsonl")}
+    found = {}
+    for verdict in rows(lap / "verdicts.jsonl"):
+        text = texts[verdict["prompt_id"], verdict["index"]]
+        name = next(name for name, program in PROGRAMS.items() if program in text)
+        found[name] = (verdict["stage"], verdict["status"], verdict["reward"])
+    assert found == {
+        "good": ("tests", "passed", 1.0),
+        "also good": ("tests", "passed", 1.0),
+        "wrong": ("tests", "failed", 0.7),
+        "broken": ("compile", "failed", 0.0),
+    }
+    kept = {texts[tuple(key)] for key in read(lap / "selection.json")["kept"]}
+    assert kept
+    assert all("a + b" in text or "a += b" in text for text in kept)
+    assert read(tmp_path / "run/run.json")["toolchain"]["compiler"] == "gcc"
+    # Resumed from half a stage, the real verifier gives the same bytes too.
+    before = tree(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/cycles/002")
+    shutil.rmtree(tmp_path / "run/cycles/003")
+    (tmp_path / "run/result.json").unlink()
+    execute(config, tmp_path / "run")
+    assert differences(before, tree(tmp_path / "run")) == []
+
+
+def test_sealed_files_are_plain_json(tmp_path: Path, verifier: MemoryVerifier) -> None:
+    execute(write_inputs(tmp_path), tmp_path / "run")
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    for path in (tmp_path / "run").rglob("*.json*"):
+        for line in path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]:
+            json.loads(line, parse_constant=refuse)

@@ -1,0 +1,109 @@
+"""Which tokens the loss falls on, and how rows are padded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sft_cases import Batches, answer_loss, train, training_rows
+from tiny_models import ARCHITECTURES, TrainingOptions, disturb_adapter, load_policy
+
+torch = pytest.importorskip("torch")
+
+ALL_AT_ONCE = TrainingOptions(per_device_train_batch_size=8)
+
+
+@pytest.mark.parametrize("name", [*ARCHITECTURES, "llama_pad_is_eos"])
+def test_the_first_loss_is_the_one_computed_by_hand(name: str, tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    """Rows of seven lengths in one padded batch, against one row at a time without padding."""
+    policy = load_policy(tiny_models[name])
+    disturb_adapter(policy)
+    rows = training_rows(policy)
+    loss, num_tokens = answer_loss(policy, rows)
+    without_end, _ = answer_loss(policy, rows, end_of_turn=False)
+    done = train(policy, tmp_path / "one", rows=rows, options=ALL_AT_ONCE)
+    assert done.log[0]["loss"] == pytest.approx(float(loss) / num_tokens, rel=1e-4)
+    assert done.log[0]["loss"] != pytest.approx(float(without_end) / (num_tokens - len(rows)), rel=1e-3)
+    assert done.log[0]["num_tokens"] == num_tokens == sum(len(row.completion.token_ids) + 1 for row in rows)
+    assert done.log[0]["num_rows"] == len(rows)
+
+
+@pytest.mark.parametrize("name", ["llama", "llama_pad_is_eos"])
+def test_labels_are_the_sampled_ids_and_the_end_of_turn(
+    name: str, tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = load_policy(tiny_models[name], response_prefix="```c\n")
+    rows = training_rows(policy)
+    batches = Batches().spy(monkeypatch)
+    train(policy, tmp_path / "one", rows=rows, options=TrainingOptions(per_device_train_batch_size=3))
+    seen = []
+    for ids, labels, mask in zip(batches.input_ids, batches.labels, batches.masks, strict=True):
+        for row_ids, row_labels, row_mask in zip(ids.tolist(), labels.tolist(), mask.tolist(), strict=True):
+            length = sum(row_mask)
+            assert row_mask == [1] * length + [0] * (len(row_mask) - length)  # padding is on the right
+            learned = [position for position, label in enumerate(row_labels) if label != -100]
+            assert learned == list(range(learned[0], length))  # one piece, up to the last real token
+            assert [row_ids[position] for position in learned] == [row_labels[position] for position in learned]
+            seen.append((tuple(row_ids[: learned[0]]), tuple(row_ids[learned[0] : length])))
+    expected = [
+        (tuple(policy.prompt_ids(row.prompt)), (*row.completion.token_ids, policy.end_of_turn_id)) for row in rows
+    ]
+    assert sorted(seen) == sorted(expected)
+    prefix = policy.tokenizer("```c\n", add_special_tokens=False)["input_ids"]
+    assert all(list(asked[-len(prefix) :]) == prefix for asked, _ in seen)  # there, and not learned
+
+
+def test_no_row_is_padded_beyond_its_batch(
+    tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = load_policy(tiny_models["llama"])
+    batches = Batches().spy(monkeypatch)
+    train(policy, tmp_path / "one", num_train_epochs=2)
+    assert [shape[0] for shape in batches.shapes] == [2, 2, 2, 1] * 2
+    for shape, mask in zip(batches.shapes, batches.masks, strict=True):
+        assert shape[1] == int(mask.sum(dim=1).max())
+    assert len({shape[1] for shape in batches.shapes}) > 2
+
+
+def test_long_rows_are_not_cut(tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer than the library's default of 1024 tokens; the tiny model's own limit is not enforced by anyone."""
+    import dataclasses
+
+    policy = load_policy(tiny_models["llama"])
+    batches = Batches().spy(monkeypatch)
+    row = training_rows(policy)[2]
+    ids = row.completion.token_ids * 60
+    long = dataclasses.replace(row, completion=dataclasses.replace(row.completion, token_ids=ids))
+    done = train(policy, tmp_path / "one", rows=[long])
+    assert len(ids) > 1100 and done.log[0]["num_tokens"] == len(ids) + 1
+    assert batches.shapes == [(1, len(policy.prompt_ids(row.prompt)) + len(ids) + 1)]
+
+
+@pytest.mark.parametrize("name", ["llama", "llama_pad_is_eos"])
+def test_the_end_of_turn_becomes_likelier(name: str, tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    policy = load_policy(tiny_models[name])
+    rows = training_rows(policy)
+
+    def end_of_turn() -> float:
+        with torch.no_grad():
+            return float(answer_loss(policy, rows)[0] - answer_loss(policy, rows, end_of_turn=False)[0]) / len(rows)
+
+    before = end_of_turn()
+    assert policy.tokenizer.pad_token_id == policy.end_of_turn_id or name == "llama"
+    train(policy, tmp_path / "one", learning_rate=1e-2, num_train_epochs=6)
+    assert end_of_turn() < before - 1.0  # nats per token
+
+
+def test_all_rows_of_an_epoch_are_seen_once_in_a_seeded_order(
+    tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = load_policy(tiny_models["llama"])
+    batches = Batches().spy(monkeypatch)
+    rows = training_rows(policy)
+    train(
+        policy, tmp_path / "one", rows=rows, num_train_epochs=2, options=TrainingOptions(per_device_train_batch_size=1)
+    )
+    answers = [tuple(token for token in labels[0].tolist() if token != -100) for labels in batches.labels]
+    wanted = sorted((*row.completion.token_ids, policy.end_of_turn_id) for row in rows)
+    assert sorted(answers[:7]) == sorted(answers[7:]) == wanted
+    assert answers[:7] != answers[7:]
