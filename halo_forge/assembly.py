@@ -125,6 +125,20 @@ def open_run(loaded: LoadedConfig, watch: Watch, *, resume: bool) -> Iterator[tu
         yield Plan(config, prompts), run, tools
 
 
+def is_finished(loaded: LoadedConfig) -> bool:
+    """Whether the run of this configuration is done, so that nothing has to be loaded to resume it.
+
+    Raises:
+        RunDirError: The directory is in use, or holds another run.
+    """
+    root = Path(loaded.config.output_dir)
+    if not (root / "result.json").is_file():
+        return False
+    with Run(root) as run:
+        _check_same_run(run, loaded.config, load_prompt_sets(loaded.config), resume=True)
+    return True
+
+
 def run_config(root: Path) -> LoadedConfig:
     """The configuration that a run directory was started with, writing to where the directory is now.
 

@@ -132,10 +132,13 @@ class Policy:
         return self.model.device
 
     def render(self, prompt: Prompt) -> str:
-        """The text the model continues: chat template, generation prompt and response prefix."""
+        """The text the model continues: chat template, generation prompt and response prefix.
+
+        Raises:
+            ModelError: The template refuses the messages (some know no system message).
+        """
         messages = [dict(message) for message in prompt.messages]
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return str(text) + self.response_prefix
+        return _templated(self.tokenizer, messages, add_generation_prompt=True) + self.response_prefix
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """Token ids of `render(prompt)`; the template has its own special tokens, so none are added."""
@@ -147,25 +150,21 @@ class Policy:
         Raises:
             ModelError: The folder holds no adapter of this shape.
         """
-        from peft import load_peft_weights, set_peft_model_state_dict
+        from peft import set_peft_model_state_dict
 
-        if folder is None:
-            weights = self._start_adapter
-        else:
-            with _explained(str(folder)):
-                weights = load_peft_weights(str(folder), device="cpu")
-        result = set_peft_model_state_dict(self.model, weights)
-        if result.unexpected_keys:
-            raise ModelError(
-                f"{folder}: the adapter has weights that this model has not: {result.unexpected_keys[0]}",
-                "use the run directory with the model it was made with",
-            )
+        weights = self._start_adapter if folder is None else _adapter_weights(str(folder), self._start_adapter)
+        set_peft_model_state_dict(self.model, weights)
         self.version = version
 
     def save_adapter(self, folder: Path) -> None:
         """Write the adapter in memory as a plain PEFT folder that `PeftModel.from_pretrained` loads."""
         self.model.save_pretrained(str(folder), safe_serialization=True)
         (folder / "README.md").unlink(missing_ok=True)  # a model card template without content
+        path = folder / ADAPTER_FILES[0]
+        config = json.loads(path.read_text(encoding="utf-8"))
+        # The library writes a set in the order of this process's string hashes; equal adapters have equal bytes.
+        config["target_modules"] = sorted(config["target_modules"])
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
     def adapter_norm(self) -> float:
         """Frobenius norm of the whole weight change, sqrt(sum over modules of ||s B A||_F^2); dimensionless.
@@ -201,10 +200,7 @@ class Policy:
                 parameter.data = master
 
     def _adapter_state(self) -> dict[str, torch.Tensor]:
-        from peft import get_peft_model_state_dict
-
-        state = get_peft_model_state_dict(self.model)
-        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in _named_weights(self.model).items()}
 
 
 def check_local(settings: ModelSettings) -> None:
@@ -218,6 +214,7 @@ def check_local(settings: ModelSettings) -> None:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelError(f"model.model_name_or_path: {name}: no config.json in this folder", "name a model folder")
+        _read_object(path / "config.json", "model.model_name_or_path")
     elif looks_local and name.count("/") > 0:
         hint = "run `make model`" if path.parts[0] == "models" else "name an existing folder or a Hub id (owner/name)"
         raise ModelError(f"model.model_name_or_path: {name}: no such folder", hint)
@@ -232,14 +229,9 @@ def _check_adapter(folder: Path, base_name: str) -> None:
             f"model.adapter: {folder}: {' and '.join(missing)} missing",
             "name a PEFT adapter folder (cycles/NNN/adapter)",
         )
-    try:
-        made_for = json.loads((folder / ADAPTER_FILES[0]).read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except ValueError as error:
-        raise ModelError(
-            f"model.adapter: {folder}: adapter_config.json is not JSON: {error}", "name an intact adapter"
-        ) from error
+    made_for = _read_object(folder / ADAPTER_FILES[0], "model.adapter").get("base_model_name_or_path")
     # The same model may stand under a Hub id and in a local folder, so only the last part of the name must agree.
-    if made_for is not None and Path(made_for).name.lower() != Path(base_name).name.lower():
+    if made_for is not None and Path(str(made_for)).name.lower() != Path(base_name).name.lower():
         raise ModelError(
             f"model.adapter: {folder} was trained on {made_for!r}, but model.model_name_or_path is {base_name!r}",
             "use the adapter's own base model; if both are the same model under two names,"
@@ -247,8 +239,20 @@ def _check_adapter(folder: Path, base_name: str) -> None:
         )
 
 
+def _read_object(path: Path, key: str) -> dict[str, Any]:
+    """A JSON object; anything else would end in a loader's AttributeError."""
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ModelError(f"{key}: {path} is not JSON: {error}", "name an intact folder") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{key}: {path} holds no JSON object", "name an intact folder")
+    return found
+
+
 def _identity(settings: ModelSettings, base: Any) -> dict[str, str]:
-    """Name, and what is behind it: the commit of a Hub model, or size and ends of a local folder's weight files.
+    """Name, and what is behind it: the commit of a Hub model, or a local folder's settings, tokenizer, and size and
+    ends of its weight files.
 
     Reading gigabytes at every start would cost more than it finds: weights that were trained differ in their ends too.
     """
@@ -265,7 +269,9 @@ def _identity(settings: ModelSettings, base: Any) -> dict[str, str]:
 
 
 def _folder_digest(folder: Path) -> str:
-    digest, end_bytes = hashlib.sha256((folder / "config.json").read_bytes()), 1 << 20
+    digest, end_bytes = hashlib.sha256(), 1 << 20
+    for path in sorted([*folder.glob("*.json"), *folder.glob("*.jinja")]):
+        digest.update(path.name.encode() + path.read_bytes())
     for path in sorted(folder.glob("*.safetensors")):
         size = path.stat().st_size
         digest.update(f"{path.name} {size}".encode())
@@ -332,7 +338,9 @@ def _with_adapter(base: Any, settings: ModelSettings, lora: LoraSettings, seed: 
             raise ModelError(
                 f"model.adapter: {settings.adapter} has r {found}, but lora.r is {lora.r}", f"set lora.r to {found}"
             )
-        return model
+        # The library fills weights that the file lacks with random ones.
+        _adapter_weights(settings.adapter, _named_weights(model))
+        return _trainable(model)
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.lora_alpha,
@@ -344,7 +352,43 @@ def _with_adapter(base: Any, settings: ModelSettings, lora: LoraSettings, seed: 
     )
     with torch.random.fork_rng(), _explained("lora.target_modules"):
         torch.manual_seed(derive_seed(seed, "lora_init"))
-        return get_peft_model(base, config)
+        return _trainable(get_peft_model(base, config))
+
+
+def _trainable(model: PeftModel) -> PeftModel:
+    """The model, if its trainer can train the adapter; found here rather than after the first cycle's sampling."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if isinstance(model.get_output_embeddings(), BaseTunerLayer):
+        raise ModelError(
+            "lora.target_modules: an adapter on the output layer (lm_head) cannot be trained: the loss is computed"
+            " from the layer's own weight",
+            "take lm_head out of lora.target_modules",
+        )
+    return model
+
+
+def _named_weights(model: PeftModel) -> dict[str, torch.Tensor]:
+    from peft import get_peft_model_state_dict
+
+    # Never the embeddings: the default asks a model hub whether the vocabulary was resized.
+    return dict(get_peft_model_state_dict(model, save_embedding_layers=False))
+
+
+def _adapter_weights(folder: str, wanted: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights in an adapter folder, if they are those that `wanted` names, in the same shapes."""
+    from peft import load_peft_weights
+
+    with _explained(folder):
+        weights = dict(load_peft_weights(folder, device="cpu"))
+    for name in sorted(wanted.keys() | weights.keys()):
+        shapes = [tuple(each[name].shape) if name in each else "none" for each in (weights, wanted)]
+        if shapes[0] != shapes[1]:
+            raise ModelError(
+                f"{folder}: the adapter does not fit this model: {name} is {shapes[0]}, {shapes[1]} is needed",
+                "use it with the base model and the lora section that it was made with",
+            )
+    return weights
 
 
 def _end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -355,15 +399,30 @@ def _end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """
     probe = "@@halo@@"
     messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": probe}]
-    after = str(tokenizer.apply_chat_template(messages, tokenize=False)).rpartition(probe)[2]
+    after = _templated(tokenizer, messages, add_generation_prompt=False).rpartition(probe)[2]
     ids = tokenizer(after, add_special_tokens=False)["input_ids"] if after else []
-    special = set(tokenizer.all_special_ids)
+    # Many tokenizers mark their turn tokens as special without listing them among their named special tokens.
+    marked = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+    special = marked | set(tokenizer.all_special_ids)
     for token in ids:
         if token in special:
             return int(token)
     if tokenizer.eos_token_id is None:
         raise ModelError("the tokenizer has no end-of-turn token", "use a tokenizer with an eos_token")
     return int(tokenizer.eos_token_id)
+
+
+def _templated(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], **options: bool) -> str:
+    from jinja2 import TemplateError
+
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, **options))
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise ModelError(
+            f"{tokenizer.name_or_path}: its chat template cannot render a conversation of {roles}: {error}",
+            "drop prompts.system_prompt if the template knows no system message, or mend chat_template.jinja",
+        ) from error
 
 
 def _generation_stop_ids(model: PeftModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
@@ -382,6 +441,11 @@ def _explained(name: str) -> Iterator[None]:
         yield
     except HaloForgeError:
         raise
+    except ImportError as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"{name}: a package is missing: {first_line}", "install it, or change model.attn_implementation"
+        ) from error
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(

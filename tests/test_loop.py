@@ -90,7 +90,9 @@ def test_a_cycle_holds_what_the_page_says(tmp_path: Path, verifier: MemoryVerifi
 def test_dev_is_asked_the_same_at_every_lap_and_train_is_not(tmp_path: Path, verifier: MemoryVerifier) -> None:
     execute(write_inputs(tmp_path), tmp_path / "run")
     laps = [tmp_path / f"run/cycles/00{cycle}" for cycle in (1, 2, 3)]
-    dev = [[(row["prompt_id"], row["index"], row["seed"]) for row in rows(lap / "dev_completions.jsonl")] for lap in laps]
+    dev = [
+        [(row["prompt_id"], row["index"], row["seed"]) for row in rows(lap / "dev_completions.jsonl")] for lap in laps
+    ]
     assert dev[0] == dev[1] == dev[2]
     assert dev[0] == sorted(dev[0], key=lambda key: key[:2])
     seeds = [row["seed"] for lap in laps for row in rows(lap / "completions.jsonl")] + [key[2] for key in dev[0]]
@@ -103,7 +105,12 @@ def better_later(monkeypatch: pytest.MonkeyPatch, from_version: int, until: int 
     def verdict(self: MemoryVerifier, completion: Any) -> Any:
         good = from_version <= completion.policy_version <= until
         train = completion.prompt_id.startswith("train")
-        return check(self, type(completion).from_row({**completion.to_row(), "text": f"{'pass' if good or train else 'fail'} {completion.text}"}))
+        return check(
+            self,
+            type(completion).from_row(
+                {**completion.to_row(), "text": f"{'pass' if good or train else 'fail'} {completion.text}"}
+            ),
+        )
 
     check = MemoryVerifier.verdict
     monkeypatch.setattr(MemoryVerifier, "verdict", verdict)
@@ -205,7 +212,7 @@ def test_a_verifier_that_fails_too_often_stops_the_run_and_checks_only_those_aga
     def sets(prompt_id: str) -> list[str]:
         return [f"pass one {prompt_id}", f"pass two {prompt_id}"]
 
-    # Both answers of train1 fail at our hands once.
+    # The answers of train1 fail at our hands until it is mended.
     verifier = MemoryVerifier(error_once=sets("train1"))
     monkeypatch.setattr(Spec, "open", lambda self: verifier)
     config = write_inputs(tmp_path, answers=sets)
@@ -217,6 +224,7 @@ def test_a_verifier_that_fails_too_often_stops_the_run_and_checks_only_those_aga
     assert part
     assert all(row["status"] != "error" for row in part)
     num_checked = len(verifier.checked)
+    verifier.error_once.clear()
     execute(config, tmp_path / "run")
     assert {key[0] for key in verifier.checked[num_checked : num_checked + 6 - len(part)]} == {"train1"}
     # The same as if nothing had happened.
@@ -232,7 +240,9 @@ def test_few_errors_of_the_verifier_are_left_out_of_the_rates(tmp_path: Path, mo
         return [f"error {prompt_id}"] if prompt_id == "train1" else answers_in_words(prompt_id)[:2]
 
     monkeypatch.setattr(Spec, "open", lambda self: MemoryVerifier())
-    execute(write_inputs(tmp_path, answers=sets, verifier__kind="c", verifier__max_error_fraction=0.5), tmp_path / "run")
+    execute(
+        write_inputs(tmp_path, answers=sets, verifier__kind="c", verifier__max_error_fraction=0.5), tmp_path / "run"
+    )
     metrics = read(tmp_path / "run/cycles/001/measurement.json")["metrics"]
     assert metrics["verifier_error_fraction"] == pytest.approx(2 / 6)
     assert metrics["train/pass_rate"] == 1.0
@@ -308,7 +318,7 @@ def test_going_back_keeps_the_old_files_and_gives_the_same_bytes(
     assert tree(moved_to) == old
 
 
-SUM = "#include <stdio.h>\nint main(void) { int a, b; if (scanf(\"%d %d\", &a, &b) != 2) return 1;"
+SUM = '#include <stdio.h>\nint main(void) { int a, b; if (scanf("%d %d", &a, &b) != 2) return 1;'
 PROGRAMS = {
     "good": SUM + ' printf("%d\\n", a + b); return 0; }',
     "also good": SUM + ' a += b; printf("%d\\n", a); return 0; }',

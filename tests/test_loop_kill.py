@@ -63,9 +63,7 @@ def undisturbed(config: Path, room: Path) -> dict[str, bytes]:
     return tree(folder / "run")
 
 
-def test_killed_at_every_write_point_and_resumed(
-    config: Path, room: Path, undisturbed: dict[str, bytes]
-) -> None:
+def test_killed_at_every_write_point_and_resumed(config: Path, room: Path, undisturbed: dict[str, bytes]) -> None:
     for kill_at in itertools.count(1):
         folder = room / f"case_{kill_at}"
         folder.mkdir()
@@ -94,9 +92,7 @@ def test_killed_again_and_again(config: Path, room: Path, undisturbed: dict[str,
     assert len(sealed) >= len({*sealed})
 
 
-def test_killed_at_every_write_point_of_going_back(
-    config: Path, room: Path, undisturbed: dict[str, bytes]
-) -> None:
+def test_killed_at_every_write_point_of_going_back(config: Path, room: Path, undisturbed: dict[str, bytes]) -> None:
     shutil.copytree(room / "undisturbed", room / "finished", symlinks=True)
 
     def going_back(folder: Path, kill_at: int) -> Callable[[], None]:

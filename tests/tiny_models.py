@@ -84,14 +84,14 @@ def build_tokenizer(*, pad_is_eos: bool = False, chat_template: str | None = CHA
     return tokenizer
 
 
-def _config(architecture: str, tokenizer: Any) -> Any:
+def _config(architecture: str, tokenizer: Any, num_layers: int, hidden_size: int) -> Any:
     from transformers import Gemma2Config, LlamaConfig, Qwen2Config
 
     shared = {
         "vocab_size": len(tokenizer),
-        "hidden_size": 32,
+        "hidden_size": hidden_size,
         "intermediate_size": 48,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": num_layers,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "max_position_embeddings": 512,
@@ -110,7 +110,15 @@ def _config(architecture: str, tokenizer: Any) -> Any:
     return Gemma2Config(**shared, head_dim=8, query_pre_attn_scalar=8, sliding_window=12)
 
 
-def save_model(folder: Path, architecture: str = "llama", *, seed: int = 0, **tokenizer_options: Any) -> Path:
+def save_model(
+    folder: Path,
+    architecture: str = "llama",
+    *,
+    seed: int = 0,
+    layers: int = 2,
+    hidden_size: int = 32,
+    **tokenizer_options: Any,
+) -> Path:
     """A model folder that `from_pretrained` loads: float32 safetensors, tokenizer, chat template."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -118,7 +126,9 @@ def save_model(folder: Path, architecture: str = "llama", *, seed: int = 0, **to
     tokenizer = build_tokenizer(**tokenizer_options)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(_config(architecture, tokenizer), dtype=torch.float32)
+        model = AutoModelForCausalLM.from_config(
+            _config(architecture, tokenizer, layers, hidden_size), dtype=torch.float32
+        )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -15,6 +15,7 @@ from halo_forge.cli import config, raft
 from halo_forge.errors import HaloForgeError
 
 INTERRUPTED = 130
+STOPPED = "interrupted; what is finished is on disk"
 
 app = typer.Typer(
     name="halo-forge",
@@ -49,7 +50,12 @@ def main() -> None:
     except HaloForgeError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        _fail("interrupted; what is finished is on disk", INTERRUPTED)
+        _fail(STOPPED, INTERRUPTED)
+    except SystemExit as done:
+        # Typer turns an interrupt into this exit code without a word.
+        if done.code == INTERRUPTED:
+            _fail(STOPPED, INTERRUPTED)
+        raise
     except BrokenPipeError:
         # The reader (head, less) has seen enough; a second error while flushing helps nobody.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -95,15 +95,16 @@ def _print_preview(config: RaftConfig, as_json: bool) -> None:
 
 
 def _execute(loaded: LoadedConfig, *, resume: bool, as_json: bool) -> None:
-    from halo_forge.assembly import open_run
+    from halo_forge.assembly import is_finished, open_run
     from halo_forge.cli.watch import open_watch
     from halo_forge.loop import run_raft
     from halo_forge.store.status import read_status
 
     root = Path(loaded.config.output_dir)
-    with open_watch(loaded.config) as watch, open_run(loaded, watch, resume=resume) as (plan, directory, tools):
-        run_raft(plan, directory, tools)
-        directory.event("run_finished")
+    if not (resume and is_finished(loaded)):
+        with open_watch(loaded.config) as watch, open_run(loaded, watch, resume=resume) as (plan, directory, tools):
+            run_raft(plan, directory, tools)
+            directory.event("run_finished")
     found = read_status(root, loaded.config.raft.num_cycles)
     if as_json:
         print(json.dumps(found.to_row(), indent=2))

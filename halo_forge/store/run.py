@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -115,7 +114,8 @@ class Run:
         parts = [part for part in parts if part.exists()]
         if not parts:
             return None
-        target = self.root / "superseded" / time.strftime("%Y%m%dT%H%M%S")
+        # Microseconds, because going back twice within a second must not collide.
+        target = self.root / "superseded" / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         with explained(target):
             (target / "cycles").mkdir(parents=True)
             for part in parts:

@@ -137,7 +137,7 @@ def _unwrapped_after(base: Any) -> Iterator[None]:
             base.__dict__.pop("forward", None)
         else:
             base.forward = forward
-        if base.is_gradient_checkpointing:
+        if base.is_activation_checkpointing:
             base.gradient_checkpointing_disable()
         for key in hooks.keys() - hooks_before.keys():
             del hooks[key]

@@ -82,7 +82,7 @@ def test_the_next_cycle_continues_the_adapter_in_memory(
     rows = training_rows(policy)
     loss, num_tokens = answer_loss(policy, rows)
     second = train(policy, tmp_path / "two", rows=rows, options=TrainingOptions(per_device_train_batch_size=8))
-    assert second.log[0]["loss"] == pytest.approx(float(loss) / num_tokens, rel=1e-4)
+    assert second.log[0]["loss"] == pytest.approx(loss.item() / num_tokens, rel=1e-4)
     assert policy.model is model and policy.version == 2
     assert not same_bits(adapter_weights(policy), first)
     assert same_bits(base_weights(policy), base)
@@ -186,7 +186,7 @@ def test_cycles_leave_no_wrapper_around_the_model(policy: Any, tmp_path: Path) -
     base = policy.model.get_base_model()
     assert base.forward == forward
     assert not any(len(module._forward_hooks) for module in base.modules())
-    assert not base.is_gradient_checkpointing
+    assert not base.is_activation_checkpointing
     assert all(parameter.grad is None for parameter in policy.model.parameters())
 
 
@@ -300,7 +300,7 @@ def test_a_remainder_of_the_accumulation_is_a_step_of_its_own_weight(
     for step, parts in zip(done.log, (batches.labels[:3], batches.labels[3:]), strict=True):
         answers = [[token for token in row if token != -100] for part in parts for row in part.tolist()]
         asked = [by_ids[tuple(answer[:-1])].prompt.id for answer in answers]
-        total = sum(float(fresh[prompt_id][0]) for prompt_id in asked)
+        total = sum(fresh[prompt_id][0].item() for prompt_id in asked)
         num_tokens = sum(fresh[prompt_id][1] for prompt_id in asked)
         assert step["num_tokens"] == num_tokens
         assert step["loss"] == pytest.approx(total / num_tokens, rel=1e-4)

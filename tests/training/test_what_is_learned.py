@@ -22,8 +22,8 @@ def test_the_first_loss_is_the_one_computed_by_hand(name: str, tiny_models: dict
     loss, num_tokens = answer_loss(policy, rows)
     without_end, _ = answer_loss(policy, rows, end_of_turn=False)
     done = train(policy, tmp_path / "one", rows=rows, options=ALL_AT_ONCE)
-    assert done.log[0]["loss"] == pytest.approx(float(loss) / num_tokens, rel=1e-4)
-    assert done.log[0]["loss"] != pytest.approx(float(without_end) / (num_tokens - len(rows)), rel=1e-3)
+    assert done.log[0]["loss"] == pytest.approx(loss.item() / num_tokens, rel=1e-4)
+    assert done.log[0]["loss"] != pytest.approx(without_end.item() / (num_tokens - len(rows)), rel=1e-3)
     assert done.log[0]["num_tokens"] == num_tokens == sum(len(row.completion.token_ids) + 1 for row in rows)
     assert done.log[0]["num_rows"] == len(rows)
 

@@ -1,0 +1,125 @@
+"""What a run directory says about itself at any moment."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from halo_forge.errors import RunDirError
+from halo_forge.store.files import write_json
+from halo_forge.store.status import read_status
+
+
+def put(root: Path, files: dict[str, Any]) -> Path:
+    """Files by name; a dict is JSON, a list is the lines of a JSONL file."""
+    for name, value in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(value, list):
+            path.write_text("".join(json.dumps(row) + "\n" for row in value))
+        else:
+            write_json(path, value)
+    return root
+
+
+def lap(cycle: int, *, rate: float, best: int, report: bool = True) -> dict[str, Any]:
+    folder = f"cycles/{cycle:03d}"
+    found: dict[str, Any] = {
+        f"{folder}/sampling.json": {"cycle": cycle, "temperature": 0.8},
+        f"{folder}/measurement.json": {"metrics": {"dev/pass_rate": rate}},
+        f"{folder}/decision.json": {"best_version": best},
+    }
+    if report:
+        found |= {
+            f"{folder}/settings.json": {"learning_rate": 1e-4},
+            f"{folder}/selection.json": {"kept": [["a", 0], ["b", 1]]},
+            f"{folder}/trained.json": {"metrics": {"optimizer_steps": 2.0, "num_tokens": 300.0}},
+            f"{folder}/report.json": {},
+        }
+    return found
+
+
+RUN: dict[str, Any] = {"run.json": {"schema_version": 1}}
+
+
+def test_no_run(tmp_path: Path) -> None:
+    with pytest.raises(RunDirError, match="no run of halo-forge here") as caught:
+        read_status(tmp_path, 2)
+    assert caught.value.exit_code == 3
+
+
+STATES: list[tuple[dict[str, Any], str]] = [
+    ({}, "not started"),
+    ({"cycles/001/sampling.json": {}}, "cycle 1 of 2: after sampling"),
+    ({"cycles/001/completions.jsonl.part": [{}, {}]}, "cycle 1 of 2: completions: 2 so far"),
+    (
+        {"cycles/001/sampling.json": {}, "cycles/001/dev_verdicts.jsonl.part": [{}]},
+        "cycle 1 of 2: dev_verdicts: 1 so far",
+    ),
+    (lap(1, rate=0.5, best=0), "cycle 1 of 2 done"),
+    (
+        lap(1, rate=0.5, best=0) | lap(2, rate=0.5, best=0) | lap(3, rate=0.5, best=0, report=False),
+        "measuring test prompts",
+    ),
+    (lap(1, rate=0.5, best=0) | {"result.json": {"chosen_version": 0}}, "finished"),
+]
+
+
+@pytest.mark.parametrize(("files", "state"), STATES, ids=[state for _, state in STATES])
+def test_states(tmp_path: Path, files: dict[str, Any], state: str) -> None:
+    assert read_status(put(tmp_path, RUN | files), 2).state == state
+
+
+def test_a_row_for_each_lap(tmp_path: Path) -> None:
+    events = [
+        {"time": "2030-01-01T00:00:00+00:00", "event": "attempt_started"},
+        {"time": "2030-01-01T00:00:01+00:00", "event": "stage_started", "folder": "001", "stage": "completions"},
+        {"time": "2030-01-01T00:00:11+00:00", "event": "stage_interrupted", "folder": "001", "stage": "completions", "seconds": 10.0, "num_tokens": 40},
+        # A day passes before somebody resumes: it is nobody's time.
+        {"time": "2030-01-02T00:00:00+00:00", "event": "attempt_started"},
+        {"time": "2030-01-02T00:00:00+00:00", "event": "stage_started", "folder": "001", "stage": "completions"},
+        {"time": "2030-01-02T00:00:30+00:00", "event": "stage_sealed", "folder": "001", "stage": "completions", "seconds": 30.0, "num_tokens": 160},
+        {"time": "2030-01-02T00:00:32+00:00", "event": "stage_started", "folder": "001", "stage": "verdicts"},
+        {"time": "2030-01-02T00:00:37+00:00", "event": "stage_sealed", "folder": "001", "stage": "verdicts", "seconds": 5.0},
+        {"time": "2030-01-02T00:00:37+00:00", "event": "stage_started", "folder": "001", "stage": "trained"},
+        {"time": "2030-01-02T00:00:57+00:00", "event": "stage_sealed", "folder": "001", "stage": "trained", "seconds": 20.0},
+        {"time": "2030-01-02T00:00:57+00:00", "event": "resources", "cycle": 1, "peak_memory_bytes": 1024},
+    ]  # fmt: skip
+    status = read_status(
+        put(tmp_path, RUN | lap(1, rate=0.25, best=0) | lap(2, rate=0.5, best=1) | {"events.jsonl": events}), 2
+    )
+    first, second = status.laps
+    assert (first.cycle, first.policy_version, first.state, first.num_kept) == (1, 0, "done", 2)
+    assert first.settings == {"cycle": 1, "temperature": 0.8, "learning_rate": 1e-4}
+    costs = {
+        "seconds/generate": 40.0,
+        "seconds/verify": 5.0,
+        "seconds/train": 20.0,
+        "seconds/other": 2.0,
+        "tokens_per_second/generate": 5.0,
+        "tokens_per_second/train": 15.0,
+        "peak_memory_bytes": 1024,
+    }
+    assert first.metrics == {"dev/pass_rate": 0.25, "optimizer_steps": 2.0, "num_tokens": 300.0, **costs}
+    assert not any(name.startswith("seconds/") for name in second.metrics)
+    assert (status.best_version, status.best_adapter) == (1, str(tmp_path / "cycles/001/adapter"))
+
+
+def test_the_start_model_has_no_adapter(tmp_path: Path) -> None:
+    status = read_status(put(tmp_path, RUN | lap(1, rate=0.25, best=0)), 2)
+    assert (status.best_version, status.best_adapter, status.result) == (0, None, None)
+
+
+def test_plain_data(tmp_path: Path) -> None:
+    status = read_status(put(tmp_path, RUN | lap(1, rate=0.25, best=0)), 2)
+    row = json.loads(json.dumps(status.to_row(), allow_nan=False))
+    assert set(row) == {"root", "state", "num_cycles", "laps", "best_version", "best_adapter", "result"}
+    assert set(row["laps"][0]) == {"cycle", "policy_version", "state", "metrics", "settings", "num_kept"}
+
+
+def test_a_lap_that_is_being_superseded_ends_the_table(tmp_path: Path) -> None:
+    status = read_status(put(tmp_path, RUN | lap(1, rate=0.1, best=0) | lap(3, rate=0.1, best=0)), 3)
+    assert [each.cycle for each in status.laps] == [1]

@@ -1,0 +1,172 @@
+"""The house rules: who may import whom, who prints, what stays light, and how long a file may be."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import halo_forge
+
+ROOT = Path(halo_forge.__file__).parent
+FLOORS = [
+    ["records", "errors", "seeds"],
+    ["registry", "statistics", "yaml_io", "_yaml", "source"],
+    ["schedules", "selection", "metrics", "prompts", "within_cycle", "tasks"],
+    ["sandbox", "policy"],
+    ["verifiers", "engines", "training", "store"],
+    ["config"],
+    ["plan", "preview", "measuring", "tools", "tracking"],
+    ["loop", "assembly"],
+    ["cli"],
+    ["__main__"],
+]
+"""Rooms of the package from the ground up; a room imports from lower floors and from itself."""
+
+SAME_FLOOR = {
+    # yaml_io reads and writes, _yaml is the reader behind it.
+    ("yaml_io", "_yaml"),
+    # A policy's settings hold schedules, and a rule of theirs is that they do.
+    ("selection", "schedules"),
+}
+"""(room, sibling) that it may import all the same."""
+
+HEAVY = {"torch", "transformers", "peft", "trl", "datasets"}
+MAX_LINES, MAX_FUNCTION_LINES = 300, 70
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def room(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return parts[0]
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def is_type_checking(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+
+
+def imports(body: list[ast.stmt], *, late: bool) -> Iterator[tuple[int, str]]:
+    """(line, imported module) of a body; those within functions only if `late`; never those for type checkers."""
+    for node in body:
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: imports are absolute"
+            module = str(node.module)
+            yield from (
+                (node.lineno, f"{module}.{alias.name}" if module == "halo_forge" else module) for alias in node.names
+            )
+        elif isinstance(node, ast.If) and is_type_checking(node):
+            yield from imports(node.orelse, late=late)
+        elif late or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+                inner = getattr(node, field, [])
+                yield from imports([each for each in inner if isinstance(each, ast.stmt)], late=late)
+                for part in inner:
+                    if isinstance(part, ast.ExceptHandler | ast.match_case):
+                        yield from imports(part.body, late=late)
+
+
+def floor_of(room_name: str) -> int:
+    return next(number for number, rooms in enumerate(FLOORS) if room_name in rooms)
+
+
+def test_every_room_has_a_floor() -> None:
+    rooms = {room(path) for path in FILES} - {"__init__"}
+    assert rooms == {each for rooms in FLOORS for each in rooms} & rooms
+    assert len([each for rooms in FLOORS for each in rooms]) == len({each for rooms in FLOORS for each in rooms})
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_a_module_imports_from_lower_floors_and_its_own_room(path: Path) -> None:
+    here = room(path)
+    if here == "__init__":
+        assert {module for _, module in imports(tree(path).body, late=True)} <= {"__future__"}
+        return
+    wrong = []
+    for line, module in imports(tree(path).body, late=True):
+        parts = module.split(".")
+        if parts[0] != "halo_forge" or len(parts) == 1 or parts[1] == "__version__":
+            continue
+        there = parts[1]
+        if there == here or (here, there) in SAME_FLOOR:
+            continue
+        if floor_of(there) >= floor_of(here):
+            wrong.append(f"line {line}: {here} (floor {floor_of(here)}) imports {there} (floor {floor_of(there)})")
+    assert wrong == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_heavy_libraries_are_imported_late(path: Path) -> None:
+    """A private file may hold a subclass of a heavy library's class; the test below finds one imported too early."""
+    if not path.name.startswith("_"):
+        found = {module.split(".")[0] for _, module in imports(tree(path).body, late=False)}
+        assert not found & HEAVY
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_only_the_command_line_prints_and_only_render_draws(path: Path) -> None:
+    calls = [node for node in ast.walk(tree(path)) if isinstance(node, ast.Call) and ast.unparse(node.func) == "print"]
+    if room(path) != "cli":
+        assert [node.lineno for node in calls] == []
+    modules = {module.split(".")[0] for _, module in imports(tree(path).body, late=True)}
+    if name(path) != "cli/render.py":
+        assert "rich" not in modules
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_files_and_functions_stay_short(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+    functions = [node for node in ast.walk(tree(path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    lengths = {node.name: (node.end_lineno or node.lineno) - node.lineno + 1 for node in functions}
+    assert {each: length for each, length in lengths.items() if length > MAX_FUNCTION_LINES} == {}
+
+
+def test_importing_everything_public_imports_no_heavy_library() -> None:
+    program = f"""
+import importlib, pkgutil, sys
+import halo_forge
+for info in pkgutil.walk_packages(halo_forge.__path__, "halo_forge."):
+    last = info.name.rpartition(".")[2]
+    if not last.startswith("_"):
+        importlib.import_module(info.name)
+print(sorted(set({sorted(HEAVY)!r}) & sys.modules.keys()))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_the_rules_would_notice(tmp_path: Path) -> None:
+    source = """
+from __future__ import annotations
+from typing import TYPE_CHECKING
+if TYPE_CHECKING:
+    import torch
+else:
+    import peft
+try:
+    import trl
+except ImportError:
+    import datasets
+def late():
+    with open("x"):
+        from halo_forge import cli
+class Here:
+    from halo_forge.loop import run_raft
+"""
+    body = ast.parse(source).body
+    early = {module for _, module in imports(body, late=False)}
+    assert early == {"__future__", "typing", "peft", "trl", "datasets", "halo_forge.loop"}
+    assert {module for _, module in imports(body, late=True)} == early | {"halo_forge.cli"}

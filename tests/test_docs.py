@@ -1,0 +1,301 @@
+"""The README and the docs are true: links, commands, files, configurations, rows, quotes and examples."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from docs_text import PAGES, ROOT, Block, blocks, prose, table
+from scripted_runs import MemoryVerifier, execute, write_inputs
+
+from halo_forge import records
+from halo_forge.cli.app import app
+from halo_forge.config import load_config
+from halo_forge.errors import ConfigError, HaloForgeError
+from halo_forge.prompts import load_prompts
+from halo_forge.records import Completion, Prompt
+from halo_forge.verifiers.c import Spec
+
+PACKAGE = ROOT / "halo_forge"
+EVERY_BLOCK = [(page, block) for page in PAGES for block in blocks(page)]
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+# ---- words and links
+
+
+@every_page
+def test_plain_text(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert text.isascii()
+    assert re.findall(r"\{[A-Z_]+\}", text) == [], "a placeholder is left"
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@every_page
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if "://" in target:
+            continue
+        file, _, anchor = target.partition("#")
+        path = (page.parent / file).resolve() if file else page
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path), target
+
+
+def test_the_index_lists_every_page() -> None:
+    index = (ROOT / "docs/index.md").read_text(encoding="utf-8")
+    assert [page.name for page in PAGES[1:] if page.name != "index.md" and f"]({page.name})" not in index] == []
+
+
+# ---- the tree
+
+
+def annotated_tree() -> dict[str, list[str]]:
+    """Top-level folder -> what the README's tree lists in it."""
+    tree = next(block.text for block in blocks(ROOT / "README.md") if block.heading == "The tree")
+    found: dict[str, list[str]] = {}
+    for line in tree.splitlines():
+        name = line.split()[0]
+        if line.startswith(" "):
+            found[next(reversed(found))].append(name)
+        else:
+            found[name] = []
+    return found
+
+
+def test_the_tree_names_what_exists() -> None:
+    for folder, names in annotated_tree().items():
+        assert (ROOT / folder).is_dir()
+        for name in names:
+            path = ROOT / folder / name
+            assert path.is_dir() if name.endswith("/") else path.is_file(), path
+
+
+def test_the_tree_names_everything_in_the_package() -> None:
+    there = [path.name + "/" * path.is_dir() for path in PACKAGE.iterdir() if path.name != "__pycache__"]
+    assert sorted(annotated_tree()["halo_forge/"]) == sorted(there)
+
+
+# ---- commands
+
+
+def shown_commands() -> list[str]:
+    found: dict[str, None] = {}
+    for page in PAGES:
+        found |= dict.fromkeys(re.findall(r"`(halo-forge [^`]+)`", prose(page)))
+    for _, block in EVERY_BLOCK:
+        if block.language in ("bash", ""):
+            found |= dict.fromkeys(re.findall(r"^(?:\$ )?(halo-forge [^#\n]+)", block.text, re.MULTILINE))
+    return list(found)
+
+
+@pytest.mark.parametrize("line", shown_commands())
+def test_shown_commands_exist_with_their_options(line: str) -> None:
+    words = shlex.split(line)[1:]
+    command: Any = typer.main.get_command(app)
+    while words and words[0] in getattr(command, "commands", {}):
+        command = command.commands[words.pop(0)]
+    arguments = []
+    flags = {name: param for param in command.params for name in param.opts if name.startswith("-")}
+    while words:
+        word = words.pop(0)
+        if word in ("-h", "--help"):
+            return
+        if not word.startswith("-"):
+            arguments.append(word)
+            continue
+        assert word in flags, f"{word} is no option of {line!r}"
+        if not flags[word].is_flag:
+            assert words, f"{word} takes a value"
+            words.pop(0)
+    expected = [param for param in command.params if not param.opts[0].startswith("-")]
+    assert len(arguments) == len(expected), line
+
+
+def test_the_readme_shows_every_command() -> None:
+    root: Any = typer.main.get_command(app)
+    verbs = [f"halo-forge {group} {verb}" for group, verbs in root.commands.items() for verb in verbs.commands]
+    assert [verb for verb in verbs if not any(line.startswith(verb) for line in shown_commands())] == []
+
+
+@every_page
+def test_shown_make_targets_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    shown = set(re.findall(r"`make ([a-z]+)", prose(page)))
+    for block in blocks(page):
+        shown |= set(re.findall(r"^make ([a-z]+)", block.text, re.MULTILINE))
+    assert shown <= targets
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs/index.md"], ids=lambda page: page.name)
+def test_exit_codes(page: Path) -> None:
+    def kinds(kind: type[HaloForgeError]) -> list[type[HaloForgeError]]:
+        return [kind, *itertools.chain.from_iterable(map(kinds, kind.__subclasses__()))]
+
+    documented = {int(row[0]) for row in table(page, "## Exit codes")}
+    assert documented == {0, 130} | {kind.exit_code for kind in kinds(HaloForgeError)}
+
+
+# ---- configurations and rows
+
+
+def titled(language: str, words: str) -> list[Any]:
+    """Blocks whose first line is a comment that ends with `words`."""
+    return [
+        pytest.param(block, id=f"{page.name}-{block.heading}")
+        for page, block in EVERY_BLOCK
+        if block.language == language and re.match(rf"# .*{words}\n", block.text)
+    ]
+
+
+@pytest.mark.parametrize("block", titled("yaml", "a complete configuration"))
+def test_complete_configurations_load(block: Block, tmp_path: Path) -> None:
+    path = tmp_path / block.text.split()[1].rstrip(":")
+    path.write_text(block.text, encoding="utf-8")
+    if "inv_power" in block.text:
+        with pytest.raises(ConfigError, match="2 problems"):  # the two kinds that the page adds, and nothing else
+            load_config(path)
+    else:
+        load_config(path)
+
+
+@pytest.mark.parametrize(
+    "block", [pytest.param(block, id=page.name) for page, block in EVERY_BLOCK if block.language == "jsonl"]
+)
+def test_prompt_rows_load(block: Block, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(block.text, encoding="utf-8")
+    prompts = load_prompts(str(path), language=None)
+    assert {prompt.tests["kind"] for prompt in prompts if prompt.tests is not None} == {"harness", "stdio"}
+
+
+def test_the_readme_rows_can_be_passed_and_failed(tmp_path: Path) -> None:
+    right = {
+        "gcd": "int gcd(int a, int b) { return b == 0 ? a : gcd(b, a % b); }",
+        "sum": '#include <stdio.h>\nint main(void) { int n, sum = 0; while (scanf("%d", &n) == 1) sum += n;'
+        ' printf("%d\\n", sum); }',
+    }
+    wrong = {"gcd": right["gcd"].replace("a % b", "0"), "sum": right["sum"].replace("sum = 0", "sum = 1")}
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(next(each.text for each in blocks(ROOT / "README.md") if each.language == "jsonl"))
+    prompts = load_prompts(str(path), language="c")
+
+    def completion(prompt: Prompt, index: int, code: str) -> Completion:
+        return Completion(prompt.id, index, f"```c\n{code}\n```", (), "stop", 0, 0)
+
+    pairs = [
+        (prompt, completion(prompt, i, each[prompt.id])) for prompt in prompts for i, each in enumerate((right, wrong))
+    ]
+    with Spec(workers=1).open() as verifier:
+        verdicts = list(verifier.verify(pairs))
+    assert [(verdict.stage, verdict.passed) for verdict in verdicts] == [("tests", True), ("tests", False)] * 2
+
+
+# ---- architecture and algorithm
+
+
+def test_algorithm_quotes_the_loop() -> None:
+    loop = (PACKAGE / "loop.py").read_text(encoding="utf-8")
+    quotes = [block.text for block in blocks(ROOT / "docs/algorithm.md") if block.language == "python"]
+    assert [quote for quote in quotes if quote not in loop] == []
+    stages = re.findall(r"\.stage\(\"(\w+)\"", loop)
+    assert len(stages) >= 8
+    assert [name for name in stages if f'.stage("{name}"' not in "".join(quotes)] == []
+
+
+def imported_rooms() -> dict[str, set[str]]:
+    """Module or package of halo_forge -> the others that it imports, wherever in its code."""
+    found: dict[str, set[str]] = {}
+    for path in PACKAGE.rglob("*.py"):
+        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        names = found.setdefault(room, set())
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module is not None:
+                modules = [f"{node.module}.{alias.name}" for alias in node.names]
+            names |= {module.split(".")[1] for module in modules if module.startswith("halo_forge.")}
+    rooms = set(found)
+    return {room: (names & rooms) - {room} for room, names in found.items() if room != "__init__"}
+
+
+def test_the_floors_are_those_of_the_imports() -> None:
+    rows = table(ROOT / "docs/architecture.md", "## Floors")
+    floor = {room: int(row[0]) for row in rows for room in re.findall(r"`(\w+)`", row[1])}
+    imports = imported_rooms()
+    assert set(floor) == set(imports)
+    upward = {(room, other) for room, others in imports.items() for other in others if floor[other] >= floor[room]}
+    assert upward == set()
+
+
+# ---- the run directory
+
+RUN_PAGE = ROOT / "docs/run-directory.md"
+KINDS: dict[str, type[records.Record]] = {
+    "sampling.json": records.SamplingSettings,
+    "completions.jsonl": records.Completion,
+    "verdicts.jsonl": records.Verdict,
+    "measurement.json": records.Measurement,
+    "decision.json": records.Decision,
+    "settings.json": records.TrainingSettings,
+    "selection.json": records.Selection,
+    "trained.json": records.Trained,
+    "report.json": records.CycleReport,
+    "result.json": records.Result,
+}
+
+
+@pytest.fixture
+def example_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run of 2 cycles at `runs/example` below the current folder."""
+    monkeypatch.setattr(Spec, "open", lambda self: MemoryVerifier())
+    monkeypatch.chdir(tmp_path)
+    execute(write_inputs(tmp_path / "inputs"), "runs/example")
+    return tmp_path / "runs/example"
+
+
+def test_every_file_of_a_run_is_described(example_run: Path) -> None:
+    described = set(re.findall(r"^ *([\w.]+/?)", blocks(RUN_PAGE)[0].text.partition("\n")[2], re.MULTILINE))
+    found = {path.name + "/" * (path.is_dir() and not path.is_symlink()) for path in example_run.rglob("*")}
+    in_adapter = {path.name for path in example_run.rglob("adapter/*")}
+    assert all(f"`{name}`" in RUN_PAGE.read_text(encoding="utf-8") for name in in_adapter)
+    # Scripted answers never get better: v_0 stays best, so there is no link `best` and no other version on test.
+    assert described == (found - in_adapter) | {"best", "v002/"}
+
+
+def test_examples_of_files_are_what_is_written(example_run: Path) -> None:
+    for block in (block for block in blocks(RUN_PAGE) if block.language == "json"):
+        name = block.heading.strip("`")
+        row = json.loads(block.text)
+        if name in KINDS:
+            assert KINDS[name].from_row(row).to_row() == row, name
+        elif name == "selection.jsonl":
+            written = json.loads((example_run / "cycles/001" / name).read_text(encoding="utf-8").splitlines()[0])
+            assert list(row) == list(written)
+        elif name == "run.json":
+            assert list(row) == list(json.loads((example_run / name).read_text(encoding="utf-8")))
+        else:
+            assert name in ("events.jsonl", "training_log.jsonl")
+
+
+def test_events_are_those_described(example_run: Path) -> None:
+    text = prose(RUN_PAGE).partition("### `events.jsonl`")[2].partition("###")[0]
+    lines = (example_run / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    assert {json.loads(line)["event"] for line in lines} <= set(re.findall(r"`(\w+)`", text))
+
+
+def test_pandas_reads_it(example_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = next(block.text for block in blocks(RUN_PAGE) if "pandas" in block.text)
+    exec(compile(code, "docs/run-directory.md", "exec"), {})
+    assert "dev/pass_rate" in capsys.readouterr().out

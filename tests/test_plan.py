@@ -1,0 +1,194 @@
+"""What each cycle asks, with which seeds: a pure function of configuration and prompts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from halo_forge.config import RaftConfig
+from halo_forge.errors import TooFewSamples
+from halo_forge.plan import Plan, PromptSets
+from halo_forge.records import Completion, Measurement, Prompt, SamplingSettings, TrainingSettings, Verdict
+
+
+def prompts(name: str, num: int) -> tuple[Prompt, ...]:
+    return tuple(Prompt(f"{name}{number}", ({"role": "user", "content": "write"},)) for number in range(num))
+
+
+def plan(num_train: int = 5, num_dev: int = 2, num_test: int = 2, **sections: Any) -> Plan:
+    data = {"model": {"model_name_or_path": "nobody/nothing"}, "output_dir": "run", **sections}
+    sets = PromptSets(prompts("train", num_train), prompts("dev", num_dev), prompts("test", num_test))
+    return Plan(RaftConfig.model_validate(data), sets)
+
+
+SAMPLING = SamplingSettings(cycle=1, temperature=0.9, top_p=0.8, samples_per_prompt=2)
+
+
+@pytest.mark.parametrize("share", [None, 5, 6])
+def test_all_train_prompts_in_their_order(share: int | None) -> None:
+    whole = plan(raft={"prompts_per_cycle": share, "min_selected": 1})
+    for cycle in (1, 2, 7):
+        assert [prompt.id for prompt in whole.train_prompts(cycle)] == [f"train{number}" for number in range(5)]
+
+
+@given(st.integers(1, 12), st.data())
+@settings(max_examples=40, deadline=None)
+def test_prompts_go_round_without_repetition(num_train: int, data: st.DataObject) -> None:
+    share = data.draw(st.integers(1, num_train))
+    some = plan(num_train, raft={"prompts_per_cycle": share, "min_selected": 1})
+    cycles = [[prompt.id for prompt in some.train_prompts(cycle)] for cycle in range(1, 2 * num_train + 1)]
+    for chosen in cycles:
+        assert len(chosen) == len(set(chosen))  # never twice in one cycle
+        assert len(chosen) <= share
+    if num_train % share == 0:
+        per_round = num_train // share
+        for start in range(0, len(cycles), per_round):
+            one_round = [each for chosen in cycles[start : start + per_round] for each in chosen]
+            assert len(one_round) == num_train == len(set(one_round))
+    # No prompt is forgotten, and none is drawn more often than rounds were begun.
+    drawn = Counter(each for chosen in cycles[:num_train] for each in chosen)
+    assert len(drawn) == num_train
+    assert max(drawn.values()) <= share
+
+
+def test_the_shuffle_follows_the_seed_and_not_the_order_of_the_file() -> None:
+    def order(run_seed: int, reverse: bool = False) -> list[str]:
+        some = plan(20, raft={"prompts_per_cycle": 10, "min_selected": 1}, seed=run_seed)
+        if reverse:
+            some = Plan(some.config, PromptSets(some.prompts.train[::-1], some.prompts.dev, some.prompts.test))
+        return [prompt.id for cycle in (1, 2) for prompt in some.train_prompts(cycle)]
+
+    assert order(0) == order(0) == order(0, reverse=True)
+    assert order(0) != order(1)
+    assert order(0) != [f"train{number}" for number in range(20)]
+
+
+def test_train_requests() -> None:
+    requests = plan(engine={"top_k": 7, "max_new_tokens": 33}).train_requests(1, SAMPLING)
+    assert [(each.prompt_id, each.index) for each in requests] == [
+        (f"train{number}", index) for number in range(5) for index in range(2)
+    ]
+    assert {(each.temperature, each.top_p, each.top_k, each.max_new_tokens) for each in requests} == {(0.9, 0.8, 7, 33)}
+
+
+def test_the_last_lap_asks_no_train_prompts() -> None:
+    three = plan(raft={"num_cycles": 3})
+    assert [len(three.train_requests(cycle, SAMPLING)) for cycle in (1, 2, 3, 4, 5)] == [10, 10, 10, 0, 0]
+
+
+def test_seeds_differ_by_run_cycle_set_prompt_and_sample() -> None:
+    seeds = [
+        request.seed
+        for run_seed in (0, 1)
+        for one in [plan(seed=run_seed)]
+        for requests in (one.train_requests(1, SAMPLING), one.train_requests(2, SAMPLING), one.dev_requests(), one.test_requests())
+        for request in requests
+    ]  # fmt: skip
+    assert len(seeds) == len(set(seeds)) == 2 * (10 + 10 + 8 + 8)
+
+
+def test_a_seed_depends_on_names_and_on_nothing_else() -> None:
+    """Neither more prompts nor more samples change what a sample draws."""
+
+    def seeds(one: Plan, sampling: SamplingSettings) -> dict[tuple[str, int], int]:
+        return {(each.prompt_id, each.index): each.seed for each in one.train_requests(1, sampling)}
+
+    few = seeds(plan(3), SAMPLING)
+    many = seeds(plan(9, raft={"num_cycles": 2}), SamplingSettings(1, 0.1, 1.0, 5))
+    assert few.items() <= many.items()
+
+
+def test_evaluation_requests_are_the_same_for_every_version() -> None:
+    one = plan(
+        evaluation={"samples_per_prompt": 3, "temperature": 0.3, "top_p": 0.9}, engine={"temperature": [1.0, 0.5]}
+    )
+    assert one.dev_requests() == one.dev_requests()
+    assert [(each.prompt_id, each.index) for each in one.dev_requests()] == [
+        (f"dev{number}", index) for number in range(2) for index in range(3)
+    ]
+    for each in (*one.dev_requests(), *one.test_requests()):
+        assert (each.temperature, each.top_p) == (0.3, 0.9)
+
+
+def test_tested_versions() -> None:
+    assert plan().tested_versions(3) == [0, 3]
+    assert plan().tested_versions(0) == [0]
+    assert plan(evaluation={"test_at_end": False}).tested_versions(3) == []
+    assert plan(num_test=0).tested_versions(3) == []
+
+
+def test_settings_follow_their_schedules() -> None:
+    one = plan(
+        engine={"temperature": [1.0, 0.5], "top_p": 0.9},
+        selection={"reward_threshold": [0.5, "pass"], "keep_fraction": [1.0, 0.25]},
+        training={"num_train_epochs": [2, 1], "weight_decay": 0.1, "max_grad_norm": 0, "learning_rate": [1e-3, 5e-4]},
+        raft={"samples_per_prompt": {"kind": "linear", "base": 4, "final": 8}, "num_cycles": 2},
+    )
+    assert one.sampling_settings(1, []) == SamplingSettings(1, 1.0, 0.9, 4)
+    assert one.sampling_settings(2, []) == SamplingSettings(2, 0.5, 0.9, 8)
+    # The last lap has settings too, those of the last cycle, though it samples nothing.
+    assert one.sampling_settings(3, []) == SamplingSettings(3, 0.5, 0.9, 8)
+    assert one.training_settings(1, []) == TrainingSettings(1, 0.5, 1.0, 1e-3, 2.0, 0.0, 0.1)
+    assert one.training_settings(2, []) == TrainingSettings(2, "pass", 0.25, 5e-4, 1.0, 0.0, 0.1)
+
+
+@pytest.mark.parametrize(("samples", "rounded"), [(2.4, 2), (2.6, 3)])
+def test_a_scheduled_count_is_rounded(samples: float, rounded: int) -> None:
+    one = plan(raft={"samples_per_prompt": [2, samples], "num_cycles": 2})
+    assert one.sampling_settings(2, []).samples_per_prompt == rounded
+
+
+def test_a_schedule_that_looks_at_results_gets_them() -> None:
+    one = plan(
+        training={"learning_rate": {"kind": "plateau", "base": 1e-4, "decay": 0.5, "patience": 1, "cooldown": 0}}
+    )
+    rates = [0.2, 0.2, 0.5, 0.4]
+    history = [Measurement(version + 1, version, {"dev/pass_rate": rate}) for version, rate in enumerate(rates)]
+    found = [one.training_settings(cycle, history[:cycle]).learning_rate for cycle in (1, 2, 3, 4)]
+    assert found == pytest.approx([1e-4, 5e-5, 5e-5, 2.5e-5])
+
+
+def answers(num_passed: int, num_failed: int) -> tuple[list[Completion], list[Verdict]]:
+    num = num_passed + num_failed
+    completions = [Completion("train0", index, f"program {index}", (1,), "stop", index, 0) for index in range(num)]
+    verdicts = [
+        Verdict("train0", index, "tests", "passed", 1.0, source_digest=str(index))
+        if index < num_passed
+        else Verdict("train0", index, "compile", "failed", 0.0, source_digest=str(index))
+        for index in range(num)
+    ]
+    return completions, verdicts
+
+
+def test_selection_and_its_rows() -> None:
+    one = plan(raft={"min_selected": 2}, selection={"per_prompt_cap": 3})
+    completions, verdicts = answers(4, 2)
+    selection = one.select(completions, verdicts, one.training_settings(1, []))
+    assert len(selection.kept) == 3
+    assert {reason: len(keys) for reason, keys in selection.dropped.items() if keys} == {
+        "below_threshold": 2,
+        "over_cap": 1,
+    }
+    rows = one.training_rows(completions, selection)
+    assert [(row.prompt.id, row.completion.index) for row in rows] == list(selection.kept)
+    # Another cycle breaks ties in another way, the same cycle in the same way.
+    kept = {one.select(completions, verdicts, one.training_settings(cycle, [])).kept for cycle in range(1, 7)}
+    assert len(kept) > 1
+    assert one.select(completions, verdicts, one.training_settings(1, [])) == selection
+
+
+@pytest.mark.parametrize("num_passed", [0, 1])
+def test_too_few_samples(num_passed: int) -> None:
+    one = plan(raft={"min_selected": 2})
+    completions, verdicts = answers(num_passed, 3)
+    with pytest.raises(TooFewSamples) as caught:
+        one.select(completions, verdicts, one.training_settings(1, []))
+    assert caught.value.exit_code == 5
+    assert caught.value.message == (
+        f"cycle 1: {num_passed} of {num_passed + 3} samples were selected, fewer than raft.min_selected (2);"
+        " dropped: below_threshold 3"
+    )

