@@ -10,7 +10,7 @@ import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -45,6 +45,11 @@ def load_prompt_sets(config: RaftConfig) -> PromptSets:
         ConfigError: A set cannot be read, nothing of it is left by `prompts.where`, or a prompt id is in two sets.
     """
     sets = {name: _load_set(config, name) for name in SETS}
+    _refuse_shared_ids(sets)
+    return PromptSets(**sets)
+
+
+def _refuse_shared_ids(sets: Mapping[str, Sequence[Prompt]]) -> None:
     seen: dict[str, str] = {}
     for name, prompts in sets.items():
         for prompt in prompts:
@@ -55,7 +60,6 @@ def load_prompt_sets(config: RaftConfig) -> PromptSets:
                     "keep the sets apart: a model must not be measured on what it was trained on; give a file that"
                     " holds them all as FILE.jsonl:train, FILE.jsonl:dev and FILE.jsonl:test",
                 )
-    return PromptSets(**sets)
 
 
 def _load_set(config: RaftConfig, name: str) -> tuple[Prompt, ...]:
@@ -79,9 +83,10 @@ def planned(config: RaftConfig) -> Preview:
     """The preview of a configuration; prompt sets on a hub are not read.
 
     Raises:
-        ConfigError: A local prompt set cannot be read.
+        ConfigError: A local prompt set cannot be read, or a prompt id is in two of them.
     """
     local = {name: _load_set(config, name) for name in SETS if not is_remote(getattr(config.prompts, name))}
+    _refuse_shared_ids(local)
     num = {name: len(prompts) for name, prompts in local.items()}
     has_tests = "train" not in local or any(prompt.tests is not None for prompt in local["train"])
     return preview(config, num.get("train"), num.get("dev"), has_tests)

@@ -52,7 +52,7 @@ def run_raft(plan: Plan, run: Run, tools: Tools) -> Result:
         tools.watch.measured(measurement)
 
         decision = lap.stage("decision", Decision, lambda: choose(history, plan.choose_by, plan.num_cycles))
-        run.point("best", decision.best_version)
+        run.point("best", decision.best_version, cycle=cycle)
         if decision.action == "finish":
             break
 
@@ -64,7 +64,7 @@ def run_raft(plan: Plan, run: Run, tools: Tools) -> Result:
             Trained, lambda folder, record: tools.train(rows, settings, run.adapter(version), folder, record)
         )
         lap.stage("report", CycleReport, lambda: plan.report(measurement, settings, selection, trained))
-        run.point("latest", cycle)
+        run.point("latest", cycle, cycle=cycle)
         run.event("resources", cycle=cycle, **peak_memory())
         tools.watch.trained(settings, selection, trained)
 

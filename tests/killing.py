@@ -1,4 +1,5 @@
-"""Kills a process at its n-th write point: before every operation that changes the disk, and in the middle of a line.
+"""Kills a process at its n-th write point: before every operation that changes the disk, after a file was made and
+before anything is in it, and in the middle of a line.
 
 An audit hook hears of every file that is opened for writing, renamed, removed, linked, cut or made, whoever does it;
 a hook cannot be taken back, so it lives in a forked child only.
@@ -11,6 +12,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from halo_forge.store import files
@@ -43,6 +45,15 @@ class WritePoints:
             append(growing, row)
 
         files.GrowingFile.append = torn_append  # type: ignore[method-assign]
+        real_open = Path.open
+
+        def empty_open(path: Path, mode: str = "r", *arguments: Any, **named: Any) -> Any:
+            handle = real_open(path, mode, *arguments, **named)
+            if mode.startswith("w"):
+                self.hit()  # the file is there, and nothing is in it
+            return handle
+
+        Path.open = empty_open  # type: ignore[assignment, method-assign]
         # What a killed process wrote is in the page cache; only a power failure needs the disk.
         os.fsync = lambda descriptor: self.hit()  # type: ignore[assignment]
         sys.addaudithook(self._heard)
@@ -60,7 +71,7 @@ def in_child(work: Callable[[], object]) -> int:
         try:
             work()
             code = 0
-        except BaseException:
+        except BaseException:  # noqa: BLE001 -- nothing may come back out of a forked child
             traceback.print_exc()
         finally:
             sys.stderr.flush()

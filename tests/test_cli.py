@@ -150,7 +150,7 @@ def test_config_commands(cli: Cli, tmp_path: Path) -> None:
 def test_a_dry_run_writes_nothing(cli: Cli, tmp_path: Path) -> None:
     config = write_inputs(tmp_path)
     before = tree(tmp_path)
-    done = cli("raft", "run", config, "--dry-run")
+    done = cli("raft", "run", config, "--dry-run", "--set", "training.per_device_train_batch_size=2")
     assert done.code == 0
     assert "v0" in done.out
     assert "5.00e-05" in done.out
@@ -214,6 +214,20 @@ def test_on_a_terminal_there_is_a_live_table(
     assert done.code == 0
     assert "out: finished" in done.out
     assert "dev compile" in done.err
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 240])
+def test_a_narrow_terminal_gets_fewer_columns_but_whole_numbers(
+    cli: Cli, tmp_path: Path, memory: None, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    assert cli("raft", "run", write_inputs(tmp_path), "--output-dir", "out").code == 0
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("FORCE_COLOR", "1")  # which is what rich takes for a terminal
+    table = cli("raft", "status", "out").out.partition("against v0")[0]
+    assert "…" not in table
+    assert "dev compile" in table
+    assert "learning rate" in table
+    assert ("clipped" in table) == (width == 240)
 
 
 def test_a_directory_with_an_odd_name(cli: Cli, tmp_path: Path, memory: None) -> None:

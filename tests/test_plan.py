@@ -81,13 +81,10 @@ def test_the_last_lap_asks_no_train_prompts() -> None:
 
 
 def test_seeds_differ_by_run_cycle_set_prompt_and_sample() -> None:
-    seeds = [
-        request.seed
-        for run_seed in (0, 1)
-        for one in [plan(seed=run_seed)]
-        for requests in (one.train_requests(1, SAMPLING), one.train_requests(2, SAMPLING), one.dev_requests(), one.test_requests())
-        for request in requests
-    ]  # fmt: skip
+    seeds = []
+    for one in (plan(seed=0), plan(seed=1)):
+        cycles = [*one.train_requests(1, SAMPLING), *one.train_requests(2, SAMPLING)]
+        seeds += [request.seed for request in (*cycles, *one.dev_requests(), *one.test_requests())]
     assert len(seeds) == len(set(seeds)) == 2 * (10 + 10 + 8 + 8)
 
 

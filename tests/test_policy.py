@@ -48,9 +48,9 @@ def policy(tiny_models: dict[str, Path]) -> Policy:
 
 
 def end_of_turn(tokenizer: Any) -> str:
-    from halo_forge.policy import _end_of_turn_id
+    from halo_forge.policy.turns import end_of_turn_id
 
-    return str(tokenizer.convert_ids_to_tokens(_end_of_turn_id(tokenizer)))
+    return str(tokenizer.convert_ids_to_tokens(end_of_turn_id(tokenizer)))
 
 
 def test_the_end_of_turn_comes_from_the_template(policy: Policy) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,8 +19,16 @@ from halo_forge.records import Measurement, Selection, Trained, TrainingSettings
 from halo_forge.store.status import Lap, Status, read_status
 
 Item = TypeVar("Item")
-PIPE_WIDTH = 160
+PIPE_WIDTH = 240
 """Columns where standard output is no terminal: tables must not be cut there."""
+COLUMNS = (
+    "cycle", "model", "dev compile", "dev pass", "train compile", "train pass", "distinct@4", "kept",
+    "learning rate", "steps", "mass", "loss", "grad norm", "clipped", "tok/s", "time",
+)  # fmt: skip
+DROPPED_FIRST = (
+    "clipped", "mass", "grad norm", "distinct@4", "steps", "tok/s", "train pass", "train compile", "loss", "time",
+)  # fmt: skip
+"""What a narrow terminal leaves out; `raft status --json` has it all."""
 
 
 def stdout() -> Console:
@@ -34,7 +42,7 @@ def print_status(status: Status) -> None:
     console = stdout()
     console.print(f"{status.root}: {status.state}")
     if status.laps:
-        console.print(laps_table(status.laps))
+        console.print(fitting_table(console, status.laps))
     if status.result is not None:
         print_result(console, status)
     elif status.best_version is not None:
@@ -68,19 +76,25 @@ def print_result(console: Console, status: Status) -> None:
         console.print(f"keep: {Path(status.root) / result['adapter']}", soft_wrap=True)
 
 
-def laps_table(laps: Iterable[Lap]) -> Table:
+def fitting_table(console: Console, laps: Sequence[Lap]) -> Table:
+    """The table of laps without the columns, least important first, that this terminal has no room for."""
+    for num_dropped in range(len(DROPPED_FIRST) + 1):
+        table = laps_table(laps, without=DROPPED_FIRST[:num_dropped])
+        if console.measure(table, options=console.options.update(width=PIPE_WIDTH)).maximum <= console.width:
+            break
+    return table
+
+
+def laps_table(laps: Iterable[Lap], without: Collection[str] = ()) -> Table:
     """One row a lap: the model it measured on the left, what it then trained on the right."""
     table = Table(box=box.SIMPLE, pad_edge=False)
-    columns = (
-        "cycle", "model", "dev compile", "dev pass", "train compile", "train pass", "distinct@4", "kept",
-        "learning rate", "steps", "mass", "loss", "grad norm", "clipped", "tok/s", "time",
-    )  # fmt: skip
-    for name in columns:
-        table.add_column(name, justify="right")
+    shown = [number for number, name in enumerate(COLUMNS) if name not in without]
+    for number in shown:
+        table.add_column(COLUMNS[number], justify="right")
     for lap in laps:
         metrics = lap.metrics
         seconds = [value for name, value in metrics.items() if name.startswith("seconds/")]
-        table.add_row(
+        cells = (
             str(lap.cycle),
             f"v{lap.policy_version}",
             _rate(metrics, "dev/compile_rate"),
@@ -98,6 +112,7 @@ def laps_table(laps: Iterable[Lap]) -> Table:
             _number(metrics.get("tokens_per_second/generate"), ".0f"),
             duration(sum(seconds)) if seconds else "",
         )
+        table.add_row(*(cells[number] for number in shown))
     return table
 
 
@@ -200,7 +215,9 @@ class LiveWatch:
     def _refresh(self) -> None:
         started = (self._root / "run.json").is_file()
         laps = read_status(self._root, self._num_cycles).laps if started else []
-        self._live.update(Group(laps_table(laps), self._progress) if laps else Group(self._progress))
+        self._live.update(
+            Group(fitting_table(self._live.console, laps), self._progress) if laps else Group(self._progress)
+        )
 
 
 @contextmanager

@@ -88,8 +88,13 @@ class Run:
             self._events = GrowingFile(self.root / "events.jsonl")
         self._events.append({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields})
 
-    def point(self, name: str, version: int) -> None:
-        """Let the link `best` or `latest` name a version's adapter; no link for the start model, which has none."""
+    def point(self, name: str, version: int, *, cycle: int) -> None:
+        """Let the link `best` or `latest` name a version's adapter; no link for the start model, which has none.
+
+        What an earlier lap than the last one says is history: a resumed run must not turn its links back.
+        """
+        if cycle_folder(self.root, cycle + 1).exists():
+            return
         link, target = self.root / name, self.adapter(version)
         with explained(link):
             if target is None:
@@ -121,8 +126,8 @@ class Run:
             for part in parts:
                 shutil.move(part, target / part.relative_to(self.root))
         latest = max((int(folder.name) for folder in cycles if int(folder.name) < from_cycle), default=0)
-        self.point("latest", latest)
-        self.point("best", 0)
+        self.point("latest", latest, cycle=latest)
+        self.point("best", 0, cycle=latest)
         self.event("superseded", from_cycle=from_cycle, moved_to=str(target.relative_to(self.root)))
         return target
 

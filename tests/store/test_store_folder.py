@@ -87,7 +87,7 @@ def test_a_stage_that_fails_is_not_sealed(folder: StageFolder, notes: Notes) -> 
 def test_a_stage_of_another_version_is_refused(folder: StageFolder) -> None:
     folder.stage("one", Item, lambda: Item("a", 1))
     (folder.path / "one.json").write_text('{"prompt_id": "a", "index": 1, "colour": "red"}')
-    with pytest.raises(RunDirError, match="not a Item: .*colour") as caught:
+    with pytest.raises(RunDirError, match=r"not a Item: .*colour") as caught:
         folder.stage("one", Item, never)
     assert "--from-cycle" in caught.value.hint
 
@@ -264,5 +264,5 @@ def test_rows_for_others_are_written_once(folder: StageFolder) -> None:
 
 def test_a_folder_that_cannot_be_made_is_explained(tmp_path: Path, notes: Notes) -> None:
     (tmp_path / "cycles").write_text("a file")
-    with pytest.raises(RunDirError, match="Not a directory|File exists"):
+    with pytest.raises(RunDirError, match=r"Not a directory|File exists"):
         StageFolder(tmp_path / "cycles/001", notes).stage("one", Item, lambda: Item("a", 1))

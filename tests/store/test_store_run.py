@@ -71,14 +71,14 @@ def test_two_writers(tmp_path: Path) -> None:
 
 def test_links(tmp_path: Path) -> None:
     with started(tmp_path, 2) as run:
-        run.point("best", 1)
-        run.point("latest", 2)
+        run.point("best", 1, cycle=9)
+        run.point("latest", 2, cycle=9)
         assert (tmp_path / "best").readlink() == Path("cycles/001/adapter")
         assert (tmp_path / "latest/weights").read_text() == "2"
-        run.point("best", 2)
+        run.point("best", 2, cycle=9)
         assert (tmp_path / "best/weights").read_text() == "2"
-        run.point("best", 0)  # the start model has no adapter
-        run.point("best", 0)
+        run.point("best", 0, cycle=9)  # the start model has no adapter
+        run.point("best", 0, cycle=9)
         assert not (tmp_path / "best").is_symlink()
     # A relative link goes where the directory goes.
     moved = tmp_path.rename(tmp_path.with_name("moved"))
@@ -88,7 +88,7 @@ def test_links(tmp_path: Path) -> None:
 def test_a_link_that_a_kill_left_half_made(tmp_path: Path) -> None:
     with started(tmp_path, 1) as run:
         (tmp_path / ".best.tmp").symlink_to("nowhere")
-        run.point("best", 1)
+        run.point("best", 1, cycle=9)
     assert (tmp_path / "best/weights").read_text() == "1"
     assert not (tmp_path / ".best.tmp").is_symlink()
 
@@ -98,8 +98,8 @@ def test_superseded_files_are_moved_and_kept(tmp_path: Path, from_cycle: int) ->
     with started(tmp_path, 3) as run:
         (tmp_path / "test/v000").mkdir(parents=True)
         (tmp_path / "result.json").write_text("{}")
-        run.point("best", 1)
-        run.point("latest", 3)
+        run.point("best", 1, cycle=9)
+        run.point("latest", 3, cycle=9)
         target = run.supersede(from_cycle)
         assert target is not None
         kept, moved = [1, 2, 3][: from_cycle - 1], [1, 2, 3][from_cycle - 1 :]

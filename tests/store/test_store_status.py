@@ -74,20 +74,26 @@ def test_states(tmp_path: Path, files: dict[str, Any], state: str) -> None:
 
 
 def test_a_row_for_each_lap(tmp_path: Path) -> None:
+    def event(time: str, name: str, **fields: Any) -> dict[str, Any]:
+        return {"time": f"2030-01-{time}+00:00", "event": name, **fields}
+
+    def stage(time: str, name: str, stage: str, **fields: Any) -> dict[str, Any]:
+        return event(time, f"stage_{name}", folder="001", stage=stage, **fields)
+
     events = [
-        {"time": "2030-01-01T00:00:00+00:00", "event": "attempt_started"},
-        {"time": "2030-01-01T00:00:01+00:00", "event": "stage_started", "folder": "001", "stage": "completions"},
-        {"time": "2030-01-01T00:00:11+00:00", "event": "stage_interrupted", "folder": "001", "stage": "completions", "seconds": 10.0, "num_tokens": 40},
+        event("01T00:00:00", "attempt_started"),
+        stage("01T00:00:01", "started", "completions"),
+        stage("01T00:00:11", "interrupted", "completions", seconds=10.0, num_tokens=40),
         # A day passes before somebody resumes: it is nobody's time.
-        {"time": "2030-01-02T00:00:00+00:00", "event": "attempt_started"},
-        {"time": "2030-01-02T00:00:00+00:00", "event": "stage_started", "folder": "001", "stage": "completions"},
-        {"time": "2030-01-02T00:00:30+00:00", "event": "stage_sealed", "folder": "001", "stage": "completions", "seconds": 30.0, "num_tokens": 160},
-        {"time": "2030-01-02T00:00:32+00:00", "event": "stage_started", "folder": "001", "stage": "verdicts"},
-        {"time": "2030-01-02T00:00:37+00:00", "event": "stage_sealed", "folder": "001", "stage": "verdicts", "seconds": 5.0},
-        {"time": "2030-01-02T00:00:37+00:00", "event": "stage_started", "folder": "001", "stage": "trained"},
-        {"time": "2030-01-02T00:00:57+00:00", "event": "stage_sealed", "folder": "001", "stage": "trained", "seconds": 20.0},
-        {"time": "2030-01-02T00:00:57+00:00", "event": "resources", "cycle": 1, "peak_memory_bytes": 1024},
-    ]  # fmt: skip
+        event("02T00:00:00", "attempt_started"),
+        stage("02T00:00:00", "started", "completions"),
+        stage("02T00:00:30", "sealed", "completions", seconds=30.0, num_tokens=160),
+        stage("02T00:00:32", "started", "verdicts"),
+        stage("02T00:00:37", "sealed", "verdicts", seconds=5.0),
+        stage("02T00:00:37", "started", "trained"),
+        stage("02T00:00:57", "sealed", "trained", seconds=20.0),
+        event("02T00:00:57", "resources", cycle=1, peak_memory_bytes=1024),
+    ]
     status = read_status(
         put(tmp_path, RUN | lap(1, rate=0.25, best=0) | lap(2, rate=0.5, best=1) | {"events.jsonl": events}), 2
     )

@@ -1,0 +1,16 @@
+"""The policy: base weights loaded once, one LoRA adapter on top, sampled from and trained in the same memory.
+
+    model.py     the model in memory
+    adapter.py   the adapter on it: made from a seed, or loaded and checked
+    turns.py     the chat template: what a prompt looks like, and which token ends an answer
+    files.py     what can be found out about model and adapter folders before torch is imported
+
+torch, transformers and peft are imported inside functions: nothing here costs anything until a model is needed.
+"""
+
+from __future__ import annotations
+
+from halo_forge.policy.files import ADAPTER_FILES, adapter_digest, check_local
+from halo_forge.policy.model import Policy, resolve_dtype
+
+__all__ = ["ADAPTER_FILES", "Policy", "adapter_digest", "check_local", "resolve_dtype"]

@@ -1,0 +1,94 @@
+"""The LoRA adapter on the base model: made from a seed, or loaded and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from halo_forge.errors import ModelError
+from halo_forge.policy.files import ModelSettings, explained
+from halo_forge.seeds import derive_seed
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+
+
+class LoraSettings(Protocol):
+    """The `lora` section of the configuration."""
+
+    @property
+    def r(self) -> int: ...
+    @property
+    def lora_alpha(self) -> float: ...
+    @property
+    def lora_dropout(self) -> float: ...
+    @property
+    def target_modules(self) -> str | list[str]: ...
+    @property
+    def use_rslora(self) -> bool: ...
+
+
+def with_adapter(base: Any, settings: ModelSettings, lora: LoraSettings, seed: int) -> PeftModel:
+    import torch
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    if settings.adapter is not None:
+        with explained(settings.adapter):
+            model = PeftModel.from_pretrained(base, settings.adapter, is_trainable=True)
+        found = model.peft_config["default"].r
+        if found != lora.r:
+            raise ModelError(
+                f"model.adapter: {settings.adapter} has r {found}, but lora.r is {lora.r}", f"set lora.r to {found}"
+            )
+        # The library fills weights that the file lacks with random ones.
+        adapter_weights(settings.adapter, named_weights(model))
+        return _trainable(model)
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.lora_alpha,
+        lora_dropout=lora.lora_dropout,
+        target_modules=lora.target_modules,
+        use_rslora=lora.use_rslora,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(), explained("lora.target_modules"):
+        torch.manual_seed(derive_seed(seed, "lora_init"))
+        return _trainable(get_peft_model(base, config))
+
+
+def _trainable(model: PeftModel) -> PeftModel:
+    """The model, if its trainer can train the adapter; found here rather than after the first cycle's sampling."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if isinstance(model.get_output_embeddings(), BaseTunerLayer):
+        raise ModelError(
+            "lora.target_modules: an adapter on the output layer (lm_head) cannot be trained: the loss is computed"
+            " from the layer's own weight",
+            "take lm_head out of lora.target_modules",
+        )
+    return model
+
+
+def named_weights(model: PeftModel) -> dict[str, torch.Tensor]:
+    from peft import get_peft_model_state_dict
+
+    # Never the embeddings: the default asks a model hub whether the vocabulary was resized.
+    return dict(get_peft_model_state_dict(model, save_embedding_layers=False))
+
+
+def adapter_weights(folder: str, wanted: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights in an adapter folder, if they are those that `wanted` names, in the same shapes."""
+    from peft import load_peft_weights
+
+    with explained(folder):
+        weights = dict(load_peft_weights(folder, device="cpu"))
+    for name in sorted(wanted.keys() | weights.keys()):
+        shapes = [tuple(each[name].shape) if name in each else "none" for each in (weights, wanted)]
+        if shapes[0] != shapes[1]:
+            raise ModelError(
+                f"{folder}: the adapter does not fit this model: {name} is {shapes[0]}, {shapes[1]} is needed",
+                "use it with the base model and the lora section that it was made with",
+            )
+    return weights

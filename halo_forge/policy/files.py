@@ -1,0 +1,140 @@
+"""Model and adapter folders: what is wrong with them, and what makes two of them the same; without torch."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from halo_forge.errors import HaloForgeError, ModelError
+
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+class ModelSettings(Protocol):
+    """The `model` section of the configuration, as far as the policy reads it."""
+
+    @property
+    def model_name_or_path(self) -> str: ...
+    @property
+    def revision(self) -> str | None: ...
+    @property
+    def adapter(self) -> str | None: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def attn_implementation(self) -> str: ...
+    @property
+    def trust_remote_code(self) -> bool: ...
+
+
+def check_local(settings: ModelSettings) -> None:
+    """Find a missing folder or a foreign adapter before torch is imported; a Hub id is left to the loader.
+
+    Raises:
+        ModelError: What is wrong, and what to do.
+    """
+    name, path = settings.model_name_or_path, Path(settings.model_name_or_path).expanduser()
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1 or path.parts[0] == "models"
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"model.model_name_or_path: {name}: no config.json in this folder", "name a model folder")
+        _read_object(path / "config.json", "model.model_name_or_path")
+    elif looks_local and name.count("/") > 0:
+        hint = "run `make model`" if path.parts[0] == "models" else "name an existing folder or a Hub id (owner/name)"
+        raise ModelError(f"model.model_name_or_path: {name}: no such folder", hint)
+    if settings.adapter is not None:
+        _check_adapter(Path(settings.adapter).expanduser(), name)
+
+
+def _check_adapter(folder: Path, base_name: str) -> None:
+    missing = [name for name in ADAPTER_FILES if not (folder / name).is_file()]
+    if missing:
+        raise ModelError(
+            f"model.adapter: {folder}: {' and '.join(missing)} missing",
+            "name a PEFT adapter folder (cycles/NNN/adapter)",
+        )
+    made_for = _read_object(folder / ADAPTER_FILES[0], "model.adapter").get("base_model_name_or_path")
+    # The same model may stand under a Hub id and in a local folder, so only the last part of the name must agree.
+    if made_for is not None and Path(str(made_for)).name.lower() != Path(base_name).name.lower():
+        raise ModelError(
+            f"model.adapter: {folder} was trained on {made_for!r}, but model.model_name_or_path is {base_name!r}",
+            "use the adapter's own base model; if both are the same model under two names,"
+            " correct base_model_name_or_path in the adapter's adapter_config.json",
+        )
+
+
+def _read_object(path: Path, key: str) -> dict[str, Any]:
+    """A JSON object; anything else would end in a loader's AttributeError."""
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ModelError(f"{key}: {path} is not JSON: {error}", "name an intact folder") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{key}: {path} holds no JSON object", "name an intact folder")
+    return found
+
+
+def identity_of(settings: ModelSettings, base: Any) -> dict[str, str]:
+    """Name, and what is behind it: the commit of a Hub model, or a local folder's settings, tokenizer, and size and
+    ends of its weight files.
+
+    Reading gigabytes at every start would cost more than it finds: weights that were trained differ in their ends too.
+    """
+    found = {"model_name_or_path": settings.model_name_or_path}
+    commit = getattr(base.config, "_commit_hash", None)
+    if commit is not None:
+        found["commit"] = str(commit)
+    folder = Path(settings.model_name_or_path).expanduser()
+    if folder.is_dir():
+        found["sha256"] = _folder_digest(folder)
+    if settings.adapter is not None:
+        found["adapter_sha256"] = adapter_digest(Path(settings.adapter).expanduser())
+    return found
+
+
+def _folder_digest(folder: Path) -> str:
+    digest, end_bytes = hashlib.sha256(), 1 << 20
+    for path in sorted([*folder.glob("*.json"), *folder.glob("*.jinja")]):
+        digest.update(path.name.encode() + path.read_bytes())
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as handle:
+            digest.update(handle.read(end_bytes))
+            handle.seek(max(0, size - end_bytes))
+            digest.update(handle.read(end_bytes))
+    return digest.hexdigest()
+
+
+def adapter_digest(folder: Path) -> str:
+    """SHA-256 over the adapter's two files."""
+    digest = hashlib.sha256()
+    for name in ADAPTER_FILES:
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def explained(name: str) -> Iterator[None]:
+    """Turn what loaders raise about unusable files into an error that says which name, and what to do."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except HaloForgeError:
+        raise
+    except ImportError as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"{name}: a package is missing: {first_line}", "install it, or change model.attn_implementation"
+        ) from error
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"{name}: cannot be loaded: {first_line}",
+            "name a readable local folder or a reachable Hub id (without network: HF_HUB_OFFLINE=1 and a cached model)",
+        ) from error

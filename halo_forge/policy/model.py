@@ -1,0 +1,203 @@
+"""The model in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from halo_forge.errors import ModelError
+from halo_forge.policy.adapter import LoraSettings, adapter_weights, named_weights, with_adapter
+from halo_forge.policy.files import ADAPTER_FILES, ModelSettings, check_local, explained, identity_of
+from halo_forge.policy.turns import end_of_turn_id, generation_stop_ids, templated
+from halo_forge.records import Prompt
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase
+
+
+class Policy:
+    """A causal language model with one trainable LoRA adapter.
+
+    Attributes:
+        model: The PEFT model; base weights frozen in `dtype`, adapter weights in float32.
+        tokenizer: Its tokenizer, with a chat template.
+        version: Which policy version the adapter in memory is: 0 is the start model.
+        end_of_turn_id: The token that ends an assistant message in the chat template; learned in training.
+        stop_ids: Tokens that end a completion when sampled.
+        identity: What says that two runs start from the same model, for run.json.
+    """
+
+    def __init__(
+        self,
+        model: PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        identity: Mapping[str, str],
+        response_prefix: str | None = None,
+    ) -> None:
+        self.model = model
+        self.identity = dict(identity)
+        self.tokenizer = tokenizer
+        self.response_prefix = response_prefix if response_prefix is not None else ""
+        self.version = 0
+        self.end_of_turn_id = end_of_turn_id(tokenizer)
+        self.stop_ids = frozenset({self.end_of_turn_id, *generation_stop_ids(model, tokenizer)})
+        self._start_adapter = self._adapter_state()
+
+    @classmethod
+    def load(
+        cls,
+        settings: ModelSettings,
+        lora: LoraSettings,
+        *,
+        seed: int,
+        response_prefix: str | None = None,
+    ) -> Policy:
+        """Load the base model once and put the start adapter, or a new one drawn from `seed`, on top.
+
+        Raises:
+            ModelError: The model, its tokenizer, its chat template or the start adapter cannot be used.
+        """
+        check_local(settings)
+        _quiet_libraries()
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        common = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
+        name = settings.model_name_or_path
+        with explained(name):
+            tokenizer = AutoTokenizer.from_pretrained(name, **common)
+        if tokenizer.chat_template is None:
+            raise ModelError(
+                f"model.model_name_or_path: {name}: its tokenizer has no chat template",
+                "use an instruction-tuned model, or add a chat_template.jinja to a local copy of this one",
+            )
+        device = _device()
+        attention = (
+            {} if settings.attn_implementation == "auto" else {"attn_implementation": settings.attn_implementation}
+        )
+        with explained(name):
+            base = AutoModelForCausalLM.from_pretrained(
+                name, dtype=resolve_dtype(settings.dtype, device), **attention, **common
+            )
+        base.requires_grad_(False)
+        model = with_adapter(base.to(device), settings, lora, seed)
+        model.eval()
+        return cls(model, tokenizer, identity=identity_of(settings, base), response_prefix=response_prefix)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.device
+
+    def render(self, prompt: Prompt) -> str:
+        """The text the model continues: chat template, generation prompt and response prefix.
+
+        Raises:
+            ModelError: The template refuses the messages (some know no system message).
+        """
+        messages = [dict(message) for message in prompt.messages]
+        return templated(self.tokenizer, messages, add_generation_prompt=True) + self.response_prefix
+
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
+        """Token ids of `render(prompt)`; the template has its own special tokens, so none are added."""
+        return list(self.tokenizer(self.render(prompt), add_special_tokens=False)["input_ids"])
+
+    def load_adapter(self, folder: Path | None, version: int) -> None:
+        """Put another adapter of this run on the base model in memory; None is the start adapter (v0).
+
+        Raises:
+            ModelError: The folder holds no adapter of this shape.
+        """
+        from peft import set_peft_model_state_dict
+
+        weights = self._start_adapter if folder is None else adapter_weights(str(folder), self._start_adapter)
+        set_peft_model_state_dict(self.model, weights)
+        self.version = version
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write the adapter in memory as a plain PEFT folder that `PeftModel.from_pretrained` loads."""
+        self.model.save_pretrained(str(folder), safe_serialization=True)
+        (folder / "README.md").unlink(missing_ok=True)  # a model card template without content
+        path = folder / ADAPTER_FILES[0]
+        config = json.loads(path.read_text(encoding="utf-8"))
+        # The library writes a set in the order of this process's string hashes; equal adapters have equal bytes.
+        config["target_modules"] = sorted(config["target_modules"])
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+    def adapter_norm(self) -> float:
+        """Frobenius norm of the whole weight change, sqrt(sum over modules of ||s B A||_F^2); dimensionless.
+
+        ||BA||_F^2 = trace((B^T B)(A A^T)), so no matrix larger than r x r is formed.
+        """
+        total = 0.0
+        for module in self.model.modules():
+            for name, a in getattr(module, "lora_A", {}).items():
+                a_weight, b_weight = a.weight.detach().double(), module.lora_B[name].weight.detach().double()
+                gram = (b_weight.T @ b_weight) * (a_weight @ a_weight.T)
+                total += module.scaling[name] ** 2 * float(gram.sum())
+        return math.sqrt(max(total, 0.0))
+
+    @contextlib.contextmanager
+    def sampling(self) -> Iterator[None]:
+        """Evaluation mode, with the adapter in the base weights' dtype while the block runs.
+
+        A low-precision copy of the adapter saves a cast in every linear layer of every step.  The float32 master
+        weights are put back afterwards bit by bit.  Merging into the base weights would be faster still, but
+        rounding W + sBA to bfloat16 drops updates below half a unit in the last place: a small learning rate
+        would look like no learning at all.
+        """
+        adapter = [parameter for name, parameter in self.model.named_parameters() if "lora_" in name]
+        masters = [parameter.data for parameter in adapter]
+        self.model.eval()
+        try:
+            for parameter in adapter:
+                parameter.data = parameter.data.to(self.model.dtype)
+            yield
+        finally:
+            for parameter, master in zip(adapter, masters, strict=True):
+                parameter.data = master
+
+    def _adapter_state(self) -> dict[str, torch.Tensor]:
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in named_weights(self.model).items()}
+
+
+def resolve_dtype(name: str, device: str) -> torch.dtype:
+    """`auto` is bfloat16 where the device computes it natively, else float16 on a GPU and float32 on a CPU."""
+    import torch
+
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+    if device == "cpu":
+        return torch.bfloat16 if _cpu_computes_bfloat16() else torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def _cpu_computes_bfloat16() -> bool:
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _quiet_libraries() -> None:
+    """The libraries' own progress bars and notes about their next version would tear our progress apart."""
+    import warnings
+
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")

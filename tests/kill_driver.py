@@ -1,0 +1,123 @@
+"""Kills and resumes small runs, in children forked from this light process: kill_driver.py WHAT FOLDER.
+
+A program of its own, because a process that has torch in memory is slow to fork and must not be forked at all once
+it has threads.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from killing import WritePoints, in_child
+from scripted_runs import MemoryVerifier, differences, execute, rows, tree, write_inputs
+
+import halo_forge.assembly
+from halo_forge.store.run import Run
+from halo_forge.verifiers.c import Spec
+
+KILLED = -signal.SIGKILL
+
+
+def prepare(room: Path) -> Path:
+    """The configuration of a run of 2 cycles with 3 train prompts x 2 samples, without what only costs time."""
+    Spec.open = lambda self: MemoryVerifier()  # type: ignore[assignment, method-assign]
+    halo_forge.assembly._versions = dict  # type: ignore[assignment]
+    halo_forge.assembly._git_commit = lambda: None
+    config = write_inputs(room / "inputs", num_prompts=(3, 2, 2), evaluation__samples_per_prompt=1)
+    execute(config, room / "warm")  # what is imported late is imported here, once, and not in every child
+    return config
+
+
+def attempt(config: Path, folder: Path, kill_at: int = 0) -> int:
+    """Run or resume in `folder`/run, in a child that dies at a write point; its exit code."""
+
+    def work() -> None:
+        os.chdir(folder)
+        WritePoints(kill_at).install()
+        execute(config, "run")
+
+    return in_child(work)
+
+
+def expect(holds: bool, said: str) -> None:
+    if not holds:
+        sys.exit(said)
+
+
+def everywhere(config: Path, room: Path, undisturbed: dict[str, bytes]) -> None:
+    for kill_at in itertools.count(1):
+        folder = room / f"case_{kill_at}"
+        folder.mkdir()
+        code = attempt(config, folder, kill_at)
+        if code == 0:
+            break
+        expect(code == KILLED, f"exit code {code} at write point {kill_at}")
+        expect(attempt(config, folder) == 0, f"not resumable after a kill at write point {kill_at}")
+        names = [event["event"] for event in rows(folder / "run/events.jsonl")]
+        expect("attempt_started" in names, f"killed at write point {kill_at}, then resumed: no events")
+        changed = differences(tree(folder / "run"), undisturbed)
+        expect(changed == [], f"killed at write point {kill_at}, then resumed: {changed} differ")
+        shutil.rmtree(folder)
+    # 3 laps: the number of a run this small is known roughly, and a loop that ends early is found.
+    expect(200 < kill_at < 2000, f"only {kill_at} write points")
+    print(f"killed at {kill_at - 1} write points")
+
+
+def again_and_again(config: Path, room: Path, undisturbed: dict[str, bytes]) -> None:
+    """The same run killed time after time; enough points for the longest stage, training, to end."""
+    for survived in (97, 160):
+        folder, num_kills = room / f"again_{survived}", 0
+        folder.mkdir()
+        while attempt(config, folder, survived) == KILLED:
+            num_kills += 1
+            expect(num_kills < 100, f"no progress in {num_kills} attempts of {survived} write points")
+        expect(num_kills >= 3, f"only {num_kills} kills")
+        changed = differences(tree(folder / "run"), undisturbed)
+        expect(changed == [], f"killed {num_kills} times: {changed} differ")
+
+
+def going_back(config: Path, room: Path, undisturbed: dict[str, bytes]) -> None:
+    """Killed while the files from cycle 2 on are set aside."""
+
+    def work(folder: Path, kill_at: int) -> Callable[[], None]:
+        def supersede() -> None:
+            os.chdir(folder)
+            WritePoints(kill_at).install()
+            with Run(Path("run")) as run:
+                run.supersede(2)
+
+        return supersede
+
+    for kill_at in itertools.count(1):
+        folder = room / f"back_{kill_at}"
+        shutil.copytree(room / "undisturbed", folder, symlinks=True)
+        code = in_child(work(folder, kill_at))
+        expect(code in (0, KILLED), f"exit code {code} at write point {kill_at}")
+        expect(attempt(config, folder) == 0, f"not resumable after a kill at write point {kill_at}")
+        now = {name: data for name, data in tree(folder / "run").items() if not name.startswith("superseded")}
+        expect(differences(now, undisturbed) == [], f"killed at {kill_at}: {differences(now, undisturbed)} differ")
+        shutil.rmtree(folder)
+        if code == 0:
+            break
+    expect(kill_at > 5, f"only {kill_at} write points")
+
+
+def main() -> None:
+    what, room = sys.argv[1], Path(sys.argv[2])
+    config = prepare(room)
+    (room / "undisturbed").mkdir()
+    expect(attempt(config, room / "undisturbed") == 0, "the undisturbed run failed")
+    undisturbed = tree(room / "undisturbed/run")
+    {"everywhere": everywhere, "again and again": again_and_again, "going back": going_back}[what](
+        config, room, undisturbed
+    )
+
+
+if __name__ == "__main__":
+    main()
