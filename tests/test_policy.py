@@ -291,6 +291,19 @@ def test_the_bytes_do_not_depend_on_the_process(tmp_path: Path, tiny_models: dic
     assert adapter_digest(tmp_path / "1") == adapter_digest(tmp_path / "2")
 
 
+def test_saving_asks_no_model_hub(policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library would look up the configuration of a hub model at every save: seconds, or a run without network."""
+    import peft.utils.save_and_load as library
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("asked the hub")
+
+    monkeypatch.setattr(library, "check_file_exists_on_hf_hub", refuse)
+    monkeypatch.setattr(policy.model.peft_config["default"], "base_model_name_or_path", "owner/name")
+    policy.save_adapter(tmp_path / "adapter")
+    assert sorted(path.name for path in (tmp_path / "adapter").iterdir()) == sorted(ADAPTER_FILES)
+
+
 def test_peft_loads_a_saved_adapter(policy: Policy, tmp_path: Path, tiny_models: dict[str, Path]) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -428,7 +441,7 @@ def test_the_adapter_norm_is_that_of_the_whole_weight_change(use_rslora: bool, t
 
 
 def test_dtype_auto_is_bfloat16_where_the_cpu_computes_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    import halo_forge.policy as module
+    import halo_forge.policy.model as module
 
     for native, expected in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(module, "_cpu_computes_bfloat16", lambda native=native: native)

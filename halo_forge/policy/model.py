@@ -122,7 +122,7 @@ class Policy:
 
     def save_adapter(self, folder: Path) -> None:
         """Write the adapter in memory as a plain PEFT folder that `PeftModel.from_pretrained` loads."""
-        self.model.save_pretrained(str(folder), safe_serialization=True)
+        self.model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # a model card template without content
         path = folder / ADAPTER_FILES[0]
         config = json.loads(path.read_text(encoding="utf-8"))
