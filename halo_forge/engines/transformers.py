@@ -134,8 +134,9 @@ class TransformersEngine:
             row.finish, row.text = "length", self._decode(row.token_ids)
 
     def _decode(self, token_ids: list[int]) -> str:
+        # A special token in the middle of an answer is part of it: hidden, it would be trained on unseen.
         return str(
-            self.policy.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            self.policy.tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         )
 
     def _completion(self, row: Row, policy_version: int) -> Completion:

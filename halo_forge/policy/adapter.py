@@ -36,11 +36,13 @@ def with_adapter(base: Any, settings: ModelSettings, lora: LoraSettings, seed: i
     if settings.adapter is not None:
         with explained(settings.adapter):
             model = PeftModel.from_pretrained(base, settings.adapter, is_trainable=True)
-        found = model.peft_config["default"].r
-        if found != lora.r:
-            raise ModelError(
-                f"model.adapter: {settings.adapter} has r {found}, but lora.r is {lora.r}", f"set lora.r to {found}"
-            )
+        for key in ("r", "lora_alpha", "use_rslora"):
+            found, wanted = getattr(model.peft_config["default"], key), getattr(lora, key)
+            if found != wanted:
+                raise ModelError(
+                    f"model.adapter: {settings.adapter} has {key} {found}, but lora.{key} is {wanted}",
+                    f"set lora.{key} to {found}",
+                )
         # The library fills weights that the file lacks with random ones.
         adapter_weights(settings.adapter, named_weights(model))
         return _trainable(model)

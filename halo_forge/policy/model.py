@@ -189,7 +189,13 @@ def _cpu_computes_bfloat16() -> bool:
 def _device() -> str:
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if not torch.cuda.is_available():
+        return "cpu"
+    if torch.cuda.device_count() > 1:
+        raise ModelError(
+            f"{torch.cuda.device_count()} GPUs are visible; a run uses one", "choose one: CUDA_VISIBLE_DEVICES=0"
+        )
+    return "cuda"
 
 
 def _quiet_libraries() -> None:
