@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,3 +20,12 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {name: save_model(root / name, name) for name in ARCHITECTURES}
     found["llama_pad_is_eos"] = save_model(root / "llama_pad_is_eos", "llama", pad_is_eos=True)
     return found
+
+
+@pytest.fixture
+def open_path() -> Iterator[Path]:
+    """A folder that every user can reach and write to: jobs of root run as a user of their own."""
+    with tempfile.TemporaryDirectory(prefix="halo-forge-test-") as name:
+        folder = Path(name)
+        folder.chmod(0o777)
+        yield folder

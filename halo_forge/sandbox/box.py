@@ -13,14 +13,17 @@ def check_name(name: str) -> None:
 
 
 class Box:
-    """A fresh directory `box` inside `work`."""
+    """A fresh directory `box` inside `work`, owned by `user` where that is another than our own."""
 
-    def __init__(self, work: str) -> None:
+    def __init__(self, work: str, user: int | None = None) -> None:
         self._work = work
+        self._user = user
         self.path = os.path.join(work, "box")
         os.makedirs(self.path, 0o700)  # a program that is not isolated may have removed `work` itself
         # Held open, so that what is read later is in this directory, whatever is at its path by then.
         self.descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if user is not None:
+            os.fchown(self.descriptor, user, user)
 
     def put(self, name: str, content: bytes) -> None:
         check_name(name)
@@ -28,6 +31,8 @@ class Box:
         descriptor = os.open(name, flags, 0o700, dir_fd=self.descriptor)
         with os.fdopen(descriptor, "wb") as handle:
             handle.write(content)
+            if self._user is not None:
+                os.fchown(descriptor, self._user, self._user)
 
     def fetch(self, name: str, max_bytes: int) -> bytes | None:
         """The content of a plain file that has no other name and at most `max_bytes`, else None."""

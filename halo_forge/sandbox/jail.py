@@ -19,6 +19,8 @@ _LAST_CAPABILITY = 63
 _NICE = 10
 # Room for what else the user starts meanwhile: RLIMIT_NPROC counts all processes of a user, not those of one job.
 _PROCESS_SLACK = 512
+# User ids that hardly anybody has: people and services are given others.
+_FIRST_USER, _NUM_USERS = 50_000, 10_000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -84,6 +86,35 @@ def unavailable_steps() -> list[str]:
     return refused
 
 
+def unused_user(work: str) -> int | None:
+    """A user id of this launcher's own for its jobs, None where it is not root or may not become another user.
+
+    The kernel limits no number of processes for root, and root owns every file: as a user of its own a job is
+    limited like anybody's, and owns nothing but its box.
+    """
+    if os.geteuid() != 0:
+        return None
+    user = _FIRST_USER + os.getpid() % _NUM_USERS
+    os.chmod(os.path.dirname(work), 0o711)
+    os.chmod(work, 0o711)
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            _become_user(user)
+            os.stat(work)
+            code = 0
+        finally:
+            os._exit(code)
+    return user if os.waitpid(pid, 0)[1] == 0 else None
+
+
+def _become_user(user: int) -> None:
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+
+
 def start(
     argv: Sequence[str],
     env: Mapping[str, str],
@@ -92,6 +123,7 @@ def start(
     limits: Mapping[str, Any],
     num_other_tasks: int,
     steps: Sequence[str],
+    user: int | None,
 ) -> tuple[int, int]:
     """Fork and become the command.
 
@@ -101,6 +133,7 @@ def start(
         limits: The fields of `job.Limits`.
         num_other_tasks: Processes and threads that this user has already.
         steps: Names of the optional steps to take.
+        user: See `unused_user`.
 
     Returns:
         The process id, and the errno with which exec was refused (0 when the command runs).
@@ -114,7 +147,7 @@ def start(
         # The pipe closes by itself when exec succeeds; whatever arrives in it is a failure.
         failure = "setup: unknown error"
         try:
-            failure = _become(argv, env, box, streams, limits, num_other_tasks, steps)
+            failure = _become(argv, env, box, streams, limits, num_other_tasks, steps, user)
         except (OSError, ValueError) as error:
             failure = f"setup: {error}"
         finally:
@@ -139,9 +172,9 @@ def _become(
     limits: Mapping[str, Any],
     num_other_tasks: int,
     steps: Sequence[str],
+    user: int | None,
 ) -> str:
     os.setsid()
-    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.fchdir(box)
     os.umask(0o077)
     os.nice(_NICE)
@@ -152,16 +185,24 @@ def _become(
     # Python ignores these two, and what is ignored stays so across exec.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-    prctl(PR_SET_NO_NEW_PRIVS, 1)
-    for number, value in _resources(limits, num_other_tasks):
+    for number, value in _resources(limits, None if user is not None else num_other_tasks):
         _limit(number, value)
+    if user is not None:
+        _become_user(user)
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # after the change of user, which forgets it
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
     try:
         os.execve(argv[0], list(argv), dict(env))
     except OSError as error:
         return f"exec {error.errno}"
 
 
-def _resources(limits: Mapping[str, Any], num_other_tasks: int) -> list[tuple[int, int | None]]:
+def _resources(limits: Mapping[str, Any], num_other_tasks: int | None) -> list[tuple[int, int | None]]:
+    """Limits in order; `num_other_tasks` is None where the job's user has no other processes.
+
+    The watch ends a job that has more processes than allowed; the kernel's limit is above that, so that it is seen.
+    """
+    slack = limits["num_processes"] if num_other_tasks is None else num_other_tasks + _PROCESS_SLACK
     return [
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_STACK, limits["stack_bytes"]),
@@ -169,7 +210,7 @@ def _resources(limits: Mapping[str, Any], num_other_tasks: int) -> list[tuple[in
         (resource.RLIMIT_DATA, limits["data_bytes"]),
         (resource.RLIMIT_FSIZE, limits["file_bytes"]),
         (resource.RLIMIT_NOFILE, limits["num_open_files"]),
-        (resource.RLIMIT_NPROC, num_other_tasks + limits["num_processes"] + _PROCESS_SLACK),
+        (resource.RLIMIT_NPROC, slack + limits["num_processes"]),
         (resource.RLIMIT_CPU, int(limits["cpu_seconds"]) + 1),
     ]
 

@@ -34,12 +34,20 @@ class Launcher:
         refused = jail.unavailable_steps()
         self._steps = [name for name in jail.OPTIONAL if name not in refused]
         self._notes = [jail.OPTIONAL[name][1] for name in refused]
+        self._user = jail.unused_user(work)
         self._num_tasks = 0
         self._counted = float("-inf")
 
     def serve(self) -> None:
         """Answer jobs until the trainer hangs up (EOFError, OSError, TrainerGone)."""
-        wire.send(self._connection, {"root": os.geteuid() == 0, "notes": self._notes})
+        wire.send(
+            self._connection,
+            {
+                "root": os.geteuid() == 0 and self._user is None,
+                "own_user": self._user is not None,
+                "notes": self._notes,
+            },
+        )
         while True:
             message, blobs = wire.receive(self._connection)
             try:
@@ -49,7 +57,7 @@ class Launcher:
             wire.send(self._connection, reply, answer)
 
     def _run(self, message: Mapping[str, Any], blobs: list[bytes]) -> tuple[dict[str, Any], list[bytes]]:
-        box = Box(self._work)
+        box = Box(self._work, self._user)
         streams: list[int] = []
         try:
             for name, content in zip(message["files"], blobs[1:], strict=True):
@@ -66,9 +74,11 @@ class Launcher:
     def _execute(self, message: Mapping[str, Any], box: Box, streams: list[int]) -> tuple[dict[str, Any], list[bytes]]:
         limits = message["limits"]
         env = {**message["env"], "HOME": box.path, "TMPDIR": box.path}
-        others = self._count_tasks()
+        others = self._count_tasks() if self._user is None else 0
         started = time.monotonic()
-        main, exec_error = jail.start(message["argv"], env, box.descriptor, streams, limits, others, self._steps)
+        main, exec_error = jail.start(
+            message["argv"], env, box.descriptor, streams, limits, others, self._steps, self._user
+        )
         watch = Watch(main, limits, started)
         try:
             reason = watch.wait(self._connection, self._trainer)

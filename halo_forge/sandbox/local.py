@@ -27,6 +27,7 @@ _START_SECONDS = 30.0
 _GRACE_SECONDS = 60.0
 _CLOSE_SECONDS = 10.0
 _LIMITS_NOTE = "programs can read and write this user's files, use the network and signal this user's processes"
+_OWN_USER_NOTE = "programs run as a user of their own: they can read what every user can, and use the network"
 _ROOT_NOTE = "running as root: the kernel limits no number of processes; a job over its limit is ended within 0.1 s"
 
 
@@ -62,7 +63,8 @@ class LocalSandbox:
             message = self._explain(error)
             self.close()
             raise SandboxError(f"the launcher does not start: {message}") from error
-        self.isolation = Isolation("limits", (_LIMITS_NOTE, *([_ROOT_NOTE] if hello["root"] else []), *hello["notes"]))
+        notes = [_OWN_USER_NOTE if hello["own_user"] else _LIMITS_NOTE, *([_ROOT_NOTE] if hello["root"] else [])]
+        self.isolation = Isolation("limits", (*notes, *hello["notes"]))
 
     def _start(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
         root = str(Path(__file__).resolve().parents[2])

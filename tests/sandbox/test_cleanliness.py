@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -155,23 +156,46 @@ def test_malformed_jobs_are_refused(sandbox: LocalSandbox) -> None:
 def test_isolation_is_told_honestly(sandbox: LocalSandbox) -> None:
     assert sandbox.isolation.level == "limits"
     assert any("network" in note for note in sandbox.isolation.notes)
-    assert any("root" in note for note in sandbox.isolation.notes) == (os.geteuid() == 0)
+    own_user = any("user of their own" in note for note in sandbox.isolation.notes)
+    assert own_user == (whoami(sandbox) != os.geteuid())
+    assert any("root" in note for note in sandbox.isolation.notes) == (os.geteuid() == 0 and not own_user)
 
 
-def test_close_ends_the_running_job_at_once(tmp_path: Path) -> None:
+def whoami(sandbox: LocalSandbox) -> int:
+    outcome = sandbox.run(Job(("/usr/bin/id", "-u"), LIMITS))
+    assert outcome.clean
+    return int(outcome.stdout)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_jobs_of_root_own_nothing_and_cannot_fork_without_limit(sandbox: LocalSandbox, tmp_path: Path) -> None:
+    assert whoami(sandbox) not in (0, os.geteuid())
+    secret = tmp_path / "secret"
+    secret.write_text("x")
+    secret.chmod(0o600)
+    assert not sandbox.run(Job(("/bin/cat", str(secret)), LIMITS)).clean
+    # Neither can a job end its launcher, which would look like a failure of ours.
+    assert not sandbox.run(Job(("/bin/sh", "-c", f"kill -9 {sandbox._process.pid}"), LIMITS)).clean
+    # The shell counts how many children the kernel lets it have; all are asleep at once.
+    script = "n=0; while [ $n -lt 300 ]; do sleep 5 & n=$((n+1)); done; echo $n"
+    outcome = sandbox.run(Job(("/bin/sh", "-c", script), LIMITS, env={"PATH": "/usr/bin:/bin"}))
+    assert outcome.process_limit or b"300" not in outcome.stdout
+
+
+def test_close_ends_the_running_job_at_once(open_path: Path) -> None:
     sandbox = open_sandbox()
     failures: list[BaseException] = []
 
     def work() -> None:
         try:
-            sandbox.run(sleeper(tmp_path / "pid"))
+            sandbox.run(sleeper(open_path / "pid"))
         except SandboxError as error:
             failures.append(error)
 
     thread = threading.Thread(target=work)
     thread.start()
-    assert wait_until((tmp_path / "pid").exists)
-    pid = int((tmp_path / "pid").read_text())
+    assert wait_until((open_path / "pid").exists)
+    pid = int((open_path / "pid").read_text())
     started = time.monotonic()
     sandbox.close()
     thread.join(timeout=5)
@@ -182,10 +206,12 @@ def test_close_ends_the_running_job_at_once(tmp_path: Path) -> None:
         sandbox.run(Job(("/bin/true",), LIMITS))
 
 
-def test_a_launcher_that_dies_is_our_failure(tmp_path: Path) -> None:
+def test_a_launcher_that_dies_is_our_failure(open_path: Path) -> None:
     sandbox = LocalSandbox()
+    launcher = sandbox._process.pid
+    threading.Timer(0.3, os.kill, (launcher, signal.SIGKILL)).start()
     with pytest.raises(SandboxError, match="launcher is gone"):
-        sandbox.run(Job(("/bin/sh", "-c", f"kill -9 {sandbox._process.pid}; sleep 5"), LIMITS))
+        sandbox.run(Job(("/bin/sh", "-c", "sleep 5"), LIMITS))
     with pytest.raises(SandboxError):
         sandbox.run(Job(("/bin/true",), LIMITS))
     sandbox.close()
@@ -193,7 +219,7 @@ def test_a_launcher_that_dies_is_our_failure(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "exit"])
-def test_everything_ends_with_the_trainer(tmp_path: Path, how: str) -> None:
+def test_everything_ends_with_the_trainer(open_path: Path, how: str) -> None:
     script = f"""
 import os, signal, threading, time
 from pathlib import Path
@@ -201,15 +227,15 @@ from test_cleanliness import sleeper
 from halo_forge.sandbox.local import LocalSandbox
 sandbox = LocalSandbox()
 print(sandbox._process.pid, sandbox._directory, flush=True)
-threading.Thread(target=sandbox.run, args=(sleeper(Path({str(tmp_path / "pid")!r})),), daemon=True).start()
-while not os.path.exists({str(tmp_path / "pid")!r}):
+threading.Thread(target=sandbox.run, args=(sleeper(Path({str(open_path / "pid")!r})),), daemon=True).start()
+while not os.path.exists({str(open_path / "pid")!r}):
     time.sleep(0.01)
 os._exit(0) if {how!r} == "exit" else os.kill(os.getpid(), signal.{how if how != "exit" else "SIGKILL"})
 """
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=30)
     launcher, directory = done.stdout.split()
-    pid = int((tmp_path / "pid").read_text())
+    pid = int((open_path / "pid").read_text())
     assert wait_until(lambda: not alive(pid) and not alive(int(launcher)), 3.0), done.stderr
     assert wait_until(lambda: not os.path.exists(directory), 3.0)
 

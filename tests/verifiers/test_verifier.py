@@ -178,8 +178,8 @@ def test_a_missing_compiler_is_found_on_entry(name: str) -> None:
     "script",
     ["#!/bin/sh\nexit 1\n", "#!/bin/sh\necho fake 1.0\n", "#!/bin/sh\necho fake; touch answer.o program harness.o\n"],
 )
-def test_a_compiler_that_does_not_compile_is_found_on_entry(tmp_path: Path, script: str) -> None:
-    fake = tmp_path / "gcc"
+def test_a_compiler_that_does_not_compile_is_found_on_entry(open_path: Path, script: str) -> None:
+    fake = open_path / "gcc"
     fake.write_text(script)
     fake.chmod(0o755)
     with pytest.raises(ToolMissing, match=r"self-test|version"), Spec(compiler=str(fake)).open():
