@@ -93,11 +93,14 @@ def planned(config: RaftConfig) -> Preview:
 
 
 @contextmanager
-def open_run(loaded: LoadedConfig, watch: Watch, *, resume: bool) -> Iterator[tuple[Plan, Run, Tools]]:
+def open_run(
+    loaded: LoadedConfig, watch: Watch, *, resume: bool, from_cycle: int | None = None
+) -> Iterator[tuple[Plan, Run, Tools]]:
     """Everything the loop needs, ready to go.
 
     Args:
         resume: Continue a run directory that already holds this run; without it such a directory is refused.
+        from_cycle: Move what was made from this cycle on out of the way, once nothing else can be refused.
 
     Raises:
         ConfigError: Prompts or model cannot be used.
@@ -113,6 +116,7 @@ def open_run(loaded: LoadedConfig, watch: Watch, *, resume: bool) -> Iterator[tu
         if not run.is_new:
             _check_same_run(run, config, prompts, resume=resume)
         verifier = stack.enter_context(config.verifier.open())
+        verifier.check_prompts(list(prompts.by_id().values()))
         policy = _load_policy(config)
         engine = config.engine.open(policy)
         trainer = (
@@ -126,6 +130,8 @@ def open_run(loaded: LoadedConfig, watch: Watch, *, resume: bool) -> Iterator[tu
             run.start(identity, given=loaded.document.text, resolved=dump(resolved(config)))
         else:
             _check_start_model(run, identity)
+        if from_cycle is not None:
+            run.supersede(from_cycle)
         run.event("attempt_started", resumed=resume, halo_forge_version=halo_forge.__version__)
         yield Plan(config, prompts), run, tools
 

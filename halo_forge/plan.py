@@ -128,13 +128,19 @@ class Plan:
             seed=derive_seed(self.config.seed, "selection", settings.cycle),
         )
         if len(selection.kept) < self.config.raft.min_selected:
+            truncated = len(selection.dropped.get("truncated", ())) > len(completions) / 2
+            advice = (
+                "a larger engine.max_new_tokens, or an engine.stop string that ends an answer"
+                if truncated
+                else "easier prompts, more samples_per_prompt, or a lower selection.reward_threshold (such as 0.5: all"
+                " that compiles)"
+            )
             dropped = ", ".join(f"{reason} {len(keys)}" for reason, keys in selection.dropped.items() if keys)
             raise TooFewSamples(
                 f"cycle {settings.cycle}: {len(selection.kept)} of {len(completions)} samples were selected, fewer than"
                 f" raft.min_selected ({self.config.raft.min_selected}); dropped: {dropped}",
                 "nothing is lost and --resume continues here, but the same samples will give the same answer: start a"
-                " new run with easier prompts, more samples_per_prompt, a lower selection.reward_threshold (such as"
-                " 0.5: all that compiles), or model.adapter set to this run's `latest`",
+                f" new run with {advice}; model.adapter can start it from an adapter of this run",
             )
         return selection
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from halo_forge.engines import Engine
-from halo_forge.errors import VerifierBroken
+from halo_forge.errors import RunDirError, VerifierBroken
+from halo_forge.policy import adapter_digest
 from halo_forge.records import (
     Completion,
     Measurement,
@@ -21,6 +22,7 @@ from halo_forge.records import (
     TrainingSettings,
     Verdict,
 )
+from halo_forge.store.files import EDITED, read_json
 from halo_forge.store.folder import StreamForm
 from halo_forge.training import Trainer, TrainingRow
 from halo_forge.verifiers import Verifier
@@ -119,8 +121,13 @@ class Tools:
         )
 
     def _bring(self, version: int, adapter: Path | None) -> None:
-        if self.adapters is not None and self.adapters.version != version:
-            self.adapters.load_adapter(adapter, version)
+        if self.adapters is None or self.adapters.version == version:
+            return
+        if adapter is not None:
+            sealed = read_json(adapter.parent / "trained.json").get("adapter_digest")
+            if not adapter.is_dir() or adapter_digest(adapter) != sealed:
+                raise RunDirError(f"{adapter}: missing, or not the adapter that cycle {version} trained", EDITED)
+        self.adapters.load_adapter(adapter, version)
 
 
 def _verification_cost(verdicts: Sequence[Verdict]) -> dict[str, float]:

@@ -55,6 +55,10 @@ class MemoryVerifier:
     def toolchain(self) -> dict[str, Any]:
         return {"compiler": "memory"}
 
+    def check_prompts(self, prompts: object) -> None:
+
+        pass
+
     def submit(self, prompt: Prompt, completion: Completion) -> None:
         pass
 

@@ -178,7 +178,8 @@ def test_a_run_from_start_to_end(cli: Cli, tmp_path: Path, memory: None) -> None
     done = cli("raft", "run", config, "--output-dir", "out")
     assert done.code == 0
     assert "out: finished" in done.out
-    assert "against v0, paired by prompt" in done.out
+    chosen = read(tmp_path / "out/result.json")["chosen_version"]
+    assert ("against v0, paired by prompt" in done.out) == (chosen != 0)
     assert "keep: " in done.out
     # Progress is plain lines on standard error.
     for part in (
@@ -642,3 +643,40 @@ def test_interrupted(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     # run.json holds the compiler, which the verifier in memory is not.
     changed = ["config.resolved.yaml", *(["run.json"] if stage == "verdicts" else [])]
     assert differences(tree(tmp_path / "out"), tree(tmp_path / "undisturbed")) == changed
+
+
+def test_going_back_is_refused_before_anything_is_moved(cli: Cli, tmp_path: Path, memory: None) -> None:
+    config = write_inputs(tmp_path)
+    assert cli("raft", "run", config, "--output-dir", "out").code == 0
+    before = sorted(path.name for path in (tmp_path / "out/cycles").iterdir())
+    train = tmp_path / "train.jsonl"
+    train.write_text(train.read_text() + '{"id": "new", "prompt": "another one"}\n')
+    refused = cli("raft", "resume", "out", "--from-cycle", "1")
+    assert refused.code == 3
+    assert sorted(path.name for path in (tmp_path / "out/cycles").iterdir()) == before
+    assert not (tmp_path / "out/superseded").exists()
+
+
+def test_an_adapter_that_was_exchanged_is_refused(cli: Cli, tmp_path: Path) -> None:
+    from halo_forge.errors import RunDirError
+    from halo_forge.policy import adapter_digest
+    from halo_forge.tools import Tools
+
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (adapter / name).write_text(name)
+    (tmp_path / "trained.json").write_text(json.dumps({"adapter_digest": adapter_digest(adapter)}))
+
+    class Adapters:
+        version = 0
+
+        def load_adapter(self, folder: Path | None, version: int) -> None:
+            self.version = version
+
+    tools = Tools({}, None, None, None, Adapters(), None, 0.0)  # type: ignore[arg-type]
+    tools._bring(1, adapter)
+    assert tools.adapters.version == 1
+    (adapter / "adapter_model.safetensors").write_text("other weights")
+    with pytest.raises(RunDirError, match="not the adapter that cycle 2 trained"):
+        tools._bring(2, adapter)

@@ -12,7 +12,7 @@ import typer
 
 import halo_forge
 from halo_forge.cli import config, raft
-from halo_forge.errors import HaloForgeError
+from halo_forge.errors import HaloForgeError, StoppedByRule
 
 INTERRUPTED = 130
 STOPPED = "interrupted; what is finished is on disk"
@@ -60,6 +60,14 @@ def main() -> None:
         # The reader (head, less) has seen enough; a second error while flushing helps nobody.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's; torch itself is not imported here
+            raise
+        _fail(
+            f"the GPU's memory ran out: {str(error).splitlines()[0]}\n  do: lower engine.batch_size, then --resume;"
+            " or start anew with a lower training.per_device_train_batch_size or engine.max_new_tokens",
+            StoppedByRule.exit_code,
+        )
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -52,7 +52,6 @@ def resume(
     """Continue a run directory, or redo it from a cycle on."""
     from halo_forge.assembly import run_config
     from halo_forge.errors import ConfigError
-    from halo_forge.store.run import Run
 
     loaded = run_config(run)
     num_cycles = loaded.config.raft.num_cycles
@@ -62,9 +61,7 @@ def resume(
                 f"--from-cycle {from_cycle}: the run has {num_cycles} cycles",
                 f"name a cycle from 1 to {num_cycles} ({num_cycles + 1} measures the last model again)",
             )
-        with Run(run) as directory:
-            directory.supersede(from_cycle)
-    _execute(loaded, resume=True, as_json=as_json)
+    _execute(loaded, resume=True, as_json=as_json, from_cycle=from_cycle)
 
 
 @app.command()
@@ -94,15 +91,18 @@ def _print_preview(config: RaftConfig, as_json: bool) -> None:
     print_preview(found)
 
 
-def _execute(loaded: LoadedConfig, *, resume: bool, as_json: bool) -> None:
+def _execute(loaded: LoadedConfig, *, resume: bool, as_json: bool, from_cycle: int | None = None) -> None:
     from halo_forge.assembly import is_finished, open_run
     from halo_forge.cli.watch import open_watch
     from halo_forge.loop import run_raft
     from halo_forge.store.status import read_status
 
     root = Path(loaded.config.output_dir)
-    if not (resume and is_finished(loaded)):
-        with open_watch(loaded.config) as watch, open_run(loaded, watch, resume=resume) as (plan, directory, tools):
+    if from_cycle is not None or not (resume and is_finished(loaded)):
+        with (
+            open_watch(loaded.config) as watch,
+            open_run(loaded, watch, resume=resume, from_cycle=from_cycle) as (plan, directory, tools),
+        ):
             run_raft(plan, directory, tools)
             directory.event("run_finished")
     found = read_status(root, loaded.config.raft.num_cycles)

@@ -54,6 +54,9 @@ def print_result(console: Console, status: Status) -> None:
     """The chosen version against the start model, on dev and on test."""
     result = status.result
     assert result is not None
+    if result["adapter"] is None:
+        console.print("keep: the start model itself; no cycle was better on dev")
+        return
     table = Table(box=box.SIMPLE, title=f"v{result['chosen_version']} against v0, paired by prompt")
     for name in ("set", "metric", "v0", f"v{result['chosen_version']}", "difference", "95 % interval", "detectable"):
         table.add_column(name, justify="left" if name in ("set", "metric") else "right")
@@ -70,10 +73,7 @@ def print_result(console: Console, status: Status) -> None:
             )
     console.print(table)
     console.print("dev also chose the version, so its differences are biased upwards; test did not")
-    if result["adapter"] is None:
-        console.print("keep: the start model itself; no cycle was better on dev")
-    else:
-        console.print(f"keep: {Path(status.root) / result['adapter']}", soft_wrap=True)
+    console.print(f"keep: {Path(status.root) / result['adapter']}", soft_wrap=True)
 
 
 def fitting_table(console: Console, laps: Sequence[Lap]) -> Table:

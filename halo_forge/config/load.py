@@ -19,7 +19,7 @@ from halo_forge.config.spellings import Normalised, normalised
 from halo_forge.errors import ConfigError
 from halo_forge.yaml_io import Document, KeyPath, apply_overrides, leaves, load_document
 
-WITHOUT_INFLUENCE = ((None, "output_dir"), (None, "report_to"), ("verifier", "workers"))
+WITHOUT_INFLUENCE = ((None, "output_dir"), (None, "report_to"), ("verifier", "workers"), ("engine", "batch_size"))
 """(section, key) that no result of a run depends on."""
 
 # A section that lost a wrong value can lack a required one and has to go too, and so on outwards: paths are short.

@@ -5,9 +5,10 @@ Names are those of transformers, TRL and PEFT.  A field marked "scheduled" takes
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from halo_forge.config.problems import raise_all
 from halo_forge.config.rules import check_rules
@@ -26,6 +27,7 @@ else:
     Selection = tagged_union("halo_forge.selection")
 
 Text = Annotated[str, StringConstraints(min_length=1)]
+PathText = Annotated[Text, AfterValidator(os.path.expanduser)]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -37,9 +39,9 @@ def default_section(name: str) -> Any:
 class ModelSection(Spec):
     """Which model is trained."""
 
-    model_name_or_path: Text
+    model_name_or_path: PathText
     """A local folder or a hub id."""
-    adapter: Text | None = None
+    adapter: PathText | None = None
     """A PEFT adapter folder to start from; null starts from a new adapter."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of the frozen base weights; auto takes bfloat16 where the device computes it natively."""
@@ -170,7 +172,7 @@ class RaftConfig(Spec):
     """Every random draw of the run follows from it."""
     report_to: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = Field([])
     """Trackers that get every metric, besides the run directory."""
-    output_dir: Text
+    output_dir: PathText
     """The run directory; a configuration file that names none gets runs/<its name>."""
 
     @model_validator(mode="before")

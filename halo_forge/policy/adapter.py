@@ -43,6 +43,13 @@ def with_adapter(base: Any, settings: ModelSettings, lora: LoraSettings, seed: i
                     f"model.adapter: {settings.adapter} has {key} {found}, but lora.{key} is {wanted}",
                     f"set lora.{key} to {found}",
                 )
+        modules = set(model.peft_config["default"].target_modules)
+        if lora.target_modules != "all-linear" and modules != set(lora.target_modules):
+            raise ModelError(
+                f"model.adapter: {settings.adapter} is on {sorted(modules)}, but lora.target_modules is"
+                f" {list(lora.target_modules)}",
+                f"set lora.target_modules to {sorted(modules)}",
+            )
         # The library fills weights that the file lacks with random ones.
         adapter_weights(settings.adapter, named_weights(model))
         return _trainable(model)

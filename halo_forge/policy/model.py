@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -122,7 +124,8 @@ class Policy:
 
     def save_adapter(self, folder: Path) -> None:
         """Write the adapter in memory as a plain PEFT folder that `PeftModel.from_pretrained` loads."""
-        self.model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+        with _disk_full_is_os_error():
+            self.model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # a model card template without content
         path = folder / ADAPTER_FILES[0]
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -165,6 +168,19 @@ class Policy:
 
     def _adapter_state(self) -> dict[str, torch.Tensor]:
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in named_weights(self.model).items()}
+
+
+@contextlib.contextmanager
+def _disk_full_is_os_error() -> Iterator[None]:
+    """safetensors reports a full disk as an error of its own, with the number in its text."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        if f"os error {errno.ENOSPC}" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
 
 
 def resolve_dtype(name: str, device: str) -> torch.dtype:

@@ -17,6 +17,7 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "harness": ("kind", "entry_point", "source", "expected"),
     "compile": ("kind",),
 }
+_OPTIONAL: dict[str, tuple[str, ...]] = {"compile": ("entry_point",)}
 _HINT = (
     'write {"kind": "stdio", "cases": [{"stdin": ..., "stdout": ...}]}, {"kind": "harness", "entry_point": ..., '
     '"source": ..., "expected": [line, ...]}, or leave `tests` out where compiling is all there is to check'
@@ -49,7 +50,7 @@ def checked_tests(row: Row) -> Mapping[str, Any] | None:
         if key not in tests:
             raise row.error(f"`tests` of kind {kind} lacks `{key}`", _HINT)
     for key in tests:
-        if key not in _KEYS[kind]:
+        if key not in (*_KEYS[kind], *_OPTIONAL.get(kind, ())):
             raise row.error(
                 f"`tests` of kind {kind} has the unknown key `{key}`{did_you_mean(key, _KEYS[kind])}", _HINT
             )

@@ -12,6 +12,11 @@ from typing import Any, BinaryIO
 
 from halo_forge.errors import RunDirError
 
+EDITED = (
+    "a run's files must not be edited, nor read by another version of halo-forge: redo the cycle with"
+    " `halo-forge raft resume RUN --from-cycle N`, or start anew with another --output-dir"
+)
+
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
@@ -78,38 +83,32 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object.
 
     Raises:
-        RunDirError: The file is not readable or not JSON: someone edited a sealed file.
+        RunDirError: The file is not readable or not a JSON object: someone edited a sealed file.
     """
     with explained(path):
-        text = path.read_text(encoding="utf-8")
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise RunDirError(
-            f"{path}: not JSON: {error}",
-            "sealed files must not be edited; redo the cycle with `raft resume RUN --from-cycle N`",
-        ) from error
-    return dict(value)
+        data = path.read_bytes()
+    return _object(data, str(path))
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """All rows of a sealed JSONL file.
+    """All rows of a JSONL file; what follows the last newline is a line that is still being written.
 
     Raises:
-        RunDirError: A line is not JSON.
+        RunDirError: A line is not a JSON object.
     """
     with explained(path):
-        text = path.read_text(encoding="utf-8")
-    rows = []
-    for number, text_line in enumerate(text.split("\n")[:-1], start=1):
-        try:
-            rows.append(dict(json.loads(text_line)))
-        except ValueError as error:
-            raise RunDirError(
-                f"{path}:{number}: not JSON: {error}",
-                "sealed files must not be edited; redo the cycle with `raft resume RUN --from-cycle N`",
-            ) from error
-    return rows
+        data = path.read_bytes()
+    return [_object(row, f"{path}:{number}") for number, row in enumerate(data.split(b"\n")[:-1], start=1)]
+
+
+def _object(data: bytes, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except ValueError as error:
+        raise RunDirError(f"{where}: not JSON: {error}", EDITED) from error
+    if not isinstance(value, dict):
+        raise RunDirError(f"{where}: {str(value)[:80]!r} is no JSON object", EDITED)
+    return value
 
 
 class GrowingFile:

@@ -13,7 +13,16 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from halo_forge.errors import RunDirError
 from halo_forge.records import Record
-from halo_forge.store.files import GrowingFile, explained, read_json, read_jsonl, sync_folder, write_json, write_jsonl
+from halo_forge.store.files import (
+    EDITED,
+    GrowingFile,
+    explained,
+    read_json,
+    read_jsonl,
+    sync_folder,
+    write_json,
+    write_jsonl,
+)
 
 Value = TypeVar("Value", bound=Record)
 Key = tuple[str, int]
@@ -86,7 +95,10 @@ class StageFolder:
         sealed, part = self.path / f"{name}.jsonl", self.path / f"{name}.jsonl.part"
         if sealed.exists():
             part.unlink(missing_ok=True)
-            return [_read(kind, row, sealed) for row in read_jsonl(sealed)]
+            found = [_read(kind, row, sealed) for row in read_jsonl(sealed)]
+            if [_key(record) for record in found] != list(order):
+                raise RunDirError(f"{sealed}: {len(found)} records, not the {len(order)} that were asked for", EDITED)
+            return found
         self._make_folder()
         with self._timed(name) as cost, GrowingFile(part) as growing:
             done = {_key(record): record for record in (_read(kind, row, part) for row in read_jsonl(part))}
@@ -140,10 +152,6 @@ class StageFolder:
             self._make_folder()
             write_jsonl(self.path / name, [dict(row) for row in rows])
 
-    def is_sealed(self, name: str) -> bool:
-        """The stage is done."""
-        return (self.path / f"{name}.json").exists() or (self.path / f"{name}.jsonl").exists()
-
     def _make_folder(self) -> None:
         with explained(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -175,10 +183,7 @@ def _read(kind: type[Value], row: Mapping[str, Any], path: Path) -> Value:
     try:
         return kind.from_row(row)
     except TypeError as error:
-        raise RunDirError(
-            f"{path}: not a {kind.__name__}: {error}",
-            "another version of halo-forge wrote it, or it was edited; redo it with `raft resume RUN --from-cycle N`",
-        ) from error
+        raise RunDirError(f"{path}: not a {kind.__name__}: {error}", EDITED) from error
 
 
 def _sync_tree(path: Path) -> None:

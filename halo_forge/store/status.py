@@ -79,7 +79,7 @@ def read_status(root: Path, num_cycles: int) -> Status:
         laps.append(_lap(folder, cycle, num_cycles, costs[folder.name]))
     result = read_json(root / "result.json") if (root / "result.json").is_file() else None
     decided = [path for lap in laps if (path := cycle_folder(root, lap.cycle) / "decision.json").is_file()]
-    best = read_json(decided[-1])["best_version"] if decided else None
+    best = read_json(decided[-1]).get("best_version") if decided else None
     return Status(
         root=str(root),
         state="finished" if result is not None else _state(root, laps, num_cycles),
@@ -140,7 +140,12 @@ def _costs(path: Path) -> defaultdict[str, CostFacts]:
         if event["event"] == "attempt_started":
             begun.clear()
         elif event["event"] == "resources":
-            memory[f"{event['cycle']:03d}"] = event["peak_memory_bytes"]
+            # A resumed run passes its finished cycles again, with less memory than they needed.
+            name = f"{event['cycle']:03d}"
+            memory[name] = max(memory.get(name, 0), event["peak_memory_bytes"])
+        elif event["event"] == "superseded":
+            for name in [name for name in seconds if name.isdigit() and int(name) >= event["from_cycle"]]:
+                del seconds[name], tokens[name]
         elif "folder" in event:
             folder, now = event["folder"], datetime.fromisoformat(event["time"])
             # The time between two events of a folder is its own: laps follow each other.

@@ -63,6 +63,13 @@ class Verifier(Protocol):
     def toolchain(self) -> dict[str, Any]:
         """Compiler, version and isolation level: the same on every call, for the run's record."""
 
+    def check_prompts(self, prompts: Sequence[Prompt]) -> None:
+        """Find prompts whose tests cannot work, before anything is generated.
+
+        Raises:
+            ConfigError: A prompt's tests or language are not ours, or its harness does not compile.
+        """
+
     def submit(self, prompt: Prompt, completion: Completion) -> None:
         """Start to check a completion in the background; does not wait.
 

@@ -68,7 +68,10 @@ class Stdio(_Tests):
 
 
 class CompileOnly(_Tests):
-    """No program is needed: the answer compiles to an object, and defines the entry point where one is named."""
+    """Compiling is all there is to check: to an object, which defines the entry point where one is named.
+
+    A prompt without tests is of this kind: whether it asks for a function or for a program cannot be known.
+    """
 
     kind: Literal["compile"] = "compile"
     entry: str | None = Field(default=None, alias="entry_point")
@@ -78,13 +81,7 @@ class CompileOnly(_Tests):
         return self.entry
 
 
-class NoTests(_Tests):
-    """A whole program, run once with empty input."""
-
-    kind: Literal["none"] = "none"
-
-
-Tests = Harness | Stdio | CompileOnly | NoTests
+Tests = Harness | Stdio | CompileOnly
 _ADAPTER: TypeAdapter[Harness | Stdio | CompileOnly] = TypeAdapter(
     Annotated[Harness | Stdio | CompileOnly, Field(discriminator="kind")]
 )
@@ -97,7 +94,7 @@ def parse_tests(prompt: Prompt) -> tuple[Tests, str]:
         ConfigError: They are malformed, or of a kind that is not known here.
     """
     if prompt.tests is None:
-        return NoTests(), "none"
+        return CompileOnly(), "none"
     plain = _plain(prompt.tests)
     try:
         tests = _ADAPTER.validate_python(plain)

@@ -114,7 +114,7 @@ class CompiledSpec(Spec, abc.ABC):
         """The reward of full success: of all tests passed, or of the last stage where there are none."""
         if has_tests and "tests" in self.stages:
             return self.rewards.passes
-        return self.rewards.runs if "run" in self.stages else self.rewards.compiles
+        return self.rewards.runs if has_tests and "run" in self.stages else self.rewards.compiles
 
     def run_limits(self) -> Limits:
         """Limits of one run of the program."""

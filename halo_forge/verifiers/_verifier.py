@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any, Self
 
-from halo_forge.errors import ConfigError
+from halo_forge.errors import ConfigError, ToolMissing
 from halo_forge.records import Completion, Prompt, Verdict
 from halo_forge.sandbox.job import Sandbox, SandboxError
 from halo_forge.sandbox.local import open_sandbox
 from halo_forge.source import Extraction, canonical, digest, extract, normalise
-from halo_forge.verifiers._checks import Tests, parse_tests
+from halo_forge.verifiers._checks import Harness, Tests, parse_tests
 from halo_forge.verifiers._facts import Facts
 from halo_forge.verifiers._once import OnceCache
 from halo_forge.verifiers._preflight import check_tools, find_tools
@@ -55,6 +55,28 @@ class ThreadedVerifier:
         """See `Verifier.toolchain`."""
         return dict(self._toolchain)
 
+    def check_prompts(self, prompts: Sequence[Prompt]) -> None:
+        """See `Verifier.check_prompts`."""
+        if self._pool is None:
+            raise RuntimeError("a verifier is used inside its `with` statement")
+        first_with: dict[str, str] = {}
+        for prompt in prompts:
+            self._refuse_other_language(prompt)
+            tests, _ = parse_tests(prompt)
+            if isinstance(tests, Harness):
+                first_with.setdefault(tests.source, prompt.id)
+        compiled = self._pool.map(self._compile_harness, first_with)
+        for prompt_id in first_with.values():
+            try:
+                next(compiled)
+            except ConfigError as error:
+                raise ConfigError(f"prompt {prompt_id!r}: {error.message}", error.hint) from error
+            except SandboxError as error:
+                raise ToolMissing(f"the sandbox failed: {error}", "mend what it says, and start again") from error
+
+    def _compile_harness(self, source: str) -> None:
+        self._stages.harness_object(source, self._sandboxes.mine())
+
     def submit(self, prompt: Prompt, completion: Completion) -> None:
         """See `Verifier.submit`."""
         key, tests, tests_digest = self._prepare(prompt, completion)
@@ -79,15 +101,18 @@ class ThreadedVerifier:
             self._pool.shutdown(wait=True)
 
     def _prepare(self, prompt: Prompt, completion: Completion) -> tuple[_Key, Tests, str]:
+        self._refuse_other_language(prompt)
+        tests, tests_digest = parse_tests(prompt)
+        answer = digest(f"{completion.finish} {completion.text}")
+        return (prompt.id, completion.index, completion.policy_version, answer, tests_digest), tests, tests_digest
+
+    def _refuse_other_language(self, prompt: Prompt) -> None:
         language = prompt.language
         if language is not None and (canonical(language) or language) != self._spec.language:
             raise ConfigError(
                 f"prompt {prompt.id!r} asks for the language {language!r}, the verifier checks {self._spec.language!r}",
                 f"set verifier.kind to {language!r} or leave such prompts out",
             )
-        tests, tests_digest = parse_tests(prompt)
-        answer = digest(f"{completion.finish} {completion.text}")
-        return (prompt.id, completion.index, completion.policy_version, answer, tests_digest), tests, tests_digest
 
     def _start(self, prompt: Prompt, completion: Completion, tests: Tests, tests_digest: str) -> Future[Verdict]:
         if self._pool is None:

@@ -47,6 +47,10 @@ def folder(tmp_path: Path, notes: Notes) -> StageFolder:
     return StageFolder(tmp_path / "cycles/001", notes)
 
 
+def is_sealed(folder: StageFolder, name: str) -> bool:
+    return any((folder.path / f"{name}{end}").exists() for end in (".json", ".jsonl"))
+
+
 def made(keys: Sequence[Key]) -> Iterator[Item]:
     for prompt_id, index in keys:
         yield Item(prompt_id, index, f"{prompt_id}{index}")
@@ -66,9 +70,9 @@ def stops_after(num: int, error: Callable[[], BaseException] = KeyboardInterrupt
 
 def test_a_stage_is_made_once_and_then_read(folder: StageFolder, notes: Notes) -> None:
     item = Item("a", 1, "ä", 0.5)
-    assert not folder.is_sealed("one")
+    assert not is_sealed(folder, "one")
     assert folder.stage("one", Item, lambda: item) == item
-    assert folder.is_sealed("one")
+    assert is_sealed(folder, "one")
     assert folder.stage("one", Item, never) == item
     assert (notes.named("stage_started"), notes.named("stage_sealed")) == (["one"], ["one"])
 
@@ -79,7 +83,7 @@ def test_a_stage_that_fails_is_not_sealed(folder: StageFolder, notes: Notes) -> 
 
     with pytest.raises(ValueError, match="no"):
         folder.stage("one", Item, fail)
-    assert not folder.is_sealed("one")
+    assert not is_sealed(folder, "one")
     assert notes.named("stage_interrupted") == ["one"]
     assert folder.stage("one", Item, lambda: Item("a", 1)).index == 1
 
@@ -108,7 +112,7 @@ def test_the_file_has_the_order_of_the_requests_whatever_finished_first(
 def test_an_interrupted_stream_asks_for_the_rest_only(folder: StageFolder, notes: Notes, num: int) -> None:
     with pytest.raises(KeyboardInterrupt):
         folder.stream("items", Item, ORDER, stops_after(num), StreamForm[Item]())
-    assert not folder.is_sealed("items")
+    assert not is_sealed(folder, "items")
     assert len(read_jsonl(folder.path / "items.jsonl.part")) == num
     asked: list[Key] = []
 
@@ -153,7 +157,7 @@ def test_the_same_record_twice_is_our_mistake(folder: StageFolder) -> None:
 def test_a_record_that_nobody_made_is_our_mistake(folder: StageFolder) -> None:
     with pytest.raises(KeyError):
         folder.stream("items", Item, ORDER, lambda missing: made(missing[1:]), StreamForm[Item]())
-    assert not folder.is_sealed("items")
+    assert not is_sealed(folder, "items")
 
 
 def test_an_empty_stream_is_sealed_and_nothing_is_asked(folder: StageFolder) -> None:
@@ -195,7 +199,7 @@ def failing(*keys: Key) -> Callable[[Sequence[Key]], Iterator[Item]]:
 def test_errors_of_ours_are_tried_again(folder: StageFolder, notes: Notes) -> None:
     with pytest.raises(VerifierBroken):
         folder.stream("items", Item, ORDER, failing(ORDER[0], ORDER[3]), form(most=1))
-    assert not folder.is_sealed("items")
+    assert not is_sealed(folder, "items")
     assert {row["value"] for row in read_jsonl(folder.path / "items.jsonl.part")} == {"b1", "a0"}
     asked: list[Key] = []
 
@@ -245,7 +249,7 @@ def test_what_a_killed_training_left_is_replaced(folder: StageFolder) -> None:
     with pytest.raises(KeyboardInterrupt):
         folder.training(Item, trainer(3, dies=True))
     assert (folder.path / "training.part/adapter").is_dir()
-    assert not folder.is_sealed("trained")
+    assert not is_sealed(folder, "trained")
     # As if it had been killed after the first renames too.
     (folder.path / "adapter").mkdir()
     (folder.path / "adapter/stale").write_text("from another attempt")
@@ -266,3 +270,13 @@ def test_a_folder_that_cannot_be_made_is_explained(tmp_path: Path, notes: Notes)
     (tmp_path / "cycles").write_text("a file")
     with pytest.raises(RunDirError, match=r"Not a directory|File exists"):
         StageFolder(tmp_path / "cycles/001", notes).stage("one", Item, lambda: Item("a", 1))
+
+
+def test_a_sealed_stream_that_lost_a_line_is_refused(folder: StageFolder) -> None:
+    folder.stream("items", Item, ORDER, made, StreamForm())
+    sealed = folder.path / "items.jsonl"
+    whole = sealed.read_bytes()
+    for data in (b"".join(whole.splitlines(keepends=True)[:-1]), whole.rstrip(b"\n"), b"", b"[1]\n" + whole, b"\xff\n"):
+        sealed.write_bytes(data)
+        with pytest.raises(RunDirError, match=r"from-cycle|edited"):
+            folder.stream("items", Item, ORDER, made, StreamForm())

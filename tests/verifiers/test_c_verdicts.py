@@ -105,12 +105,14 @@ def test_what_the_program_wrote_need_not_be_text(check: Check) -> None:
 @pytest.mark.parametrize(
     ("code", "stage", "status", "reward"),
     [
-        ("int main(void) { return 0; }\n", "run", "passed", 0.7),
-        ("int main(void) { return 2; }\n", "run", "failed", 0.5),
-        (ADD, "compile", "failed", 0.0),
+        ("int main(void) { return 2; }\n", "compile", "passed", 0.5),
+        (ADD, "compile", "passed", 0.5),
+        ("int add(int a) { return b; }\n", "compile", "failed", 0.0),
     ],
 )
-def test_without_tests_a_program_is_run_once(check: Check, code: str, stage: str, status: str, reward: float) -> None:
+def test_without_tests_compiling_is_all_there_is_to_check(
+    check: Check, code: str, stage: str, status: str, reward: float
+) -> None:
     verdict = check(code, None)
     assert (verdict.stage, verdict.status, verdict.reward) == (stage, status, reward)
     assert (verdict.tests_passed, verdict.tests_total) == (0, 0)

