@@ -595,7 +595,8 @@ def processes_in(folder: Path) -> list[str]:
 @pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])
 def test_interrupted(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, how: str) -> None:
     settings = {"kind": "c", "timeout_seconds": 60.0}
-    config = write_inputs(tmp_path, answers=slow_answers, verifier=settings)
+    tests = {"kind": "stdio", "cases": [{"stdin": "", "stdout": "never"}]}
+    config = write_inputs(tmp_path, answers=slow_answers, tests=tests, verifier=settings)
     lap, scratch = tmp_path / "out/cycles/001", tmp_path / "scratch"
     scratch.mkdir()
 

@@ -107,8 +107,8 @@ def _facts(watch: Watch, reason: str, limits: Mapping[str, Any], sizes: list[int
     assert watch.status is not None, "the command was not reaped"
     number = os.WTERMSIG(watch.status) if os.WIFSIGNALED(watch.status) else None
     output_limit = number == signal.SIGXFSZ or max(sizes) >= limits["file_bytes"]
-    # RLIMIT_CPU ends the command with SIGKILL (its soft limit is its hard limit), or another limit was hit first.
-    over_cpu = number in (signal.SIGXCPU, signal.SIGKILL) and watch.cpu_seconds >= limits["cpu_seconds"]
+    # Whether the watch saw it in time or not: what used more than its CPU time is over the limit.
+    over_cpu = watch.cpu_seconds >= limits["cpu_seconds"]
     timed_out = reason if reason in ("cpu", "wall") else "cpu" if over_cpu and reason == "ended" else None
     return {
         "exit_code": os.WEXITSTATUS(watch.status) if number is None else None,
