@@ -187,7 +187,7 @@ def test_a_compiler_that_does_not_compile_is_found_on_entry(open_path: Path, scr
 
 
 def test_limits_that_no_program_can_keep_are_found_on_entry() -> None:
-    with pytest.raises(ToolMissing, match="self-test|version") as caught, Spec(compile_timeout_seconds=0.0001).open():
+    with pytest.raises(ToolMissing, match=r"self-test|version") as caught, Spec(compile_timeout_seconds=0.0001).open():
         pass
     assert "compile_timeout_seconds" in caught.value.hint
 
