@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
@@ -71,19 +72,19 @@ OPTIONAL: dict[str, tuple[Callable[[], None], str]] = {
 
 def unavailable_steps() -> list[str]:
     """The optional steps that this machine refuses, found by trying each in a child."""
-    refused = []
-    for name, (step, _) in OPTIONAL.items():
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                step()
-                code = 0
-            finally:
-                os._exit(code)
-        if os.waitpid(pid, 0)[1] != 0:
-            refused.append(name)
-    return refused
+    return [name for name, (step, _) in OPTIONAL.items() if not _works_in_a_child(step)]
+
+
+def _works_in_a_child(step: Callable[[], object]) -> bool:
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            step()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitpid(pid, 0)[1] == 0
 
 
 def unused_user(work: str) -> int | None:
@@ -97,16 +98,7 @@ def unused_user(work: str) -> int | None:
     user = _FIRST_USER + os.getpid() % _NUM_USERS
     os.chmod(os.path.dirname(work), 0o711)
     os.chmod(work, 0o711)
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            _become_user(user)
-            os.stat(work)
-            code = 0
-        finally:
-            os._exit(code)
-    return user if os.waitpid(pid, 0)[1] == 0 else None
+    return user if _works_in_a_child(lambda: (_become_user(user), os.stat(work))) else None
 
 
 def _become_user(user: int) -> None:
@@ -115,25 +107,31 @@ def _become_user(user: int) -> None:
     os.setresuid(user, user, user)
 
 
-def start(
-    argv: Sequence[str],
-    env: Mapping[str, str],
-    box: int,
-    streams: Sequence[int],
-    limits: Mapping[str, Any],
-    num_other_tasks: int,
-    steps: Sequence[str],
-    user: int | None,
-) -> tuple[int, int]:
-    """Fork and become the command.
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What the child becomes.
 
-    Args:
+    Attributes:
         box: Descriptor of the directory to run in.
         streams: Descriptors of standard input, output and error.
         limits: The fields of `job.Limits`.
         num_other_tasks: Processes and threads that this user has already.
         steps: Names of the optional steps to take.
         user: See `unused_user`.
+    """
+
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    box: int
+    streams: Sequence[int]
+    limits: Mapping[str, Any]
+    num_other_tasks: int
+    steps: Sequence[str]
+    user: int | None
+
+
+def start(command: Command) -> tuple[int, int]:
+    """Fork and become the command.
 
     Returns:
         The process id, and the errno with which exec was refused (0 when the command runs).
@@ -147,7 +145,7 @@ def start(
         # The pipe closes by itself when exec succeeds; whatever arrives in it is a failure.
         failure = "setup: unknown error"
         try:
-            failure = _become(argv, env, box, streams, limits, num_other_tasks, steps, user)
+            failure = _become(command)
         except (OSError, ValueError) as error:
             failure = f"setup: {error}"
         finally:
@@ -164,35 +162,26 @@ def start(
     return pid, 0
 
 
-def _become(
-    argv: Sequence[str],
-    env: Mapping[str, str],
-    box: int,
-    streams: Sequence[int],
-    limits: Mapping[str, Any],
-    num_other_tasks: int,
-    steps: Sequence[str],
-    user: int | None,
-) -> str:
+def _become(command: Command) -> str:
     os.setsid()
-    os.fchdir(box)
+    os.fchdir(command.box)
     os.umask(0o077)
     os.nice(_NICE)
-    for name in steps:
+    for name in command.steps:
         OPTIONAL[name][0]()
-    for target, stream in enumerate(streams):
+    for target, stream in enumerate(command.streams):
         os.dup2(stream, target)
     # Python ignores these two, and what is ignored stays so across exec.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-    for number, value in _resources(limits, None if user is not None else num_other_tasks):
+    for number, value in _resources(command.limits, None if command.user is not None else command.num_other_tasks):
         _limit(number, value)
-    if user is not None:
-        _become_user(user)
+    if command.user is not None:
+        _become_user(command.user)
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # after the change of user, which forgets it
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     try:
-        os.execve(argv[0], list(argv), dict(env))
+        os.execve(command.argv[0], list(command.argv), dict(command.env))
     except OSError as error:
         return f"exec {error.errno}"
 

@@ -76,9 +76,8 @@ class Launcher:
         env = {**message["env"], "HOME": box.path, "TMPDIR": box.path}
         others = self._count_tasks() if self._user is None else 0
         started = time.monotonic()
-        main, exec_error = jail.start(
-            message["argv"], env, box.descriptor, streams, limits, others, self._steps, self._user
-        )
+        command = jail.Command(message["argv"], env, box.descriptor, streams, limits, others, self._steps, self._user)
+        main, exec_error = jail.start(command)
         watch = Watch(main, limits, started)
         try:
             reason = watch.wait(self._connection, self._trainer)
