@@ -7,7 +7,7 @@ measures the last model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from halo_forge.measuring import choose, compare, measure_lap, measure_test
 from halo_forge.plan import Plan
@@ -44,8 +44,8 @@ def run_raft(plan: Plan, run: Run, tools: Tools) -> Result:
         lap, version = run.lap(cycle), cycle - 1
 
         sampling = lap.stage("sampling", SamplingSettings, lambda: plan.sampling_settings(cycle, history))
-        train = answer(lap, "", plan.train_requests(cycle, sampling), version, run, tools)
-        dev = answer(lap, "dev_", plan.dev_requests(), version, run, tools)
+        asked = {"": plan.train_requests(cycle, sampling), "dev_": plan.dev_requests()}
+        train, dev = answer(lap, asked, version, run, tools)
         measurement = lap.stage("measurement", Measurement, lambda: measure_lap(cycle, train, dev))
         history.append(measurement)
         dev_verdicts.append(dev[1])
@@ -69,7 +69,7 @@ def run_raft(plan: Plan, run: Run, tools: Tools) -> Result:
         tools.watch.trained(settings, selection, trained)
 
     tests = {
-        version: answer(run.test(version), "", plan.test_requests(), version, run, tools)
+        version: answer(run.test(version), {"": plan.test_requests()}, version, run, tools)[0]
         for version in plan.tested_versions(decision.best_version)
     }
     for version, test in tests.items():
@@ -78,23 +78,28 @@ def run_raft(plan: Plan, run: Run, tools: Tools) -> Result:
 
 
 def answer(
-    folder: StageFolder, prefix: str, requests: Sequence[SampleRequest], version: int, run: Run, tools: Tools
-) -> tuple[list[Completion], list[Verdict]]:
-    """Sample `requests` from v_version and verify the answers: two streams, each in the order of the requests."""
-    wanted = {(request.prompt_id, request.index): request for request in requests}
-    completions = folder.stream(
-        f"{prefix}completions",
+    folder: StageFolder, asked: Mapping[str, Sequence[SampleRequest]], version: int, run: Run, tools: Tools
+) -> list[tuple[list[Completion], list[Verdict]]]:
+    """Sample all requests from v_version in one pass and verify the answers.
+
+    Args:
+        asked: What the names of the files begin with -> the requests whose answers they hold, in this order.
+    """
+    wanted = {(request.prompt_id, request.index): request for requests in asked.values() for request in requests}
+    keys = {prefix: [(request.prompt_id, request.index) for request in asked[prefix]] for prefix in asked}
+    completions = folder.streams(
+        "completions",
         Completion,
-        list(wanted),
+        {f"{prefix}completions": keys[prefix] for prefix in asked},
         lambda missing: tools.sample([wanted[key] for key in missing], version, run.adapter(version)),
         COMPLETIONS,
     )
-    answers = {(completion.prompt_id, completion.index): completion for completion in completions}
-    verdicts = folder.stream(
-        f"{prefix}verdicts",
+    answers = {(each.prompt_id, each.index): each for stream in completions for each in stream}
+    verdicts = folder.streams(
+        "verdicts",
         Verdict,
-        list(wanted),
+        {f"{prefix}verdicts": keys[prefix] for prefix in asked},
         lambda missing: tools.verify([answers[key] for key in missing]),
         tools.verdict_form(),
     )
-    return completions, verdicts
+    return list(zip(completions, verdicts, strict=True))

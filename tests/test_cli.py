@@ -183,8 +183,8 @@ def test_a_run_from_start_to_end(cli: Cli, tmp_path: Path, memory: None) -> None
     assert "keep: " in done.out
     # Progress is plain lines on standard error.
     for part in (
-        "sample v0: 6 of 6",
-        "verify: 6 of 6",
+        "sample v0: 10 of 10",
+        "verify: 10 of 10",
         "cycle 1: trained v1",
         "train: step 1 of",
         "v2: dev/compile_rate",

@@ -33,7 +33,7 @@ def grouped_attention(
     Args:
         query: (rows, heads, 1, head size).
         key, value: (rows, key-value heads, slots, head size).
-        attention_mask: (rows, 1, 1, slots), True or 0 where a slot may be looked at; None for all.
+        attention_mask: (rows, 1, 1, slots), added to the scores; None for nothing.
         scaling: Factor on the scores; None is 1 / sqrt(head size).
 
     Returns:
@@ -42,15 +42,17 @@ def grouped_attention(
     if query.shape[2] != 1 or options.get("position_bias") is not None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)  # type: ignore[no-any-return]
     rows, heads, _, size = query.shape
-    groups = query.view(rows, key.shape[1], heads // key.shape[1], size)
-    scores = torch.matmul(groups, key.transpose(2, 3)).float()
-    scores *= size**-0.5 if scaling is None else scaling
-    if attention_mask is not None:
-        if attention_mask.dtype == torch.bool:
-            scores.masked_fill_(~attention_mask, float("-inf"))
-        else:
-            scores += attention_mask
-    mixed = torch.matmul(scores.softmax(dim=-1).to(value.dtype), value)
+    key_value_heads, slots = key.shape[1], key.shape[2]
+    groups = query.reshape(rows * key_value_heads, heads // key_value_heads, size)
+    keys, values = key.view(-1, slots, size), value.view(-1, slots, value.shape[3])
+    scale = size**-0.5 if scaling is None else scaling
+    if attention_mask is None:
+        scores = torch.bmm(groups, keys.transpose(1, 2)).mul_(scale)
+    else:
+        bias = attention_mask.expand(rows, key_value_heads, 1, slots).reshape(-1, 1, slots)
+        scores = torch.baddbmm(bias, groups, keys.transpose(1, 2), alpha=scale)
+    # The softmax sums in float32 inside, whatever the type of its input.
+    mixed = torch.bmm(scores.softmax(dim=-1), values)
     return mixed.view(rows, 1, heads, value.shape[3]), None
 
 

@@ -1,10 +1,11 @@
 """Decoding with a fixed number of rows in flight and a preallocated cache; imported late, because it needs torch.
 
-All rows write their next key and value into the same slot, one slot further at every step.  A row that is filled
-with a new prompt gets the prompt's keys and values right before the current slot, so prompts of any length line up
-at their ends, as in left padding.  What a row may look at is its mask.  Rotary positions are applied before keys
-are cached, so a slot's number carries no meaning and the used window can be moved to the front when the slots run
-out.  Nothing grows: memory depends on the rows in flight, not on the number of requests.
+The slots of the cache form a ring.  All rows write their next key and value into the same slot, one slot further at
+every step, and a row that is filled with a new prompt gets the prompt's keys and values into the slots right before
+it.  The ring has room for the longest prompt with the longest answer, so what is overwritten is no longer looked at.
+What a row may look at is its mask.  Rotary positions are applied before keys are cached, so a slot's number carries
+no meaning.  Nothing grows and nothing moves: memory depends on the rows in flight, not on the number of requests,
+and the matrix products of attention read the cache as it lies (a part of it would be copied at every step).
 """
 
 from __future__ import annotations
@@ -16,24 +17,29 @@ import torch
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import CacheLayerMixin
 
+from halo_forge.errors import ConfigError
 
-class _Window:
-    """The slots in use: [start, end) hold keys and values, and `end` is written next."""
-
-    def __init__(self) -> None:
-        self.start = 0
-        self.end = 0
+SLOT_MULTIPLE = 32
+"""Matrix products are slower at odd sizes."""
 
 
-class _SlotLayer(CacheLayerMixin):  # type: ignore[misc]
+class _Ring:
+    """The slot that is written next, shared by all layers."""
+
+    def __init__(self, num_slots: int) -> None:
+        self.num_slots = num_slots
+        self.slot = 0
+
+
+class _RingLayer(CacheLayerMixin):  # type: ignore[misc]
     """One layer's keys and values, each (rows, key-value heads, slots, head size)."""
 
     is_sliding = False
     """Sliding-window layers keep all slots too: the mask hides what is too far back."""
 
-    def __init__(self, window: _Window, keys: torch.Tensor, values: torch.Tensor) -> None:
+    def __init__(self, ring: _Ring, keys: torch.Tensor, values: torch.Tensor) -> None:
         super().__init__()
-        self.window, self.keys, self.values = window, keys, values
+        self.ring, self.keys, self.values = ring, keys, values
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
@@ -42,23 +48,23 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[misc]
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *arguments: Any, **options: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write one position of every row; returns views, so nothing is copied."""
-        start, end = self.window.start, self.window.end
-        self.keys[:, :, end : end + 1] = key_states
-        self.values[:, :, end : end + 1] = value_states
-        return self.keys[:, :, start : end + 1], self.values[:, :, start : end + 1]
+        """Write one position of every row; returns all slots, uncopied."""
+        slot = self.ring.slot
+        self.keys[:, :, slot : slot + 1] = key_states
+        self.values[:, :, slot : slot + 1] = value_states
+        return self.keys, self.values
 
     def get_seq_length(self) -> int:
         """Slots that the next token can look back on."""
-        return self.window.end - self.window.start
+        return self.ring.num_slots - 1
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """(slots that are looked at, offset of the first)."""
-        return self.get_seq_length() + query_length, 0
+        return self.ring.num_slots, 0
 
     def get_max_length(self) -> int:
         """Slots in all."""
-        return int(self.keys.shape[2])
+        return self.ring.num_slots
 
 
 class Decoder:
@@ -69,18 +75,19 @@ class Decoder:
         num_rows: Rows in flight.
         longest_prompt: Tokens of the longest prompt that will be filled in.
         max_new_tokens: The most tokens that follow a prompt.
+
+    Raises:
+        ConfigError: The model has layers that keep something other than keys and values of each position.
     """
 
     def __init__(self, model: Any, *, num_rows: int, longest_prompt: int, max_new_tokens: int) -> None:
         self._model = model
         self._device = model.device
-        self._longest_prompt = longest_prompt
-        # With room for two answers the window is moved once every `max_new_tokens` steps at most.
-        self._num_slots = longest_prompt + 2 * max_new_tokens + 1
-        self._window = _Window()
-        self._window.start = self._window.end = longest_prompt
-        self._mask = torch.zeros(num_rows, self._num_slots, dtype=torch.bool, device=self._device)
-        self._starts = torch.full((num_rows,), longest_prompt, device=self._device)
+        self._windows = _attention_windows(model.config.get_text_config())
+        needed = longest_prompt + max_new_tokens
+        self._ring = _Ring(-(-needed // SLOT_MULTIPLE) * SLOT_MULTIPLE)
+        self._mask = torch.zeros(num_rows, self._ring.num_slots, dtype=torch.bool, device=self._device)
+        self._lengths = torch.zeros(num_rows, dtype=torch.long, device=self._device)
         self._cache: Cache | None = None
 
     @torch.inference_mode()
@@ -102,76 +109,93 @@ class Decoder:
             position_ids=(attention.cumsum(dim=1) - 1).clamp(min=0),
             past_key_values=DynamicCache(),
             use_cache=True,
-            logits_to_keep=1,
+            # An index and not a count: it copies the last states, and the head then multiplies them in one product.
+            logits_to_keep=torch.tensor([longest - 1], device=self._device),
         )
         if self._cache is None:
             self._cache = self._allocate(output.past_key_values)
         source = torch.tensor([distinct.index(tuple(prompt)) for prompt in prompts], device=self._device)
         target = torch.tensor(list(rows), device=self._device)
-        start, end = self._window.end - longest, self._window.end
+        slots = torch.arange(self._ring.slot - longest, self._ring.slot, device=self._device) % self._ring.num_slots
         for layer, filled in zip(self._cache.layers, output.past_key_values.layers, strict=True):
-            layer.keys[target, :, start:end] = filled.keys[source]
-            layer.values[target, :, start:end] = filled.values[source]
+            # Advanced indices on both sides of a slice: (rows, slots, heads, head size).
+            layer.keys[target[:, None], :, slots] = filled.keys[source].transpose(1, 2)
+            layer.values[target[:, None], :, slots] = filled.values[source].transpose(1, 2)
         self._mask[target] = False
-        self._mask[target, start:end] = attention[source].bool()
-        self._starts[target] = end - attention[source].sum(dim=1)
+        self._mask[target[:, None], slots] = attention[source].bool()
+        self._lengths[target] = attention[source].sum(dim=1)
         return output.logits[source, -1]
 
     @torch.inference_mode()
-    def step(self, tokens: torch.Tensor, active: Sequence[int]) -> torch.Tensor:
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
         """Feed every row its newest token.
 
         Args:
-            tokens: (rows,) ids; those of rows that are not active do not matter.
-            active: Rows whose answers are not finished; the window begins where the first of them begins.
+            tokens: (rows,) ids; those of rows that are finished do not matter.
 
         Returns:
             (rows, vocabulary) next-token logits.
         """
-        window = self._window
-        window.start = int(self._starts[list(active)].min())
-        if window.end == self._num_slots:
-            self._move_window()
-        self._mask[:, window.end] = True
+        self._mask[:, self._ring.slot] = True
         output = self._model(
             input_ids=tokens[:, None],
-            attention_mask=self._mask[:, window.start : window.end + 1],
-            # Rows that are not active may have begun before the window.
-            position_ids=(window.end - self._starts)[:, None],
+            attention_mask=self._masks(),
+            position_ids=self._lengths[:, None],
             past_key_values=self._cache,
             use_cache=True,
         )
-        window.end += 1
+        # A finished row goes on counting; its position must stay one that the model knows.
+        self._lengths += 1
+        self._lengths %= self._ring.num_slots
+        self._ring.slot = (self._ring.slot + 1) % self._ring.num_slots
         return output.logits[:, -1]
 
     @torch.inference_mode()
     def keep(self, rows: Sequence[int]) -> None:
         """Drop all rows but these; they are numbered anew in the order given."""
         index = torch.tensor(list(rows), device=self._device)
-        self._mask, self._starts = self._mask[index], self._starts[index]
+        self._mask, self._lengths = self._mask[index], self._lengths[index]
         assert self._cache is not None
         for layer in self._cache.layers:
             layer.keys, layer.values = layer.keys[index], layer.values[index]
 
+    def _masks(self) -> Any:
+        """What the model takes as its attention mask: one, or one for each kind of layer."""
+        masks = {kind: self._mask_of(window) for kind, window in self._windows.items()}
+        return masks if len(masks) > 1 else next(iter(masks.values()))
+
+    def _mask_of(self, window: int | None) -> torch.Tensor:
+        """(rows, 1, 1, slots): 0 where a row may look, minus infinity elsewhere; every kind of attention takes that."""
+        hidden = ~self._mask
+        if window is not None and window < self._ring.num_slots:
+            slots = torch.arange(self._ring.num_slots, device=self._device)
+            hidden |= (self._ring.slot - slots) % self._ring.num_slots >= window
+        mask = torch.zeros(hidden.shape, dtype=self._model.dtype, device=self._device)
+        return mask.masked_fill_(hidden, float("-inf"))[:, None, None]
+
     def _allocate(self, filled: Cache) -> Cache:
         layers = []
         for layer in filled.layers:
-            shape = (self._mask.shape[0], layer.keys.shape[1], self._num_slots)
+            shape = (self._mask.shape[0], layer.keys.shape[1], self._ring.num_slots)
             # Zeros, not what the memory held: a masked NaN would still spoil the sum over values.
             keys = layer.keys.new_zeros(*shape, layer.keys.shape[3])
             values = layer.values.new_zeros(*shape, layer.values.shape[3])
-            layers.append(_SlotLayer(self._window, keys, values))
+            layers.append(_RingLayer(self._ring, keys, values))
         return Cache(layers=layers)
 
-    def _move_window(self) -> None:
-        """Move the used slots to the front, leaving room for the longest prompt before `end`."""
-        window = self._window
-        shift = min(window.start, window.end - self._longest_prompt)
-        assert self._cache is not None
-        for tensor in [self._mask[:, None, :, None]] + [
-            part for layer in self._cache.layers for part in (layer.keys, layer.values)
-        ]:
-            tensor[:, :, : self._num_slots - shift] = tensor[:, :, shift:].clone()
-        window.start, window.end = window.start - shift, window.end - shift
-        self._mask[:, window.end :] = False
-        self._starts -= shift
+
+def _attention_windows(config: Any) -> dict[str, int | None]:
+    """Kind of layer -> how many positions it looks back on, itself included; None for all."""
+    kinds = getattr(config, "layer_types", None)
+    window = getattr(config, "sliding_window", None)
+    if kinds is None:
+        return {"full_attention" if window is None else "sliding_attention": window}
+    windows = {"full_attention": None, "sliding_attention": window}
+    unknown = sorted(set(kinds) - windows.keys())
+    if unknown:
+        raise ConfigError(
+            f"model.model_name_or_path: layers of kind {', '.join(unknown)} cannot be sampled by engine.kind:"
+            f" transformers (allowed: {', '.join(windows)})",
+            "choose another model",
+        )
+    return {kind: windows[kind] for kind in dict.fromkeys(kinds)}

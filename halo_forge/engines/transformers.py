@@ -57,6 +57,7 @@ class TransformersEngine:
         self.stop = stop
         # A stop string can only be completed by the newest token, so looking at this many is enough.
         self._tail = max((len(text.encode()) for text in stop), default=0) + 8
+        self._may_end: dict[int, bool] = {}
 
     def sample(
         self, prompts: Mapping[str, Prompt], requests: Sequence[SampleRequest], policy_version: int
@@ -107,9 +108,9 @@ class TransformersEngine:
                 decoder.keep(active)
                 rows, tokens = [rows[number] for number in active], tokens[active]
                 active = list(range(len(rows)))
-            logits = decoder.step(tokens, active)
+            logits = decoder.step(tokens)
             going = [_row(rows, number) for number in active]
-            tokens[active] = self._draw(logits[active], going)
+            tokens[active] = self._draw(logits if len(active) == len(rows) else logits[active], going)
             yield from (row for row in going if row.finish is not None)
 
     def _draw(self, logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
@@ -128,10 +129,22 @@ class TransformersEngine:
             row.finish, row.text = "stop", self._decode(row.token_ids)
             return
         row.token_ids.append(token)
-        if self.stop and any(text in self._decode(row.token_ids[-self._tail :]) for text in self.stop):
+        if self._ends_stop_string(token) and self._has_stop_string(row.token_ids[-self._tail :]):
             row.finish, row.text = "stop", cut_after(self._decode(row.token_ids), self.stop)
         elif len(row.token_ids) >= row.request.max_new_tokens:
             row.finish, row.text = "length", self._decode(row.token_ids)
+
+    def _ends_stop_string(self, token: int) -> bool:
+        """Whether a stop string may end in this token: decoding every row's last tokens at every step costs more."""
+        if token not in self._may_end:
+            piece = self._decode([token])
+            # U+FFFD stands for a part of a character, whose other part may be in the next token.
+            self._may_end[token] = any(text[-1] in piece for text in self.stop) or "\ufffd" in piece
+        return self._may_end[token]
+
+    def _has_stop_string(self, token_ids: list[int]) -> bool:
+        text = self._decode(token_ids)
+        return any(stop in text for stop in self.stop)
 
     def _decode(self, token_ids: list[int]) -> str:
         # A special token in the middle of an answer is part of it: hidden, it would be trained on unseen.
@@ -187,7 +200,7 @@ def sample_tokens(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
     scores = logits.float()
     temperatures = torch.tensor([row.request.temperature for row in rows], device=scores.device)
     greedy = temperatures == 0
-    scores = scores / torch.where(greedy, torch.ones_like(temperatures), temperatures)[:, None]
+    scores = scores / temperatures.masked_fill(greedy, 1.0)[:, None]
     top_k = rows[0].request.top_k
     if top_k is not None and top_k < scores.shape[1]:
         floor = scores.topk(top_k, dim=1).values[:, -1:]
@@ -202,11 +215,12 @@ def sample_tokens(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
     # Rounding may leave the total a little below or above 1, so the draw is scaled to it; right=True never lands
     # on a token of probability 0 when the draw is exactly 0.
     targets = (uniforms * cumulative[:, -1])[:, None]
-    drawn_tokens = torch.searchsorted(cumulative, targets, right=True)[:, 0]
-    likeliest = probabilities.argmax(dim=1)
+    tokens = torch.searchsorted(cumulative, targets, right=True)[:, 0]
     # The draw can round up to the total itself; then nothing lies beyond it.
-    invalid = greedy | (drawn_tokens >= scores.shape[1])
-    return torch.where(invalid, likeliest, drawn_tokens)
+    likeliest = greedy | (tokens >= scores.shape[1])
+    if bool(likeliest.any()):
+        tokens[likeliest] = probabilities[likeliest].argmax(dim=1)
+    return tokens
 
 
 def _nucleus(probabilities: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from halo_forge.errors import ModelError
@@ -78,6 +79,42 @@ def _trainable(model: PeftModel) -> PeftModel:
             "take lm_head out of lora.target_modules",
         )
     return model
+
+
+@contextlib.contextmanager
+def fused_adapter(model: PeftModel) -> Iterator[None]:
+    """While the block runs, every plain LoRA layer adds s B A x to its output in one product, in the model's dtype.
+
+    The layer's own way casts its input, scales and adds in separate passes over the output.  The float32 weights are
+    not touched.  Layers that are more than W x + s B A x keep their own way.
+    """
+    from peft.tuners.lora.layer import Linear
+
+    layers = [module for module in model.modules() if type(module) is Linear and not module.lora_variant]
+    for layer in layers:
+        layer.forward = _fused_forward(layer, model.dtype)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def _fused_forward(layer: Any, dtype: torch.dtype) -> Callable[..., torch.Tensor]:
+    import torch
+
+    (name,) = layer.active_adapters
+    with torch.no_grad():
+        down = layer.lora_A[name].weight.T.to(dtype)
+        up = (layer.scaling[name] * layer.lora_B[name].weight).T.to(dtype)
+
+    def forward(x: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        output: torch.Tensor = layer.base_layer(x, *arguments, **options)
+        if not layer.disable_adapters:
+            output.view(-1, output.shape[-1]).addmm_(x.reshape(-1, x.shape[-1]) @ down, up)
+        return output
+
+    return forward
 
 
 def named_weights(model: PeftModel) -> dict[str, torch.Tensor]:

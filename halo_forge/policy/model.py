@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from halo_forge.errors import ModelError
-from halo_forge.policy.adapter import LoraSettings, adapter_weights, named_weights, with_adapter
+from halo_forge.policy.adapter import LoraSettings, adapter_weights, fused_adapter, named_weights, with_adapter
 from halo_forge.policy.files import ADAPTER_FILES, ModelSettings, check_local, explained, identity_of
 from halo_forge.policy.turns import end_of_turn_id, generation_stop_ids, templated
 from halo_forge.records import Prompt
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     import torch
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
+
+
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
 
 
 class Policy:
@@ -80,6 +84,8 @@ class Policy:
                 "use an instruction-tuned model, or add a chat_template.jinja to a local copy of this one",
             )
         device = _device()
+        if device == "cpu":
+            _keep_freed_memory()
         attention = (
             {} if settings.attn_implementation == "auto" else {"attn_implementation": settings.attn_implementation}
         )
@@ -148,23 +154,14 @@ class Policy:
 
     @contextlib.contextmanager
     def sampling(self) -> Iterator[None]:
-        """Evaluation mode, with the adapter in the base weights' dtype while the block runs.
+        """Evaluation mode, with a copy of the adapter in the base weights' dtype while the block runs.
 
-        A low-precision copy of the adapter saves a cast in every linear layer of every step.  The float32 master
-        weights are put back afterwards bit by bit.  Merging into the base weights would be faster still, but
-        rounding W + sBA to bfloat16 drops updates below half a unit in the last place: a small learning rate
-        would look like no learning at all.
+        Merging it into the base weights would be faster still, but rounding W + sBA to bfloat16 drops updates below
+        half a unit in the last place: a small learning rate would look like no learning at all.
         """
-        adapter = [parameter for name, parameter in self.model.named_parameters() if "lora_" in name]
-        masters = [parameter.data for parameter in adapter]
         self.model.eval()
-        try:
-            for parameter in adapter:
-                parameter.data = parameter.data.to(self.model.dtype)
+        with fused_adapter(self.model):
             yield
-        finally:
-            for parameter, master in zip(adapter, masters, strict=True):
-                parameter.data = master
 
     def _adapter_state(self) -> dict[str, torch.Tensor]:
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in named_weights(self.model).items()}
@@ -212,6 +209,19 @@ def _device() -> str:
             f"{torch.cuda.device_count()} GPUs are visible; a run uses one", "choose one: CUDA_VISIBLE_DEVICES=0"
         )
     return "cuda"
+
+
+def _keep_freed_memory() -> None:
+    """Large tensors come back in every step; giving their pages back and faulting them in anew costs up to a fifth.
+
+    Asks glibc to take them from its heap (M_MMAP_THRESHOLD) and to keep the heap (M_TRIM_THRESHOLD).
+    """
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    if mallopt is not None:
+        for parameter in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
+            mallopt(parameter, 1 << 30)
 
 
 def _quiet_libraries() -> None:

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -79,46 +79,74 @@ class StageFolder:
             write_json(sealed, value.to_row())
         return value
 
-    def stream(
+    def streams(
         self,
-        name: str,
+        stage: str,
         kind: type[Value],
-        order: Sequence[Key],
+        orders: Mapping[str, Sequence[Key]],
         make: Callable[[Sequence[Key]], Iterator[Value]],
         form: StreamForm[Value],
-    ) -> list[Value]:
-        """The records of a stage, in `<name>.jsonl`, one for each key of `order` and in that order.
+    ) -> list[list[Value]]:
+        """The records of a stage, in one `<name>.jsonl` for each name of `orders`: one for each key, in that order.
 
-        `make` gets the keys that are still missing and yields their records in any order; each one is on disk
-        before the next is asked for, so a kill loses none that was finished.
+        `make` gets the keys of all files that are still missing, and yields their records in any order; each one is
+        on disk before the next is asked for, so a kill loses none that was finished.
         """
-        sealed, part = self.path / f"{name}.jsonl", self.path / f"{name}.jsonl.part"
-        if sealed.exists():
-            part.unlink(missing_ok=True)
-            found = [_read(kind, row, sealed) for row in read_jsonl(sealed)]
-            if [_key(record) for record in found] != list(order):
-                raise RunDirError(f"{sealed}: {len(found)} records, not the {len(order)} that were asked for", EDITED)
-            return found
         self._make_folder()
-        with self._timed(name) as cost, GrowingFile(part) as growing:
-            done = {_key(record): record for record in (_read(kind, row, part) for row in read_jsonl(part))}
-            missing = [key for key in order if key not in done]
+        found = {name: self._sealed_stream(name, kind, order) for name, order in orders.items()}
+        growing = {name: order for name, order in orders.items() if found[name] is None}
+        if growing:
+            with self._timed(stage) as cost:
+                done = self._grow(growing, kind, make, form, cost)
+                for name, order in growing.items():
+                    records = [done[key] for key in order]
+                    form.check(records)
+                    write_jsonl(self.path / f"{name}.jsonl", [record.to_row() for record in records])
+                    self._part(name).unlink()
+                    found[name] = records
+        return [records for records in found.values() if records is not None]
+
+    def _grow(
+        self,
+        orders: Mapping[str, Sequence[Key]],
+        kind: type[Value],
+        make: Callable[[Sequence[Key]], Iterator[Value]],
+        form: StreamForm[Value],
+        cost: dict[str, float],
+    ) -> dict[Key, Value]:
+        """All records of files that are not sealed: those in their parts, and those that are still missing."""
+        file_of = {key: name for name, order in orders.items() for key in order}
+        with ExitStack() as stack:
+            parts = {name: stack.enter_context(GrowingFile(self._part(name))) for name in orders}
+            rows = [(row, self._part(name)) for name in orders for row in read_jsonl(self._part(name))]
+            done = {_key(record): record for record in (_read(kind, row, path) for row, path in rows)}
+            missing = [key for key in file_of if key not in done]
             made: list[Value] = []
             try:
                 for record in make(missing) if missing else ():
-                    if _key(record) in done:
-                        raise RuntimeError(f"{name}: {_key(record)} was made twice")
+                    key = _key(record)
+                    if key in done:
+                        raise RuntimeError(f"{file_of[key]}: {key} was made twice")
                     made.append(record)
-                    done[_key(record)] = form.sealed(record)
+                    done[key] = form.sealed(record)
                     if form.is_final(record):
-                        growing.append(done[_key(record)].to_row())
+                        parts[file_of[key]].append(done[key].to_row())
             finally:
                 cost.update(form.cost(made))
-            records = [done[key] for key in order]
-            form.check(records)
-            write_jsonl(sealed, [record.to_row() for record in records])
-            part.unlink()
-        return records
+        return done
+
+    def _sealed_stream(self, name: str, kind: type[Value], order: Sequence[Key]) -> list[Value] | None:
+        sealed = self.path / f"{name}.jsonl"
+        if not sealed.exists():
+            return None
+        self._part(name).unlink(missing_ok=True)
+        found = [_read(kind, row, sealed) for row in read_jsonl(sealed)]
+        if [_key(record) for record in found] != list(order):
+            raise RunDirError(f"{sealed}: {len(found)} records, not the {len(order)} that were asked for", EDITED)
+        return found
+
+    def _part(self, name: str) -> Path:
+        return self.path / f"{name}.jsonl.part"
 
     def training(self, kind: type[Value], make: Callable[[Path, Callable[[Mapping[str, Any]], None]], Value]) -> Value:
         """The stage `trained`, with `adapter/` and `training_log.jsonl` beside it.

@@ -18,9 +18,7 @@ from halo_forge.store.run import cycle_folder
 
 PHASE_OF = {
     "completions": "generate",
-    "dev_completions": "generate",
     "verdicts": "verify",
-    "dev_verdicts": "verify",
     "trained": "train",
 }
 
@@ -111,10 +109,11 @@ def _lap_state(folder: Path, cycle: int, num_cycles: int) -> str:
     last = "report" if cycle <= num_cycles else "decision"
     if (folder / f"{last}.json").is_file():
         return "done"
-    for part in sorted(folder.glob("*.jsonl.part")):
-        name = part.name.removesuffix(".jsonl.part")
-        num_lines = part.read_bytes().count(b"\n")
-        return f"{name}: {num_lines} so far"
+    for stage in ("completions", "verdicts"):
+        parts = list(folder.glob(f"*{stage}.jsonl.part"))
+        num_lines = sum(part.read_bytes().count(b"\n") for part in parts)
+        if parts:
+            return f"{stage}: {num_lines} so far"
     sealed = [path for path in folder.glob("*.json*") if not path.name.startswith(".")]
     return f"after {max(sealed, key=lambda path: path.stat().st_mtime).stem}" if sealed else "starting"
 

@@ -60,6 +60,12 @@ def never() -> Any:
     raise AssertionError("a sealed stage is not made again")
 
 
+def stream(folder: StageFolder, name: str, kind: Any, order: Sequence[Key], make: Any, form: Any) -> list[Item]:
+    """A stage of one file."""
+    (records,) = folder.streams(name, kind, {name: order}, make, form)
+    return records
+
+
 def stops_after(num: int, error: Callable[[], BaseException] = KeyboardInterrupt) -> Any:
     def make(keys: Sequence[Key]) -> Iterator[Item]:
         yield from itertools.islice(made(keys), num)
@@ -101,17 +107,17 @@ def test_the_file_has_the_order_of_the_requests_whatever_finished_first(
     tmp_path_factory: pytest.TempPathFactory, finished: list[Key]
 ) -> None:
     folder = StageFolder(tmp_path_factory.mktemp("folder"), Notes())
-    found = folder.stream("items", Item, ORDER, lambda missing: made(finished), StreamForm[Item]())
+    found = stream(folder, "items", Item, ORDER, lambda missing: made(finished), StreamForm[Item]())
     assert [(item.prompt_id, item.index) for item in found] == ORDER
     assert [(row["prompt_id"], row["index"]) for row in read_jsonl(folder.path / "items.jsonl")] == ORDER
-    assert folder.stream("items", Item, ORDER, lambda missing: never(), StreamForm[Item]()) == found
+    assert stream(folder, "items", Item, ORDER, lambda missing: never(), StreamForm[Item]()) == found
     assert [path.name for path in folder.path.iterdir()] == ["items.jsonl"]
 
 
 @pytest.mark.parametrize("num", range(5))
 def test_an_interrupted_stream_asks_for_the_rest_only(folder: StageFolder, notes: Notes, num: int) -> None:
     with pytest.raises(KeyboardInterrupt):
-        folder.stream("items", Item, ORDER, stops_after(num), StreamForm[Item]())
+        stream(folder, "items", Item, ORDER, stops_after(num), StreamForm[Item]())
     assert not is_sealed(folder, "items")
     assert len(read_jsonl(folder.path / "items.jsonl.part")) == num
     asked: list[Key] = []
@@ -120,7 +126,7 @@ def test_an_interrupted_stream_asks_for_the_rest_only(folder: StageFolder, notes
         asked.extend(missing)
         return made(missing)
 
-    found = folder.stream("items", Item, ORDER, rest, StreamForm[Item]())
+    found = stream(folder, "items", Item, ORDER, rest, StreamForm[Item]())
     assert asked == ORDER[num:]
     assert found == list(made(ORDER))
     assert not (folder.path / "items.jsonl.part").exists()
@@ -133,42 +139,60 @@ def test_a_record_is_on_disk_before_the_next_one_is_asked_for(folder: StageFolde
             assert len(read_jsonl(folder.path / "items.jsonl.part")) == number
             yield item
 
-    folder.stream("items", Item, ORDER, watching, StreamForm[Item]())
+    stream(folder, "items", Item, ORDER, watching, StreamForm[Item]())
 
 
 def test_a_torn_line_is_made_again(folder: StageFolder) -> None:
     with pytest.raises(KeyboardInterrupt):
-        folder.stream("items", Item, ORDER, stops_after(3), StreamForm[Item]())
+        stream(folder, "items", Item, ORDER, stops_after(3), StreamForm[Item]())
     part = folder.path / "items.jsonl.part"
     part.write_bytes(part.read_bytes()[:-7])
     asked: list[Key] = []
-    found = folder.stream(
-        "items", Item, ORDER, lambda missing: (asked.extend(missing), made(missing))[1], StreamForm[Item]()
+    found = stream(
+        folder, "items", Item, ORDER, lambda missing: (asked.extend(missing), made(missing))[1], StreamForm[Item]()
     )
     assert asked == ORDER[2:]
     assert found == list(made(ORDER))
 
 
+def test_two_files_grow_in_one_pass_and_are_resumed_together(folder: StageFolder, notes: Notes) -> None:
+    orders = {"items": ORDER[:2], "dev_items": ORDER[2:]}
+    with pytest.raises(KeyboardInterrupt):
+        folder.streams("items", Item, orders, stops_after(3), StreamForm[Item]())
+    assert [len(read_jsonl(folder.path / f"{name}.jsonl.part")) for name in orders] == [2, 1]
+    asked: list[Key] = []
+    found = folder.streams(
+        "items", Item, orders, lambda missing: (asked.extend(missing), made(missing))[1], StreamForm[Item]()
+    )
+    assert asked == ORDER[3:]
+    assert found == [list(made(order)) for order in orders.values()]
+    assert sorted(path.name for path in folder.path.iterdir()) == ["dev_items.jsonl", "items.jsonl"]
+    # As if killed between sealing the first file and the second.
+    (folder.path / "dev_items.jsonl").rename(folder.path / "dev_items.jsonl.part")
+    assert folder.streams("items", Item, orders, lambda missing: never(), StreamForm[Item]()) == found
+    assert notes.named("stage_sealed") == ["items", "items"]
+
+
 def test_the_same_record_twice_is_our_mistake(folder: StageFolder) -> None:
     with pytest.raises(RuntimeError, match="made twice"):
-        folder.stream("items", Item, ORDER, lambda missing: made([*missing, ORDER[0]]), StreamForm[Item]())
+        stream(folder, "items", Item, ORDER, lambda missing: made([*missing, ORDER[0]]), StreamForm[Item]())
 
 
 def test_a_record_that_nobody_made_is_our_mistake(folder: StageFolder) -> None:
     with pytest.raises(KeyError):
-        folder.stream("items", Item, ORDER, lambda missing: made(missing[1:]), StreamForm[Item]())
+        stream(folder, "items", Item, ORDER, lambda missing: made(missing[1:]), StreamForm[Item]())
     assert not is_sealed(folder, "items")
 
 
 def test_an_empty_stream_is_sealed_and_nothing_is_asked(folder: StageFolder) -> None:
-    assert folder.stream("items", Item, [], lambda missing: never(), StreamForm[Item]()) == []
+    assert stream(folder, "items", Item, [], lambda missing: never(), StreamForm[Item]()) == []
     assert (folder.path / "items.jsonl").read_bytes() == b""
 
 
 def test_a_kill_between_sealing_and_tidying_up_leaves_no_part(folder: StageFolder) -> None:
-    folder.stream("items", Item, ORDER, made, StreamForm[Item]())
+    stream(folder, "items", Item, ORDER, made, StreamForm[Item]())
     (folder.path / "items.jsonl.part").write_text("left over\n")
-    folder.stream("items", Item, ORDER, lambda missing: never(), StreamForm[Item]())
+    stream(folder, "items", Item, ORDER, lambda missing: never(), StreamForm[Item]())
     assert not (folder.path / "items.jsonl.part").exists()
 
 
@@ -198,7 +222,7 @@ def failing(*keys: Key) -> Callable[[Sequence[Key]], Iterator[Item]]:
 
 def test_errors_of_ours_are_tried_again(folder: StageFolder, notes: Notes) -> None:
     with pytest.raises(VerifierBroken):
-        folder.stream("items", Item, ORDER, failing(ORDER[0], ORDER[3]), form(most=1))
+        stream(folder, "items", Item, ORDER, failing(ORDER[0], ORDER[3]), form(most=1))
     assert not is_sealed(folder, "items")
     assert {row["value"] for row in read_jsonl(folder.path / "items.jsonl.part")} == {"b1", "a0"}
     asked: list[Key] = []
@@ -207,16 +231,16 @@ def test_errors_of_ours_are_tried_again(folder: StageFolder, notes: Notes) -> No
         asked.extend(missing)
         return failing()(missing)
 
-    assert folder.stream("items", Item, ORDER, again, form(most=1)) == list(made(ORDER))
+    assert stream(folder, "items", Item, ORDER, again, form(most=1)) == list(made(ORDER))
     assert asked == [ORDER[0], ORDER[3]]
     costs = [note["total_seconds"] for note in notes if note["event"].startswith("stage_") and "seconds" in note]
     assert costs == [8.0, 4.0]  # of this attempt each; nothing of it is sealed
 
 
 def test_few_errors_of_ours_are_sealed_as_they_are(folder: StageFolder) -> None:
-    found = folder.stream("items", Item, ORDER, failing(ORDER[0]), form(most=1))
+    found = stream(folder, "items", Item, ORDER, failing(ORDER[0]), form(most=1))
     assert found[0] == Item("b", 0, "error")
-    assert folder.stream("items", Item, ORDER, lambda missing: never(), form(most=1)) == found
+    assert stream(folder, "items", Item, ORDER, lambda missing: never(), form(most=1)) == found
 
 
 Row = Mapping[str, Any]
@@ -273,10 +297,10 @@ def test_a_folder_that_cannot_be_made_is_explained(tmp_path: Path, notes: Notes)
 
 
 def test_a_sealed_stream_that_lost_a_line_is_refused(folder: StageFolder) -> None:
-    folder.stream("items", Item, ORDER, made, StreamForm())
+    stream(folder, "items", Item, ORDER, made, StreamForm())
     sealed = folder.path / "items.jsonl"
     whole = sealed.read_bytes()
     for data in (b"".join(whole.splitlines(keepends=True)[:-1]), whole.rstrip(b"\n"), b"", b"[1]\n" + whole, b"\xff\n"):
         sealed.write_bytes(data)
         with pytest.raises(RunDirError, match=r"from-cycle|edited"):
-            folder.stream("items", Item, ORDER, made, StreamForm())
+            stream(folder, "items", Item, ORDER, made, StreamForm())

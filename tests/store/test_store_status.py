@@ -57,7 +57,7 @@ STATES: list[tuple[dict[str, Any], str]] = [
     ({"cycles/001/completions.jsonl.part": [{}, {}]}, "cycle 1 of 2: completions: 2 so far"),
     (
         {"cycles/001/sampling.json": {}, "cycles/001/dev_verdicts.jsonl.part": [{}]},
-        "cycle 1 of 2: dev_verdicts: 1 so far",
+        "cycle 1 of 2: verdicts: 1 so far",
     ),
     (lap(1, rate=0.5, best=0), "cycle 1 of 2 done"),
     (
