@@ -16,6 +16,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 import halo_forge
 from halo_forge.config import LoadedConfig, RaftConfig, config_digest, differing_keys, resolved
 from halo_forge.errors import ConfigError, RunDirError
@@ -24,6 +26,7 @@ from halo_forge.policy import Policy, check_local
 from halo_forge.preview import Preview, preview
 from halo_forge.prompts import is_remote, load_prompts
 from halo_forge.records import Prompt
+from halo_forge.store.files import EDITED
 from halo_forge.store.run import Run
 from halo_forge.tools import Tools, Watch
 from halo_forge.training.lora_sft import LoraSftTrainer
@@ -118,6 +121,8 @@ def open_run(
         verifier = stack.enter_context(config.verifier.open())
         verifier.check_prompts(list(prompts.by_id().values()))
         policy = _load_policy(config)
+        if policy is not None:
+            policy.check_lengths(prompts.by_id().values(), config.engine.max_new_tokens)
         engine = config.engine.open(policy)
         trainer = (
             ScriptedTrainer(config.training)
@@ -160,7 +165,10 @@ def run_config(root: Path) -> LoadedConfig:
     if not (root / "run.json").is_file() or not path.is_file():
         raise RunDirError(f"{root}: no run of halo-forge here", "name the output_dir of a run (it holds run.json)")
     document = load_document(path)
-    config = RaftConfig.model_validate({**document.data, "output_dir": str(root)})
+    try:
+        config = RaftConfig.model_validate({**document.data, "output_dir": str(root)})
+    except ValidationError as error:
+        raise RunDirError(f"{path}: not a configuration of this version: {error}", EDITED) from error
     return LoadedConfig(config, document)
 
 
@@ -199,9 +207,11 @@ def _check_start_model(run: Run, identity: dict[str, Any]) -> None:
 
 def _compare(run: Run, stored: dict[str, Any], now: dict[str, Any]) -> None:
     for key, value in now.items():
-        if stored[key] != value:
+        was = stored[key]
+        changed = [name for name in sorted(was.keys() | value.keys()) if was.get(name) != value.get(name)]
+        if changed:
             raise RunDirError(
-                f"{run.root}: {IDENTITY_KEYS[key]}: was {stored[key]}, is {value}",
+                f"{run.root}: {IDENTITY_KEYS[key]} ({', '.join(changed)} changed)",
                 "put them back as they were, or choose another --output-dir for a new run",
             )
 

@@ -468,6 +468,35 @@ def test_inputs_that_changed_under_a_run(cli: Cli, tmp_path: Path, memory: None,
     path.write_text(path.read_text().replace("train1", "train9"))
     done = cli("raft", "resume", "out")
     assert (done.code, said in done.err) == (3, True)
+    assert f"({'train' if name == 'train' else 'answers'}" in done.err
+
+
+def test_a_reader_that_is_gone(cli: Cli, tmp_path: Path, memory: None) -> None:
+    assert cli("raft", "run", write_inputs(tmp_path), "--output-dir", "out").code == 0
+    command = [sys.executable, "-m", "halo_forge", "raft", "status", str(tmp_path / "out")]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("run.json", "{}", "schema_version is None"),
+        ("run.json", "[]", "no JSON object"),
+        ("config.resolved.yaml", "model: 1\n", "not a configuration of this version"),
+    ],
+)
+def test_a_run_directory_that_somebody_edited(
+    cli: Cli, tmp_path: Path, memory: None, name: str, content: str, said: str
+) -> None:
+    assert cli("raft", "run", write_inputs(tmp_path), "--output-dir", "out").code == 0
+    (tmp_path / "out/result.json").unlink()
+    (tmp_path / "out" / name).write_text(content)
+    done = cli("raft", "resume", "out")
+    assert (done.code, said in done.err) == (3, True)
 
 
 @pytest.mark.parametrize("num_written", [0, 7, 20])

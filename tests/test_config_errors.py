@@ -89,7 +89,7 @@ ERRORS = [
     ("M\ntraining: {learning_rate: .inf}", "training.learning_rate: found inf, allowed: a number from 0 to 1"),
     ("M\ntraining: {learning_rate: [1e-5, x]}", "training.learning_rate[1]: found"),
     ("M\ntraining: {weight_decay: '0.1'}", 'found "0.1", allowed: a number from 0 to 1, or a schedule'),
-    ("M\ntraining: {num_train_epochs: 0}", "training.num_train_epochs: found 0, allowed: a number above 0"),
+    ("M\ntraining: {num_train_epochs: 0}", "training.num_train_epochs: found 0, allowed: above 0, at most 1000"),
     ("M\nraft: {samples_per_prompt: 2.5}", "raft.samples_per_prompt: found 2.5, allowed: a whole number of at least 1"),
     ("M\nraft: {samples_per_prompt: 0}", "raft.samples_per_prompt: found 0, allowed: a whole number of at least 1"),
     ("M\ntraining: {lr_scheduler_kwargs: {power: 2}}", "lr_scheduler_type linear has no setting power"),

@@ -26,7 +26,7 @@ from tiny_models import (
     save_model,
 )
 
-from halo_forge.errors import ModelError
+from halo_forge.errors import ConfigError, ModelError
 from halo_forge.policy import ADAPTER_FILES, Policy, adapter_digest, check_local, resolve_dtype
 from halo_forge.records import Prompt
 
@@ -42,6 +42,15 @@ def folder(tmp_path: Path, tiny_models: dict[str, Path]) -> Path:
 @pytest.fixture
 def policy(tiny_models: dict[str, Path]) -> Policy:
     return load_policy(tiny_models["llama"])
+
+
+def test_a_prompt_that_leaves_no_room_for_an_answer(policy: Policy) -> None:
+    short, long = prompt(0, "add two numbers"), prompt(1, "x " * 600)
+    policy.check_lengths([short], 512 - len(policy.prompt_ids(short)))
+    with pytest.raises(ConfigError, match=r"tokens; with engine.max_new_tokens \d+ .* 512 positions"):
+        policy.check_lengths([short], 513 - len(policy.prompt_ids(short)))
+    with pytest.raises(ConfigError, match=f"{long.id!r}"):
+        policy.check_lengths([short, long], 1)
 
 
 # --- tokens -------------------------------------------------------------------------------------------------

@@ -55,11 +55,9 @@ def main() -> None:
         # Typer turns an interrupt into this exit code without a word.
         if done.code == INTERRUPTED:
             _fail(STOPPED, INTERRUPTED)
+        if _reader_is_gone(done.code):
+            sys.exit(0)
         raise
-    except BrokenPipeError:
-        # The reader (head, less) has seen enough; a second error while flushing helps nobody.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's; torch itself is not imported here
             raise
@@ -72,6 +70,18 @@ def main() -> None:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         _fail(f"disk full: {error}\n  do: free some space, then run the same command with --resume", 3)
+
+
+def _reader_is_gone(exit_code: object) -> bool:
+    """Whether the reader of standard output (head, less) has seen enough; a second error at the end helps nobody."""
+    if exit_code == 1:
+        return type(sys.stdout).__name__ == "PacifyFlushWrapper"  # typer's, which it exits with 1 after
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:

@@ -33,8 +33,17 @@ DROPPED_FIRST = (
 
 def stdout() -> Console:
     """A console for results."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
+    console = _Console(highlight=False)
+    return console if console.is_terminal else _Console(highlight=False, width=PIPE_WIDTH)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """The reader (head, less) has seen enough, which is no failure of ours; the library exits with 1."""
+        try:
+            super().on_broken_pipe()
+        except SystemExit:
+            raise SystemExit(0) from None
 
 
 def print_status(status: Status) -> None:

@@ -48,7 +48,7 @@ SCHEDULED: dict[KeyPath, Range] = {
     ("selection", "reward_threshold"): Range(0.0, 1.0, text='a number from 0 to 1, or "pass"', may_pass=True),
     _KEEP: _SHARE,
     ("training", "learning_rate"): Range(0.0, 1.0, text="a number from 0 to 1"),
-    ("training", "num_train_epochs"): Range(0.0, math.inf, closed=False, text="a number above 0"),
+    ("training", "num_train_epochs"): Range(0.0, 1000.0, closed=False, text="above 0, at most 1000"),
     ("training", "max_grad_norm"): Range(0.0, math.inf, text="a number of at least 0 (0 turns clipping off)"),
     ("training", "weight_decay"): Range(0.0, 1.0, text="a number from 0 to 1"),
     _SAMPLES: Range(1.0, math.inf, text="a whole number of at least 1"),

@@ -20,14 +20,22 @@ from halo_forge.within_cycle import LrSchedulerType
 if TYPE_CHECKING:
     from halo_forge.engines._spec import EngineSpec as Engine
     from halo_forge.selection._spec import SelectionSpec as Selection
-    from halo_forge.verifiers._spec import CompiledSpec as Verifier
+    from halo_forge.verifiers._spec import ProgramSpec as Verifier
 else:
     Engine = tagged_union("halo_forge.engines")
     Verifier = tagged_union("halo_forge.verifiers")
     Selection = tagged_union("halo_forge.selection")
 
 Text = Annotated[str, StringConstraints(min_length=1)]
-PathText = Annotated[Text, AfterValidator(os.path.expanduser)]
+
+
+def _path(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("a path cannot hold a NUL character")
+    return os.path.expanduser(text)
+
+
+PathText = Annotated[Text, AfterValidator(_path)]
 Count = Annotated[int, Field(ge=1)]
 
 

@@ -66,6 +66,8 @@ class ScriptedSpec(EngineSpec):
             raise ConfigError(
                 f"engine.answers: {self.answers}: {error.strerror}", "name a readable JSONL file"
             ) from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"engine.answers: {self.answers}: not UTF-8: {error}", "save it as UTF-8") from error
         for number, line in enumerate(lines, start=1):
             try:
                 row = json.loads(line)

@@ -10,7 +10,8 @@ torch, transformers and peft are imported inside functions: nothing here costs a
 
 from __future__ import annotations
 
+from halo_forge.policy.adapter import fused_adapter
 from halo_forge.policy.files import ADAPTER_FILES, adapter_digest, check_local
 from halo_forge.policy.model import Policy, resolve_dtype
 
-__all__ = ["ADAPTER_FILES", "Policy", "adapter_digest", "check_local", "resolve_dtype"]
+__all__ = ["ADAPTER_FILES", "Policy", "adapter_digest", "check_local", "fused_adapter", "resolve_dtype"]

@@ -85,8 +85,9 @@ def _trainable(model: PeftModel) -> PeftModel:
 def fused_adapter(model: PeftModel) -> Iterator[None]:
     """While the block runs, every plain LoRA layer adds s B A x to its output in one product, in the model's dtype.
 
-    The layer's own way casts its input, scales and adds in separate passes over the output.  The float32 weights are
-    not touched.  Layers that are more than W x + s B A x keep their own way.
+    The layer's own way casts its input to float32, scales and adds in separate passes over the output.  The float32
+    weights stay as they are; gradients reach them through the cast.  Layers that are more than W x + s B A x, and those
+    that drop parts of x in training, keep their own way.
     """
     from peft.tuners.lora.layer import Linear
 
@@ -104,15 +105,23 @@ def _fused_forward(layer: Any, dtype: torch.dtype) -> Callable[..., torch.Tensor
     import torch
 
     (name,) = layer.active_adapters
+    down, up, scale = layer.lora_A[name], layer.lora_B[name], layer.scaling[name]
+    drops = not isinstance(layer.lora_dropout[name], torch.nn.Identity)
+
+    def weights() -> tuple[torch.Tensor, torch.Tensor]:
+        return down.weight.T.to(dtype), (scale * up.weight).T.to(dtype)
+
     with torch.no_grad():
-        down = layer.lora_A[name].weight.T.to(dtype)
-        up = (layer.scaling[name] * layer.lora_B[name].weight).T.to(dtype)
+        fixed = weights()
 
     def forward(x: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        if drops and layer.training:
+            return type(layer).forward(layer, x, *arguments, **options)
         output: torch.Tensor = layer.base_layer(x, *arguments, **options)
-        if not layer.disable_adapters:
-            output.view(-1, output.shape[-1]).addmm_(x.reshape(-1, x.shape[-1]) @ down, up)
-        return output
+        if layer.disable_adapters:
+            return output
+        a, b = weights() if torch.is_grad_enabled() else fixed
+        return torch.addmm(output.flatten(0, -2), x.flatten(0, -2) @ a, b).view_as(output)
 
     return forward
 

@@ -7,11 +7,11 @@ import errno
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from halo_forge.errors import ModelError
+from halo_forge.errors import ConfigError, ModelError
 from halo_forge.policy.adapter import LoraSettings, adapter_weights, fused_adapter, named_weights, with_adapter
 from halo_forge.policy.files import ADAPTER_FILES, ModelSettings, check_local, explained, identity_of
 from halo_forge.policy.turns import end_of_turn_id, generation_stop_ids, templated
@@ -84,8 +84,6 @@ class Policy:
                 "use an instruction-tuned model, or add a chat_template.jinja to a local copy of this one",
             )
         device = _device()
-        if device == "cpu":
-            _keep_freed_memory()
         attention = (
             {} if settings.attn_implementation == "auto" else {"attn_implementation": settings.attn_implementation}
         )
@@ -115,6 +113,22 @@ class Policy:
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """Token ids of `render(prompt)`; the template has its own special tokens, so none are added."""
         return list(self.tokenizer(self.render(prompt), add_special_tokens=False)["input_ids"])
+
+    def check_lengths(self, prompts: Iterable[Prompt], max_new_tokens: int) -> None:
+        """Find prompts that leave no room for an answer, before anything is generated.
+
+        Raises:
+            ConfigError: A prompt and `max_new_tokens` are more than the model's positions.
+        """
+        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        for prompt in prompts:
+            num_tokens = len(self.prompt_ids(prompt))
+            if positions is not None and num_tokens + max_new_tokens > positions:
+                raise ConfigError(
+                    f"prompt {prompt.id!r} has {num_tokens} tokens; with engine.max_new_tokens {max_new_tokens} that is"
+                    f" more than the {positions} positions of the model",
+                    "shorten or leave out such prompts, lower engine.max_new_tokens, or take a model that has more",
+                )
 
     def load_adapter(self, folder: Path | None, version: int) -> None:
         """Put another adapter of this run on the base model in memory; None is the start adapter (v0).
@@ -160,7 +174,7 @@ class Policy:
         half a unit in the last place: a small learning rate would look like no learning at all.
         """
         self.model.eval()
-        with fused_adapter(self.model):
+        with fused_adapter(self.model), _freed_memory_kept():
             yield
 
     def _adapter_state(self) -> dict[str, torch.Tensor]:
@@ -211,17 +225,27 @@ def _device() -> str:
     return "cuda"
 
 
-def _keep_freed_memory() -> None:
-    """Large tensors come back in every step; giving their pages back and faulting them in anew costs up to a fifth.
+@contextlib.contextmanager
+def _freed_memory_kept() -> Iterator[None]:
+    """While the block runs, glibc keeps what is freed: a decoding step frees and asks for the same large tensors.
 
-    Asks glibc to take them from its heap (M_MMAP_THRESHOLD) and to keep the heap (M_TRIM_THRESHOLD).
+    Giving their pages back and faulting them in anew costs up to a fifth of the step.  Training asks for other sizes
+    each time, and its heap would grow without end.
     """
     import ctypes
 
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    if mallopt is not None:
-        for parameter in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
-            mallopt(parameter, 1 << 30)
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallopt"):  # musl
+        yield
+        return
+    libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+    libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
+    try:
+        yield
+    finally:
+        libc.mallopt(_M_MMAP_THRESHOLD, 128 * 1024)
+        libc.mallopt(_M_TRIM_THRESHOLD, 128 * 1024)
+        libc.malloc_trim(0)
 
 
 def _quiet_libraries() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from halo_forge.errors import RunDirError
-from halo_forge.store.files import GrowingFile, explained, read_json, write_json, write_text
+from halo_forge.store.files import EDITED, GrowingFile, explained, read_json, write_json, write_text
 from halo_forge.store.folder import StageFolder
 from halo_forge.store.lock import RunLock
 
@@ -57,8 +57,17 @@ class Run:
         return not (self.root / "run.json").exists()
 
     def identity(self) -> dict[str, Any]:
-        """The content of run.json."""
-        return read_json(self.root / "run.json")
+        """The content of run.json.
+
+        Raises:
+            RunDirError: It is not what `start` wrote.
+        """
+        path = self.root / "run.json"
+        found = read_json(path)
+        version = found.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise RunDirError(f"{path}: schema_version is {version!r}, this halo-forge knows {SCHEMA_VERSION}", EDITED)
+        return found
 
     def start(self, identity: Mapping[str, Any], *, given: str, resolved: str) -> None:
         """Write the run's identity, once; run.json comes last, so a directory without it was never started."""

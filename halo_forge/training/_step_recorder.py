@@ -11,6 +11,7 @@ from transformers.trainer_callback import PrinterCallback
 from trl import SFTTrainer
 
 from halo_forge.training import StepListener
+from halo_forge.training._loss import completion_loss
 
 
 class _StepRecordingTrainer(SFTTrainer):  # type: ignore[misc]
@@ -37,11 +38,13 @@ class _StepRecordingTrainer(SFTTrainer):  # type: ignore[misc]
         self._created_lr_scheduler = True
         return self.lr_scheduler
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Any:
-        """The library's loss; counts the tokens it falls on."""
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Our own loss, which leaves out the logits of the prompt; counts the tokens it falls on."""
         self._num_tokens += int((inputs["labels"] != -100).sum())
         self._num_rows += int(inputs["labels"].shape[0])
-        return super().compute_loss(model, inputs, *arguments, **options)
+        return completion_loss(self.accelerator.unwrap_model(model), inputs, num_items_in_batch)
 
     def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
         """Called once a step (logging_steps=1), and once more at the end without a loss."""

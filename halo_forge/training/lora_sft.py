@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from halo_forge.metrics import TrainingFacts, measure_training
-from halo_forge.policy import adapter_digest
+from halo_forge.policy import adapter_digest, fused_adapter
 from halo_forge.records import Trained, TrainingSettings
 from halo_forge.seeds import derive_seed
 from halo_forge.training import SftSettings, StepListener, TrainingRow, planned_factors
@@ -47,7 +47,7 @@ class LoraSftTrainer:
             )
         factors = planned_factors(self.settings, len(rows), settings.num_train_epochs)
         dataset = Dataset.from_list([self._tokenized(row) for row in rows])
-        with _unwrapped_after(self.policy.model.get_base_model()):
+        with _unwrapped_after(self.policy.model.get_base_model()), fused_adapter(self.policy.model):
             trainer = self._build(dataset, settings, factors, folder, on_step)
             trainer.train()
         steps = trainer.step_rows

@@ -16,7 +16,7 @@ How to add a compiled language: one file, `verifiers/<language>.py`, with one cl
 
 Everything else is shared: settings and limits (`_spec`), stages (`_stages`), kinds of tests (`_checks`), rewards
 (`_rewards`), threads, retries and duplicates (`_verifier`), and the check of the tools before the run (`_preflight`).
-A language that compiles in another way implements `VerifierSpec` and `Verifier` below without that help.
+A language that goes another way derives from `ProgramSpec` and brings its own `Checker` (`_checker`).
 
 A verifier never lets its own failure look like a wrong answer: it is retried once on a fresh launcher, and then its
 verdict has the status "error", which no rate counts.

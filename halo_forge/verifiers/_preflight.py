@@ -10,17 +10,17 @@ from typing import Any
 from halo_forge.errors import ToolMissing
 from halo_forge.sandbox.job import SandboxError
 from halo_forge.sandbox.local import open_sandbox
+from halo_forge.verifiers._checker import Checker
 from halo_forge.verifiers._checks import Case, Stdio
 from halo_forge.verifiers._diagnostics import readable
 from halo_forge.verifiers._facts import Facts
-from halo_forge.verifiers._spec import CompiledSpec
-from halo_forge.verifiers._stages import Stages
+from halo_forge.verifiers._spec import ProgramSpec
 
 _RIGHT = Stdio(cases=(Case(stdin="20 22\n", stdout="42\n"), Case(stdin="-1 1\n", stdout="0\n")))
 _WRONG = Stdio(cases=(Case(stdin="20 22\n", stdout="43\n"),))
 
 
-def find_tools(spec: CompiledSpec) -> dict[str, str]:
+def find_tools(spec: ProgramSpec) -> dict[str, str]:
     """Name -> absolute path of every tool.
 
     Raises:
@@ -36,7 +36,7 @@ def find_tools(spec: CompiledSpec) -> dict[str, str]:
     return {name: os.path.abspath(path) for name, path in paths.items() if path is not None}
 
 
-def check_tools(stages: Stages) -> dict[str, Any]:
+def check_tools(spec: ProgramSpec, checker: Checker) -> dict[str, Any]:
     """Check programs whose verdict is known, and describe the toolchain.
 
     Raises:
@@ -45,28 +45,31 @@ def check_tools(stages: Stages) -> dict[str, Any]:
     try:
         sandbox = open_sandbox()
         try:
-            version = stages.tool(stages.spec.version_command(stages.compiler), {}, None, sandbox)
+            version = checker.version(sandbox)
             if not version.clean:
-                raise _unfit(stages, f"does not tell its version: {readable(version.stderr)[:500]}")
-            for source, tests, wanted in _controls(stages.spec):
-                facts = stages.check(source, tests, sandbox)
-                if (facts.stage, facts.status) != wanted:
-                    raise _unfit(stages, _unexpected(facts, wanted))
+                raise _unfit(spec, f"does not tell its version: {readable(version.stderr)[:500]}")
+            for source, tests, wanted in _controls(spec):
+                facts = checker.check(source, tests, sandbox)
+                if facts.status != wanted[1] or wanted[0] not in (None, facts.stage):
+                    raise _unfit(spec, _unexpected(facts, wanted))
             isolation = sandbox.isolation
         finally:
             sandbox.close()
     except SandboxError as error:
-        raise _unfit(stages, f"cannot be run in the sandbox: {error}") from error
+        raise _unfit(spec, f"cannot be run in the sandbox: {error}") from error
     return {
-        "compiler": stages.spec.requires()[0],
+        "compiler": spec.requires()[0],
         "version": readable(version.stdout).partition("\n")[0],
-        **stages.spec.settings_in_force(),
+        **spec.settings_in_force(),
         "isolation": isolation.level,
         "isolation_notes": list(isolation.notes),
     }
 
 
-def _controls(spec: CompiledSpec) -> Iterator[tuple[str, Stdio, tuple[str, str]]]:
+def _controls(spec: ProgramSpec) -> Iterator[tuple[str, Stdio, tuple[str, str]]]:
+    if (own := spec.own_controls()) is not None:
+        yield from own
+        return
     controls = spec.controls()
     yield controls.passing, _RIGHT, (spec.stages[-1], "passed")
     yield controls.broken, _RIGHT, ("compile", "failed")
@@ -81,10 +84,9 @@ def _unexpected(facts: Facts, wanted: tuple[str, str]) -> str:
     )
 
 
-def _unfit(stages: Stages, message: str) -> ToolMissing:
-    spec = stages.spec
+def _unfit(spec: ProgramSpec, message: str) -> ToolMissing:
     return ToolMissing(
-        f"{stages.compiler} {message}",
+        f"verifier.kind {spec.language!r}: {spec.requires()[0]} {message}",
         f"{spec.install_hint()}; if it is complete, raise verifier.memory_limit_bytes (now {spec.memory_limit_bytes}),"
         f" timeout_seconds (now {spec.timeout_seconds:g}) or compile_timeout_seconds"
         f" (now {spec.compile_timeout_seconds:g})",

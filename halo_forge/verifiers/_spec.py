@@ -1,9 +1,10 @@
-"""The settings that all compiled languages share, and what one language adds to them."""
+"""The settings that all languages share, and what one language adds to them."""
 
 from __future__ import annotations
 
 import abc
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +15,9 @@ from halo_forge.sandbox.job import MEBIBYTE, Limits
 from halo_forge.verifiers._rewards import Rewards
 
 if TYPE_CHECKING:
+    from halo_forge.records import Prompt
+    from halo_forge.verifiers._checker import Checker
+    from halo_forge.verifiers._checks import Tests
     from halo_forge.verifiers._verifier import ThreadedVerifier
 
 RunStage = Literal["compile", "run", "tests"]
@@ -28,8 +32,8 @@ class Controls:
     broken: str
 
 
-class CompiledSpec(Spec, abc.ABC):
-    """Settings of a verifier that compiles a program, runs it, and compares what it prints.
+class ProgramSpec(Spec, abc.ABC):
+    """Settings of a verifier that compiles a program, runs it, and compares what it does with what it should.
 
     Attributes:
         stages: A beginning of compile, run, tests; a shorter list checks less.
@@ -76,7 +80,7 @@ class CompiledSpec(Spec, abc.ABC):
 
     @abc.abstractmethod
     def requires(self) -> list[str]:
-        """Names or paths of the tools; the first is the compiler."""
+        """Names or paths of the tools; the first is the compiler or interpreter."""
 
     @abc.abstractmethod
     def install_hint(self) -> str:
@@ -87,20 +91,30 @@ class CompiledSpec(Spec, abc.ABC):
         """File name of a source, such as "answer.c" for "answer"."""
 
     @abc.abstractmethod
-    def compile_command(self, compiler: str, source: str, target: str) -> list[str]:
-        """One translation unit to an object; `compiler` is an absolute path, the others are file names."""
-
-    @abc.abstractmethod
-    def link_command(self, compiler: str, objects: list[str], target: str) -> list[str]:
-        """Objects to a program.  A symbol that two objects define is taken from the first."""
-
-    @abc.abstractmethod
     def version_command(self, compiler: str) -> list[str]:
         """Prints the compiler's name and version in the first line."""
 
     @abc.abstractmethod
     def controls(self) -> Controls:
         """Programs that show whether the compiler works."""
+
+    @abc.abstractmethod
+    def checker(self, tools: Mapping[str, str]) -> Checker:
+        """What checks programs; `tools` are the absolute paths of `requires()`."""
+
+    def tests_of(self, prompt: Prompt) -> tuple[Tests, str]:
+        """The prompt's tests as the checker takes them, and a digest that equal tests share.
+
+        Raises:
+            ConfigError: They are malformed, or of a kind that is not known here.
+        """
+        from halo_forge.verifiers._checks import parse_tests
+
+        return parse_tests(prompt)
+
+    def own_controls(self) -> list[tuple[str, Tests, tuple[str | None, str]]] | None:
+        """(source, tests, (stage or None for any, status)) in the place of `controls`; None takes those."""
+        return None
 
     def settings_in_force(self) -> dict[str, Any]:
         """What of the settings belongs into the record of the toolchain."""
@@ -151,3 +165,21 @@ class CompiledSpec(Spec, abc.ABC):
         from halo_forge.verifiers._verifier import ThreadedVerifier
 
         return ThreadedVerifier(self)
+
+
+class CompiledSpec(ProgramSpec):
+    """A language whose compiler makes objects of sources and a program of objects."""
+
+    @abc.abstractmethod
+    def compile_command(self, compiler: str, source: str, target: str) -> list[str]:
+        """One translation unit to an object; `compiler` is an absolute path, the others are file names."""
+
+    @abc.abstractmethod
+    def link_command(self, compiler: str, objects: list[str], target: str) -> list[str]:
+        """Objects to a program.  A symbol that two objects define is taken from the first."""
+
+    def checker(self, tools: Mapping[str, str]) -> Checker:
+        """The stages that `compile_command` and `link_command` make up."""
+        from halo_forge.verifiers._stages import Stages
+
+        return Stages(self, tools)

@@ -34,13 +34,17 @@ class Stages:
         self._harnesses: OnceCache[str, bytes] = OnceCache()
 
     def check(self, source: str, tests: Tests, sandbox: Sandbox) -> Facts:
-        """The facts about one program.
-
-        Raises:
-            SandboxError: Our own failure; nothing is known about the program.
-            ConfigError: The harness does not compile.
-        """
+        """See `Checker.check`."""
         return _Check(self, tests, sandbox).facts(source)
+
+    def version(self, sandbox: Sandbox) -> Outcome:
+        """See `Checker.version`."""
+        return self.tool(self.spec.version_command(self.compiler), {}, None, sandbox)
+
+    def prepare(self, tests: Tests, sandbox: Sandbox) -> None:
+        """See `Checker.prepare`."""
+        if isinstance(tests, Harness):
+            self.harness_object(tests.source, sandbox)
 
     def tool(self, argv: list[str], files: Mapping[str, bytes], fetch: str | None, sandbox: Sandbox) -> Outcome:
         """Run the compiler or one of its companions.

@@ -13,13 +13,12 @@ from halo_forge.records import Completion, Prompt, Verdict
 from halo_forge.sandbox.job import Sandbox, SandboxError
 from halo_forge.sandbox.local import open_sandbox
 from halo_forge.source import Extraction, canonical, digest, extract, normalise
-from halo_forge.verifiers._checks import Harness, Tests, parse_tests
+from halo_forge.verifiers._checks import Tests, parse_tests
 from halo_forge.verifiers._facts import Facts
 from halo_forge.verifiers._once import OnceCache
 from halo_forge.verifiers._preflight import check_tools, find_tools
 from halo_forge.verifiers._rewards import reward
-from halo_forge.verifiers._spec import CompiledSpec
-from halo_forge.verifiers._stages import Stages
+from halo_forge.verifiers._spec import ProgramSpec
 
 _MAX_SOURCE_BYTES = 256 * 1024
 _NUM_ATTEMPTS = 2
@@ -33,7 +32,7 @@ class ThreadedVerifier:
     Equal programs with equal tests are checked once, and cost nothing the second time.
     """
 
-    def __init__(self, spec: CompiledSpec) -> None:
+    def __init__(self, spec: ProgramSpec) -> None:
         self._spec = spec
         self._sandboxes = _Sandboxes()
         self._facts: OnceCache[tuple[str, str], Facts] = OnceCache()
@@ -43,8 +42,8 @@ class ThreadedVerifier:
 
     def __enter__(self) -> Self:
         tools = find_tools(self._spec)
-        self._stages = Stages(self._spec, tools)
-        self._toolchain = check_tools(self._stages)
+        self._checker = self._spec.checker(tools)
+        self._toolchain = check_tools(self._spec, self._checker)
         self._pool = ThreadPoolExecutor(self._spec.num_workers, thread_name_prefix="verifier")
         return self
 
@@ -59,23 +58,22 @@ class ThreadedVerifier:
         """See `Verifier.check_prompts`."""
         if self._pool is None:
             raise RuntimeError("a verifier is used inside its `with` statement")
-        first_with: dict[str, str] = {}
+        first_with: dict[str, tuple[str, Tests]] = {}
         for prompt in prompts:
             self._refuse_other_language(prompt)
-            tests, _ = parse_tests(prompt)
-            if isinstance(tests, Harness):
-                first_with.setdefault(tests.source, prompt.id)
-        compiled = self._pool.map(self._compile_harness, first_with)
-        for prompt_id in first_with.values():
+            tests, tests_digest = self._spec.tests_of(prompt)
+            first_with.setdefault(tests_digest, (prompt.id, tests))
+        prepared = self._pool.map(self._prepare_tests, (tests for _, tests in first_with.values()))
+        for prompt_id, _ in first_with.values():
             try:
-                next(compiled)
+                next(prepared)
             except ConfigError as error:
                 raise ConfigError(f"prompt {prompt_id!r}: {error.message}", error.hint) from error
             except SandboxError as error:
                 raise ToolMissing(f"the sandbox failed: {error}", "mend what it says, and start again") from error
 
-    def _compile_harness(self, source: str) -> None:
-        self._stages.harness_object(source, self._sandboxes.mine())
+    def _prepare_tests(self, tests: Tests) -> None:
+        self._checker.prepare(tests, self._sandboxes.mine())
 
     def submit(self, prompt: Prompt, completion: Completion) -> None:
         """See `Verifier.submit`."""
@@ -102,7 +100,7 @@ class ThreadedVerifier:
 
     def _prepare(self, prompt: Prompt, completion: Completion) -> tuple[_Key, Tests, str]:
         self._refuse_other_language(prompt)
-        tests, tests_digest = parse_tests(prompt)
+        tests, tests_digest = self._spec.tests_of(prompt)
         answer = digest(f"{completion.finish} {completion.text}")
         return (prompt.id, completion.index, completion.policy_version, answer, tests_digest), tests, tests_digest
 
@@ -168,7 +166,7 @@ class ThreadedVerifier:
     def _attempt(self, code: str, tests: Tests) -> Facts:
         for attempt in range(1, _NUM_ATTEMPTS + 1):
             try:
-                return self._stages.check(code, tests, self._sandboxes.mine())
+                return self._checker.check(code, tests, self._sandboxes.mine())
             except SandboxError:
                 self._sandboxes.discard_mine()
                 if attempt == _NUM_ATTEMPTS:

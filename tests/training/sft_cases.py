@@ -61,18 +61,18 @@ class Batches:
 
     def spy(self, monkeypatch: Any) -> Batches:
         """Listen to the trainer's loss."""
-        from trl import SFTTrainer
+        from halo_forge.training import _step_recorder
 
-        library = SFTTrainer.compute_loss
+        completion_loss = _step_recorder.completion_loss
 
-        def listening(trainer: Any, model: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
+        def listening(model: Any, inputs: Any, num_items: Any) -> Any:
             self.shapes.append(tuple(inputs["input_ids"].shape))
             self.input_ids.append(inputs["input_ids"].clone())
             self.labels.append(inputs["labels"].clone())
             self.masks.append(inputs["attention_mask"].clone())
-            return library(trainer, model, inputs, *arguments, **options)
+            return completion_loss(model, inputs, num_items)
 
-        monkeypatch.setattr(SFTTrainer, "compute_loss", listening)
+        monkeypatch.setattr(_step_recorder, "completion_loss", listening)
         return self
 
 
