@@ -8,7 +8,11 @@ import pytest
 from sft_cases import Batches, answer_loss, train, training_rows
 from tiny_models import ARCHITECTURES, TrainingOptions, disturb_adapter, load_policy
 
+from halo_forge.policy import fused_adapter
+
 torch = pytest.importorskip("torch")
+
+from halo_forge.training._loss import completion_loss  # noqa: E402 -- needs torch
 
 ALL_AT_ONCE = TrainingOptions(per_device_train_batch_size=8)
 
@@ -26,6 +30,35 @@ def test_the_first_loss_is_the_one_computed_by_hand(name: str, tiny_models: dict
     assert done.log[0]["loss"] != pytest.approx(without_end.item() / (num_tokens - len(rows)), rel=1e-3)
     assert done.log[0]["num_tokens"] == num_tokens == sum(len(row.completion.token_ids) + 1 for row in rows)
     assert done.log[0]["num_rows"] == len(rows)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_gradients_are_those_of_the_library(name: str, tiny_models: dict[str, Path]) -> None:
+    """Our loss with the adapter in one product, against the model's own loss on all logits and PEFT's own layers."""
+    policy = load_policy(tiny_models[name])
+    disturb_adapter(policy)
+    rows = [(policy.prompt_ids(row.prompt), list(row.completion.token_ids)) for row in training_rows(policy)]
+    longest = max(len(asked) + len(answer) for asked, answer in rows)
+    padding = [longest - len(asked) - len(answer) for asked, answer in rows]
+    inputs = {
+        "input_ids": torch.tensor([a + b + [0] * n for (a, b), n in zip(rows, padding, strict=True)]),
+        "attention_mask": torch.tensor([[1] * (longest - n) + [0] * n for n in padding]),
+        "labels": torch.tensor([[-100] * len(a) + b + [-100] * n for (a, b), n in zip(rows, padding, strict=True)]),
+    }
+    weights = {key: value for key, value in policy.model.named_parameters() if value.requires_grad}
+
+    def gradients(loss: torch.Tensor) -> tuple[float, dict[str, torch.Tensor]]:
+        policy.model.zero_grad()
+        loss.backward()
+        return loss.item(), {key: value.grad.clone() for key, value in weights.items()}
+
+    theirs, expected = gradients(policy.model(**inputs).loss)
+    with fused_adapter(policy.model):
+        ours, found = gradients(completion_loss(policy.model, inputs, None))
+    assert ours == pytest.approx(theirs, rel=1e-5)
+    assert len(found) > 10 and all(gradient.abs().max() > 0 for gradient in expected.values())
+    for key, gradient in expected.items():
+        torch.testing.assert_close(found[key], gradient, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["llama", "llama_pad_is_eos"])
