@@ -57,7 +57,9 @@ def run_raft(plan: Plan, run: Run, tools: Tools) -> Result:
             break
 
         settings = lap.stage("settings", TrainingSettings, lambda: plan.training_settings(cycle, history))
-        selection = lap.stage("selection", Selection, lambda: plan.select(*train, settings))
+        candidates = plan.select(*train, settings)
+        again = check_again(lap, plan.to_check_again(candidates, train[1]), train[0], tools)
+        selection = lap.stage("selection", Selection, lambda: plan.without_flaky(candidates, train[1], again, cycle))
         rows = plan.training_rows(train[0], selection)
         lap.write_rows("selection.jsonl", [row.to_row() for row in rows])
         trained = lap.training(
@@ -103,3 +105,18 @@ def answer(
         tools.verdict_form(),
     )
     return list(zip(completions, verdicts, strict=True))
+
+
+def check_again(
+    lap: StageFolder, keys: Sequence[tuple[str, int]], completions: Sequence[Completion], tools: Tools
+) -> list[Verdict]:
+    """Run once more what is about to be trained on: a pass that was luck does not come twice."""
+    answers = {(each.prompt_id, each.index): each for each in completions}
+    (again,) = lap.streams(
+        "second_verdicts",
+        Verdict,
+        {"second_verdicts": keys},
+        lambda missing: tools.verify_again([answers[key] for key in missing]),
+        tools.verdict_form(),
+    )
+    return again

@@ -21,6 +21,7 @@ from halo_forge.records import (
     Verdict,
 )
 from halo_forge.seeds import derive_seed
+from halo_forge.selection import without_flaky
 from halo_forge.training import TrainingRow
 
 
@@ -115,7 +116,7 @@ class Plan:
     def select(
         self, completions: Sequence[Completion], verdicts: Sequence[Verdict], settings: TrainingSettings
     ) -> Selection:
-        """The configured selection at this cycle's settings.
+        """The configured selection at this cycle's settings; flaky samples are still in it.
 
         Raises:
             TooFewSamples: Fewer than `raft.min_selected` are left.
@@ -127,8 +128,32 @@ class Plan:
             keep_fraction=settings.keep_fraction,
             seed=derive_seed(self.config.seed, "selection", settings.cycle),
         )
+        self._refuse_too_few(selection, settings.cycle)
+        return selection
+
+    def to_check_again(self, candidates: Selection, verdicts: Sequence[Verdict]) -> list[tuple[str, int]]:
+        """The samples to run once more before they are trained on; those that only compile can only compile again."""
+        if not self.config.verifier.rerun_kept:
+            return []
+        ran = {(verdict.prompt_id, verdict.index) for verdict in verdicts if verdict.stage in ("run", "tests")}
+        return [key for key in candidates.kept if key in ran]
+
+    def without_flaky(
+        self, candidates: Selection, verdicts: Sequence[Verdict], again: Sequence[Verdict], cycle: int
+    ) -> Selection:
+        """The candidates without those whose second verdict differs from the first.
+
+        Raises:
+            TooFewSamples: Fewer than `raft.min_selected` are left.
+        """
+        selection = without_flaky(candidates, verdicts, again)
+        self._refuse_too_few(selection, cycle)
+        return selection
+
+    def _refuse_too_few(self, selection: Selection, cycle: int) -> None:
+        num_samples = len(selection.kept) + sum(len(keys) for keys in selection.dropped.values())
         if len(selection.kept) < self.config.raft.min_selected:
-            truncated = len(selection.dropped.get("truncated", ())) > len(completions) / 2
+            truncated = len(selection.dropped.get("truncated", ())) > num_samples / 2
             advice = (
                 "a larger engine.max_new_tokens, or an engine.stop string that ends an answer"
                 if truncated
@@ -137,12 +162,11 @@ class Plan:
             )
             dropped = ", ".join(f"{reason} {len(keys)}" for reason, keys in selection.dropped.items() if keys)
             raise TooFewSamples(
-                f"cycle {settings.cycle}: {len(selection.kept)} of {len(completions)} samples were selected, fewer than"
+                f"cycle {cycle}: {len(selection.kept)} of {num_samples} samples were selected, fewer than"
                 f" raft.min_selected ({self.config.raft.min_selected}); dropped: {dropped}",
                 "nothing is lost and --resume continues here, but the same samples will give the same answer: start a"
                 f" new run with {advice}; model.adapter can start it from an adapter of this run",
             )
-        return selection
 
     def training_rows(self, completions: Sequence[Completion], selection: Selection) -> list[TrainingRow]:
         """The selected samples with their prompts, in training order."""

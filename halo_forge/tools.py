@@ -83,6 +83,11 @@ class Tools:
         pairs = [(self.prompts[completion.prompt_id], completion) for completion in completions]
         return self.watch.track("verify", self.verifier.verify(pairs), len(pairs))
 
+    def verify_again(self, completions: Sequence[Completion]) -> Iterator[Verdict]:
+        """Second verdicts in the order of `completions`: every program is run anew."""
+        pairs = [(self.prompts[completion.prompt_id], completion) for completion in completions]
+        return self.watch.track("verify again", self.verifier.verify_again(pairs), len(pairs))
+
     def train(
         self,
         rows: Sequence[TrainingRow],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -39,12 +40,15 @@ STATUS: dict[str, tuple[str, Status, float]] = {
 class MemoryVerifier:
     """Knows the verdict from the answer's first word, at once.
 
-    `error_once` names answers on which the verifier itself fails the first time that this object sees them.
+    `error_once` names answers on which the verifier itself fails the first time that this object sees them, `flaky`
+    those that fail when they are run again.
     """
 
-    def __init__(self, error_once: Iterable[str] = ()) -> None:
+    def __init__(self, error_once: Iterable[str] = (), flaky: Iterable[str] = ()) -> None:
         self.error_once = set(error_once)
+        self.flaky = set(flaky)
         self.checked: list[tuple[str, int]] = []
+        self.checked_again: list[tuple[str, int]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -69,6 +73,14 @@ class MemoryVerifier:
         for _, completion in pairs:
             self.checked.append((completion.prompt_id, completion.index))
             yield self.verdict(completion)
+
+    def verify_again(self, pairs: Sequence[tuple[Prompt, Completion]]) -> Iterator[Verdict]:
+        for _, completion in pairs:
+            self.checked_again.append((completion.prompt_id, completion.index))
+            verdict = self.verdict(completion)
+            if completion.text in self.flaky:
+                verdict = dataclasses.replace(verdict, status="failed", reward=0.7, tests_passed=0)
+            yield verdict
 
     def verdict(self, completion: Completion) -> Verdict:
         text = completion.text

@@ -20,7 +20,7 @@ FLOORS = [
     ["sandbox", "policy"],
     ["verifiers", "engines", "training", "store"],
     ["config"],
-    ["plan", "preview", "measuring", "tools", "tracking"],
+    ["plan", "preview", "measuring", "tools", "tracking", "checking", "doctor"],
     ["loop", "assembly"],
     ["cli"],
     ["__main__"],

@@ -67,6 +67,10 @@ def kinds_of(path: tuple[str, ...]) -> list[Any]:
 # A level of reward cannot rise above the next one.
 NEEDS: dict[tuple[str, ...], Any] = {
     ("verifier", "rewards", "no_program"): {"verifier": {"rewards": {"not_compiling": 0.2}}},
+    **{
+        ("verifier", "controls", key): {"verifier": {"kind": "command", "command": "needed", "language": "needed"}}
+        for key in ("passing", "broken", "tests")
+    },
 }
 
 

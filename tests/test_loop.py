@@ -250,6 +250,64 @@ def test_few_errors_of_the_verifier_are_left_out_of_the_rates(tmp_path: Path, mo
     assert dropped["verifier_error"] == [["train1", 0], ["train1", 1]]
 
 
+def test_what_fails_the_second_time_is_not_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    verifier = MemoryVerifier(flaky=["pass one train1", "pass two train1"])
+    monkeypatch.setattr(Spec, "open", lambda self: verifier)
+    config = write_inputs(tmp_path, answers=lambda prompt_id: [f"pass one {prompt_id}", f"pass two {prompt_id}"])
+    execute(config, tmp_path / "run")
+    lap = tmp_path / "run/cycles/001"
+    selection = read(lap / "selection.json")
+    again = {(row["prompt_id"], row["index"]): row["status"] for row in rows(lap / "second_verdicts.jsonl")}
+    flaky = [["train1", index] for index in (0, 1) if again.get(("train1", index)) == "failed"]
+    assert flaky
+    assert selection["dropped"]["flaky"] == flaky
+    assert not any(key in selection["kept"] for key in flaky)
+    # Everything that was to be kept was run again, and nothing else was.
+    assert sorted(map(list, again)) == sorted(selection["kept"] + flaky)
+    assert {row["prompt_id"] for row in rows(lap / "selection.jsonl")} <= {"train2", "train3"}
+    assert {row["wall_seconds"] for row in rows(lap / "second_verdicts.jsonl")} == {0.0}
+    assert read(lap / "report.json")["num_dropped"]["flaky"] == len(flaky)
+
+
+def test_nothing_is_run_again_where_that_is_turned_off(tmp_path: Path, verifier: MemoryVerifier) -> None:
+    execute(write_inputs(tmp_path, verifier__kind="c", verifier__rerun_kept=False), tmp_path / "run")
+    assert verifier.checked_again == []
+    assert rows(tmp_path / "run/cycles/001/second_verdicts.jsonl") == []
+    assert read(tmp_path / "run/cycles/001/selection.json")["kept"]
+
+
+def test_a_failure_of_our_own_the_second_time_is_no_flip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing(MemoryVerifier):
+        def verify_again(self, pairs: Any) -> Any:
+            self.error_once = {completion.text for _, completion in pairs if completion.prompt_id == "train1"}
+            yield from super().verify_again(pairs)
+
+    monkeypatch.setattr(Spec, "open", lambda self: Failing())
+    config = write_inputs(
+        tmp_path,
+        verifier__kind="c",
+        verifier__max_error_fraction=1.0,
+        answers=lambda prompt_id: [f"pass one {prompt_id}", f"pass two {prompt_id}"],
+    )
+    execute(config, tmp_path / "run")
+    lap = tmp_path / "run/cycles/001"
+    assert "error" in {row["status"] for row in rows(lap / "second_verdicts.jsonl")}
+    selection = read(lap / "selection.json")
+    assert selection["dropped"]["flaky"] == []
+    assert "train1" in {prompt_id for prompt_id, _ in selection["kept"]}
+
+
+def test_too_few_are_left_when_the_flaky_ones_are_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    verifier = MemoryVerifier(flaky=[f"pass {word} train{n}" for word in ("one", "two") for n in (1, 2, 3)])
+    monkeypatch.setattr(Spec, "open", lambda self: verifier)
+    config = write_inputs(tmp_path)
+    for _ in range(2):
+        with pytest.raises(TooFewSamples, match=r"0 of 6 samples were selected.*flaky"):
+            execute(config, tmp_path / "run")
+    num_again = len(rows(tmp_path / "run/cycles/001/second_verdicts.jsonl"))
+    assert len(verifier.checked_again) == num_again > 0
+
+
 def test_scheduled_values_are_written_before_they_are_used(
     tmp_path: Path, verifier: MemoryVerifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,10 +79,19 @@ def test_finds_the_program(answer: str, code: str, flags: tuple[str, ...]) -> No
         (fenced("  \n\n", "c"), ("no_code",)),
         ("<think>I would write\n" + fenced(ADD), ("no_code", "unfinished_reasoning")),
         # escaped answers are not mended
-        ("&lt;stdio.h&gt; int add", ("no_code",)),
+        ("&lt;stdio.h&gt; int add", ("html_escaped", "no_code")),
+        ('{"code": "#include <stdio.h>\\nint add(int a, int b) {\\n    return a + b;\\n}\\n"}', ("no_code",)),
+        ("```c\\nint add(int a, int b) {\\n    return a + b;\\n}\\n```", ("escaped_newlines", "no_code")),
+        ('<tool_call>\n{"name": "run", "arguments": {"code": "int add(int a, int b);"}}\n</tool_call>',
+         ("no_code", "tool_call")),
+        (fenced('{"name": "run", "arguments": {"code": "int add(int a);"}}\n', "json"), ("no_code", "tool_call")),
+        # a block within a line is inline code, and a body without its head is no program
+        ("```c int add(int a, int b) { return a + b; } ```", ("no_code",)),
+        ("The answer is `int add(int a, int b) { return a + b; }`.", ("no_code",)),
+        ("    return a + b;\n", ("no_code",)),
         ('{"code": "int add(int a, int b)"}', ("no_code",)),
     ],
-)
+)  # fmt: skip
 def test_finds_no_program(answer: str, flags: tuple[str, ...]) -> None:
     found = extract(answer, "c", "add")
     assert found.code is None
@@ -110,8 +119,55 @@ def test_takes_a_bare_tag_off_an_answer_without_a_fence() -> None:
     assert extract("python\nimport os\n", "python").code == "import os\n"
 
 
-def test_code_is_not_repaired() -> None:
-    assert extract(fenced("int\u00a0main(void) {\u200b}\n"), "c").code == "int\u00a0main(void) {\u200b}\n"
+@pytest.mark.parametrize(
+    ("code", "flags"),
+    [
+        ("int\u00a0main(void) {\u200b}\n", ("invisible_characters",)),
+        ("#include &lt;iostream&gt;\nint main(void) { return 1 &amp; 2; }\n", ("html_escaped",)),
+        ("#include <stdio.h>\\nint main(void) {\\n    return 0;\\n}\\n\n", ("escaped_newlines",)),
+        # in a string they are what was meant
+        ('int main(void) { puts("&lt;br&gt;\u00a0\\n\\n\\n"); }\n', ()),
+        ("int main(void) { putchar('\\n'); putchar('\\n'); putchar('\\n'); }\n", ()),
+    ],
+)
+def test_code_is_not_repaired(code: str, flags: tuple[str, ...]) -> None:
+    found = extract(fenced(code), "c")
+    assert (found.code, found.flags) == (code, flags)
+
+
+@pytest.mark.parametrize(
+    ("answer", "lines"),
+    [
+        (fenced(ADD), (2, 2)),
+        ("Sure!\n\n" + fenced(ADD + OTHER), (4, 5)),
+        (("Sure!\n\n" + fenced(ADD + OTHER)).replace("\n", "\r\n"), (4, 5)),
+        ("<think>\nhm\n</think>\n\n" + fenced(ADD), (6, 6)),
+        (fenced("c\n" + ADD, ""), (3, 3)),
+        (fenced(OTHER) + fenced(ADD), (5, 5)),
+        ("\n\n" + ADD + OTHER, (3, 4)),
+        ("c\n\n" + ADD, (3, 3)),
+        ("```c\n" + ADD + OTHER.rstrip(), (2, 3)),
+        ("nothing", None),
+    ],
+)
+def test_where_the_program_is(answer: str, lines: tuple[int, int] | None) -> None:
+    found = extract(answer, "c", "add")
+    assert found.lines == lines
+    assert found.to_row() == {"how": found.how, "tag": found.tag, "num_blocks": found.num_blocks, "lines": lines}
+    if lines is not None:
+        shown = answer.replace("\r\n", "\n").split("\n")[lines[0] - 1 : lines[1]]
+        assert "\n".join(shown) + "\n" == found.code
+
+
+def test_the_prompts_own_block_is_not_the_answer() -> None:
+    asked = "Complete this:\n" + fenced("int add(int a, int b);\n")
+    assert extract(asked + "Here it is:\n" + fenced(ADD), "c", "add").code == ADD
+    assert extract(asked + fenced(ADD, ""), "c", "add").flags == ()
+
+
+def test_a_block_in_a_tool_call_is_taken_and_told() -> None:
+    found = extract("<tool_call>\n" + fenced(ADD) + "</tool_call>", "c", "add")
+    assert (found.code, found.flags) == (ADD, ("tool_call",))
 
 
 def test_without_an_entry_point_the_longest_block_is_taken() -> None:
@@ -201,7 +257,8 @@ def test_what_is_no_program_text_changes_nothing(code: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ['"', "'", "/*", "\\", '"""', "`", "((", "int ", 'R"(', "add(", '"\\', "\n ", "#include <", "'\\"]
+    "piece",
+    ['"', "'", "/*", "\\", '"""', "`", "((", "int ", 'R"(', "add(", '"\\', "\n ", "#include <", "'\\", " ", "> ", "&#"],
 )
 def test_hostile_text_takes_no_time_to_speak_of(piece: str) -> None:
     text = piece * (60_000 // len(piece))

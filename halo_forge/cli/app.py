@@ -11,7 +11,7 @@ from typing import NoReturn
 import typer
 
 import halo_forge
-from halo_forge.cli import config, raft
+from halo_forge.cli import config, doctor, raft, tasks, verify
 from halo_forge.errors import HaloForgeError, StoppedByRule
 
 INTERRUPTED = 130
@@ -27,6 +27,9 @@ app = typer.Typer(
 )
 app.add_typer(raft.app, name="raft")
 app.add_typer(config.app, name="config")
+app.add_typer(tasks.app, name="tasks")
+app.command()(verify.verify)
+app.command()(doctor.doctor)
 
 
 def _version(wanted: bool) -> None:

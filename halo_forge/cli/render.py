@@ -12,6 +12,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from halo_forge.cli.watch import duration
 from halo_forge.preview import CyclePlan, Preview
@@ -44,6 +45,16 @@ class _Console(Console):
             super().on_broken_pipe()
         except SystemExit:
             raise SystemExit(0) from None
+
+
+def print_table(columns: Mapping[str, str], rows: Iterable[Sequence[str]]) -> None:
+    """A plain table: column name -> "left" or "right", and cells that are shown as they are."""
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for name, side in columns.items():
+        table.add_column(name, justify="right" if side == "right" else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    stdout().print(table)
 
 
 def print_status(status: Status) -> None:

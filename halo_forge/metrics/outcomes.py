@@ -35,6 +35,9 @@ CATALOGUE = {
         "of which c pass, for k = 1, 2, 4 ... and the number of samples drawn (Chen et al. 2021, arXiv:2107.03374). "
         f"{_CLUSTERED}",
     ),
+    "flagged_fraction": MetricInfo(
+        "rate", "down", "Judged samples with a flag that marks a hack / judged samples (docs/rewards.md)."
+    ),
     "truncated_fraction": MetricInfo(
         "rate", "down", "Completions cut off by the length limit / completions.", bare_on_train=True
     ),
@@ -78,6 +81,7 @@ def _rates(facts: SetFacts) -> dict[str, float]:
         **_with_interval("always", [(int(num_passed == total), 1) for num_passed, total in per_prompt]),
         **_with_interval("never", [(int(num_passed == 0), 1) for num_passed, _ in per_prompt]),
         **_pass_at(per_prompt, facts.num_samples_expected),
+        "flagged_fraction": sum(bool(each.hacks) for group in groups for each in group) / sum(sizes),
     }
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import stat
 
+_MAX_DEPTH = 64
+
 
 def check_name(name: str) -> None:
     """Raises ValueError unless `name` is a plain file name."""
@@ -51,12 +53,56 @@ class Box:
         finally:
             os.close(descriptor)
 
+    def exceeds(self, max_bytes: int, max_files: int) -> bool:
+        """Whether what the directory holds takes up more than that, or is nested deeper than anything honest."""
+        return _Measure(max_bytes, max_files).is_over(self.descriptor, _MAX_DEPTH)
+
     def remove(self) -> None:
         """Remove the directory, and what the job has put next to it."""
         os.close(self.descriptor)
         if os.path.isdir(self._work):
             for name in os.listdir(self._work):
                 remove_tree(os.path.join(self._work, name))
+
+
+class _Measure:
+    """Sums up files while the job may still be changing them; what vanishes meanwhile does not count."""
+
+    def __init__(self, max_bytes: int, max_files: int) -> None:
+        self._bytes_left = max_bytes
+        self._files_left = max_files
+
+    def is_over(self, directory: int, depth: int) -> bool:
+        """Whether what is below the descriptor `directory` is more than what is left."""
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                    self._files_left -= 1
+                    self._bytes_left -= status.st_blocks * 512 // status.st_nlink
+                    if self._bytes_left < 0 or self._files_left < 0:
+                        return True
+                    is_directory = stat.S_ISDIR(status.st_mode)
+                    if is_directory and (depth == 0 or self._is_over_below(entry.name, directory, depth)):
+                        return True
+                except FileNotFoundError:
+                    continue
+        return False
+
+    def _is_over_below(self, name: str, directory: int, depth: int) -> bool:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            inner = os.open(name, flags, dir_fd=directory)
+        except PermissionError:
+            # A directory that can be written but not listed hides what is in it, until the next time.
+            os.chmod(name, 0o700, dir_fd=directory)
+            return False
+        except NotADirectoryError:
+            return False  # replaced meanwhile
+        try:
+            return self.is_over(inner, depth - 1)
+        finally:
+            os.close(inner)
 
 
 def remove_tree(top: str) -> None:

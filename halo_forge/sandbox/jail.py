@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import resource
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
-PR_SET_PDEATHSIG = 1
-PR_CAPBSET_DROP = 24
-PR_SET_CHILD_SUBREAPER = 36
-PR_SET_NO_NEW_PRIVS = 38
+from halo_forge.sandbox import landlock, seccomp, syscalls
+from halo_forge.sandbox.syscalls import prctl
+
 _ADDR_NO_RANDOMIZE = 0x0040000
 _LAST_CAPABILITY = 63
 _NICE = 10
@@ -23,60 +21,54 @@ _PROCESS_SLACK = 512
 # User ids that hardly anybody has: people and services are given others.
 _FIRST_USER, _NUM_USERS = 50_000, 10_000
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
 
 class JailError(Exception):
     """The child could not be set up; the command was not started."""
 
 
-def prctl(option: int, argument: int) -> None:
-    """Raises OSError when the kernel refuses."""
-    if _libc.prctl(option, ctypes.c_ulong(argument), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+def _die_first_when_memory_runs_out(proc: int) -> None:
+    descriptor = os.open("self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc)
+    try:
+        os.write(descriptor, b"1000")
+    finally:
+        os.close(descriptor)
 
 
-def _die_first_when_memory_runs_out() -> None:
-    with open("/proc/self/oom_score_adj", "w") as handle:
-        handle.write("1000")
-
-
-def _fix_addresses() -> None:
+def _fix_addresses(_: int) -> None:
     # A program that prints or reads what it should not does the same every time.
-    if _libc.personality(ctypes.c_ulong(_ADDR_NO_RANDOMIZE)) < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    syscalls.personality(_ADDR_NO_RANDOMIZE)
 
 
-def _drop_capabilities() -> None:
+def _drop_capabilities(_: int) -> None:
     # Root that keeps them may raise its own limits again.
-    if os.geteuid() != 0:
-        return
     for capability in range(_LAST_CAPABILITY + 1):
         try:
-            prctl(PR_CAPBSET_DROP, capability)
+            prctl(syscalls.PR_CAPBSET_DROP, capability)
         except OSError as error:
             if error.errno == errno.EINVAL:
                 return  # this kernel knows no more of them
-            raise
+            if error.errno != errno.EPERM or os.geteuid() == 0:
+                raise
+            return  # an ordinary user has none to give up
 
 
 # Steps that some containers refuse.  A launcher tries them once and leaves out those that fail, saying so.
-OPTIONAL: dict[str, tuple[Callable[[], None], str]] = {
+# Each takes a descriptor of a /proc that shows this process.
+OPTIONAL: dict[str, tuple[Callable[[int], None], str]] = {
     "oom": (_die_first_when_memory_runs_out, "the kernel may kill another process first when memory runs out"),
     "addresses": (_fix_addresses, "addresses are random, so programs with undefined behaviour vary from run to run"),
     "capabilities": (_drop_capabilities, "programs run as root with its capabilities and can raise their own limits"),
 }
 
 
-def unavailable_steps() -> list[str]:
+def unavailable_steps(proc: int) -> list[str]:
     """The optional steps that this machine refuses, found by trying each in a child."""
-    return [name for name, (step, _) in OPTIONAL.items() if not _works_in_a_child(step)]
+    return [name for name, (step, _) in OPTIONAL.items() if not works_in_a_child(lambda step=step: step(proc))]  # type: ignore[misc]
 
 
-def _works_in_a_child(step: Callable[[], object]) -> bool:
-    pid = os.fork()
+def works_in_a_child(step: Callable[[], object], fork: Callable[[], int] = os.fork) -> bool:
+    """Whether `step` raises nothing; what it changes ends with the child that takes it."""
+    pid = fork()
     if pid == 0:
         code = 1
         try:
@@ -87,6 +79,11 @@ def _works_in_a_child(step: Callable[[], object]) -> bool:
     return os.waitpid(pid, 0)[1] == 0
 
 
+def own_user_id() -> int:
+    """A user id for the jobs of this launcher, which nobody else is likely to have."""
+    return _FIRST_USER + os.getpid() % _NUM_USERS
+
+
 def unused_user(work: str) -> int | None:
     """A user id of this launcher's own for its jobs, None where it is not root or may not become another user.
 
@@ -95,16 +92,40 @@ def unused_user(work: str) -> int | None:
     """
     if os.geteuid() != 0:
         return None
-    user = _FIRST_USER + os.getpid() % _NUM_USERS
+    user = own_user_id()
     os.chmod(os.path.dirname(work), 0o711)
     os.chmod(work, 0o711)
-    return user if _works_in_a_child(lambda: (_become_user(user), os.stat(work))) else None
+    return user if works_in_a_child(lambda: _enter_as(user, work)) else None
 
 
-def _become_user(user: int) -> None:
+def _enter_as(user: int, directory: str) -> None:
+    become_user(user)
+    os.stat(directory)
+
+
+def become_user(user: int) -> None:
+    """Give up the user that this process runs as, its groups included."""
     os.setgroups([])
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
+
+
+@dataclass(frozen=True, slots=True)
+class Walls:
+    """What holds a job in beside limits and its user.
+
+    Attributes:
+        landlock_abi: 0 uses none.
+        readable, writable: See `landlock.restrict`; the box is always writable.
+        own_proc: The job may read what /proc says about its first process; needed where /proc is not in `readable`.
+        filter: A filter of `seccomp`, None for none.
+    """
+
+    landlock_abi: int = 0
+    readable: Sequence[str | int] = ()
+    writable: Sequence[str | int] = ()
+    own_proc: bool = False
+    filter: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +136,11 @@ class Command:
         box: Descriptor of the directory to run in.
         streams: Descriptors of standard input, output and error.
         limits: The fields of `job.Limits`.
-        num_other_tasks: Processes and threads that this user has already.
+        num_other_tasks: Processes and threads that this user has already; None where only jobs count.
         steps: Names of the optional steps to take.
+        proc: Descriptor of a /proc that shows this process.
         user: See `unused_user`.
+        walls: See `Walls`.
     """
 
     argv: Sequence[str]
@@ -125,9 +148,11 @@ class Command:
     box: int
     streams: Sequence[int]
     limits: Mapping[str, Any]
-    num_other_tasks: int
+    num_other_tasks: int | None
     steps: Sequence[str]
+    proc: int
     user: int | None
+    walls: Walls
 
 
 def start(command: Command) -> tuple[int, int]:
@@ -142,18 +167,9 @@ def start(command: Command) -> tuple[int, int]:
     reader, writer = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
-        # The pipe closes by itself when exec succeeds; whatever arrives in it is a failure.
-        failure = "setup: unknown error"
-        try:
-            failure = _become(command)
-        except (OSError, ValueError) as error:
-            failure = f"setup: {error}"
-        finally:
-            os.write(writer, failure.encode())
-            os._exit(127)
+        become(command, writer)
     os.close(writer)
-    with os.fdopen(reader, "rb") as handle:
-        failure = handle.read().decode()
+    failure = read_failure(reader)
     if failure.startswith("exec "):
         return pid, int(failure.removeprefix("exec "))
     if failure:
@@ -162,28 +178,60 @@ def start(command: Command) -> tuple[int, int]:
     return pid, 0
 
 
+def read_failure(reader: int) -> str:
+    """What the child wrote before it could become the command; empty when it has become it."""
+    with os.fdopen(reader, "rb") as handle:
+        return handle.read().decode()
+
+
+def become(command: Command, writer: int) -> NoReturn:
+    """Become the command in this very process, or tell `writer` why not and exit.
+
+    The pipe closes by itself when exec succeeds; whatever arrives in it is a failure.
+    """
+    failure = "setup: unknown error"
+    try:
+        failure = _become(command)
+    except (OSError, ValueError) as error:
+        failure = f"setup: {error}"
+    finally:
+        os.write(writer, failure.encode())
+        os._exit(127)
+
+
 def _become(command: Command) -> str:
     os.setsid()
     os.fchdir(command.box)
     os.umask(0o077)
     os.nice(_NICE)
     for name in command.steps:
-        OPTIONAL[name][0]()
+        OPTIONAL[name][0](command.proc)
     for target, stream in enumerate(command.streams):
         os.dup2(stream, target)
     # Python ignores these two, and what is ignored stays so across exec.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-    for number, value in _resources(command.limits, None if command.user is not None else command.num_other_tasks):
+    for number, value in _resources(command.limits, command.num_other_tasks):
         _limit(number, value)
     if command.user is not None:
-        _become_user(command.user)
-    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # after the change of user, which forgets it
-    prctl(PR_SET_NO_NEW_PRIVS, 1)
+        become_user(command.user)
+    syscalls.drop_capabilities()
+    prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)  # after the change of user, which forgets it
+    prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+    _raise_walls(command)
     try:
         os.execve(command.argv[0], list(command.argv), dict(command.env))
     except OSError as error:
         return f"exec {error.errno}"
+
+
+def _raise_walls(command: Command) -> None:
+    walls = command.walls
+    if walls.landlock_abi:
+        readable = [*walls.readable, *(["/proc/self"] if walls.own_proc else [])]
+        landlock.restrict(readable, [*walls.writable, command.box], walls.landlock_abi)
+    if walls.filter is not None:
+        seccomp.install(walls.filter)
 
 
 def _resources(limits: Mapping[str, Any], num_other_tasks: int | None) -> list[tuple[int, int | None]]:

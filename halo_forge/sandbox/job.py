@@ -8,6 +8,10 @@ from typing import Literal, Protocol
 
 MEBIBYTE = 1024 * 1024
 
+Level = Literal["namespace", "landlock", "limits"]
+LEVELS: tuple[Level, ...] = ("namespace", "landlock", "limits")
+"""The rungs of the isolation ladder, the best first."""
+
 
 class SandboxError(Exception):
     """The sandbox itself failed: nothing is known about the command that it was to run."""
@@ -26,6 +30,9 @@ class Limits:
         file_bytes: RLIMIT_FSIZE: the longest file, standard output and standard error included.
         num_processes: Processes and threads alive at the same time (polled; RLIMIT_NPROC is a second line behind it).
         num_open_files: RLIMIT_NOFILE.
+        disk_bytes, num_files: What all files of the job may take up together, and how many there may be.  At level
+            `namespace` they are in memory, not counted in `memory_bytes`, and the kernel refuses more; elsewhere they
+            are on the disk, looked at ten times a second.
         keep_bytes: How much of the beginning of standard output and of standard error is handed back.
     """
 
@@ -38,6 +45,8 @@ class Limits:
     file_bytes: int = 8 * MEBIBYTE
     num_processes: int = 32
     num_open_files: int = 64
+    disk_bytes: int = 128 * MEBIBYTE
+    num_files: int = 4096
     keep_bytes: int = MEBIBYTE
 
 
@@ -71,7 +80,7 @@ class Outcome:
         signal: The signal that ended it, None when it exited by itself.
         timed_out: Which time limit ended it.
         out_of_memory, process_limit: That limit was exceeded.
-        output_limit: A file, standard output or standard error reached `file_bytes`.
+        output_limit: A file, standard output or standard error reached `file_bytes`, or all files `disk_bytes`.
         exec_error: errno when the kernel refused to start argv[0].
         wall_seconds, cpu_seconds: Of the whole job; CPU time of all processes that ended before the job was over.
         max_rss_bytes: Largest resident memory seen; the launcher's own size (about 10 MiB) is its floor.
@@ -109,10 +118,14 @@ class Isolation:
     Attributes:
         level: The rung of the ladder that is in force.
         notes: What that does not cover here, in words.
+        add_ons: What more is in force: `landlock_abi` (version of Landlock's interface, 0 where it is not used),
+            `fresh_proc` (jobs see a /proc of their own), `uid_drop` (jobs run as a user of their own) and `seccomp`
+            (a filter of system calls).
     """
 
-    level: Literal["limits"]
+    level: Level
     notes: tuple[str, ...] = ()
+    add_ons: Mapping[str, int | bool] = field(default_factory=dict)
 
 
 class Sandbox(Protocol):

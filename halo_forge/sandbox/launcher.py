@@ -1,12 +1,13 @@
 """The small process that runs jobs for one worker of the trainer, one at a time.
 
-It is started as `python -I -S -c <BOOT> <package root> <descriptor> <trainer's pid> <work directory>` and speaks
-`wire` over that descriptor.  It ends, and takes the running job with it, as soon as the trainer hangs up or dies.
+It is started as `python -I -S -c <BOOT> <package root> <descriptor> <trainer's pid> <work directory> <level>
+<JSON list of more paths that jobs may read>` and speaks `wire` over that descriptor.  It ends, and takes the running
+job with it, as soon as the trainer hangs up or dies.
 """
 
 from __future__ import annotations
 
-import errno
+import json
 import os
 import signal
 import socket
@@ -15,39 +16,27 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from halo_forge.sandbox import jail, processes, wire
-from halo_forge.sandbox.box import Box, remove_tree
-from halo_forge.sandbox.watch import TrainerGone, Watch
+from halo_forge.sandbox import jail, syscalls, wire
+from halo_forge.sandbox.box import remove_tree
+from halo_forge.sandbox.cell import Cell, Ending, Request, Unavailable
+from halo_forge.sandbox.host_cell import HostCell
+from halo_forge.sandbox.namespace_cell import NamespaceCell
+from halo_forge.sandbox.watch import TrainerGone
 
 BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from halo_forge.sandbox.launcher import main; main()"
-_COUNT_TASKS_SECONDS = 5.0
-_LEAST_FREE_BYTES = 1024 * 1024
 
 
 class Launcher:
-    """Runs jobs in `work`."""
+    """Runs jobs in `cell`."""
 
-    def __init__(self, connection: socket.socket, trainer: int, work: str) -> None:
+    def __init__(self, connection: socket.socket, trainer: int, cell: Cell) -> None:
         self._connection = connection
         self._trainer = trainer
-        self._work = work
-        refused = jail.unavailable_steps()
-        self._steps = [name for name in jail.OPTIONAL if name not in refused]
-        self._notes = [jail.OPTIONAL[name][1] for name in refused]
-        self._user = jail.unused_user(work)
-        self._num_tasks = 0
-        self._counted = float("-inf")
+        self._cell = cell
 
     def serve(self) -> None:
         """Answer jobs until the trainer hangs up (EOFError, OSError, TrainerGone)."""
-        wire.send(
-            self._connection,
-            {
-                "root": os.geteuid() == 0 and self._user is None,
-                "own_user": self._user is not None,
-                "notes": self._notes,
-            },
-        )
+        wire.send(self._connection, {"notes": list(self._cell.notes), "add_ons": dict(self._cell.add_ons)})
         while True:
             message, blobs = wire.receive(self._connection)
             try:
@@ -57,55 +46,30 @@ class Launcher:
             wire.send(self._connection, reply, answer)
 
     def _run(self, message: Mapping[str, Any], blobs: list[bytes]) -> tuple[dict[str, Any], list[bytes]]:
-        box = Box(self._work, self._user)
         streams: list[int] = []
         try:
-            for name, content in zip(message["files"], blobs[1:], strict=True):
-                box.put(name, content)
             for name in ("stdin", "stdout", "stderr"):
                 streams.append(os.memfd_create(name))
             _write_all(streams[0], blobs[0])
-            return self._execute(message, box, streams)
+            limits = message["limits"]
+            started = time.monotonic()
+            files = dict(zip(message["files"], blobs[1:], strict=True))
+            request = Request(message["argv"], files, message["env"], limits, message["fetch"], streams)
+            ending = self._cell.run(request, lambda watch: watch.wait(self._connection, self._trainer))
+            facts = _facts(ending, limits, [os.fstat(stream).st_size for stream in streams[1:]])
+            facts |= {"exec_error": ending.exec_error or None, "wall_seconds": time.monotonic() - started}
+            answer = [os.pread(stream, limits["keep_bytes"], 0) for stream in streams[1:]]
+            return facts, answer if ending.fetched is None else [*answer, ending.fetched]
         finally:
             for stream in streams:
                 os.close(stream)
-            box.remove()
-
-    def _execute(self, message: Mapping[str, Any], box: Box, streams: list[int]) -> tuple[dict[str, Any], list[bytes]]:
-        limits = message["limits"]
-        env = {**message["env"], "HOME": box.path, "TMPDIR": box.path}
-        others = self._count_tasks() if self._user is None else 0
-        started = time.monotonic()
-        command = jail.Command(message["argv"], env, box.descriptor, streams, limits, others, self._steps, self._user)
-        main, exec_error = jail.start(command)
-        watch = Watch(main, limits, started)
-        try:
-            reason = watch.wait(self._connection, self._trainer)
-        finally:
-            watch.end()
-        disk = os.fstatvfs(box.descriptor)
-        if disk.f_bavail * disk.f_frsize < _LEAST_FREE_BYTES:
-            # Whatever the command made of it, its failure would be ours.
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), box.path)
-        facts = _facts(watch, reason, limits, [os.fstat(stream).st_size for stream in streams[1:]])
-        facts |= {"exec_error": exec_error or None, "wall_seconds": time.monotonic() - started}
-        blobs = [os.pread(stream, limits["keep_bytes"], 0) for stream in streams[1:]]
-        fetched = None if message["fetch"] is None else box.fetch(message["fetch"], limits["file_bytes"])
-        if fetched is not None:
-            blobs.append(fetched)
-        return facts, blobs
-
-    def _count_tasks(self) -> int:
-        if time.monotonic() - self._counted > _COUNT_TASKS_SECONDS:
-            self._num_tasks = processes.num_tasks(os.getuid())
-            self._counted = time.monotonic()
-        return self._num_tasks
 
 
-def _facts(watch: Watch, reason: str, limits: Mapping[str, Any], sizes: list[int]) -> dict[str, Any]:
+def _facts(ending: Ending, limits: Mapping[str, Any], sizes: list[int]) -> dict[str, Any]:
+    watch, reason = ending.watch, ending.reason
     assert watch.status is not None, "the command was not reaped"
     number = os.WTERMSIG(watch.status) if os.WIFSIGNALED(watch.status) else None
-    output_limit = number == signal.SIGXFSZ or max(sizes) >= limits["file_bytes"]
+    output_limit = number == signal.SIGXFSZ or max(sizes) >= limits["file_bytes"] or reason == "disk"
     # Whether the watch saw it in time or not: what used more than its CPU time is over the limit.
     over_cpu = watch.cpu_seconds >= limits["cpu_seconds"]
     timed_out = reason if reason in ("cpu", "wall") else "cpu" if over_cpu and reason == "ended" else None
@@ -131,17 +95,26 @@ def _write_all(descriptor: int, content: bytes) -> None:
 
 def main() -> None:
     """Serve the trainer named on the command line until it hangs up."""
-    _, _, descriptor, trainer_pid, work = sys.argv
+    _, _, descriptor, trainer_pid, work, level, read_only = sys.argv
     connection = socket.socket(fileno=int(descriptor))
     connection.set_inheritable(False)
     # A thread of the trainer may have blocked signals; what is blocked stays so in every child.
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    jail.prctl(jail.PR_SET_CHILD_SUBREAPER, 1)
+    syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     try:
         trainer = os.pidfd_open(int(trainer_pid))
-        Launcher(connection, trainer, work).serve()
+        cell = _open_cell(level, work, json.loads(read_only), int(trainer_pid))
+        Launcher(connection, trainer, cell).serve()
+    except Unavailable as refusal:
+        wire.send(connection, {"unavailable": str(refusal), "errno": refusal.number})
     except (EOFError, ConnectionError, ProcessLookupError, TrainerGone):
         return  # the end of every launcher: nobody is left to answer
     finally:
         remove_tree(work)
         remove_tree(os.path.dirname(work))
+
+
+def _open_cell(level: str, work: str, read_only: list[str], trainer: int) -> Cell:
+    if level == "namespace":
+        return NamespaceCell(work, read_only)
+    return HostCell(work, read_only, trainer, with_landlock=level == "landlock")

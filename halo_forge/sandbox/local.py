@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import re
 import socket
@@ -11,42 +12,67 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from halo_forge.sandbox import wire
 from halo_forge.sandbox.box import check_name, remove_tree
-from halo_forge.sandbox.job import Isolation, Job, Outcome, Sandbox, SandboxError
+from halo_forge.sandbox.job import Isolation, Job, Level, Outcome, Sandbox, SandboxError
 from halo_forge.sandbox.launcher import BOOT
 
 # What a job may learn of its directory's name, for those who want to keep it out of a report.
-BOX_PATH = re.compile(r"(?:/[^\s:'\"/]+)*/halo-forge-\w+/work/box\b/?")
+BOX_PATH = re.compile(r"(?:/[^\s:'\"/]+)*/halo-forge(?:-\w+/work)?/box\b/?")
 
 _START_SECONDS = 30.0
 # How long after its wall-clock limit a job may take to be killed, cleaned up and reported.
 _GRACE_SECONDS = 60.0
 _CLOSE_SECONDS = 10.0
-_LIMITS_NOTE = "programs can read and write this user's files, use the network and signal this user's processes"
-_OWN_USER_NOTE = "programs run as a user of their own: they can read what every user can, and use the network"
-_ROOT_NOTE = "running as root: the kernel limits no number of processes; a job over its limit is ended within 0.1 s"
 
 
-def open_sandbox() -> Sandbox:
-    """A sandbox at the best level that is available.
+class LevelUnavailable(SandboxError):
+    """This machine does not let an isolation level be set up.
+
+    Args:
+        message: The step that fails, and why.
+        number: The errno that it ends with, None where it is no refusal of the kernel.
+    """
+
+    def __init__(self, message: str, number: int | None) -> None:
+        super().__init__(message)
+        self.number = number
+
+
+def open_sandbox(isolation: str = "auto", read_only: Sequence[str] = ()) -> Sandbox:
+    """A sandbox at an isolation level.
+
+    Args:
+        isolation: A level of the ladder; "auto" takes the better of `namespace` and `landlock` that works.
+        read_only: Paths, outside the system's directories, that jobs may read: a toolchain, an interpreter.
 
     Raises:
-        SandboxError: It cannot be started.
+        SandboxError: That level does not work here, or "auto" and neither does; no lower one is taken instead.
+        ValueError: There is no such level, or a path of `read_only` is missing.
     """
-    try:
-        return LocalSandbox()
-    except OSError as error:
-        raise SandboxError(f"the launcher cannot be started: {error}") from error
+    from halo_forge.sandbox import ladder
+
+    return ladder.open_level(isolation, read_only)
 
 
 class LocalSandbox:
-    """Level `limits`; see `job.Sandbox` for the contract."""
+    """See `job.Sandbox` for the contract.
 
-    def __init__(self) -> None:
+    Raises:
+        LevelUnavailable: This machine does not let `level` be set up.
+        SandboxError: The launcher does not start.
+        ValueError: A path of `read_only` is missing.
+    """
+
+    def __init__(self, level: Level = "limits", read_only: Sequence[str] = ()) -> None:
+        missing = [path for path in read_only if not os.path.exists(path)]
+        if missing:
+            raise ValueError(f"read_only paths must exist, found none at {missing}")
+        self._arguments = [level, json.dumps([os.path.abspath(path) for path in read_only])]
         self._directory = tempfile.mkdtemp(prefix="halo-forge-")
         self._work = os.path.join(self._directory, "work")
         os.mkdir(self._work, 0o700)
@@ -63,12 +89,14 @@ class LocalSandbox:
             message = self._explain(error)
             self.close()
             raise SandboxError(f"the launcher does not start: {message}") from error
-        notes = [_OWN_USER_NOTE if hello["own_user"] else _LIMITS_NOTE, *([_ROOT_NOTE] if hello["root"] else [])]
-        self.isolation = Isolation("limits", (*notes, *hello["notes"]))
+        if "unavailable" in hello:
+            self.close()
+            raise LevelUnavailable(hello["unavailable"], hello["errno"])
+        self.isolation = Isolation(level, tuple(hello["notes"]), hello["add_ons"])
 
     def _start(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
         root = str(Path(__file__).resolve().parents[2])
-        arguments = [root, str(theirs.fileno()), str(os.getpid()), self._work]
+        arguments = [root, str(theirs.fileno()), str(os.getpid()), self._work, *self._arguments]
         # Some builds of Python find their own shared library only through this variable.
         env = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
         # No preexec_fn: with it, Popen forks this whole process instead of using vfork.

@@ -28,6 +28,7 @@ class Process:
     num_threads: int
     rss_bytes: int
     cpu_seconds: float
+    reaped_cpu_seconds: float
 
 
 def read(pid: int) -> Process | None:
@@ -38,8 +39,9 @@ def read(pid: int) -> Process | None:
             fields = handle.read().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    ticks = sum(int(field) for field in fields[11:15])
-    return Process(pid, int(fields[1]), fields[0].decode(), int(fields[17]), int(fields[21]) * _PAGE, ticks / _TICKS)
+    own, reaped = (sum(map(int, pair)) / _TICKS for pair in (fields[11:13], fields[13:15]))
+    rss_bytes = int(fields[21]) * _PAGE
+    return Process(pid, int(fields[1]), fields[0].decode(), int(fields[17]), rss_bytes, own + reaped, reaped)
 
 
 def _children_from_kernel(pid: int) -> list[int]:

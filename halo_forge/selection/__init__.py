@@ -17,10 +17,10 @@ sorted by prompt id and sample index; it must decide the same whatever their ord
 from __future__ import annotations
 
 from halo_forge.registry import discover
-from halo_forge.selection._rules import REASONS, Candidate, Chosen, quota, take
+from halo_forge.selection._rules import REASONS, Candidate, Chosen, quota, take, without_flaky
 from halo_forge.selection._spec import SelectionSpec
 
-__all__ = ["REASONS", "Candidate", "Chosen", "SelectionSpec", "kinds", "quota", "take"]
+__all__ = ["REASONS", "Candidate", "Chosen", "SelectionSpec", "kinds", "quota", "take", "without_flaky"]
 
 
 def kinds() -> tuple[str, ...]:

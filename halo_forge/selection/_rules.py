@@ -3,10 +3,13 @@
 verifier_error        our own fault: nothing is known about the sample
 truncated             cut off by the length limit: it would teach never to stop
 below_threshold       "pass": not a full success; a number: a lower reward
+flagged               looks for reward where none is earned (`records.HACK_FLAGS`), if `drop_flagged`
 duplicate             the program of another sample of the same prompt after normalisation, or exactly the program of
                       any other sample.  Two prompts may share a normalised program for good reasons (it forgets all
                       names), but not the exact text: that is a model that gives one answer to everything.
 over_cap, below_keep_fraction      the policy's choice (`take`)
+flaky                 chosen, run once more, and the verdict was another one: luck is nothing to learn from.  The
+                      places of flaky samples stay empty, because nobody ran the next ones twice.
 
 Nothing depends on the order of the samples: what no rule decides is decided by a hash of the seed and the sample's
 id.  (A stable sort of tied rewards keeps the first prompts of the file and never trains on the others.)
@@ -14,6 +17,7 @@ id.  (A stable sort of tied rewards keeps the first prompts of the file and neve
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
@@ -22,7 +26,16 @@ from dataclasses import dataclass
 from halo_forge.records import Completion, Selection, Threshold, Verdict
 from halo_forge.seeds import derive_seed
 
-REASONS = ("verifier_error", "truncated", "below_threshold", "duplicate", "over_cap", "below_keep_fraction")
+REASONS = (
+    "verifier_error",
+    "truncated",
+    "below_threshold",
+    "flagged",
+    "duplicate",
+    "over_cap",
+    "below_keep_fraction",
+    "flaky",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +80,16 @@ def pair(completions: Sequence[Completion], verdicts: Sequence[Verdict]) -> list
     return sorted(pairs, key=lambda candidate: candidate.key)
 
 
-def reason_to_drop(candidate: Candidate, threshold: Threshold) -> str | None:
+def reason_to_drop(candidate: Candidate, threshold: Threshold, drop_flagged: bool) -> str | None:
     """The first rule that drops this sample for what it is by itself, None if none does."""
     if candidate.verdict.status == "error":
         return "verifier_error"
     if candidate.completion.finish == "length":
         return "truncated"
     clears = candidate.verdict.passed if threshold == "pass" else candidate.verdict.reward >= threshold
-    return None if clears else "below_threshold"
+    if not clears:
+        return "below_threshold"
+    return "flagged" if drop_flagged and candidate.verdict.hacks else None
 
 
 def without_duplicates(candidates: Sequence[Candidate], seed: int) -> tuple[list[Candidate], list[Candidate]]:
@@ -160,3 +175,27 @@ def to_selection(
         dropped={reason: tuple(sorted(each.key for each in dropped.get(reason, ()))) for reason in REASONS},
         threshold=threshold,
     )
+
+
+def without_flaky(selection: Selection, verdicts: Sequence[Verdict], again: Sequence[Verdict]) -> Selection:
+    """The selection without samples whose second verdict is another than the first one.
+
+    Args:
+        verdicts: The first verdicts.
+        again: Second verdicts of kept samples, of as many as were run again; one of status "error" says nothing.
+    """
+    first = {(verdict.prompt_id, verdict.index): verdict for verdict in verdicts}
+    flaky = {
+        (verdict.prompt_id, verdict.index)
+        for verdict in again
+        if verdict.status != "error" and _found(verdict) != _found(first[verdict.prompt_id, verdict.index])
+    }
+    return dataclasses.replace(
+        selection,
+        kept=tuple(key for key in selection.kept if key not in flaky),
+        dropped={**selection.dropped, "flaky": tuple(sorted(flaky))},
+    )
+
+
+def _found(verdict: Verdict) -> tuple[str, str, int]:
+    return verdict.stage, verdict.status, verdict.tests_passed

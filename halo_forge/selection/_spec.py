@@ -33,6 +33,7 @@ class SelectionSpec(Spec, abc.ABC):
         per_prompt_cap: Keep at most so many samples of one prompt; None keeps any number.
         keep_fraction: The share in (0, 1] to keep of what cleared the rules before the cap; rounded up.
         deduplicate: Keep one of several equal programs.
+        drop_flagged: Keep no answer that looks for reward where none is earned (`records.HACK_FLAGS`).
     """
 
     kind: str
@@ -40,6 +41,7 @@ class SelectionSpec(Spec, abc.ABC):
     per_prompt_cap: Cap | None = 4
     keep_fraction: ScheduledNumber = Field(default=1.0, validate_default=True)
     deduplicate: bool = True
+    drop_flagged: bool = True
 
     @abc.abstractmethod
     def choose(self, candidates: Sequence[Candidate], keep_fraction: float, seed: int) -> Chosen:
@@ -68,7 +70,7 @@ class SelectionSpec(Spec, abc.ABC):
         dropped: dict[str, list[Candidate]] = {}
         left: list[Candidate] = []
         for candidate in pair(completions, verdicts):
-            reason = reason_to_drop(candidate, threshold)
+            reason = reason_to_drop(candidate, threshold, self.drop_flagged)
             (left if reason is None else dropped.setdefault(reason, [])).append(candidate)
         if self.deduplicate:
             left, dropped["duplicate"] = without_duplicates(left, seed)

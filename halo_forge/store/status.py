@@ -19,6 +19,7 @@ from halo_forge.store.run import cycle_folder
 PHASE_OF = {
     "completions": "generate",
     "verdicts": "verify",
+    "second_verdicts": "verify",
     "trained": "train",
 }
 

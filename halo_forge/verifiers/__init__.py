@@ -8,7 +8,7 @@ How to add a compiled language: one file, `verifiers/<language>.py`, with one cl
 
         def requires(self): ...             # the tools it starts, found before any generation
         def install_hint(self): ...         # how people get them
-        def source_name(self): ...          # what the answer's file is called, as diagnostics show it
+        def source_name(self, ...): ...     # what the answer's file is called, as diagnostics show it
         def compile_command(self, ...): ... # one translation unit to an object
         def link_command(self, ...): ...    # objects to a program
         def version_command(self): ...
@@ -16,7 +16,9 @@ How to add a compiled language: one file, `verifiers/<language>.py`, with one cl
 
 Everything else is shared: settings and limits (`_spec`), stages (`_stages`), kinds of tests (`_checks`), rewards
 (`_rewards`), threads, retries and duplicates (`_verifier`), and the check of the tools before the run (`_preflight`).
-A language that goes another way derives from `ProgramSpec` and brings its own `Checker` (`_checker`).
+A language without objects and a linker derives from `BuiltSpec` and says in `build` how a program is made with a
+`Workbench` (`_workbench`; `rust` and `go` do).  One that goes another way still derives from `ProgramSpec` and brings
+its own `Checker` (`_checker`).
 
 A verifier never lets its own failure look like a wrong answer: it is retried once on a fresh launcher, and then its
 verdict has the status "error", which no rate counts.
@@ -36,6 +38,10 @@ class VerifierSpec(Protocol):
     @property
     def max_error_fraction(self) -> float:
         """The share of verdicts with status "error" above which a run stops."""
+
+    @property
+    def rerun_kept(self) -> bool:
+        """Whether samples that were selected for training are run once more first."""
 
     def requires(self) -> list[str]:
         """The tools that must be there."""
@@ -83,6 +89,9 @@ class Verifier(Protocol):
         Raises:
             ConfigError: A prompt's tests or language are not ours, or its harness does not compile.
         """
+
+    def verify_again(self, pairs: Sequence[tuple[Prompt, Completion]]) -> Iterator[Verdict]:
+        """The same as `verify`, but every program is run anew, whatever was found out about it before."""
 
     def close(self) -> None:
         """End all that is running, at once."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import abc
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from halo_forge.errors import ConfigError
 from halo_forge.records import Prompt
 from halo_forge.source import digest
+from halo_forge.verifiers._python_tests import Plan, plan_asserts, plan_humaneval
 
 _MAX_MISMATCHES = 5
 _SHOWN = 160
@@ -81,10 +83,74 @@ class CompileOnly(_Tests):
         return self.entry
 
 
-Tests = Harness | Stdio | CompileOnly
-_ADAPTER: TypeAdapter[Harness | Stdio | CompileOnly] = TypeAdapter(
-    Annotated[Harness | Stdio | CompileOnly, Field(discriminator="kind")]
-)
+class PythonTests(_Tests, abc.ABC):
+    """Tests in Python, for a function in Python: they run in one process, the answer in another."""
+
+    kind: str
+
+    @property
+    @abc.abstractmethod
+    def plan(self) -> Plan:
+        """What the driver does with an answer.
+
+        Raises:
+            ValueError: The tests are no tests; those that `parse_tests` made are.
+        """
+
+    @property
+    def entry_point(self) -> str | None:
+        return self.plan.entry_point
+
+    @property
+    def num_checks(self) -> int:
+        return self.plan.num_checks
+
+    @model_validator(mode="after")
+    def _can_be_planned(self) -> Self:
+        _ = self.plan
+        return self
+
+
+class Asserts(PythonTests):
+    """Statements that assert something of the answer; each one is a check."""
+
+    kind: Literal["asserts"] = "asserts"
+    entry: str | None = Field(default=None, alias="entry_point", min_length=1)
+    setup: str = ""
+    tests: tuple[str, ...] = Field(min_length=1)
+
+    @property
+    def plan(self) -> Plan:
+        return plan_asserts(self.entry, self.setup, self.tests)
+
+
+class Mbpp(PythonTests):
+    """The asserts of an MBPP row."""
+
+    kind: Literal["mbpp"] = "mbpp"
+    test_list: tuple[str, ...] = Field(min_length=1)
+    test_setup_code: str = ""
+
+    @property
+    def plan(self) -> Plan:
+        return plan_asserts(None, self.test_setup_code, self.test_list)
+
+
+class Humaneval(PythonTests):
+    """The function `check` of a HumanEval row, and the head that the answer completes."""
+
+    kind: Literal["humaneval"] = "humaneval"
+    entry: str = Field(alias="entry_point", min_length=1)
+    test: str = Field(min_length=1)
+    prompt: str = Field(min_length=1)
+
+    @property
+    def plan(self) -> Plan:
+        return plan_humaneval(self.entry, self.test, self.prompt)
+
+
+Tests = Harness | Stdio | CompileOnly | Asserts | Mbpp | Humaneval
+_ADAPTER: TypeAdapter[Tests] = TypeAdapter(Annotated[Tests, Field(discriminator="kind")])
 
 
 def parse_tests(prompt: Prompt) -> tuple[Tests, str]:
@@ -104,7 +170,8 @@ def parse_tests(prompt: Prompt) -> tuple[Tests, str]:
         raise ConfigError(
             f"prompt {prompt.id!r}: {where}: {first['msg']}, found {str(first['input'])[:200]!r}",
             "tests are {kind: harness, entry_point, source, expected: [line ...]},"
-            " {kind: stdio, cases: [{stdin, stdout} ...]} or {kind: compile, entry_point};"
+            " {kind: stdio, cases: [{stdin, stdout} ...]} or {kind: compile, entry_point}; for Python also"
+            " {kind: asserts, entry_point, setup, tests: [assert ...]} and HumanEval's and MBPP's own;"
             " leave them out where compiling is all there is to check",
         ) from error
     return tests, digest(json.dumps(plain, sort_keys=True))

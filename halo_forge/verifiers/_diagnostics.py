@@ -12,13 +12,17 @@ _HEAD_BYTES = 8 * 1024
 _TAIL_BYTES = 2 * 1024 - 64
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{4,}")
 _PROCESS_ID = re.compile(r"==\d+==")
-_WARNING = re.compile(r"^\S.*?: warning: ", re.MULTILINE)
+# Of Rust 1.91 and later.
+_THREAD_ID = re.compile(r"^(thread '[^'\n]*') \(\d+\)(?= )", re.MULTILINE)
+# With a line number: what compilers say of their own options is no warning about the program.
+_WARNING = re.compile(r"^\S.*?:\d+:(?:\d+:)? warning: ", re.MULTILINE)
 
 
 def readable(output: bytes) -> str:
     """Text of what a tool or program wrote, without paths, addresses and process ids that change from run to run."""
     text = output.decode("utf-8", errors="backslashreplace")
-    return _PROCESS_ID.sub("==pid==", _ADDRESS.sub("0x...", BOX_PATH.sub("", text)))
+    text = _THREAD_ID.sub(r"\1", _ADDRESS.sub("0x...", BOX_PATH.sub("", text)))
+    return _PROCESS_ID.sub("==pid==", text)
 
 
 def clip(text: str) -> str:

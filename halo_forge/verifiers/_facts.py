@@ -9,7 +9,10 @@ from halo_forge.records import Stage, Status
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The fields of `records.Verdict` that the stages decide; see there."""
+    """The fields of `records.Verdict` that the stages decide; see there.
+
+    `flags` are those that only who ran the program can know: see `_flags.of_outputs`.
+    """
 
     stage: Stage
     status: Status
@@ -22,3 +25,4 @@ class Facts:
     wall_seconds: float = 0.0
     cpu_seconds: float = 0.0
     max_rss_bytes: int = 0
+    flags: tuple[str, ...] = ()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,10 +10,11 @@ from halo_forge.errors import ToolMissing
 from halo_forge.sandbox.job import SandboxError
 from halo_forge.sandbox.local import open_sandbox
 from halo_forge.verifiers._checker import Checker
-from halo_forge.verifiers._checks import Case, Stdio
+from halo_forge.verifiers._checks import Case, Stdio, Tests
 from halo_forge.verifiers._diagnostics import readable
 from halo_forge.verifiers._facts import Facts
 from halo_forge.verifiers._spec import ProgramSpec
+from halo_forge.verifiers._toolchain import find_tool
 
 _RIGHT = Stdio(cases=(Case(stdin="20 22\n", stdout="42\n"), Case(stdin="-1 1\n", stdout="0\n")))
 _WRONG = Stdio(cases=(Case(stdin="20 22\n", stdout="43\n"),))
@@ -26,14 +26,14 @@ def find_tools(spec: ProgramSpec) -> dict[str, str]:
     Raises:
         ToolMissing: One is not there.
     """
-    paths = {name: shutil.which(name) for name in spec.requires()}
+    paths = {name: find_tool(name) for name in spec.requires()}
     missing = [name for name, path in paths.items() if path is None]
     if missing:
         raise ToolMissing(
             f"verifier.kind {spec.language!r} needs {', '.join(missing)}, not found in PATH ({os.environ.get('PATH')})",
             spec.install_hint(),
         )
-    return {name: os.path.abspath(path) for name, path in paths.items() if path is not None}
+    return {name: path for name, path in paths.items() if path is not None}
 
 
 def check_tools(spec: ProgramSpec, checker: Checker) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def check_tools(spec: ProgramSpec, checker: Checker) -> dict[str, Any]:
         ToolMissing: A verdict is not what it must be, or the sandbox does not work.
     """
     try:
-        sandbox = open_sandbox()
+        sandbox = open_sandbox(spec.isolation, spec.read_only_paths(find_tools(spec)))
         try:
             version = checker.version(sandbox)
             if not version.clean:
@@ -66,7 +66,7 @@ def check_tools(spec: ProgramSpec, checker: Checker) -> dict[str, Any]:
     }
 
 
-def _controls(spec: ProgramSpec) -> Iterator[tuple[str, Stdio, tuple[str, str]]]:
+def _controls(spec: ProgramSpec) -> Iterator[tuple[str, Tests, tuple[str | None, str]]]:
     if (own := spec.own_controls()) is not None:
         yield from own
         return
@@ -77,9 +77,10 @@ def _controls(spec: ProgramSpec) -> Iterator[tuple[str, Stdio, tuple[str, str]]]
         yield controls.passing, _WRONG, ("tests", "failed")
 
 
-def _unexpected(facts: Facts, wanted: tuple[str, str]) -> str:
+def _unexpected(facts: Facts, wanted: tuple[str | None, str]) -> str:
+    stage = "any stage" if wanted[0] is None else f"stage {wanted[0]}"
     return (
-        f"fails a self-test: expected {wanted[1]} at stage {wanted[0]}, found {facts.status} at stage {facts.stage}"
+        f"fails a self-test: expected {wanted[1]} at {stage}, found {facts.status} at stage {facts.stage}"
         f" (exit code {facts.exit_code}, signal {facts.signal}): {facts.diagnostics[:1000]}"
     )
 

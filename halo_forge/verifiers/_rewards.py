@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from halo_forge.records import Verdict
 from halo_forge.verifiers._facts import Facts
 
 
@@ -39,8 +41,11 @@ class Rewards(BaseModel):
         return self
 
 
-def reward(facts: Facts, rewards: Rewards) -> float:
-    """The reward of a program; 0.0 for a failure of our own, which no rate counts."""
+def reward(facts: Facts | Verdict, rewards: Rewards) -> float:
+    """The reward of a program; 0.0 for a failure of our own, which no rate counts.
+
+    A verdict holds all the facts that count here, so a stored one is scored again without running anything.
+    """
     if facts.status == "error":
         return 0.0
     if facts.stage == "extract":
@@ -52,6 +57,13 @@ def reward(facts: Facts, rewards: Rewards) -> float:
         return rewards.runs if facts.status == "passed" else compiled
     if facts.status == "passed":
         return rewards.passes
+    if facts.tests_total == 0:
+        return rewards.runs
     # All lines right and then more of them is a failure too, and worth less than success.
     share = min(facts.tests_passed, facts.tests_total - 1) / facts.tests_total
     return rewards.runs + (rewards.passes - rewards.runs) * share
+
+
+def rescored(verdict: Verdict, rewards: Rewards) -> Verdict:
+    """The same verdict with the reward that its facts get under `rewards`."""
+    return dataclasses.replace(verdict, reward=reward(verdict, rewards))

@@ -13,12 +13,14 @@ from pydantic import Field, field_validator
 from halo_forge.registry import Spec
 from halo_forge.sandbox.job import MEBIBYTE, Limits
 from halo_forge.verifiers._rewards import Rewards
+from halo_forge.verifiers._toolchain import outside_system
 
 if TYPE_CHECKING:
     from halo_forge.records import Prompt
     from halo_forge.verifiers._checker import Checker
     from halo_forge.verifiers._checks import Tests
     from halo_forge.verifiers._verifier import ThreadedVerifier
+    from halo_forge.verifiers._workbench import Workbench
 
 RunStage = Literal["compile", "run", "tests"]
 _STAGES: list[RunStage] = ["compile", "run", "tests"]
@@ -42,7 +44,9 @@ class ProgramSpec(Spec, abc.ABC):
         compile_timeout_seconds: CPU seconds of one call of the compiler; the wall clock allows 3 times that and 5 s.
         output_limit_bytes: The longest output, or file, of one run of the program.
         workers: Programs checked at the same time; "auto" is one for each core.
+        isolation: What holds programs back; "auto" is the best of namespace and landlock that this machine has.
         max_error_fraction: The share of verdicts that may be failures of our own before the run stops.
+        rerun_kept: Run once more what was selected for training, and drop it where the verdict is another one.
         rewards: See `Rewards`.
     """
 
@@ -52,7 +56,9 @@ class ProgramSpec(Spec, abc.ABC):
     compile_timeout_seconds: float = Field(default=10.0, gt=0.0, le=3600.0)
     output_limit_bytes: int = Field(default=MEBIBYTE, ge=1024, le=1024 * MEBIBYTE)
     workers: Literal["auto"] | int = "auto"
+    isolation: Literal["auto", "namespace", "landlock", "limits"] = "auto"
     max_error_fraction: float = Field(default=0.01, ge=0.0, le=1.0)
+    rerun_kept: bool = True
     rewards: Rewards = Field(default_factory=Rewards)
 
     @field_validator("stages")
@@ -112,9 +118,26 @@ class ProgramSpec(Spec, abc.ABC):
 
         return parse_tests(prompt)
 
+    @property
+    def runs_programs(self) -> bool:
+        """Whether a program that comes with no tests can be run all the same."""
+        return True
+
     def own_controls(self) -> list[tuple[str, Tests, tuple[str | None, str]]] | None:
         """(source, tests, (stage or None for any, status)) in the place of `controls`; None takes those."""
         return None
+
+    def read_only_paths(self, tools: Mapping[str, str]) -> list[str]:
+        """Directories outside of the system's own that programs and tools must be able to read, but not to write."""
+        return outside_system(tools.values())
+
+    def tool_environment(self) -> dict[str, str]:
+        """Variables that compilers get besides PATH and LANG."""
+        return {}
+
+    def program_environment(self) -> dict[str, str]:
+        """Variables that programs get besides PATH and LANG."""
+        return {}
 
     def settings_in_force(self) -> dict[str, Any]:
         """What of the settings belongs into the record of the toolchain."""
@@ -167,7 +190,35 @@ class ProgramSpec(Spec, abc.ABC):
         return ThreadedVerifier(self)
 
 
-class CompiledSpec(ProgramSpec):
+class BuiltSpec(ProgramSpec):
+    """A language whose tools make a program of a source."""
+
+    @abc.abstractmethod
+    def build(self, bench: Workbench, source: bytes, tests: Tests) -> bytes | None:
+        """The program that is to run; None where `tests` ask for less, and that much works.
+
+        Raises:
+            Stop: The source does not compile.
+            SandboxError: Our own failure.
+            ConfigError: The tests do not work by themselves.
+        """
+
+    def check_tests(self, bench: Workbench, tests: Tests) -> None:
+        """Find out, before any answer is there, whether `tests` can work.
+
+        Raises:
+            SandboxError: Our own failure.
+            ConfigError: They cannot.
+        """
+
+    def checker(self, tools: Mapping[str, str]) -> Checker:
+        """The stages compile, run and tests around `build`."""
+        from halo_forge.verifiers._stages import Stages
+
+        return Stages(self, tools)
+
+
+class CompiledSpec(BuiltSpec):
     """A language whose compiler makes objects of sources and a program of objects."""
 
     @abc.abstractmethod
@@ -178,8 +229,34 @@ class CompiledSpec(ProgramSpec):
     def link_command(self, compiler: str, objects: list[str], target: str) -> list[str]:
         """Objects to a program.  A symbol that two objects define is taken from the first."""
 
-    def checker(self, tools: Mapping[str, str]) -> Checker:
-        """The stages that `compile_command` and `link_command` make up."""
-        from halo_forge.verifiers._stages import Stages
+    def symbol_tool(self) -> str | None:
+        """Which of `requires()` lists the symbols of an object as `nm -P` does; None where objects have none."""
+        return None
 
-        return Stages(self, tools)
+    def is_entry(self, symbol: str, entry_point: str) -> bool:
+        """Whether a symbol of an object is the function that prompts call `entry_point`."""
+        return symbol == entry_point
+
+    def program_name(self) -> str:
+        """What the linker calls a program."""
+        return "program"
+
+    def program_command(self, compiler: str, source: str, target: str) -> list[str] | None:
+        """A whole program of one source in one call, which is faster than two; None where it takes two."""
+        return None
+
+    def make_of_answer(self, bench: Workbench, source: bytes, command: list[str], target: str) -> bytes:
+        """What a command of the above makes of an answer."""
+        return bench.make(command, {self.source_name("answer"): source}, target, True)
+
+    def build(self, bench: Workbench, source: bytes, tests: Tests) -> bytes | None:
+        """See `BuiltSpec.build`."""
+        from halo_forge.verifiers._objects import build
+
+        return build(self, bench, source, tests)
+
+    def check_tests(self, bench: Workbench, tests: Tests) -> None:
+        """See `BuiltSpec.check_tests`."""
+        from halo_forge.verifiers._objects import check_tests
+
+        check_tests(self, bench, tests)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from typing import Any
 
 from halo_forge.errors import ConfigError
 from halo_forge.records import Stage, Status
 from halo_forge.sandbox.job import Job, Limits, Outcome, Sandbox, SandboxError
-from halo_forge.source import digest
-from halo_forge.verifiers._checks import CompileOnly, Harness, Stdio, Tests, compare_lines, compare_output
-from halo_forge.verifiers._diagnostics import clip, ending, num_warnings, readable
+from halo_forge.verifiers._checks import Harness, PythonTests, Stdio, Tests, compare_lines, compare_output
+from halo_forge.verifiers._diagnostics import clip, ending, readable
 from halo_forge.verifiers._facts import Facts
+from halo_forge.verifiers._flags import of_outputs
 from halo_forge.verifiers._once import OnceCache
-from halo_forge.verifiers._spec import CompiledSpec
+from halo_forge.verifiers._spec import BuiltSpec
+from halo_forge.verifiers._workbench import Stop, Workbench, status_of
 
 _STANDARD_PATH = "/usr/local/bin:/usr/bin:/bin"
-_CODE_SYMBOLS = frozenset("TtWi")
 
 
 class Stages:
@@ -24,14 +25,17 @@ class Stages:
 
     Args:
         tools: Name in `spec.requires()` -> absolute path.
+
+    Attributes:
+        kept: What is made once for all programs, such as compiled harnesses; see `Workbench.once`.
     """
 
-    def __init__(self, spec: CompiledSpec, tools: Mapping[str, str]) -> None:
+    def __init__(self, spec: BuiltSpec, tools: Mapping[str, str]) -> None:
         self.spec = spec
         self.tools = tools
         self.compiler = tools[spec.requires()[0]]
         self._env = {"LANG": "C.UTF-8", "PATH": f"{os.path.dirname(self.compiler)}:{_STANDARD_PATH}"}
-        self._harnesses: OnceCache[str, bytes] = OnceCache()
+        self.kept: OnceCache[Hashable, Any] = OnceCache()
 
     def check(self, source: str, tests: Tests, sandbox: Sandbox) -> Facts:
         """See `Checker.check`."""
@@ -43,8 +47,12 @@ class Stages:
 
     def prepare(self, tests: Tests, sandbox: Sandbox) -> None:
         """See `Checker.prepare`."""
-        if isinstance(tests, Harness):
-            self.harness_object(tests.source, sandbox)
+        if isinstance(tests, PythonTests):
+            raise ConfigError(
+                f"tests of the kind {tests.kind!r} are for Python, the verifier checks {self.spec.language!r}",
+                "use the kinds stdio, harness or compile, or set verifier.kind to python",
+            )
+        self.spec.check_tests(Workbench(self, sandbox), tests)
 
     def tool(self, argv: list[str], files: Mapping[str, bytes], fetch: str | None, sandbox: Sandbox) -> Outcome:
         """Run the compiler or one of its companions.
@@ -52,7 +60,13 @@ class Stages:
         Raises:
             SandboxError: It cannot be started, or the sandbox failed.
         """
-        job = Job(tuple(argv), self.spec.compile_limits(), files, env=self._env, fetch=fetch)
+        return self.tool_within(self.spec.compile_limits(), argv, files, fetch, sandbox)
+
+    def tool_within(
+        self, limits: Limits, argv: list[str], files: Mapping[str, bytes], fetch: str | None, sandbox: Sandbox
+    ) -> Outcome:
+        """`tool`, under limits of its own."""
+        job = Job(tuple(argv), limits, files, env={**self._env, **self.spec.tool_environment()}, fetch=fetch)
         outcome = sandbox.run(job)
         if outcome.exec_error is not None:
             raise SandboxError(f"{argv[0]} cannot be started: {os.strerror(outcome.exec_error)}")
@@ -61,24 +75,8 @@ class Stages:
     def program(self, content: bytes, stdin: str, sandbox: Sandbox) -> Outcome:
         """Run a compiled program once."""
         given = stdin.encode("utf-8", errors="backslashreplace")
-        env = {**self._env, "PATH": _STANDARD_PATH}
+        env = {**self._env, "PATH": _STANDARD_PATH, **self.spec.program_environment()}
         return sandbox.run(Job(("./program",), self.spec.run_limits(), {"program": content}, given, env))
-
-    def harness_object(self, source: str, sandbox: Sandbox) -> bytes:
-        """The compiled harness; the answer is never in the same directory."""
-        return self._harnesses.get(digest(source), lambda: self._compile_harness(source, sandbox))[0]
-
-    def _compile_harness(self, source: str, sandbox: Sandbox) -> bytes:
-        name = self.spec.source_name("harness")
-        command = self.spec.compile_command(self.compiler, name, "harness.o")
-        outcome = self.tool(command, {name: _encoded(source)}, "harness.o", sandbox)
-        if not outcome.clean or outcome.fetched is None:
-            raise ConfigError(
-                "the harness of a prompt does not compile: "
-                f"{clip(readable(outcome.stderr)) or ending(outcome, self.spec.compile_limits())}\n{source[:500]}",
-                "mend `tests.source` in the prompt file; it must compile by itself, with a declaration of the function",
-            )
-        return outcome.fetched
 
 
 class _Check:
@@ -89,82 +87,38 @@ class _Check:
         self._spec = stages.spec
         self._tests = tests
         self._sandbox = sandbox
-        self._outcomes: list[Outcome] = []
-        self._notes: list[str] = []
-        self._warnings = 0
+        self._bench = Workbench(stages, sandbox)
+        self._outcomes = self._bench.outcomes
+        self._notes = self._bench.notes
         self._num_passed = 0
+        self._flags: set[str] = set()
 
     def facts(self, source: str) -> Facts:
         try:
-            program = self._build(source)
+            program = self._spec.build(self._bench, source.encode("utf-8", errors="backslashreplace"), self._tests)
             if program is None or "run" not in self._spec.stages:
                 return self._result("compile", "passed")
             return self._run_stdio(program) if isinstance(self._tests, Stdio) else self._run_once(program)
-        except _Stop as stop:
+        except Stop as stop:
             return self._result(stop.stage, stop.status)
 
     def _result(self, stage: Stage, status: Status, shown: Outcome | None = None) -> Facts:
-        shown = self._outcomes[-1] if shown is None else shown
+        shown = self._outcomes[-1] if shown is None else shown  # every `build` runs at least one tool
         with_tests = "tests" in self._spec.stages
         return Facts(
             stage,
             status,
             tests_passed=self._num_passed if with_tests else 0,
             tests_total=self._tests.num_checks if with_tests else 0,
-            warnings=self._warnings,
+            warnings=self._bench.num_warnings,
             diagnostics=clip("\n".join(note.rstrip("\n") for note in self._notes if note.strip())),
             exit_code=shown.exit_code,
             signal=shown.signal,
             wall_seconds=sum(outcome.wall_seconds for outcome in self._outcomes),
             cpu_seconds=sum(outcome.cpu_seconds for outcome in self._outcomes),
             max_rss_bytes=max(outcome.max_rss_bytes for outcome in self._outcomes),
+            flags=tuple(sorted(self._flags)),
         )
-
-    def _build(self, source: str) -> bytes | None:
-        """The program; None where an object is all that is asked for."""
-        name = self._spec.source_name("answer")
-        command = self._spec.compile_command(self._stages.compiler, name, "answer.o")
-        answer, said = self._tool(command, {name: _encoded(source)}, "answer.o")
-        self._warnings = num_warnings(said)
-        if isinstance(self._tests, CompileOnly):
-            if self._tests.entry_point is not None:
-                self._must_define(self._tests.entry_point, answer)
-            return None
-        objects = {"answer.o": answer}
-        if isinstance(self._tests, Harness):
-            harness = self._stages.harness_object(self._tests.source, self._sandbox)
-            # First, so that its `main` is taken and a demonstration of the answer's own is ignored.
-            objects = {"harness.o": harness, "answer.o": answer}
-        command = self._spec.link_command(self._stages.compiler, list(objects), "program")
-        return self._tool(command, objects, "program")[0]
-
-    def _tool(self, command: list[str], files: Mapping[str, bytes], target: str) -> tuple[bytes, str]:
-        outcome = self._stages.tool(command, files, target, self._sandbox)
-        self._outcomes.append(outcome)
-        said = readable(outcome.stderr)
-        self._notes.append(said)
-        self._stop_unless_clean(outcome, "compile", f"the compiler (making {target})", self._spec.compile_limits())
-        if outcome.fetched is None:
-            self._notes.append(f"the compiler left no {target}")
-            raise _Stop("compile", "failed")
-        return outcome.fetched, said
-
-    def _stop_unless_clean(self, outcome: Outcome, stage: Stage, who: str, limits: Limits) -> None:
-        if outcome.clean:
-            return
-        if outcome.exit_code is None or stage != "compile" or not outcome.stderr:
-            self._notes.append(f"{who}: {ending(outcome, limits)}")
-        raise _Stop(stage, _status(outcome))
-
-    def _must_define(self, entry_point: str, answer: bytes) -> None:
-        command = [self._stages.tools["nm"], "-P", "--defined-only", "answer.o"]
-        outcome = self._stages.tool(command, {"answer.o": answer}, None, self._sandbox)
-        self._outcomes.append(outcome)
-        self._stop_unless_clean(outcome, "compile", "nm", self._spec.compile_limits())
-        symbols = (line.split() for line in readable(outcome.stdout).splitlines())
-        if not any(words[:1] == [entry_point] and words[1] in _CODE_SYMBOLS for words in symbols if len(words) > 1):
-            self._notes.append(f"the answer does not define the function `{entry_point}`")
-            raise _Stop("compile", "failed")
 
     def _run_once(self, program: bytes) -> Facts:
         outcome = self._stages.program(program, "", self._sandbox)
@@ -173,8 +127,9 @@ class _Check:
         if isinstance(self._tests, Harness) and "tests" in self._spec.stages:
             comparison = compare_lines(outcome.stdout, self._tests.expected, outcome.clean)
             self._num_passed = comparison.num_equal
+            self._flags = of_outputs(outcome.stdout.splitlines(), self._tests.expected, outcome.clean)
         try:
-            self._stop_unless_clean(outcome, "run", "the program", self._spec.run_limits())
+            self._bench.stop_unless_clean(outcome, "run", "the program", self._spec.run_limits())
         finally:
             self._notes += [readable(outcome.stderr), *(() if comparison is None else comparison.differences)]
         if comparison is None:
@@ -185,6 +140,7 @@ class _Check:
         assert isinstance(self._tests, Stdio)
         limits = self._spec.run_limits()
         unclean: list[Outcome] = []
+        outputs: list[bytes] = []
         for number, case in enumerate(self._tests.cases, start=1):
             outcome = self._stages.program(program, case.stdin, self._sandbox)
             self._outcomes.append(outcome)
@@ -197,31 +153,14 @@ class _Check:
                     break
             elif "tests" in self._spec.stages:
                 difference = compare_output(outcome.stdout, case.stdout)
+                outputs.append(outcome.stdout)
                 self._num_passed += difference is None
                 self._notes += [] if difference is None else [f"case {number}: {difference}"]
         if unclean:
             # A time limit says more than a crash: it ended the whole check.
             worst = unclean[-1] if unclean[-1].timed_out is not None else unclean[0]
-            return self._result("run", _status(worst), worst)
+            return self._result("run", status_of(worst), worst)
         if "tests" not in self._spec.stages:
             return self._result("run", "passed")
+        self._flags = of_outputs(outputs, [case.stdout for case in self._tests.cases], finished=True)
         return self._result("tests", "passed" if self._num_passed == self._tests.num_checks else "failed")
-
-
-class _Stop(Exception):
-    """The program goes no further."""
-
-    def __init__(self, stage: Stage, status: Status) -> None:
-        super().__init__(stage, status)
-        self.stage = stage
-        self.status = status
-
-
-def _status(outcome: Outcome) -> Status:
-    if outcome.timed_out is not None:
-        return "timeout"
-    return "out_of_memory" if outcome.out_of_memory else "failed"
-
-
-def _encoded(text: str) -> bytes:
-    return text.encode("utf-8", errors="backslashreplace")

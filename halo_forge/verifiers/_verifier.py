@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any, Self
 
@@ -13,8 +13,9 @@ from halo_forge.records import Completion, Prompt, Verdict
 from halo_forge.sandbox.job import Sandbox, SandboxError
 from halo_forge.sandbox.local import open_sandbox
 from halo_forge.source import Extraction, canonical, digest, extract, normalise
-from halo_forge.verifiers._checks import Tests, parse_tests
+from halo_forge.verifiers._checks import Tests
 from halo_forge.verifiers._facts import Facts
+from halo_forge.verifiers._flags import echoes, of_source
 from halo_forge.verifiers._once import OnceCache
 from halo_forge.verifiers._preflight import check_tools, find_tools
 from halo_forge.verifiers._rewards import reward
@@ -34,18 +35,22 @@ class ThreadedVerifier:
 
     def __init__(self, spec: ProgramSpec) -> None:
         self._spec = spec
-        self._sandboxes = _Sandboxes()
+        self._sandboxes = _Sandboxes(self._open_sandbox)
+        self._tools: dict[str, str] = {}
         self._facts: OnceCache[tuple[str, str], Facts] = OnceCache()
         self._pending: dict[_Key, Future[Verdict]] = {}
         self._pool: ThreadPoolExecutor | None = None
         self._toolchain: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
-        tools = find_tools(self._spec)
-        self._checker = self._spec.checker(tools)
+        self._tools = find_tools(self._spec)
+        self._checker = self._spec.checker(self._tools)
         self._toolchain = check_tools(self._spec, self._checker)
         self._pool = ThreadPoolExecutor(self._spec.num_workers, thread_name_prefix="verifier")
         return self
+
+    def _open_sandbox(self) -> Sandbox:
+        return open_sandbox(self._spec.isolation, self._spec.read_only_paths(self._tools))
 
     def __exit__(self, *details: object) -> None:
         self.close()
@@ -90,6 +95,14 @@ class ThreadedVerifier:
             futures.append(self._start(prompt, completion, tests, tests_digest) if future is None else future)
         return (future.result() for future in futures)
 
+    def verify_again(self, pairs: Sequence[tuple[Prompt, Completion]]) -> Iterator[Verdict]:
+        """See `Verifier.verify_again`."""
+        futures = []
+        for prompt, completion in pairs:
+            _, tests, tests_digest = self._prepare(prompt, completion)
+            futures.append(self._start(prompt, completion, tests, tests_digest, again=True))
+        return (future.result() for future in futures)
+
     def close(self) -> None:
         """See `Verifier.close`."""
         if self._pool is not None:
@@ -112,12 +125,14 @@ class ThreadedVerifier:
                 f"set verifier.kind to {language!r} or leave such prompts out",
             )
 
-    def _start(self, prompt: Prompt, completion: Completion, tests: Tests, tests_digest: str) -> Future[Verdict]:
+    def _start(
+        self, prompt: Prompt, completion: Completion, tests: Tests, tests_digest: str, again: bool = False
+    ) -> Future[Verdict]:
         if self._pool is None:
             raise RuntimeError("a verifier is used inside its `with` statement")
-        return self._pool.submit(self._verdict, prompt, completion, tests, tests_digest)
+        return self._pool.submit(self._verdict, prompt, completion, tests, tests_digest, again)
 
-    def _verdict(self, prompt: Prompt, completion: Completion, tests: Tests, tests_digest: str) -> Verdict:
+    def _verdict(self, prompt: Prompt, completion: Completion, tests: Tests, tests_digest: str, again: bool) -> Verdict:
         extraction = extract(completion.text, self._spec.language, tests.entry_point)
         flags = set(extraction.flags)
         if completion.finish == "length":
@@ -131,7 +146,8 @@ class ThreadedVerifier:
             note = f"the program is larger than {_MAX_SOURCE_BYTES} bytes"
             facts = Facts("extract", "failed", tests_total=num_checks, diagnostics=note)
         else:
-            facts = self._known_facts(code, tests, tests_digest, num_checks)
+            facts = self._known_facts(code, tests, None if again else tests_digest, num_checks)
+        flags |= self._hack_flags(extraction, prompt, completion, tests, facts)
         return Verdict(
             prompt_id=prompt.id,
             index=completion.index,
@@ -147,16 +163,30 @@ class ThreadedVerifier:
             flags=tuple(sorted(flags)),
             source_digest=None if code is None else digest(code),
             normal_digest=None if code is None else digest(normalise(code, self._spec.language)),
+            extraction=extraction.to_row(),
+            isolation=self._toolchain["isolation"],
             policy_version=completion.policy_version,
             wall_seconds=facts.wall_seconds,
             cpu_seconds=facts.cpu_seconds,
             max_rss_bytes=facts.max_rss_bytes,
         )
 
-    def _known_facts(self, code: str, tests: Tests, tests_digest: str, num_checks: int) -> Facts:
-        key = (digest(code), tests_digest)
+    def _hack_flags(
+        self, extraction: Extraction, prompt: Prompt, completion: Completion, tests: Tests, facts: Facts
+    ) -> set[str]:
+        if extraction.code is None:
+            return {"prompt_echo"} if echoes(completion.text, prompt.text) else set()
+        language = canonical(self._spec.language) or self._spec.language
+        found = of_source(extraction.code, language, tests.entry_point, prompt.text, facts)
+        return found | set(facts.flags)
+
+    def _known_facts(self, code: str, tests: Tests, tests_digest: str | None, num_checks: int) -> Facts:
+        """The facts of a program; those from before where it was checked with these tests before, unless `tests_digest`
+        is None."""
         try:
-            facts, fresh = self._facts.get(key, lambda: self._attempt(code, tests))
+            if tests_digest is None:
+                return self._attempt(code, tests)
+            facts, fresh = self._facts.get((digest(code), tests_digest), lambda: self._attempt(code, tests))
         except SandboxError as error:
             return Facts("extract", "error", tests_total=num_checks, diagnostics=f"the sandbox failed: {error}")
         if fresh:
@@ -183,7 +213,8 @@ def _no_program(extraction: Extraction) -> str:
 class _Sandboxes:
     """One sandbox for each thread that asks for one, all of them closed together."""
 
-    def __init__(self) -> None:
+    def __init__(self, open_one: Callable[[], Sandbox]) -> None:
+        self._open_one = open_one
         self._local = threading.local()
         self._lock = threading.Lock()
         self._open: list[Sandbox] = []
@@ -198,7 +229,7 @@ class _Sandboxes:
         """
         sandbox: Sandbox | None = getattr(self._local, "sandbox", None)
         if sandbox is None:
-            sandbox = None if self._closed else open_sandbox()
+            sandbox = None if self._closed else self._open_one()
             with self._lock:
                 if sandbox is not None and not self._closed:
                     self._open.append(sandbox)

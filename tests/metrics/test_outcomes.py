@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -108,10 +109,21 @@ def test_a_sample_of_an_unknown_prompt_is_an_error() -> None:
         SetFacts(some.completions, some.verdicts, ("b",), 1)
 
 
+def test_flagged_fraction_is_of_judged_samples_and_of_hacks_only() -> None:
+    some = facts({"a": "PPRC", "b": "RE"})
+    flags = [("no_fence",), ("tampering", "no_fence"), ("trivial_program", "early_exit"), (), (), ("tampering",)]
+    verdicts = [dataclasses.replace(each, flags=mine) for each, mine in zip(some.verdicts, flags, strict=True)]
+    assert verdicts[2].hacks == ("trivial_program", "early_exit")
+    found = measure(SetFacts(some.completions, verdicts, some.prompt_ids, 4))
+    assert found["flagged_fraction"] == pytest.approx(2 / 5)
+    assert measure(some)["flagged_fraction"] == 0.0
+
+
 def test_prefixes() -> None:
     some = facts({"a": "PPRC"})
     train, dev = measure_set(some, "train"), measure_set(some, "dev")
     assert {"train/pass_rate", "train/pass_rate_low", "train/pass@4", "truncated_fraction"} <= train.keys()
+    assert "train/flagged_fraction" in train
     assert {"dev/pass_rate", "dev/pass_rate_high", "dev/pass@2", "dev/truncated_fraction"} <= dev.keys()
     assert not any(name.startswith("train/") for name in dev)
     # Train and dev are written into one measurement.

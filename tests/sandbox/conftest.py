@@ -1,4 +1,4 @@
-"""One sandbox for a module of tests, and proof after each test that it is as good as new."""
+"""One sandbox of each level for a module of tests, and proof after each test that it is as good as new."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from halo_forge.sandbox import processes
-from halo_forge.sandbox.job import MEBIBYTE, Job, Limits, Outcome
-from halo_forge.sandbox.local import LocalSandbox
+from halo_forge.sandbox.job import LEVELS, MEBIBYTE, Job, Limits, Outcome
+from halo_forge.sandbox.local import LevelUnavailable, LocalSandbox
 
 LIMITS = Limits(
     cpu_seconds=1.0,
@@ -26,9 +26,12 @@ LIMITS = Limits(
 Runner = Callable[..., Outcome]
 
 
-@pytest.fixture(scope="module")
-def shared_sandbox() -> Iterator[LocalSandbox]:
-    sandbox = LocalSandbox()
+@pytest.fixture(scope="module", params=LEVELS)
+def shared_sandbox(request: pytest.FixtureRequest) -> Iterator[LocalSandbox]:
+    try:
+        sandbox = LocalSandbox(request.param)
+    except LevelUnavailable as refusal:
+        pytest.skip(f"this machine has no level {request.param}: {refusal}")
     yield sandbox
     sandbox.close()
 
@@ -37,7 +40,10 @@ def shared_sandbox() -> Iterator[LocalSandbox]:
 def sandbox(shared_sandbox: LocalSandbox) -> Iterator[LocalSandbox]:
     yield shared_sandbox
     assert processes.children(shared_sandbox._process.pid) == []
-    assert os.listdir(shared_sandbox._work) == []
+    if shared_sandbox.isolation.level == "namespace":
+        assert not os.path.exists(shared_sandbox._directory)
+    else:
+        assert os.listdir(shared_sandbox._work) == []
     assert shared_sandbox.run(Job(("/bin/true",), LIMITS)).clean
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -14,8 +15,8 @@ import pytest
 
 from halo_forge.sandbox import processes
 from halo_forge.sandbox.box import Box, remove_tree
-from halo_forge.sandbox.job import MEBIBYTE, Job, Limits, SandboxError
-from halo_forge.sandbox.local import BOX_PATH, LocalSandbox, open_sandbox
+from halo_forge.sandbox.job import LEVELS, MEBIBYTE, Job, Limits, SandboxError
+from halo_forge.sandbox.local import BOX_PATH, LevelUnavailable, LocalSandbox
 
 LIMITS = Limits(cpu_seconds=5.0, wall_seconds=30.0, memory_bytes=128 * MEBIBYTE)
 
@@ -34,9 +35,34 @@ def wait_until(condition, seconds: float = 5.0) -> bool:
     return False
 
 
-def sleeper(pid_file: Path) -> Job:
-    script = f"setsid sh -c 'echo $$ > {pid_file}.new; mv {pid_file}.new {pid_file}; exec sleep 60' & sleep 60"
+def sleeper(seconds: str) -> Job:
+    """Sleeps in two sessions, for a time that tells its processes from all others."""
+    script = f"setsid sleep {seconds} & sleep {seconds}"
     return Job(("/bin/sh", "-c", script), LIMITS, env={"PATH": "/usr/bin:/bin"})
+
+
+def asleep(seconds: str) -> list[int]:
+    """The processes of `sleeper`, wherever they are."""
+    found = []
+    for name in os.listdir("/proc"):
+        try:
+            if name.isdigit() and Path("/proc", name, "cmdline").read_bytes() == f"sleep\0{seconds}\0".encode():
+                found.append(int(name))
+        except OSError:
+            continue  # ended meanwhile
+    return found
+
+
+@pytest.fixture
+def seconds() -> str:
+    return f"60.{secrets.randbelow(10**9)}"
+
+
+def opened(level: str) -> LocalSandbox:
+    try:
+        return LocalSandbox(level)  # type: ignore[arg-type]
+    except LevelUnavailable as refusal:
+        pytest.skip(f"this machine has no level {level}: {refusal}")
 
 
 def test_environment_is_scrubbed(shell, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,14 +85,19 @@ def test_only_the_standard_streams_are_open(shell) -> None:
     with open(os.devnull) as leak:
         os.set_inheritable(leak.fileno(), True)
         # The fourth descriptor is the directory that ls reads.
-        assert shell("ls /proc/self/fd").stdout.split() == [b"0", b"1", b"2", b"3"]
+        assert shell("exec ls /proc/self/fd").stdout.split() == [b"0", b"1", b"2", b"3"]
 
 
 def test_own_session_no_privileges_and_first_to_go(shell) -> None:
-    outcome = shell("cat /proc/self/oom_score_adj; grep -E 'NoNewPrivs|CapEff' /proc/self/status; nice")
-    assert outcome.stdout.split() == [b"1000", b"CapEff:", b"0000000000000000", b"NoNewPrivs:", b"1", b"10"]
-    first, second = (shell("ps -o sid= -p $$").stdout for _ in range(2))
-    assert first != second and int(first) != os.getsid(0)
+    # Within one process: at level `landlock` no other one's /proc can be read.
+    read = "read -r line < /proc/self/oom_score_adj; echo $line; while read -r key value; do echo $key $value; done"
+    lines = shell(f"{read} < /proc/self/status; nice").stdout.decode().splitlines()
+    status = dict(line.partition(":")[::2] for line in lines[1:-1])
+    assert (lines[0], lines[-1]) == ("1000", "10")
+    assert {int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
+    assert status["NoNewPrivs"].strip() == "1"
+    pid, session = shell("read -r pid a b c d session rest < /proc/self/stat; echo $pid $session").stdout.split()
+    assert pid == session
 
 
 @pytest.mark.parametrize(
@@ -154,22 +185,23 @@ def test_malformed_jobs_are_refused(sandbox: LocalSandbox) -> None:
 
 
 def test_isolation_is_told_honestly(sandbox: LocalSandbox) -> None:
-    assert sandbox.isolation.level == "limits"
-    assert any("network" in note for note in sandbox.isolation.notes)
-    own_user = any("user of their own" in note for note in sandbox.isolation.notes)
-    assert own_user == (whoami(sandbox) != os.geteuid())
-    assert any("root" in note for note in sandbox.isolation.notes) == (os.geteuid() == 0 and not own_user)
-
-
-def whoami(sandbox: LocalSandbox) -> int:
-    outcome = sandbox.run(Job(("/usr/bin/id", "-u"), LIMITS))
-    assert outcome.clean
-    return int(outcome.stdout)
+    isolation = sandbox.isolation
+    told = isolation.add_ons["uid_drop"]
+    if isolation.level == "namespace":
+        assert sandbox.run(Job(("/usr/bin/id", "-u"), LIMITS)).stdout == b"1000\n"
+    else:
+        assert told == (sandbox.run(Job(("/usr/bin/id", "-u"), LIMITS)).stdout != b"%d\n" % os.geteuid())
+    if isolation.level == "limits":
+        assert any("network" in note for note in isolation.notes)
+        assert told == any("user of their own" in note for note in isolation.notes)
+    filters = sandbox.run(Job(("/bin/sh", "-c", "exec grep Seccomp: /proc/self/status"), LIMITS)).stdout.split()
+    assert (filters[1] == b"2") >= isolation.add_ons["seccomp"]
+    assert set(isolation.add_ons) == {"landlock_abi", "fresh_proc", "uid_drop", "seccomp"}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_jobs_of_root_own_nothing_and_cannot_fork_without_limit(sandbox: LocalSandbox, tmp_path: Path) -> None:
-    assert whoami(sandbox) not in (0, os.geteuid())
+    assert sandbox.isolation.add_ons["uid_drop"]
     secret = tmp_path / "secret"
     secret.write_text("x")
     secret.chmod(0o600)
@@ -182,62 +214,64 @@ def test_jobs_of_root_own_nothing_and_cannot_fork_without_limit(sandbox: LocalSa
     assert outcome.process_limit or b"300" not in outcome.stdout
 
 
-def test_close_ends_the_running_job_at_once(open_path: Path) -> None:
-    sandbox = open_sandbox()
+@pytest.mark.parametrize("level", LEVELS)
+def test_close_ends_the_running_job_at_once(level: str, seconds: str) -> None:
+    sandbox = opened(level)
     failures: list[BaseException] = []
 
     def work() -> None:
         try:
-            sandbox.run(sleeper(open_path / "pid"))
+            sandbox.run(sleeper(seconds))
         except SandboxError as error:
             failures.append(error)
 
     thread = threading.Thread(target=work)
     thread.start()
-    assert wait_until((open_path / "pid").exists)
-    pid = int((open_path / "pid").read_text())
+    assert wait_until(lambda: len(asleep(seconds)) == 2)
     started = time.monotonic()
     sandbox.close()
     thread.join(timeout=5)
     assert time.monotonic() - started < 2.0
-    assert len(failures) == 1 and not alive(pid)
+    assert len(failures) == 1 and asleep(seconds) == []
     sandbox.close()
     with pytest.raises(SandboxError):
         sandbox.run(Job(("/bin/true",), LIMITS))
 
 
-def test_a_launcher_that_dies_is_our_failure(open_path: Path) -> None:
-    sandbox = LocalSandbox()
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_launcher_that_dies_is_our_failure(level: str, seconds: str) -> None:
+    sandbox = opened(level)
     launcher = sandbox._process.pid
     threading.Timer(0.3, os.kill, (launcher, signal.SIGKILL)).start()
     with pytest.raises(SandboxError, match="launcher is gone"):
-        sandbox.run(Job(("/bin/sh", "-c", "sleep 5"), LIMITS))
+        sandbox.run(Job(("/bin/sleep", seconds), LIMITS))
     with pytest.raises(SandboxError):
         sandbox.run(Job(("/bin/true",), LIMITS))
+    assert wait_until(lambda: asleep(seconds) == [], 1.0)
     sandbox.close()
     assert not os.path.exists(sandbox._directory)
 
 
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "exit"])
-def test_everything_ends_with_the_trainer(open_path: Path, how: str) -> None:
+@pytest.mark.parametrize("level", LEVELS)
+def test_everything_ends_with_the_trainer(level: str, how: str, seconds: str) -> None:
+    opened(level).close()
     script = f"""
 import os, signal, threading, time
-from pathlib import Path
-from test_cleanliness import sleeper
+from test_cleanliness import asleep, sleeper
 from halo_forge.sandbox.local import LocalSandbox
-sandbox = LocalSandbox()
+sandbox = LocalSandbox({level!r})
 print(sandbox._process.pid, sandbox._directory, flush=True)
-threading.Thread(target=sandbox.run, args=(sleeper(Path({str(open_path / "pid")!r})),), daemon=True).start()
-while not os.path.exists({str(open_path / "pid")!r}):
+threading.Thread(target=sandbox.run, args=(sleeper({seconds!r}),), daemon=True).start()
+while len(asleep({seconds!r})) < 2:
     time.sleep(0.01)
 os._exit(0) if {how!r} == "exit" else os.kill(os.getpid(), signal.{how if how != "exit" else "SIGKILL"})
 """
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=30)
     launcher, directory = done.stdout.split()
-    pid = int((open_path / "pid").read_text())
-    assert wait_until(lambda: not alive(pid) and not alive(int(launcher)), 3.0), done.stderr
-    assert wait_until(lambda: not os.path.exists(directory), 3.0)
+    assert wait_until(lambda: asleep(seconds) == [] and not alive(int(launcher)), 1.0), done.stderr
+    assert wait_until(lambda: not os.path.exists(directory), 1.0)
 
 
 def test_both_ways_to_find_children_agree() -> None:

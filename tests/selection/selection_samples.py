@@ -18,6 +18,7 @@ def verdict(
     warnings: int = 0,
     source: str | None = "",
     normal: str | None = "",
+    flags: tuple[str, ...] = (),
 ) -> Verdict:
     """A verdict whose program is its own unless digests are given."""
     own = f"{prompt_id}#{index}"
@@ -28,6 +29,7 @@ def verdict(
         status=("passed" if reward == 1.0 else "failed") if status is None else status,
         reward=reward,
         warnings=warnings,
+        flags=flags,
         source_digest=own if source == "" else source,
         normal_digest=own if normal == "" else normal,
     )

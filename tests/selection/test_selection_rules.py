@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -10,9 +11,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from selection_samples import completion, verdict
 
-from halo_forge.records import Completion, Selection, Threshold, Verdict
+from halo_forge.records import HACK_FLAGS, Completion, Selection, Threshold, Verdict
 from halo_forge.registry import discover
-from halo_forge.selection import REASONS, SelectionSpec, kinds, quota
+from halo_forge.selection import REASONS, SelectionSpec, kinds, quota, without_flaky
 from halo_forge.selection.threshold import KeepThreshold
 
 POLICIES = [pytest.param(spec, id=kind) for kind, spec in discover("halo_forge.selection").items()]
@@ -38,6 +39,7 @@ def test_defaults(spec: type[SelectionSpec]) -> None:
     assert policy.reward_threshold.value(1, 3) == "pass"
     assert policy.keep_fraction.value(1, 3) == 1.0
     assert policy.deduplicate is True
+    assert policy.drop_flagged is True
     assert policy.per_prompt_cap == (None if policy.kind == "threshold" else 4)
 
 
@@ -58,23 +60,65 @@ def test_the_first_rule_that_applies_is_the_reason() -> None:
         completion("a", 2),
         completion("a", 3),
         completion("a", 4),
+        completion("a", 5),
     ]
     verdicts = [
         verdict("a", 0, 0.0, status="error", normal="same"),
         verdict("a", 1, 0.2, normal="same"),
-        verdict("a", 2, 0.2, normal="same"),
-        verdict("a", 3, normal="same", warnings=1),
-        verdict("a", 4, normal="same"),
+        verdict("a", 2, 0.2, normal="same", flags=("trivial_program",)),
+        verdict("a", 3, normal="same", flags=("trivial_program",)),
+        verdict("a", 4, normal="same", warnings=1),
+        verdict("a", 5, normal="same"),
     ]
     selection = select(KeepThreshold(), verdicts, completions=completions)
-    assert selection.kept == (("a", 4),)
+    assert selection.kept == (("a", 5),)
     assert dropped(selection) == {
         "verifier_error": {("a", 0)},
         "truncated": {("a", 1)},
         "below_threshold": {("a", 2)},
-        "duplicate": {("a", 3)},
+        "flagged": {("a", 3)},
+        "duplicate": {("a", 4)},
     }
     assert tuple(selection.dropped) == REASONS
+
+
+HARMLESS = ("no_fence", "several_blocks", "truncated", "closing_fence_inline", "html_escaped", "tool_call")
+
+
+@pytest.mark.parametrize("spec", POLICIES)
+def test_hacks_are_dropped_and_harmless_flags_are_not(spec: type[SelectionSpec]) -> None:
+    verdicts = [verdict("a", 0, flags=HARMLESS), *(verdict(name, 0, flags=(*HARMLESS, name)) for name in HACK_FLAGS)]
+    selection = select(spec(), verdicts)
+    assert selection.kept == (("a", 0),)
+    assert dropped(selection) == {"flagged": {(name, 0) for name in HACK_FLAGS}}
+    assert len(select(spec(drop_flagged=False), verdicts).kept) == 1 + len(HACK_FLAGS)
+
+
+def test_flaky_samples_leave_and_nobody_takes_their_place() -> None:
+    verdicts = [verdict("a", index) for index in range(6)]
+    selection = select(KeepThreshold(per_prompt_cap=5), verdicts)
+    again = [
+        verdict("a", 0),
+        verdict("a", 1, 0.7),
+        verdict("a", 2, status="timeout"),
+        verdict("a", 3, 0.0, status="error"),  # ours: it says nothing
+        dataclasses.replace(verdict("a", 4), warnings=7, wall_seconds=9.0),
+    ]
+    again = [each for each in again if ("a", each.index) in selection.kept]
+    steady = without_flaky(selection, verdicts, again)
+    flaky = {key for key in selection.kept if key in {("a", 1), ("a", 2)}}
+    assert flaky
+    assert steady.kept == tuple(key for key in selection.kept if key not in flaky)
+    assert dropped(steady) == {**dropped(selection), "flaky": flaky}
+    assert tuple(steady.dropped) == REASONS
+    assert without_flaky(selection, verdicts, []) == selection
+
+
+def test_another_number_of_passed_tests_is_another_verdict() -> None:
+    verdicts = [dataclasses.replace(verdict("a", 0, 0.8), tests_passed=2, tests_total=3)]
+    selection = select(KeepThreshold(), verdicts, threshold=0.5)
+    again = [dataclasses.replace(verdicts[0], tests_passed=1)]
+    assert without_flaky(selection, verdicts, again).kept == ()
 
 
 @pytest.mark.parametrize(

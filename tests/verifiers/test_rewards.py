@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from halo_forge.records import STAGES, Stage, Status, Verdict
 from halo_forge.verifiers._facts import Facts
-from halo_forge.verifiers._rewards import Rewards, reward
+from halo_forge.verifiers._rewards import Rewards, rescored, reward
 
 DEFAULTS = Rewards()
 
@@ -40,6 +44,27 @@ DEFAULTS = Rewards()
 )
 def test_defaults(facts: Facts, expected: float) -> None:
     assert reward(facts, DEFAULTS) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("status", ["passed", "failed", "timeout", "out_of_memory", "error"])
+@pytest.mark.parametrize(("passed", "total", "warnings"), [(0, 0, 0), (0, 4, 1), (3, 4, 0), (4, 4, 2)])
+def test_a_stored_verdict_is_scored_as_its_facts_were(
+    stage: Stage, status: Status, passed: int, total: int, warnings: int
+) -> None:
+    facts = Facts(stage, status, passed, total, warnings)
+    verdict = Verdict("task", 0, stage, status, 0.123, passed, total, warnings)
+    stored = Verdict.from_row(json.loads(json.dumps(verdict.to_row())))
+    for rewards in (DEFAULTS, Rewards(no_program=0.1, not_compiling=0.1, compiles_with_warnings=0.2, passes=0.8)):
+        assert reward(stored, rewards) == reward(facts, rewards)
+        assert rescored(stored, rewards) == dataclasses.replace(verdict, reward=reward(facts, rewards))
+
+
+def test_a_timeout_pays_less_than_a_wrong_answer_and_full_marks_need_everything() -> None:
+    wrong, late = Facts("tests", "failed", 0, 4), Facts("run", "timeout", 3, 4)
+    assert reward(late, DEFAULTS) < reward(wrong, DEFAULTS) < 1.0
+    crashed_at_the_end = Facts("run", "failed", 4, 4, signal=6)
+    assert reward(crashed_at_the_end, DEFAULTS) == 0.5
 
 
 def test_every_level_is_a_setting() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -41,10 +43,14 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 @pytest.mark.parametrize("kind", sorted(discover("halo_forge.verifiers")))
 def test_every_language_opens_and_tells_its_toolchain(kind: str) -> None:
-    spec = discover("halo_forge.verifiers")[kind]()
+    settings = {"command": {"command": "cat answer", "language": "text"}}
+    spec = discover("halo_forge.verifiers")[kind].model_validate(settings.get(kind, {}))
+    absent = [name for name in spec.requires() if shutil.which(name) is None]  # type: ignore[attr-defined]
+    if absent:
+        pytest.skip(f"{', '.join(absent)} not installed")
     with spec.open() as first, spec.open() as second:  # type: ignore[attr-defined]
         assert first.toolchain() == second.toolchain()
-        assert first.toolchain()["isolation"] == "limits" and first.toolchain()["version"]
+        assert first.toolchain()["isolation"] in ("namespace", "landlock") and first.toolchain()["version"]
 
 
 def test_settings_come_from_yaml_like_data() -> None:
@@ -212,8 +218,8 @@ class BrokenSandbox:
     num_failures = 0
     isolation = Isolation("limits")
 
-    def __init__(self) -> None:
-        self._real = LocalSandbox()
+    def __init__(self, isolation: str, read_only: Sequence[str]) -> None:
+        self._real = open_sandbox(isolation, read_only)
 
     def run(self, job: Job) -> Outcome:
         if BrokenSandbox.num_failures > 0:
@@ -237,6 +243,57 @@ def test_our_own_failures_are_retried_once_and_never_the_models(
         assert ("out of order" in verdict.diagnostics) == (status == "error")
         (again,) = verifier.verify([(prompt(HARNESS), answer(ADD))])
         assert again.status == "passed", "a failure of our own is not remembered"
+
+
+def test_a_program_is_run_again_whatever_was_found_out_before(verifier: ThreadedVerifier) -> None:
+    luck = "#include <sys/time.h>\nint add(int a, int b) { struct timeval t; gettimeofday(&t, (void *)0);\n"
+    luck += "    return a + b + (int)(t.tv_sec % 100000 * 1000 + t.tv_usec); }\n"
+    pairs = [(prompt(HARNESS), answer(ADD, 0)), (prompt(HARNESS), answer(luck, 1))]
+    steady, lucky = verifier.verify(pairs)
+    assert [each.without_cost() for each in verifier.verify(pairs)] == [steady.without_cost(), lucky.without_cost()]
+    first, second = verifier.verify_again(pairs)
+    assert first.cpu_seconds > 0 and first.without_cost() == steady.without_cost()
+    assert second.cpu_seconds > 0 and second.diagnostics != lucky.diagnostics
+
+
+def test_how_and_where_and_behind_what_are_in_the_verdict(verifier: ThreadedVerifier) -> None:
+    (verdict,) = verifier.verify([(prompt(HARNESS), answer(ADD))])
+    assert verdict.extraction == {"how": "fence", "tag": "c", "num_blocks": 1, "lines": (2, 2)}
+    assert verdict.isolation == verifier.toolchain()["isolation"]
+    silent = Completion("task", 1, "I cannot.", (), "stop", 0, 1)
+    (verdict,) = verifier.verify([(prompt(HARNESS), silent)])
+    assert verdict.extraction == {"how": "none", "tag": None, "num_blocks": 0, "lines": None}
+
+
+@pytest.mark.parametrize(("num_kills", "status"), [(1, "passed"), (9, "error")])
+def test_a_launcher_that_is_killed_with_its_job_is_our_failure(
+    monkeypatch: pytest.MonkeyPatch, num_kills: int, status: str
+) -> None:
+    opened: list[LocalSandbox] = []
+    killed: list[int] = []
+
+    def remember(isolation: str, read_only: Sequence[str]) -> LocalSandbox:
+        sandbox = open_sandbox(isolation, read_only)
+        assert isinstance(sandbox, LocalSandbox)
+        opened.append(sandbox)
+        return sandbox
+
+    original = LocalSandbox.run
+
+    def run(self: LocalSandbox, job: Job) -> Outcome:
+        if job.argv[0] == "./program" and len(killed) < num_kills:
+            killed.append(self._process.pid)
+            threading.Timer(0.2, os.kill, (self._process.pid, signal.SIGKILL)).start()
+        return original(self, job)
+
+    slow = "#include <unistd.h>\nint add(int a, int b) { usleep(400000 / 4); return a + b; }\n"
+    with Spec(workers=1).open() as verifier:
+        monkeypatch.setattr(_verifier, "open_sandbox", remember)
+        monkeypatch.setattr(LocalSandbox, "run", run)
+        (verdict,) = verifier.verify([(prompt(HARNESS), answer(slow))])
+    assert (verdict.status, len(opened)) == (status, 2)
+    assert verdict.hacks == () and verdict.reward == (1.0 if status == "passed" else 0.0)
+    assert len(set(killed)) == min(num_kills, 2)
 
 
 def test_close_ends_what_is_running_at_once() -> None:
@@ -274,8 +331,8 @@ with Spec(workers=2, timeout_seconds=30.0).open() as verifier:
 def test_launchers_go_with_the_verifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[LocalSandbox] = []
 
-    def remember() -> LocalSandbox:
-        sandbox = open_sandbox()
+    def remember(isolation: str, read_only: Sequence[str]) -> LocalSandbox:
+        sandbox = open_sandbox(isolation, read_only)
         assert isinstance(sandbox, LocalSandbox)
         opened.append(sandbox)
         return sandbox

@@ -1,0 +1,70 @@
+"""Where this process runs, as far as it decides what its sandbox can promise."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+Container = Literal["toolbx", "distrobox", "podman", "docker"]
+SHARING: tuple[Container, ...] = ("toolbx", "distrobox")
+"""Containers that share home folder, network and process list with the host on purpose."""
+
+
+class Probed(Protocol):
+    """What the ladder found out about one level; see `sandbox.ladder.Probe`."""
+
+    @property
+    def level(self) -> str: ...
+    @property
+    def works(self) -> bool: ...
+    @property
+    def mend(self) -> str: ...
+
+
+def container(root: Path = Path("/"), environment: Mapping[str, str] = os.environ) -> Container | None:
+    """The kind of container that this process is in, None for none that can be told."""
+    if (root / "run/.toolboxenv").exists():
+        return "toolbx"
+    if "DISTROBOX_ENTER_PATH" in environment:
+        return "distrobox"
+    if (root / "run/.containerenv").exists():
+        return "podman"
+    return "docker" if (root / ".dockerenv").exists() else None
+
+
+def command_to_raise(
+    level: str | None, add_ons: Mapping[str, int | bool], probes: Sequence[Probed], inside: Container | None
+) -> str:
+    """The one thing to do for a higher level, or for the add-on that is missing; empty where nothing is to be gained.
+
+    Args:
+        level: The level that is in force; None for none.
+        probes: The best level first.
+    """
+    if level == "namespace":
+        if inside == "podman" and not add_ons.get("fresh_proc", True):
+            return "podman run --security-opt unmask=ALL ... (start the container anew with this option)"
+        return ""
+    return next((probe.mend for probe in probes if not probe.works), "")
+
+
+def not_promised(level: str | None, inside: Container | None) -> list[str]:
+    """What the sandbox does not promise here, in words."""
+    found = [
+        "programs share this machine's kernel: a hole in the kernel is a hole in the sandbox; for code that attacks on"
+        " purpose use a virtual machine (or gVisor) of its own"
+    ]
+    if level == "limits":
+        found.append("at level `limits` programs reach the files, the network and the processes of their user")
+    if level == "landlock":
+        found.append(
+            "at level `landlock` programs see which processes run, though they can neither signal nor read them"
+        )
+    if inside in SHARING:
+        found.append(
+            f"{inside} itself is no isolation: it shares the home folder, the network and the process list of the host;"
+            " what holds programs back is the sandbox alone"
+        )
+    return found

@@ -1,0 +1,148 @@
+"""Levels `limits` and `landlock`: jobs run among the host's processes, each in a fresh directory on its disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from halo_forge.sandbox import jail, landlock, processes, seccomp
+from halo_forge.sandbox.box import Box
+from halo_forge.sandbox.cell import (
+    READABLE_DEVICES,
+    SYSTEM_DIRECTORIES,
+    SYSTEM_SETTINGS,
+    WRITABLE_DEVICES,
+    Ending,
+    Request,
+    Steps,
+    Unavailable,
+    existing,
+    refusal_of_landlock,
+    working_filter,
+)
+from halo_forge.sandbox.watch import Reason, Watch
+
+_COUNT_TASKS_SECONDS = 5.0
+_LEAST_FREE_BYTES = 1024 * 1024
+_OWN_USER_NOTE = "programs run as a user of their own: they can read what every user can, and use the network"
+_LIMITS_NOTE = "programs can read and write this user's files, use the network and signal this user's processes"
+_ROOT_NOTE = "running as root: the kernel limits no number of processes; a job over its limit is ended within 0.1 s"
+_SEEN_NOTE = "programs can learn that other files and processes exist, but not open or signal them"
+_UNREADABLE_NOTE = "jobs run as root without its capabilities, because no other user can read {}"
+_DISK_NOTE = "a program can take up more disk than it may until that is seen, ten times a second; nothing is left of it"
+
+
+class HostCell:
+    """Runs jobs in `work`.
+
+    Raises:
+        Unavailable: Landlock or the filter of system calls is needed and does not work.
+    """
+
+    def __init__(self, work: str, read_only: Sequence[str], trainer: int, with_landlock: bool) -> None:
+        self._work = work
+        self._steps = Steps()
+        user = jail.unused_user(work)
+        unreadable = [] if user is None else [path for path in read_only if not _readable(path, user)]
+        # Landlock holds root without capabilities as well; nothing but the user does at level `limits`.
+        self._user = None if unreadable and with_landlock else user
+        self._num_tasks = 0
+        self._counted = float("-inf")
+        self._walls = _walls(read_only, trainer, self._user is None) if with_landlock else jail.Walls()
+        self.notes = list(self._steps.notes)
+        if os.geteuid() == 0 and self._user is None:
+            self.notes.insert(0, _ROOT_NOTE)
+        if with_landlock:
+            self.notes += [_SEEN_NOTE, _DISK_NOTE, *(_UNREADABLE_NOTE.format(path) for path in unreadable)]
+        else:
+            self.notes.insert(0, _LIMITS_NOTE if self._user is None else _OWN_USER_NOTE)
+        self.add_ons: Mapping[str, Any] = {
+            "landlock_abi": self._walls.landlock_abi,
+            "fresh_proc": False,
+            "uid_drop": self._user is not None,
+            "seccomp": self._walls.filter is not None,
+        }
+
+    def run(self, request: Request, wait: Callable[[Watch], Reason]) -> Ending:
+        """See `cell.Cell.run`."""
+        box = Box(self._work, self._user)
+        try:
+            for name, content in request.files.items():
+                box.put(name, content)
+            return self._execute(request, box, wait)
+        finally:
+            box.remove()
+
+    def _execute(self, request: Request, box: Box, wait: Callable[[Watch], Reason]) -> Ending:
+        started = time.monotonic()
+        command = jail.Command(
+            argv=request.argv,
+            env={**request.env, "HOME": box.path, "TMPDIR": box.path},
+            box=box.descriptor,
+            streams=request.streams,
+            limits=request.limits,
+            num_other_tasks=self._count_tasks() if self._user is None else None,
+            steps=self._steps.names,
+            proc=self._steps.proc,
+            user=self._user,
+            walls=self._walls,
+        )
+        main, exec_error = jail.start(command)
+        most = (request.limits["disk_bytes"], request.limits["num_files"])
+        watch = Watch(main, request.limits, started, lambda: box.exceeds(*most))
+        try:
+            reason = wait(watch)
+        finally:
+            watch.end()
+        if reason == "ended" and box.exceeds(*most):
+            reason = "disk"
+        disk = os.fstatvfs(box.descriptor)
+        if disk.f_bavail * disk.f_frsize < _LEAST_FREE_BYTES:
+            # Whatever the command made of it, its failure would be ours.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), box.path)
+        fetched = None if request.fetch is None else box.fetch(request.fetch, request.limits["file_bytes"])
+        return Ending(reason, watch, exec_error, fetched)
+
+    def _count_tasks(self) -> int:
+        if time.monotonic() - self._counted > _COUNT_TASKS_SECONDS:
+            self._num_tasks = processes.num_tasks(os.getuid())
+            self._counted = time.monotonic()
+        return self._num_tasks
+
+
+def _walls(read_only: Sequence[str], trainer: int, same_user: bool) -> jail.Walls:
+    refusal = refusal_of_landlock()
+    if refusal is not None:
+        raise Unavailable("Landlock", refusal.errno) from refusal
+    if not seccomp.available():
+        raise Unavailable("seccomp: no table of system calls for this machine", None)
+    abi = landlock.kernel_abi()
+    # Landlock keeps signals in from ABI 6 on; before that, what a job could hit on purpose is named one by one.
+    code = working_filter(None if abi >= landlock.SIGNALS_ABI else _relatives(trainer), owns_files=same_user)
+    if code is None:
+        raise Unavailable("seccomp", errno.EPERM)
+    # Opened now: the user of jobs may not reach them, and no path is walked for each job.
+    readable = [
+        os.open(path, os.O_PATH | os.O_CLOEXEC)
+        for path in existing([*SYSTEM_DIRECTORIES, *SYSTEM_SETTINGS, *READABLE_DEVICES, *read_only])
+    ]
+    return jail.Walls(abi, readable, existing(WRITABLE_DEVICES), own_proc=True, filter=code)
+
+
+def _relatives(trainer: int) -> list[int]:
+    """Process ids, and negative group ids, of the launcher, the trainer and the session that it runs in."""
+    own, parent = os.getpid(), os.getppid()
+    groups = {os.getpgid(trainer), os.getsid(trainer), os.getpgrp()}
+    return [own, parent, trainer, *(-group for group in sorted(groups) if group > 1)]
+
+
+def _readable(path: str, user: int) -> bool:
+    return jail.works_in_a_child(lambda: _read_as(user, path))
+
+
+def _read_as(user: int, path: str) -> None:
+    jail.become_user(user)
+    os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))

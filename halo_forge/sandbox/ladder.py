@@ -1,0 +1,171 @@
+"""Which isolation level works on this machine, found out by running a program under it, and what mends the rest."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from halo_forge.sandbox.job import LEVELS, Job, Level, Limits, Sandbox, SandboxError
+from halo_forge.sandbox.local import LevelUnavailable, LocalSandbox
+
+_ISOLATING: tuple[Level, ...] = ("namespace", "landlock")
+_PROBE = Job(("/bin/sh", "-c", "echo $$"), Limits(cpu_seconds=5.0, wall_seconds=10.0, memory_bytes=64 << 20))
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What became of the attempt to run a program at one level.
+
+    Attributes:
+        errno: What the kernel refused it with, None where it works or where the failure is of another kind.
+        reason: The step that fails, in words; empty where it works.
+        mend: What would make it work, as far as that is known; empty where it works.
+    """
+
+    level: Level
+    works: bool
+    errno: int | None = None
+    reason: str = ""
+    mend: str = ""
+
+
+_lock = threading.Lock()
+_best: list[Level] = []
+
+
+def open_level(isolation: str, read_only: Sequence[str] = ()) -> Sandbox:
+    """See `local.open_sandbox`."""
+    if isolation != "auto" and isolation not in LEVELS:
+        raise ValueError(f"isolation must be auto or one of {', '.join(LEVELS)}, found {isolation!r}")
+    try:
+        for level in LEVELS:
+            if isolation == level:
+                return _open_proven(level, read_only)
+        return _open_best(read_only)
+    except OSError as error:
+        raise SandboxError(f"the launcher cannot be started: {error}") from error
+
+
+def _open_proven(level: Level, read_only: Sequence[str]) -> Sandbox:
+    try:
+        sandbox = LocalSandbox(level, read_only)
+    except LevelUnavailable as refusal:
+        mend = _mend(level, refusal.number)
+        raise SandboxError(f"isolation level {level} does not work here: {refusal}; to mend it: {mend}") from refusal
+    return sandbox
+
+
+def _open_best(read_only: Sequence[str]) -> Sandbox:
+    # The first thread finds out, the others wait for what it finds.
+    with _lock:
+        known = bool(_best)
+        if not known:
+            sandbox, failed = _first_working(read_only)
+            if sandbox is not None:
+                _best.append(sandbox.isolation.level)
+                return sandbox
+            raise SandboxError(_nothing_works(failed))
+    return LocalSandbox(_best[0], read_only)
+
+
+def _first_working(read_only: Sequence[str]) -> tuple[Sandbox | None, list[Probe]]:
+    failed: list[Probe] = []
+    for level in _ISOLATING:
+        sandbox, probe = _try(level, read_only)
+        if sandbox is not None:
+            return sandbox, failed
+        failed.append(probe)
+    return None, failed
+
+
+def _nothing_works(failed: Sequence[Probe]) -> str:
+    lines = [f"{each.level}: {each.reason} (errno {_name(each.errno)}); to mend it: {each.mend}" for each in failed]
+    return (
+        "no isolation level that holds programs in works on this machine.  "
+        + ".  ".join(lines)
+        + ".  Programs would run with nothing but resource limits, able to read your files, use the network and end"
+        " your processes, if you set verifier.isolation: limits on purpose"
+    )
+
+
+def _name(number: int | None) -> str:
+    return "none" if number is None else errno.errorcode.get(number, str(number))
+
+
+def probe_ladder() -> list[Probe]:
+    """What works on this machine, level by level, the best first; each runs one short program.
+
+    Raises:
+        OSError: No process can be started at all.
+    """
+    probes = []
+    for level in LEVELS:
+        sandbox, probe = _try(level, ())
+        if sandbox is not None:
+            sandbox.close()
+        probes.append(probe)
+    return probes
+
+
+def _try(level: Level, read_only: Sequence[str]) -> tuple[Sandbox | None, Probe]:
+    number: int | None = None
+    try:
+        sandbox = LocalSandbox(level, read_only)
+        try:
+            outcome = sandbox.run(_PROBE)
+            if outcome.clean:
+                return sandbox, Probe(level, True)
+            number = outcome.exec_error
+            reason = f"a program that must work does not: {outcome}"
+        except SandboxError as error:
+            reason = str(error)
+        sandbox.close()
+    except LevelUnavailable as refusal:
+        number, reason = refusal.number, str(refusal)
+    except SandboxError as error:
+        reason = str(error)
+    return None, Probe(level, False, number, reason, _mend(level, number))
+
+
+def _mend(level: Level, number: int | None) -> str:
+    if level == "namespace":
+        return _mend_namespaces(number)
+    if level == "landlock":
+        if number == errno.EOPNOTSUPP:
+            return "add landlock to the lsm= parameter of the kernel's command line, and start the machine again"
+        return "a kernel of version 5.13 or newer with Landlock; in a container, a filter that lets landlock_* through"
+    return "a shell at /bin/sh and memory for one more process"
+
+
+def _mend_namespaces(number: int | None) -> str:
+    settings = {
+        "/proc/sys/kernel/unprivileged_userns_clone": ("0", "sudo sysctl -w kernel.unprivileged_userns_clone=1"),
+        "/proc/sys/user/max_user_namespaces": ("0", "sudo sysctl -w user.max_user_namespaces=15000"),
+        "/proc/sys/kernel/apparmor_restrict_unprivileged_userns": (
+            "1",
+            "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile with `userns,` for"
+            " this python",
+        ),
+    }
+    for path, (blocking, command) in settings.items():
+        if _content(path) == blocking:
+            return command
+    if os.path.exists("/run/.containerenv"):
+        return "start the container with podman run --security-opt unmask=ALL --security-opt seccomp=unconfined"
+    if os.path.exists("/.dockerenv") or number in (errno.EPERM, errno.EACCES):
+        return (
+            "in Docker, start the container with --security-opt seccomp=unconfined --security-opt"
+            " systempaths=unconfined --security-opt apparmor=unconfined"
+        )
+    return "a kernel of version 5.12 or newer with user, mount, pid, network, IPC and UTS namespaces"
+
+
+def _content(path: str) -> str | None:
+    try:
+        with open(path) as handle:
+            return handle.read().strip()
+    except OSError:
+        return None  # this kernel has no such setting

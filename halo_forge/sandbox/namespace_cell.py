@@ -1,0 +1,197 @@
+"""Level `namespace`: each job in process id and mount namespaces of its own, inside the launcher's `world`.
+
+An init (process 1 of the job, a fork of the launcher) mounts what the job may write, starts the command, collects its
+orphans, and when the command ends kills what is left, reads the file that was asked for, and reports.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+import re
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from halo_forge.sandbox import jail, landlock, syscalls, world
+from halo_forge.sandbox.box import Box
+from halo_forge.sandbox.cell import (
+    WRITABLE_DEVICES,
+    Ending,
+    Request,
+    Steps,
+    existing,
+    refusal_of_landlock,
+    working_filter,
+)
+from halo_forge.sandbox.syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY
+from halo_forge.sandbox.watch import NamespaceWatch, Reason, Watch
+
+_NEW = syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNS
+# From this version on RLIMIT_NPROC counts the processes of each user namespace by themselves.
+_COUNTED_APART = (5, 14)
+_EMPTY_PROC_NOTE = "programs find an empty /proc, because a container hides parts of this one"
+_SAME_USER_NOTE = "jobs run as root of this container, without its capabilities: no other user id is mapped"
+_NO_LANDLOCK_NOTE = "Landlock, the second wall, does not work here: {}"
+_NO_FILTER_NOTE = "the filter of system calls, the third wall, does not work here"
+
+
+class NamespaceCell:
+    """Moves this process into a `world`, and runs jobs there.
+
+    Raises:
+        Unavailable: The kernel refuses a step.
+    """
+
+    def __init__(self, work: str, read_only: Sequence[str]) -> None:
+        was_root = os.geteuid() == 0
+        own_user = world.enter(work, read_only)
+        self._steps = Steps()
+        self._user = world.JOB_USER if own_user else None
+        self._fresh_proc = jail.works_in_a_child(_mount_proc, lambda: syscalls.clone_process(_NEW))
+        refusal = refusal_of_landlock()
+        abi = landlock.kernel_abi() if refusal is None else 0
+        writable = [*existing(WRITABLE_DEVICES), world.TEMPORARY]
+        self._walls = jail.Walls(abi, ["/"], writable, own_proc=False, filter=working_filter())
+        self.notes = [
+            *([] if self._fresh_proc else [_EMPTY_PROC_NOTE]),
+            *([_SAME_USER_NOTE] if was_root and not own_user else []),
+            *([] if refusal is None else [_NO_LANDLOCK_NOTE.format(refusal)]),
+            *([] if self._walls.filter is not None else [_NO_FILTER_NOTE]),
+            *self._steps.notes,
+        ]
+        self.add_ons: Mapping[str, Any] = {
+            "landlock_abi": abi,
+            "fresh_proc": self._fresh_proc,
+            "uid_drop": own_user,
+            "seccomp": self._walls.filter is not None,
+        }
+        # Before that version all processes of this user count, whose number cannot be bounded from here.
+        version = re.match(r"(\d+)\.(\d+)", platform.release())
+        counted_apart = version is not None and tuple(map(int, version.groups())) >= _COUNTED_APART
+        self._num_other_tasks = None if own_user or counted_apart else 4096
+
+    def run(self, request: Request, wait: Callable[[Watch], Reason]) -> Ending:
+        """See `cell.Cell.run`."""
+        started = time.monotonic()
+        failure_reader, failure_writer = os.pipe2(os.O_CLOEXEC)
+        report_reader, report_writer = os.pipe2(os.O_CLOEXEC)
+        fetched = os.memfd_create("fetched")
+        try:
+            init = syscalls.clone_process(_NEW)
+            if init == 0:
+                os.close(failure_reader)
+                self._be_init(request, failure_writer, report_writer, fetched)
+            os.close(failure_writer)
+            os.close(report_writer)
+            failure = jail.read_failure(failure_reader)
+            watch = NamespaceWatch(init, request.limits, started)
+            try:
+                reason = wait(watch)
+            finally:
+                watch.end()
+            if failure.startswith("setup"):
+                raise jail.JailError(failure)
+            report = _read_report(report_reader, reason)
+            watch.told(report["status"], report["cpu_seconds"], report["max_rss_bytes"])
+            content = os.pread(fetched, request.limits["file_bytes"], 0) if report["fetched"] else None
+            return Ending(reason, watch, int(failure.removeprefix("exec ") or 0), content)
+        finally:
+            os.close(report_reader)
+            os.close(fetched)
+
+    def _be_init(self, request: Request, failures: int, reports: int, fetched: int) -> NoReturn:
+        code = 1
+        try:
+            # The launcher's end is this process's end, and with it that of the whole namespace.
+            syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+            syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            box = self._furnish(request)
+            main = os.fork()
+            if main == 0:
+                syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
+                jail.become(self._command(request, box), failures)
+            os.close(failures)
+            report = _oversee(main)
+            content = None if request.fetch is None else box.fetch(request.fetch, request.limits["file_bytes"])
+            if content is not None:
+                _write_all(fetched, content)
+            os.write(reports, json.dumps({**report, "fetched": content is not None}).encode())
+            code = 0
+        except (OSError, ValueError) as error:
+            # The other end has what it needs, or learns here that the job never began.
+            os.write(failures, f"setup: {type(error).__name__}: {error}".encode())
+        finally:
+            os._exit(code)
+
+    def _furnish(self, request: Request) -> Box:
+        limits = request.limits
+        options = f"mode=0755,size={limits['disk_bytes']},nr_inodes={limits['num_files']}"
+        syscalls.mount("tmpfs", world.MOUNT_POINT, "tmpfs", MS_NOSUID | MS_NODEV, options)
+        os.mkdir(world.TEMPORARY)
+        if self._user is not None:
+            os.chown(world.TEMPORARY, self._user, self._user)
+        box = Box(world.MOUNT_POINT, self._user)
+        for name, content in request.files.items():
+            box.put(name, content)
+        if self._fresh_proc:
+            _mount_proc()
+        else:
+            syscalls.mount("tmpfs", "/proc", "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0555,size=4k")
+        return box
+
+    def _command(self, request: Request, box: Box) -> jail.Command:
+        return jail.Command(
+            argv=request.argv,
+            env={**request.env, "HOME": box.path, "TMPDIR": box.path},
+            box=box.descriptor,
+            streams=request.streams,
+            limits=request.limits,
+            num_other_tasks=self._num_other_tasks,
+            steps=self._steps.names,
+            proc=self._steps.proc,
+            user=self._user,
+            walls=self._walls,
+        )
+
+
+def _mount_proc() -> None:
+    syscalls.mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+
+
+def _oversee(main: int) -> dict[str, Any]:
+    """Reap everybody until the command has ended, end the others, and tell what all of them used."""
+    status, cpu_seconds, max_rss_bytes = None, 0.0, 0
+    while True:
+        try:
+            pid, this_status, usage = os.wait4(-1, 0)
+        except ChildProcessError:
+            return {"status": status, "cpu_seconds": cpu_seconds, "max_rss_bytes": max_rss_bytes}
+        cpu_seconds += usage.ru_utime + usage.ru_stime
+        max_rss_bytes = max(max_rss_bytes, usage.ru_maxrss * 1024)
+        if pid == main:
+            status = this_status
+            try:
+                os.kill(-1, signal.SIGKILL)  # everybody in this namespace but its init
+            except ProcessLookupError:
+                continue  # nobody is left
+
+
+def _read_report(reader: int, reason: Reason) -> dict[str, Any]:
+    text = os.read(reader, 4096)
+    if text:
+        report: dict[str, Any] = json.loads(text)
+        return report
+    if reason == "ended":
+        raise OSError(errno.ESRCH, "the init of a job ended without a report")
+    return {"status": None, "cpu_seconds": 0.0, "max_rss_bytes": 0, "fetched": False}
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]

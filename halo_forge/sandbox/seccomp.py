@@ -1,0 +1,149 @@
+"""A filter of system calls: what no honest program of ours needs, and what would reach out of the jail, is refused.
+
+Refused calls fail with EPERM, so that a program may go on; calls of another instruction set (32-bit code, x32) end it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import struct
+from collections.abc import Iterable, Sequence
+
+from halo_forge.sandbox import syscalls
+from halo_forge.sandbox.syscalls import MACHINE, NUMBERS, call
+
+_SET_MODE_FILTER = 1
+_ALLOW, _KILL_PROCESS, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
+_ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+_X32_BIT = 0x40000000
+# Offsets in struct seccomp_data; an argument has 64 bits, of which the low half comes first.
+_NUMBER, _ARCH, _FIRST_ARGUMENT = 0, 4, 16
+
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+
+_NAMESPACES = (
+    syscalls.CLONE_NEWNS
+    | syscalls.CLONE_NEWCGROUP
+    | syscalls.CLONE_NEWUTS
+    | syscalls.CLONE_NEWIPC
+    | syscalls.CLONE_NEWUSER
+    | syscalls.CLONE_NEWPID
+    | syscalls.CLONE_NEWNET
+)
+
+# socket() of every family: no network, AF_VSOCK, AF_ALG, or path to a service of the host; socketpair() stays.
+# shmget, semget, msgget, mq_open: what they make outlives the job, and its memory belongs to no process.
+DENIED = tuple(
+    """
+    acct add_key adjtimex bpf chroot clock_adjtime clock_settime delete_module fanotify_init finit_module fsconfig
+    fsmount fsopen fspick init_module io_uring_enter io_uring_register io_uring_setup ioperm iopl kcmp
+    kexec_file_load kexec_load keyctl lookup_dcookie migrate_pages mount mount_setattr move_mount move_pages mq_open
+    msgget name_to_handle_at open_by_handle_at open_tree open_tree_attr perf_event_open pidfd_getfd pivot_root
+    process_madvise process_vm_readv process_vm_writev ptrace quotactl quotactl_fd reboot request_key semget
+    setdomainname sethostname setns settimeofday shmget socket swapoff swapon syslog umount2 unshare userfaultfd
+    vhangup
+    """.split()
+)
+# Landlock does not look at them: the owner of a file may change its mode, times and attributes without opening it.
+_CHANGING_FILES_OF_OWNER = tuple(
+    """
+    chmod chown fchmod fchmodat fchmodat2 fchown fchownat file_setattr fremovexattr fsetxattr futimesat lchown
+    lremovexattr lsetxattr removexattr removexattrat setxattr setxattrat utime utimes
+    """.split()
+)
+_SIGNALLING = ("kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo")
+
+Instruction = tuple[int, int, int, int]
+
+
+def available() -> bool:
+    """Whether the numbers of this machine's system calls are known."""
+    return MACHINE in _ARCHITECTURE
+
+
+def job_filter(protected: Sequence[int] | None = None, owns_files: bool = False) -> bytes:
+    """The filter of a job.
+
+    Args:
+        owns_files: Files that the job sees, and others, belong to its user: it must not change whose they are, who may
+            read them, or their dates.
+        protected: None where something else keeps signals inside the jail; otherwise kill(-1) is refused, and so are
+            signals to these processes and process groups (negative), which are the ones that a job could mean.
+    """
+    program = refuse(DENIED, errno.EPERM) + namespaces_refused()
+    if owns_files:
+        program += refuse(_CHANGING_FILES_OF_OWNER, errno.EPERM) + _times_by_descriptor()
+    if protected is not None:
+        program += refuse(["pidfd_send_signal"], errno.EPERM)
+        for name in _SIGNALLING:
+            program += _refuse_first_argument(name, [-1, *protected])
+    return assemble(program)
+
+
+def refuse(names: Iterable[str], number: int) -> list[Instruction]:
+    """Instructions that make system calls fail with an errno; those that this machine does not have are left out."""
+    program: list[Instruction] = []
+    for name in names:
+        if name in NUMBERS:
+            program += [(_EQUAL, 0, 1, NUMBERS[name]), (_RETURN, 0, 0, _ERRNO | number)]
+    return program
+
+
+def namespaces_refused() -> list[Instruction]:
+    """Instructions that keep clone from making namespaces."""
+    # The flags of clone3 lie in memory, where a filter cannot look; libraries fall back to clone.
+    return [
+        *refuse(["clone3"], errno.ENOSYS),
+        (_EQUAL, 0, 4, NUMBERS["clone"]),
+        (_LOAD, 0, 0, _FIRST_ARGUMENT),
+        (_ANY_BIT, 0, 1, _NAMESPACES),
+        (_RETURN, 0, 0, _ERRNO | errno.EPERM),
+        (_LOAD, 0, 0, _NUMBER),
+    ]
+
+
+def _times_by_descriptor() -> list[Instruction]:
+    # utimensat with a path of NULL sets the times of an open file, as `touch` does with one that it made.
+    return [
+        (_EQUAL, 0, 6, NUMBERS["utimensat"]),
+        (_LOAD, 0, 0, _FIRST_ARGUMENT + 8),
+        (_EQUAL, 0, 2, 0),
+        (_LOAD, 0, 0, _FIRST_ARGUMENT + 12),
+        (_EQUAL, 1, 0, 0),
+        (_RETURN, 0, 0, _ERRNO | errno.EPERM),
+        (_LOAD, 0, 0, _NUMBER),
+    ]
+
+
+def _refuse_first_argument(name: str, values: Sequence[int]) -> list[Instruction]:
+    body: list[Instruction] = [(_LOAD, 0, 0, _FIRST_ARGUMENT)]
+    for value in values:
+        body += [(_EQUAL, 0, 1, value & 0xFFFFFFFF), (_RETURN, 0, 0, _ERRNO | errno.EPERM)]
+    body.append((_LOAD, 0, 0, _NUMBER))
+    return [(_EQUAL, 0, len(body), NUMBERS[name]), *body]
+
+
+def assemble(program: Sequence[Instruction]) -> bytes:
+    """A whole filter: other instruction sets end the process, `program` refuses, the rest is allowed."""
+    begin: list[Instruction] = [
+        (_LOAD, 0, 0, _ARCH),
+        (_EQUAL, 1, 0, _ARCHITECTURE[MACHINE]),
+        (_RETURN, 0, 0, _KILL_PROCESS),
+        (_LOAD, 0, 0, _NUMBER),
+    ]
+    if MACHINE == "x86_64":
+        begin += [(_AT_LEAST, 0, 1, _X32_BIT), (_RETURN, 0, 0, _KILL_PROCESS)]
+    whole = [*begin, *program, (_RETURN, 0, 0, _ALLOW)]
+    return b"".join(struct.pack("=HBBI", *instruction) for instruction in whole)
+
+
+def install(code: bytes) -> None:
+    """Put a filter on this process and all that it starts, for good; needs no_new_privs.
+
+    Raises:
+        OSError: The kernel refuses.
+    """
+    instructions = ctypes.create_string_buffer(code, len(code))
+    header = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(instructions))
+    call("seccomp", _SET_MODE_FILTER, 0, header)

@@ -1,0 +1,32 @@
+"""From a model's answer to the program in it, and from a program to what makes it distinct.
+
+`_languages` knows what languages are called, `_extract` finds the program, `_normal` takes it apart into
+tokens, `_functions` into functions.
+Nothing here repairs code, joins blocks, or guesses the language: the task says the language, and what the answer
+holds is taken as it stands.
+"""
+
+from __future__ import annotations
+
+from halo_forge.source._extract import Extraction, extract
+from halo_forge.source._functions import Function, Outline, Tokens, outline, without_comments
+from halo_forge.source._languages import ALIASES, canonical
+from halo_forge.source._normal import KEYWORDS, PYTHON_NAMES, c_tokens, digest, normalise, python_tokens
+
+__all__ = [
+    "ALIASES",
+    "KEYWORDS",
+    "PYTHON_NAMES",
+    "Extraction",
+    "Function",
+    "Outline",
+    "Tokens",
+    "c_tokens",
+    "canonical",
+    "digest",
+    "extract",
+    "normalise",
+    "outline",
+    "python_tokens",
+    "without_comments",
+]

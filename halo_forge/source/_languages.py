@@ -1,0 +1,31 @@
+"""What languages are called in fences, and how their source begins."""
+
+from __future__ import annotations
+
+ALIASES: dict[str, str] = {
+    **dict.fromkeys(("c", "h"), "c"),
+    **dict.fromkeys(("cpp", "c++", "cxx", "cc", "hpp"), "cpp"),
+    **dict.fromkeys(("python", "py", "python3"), "python"),
+    **dict.fromkeys(("rust", "rs"), "rust"),
+    **dict.fromkeys(("go", "golang"), "go"),
+}
+
+_C_START = (
+    r"#\s*(?:include|define|undef|pragma|ifn?def|if)\b|//|/\*"
+    r"|(?:typedef|struct|union|enum|static|extern|const|inline|unsigned|signed|void|bool|_Bool|char|short|int|long|float"
+    r"|double|size_t|ssize_t|FILE|u?int(?:8|16|32|64|ptr|max)_t)\b[\w\s*]{0,80}(?:[*\s]\w{1,80}\s{0,9}[({;=\[,]|\{)"
+)
+_CPP_START = r"using\b|namespace\b|template\s*<|class\s+\w+|std::|auto\s+\w+\s*[=(]|"
+STARTS: dict[str, str] = {
+    "c": _C_START,
+    "cpp": _CPP_START + _C_START,
+    "python": r"import\s+\w|from\s+[\w.]+\s+import\b|(?:async\s+)?def\s+\w+\s*\(|class\s+\w+\s*[:(]|@\w|#|\"{3}|if\b",
+    "rust": r"use\s+[\w:]+|(?:pub\s+)?(?:fn|struct|enum|mod|trait|const|static)\s+\w+|impl\b|#!?\[|//|/\*",
+    "go": r"package\s+\w+|import\s*[(\"]|func\s*[\w(]|//|/\*",
+}
+
+
+def canonical(tag: str) -> str | None:
+    """The language that a tag such as "C++17", "{.cpp}" or "python3" names; None when it is unknown."""
+    word = tag.strip().lower().removeprefix("language-").removeprefix("lang-").strip("{}.")
+    return ALIASES.get(word) or ALIASES.get(word.rstrip("0123456789xyz"))

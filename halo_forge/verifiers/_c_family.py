@@ -1,0 +1,98 @@
+"""What C and C++ share: compilers that take gcc's options, and those that make programs for another system."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from halo_forge.verifiers._spec import CompiledSpec
+
+_WARNINGS = ["-Wall", "-Wextra"]
+# -pipe keeps the random names of temporary files out of the assembler's messages.
+_MESSAGES = ["-pipe", "-fdiagnostics-color=never"]
+_WINDOWS = re.compile(r"(?P<prefix>(?P<machine>\w+)-(?:\w+-)*mingw32)-(?:gcc|g\+\+|c\+\+|clang|clang\+\+)(?:-[\w.-]+)?")
+_FOR_WINDOWS = re.compile(r"(?:[\w.]+-)+mingw32|--target=.*(?:mingw|windows)")
+
+
+class CFamilySpec(CompiledSpec):
+    """The answer is alone in its translation unit.
+
+    Attributes:
+        compiler: Name or path.
+        standard: For -std=.
+        flags: More options, for compiling and linking; after -Wall -Wextra, which are always given.
+    """
+
+    compiler: str = Field(min_length=1)
+    standard: str = Field(pattern=r"^[a-z0-9+:]+$")
+    flags: list[str] = Field(default_factory=lambda: ["-O1"])
+
+    @field_validator("flags")
+    @classmethod
+    def _warnings_stay(cls, flags: list[str]) -> list[str]:
+        if "-w" in flags:
+            raise ValueError("-w silences every warning, so that `rewards.compiles_with_warnings` is never given")
+        return flags
+
+    @model_validator(mode="after")
+    def _programs_for_windows_do_not_run_here(self) -> Self:
+        names = [flag for flag in [os.path.basename(self.compiler), *self.flags] if _FOR_WINDOWS.match(flag)]
+        if names and self.stages != ["compile"]:
+            raise ValueError(
+                f"stages must be [compile], found {self.stages}: {names[0]} makes programs for Windows, which do not"
+                " run here"
+            )
+        return self
+
+    def _windows(self) -> re.Match[str] | None:
+        return _WINDOWS.fullmatch(os.path.basename(self.compiler))
+
+    def requires(self) -> list[str]:
+        return [self.compiler, self.symbol_tool()]
+
+    def symbol_tool(self) -> str:
+        windows = self._windows()
+        return "nm" if windows is None else os.path.join(os.path.dirname(self.compiler), f"{windows['prefix']}-nm")
+
+    def is_entry(self, symbol: str, entry_point: str) -> bool:
+        windows = self._windows()
+        if windows is not None and re.fullmatch(r"i\d86", windows["machine"]):
+            symbol = symbol.removeprefix("_")  # of every name in 32-bit Windows
+        return self.is_entry_name(symbol, entry_point)
+
+    def is_entry_name(self, symbol: str, entry_point: str) -> bool:
+        """Whether the language calls the function `entry_point` by this symbol."""
+        return symbol == entry_point
+
+    def program_name(self) -> str:
+        return "program" if self._windows() is None else "program.exe"
+
+    def compile_command(self, compiler: str, source: str, target: str) -> list[str]:
+        options = [f"-std={self.standard}", *_WARNINGS, *self.flags, *_MESSAGES, self._error_limit()]
+        return [compiler, *options, "-c", source, "-o", target]
+
+    def _error_limit(self) -> str:
+        return "-ferror-limit=20" if "clang" in os.path.basename(self.compiler) else "-fmax-errors=20"
+
+    def program_command(self, compiler: str, source: str, target: str) -> list[str]:
+        return [*(word for word in self.compile_command(compiler, source, target) if word != "-c"), "-lm"]
+
+    def link_command(self, compiler: str, objects: list[str], target: str) -> list[str]:
+        return [compiler, *self.flags, *objects, "-o", target, "-Wl,--allow-multiple-definition", "-lm"]
+
+    def version_command(self, compiler: str) -> list[str]:
+        return [compiler, "--version"]
+
+    def settings_in_force(self) -> dict[str, Any]:
+        return {"standard": self.standard, "flags": [*_WARNINGS, *self.flags]}
+
+    def needs_address_space(self) -> bool:
+        return any(flag.startswith("-fsanitize") for flag in self.flags)
+
+    def install_packages(self, debian: str, fedora: str) -> str:
+        """`install_hint` for the packages of the compiler in use."""
+        install = f"Debian, Ubuntu: sudo apt-get install {debian}; Fedora: sudo dnf install {fedora}"
+        return f"{install}; or set verifier.compiler"

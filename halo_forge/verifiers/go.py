@@ -1,0 +1,129 @@
+"""Go, by the compiler and the linker behind `go build`: one package, the standard library and nothing else."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from halo_forge.sandbox.job import SandboxError
+from halo_forge.verifiers._checks import CompileOnly, Harness, Tests
+from halo_forge.verifiers._diagnostics import clip, readable
+from halo_forge.verifiers._functions import defines_function
+from halo_forge.verifiers._go_library import Library, library
+from halo_forge.verifiers._objects import harness_error
+from halo_forge.verifiers._spec import BuiltSpec, Controls
+from halo_forge.verifiers._workbench import Workbench
+
+if TYPE_CHECKING:
+    from halo_forge.verifiers._checker import Checker
+
+# A demonstration of the answer's own, which would clash with the harness's `main`.
+_OWN_MAIN = re.compile(rb"^([ \t]*func[ \t]+)main([ \t]*\()", re.MULTILINE)
+# The runtime's threads follow the machine's cores, and count as processes of the job.
+_FEW_THREADS = {"GOMAXPROCS": "2"}
+_HARNESS_ERROR = re.compile(r"^(?:\./)?harness\.go:\d+:.*", re.MULTILINE)
+
+
+class Spec(BuiltSpec):
+    """The answer is one file of package main.
+
+    Attributes:
+        compiler: Name or path of the command `go`.
+        compile_flags, link_flags: More options for `go tool compile` and `go tool link`.
+    """
+
+    kind: Literal["go"] = "go"
+    compiler: str = Field(default="go", min_length=1)
+    compile_flags: list[str] = Field(default_factory=list)
+    link_flags: list[str] = Field(default_factory=lambda: ["-s", "-w"])
+    compile_timeout_seconds: float = Field(default=20.0, gt=0.0, le=3600.0)
+
+    def requires(self) -> list[str]:
+        return [self.compiler]
+
+    def install_hint(self) -> str:
+        return (
+            "Debian, Ubuntu: sudo apt-get install golang-go; Fedora: sudo dnf install golang; or set verifier.compiler"
+        )
+
+    def source_name(self, stem: str) -> str:
+        return f"{stem}.go"
+
+    def version_command(self, compiler: str) -> list[str]:
+        return [compiler, "version"]
+
+    def settings_in_force(self) -> dict[str, Any]:
+        return {"compile_flags": list(self.compile_flags), "link_flags": list(self.link_flags)}
+
+    def needs_address_space(self) -> bool:
+        return True  # Go reserves its heap's address space at the start
+
+    def tool_environment(self) -> dict[str, str]:
+        return {"GOTOOLCHAIN": "local", "GOENV": "off", "CGO_ENABLED": "0", **_FEW_THREADS}
+
+    def program_environment(self) -> dict[str, str]:
+        return dict(_FEW_THREADS)
+
+    def checker(self, tools: Mapping[str, str]) -> Checker:
+        self._library(tools)  # made now, where a failure is a missing tool and not a wrong answer
+        return super().checker(tools)
+
+    def read_only_paths(self, tools: Mapping[str, str]) -> list[str]:
+        found = self._library(tools)
+        return sorted({*super().read_only_paths(tools), found.root, str(found.directory)})
+
+    def _library(self, tools: Mapping[str, str]) -> Library:
+        return library(tools[self.compiler], self.install_hint())
+
+    def build(self, bench: Workbench, source: bytes, tests: Tests) -> bytes | None:
+        """See `BuiltSpec.build`."""
+        if isinstance(tests, Harness):
+            files = {
+                "answer.go": _OWN_MAIN.sub(rb"\1halo_forge_main\2", source),
+                "harness.go": tests.source.encode("utf-8", errors="backslashreplace"),
+            }
+            return self._link(bench, bench.make(self._compile_command(bench, files), files, "answer.o", True))
+        files = {"answer.go": source}
+        answer = bench.make(self._compile_command(bench, files), files, "answer.o", True)
+        if isinstance(tests, CompileOnly) and tests.entry_point != "main":
+            if tests.entry_point is not None and not defines_function(source, "func", tests.entry_point):
+                bench.fail(f"the answer does not define the function `{tests.entry_point}`")
+            return None
+        program = self._link(bench, answer)
+        return None if isinstance(tests, CompileOnly) else program
+
+    def _compile_command(self, bench: Workbench, files: Mapping[str, bytes]) -> list[str]:
+        found = self._library(bench.tools)
+        if not os.path.exists(found.import_list):
+            raise SandboxError(f"{found.import_list} is gone, with the compiled standard library of Go")
+        options = ["-p", "main", "-complete", "-pack", "-c", "1", "-importcfg", found.import_list]
+        return [found.compiler, *options, *self.compile_flags, "-o", "answer.o", *files]
+
+    def _link(self, bench: Workbench, answer: bytes) -> bytes:
+        found = self._library(bench.tools)
+        command = [found.linker, "-importcfg", found.import_list, "-buildmode=exe", *self.link_flags]
+        return bench.make([*command, "-o", "program", "answer.o"], {"answer.o": answer}, "program")
+
+    def check_tests(self, bench: Workbench, tests: Tests) -> None:
+        """See `BuiltSpec.check_tests`: without an answer a harness lacks names, and nothing else."""
+        if not isinstance(tests, Harness):
+            return
+        files = {"harness.go": tests.source.encode("utf-8", errors="backslashreplace")}
+        command = self._compile_command(bench, files)
+        outcome = bench.run([command[0], "-e", *command[1:]], files, None)
+        errors = _HARNESS_ERROR.findall(readable(outcome.stdout + outcome.stderr))
+        wrong = [error for error in errors if "undefined: " not in error]
+        if wrong:
+            raise harness_error(clip("\n".join(wrong)), tests.source)
+
+    def controls(self) -> Controls:
+        return Controls(
+            passing='package main\n\nimport (\n\t"bufio"\n\t"fmt"\n\t"os"\n)\n\nfunc main() {\n'
+            "\treader := bufio.NewReader(os.Stdin)\n\tvar a, b int\n\tfmt.Fscan(reader, &a, &b)\n"
+            "\tfmt.Println(a + b)\n}\n",
+            broken="package main\n\nfunc main() {\n\tnotDeclaredAnywhere()\n}\n",
+        )

@@ -1,0 +1,156 @@
+"""Rust, by plain rustc: one file, the standard library and nothing else, so that nothing is fetched or built first."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import subprocess
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, field_validator
+
+from halo_forge.errors import ConfigError
+from halo_forge.verifiers._checks import CompileOnly, Harness, Tests
+from halo_forge.verifiers._diagnostics import clip, readable
+from halo_forge.verifiers._functions import defines_function
+from halo_forge.verifiers._objects import harness_error
+from halo_forge.verifiers._spec import BuiltSpec, Controls
+from halo_forge.verifiers._workbench import Workbench
+
+if TYPE_CHECKING:
+    from halo_forge.verifiers._checker import Checker
+
+# What nobody calls is no fault of an answer: a function that only tests call, a demonstration.
+_MESSAGES = ["--error-format=short", "--color=never", "-Adead_code"]
+_CODE = ["-Ccodegen-units=1", "-Cstrip=symbols"]
+# The harness is a module inside the answer's crate, as unit tests are: so it sees functions that are not `pub`.
+_HARNESS_MODULE = b'\n#[allow(warnings)]\n#[path = "harness.rs"]\npub mod halo_forge_harness;\n'
+_HARNESS_END = "\nuse super::*;\npub fn halo_forge_start() -> impl std::process::Termination { main() }\n"
+_MAIN = b"fn main() -> impl std::process::Termination { answer::halo_forge_harness::halo_forge_start() }\n"
+_ENTRY_MODULE = "\n#[allow(warnings)]\nmod halo_forge_entry {{ use super::{name} as _entry; }}\n"
+# A harness without its answer fails with these (names that are not there), and with these only.
+_UNKNOWN_NAME = re.compile(r"error\[E0(?:405|412|422|423|424|425|432|433|531|532|574)\]")
+_HARNESS_ERROR = re.compile(r"^harness\.rs:\d+:\d+: error.*", re.MULTILINE)
+
+
+class Spec(BuiltSpec):
+    """The answer is one Rust crate in one file.
+
+    Attributes:
+        compiler: Name or path; of rustup's, the toolchain that it stands for is used.
+        edition: For --edition.
+        flags: More options for rustc.
+    """
+
+    kind: Literal["rust"] = "rust"
+    compiler: str = Field(default="rustc", min_length=1)
+    edition: Literal[2015, 2018, 2021, 2024] = 2021
+    flags: list[str] = Field(default_factory=lambda: ["-Copt-level=1"])
+    compile_timeout_seconds: float = Field(default=20.0, gt=0.0, le=3600.0)
+
+    @field_validator("flags")
+    @classmethod
+    def _warnings_stay(cls, flags: list[str]) -> list[str]:
+        words = " ".join(flags).replace("-A ", "-A").replace("--allow ", "--allow=").replace("--allow=", "-A")
+        if "-Awarnings" in words or "--cap-lints" in words:
+            raise ValueError(f"{flags} silences every warning, so that `rewards.compiles_with_warnings` is never given")
+        return flags
+
+    def requires(self) -> list[str]:
+        return [self.compiler, "cc"]
+
+    def install_hint(self) -> str:
+        return (
+            "Debian, Ubuntu: sudo apt-get install rustc gcc libc6-dev; Fedora: sudo dnf install rust gcc;"
+            " or rustup (https://rustup.rs) and a C compiler as linker (in root's home it is out of reach for programs"
+            " at isolation levels other than namespace); or set verifier.compiler"
+        )
+
+    def source_name(self, stem: str) -> str:
+        return f"{stem}.rs"
+
+    def version_command(self, compiler: str) -> list[str]:
+        return [compiler, "--version"]
+
+    def settings_in_force(self) -> dict[str, Any]:
+        return {"edition": self.edition, "flags": list(self.flags)}
+
+    def checker(self, tools: Mapping[str, str]) -> Checker:
+        return super().checker({**tools, self.compiler: behind_rustup(tools[self.compiler])})
+
+    def read_only_paths(self, tools: Mapping[str, str]) -> list[str]:
+        return super().read_only_paths({**tools, self.compiler: behind_rustup(tools[self.compiler])})
+
+    def build(self, bench: Workbench, source: bytes, tests: Tests) -> bytes | None:
+        """See `BuiltSpec.build`; the answer is the root of its crate, whatever it is compiled for."""
+        if isinstance(tests, Harness):
+            return self._with_harness(bench, source, tests.source)
+        if isinstance(tests, CompileOnly) and tests.entry_point != "main":
+            self._object(bench, source, tests.entry_point)
+            return None
+        command = self._command(bench, "answer.rs", "bin", "program")
+        program = bench.make(command, {"answer.rs": source}, "program", True)
+        return None if isinstance(tests, CompileOnly) else program
+
+    def _command(self, bench: Workbench, source: str, crate: str, target: str) -> list[str]:
+        name = source.removesuffix(".rs")
+        options = ["--edition", str(self.edition), *_MESSAGES, *_CODE, *self.flags, f"-Clinker={bench.tools['cc']}"]
+        return [bench.compiler, *options, "--crate-name", name, "--crate-type", crate, source, "-o", target]
+
+    def _with_harness(self, bench: Workbench, source: bytes, harness: str) -> bytes:
+        files = {"answer.rs": source + _HARNESS_MODULE, "harness.rs": _encoded(harness + _HARNESS_END)}
+        library = bench.make(self._command(bench, "answer.rs", "rlib", "libanswer.rlib"), files, "libanswer.rlib", True)
+        command = [*self._command(bench, "main.rs", "bin", "program"), "--extern", "answer=libanswer.rlib"]
+        return bench.make(command, {"main.rs": _MAIN, "libanswer.rlib": library}, "program")
+
+    def _object(self, bench: Workbench, source: bytes, entry_point: str | None) -> None:
+        named = b"" if entry_point is None else _encoded(_ENTRY_MODULE.format(name=entry_point))
+        command = [*self._command(bench, "answer.rs", "lib", "answer.o"), "--emit=obj"]
+        bench.make(command, {"answer.rs": source + named}, "answer.o", True)
+        if entry_point is not None and not defines_function(source, "fn", entry_point.rpartition("::")[2]):
+            bench.fail(f"the answer does not define the function `{entry_point}`")
+
+    def check_tests(self, bench: Workbench, tests: Tests) -> None:
+        """See `BuiltSpec.check_tests`: without an answer a harness lacks names, and nothing else."""
+        if isinstance(tests, CompileOnly) and tests.entry_point is not None:
+            if re.fullmatch(r"(?:\w+::)*[^\W\d]\w*", tests.entry_point) is None:
+                raise ConfigError(
+                    f"tests of the kind compile: entry_point {tests.entry_point!r} is no name of a function",
+                    "write it as Rust does: `name`, or `module::name`",
+                )
+        if not isinstance(tests, Harness):
+            return
+        files = {"answer.rs": _HARNESS_MODULE, "harness.rs": _encoded(tests.source + _HARNESS_END)}
+        outcome = bench.run(self._command(bench, "answer.rs", "rlib", "libanswer.rlib"), files, None)
+        errors = _HARNESS_ERROR.findall(readable(outcome.stderr))
+        wrong = [error for error in errors if _UNKNOWN_NAME.search(error) is None]
+        if wrong:
+            raise harness_error(clip("\n".join(wrong)), tests.source)
+
+    def controls(self) -> Controls:
+        return Controls(
+            passing="use std::io::{self, Read};\n\nfn main() {\n    let mut text = String::new();\n"
+            "    io::stdin().read_to_string(&mut text).unwrap();\n"
+            "    let sum: i64 = text.split_whitespace().map(|word| word.parse::<i64>().unwrap()).sum();\n"
+            '    println!("{}", sum);\n}\n',
+            broken="fn main() { not_declared_anywhere(); }\n",
+        )
+
+
+@functools.cache
+def behind_rustup(compiler: str) -> str:
+    """The compiler that rustup's stand-in would start; any other path as it is.
+
+    The stand-in reads settings in the user's home directory, which no job may see.
+    """
+    if os.path.basename(os.path.realpath(compiler)) != "rustup":
+        return compiler
+    asked = subprocess.run([compiler, "--print", "sysroot"], capture_output=True, text=True, timeout=60, check=False)
+    found = os.path.join(asked.stdout.strip(), "bin", "rustc")
+    return found if asked.returncode == 0 and os.path.exists(found) else compiler
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", errors="backslashreplace")

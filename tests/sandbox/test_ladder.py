@@ -1,0 +1,207 @@
+"""What the ladder makes of containers and kernels of other kinds, emulated by `shapes.py`; see its docstring."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import halo_forge
+from halo_forge.sandbox import ladder, landlock, seccomp
+from halo_forge.sandbox.job import LEVELS, SandboxError
+from halo_forge.sandbox.ladder import Probe, probe_ladder
+from halo_forge.sandbox.local import open_sandbox
+from halo_forge.sandbox.self_test import self_test
+
+USER = 64_321
+LAST_SECONDS = 60
+TESTS = {"network", "home", "fork bomb", "kill -1", "memory", "daemon"}
+WORKING = {probe.level for probe in probe_ladder() if probe.works}
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user, or hide parts of /proc")
+needs_both = pytest.mark.skipif(
+    not {"namespace", "landlock"} <= WORKING, reason=f"a shape takes away what is there; this machine has {WORKING}"
+)
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A copy of what a launcher needs, which every user can read."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="halo-forge-shape-") as name:
+        root = Path(name)
+        root.chmod(0o755)
+        source = Path(halo_forge.__file__).parent
+        shutil.copytree(source / "sandbox", root / "halo_forge" / "sandbox", ignore=shutil.ignore_patterns("__py*"))
+        shutil.copy(source / "__init__.py", root / "halo_forge")
+        shutil.copy(Path(__file__).with_name("shapes.py"), root)
+        subprocess.run(["chmod", "-R", "a+rX", name], check=True)
+        yield root
+
+
+def python_for(user: int | None) -> str:
+    """An interpreter that this user can start."""
+    if user is None:
+        return sys.executable
+    for path in (sys.executable, "/usr/bin/python3"):
+        check = [path, "-I", "-S", "-c", "import os, sys; assert sys.version_info >= (3, 11); os.pidfd_open"]
+        try:
+            done = subprocess.run(check, user=user, group=user, extra_groups=[], capture_output=True, cwd="/")
+        except OSError:
+            continue
+        if done.returncode == 0:
+            return path
+    pytest.skip("no Python 3.11 that another user can start")
+
+
+def in_shape(package: Path, shape: str, user: int | None, *level: str) -> dict[str, Any]:
+    arguments = [str(package), shape, "-" if user is None else str(user), *level]
+    script = [python_for(user), "-B", str(package / "shapes.py"), *arguments]
+    # Neither the shape's filters nor what it leaves behind reach this process.
+    done = subprocess.run(script, capture_output=True, text=True, timeout=LAST_SECONDS, cwd="/")
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def works(found: dict[str, Any]) -> set[str]:
+    return {probe["level"] for probe in found["probes"] if probe["works"]}
+
+
+@needs_both
+@pytest.mark.parametrize(
+    ("shape", "user", "level", "add_ons"),
+    [
+        ("plain", None, "namespace", {"fresh_proc": True}),
+        pytest.param("plain", USER, "namespace", {"fresh_proc": True, "uid_drop": False}, marks=needs_root),
+        pytest.param("masked", None, "namespace", {"fresh_proc": False, "uid_drop": True}, marks=needs_root),
+        pytest.param("masked", USER, "namespace", {"fresh_proc": False, "uid_drop": False}, marks=needs_root),
+        ("no landlock", None, "namespace", {"landlock_abi": 0, "seccomp": True}),
+        pytest.param("no filters", USER, "namespace", {"seccomp": False}, marks=needs_root),
+        pytest.param("docker", None, "landlock", {"uid_drop": True, "seccomp": True}, marks=needs_root),
+        pytest.param("docker", USER, "landlock", {"uid_drop": False, "seccomp": True}, marks=needs_root),
+        ("apparmor", None, "landlock", {"seccomp": True}),
+        pytest.param("apparmor", USER, "landlock", {"uid_drop": False}, marks=needs_root),
+        ("no user namespaces", None, "landlock", {}),
+    ],
+)
+def test_auto_takes_the_best_that_is_left(
+    package: Path, shape: str, user: int | None, level: str, add_ons: dict[str, Any]
+) -> None:
+    found = in_shape(package, shape, user)
+    assert found.get("level") == level, found
+    assert found["add_ons"] | add_ons == found["add_ons"]
+    assert set(found["attempts"]) == TESTS
+    # A home that the user cannot write to himself is not tried.
+    assert [attempt for attempt in found["attempts"].items() if attempt[1][0] is False] == []
+    assert found["ordinary"] == ["hello\n", 6, "hello\n"]
+    if level == "landlock":
+        assert "namespace" not in works(found)
+
+
+@needs_both
+def test_auto_never_falls_to_limits(package: Path) -> None:
+    found = in_shape(package, "docker without landlock", None)
+    assert works(found) == {"limits"}
+    assert "level" not in found
+    for word in ("namespace", "landlock", "EPERM", "ENOSYS", "verifier.isolation: limits", "seccomp=unconfined"):
+        assert word in found["error"]
+    assert in_shape(package, "docker without landlock", None, "limits")["level"] == "limits"
+
+
+@needs_both
+@pytest.mark.parametrize(("shape", "level"), [("docker", "namespace"), ("no landlock", "landlock")])
+def test_a_named_level_is_never_lowered(package: Path, shape: str, level: str) -> None:
+    found = in_shape(package, shape, None, level)
+    assert "level" not in found and f"isolation level {level} does not work here" in found["error"]
+
+
+def test_probes_name_errno_and_what_would_mend() -> None:
+    probes = probe_ladder()
+    assert [probe.level for probe in probes] == list(LEVELS)
+    for probe in probes:
+        assert probe.works == (probe.reason == "") == (probe.mend == "")
+    assert probes[-1] == Probe("limits", True)
+
+
+def test_an_unknown_level_is_refused() -> None:
+    with pytest.raises(ValueError, match="auto or one of namespace, landlock, limits, found 'docker'"):
+        open_sandbox("docker")
+    with pytest.raises(ValueError, match="must exist"):
+        open_sandbox("limits", ["/not/there"])
+
+
+@pytest.mark.skipif(not WORKING & {"namespace", "landlock"}, reason="no level that holds programs in works here")
+def test_auto_is_found_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    open_sandbox().close()
+    monkeypatch.setattr(ladder, "_try", None)
+    sandbox = open_sandbox()
+    assert sandbox.isolation.level == ladder._best[0] == next(level for level in LEVELS if level in WORKING)
+    sandbox.close()
+
+
+def test_the_self_test_tells_what_happened_at_limits() -> None:
+    sandbox = open_sandbox("limits")
+    try:
+        attempts = {attempt.name: attempt for attempt in self_test(sandbox)}
+    finally:
+        sandbox.close()
+    assert set(attempts) == TESTS
+    # It is honest: nothing keeps the network out there.
+    assert attempts["network"].held in (False, None)
+    assert attempts["memory"].held and attempts["fork bomb"].held and attempts["daemon"].held
+
+
+@pytest.mark.skipif("landlock" not in WORKING, reason="this kernel has no Landlock")
+def test_older_versions_of_landlock_take_what_they_know(tmp_path: Path) -> None:
+    (tmp_path / "note").write_text("x")
+    for abi in range(1, landlock.kernel_abi() + 1):
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                seccomp.syscalls.prctl(seccomp.syscalls.PR_SET_NO_NEW_PRIVS, 1)
+                landlock.restrict(["/usr"], [], abi)
+                os.listdir("/usr")
+                try:
+                    (tmp_path / "note").read_text()
+                except PermissionError:
+                    code = 0
+            finally:
+                os._exit(code)
+        assert os.waitpid(pid, 0)[1] == 0, abi
+
+
+def test_without_signal_scope_the_filter_names_who_must_live() -> None:
+    """As it is below version 6 of Landlock's interface; the signal 0 harms nobody."""
+    me = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            seccomp.syscalls.prctl(seccomp.syscalls.PR_SET_NO_NEW_PRIVS, 1)
+            seccomp.install(seccomp.job_filter([me, -os.getpgid(me)]))
+            os.kill(os.getpid(), 0)
+            refused = 0
+            for target in (-1, me, -os.getpgid(me)):
+                try:
+                    os.kill(target, 0)
+                except PermissionError:
+                    refused += 1
+            code = 0 if refused == 3 else 2
+        finally:
+            os._exit(code)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_refusals_of_the_launcher_are_errors_of_the_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/not/there/python")
+    with pytest.raises(SandboxError, match="launcher cannot be started"):
+        open_sandbox("limits")

@@ -1,0 +1,239 @@
+"""`halo-forge verify`: files and answers by the real compiler, and stored verdicts under other rewards."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_calls import Cli, command_line
+from scripted_runs import MemoryVerifier, execute, rows, tree, write_inputs, write_rows
+
+from halo_forge.checking.answers import as_answer
+from halo_forge.errors import ConfigError
+from halo_forge.records import Verdict
+from halo_forge.source import extract
+from halo_forge.verifiers.c import Spec
+
+PROGRAM = '#include <stdio.h>\nint main(void) { puts("hi"); return 0; }\n'
+ADD = "int add(int a, int b) { return a + b; }\n"
+HARNESS = {
+    "kind": "harness",
+    "entry_point": "add",
+    "source": "#include <stdio.h>\nint add(int, int);\n"
+    'int main(void) { printf("%d\\n%d\\n", add(1, 2), add(3, -3)); }\n',
+    "expected": ["3", "0"],
+}
+FIELDS = [field.name for field in dataclasses.fields(Verdict)]
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Cli]:
+    monkeypatch.chdir(tmp_path)
+    with command_line(monkeypatch, capsys) as run:
+        yield run
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return write_inputs(tmp_path / "inputs", tests=HARNESS, verifier__workers=2)
+
+
+def put(name: str, text: str) -> str:
+    Path(name).write_text(text, encoding="utf-8")
+    return name
+
+
+def brief(found: Mapping[str, Any]) -> tuple[str, str, int]:
+    return found["stage"], found["status"], found["tests_passed"]
+
+
+def test_programs_are_compiled_and_run(cli: Cli, config: Path) -> None:
+    good = put("good.c", PROGRAM)
+    bad = put("bad.c", "int main(void) { return nothing; }\n")
+    crash = put("crash.c", PROGRAM.replace("return 0", "return 3"))
+    done = cli("verify", config, good, bad, crash, "--json")
+    assert done.code == 1
+    assert "1 of 3 pass" in done.err
+    assert all(list(row) == FIELDS for row in done.json)
+    assert [row["prompt_id"] for row in done.json] == [good, bad, crash]
+    assert [brief(row) for row in done.json] == [("run", "passed", 0), ("compile", "failed", 0), ("run", "failed", 0)]
+    done = cli("verify", config, good)
+    assert (done.code, "passed" in done.out, "good.c" in done.out) == (0, True, True)
+
+
+def test_a_file_against_the_tests_of_a_prompt(cli: Cli, config: Path) -> None:
+    right, wrong = put("right.c", ADD), put("wrong.c", ADD.replace("a + b", "a - b"))
+    done = cli("verify", config, wrong, right, "--prompt", "dev1", "--json")
+    assert [brief(row) for row in done.json] == [("tests", "failed", 0), ("tests", "passed", 2)]
+    assert [(row["prompt_id"], row["index"]) for row in done.json] == [("dev1", 0), ("dev1", 1)]
+    # In the table the line that says what is wrong, not only that something is.
+    assert "check 1: expected '3', found '-1'" in cli("verify", config, wrong, "--prompt", "dev1").out
+
+
+def test_a_function_alone_is_checked_where_compiling_is_all(cli: Cli, config: Path) -> None:
+    function = put("add.c", ADD)
+    assert cli("verify", config, function).code == 1  # a program needs a main
+    assert cli("verify", config, function, "--set", "verifier.stages=[compile]").code == 0
+
+
+def test_completions_keep_their_order_and_get_numbers(cli: Cli, config: Path, tmp_path: Path) -> None:
+    fenced = f"Sure:\n```c\n{ADD}```\n"
+    table = [
+        {"prompt_id": "dev1", "text": fenced},
+        {"prompt_id": "train1", "text": "I cannot."},
+        {"prompt_id": "dev1", "completion": fenced.replace("a + b", "a"), "finish": "length"},
+        {"prompt_id": "dev1", "text": fenced, "index": 7, "policy_version": 2, "token_ids": [1], "seed": 3},
+        {"prompt_id": "dev1", "completion": [{"role": "assistant", "content": fenced}], "prompt": "ignored"},
+    ]
+    done = cli("verify", config, write_rows(tmp_path / "answers.jsonl", table), "--json")
+    assert done.code == 1
+    found = [(row["prompt_id"], row["index"], *brief(row)) for row in done.json]
+    assert found == [
+        ("dev1", 0, "tests", "passed", 2),
+        ("train1", 0, "extract", "failed", 0),
+        ("dev1", 1, "tests", "failed", 0),
+        ("dev1", 7, "tests", "passed", 2),
+        ("dev1", 3, "tests", "passed", 2),
+    ]
+    assert "truncated" in done.json[2]["flags"]
+    assert done.json[3]["policy_version"] == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"text": "x"}, "`prompt_id` is missing"),
+        ({"prompt_id": "dev9", "text": "x"}, "did you mean 'dev"),
+        ({"prompt_id": "dev1"}, "neither `text` nor `completion`"),
+        ({"prompt_id": "dev1", "text": "x", "completion": "y"}, "text and completion"),
+        ({"prompt_id": "dev1", "text": 3}, "text is needed"),
+        ({"prompt_id": "dev1", "text": "x", "index": -1}, "`index`"),
+        ({"prompt_id": "dev1", "text": "x", "index": True}, "`index`"),
+        ({"prompt_id": "dev1", "text": "x", "finish": "eos"}, "`finish`"),
+    ],
+)
+def test_rows_that_are_wrong(cli: Cli, config: Path, tmp_path: Path, row: dict[str, Any], words: str) -> None:
+    done = cli("verify", config, write_rows(tmp_path / "answers.jsonl", [row]))
+    assert done.code == 2
+    assert words in done.err and "answers.jsonl:1" in done.err
+
+
+def test_usage(cli: Cli, config: Path, tmp_path: Path) -> None:
+    good, empty = put("good.c", PROGRAM), put("empty.jsonl", "\n")
+    binary = tmp_path / "binary.c"
+    binary.write_bytes(b"\xff\xfe")
+    for arguments, words in (
+        ((), "a configuration and at least one file"),
+        ((config,), "a configuration and at least one file"),
+        ((config, "missing.c"), "missing.c cannot be read"),
+        ((config, "missing.jsonl"), "missing.jsonl"),
+        ((config, empty), "no row"),
+        ((config, good, empty), "two calls"),
+        ((config, empty, "--prompt", "dev1"), "two calls"),
+        ((config, binary), "not UTF-8"),
+        ((config, put("good.py", "")), "says python"),
+        ((config, good, "--prompt", "dev11"), "did you mean"),
+        ((config, put("cut.c", '/* </think> */ char *s = "";\n')), "cut out"),
+        (("no.yaml", good), "no.yaml"),
+        ((config, good, "--set", "verifier.kind=nothing"), "verifier.kind"),
+    ):
+        done = cli("verify", *arguments)
+        assert done.code == 2, arguments
+        assert words in done.err, (arguments, done.err)
+    missing = cli("verify", config, good, "--set", "verifier.compiler=no-such-compiler")
+    assert missing.code == 4 and "no-such-compiler" in missing.err
+
+
+@pytest.mark.parametrize("source", [ADD, 'char *s = "```";\n', "/*\n````\n```c\n*/\nint x;\n", "int x; // no newline"])
+def test_a_file_is_checked_as_it_stands(source: str) -> None:
+    found = extract(as_answer(source, "c", "x.c"), "c")
+    assert found.code is not None and found.code.rstrip("\n") == source.rstrip("\n")
+
+
+@pytest.mark.parametrize("text", ["</think>", "<|im_end|>", "</s>"])
+def test_what_is_cut_out_of_answers_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"x\.c.*cut out"):
+        as_answer(f'char *s = "{text}";\n', "c", "x.c")
+
+
+# ---- --rescore
+
+
+@pytest.fixture
+def run(config: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A finished run of 2 cycles whose every prompt has one of each verdict: pass, pass, fail, broken."""
+    monkeypatch.setattr(Spec, "open", lambda self: MemoryVerifier())
+    inputs = write_inputs(tmp_path / "run_inputs", tests=HARNESS, raft__samples_per_prompt=4)
+    execute(inputs, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_a_run_scored_again(cli: Cli, run: Path) -> None:
+    before = tree(run)
+    done = cli("verify", "--rescore", run, "--set", "verifier.rewards.runs=0.6", "--json")
+    assert done.code == 0
+    assert tree(run) == before, "the run's files are not changed"
+    assert done.json["rewards"]["old"]["runs"] == 0.7
+    assert done.json["rewards"]["new"]["runs"] == 0.6
+    laps = {(lap["cycle"], lap["name"]): lap for lap in done.json["laps"]}
+    assert set(laps) == {(cycle, name) for cycle in (1, 2, 3) for name in ("train", "dev")} | {(None, "test")}
+    for cycle in (1, 2):
+        stored = [row["reward"] for row in rows(run / f"cycles/00{cycle}/verdicts.jsonl")]
+        lap = laps[cycle, "train"]
+        assert lap["num_verdicts"] == len(stored) == 12
+        assert lap["reward_mean_old"] == pytest.approx(sum(stored) / len(stored))
+        # Only the answers that fail their one test pay less: 0.7 becomes 0.6.
+        assert lap["num_changed"] == stored.count(0.7) > 0
+        assert lap["reward_mean_new"] == pytest.approx(lap["reward_mean_old"] - 0.1 * stored.count(0.7) / 12)
+        assert (lap["threshold_old"], lap["threshold_new"]) == ("pass", "pass")
+        assert lap["num_above_old"] == lap["num_above_new"] == stored.count(1.0)
+    assert laps[1, "dev"]["threshold_old"] is None
+    assert laps[3, "train"]["threshold_old"] is None  # the last lap selects nothing
+    assert "mean new" in cli("verify", "--rescore", run, "--set", "verifier.rewards.runs=0.6").out
+
+
+def test_another_threshold(cli: Cli, run: Path) -> None:
+    stored = [row["reward"] for row in rows(run / "cycles/001/verdicts.jsonl")]
+    found = cli("verify", "--rescore", run, "--set", "selection.reward_threshold=0.7", "--json").json["laps"][0]
+    assert (found["threshold_old"], found["threshold_new"]) == ("pass", 0.7)
+    assert found["num_above_old"] == stored.count(1.0)
+    assert found["num_above_new"] == stored.count(1.0) + stored.count(0.7)
+    assert found["num_changed"] == 0
+
+
+def test_errors_of_ours_count_for_nothing(cli: Cli, run: Path) -> None:
+    path = run / "cycles/001/verdicts.jsonl"
+    table = rows(path)
+    table[0] |= {"stage": "extract", "status": "error", "reward": 0.0}
+    write_rows(path, table)
+    lap = cli("verify", "--rescore", run, "--set", "verifier.rewards.runs=0.6", "--json").json["laps"][0]
+    assert (lap["num_verdicts"], lap["num_errors"]) == (11, 1)
+    assert lap["reward_mean_old"] == pytest.approx(sum(row["reward"] for row in table[1:]) / 11)
+
+
+def test_rescore_usage(cli: Cli, run: Path, config: Path, tmp_path: Path) -> None:
+    for arguments, words in (
+        ((), "no reward is changed"),
+        (("--set", "verifier.rewards.runs=0.7"), "no reward is changed"),
+        (("--set", "verifier.rewards.runs=2"), "verifier.rewards.runs"),
+        (("--set", "verifier.rewards.compiles=0.9"), "must not be above"),
+        (("--set", "verifier.timeout_seconds=1"), "verifier.timeout_seconds cannot be changed"),
+        (("--set", "verifier.rewards.runs=0.6", "--set", "seed=3"), "seed cannot be changed"),
+        ((config, "--set", "verifier.rewards.runs=0.6"), "--rescore takes no configuration"),
+    ):
+        done = cli("verify", "--rescore", run, *arguments)
+        assert done.code == 2, arguments
+        assert words in done.err, (arguments, done.err)
+    nowhere = cli("verify", "--rescore", tmp_path, "--set", "verifier.rewards.runs=0.6")
+    assert nowhere.code == 3 and "no run" in nowhere.err
+    (run / "cycles/001/verdicts.jsonl").write_text("{}\n", encoding="utf-8")
+    torn = cli("verify", "--rescore", run, "--set", "verifier.rewards.runs=0.6")
+    assert torn.code == 3 and "not a Verdict" in torn.err
+
+
+def test_help_says_both(cli: Cli) -> None:
+    said = cli("verify", "--help").out
+    assert "--rescore" in said and "--prompt" in said

@@ -1,0 +1,49 @@
+"""What the tests of the Python verifier share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from halo_forge.records import Completion, Prompt, Verdict
+from halo_forge.verifiers._verifier import ThreadedVerifier
+from halo_forge.verifiers.python import Spec
+
+# One that every user may start, where there is one: jobs of root run as another user.
+INTERPRETER = "/usr/bin/python3" if os.access("/usr/bin/python3", os.X_OK) else "python3"
+
+ASSERTS = {
+    "kind": "asserts",
+    "entry_point": "add",
+    "tests": ["assert add(1, 2) == 3", "assert add(-4, 4) == 0", "assert add('a', 'b') == 'ab'"],
+}
+MBPP = {"kind": "mbpp", "test_list": ASSERTS["tests"], "test_setup_code": ""}
+HUMANEVAL = {
+    "kind": "humaneval",
+    "entry_point": "add",
+    "prompt": "from typing import Any\n\ndef helper(x):\n    return x\n\n"
+    'def add(a: Any, b: Any) -> Any:\n    """Add."""\n',
+    "test": "METADATA = {}\n\ndef check(candidate):\n    assert True, 'it runs'\n    assert candidate(1, 2) == 3\n"
+    "    for n in range(3):\n        assert candidate(n, -4) == n - 4\n    assert candidate('a', 'b') == 'ab'\n",
+}
+KINDS = {"asserts": ASSERTS, "mbpp": MBPP, "humaneval": HUMANEVAL}
+ADD = "def add(a, b):\n    return a + b\n"
+
+
+def spec(**settings: Any) -> Spec:
+    """Short limits, and an interpreter that can be started."""
+    return Spec(**{"compiler": INTERPRETER, "timeout_seconds": 1.0, "workers": 2, **settings})
+
+
+def prompt(tests: Mapping[str, Any] | None, name: str = "task") -> Prompt:
+    return Prompt(name, ({"role": "user", "content": "Write it."},), "python", tests)
+
+
+def answer(code: str, index: int = 0, name: str = "task") -> Completion:
+    return Completion(name, index, f"```python\n{code}\n```\n", (), "stop", 0, 1)
+
+
+def verdicts(verifier: ThreadedVerifier, tests: Mapping[str, Any] | None, *codes: str) -> list[Verdict]:
+    """The verdicts on some answers to one prompt."""
+    return list(verifier.verify([(prompt(tests), answer(code, index)) for index, code in enumerate(codes)]))

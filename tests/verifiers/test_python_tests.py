@@ -1,0 +1,108 @@
+"""What the tests of a prompt come to, by hand: nothing is run here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from python_answers import ASSERTS, HUMANEVAL, MBPP, prompt
+
+from halo_forge.errors import ConfigError
+from halo_forge.verifiers._checks import parse_tests
+from halo_forge.verifiers._python_tests import plan_asserts, plan_humaneval
+
+HEAD = "import math\n\ndef poly(x):\n    return x\n\ndef f(x):\n    '''Doc.'''\n"
+
+
+def test_asserts_are_checks_and_free_names_are_the_answers() -> None:
+    plan = plan_asserts(None, "import re\nk = 3", ("assert f(k) == len(re.escape('a'))", "assert g(1)\nassert f(Pair)"))
+    assert plan.entry_point == "f" and plan.num_checks == 2
+    assert plan.names == (("Pair", "Pair"), ("f", "f"), ("g", "g"))
+    assert [is_check for is_check, _ in plan.steps] == [False, True, True]
+
+
+def test_modules_are_not_the_answers_unless_called() -> None:
+    plan = plan_asserts(None, "", ("assert math.isclose(bisect(1), 2)",))
+    assert plan.names == (("bisect", "bisect"),) and plan.steps[0] == (False, "import math")
+
+
+@pytest.mark.parametrize(
+    ("entry", "tests", "names"),
+    [
+        (None, ("assert sum(1, 2) == 3",), ("sum",)),
+        (None, ("assert sorted(f(1)) == [len('a')]",), ("f",)),
+        ("sum", ("assert sum(f(1)) == 3",), ("f", "sum")),
+        (None, ("assert [x for x in f(1)] == [1]",), ("f",)),
+        (None, ("try:\n    f(1)\nexcept ValueError as e:\n    assert str(e)",), ("f",)),
+    ],
+)
+def test_names_of_builtins(entry: str | None, tests: tuple[str, ...], names: tuple[str, ...]) -> None:
+    assert tuple(name for name, _ in plan_asserts(entry, "", tests).names) == names
+
+
+def test_a_humaneval_check_is_split_into_what_it_asserts() -> None:
+    body = (
+        "    '''Doc.'''\n    assert True\n    n = 3\n    assert f2(n) == 1, 'why'\n"
+        "    for i in range(3):\n        assert f2(i)\n    pass\n"
+    )
+    plan = plan_humaneval("f", f"M = 1\ndef check(f2):\n{body}", HEAD)
+    assert plan.names == (("f2", "f"),) and plan.num_checks == 2 and not plan.tests_use_context
+    assert plan.steps == (
+        (False, "M = 1"),
+        (False, "n = 3"),
+        (True, "assert f2(n) == 1, 'why'"),
+        (True, "for i in range(3):\n    assert f2(i)"),
+    )
+    assert (plan.head, plan.context) == (HEAD, HEAD)
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["    if c(1) != 1:\n        return\n    assert c(2)\n", "    global x\n    assert c(1)\n", "    assert True\n"],
+)
+def test_a_humaneval_check_that_cannot_be_split_is_one_check(body: str) -> None:
+    test = f"def check(c):\n{body}"
+    assert plan_humaneval("f", test, HEAD).steps == ((False, test), (True, "check(c)"))
+
+
+def test_a_return_of_an_inner_function_does_not_keep_a_check_whole() -> None:
+    plan = plan_humaneval("f", "def check(c):\n    def g(x):\n        return x\n    assert c(1) == g(1)\n", HEAD)
+    assert [is_check for is_check, _ in plan.steps] == [False, True]
+
+
+def test_what_the_tests_use_of_the_head() -> None:
+    plan = plan_humaneval("f", "def check(c):\n    assert math.sqrt(poly(c(1))) == f(2)\n", HEAD)
+    assert plan.tests_use_context and plan.names == (("c", "f"), ("f", "f"))
+    bare = plan_humaneval("f", "def check(c):\n    assert c(1)\n", "def f(x):\n")
+    assert bare.context == "def f(x):\n    pass\n" and bare.head == "def f(x):\n"
+
+
+def test_kinds_and_their_checks() -> None:
+    kinds = [parse_tests(prompt(tests))[0] for tests in (ASSERTS, MBPP, HUMANEVAL)]
+    assert [(tests.kind, tests.entry_point, tests.num_checks) for tests in kinds] == [
+        ("asserts", "add", 3),
+        ("mbpp", "add", 3),
+        ("humaneval", "add", 3),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tests", "message"),
+    [
+        ({**ASSERTS, "tests": []}, "tests"),
+        ({**ASSERTS, "tests": ["f(1)"]}, "test 1 asserts nothing"),
+        ({**ASSERTS, "tests": ["assert f(1)", "assert True"]}, "test 2 asserts nothing"),
+        ({**ASSERTS, "tests": ["assert f(1"]}, "test 1 is no Python"),
+        ({**ASSERTS, "entry_point": ""}, "entry_point"),
+        ({**ASSERTS, "setup": "import ("}, "setup is no Python"),
+        ({**ASSERTS, "entry_point": None, "tests": ["assert x == 1"]}, "call nothing of the answer"),
+        ({**MBPP, "test_list": ["assert 1 == 1"]}, "call nothing of the answer"),
+        ({**HUMANEVAL, "test": "def chekc(c): pass"}, "no function `check`"),
+        ({**HUMANEVAL, "test": "def check(): pass"}, "no function `check`"),
+        ({**HUMANEVAL, "prompt": "def add(a:"}, "prompt is no Python"),
+        ({**HUMANEVAL, "tests": []}, "tests"),
+    ],
+)
+def test_malformed_tests_are_an_error(tests: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=rf"'broken'(?s:.*){message}"):
+        parse_tests(prompt(tests, "broken"))

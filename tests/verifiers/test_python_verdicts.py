@@ -1,0 +1,234 @@
+"""What answers in Python come to: every stage, every kind of test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+from python_answers import ADD, ASSERTS, HUMANEVAL, INTERPRETER, KINDS, prompt, spec, verdicts
+
+from halo_forge.errors import ConfigError, ToolMissing
+from halo_forge.records import Completion, Verdict
+from halo_forge.verifiers import _python_interpreter, _python_stages
+from halo_forge.verifiers._verifier import ThreadedVerifier
+from halo_forge.verifiers.c import Spec as CSpec
+
+STDIO = {"kind": "stdio", "cases": [{"stdin": "1 2\n", "stdout": "3\n"}, {"stdin": "4 -4\n", "stdout": "0"}]}
+SUM = "a, b = map(int, input().split())\nprint(a + b)\n"
+HARNESS = {
+    "kind": "harness",
+    "entry_point": "add",
+    "source": "from answer import add\nprint(add(1, 2))\nprint(add('a', 'b'))\n",
+    "expected": ["3", "ab"],
+}
+
+
+@pytest.fixture(scope="module")
+def verifier() -> Iterator[ThreadedVerifier]:
+    with spec(memory_limit_bytes=128 * 1024 * 1024).open() as opened:
+        yield opened
+
+
+def one(verifier: ThreadedVerifier, code: str, tests: Mapping[str, Any] | None) -> Verdict:
+    (found,) = verdicts(verifier, tests, code)
+    return found
+
+
+def asserting(*tests: str, setup: str = "", entry_point: str | None = None) -> dict[str, Any]:
+    return {"kind": "asserts", "entry_point": entry_point, "setup": setup, "tests": list(tests)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("code", "stage", "status", "passed"),
+    [
+        (ADD, "tests", "passed", 3),
+        ("def add(a, b):\n    return 2 * a - b\n", "tests", "failed", 0),
+        ("def add(a, b):\n    return a + b if isinstance(a, int) else None\n", "tests", "failed", 2),
+        ("add = lambda a, b: a + b", "tests", "passed", 3),
+        ("def add(a, b):\n    return a +\n", "compile", "failed", 0),
+        ("def plus(a, b):\n    return a + b\n", "compile", "failed", 0),
+        ("add = 3", "run", "failed", 0),
+        ("import nothing_of_this_name\n" + ADD, "run", "failed", 0),
+        (ADD + "while True: pass\n", "run", "timeout", 0),
+        (ADD + "x = [bytearray(1 << 20) for _ in range(1 << 12)]\n", "run", "out_of_memory", 0),
+        (ADD + "if __name__ == '__main__':\n    raise ValueError\n", "tests", "passed", 3),
+    ],
+)
+def test_verdicts(verifier: ThreadedVerifier, kind: str, code: str, stage: str, status: str, passed: int) -> None:
+    found = one(verifier, code, KINDS[kind])
+    if status == "out_of_memory":
+        # The interpreter may notice first, and raise MemoryError.
+        assert found.stage == stage and found.status in ("failed", "out_of_memory"), found
+        return
+    assert (found.stage, found.status, found.tests_passed, found.tests_total) == (stage, status, passed, 3), found
+
+
+def test_diagnostics_say_what_happened(verifier: ThreadedVerifier) -> None:
+    assert one(verifier, "def plus(): pass", ASSERTS).diagnostics == "the answer does not define the function `add`"
+    assert "answer.py:1: SyntaxError" in one(verifier, "def add(:", ASSERTS).diagnostics
+    assert "ZeroDivisionError: division by zero (line 1)" in one(verifier, "1 / 0\n" + ADD, ASSERTS).diagnostics
+    wrong = one(verifier, "def add(a, b):\n    return [a] if a == 1 else a / b\n", ASSERTS).diagnostics
+    assert "check 1: assert add(1, 2) == 3: AssertionError; the answer's last value: [1]" in wrong
+    assert "check 3: assert add('a', 'b') == 'ab': the answer raised TypeError: " in wrong and "(line 2)" in wrong
+
+
+def test_what_passed_before_the_end_is_counted(verifier: ThreadedVerifier) -> None:
+    slow = one(verifier, "def add(a, b):\n    while a == 'a': pass\n    return a + b\n", ASSERTS)
+    assert (slow.stage, slow.status, slow.tests_passed) == ("run", "timeout", 2)
+    ended = one(verifier, "import os\ndef add(a, b):\n    if a == 'a': os._exit(3)\n    return a + b\n", ASSERTS)
+    assert (ended.stage, ended.status, ended.tests_passed, ended.exit_code) == ("run", "failed", 2, 3)
+    assert "early_exit" not in ended.flags
+    assert "early_exit" in one(verifier, "import os\ndef add(a, b): os._exit(0)\n", ASSERTS).flags
+    crash = "import ctypes\ndef add(a, b):\n    if a == 'a': ctypes.string_at(0)\n    return a + b\n"
+    crashed = one(verifier, crash, ASSERTS)
+    assert (crashed.stage, crashed.status, crashed.tests_passed, crashed.signal) == ("run", "failed", 2, 11)
+
+
+def test_calls_are_like_calls_in_one_process(verifier: ThreadedVerifier) -> None:
+    code = (
+        "import collections, re\n"
+        "def sort(x, extra=None):\n    x.sort()\n    if extra is not None: extra['n'] = len(x)\n"
+        "def count(x): return collections.Counter(x)\n"
+        "def squares(n):\n    for i in range(n): yield i * i\n"
+        "def apply(f, x): return [f(each) for each in x]\n"
+        "def adder(n): return lambda x: x + n\n"
+        "def find(x): return re.search('b', x)\n"
+        "class Odd(ValueError): pass\n"
+        "def even(n):\n    if n % 2: raise Odd('odd')\n    return n\n"
+        "class Node:\n    def __init__(self, value): self.value, self.left = value, None\n"
+        "    def double(self): return Node(2 * self.value)\n    def __len__(self): return 5\n"
+        "    def __str__(self): return f'Node({self.value})'\n    def __getitem__(self, key): return [key]\n"
+        "def depth(node): return 0 if node is None else 1 + depth(node.left)\n"
+        "def same(*args, **kwargs): return args, kwargs\n"
+    )
+    tests = asserting(
+        "x = [3, 1, 2]\nassert sort(x) is None and x == [1, 2, 3]",
+        "x, d = [2, 1], {}\nsort(x, extra=d)\nassert (x, d) == ([1, 2], {'n': 2})",
+        "assert count('aab') == {'a': 2, 'b': 1}",
+        "assert list(squares(4)) == [0, 1, 4, 9]",
+        "assert next(squares(4)) == 0 and 9 in squares(4) and 5 not in squares(4)",
+        "assert apply(lambda x: x + offset, [1, 2]) == [4, 5]",
+        "def bad(x):\n    raise KeyError('no')\ntry:\n    apply(bad, [1])\n    assert 1 == 2\n"
+        "except KeyError as error:\n    assert error.args == ('no',)",
+        "assert adder(3)(4) == 7",
+        "assert find('abc') and not find('xyz')",
+        "try:\n    even(3)\n    assert 1 == 2\nexcept ValueError as error:\n    assert str(error) == 'odd'",
+        "assert depth(root) == 2 and root.left.value == 2 and root.double().value == 2",
+        "assert len(root) == 5 and str(root) == 'Node(1)' and root[3] == [3]",
+        "assert same(1, (2,), a={3}, b=None) == ((1, (2,)), {'a': {3}, 'b': None})",
+        "assert type(same([True, 1.0])[0][0][0]) is bool",
+        setup="offset = 3\nroot = Node(1)\nroot.left = Node(2)",
+    )
+    found = one(verifier, code, tests)
+    assert found.passed, found.diagnostics
+
+
+def test_a_preparation_that_fails_takes_its_checks_with_it(verifier: ThreadedVerifier) -> None:
+    tests = asserting("assert f(k) == 1", "assert f(2) == 1", setup="k = f(None) + 1")
+    found = one(verifier, "def f(x):\n    if x is None: raise ValueError('none')\n    return 1\n", tests)
+    assert (found.stage, found.tests_passed) == ("tests", 0)
+    assert "`k = f(None) + 1` before it: the answer raised ValueError: none (line 2)" in found.diagnostics
+
+
+def test_an_answer_that_goes_on_where_the_head_ends(verifier: ThreadedVerifier) -> None:
+    assert one(verifier, "    return helper(a) + b\n", HUMANEVAL).passed
+    assert one(verifier, "\n    # sum\n    return a + b\n\ndef helper(x): pass\n", HUMANEVAL).passed
+    assert one(verifier, "def add(a: Any, b):\n    return helper(a) + b\n", HUMANEVAL).passed
+    found = one(verifier, "    return a + b\n", ASSERTS)
+    assert (found.stage, found.status) == ("compile", "failed")
+    # The head alone defines the function, but the answer does not.
+    found = one(verifier, "x = 1\n", HUMANEVAL)
+    assert (found.stage, found.status) == ("compile", "failed")
+
+
+def test_programs_that_read_and_print(verifier: ThreadedVerifier) -> None:
+    codes = [SUM, SUM + "exit()\n", SUM + "exit(1)\n", "print(3)\n", "print(", "import os; os._exit(0)\n"]
+    found = verdicts(verifier, STDIO, *codes)
+    assert [(each.stage, each.status, each.tests_passed) for each in found] == [
+        ("tests", "passed", 2),
+        ("tests", "passed", 2),
+        ("run", "failed", 0),
+        ("tests", "failed", 1),
+        ("compile", "failed", 0),
+        ("tests", "failed", 0),
+    ]
+    assert 'File "answer.py", line 1' in one(verifier, "1 / 0", STDIO).diagnostics
+    assert one(verifier, "import this_is_no_module", STDIO).stage == "run"
+
+
+def test_a_harness_imports_the_answer(verifier: ThreadedVerifier) -> None:
+    found = verdicts(verifier, HARNESS, ADD, "def add(a, b): return 3", "def plus(): pass", ADD + "1 / 0")
+    assert [(each.stage, each.status, each.tests_passed) for each in found] == [
+        ("tests", "passed", 2),
+        ("tests", "failed", 1),
+        ("compile", "failed", 0),
+        ("run", "failed", 0),
+    ]
+    verifier.check_prompts([prompt(HARNESS)])
+    with pytest.raises(ConfigError, match=r"'task'.*harness of a prompt is no Python.*SyntaxError"):
+        verifier.check_prompts([prompt({**HARNESS, "source": "print("})])
+
+
+def test_compiling_runs_nothing(verifier: ThreadedVerifier) -> None:
+    hostile = "import os\nos._exit(1)\n"
+    assert one(verifier, hostile, None).passed
+    found = one(verifier, hostile, {"kind": "compile", "entry_point": "add"})
+    assert (found.stage, found.status, found.tests_total) == ("compile", "failed", 0)
+    warned = one(verifier, "x = 1 is 1\n", None)
+    assert warned.passed and warned.warnings == 1 and warned.reward == 0.3
+    assert one(verifier, ADD + "'\\d'\n", ASSERTS).warnings == 1
+
+
+@pytest.mark.parametrize("stages", [["compile"], ["compile", "run"]])
+def test_fewer_stages_check_less(stages: list[str]) -> None:
+    with spec(stages=stages).open() as verifier:
+        for tests in (ASSERTS, HUMANEVAL, STDIO):
+            wrong = "def add(a, b): return None"
+            (found,) = verdicts(verifier, tests, wrong)
+            assert (found.stage, found.status, found.tests_total) == (stages[-1], "passed", 0), found
+            (found,) = verdicts(verifier, tests, "raise ValueError\n" + wrong)
+            assert found.passed is (stages == ["compile"])
+
+
+def test_an_empty_answer_is_no_program(verifier: ThreadedVerifier) -> None:
+    for tests in KINDS.values():
+        pairs = [(prompt(tests), Completion("task", index, text, (), "stop", 0, 1)) for index, text in enumerate(
+            ["", "```python\n```", "I cannot do that."])]  # fmt: skip
+        assert [found.reward for found in verifier.verify(pairs)] == [0.0, 0.0, 0.0]
+
+
+def test_the_order_of_a_set_is_the_same_in_every_run(verifier: ThreadedVerifier) -> None:
+    tests = asserting("assert f() == 1")
+    codes = [f"def f():  # {index}\n    return list({{'a', 'b', 'c', 'd'}})" for index in range(4)]
+    assert len({found.diagnostics for found in verdicts(verifier, tests, *codes)}) == 1
+
+
+def test_other_languages_refuse_tests_in_python() -> None:
+    with CSpec(stages=["compile"], workers=1).open() as verifier:
+        for tests in KINDS.values():
+            with pytest.raises(ConfigError, match=rf"kind '{tests['kind']}' are for Python"):
+                verifier.check_prompts([prompt(tests).__class__("task", prompt(None).messages, None, tests)])
+
+
+def test_a_driver_that_does_not_work_is_our_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = _python_interpreter.sources()
+    broken = {**real, "_python_driver.py": real["_python_driver.py"].replace(b'job["names"]', b'job["nomes"]')}
+    monkeypatch.setattr(_python_stages, "sources", lambda: broken)
+    with spec().open() as verifier:
+        (found,) = verdicts(verifier, ASSERTS, ADD)
+    assert found.status == "error" and "KeyError" in found.diagnostics
+
+
+def test_an_interpreter_that_is_none_is_missing() -> None:
+    with pytest.raises(ToolMissing, match="does not tell where it is"):
+        spec(compiler="/bin/true").open().__enter__()
+    with pytest.raises(ToolMissing, match="not found"):
+        spec(compiler="python-of-nobody").open().__enter__()
+
+
+def test_settings_in_force_are_recorded(verifier: ThreadedVerifier) -> None:
+    toolchain = verifier.toolchain()
+    assert toolchain["compiler"] == INTERPRETER and toolchain["version"].startswith("Python 3.")
+    assert toolchain["packages"] is False
