@@ -57,7 +57,7 @@ class MemoryVerifier:
         pass
 
     def toolchain(self) -> dict[str, Any]:
-        return {"compiler": "memory"}
+        return {"compiler": "memory", "version": "memory 1", "isolation": "namespace"}
 
     def check_prompts(self, prompts: object) -> None:
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib.util
 import json
@@ -608,16 +609,21 @@ def wait_for(there: Callable[[], bool], process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
-def processes_in(folder: Path) -> list[str]:
-    """Processes whose working directory lies in `folder`."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if os.readlink(process / "cwd").startswith(str(folder)):
-                found.append(process.name)
-        except OSError:
-            continue  # it is gone, or somebody else's
-    return found
+def processes_below(pid: int) -> list[int]:
+    """Children, their children, and so on."""
+    parents: dict[int, int] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it is gone
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    found = [child for child, parent in parents.items() if parent == pid]
+    return found + [process for child in found for process in processes_below(child)]
+
+
+def command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()
+    except OSError:
+        return ""  # it is gone
 
 
 @pytest.mark.parametrize("stage", ["completions", "verdicts", "trained"])
@@ -628,10 +634,13 @@ def test_interrupted(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     config = write_inputs(tmp_path, answers=slow_answers, tests=tests, verifier=settings)
     lap, scratch = tmp_path / "out/cycles/001", tmp_path / "scratch"
     scratch.mkdir()
+    below: list[int] = []
 
     def reached() -> bool:
+        below[:] = processes_below(process.pid)
         if stage == "verdicts":  # a program runs by now
-            return (lap / "verdicts.jsonl.part").exists() and bool(processes_in(scratch))
+            running = any(command_of(pid) == "./program" for pid in below)
+            return (lap / "verdicts.jsonl.part").exists() and running
         path = lap / ("completions.jsonl.part" if stage == "completions" else "training.part/training_log.jsonl")
         return path.exists() and path.read_text().count("\n") >= 1
 
@@ -660,7 +669,7 @@ def test_interrupted(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert err.endswith("interrupted; what is finished is on disk\n")
     assert "Traceback" not in err
     assert out == ""
-    assert processes_in(scratch) == []
+    assert [pid for pid in below if Path(f"/proc/{pid}").exists()] == []
     assert list(scratch.iterdir()) == []
 
     # Resumed, it ends as the run that nobody interrupted; what was finished is not made again.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,6 +104,8 @@ def _execute(loaded: LoadedConfig, *, resume: bool, as_json: bool, from_cycle: i
             open_watch(loaded.config) as watch,
             open_run(loaded, watch, resume=resume, from_cycle=from_cycle) as (plan, directory, tools),
         ):
+            toolchain = tools.verifier.toolchain()
+            print(f"verifier: {toolchain['version']}, isolation level {toolchain['isolation']}", file=sys.stderr)
             run_raft(plan, directory, tools)
             directory.event("run_finished")
     found = read_status(root, loaded.config.raft.num_cycles)
