@@ -70,7 +70,7 @@ def test_it_saves_most_of_the_time_and_changes_nothing(commands: list[list[str]]
         used = [argv for argv in commands if any(word.startswith("-I") for word in argv)]
         slow = _check(verifier, "#define AGAIN\n" + ALL + MAIN)
     assert (fast.status, slow.status) == ("passed", "passed")
-    assert len(used) == 1 and "-c" in used[0] and not any("-include" in word for argv in commands for word in argv)
+    assert len(used) == 1 and not any("-include" in word for argv in commands for word in argv)
     assert fast.cpu_seconds < 0.6 * slow.cpu_seconds
 
 
