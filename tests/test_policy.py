@@ -28,6 +28,7 @@ from tiny_models import (
 
 from halo_forge.errors import ConfigError, ModelError
 from halo_forge.policy import ADAPTER_FILES, Policy, adapter_digest, check_local, resolve_dtype
+from halo_forge.policy.packed import packed_linears
 from halo_forge.records import Prompt
 
 torch = pytest.importorskip("torch")
@@ -51,6 +52,28 @@ def test_a_prompt_that_leaves_no_room_for_an_answer(policy: Policy) -> None:
         policy.check_lengths([short], 513 - len(policy.prompt_ids(short)))
     with pytest.raises(ConfigError, match=f"{long.id!r}"):
         policy.check_lengths([short, long], 1)
+
+
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU computes no bfloat16")
+@pytest.mark.parametrize("name", ["llama", "qwen2"])  # without and with biases
+def test_packed_weights_give_the_same_products(name: str, tiny_models: dict[str, Path]) -> None:
+    policy = load_policy(tiny_models[name], dtype="bfloat16")
+    disturb_adapter(policy)
+    ids = torch.tensor([policy.prompt_ids(prompt(0, "add two numbers"))])
+    linears = [module for module in policy.model.modules() if type(module) is torch.nn.Linear]
+    with torch.inference_mode():
+        plain = policy.model(input_ids=ids).logits.float()
+        with packed_linears(policy.model):
+            assert sum("forward" in module.__dict__ for module in linears) > 10
+            packed = policy.model(input_ids=ids).logits.float()
+    assert not any("forward" in module.__dict__ for module in linears)
+    torch.testing.assert_close(packed, plain, rtol=0.05, atol=0.05 * float(plain.abs().max()))
+    assert torch.corrcoef(torch.stack([packed.flatten(), plain.flatten()]))[0, 1] > 0.999
+
+
+def test_weights_that_are_trained_or_not_bfloat16_are_not_packed(policy: Policy) -> None:
+    with packed_linears(policy.model):
+        assert not any("forward" in module.__dict__ for module in policy.model.modules())
 
 
 # --- tokens -------------------------------------------------------------------------------------------------

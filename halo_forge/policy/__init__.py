@@ -2,6 +2,7 @@
 
     model.py     the model in memory
     adapter.py   the adapter on it: made from a seed, or loaded and checked
+    packed.py    weights laid out for a CPU's matrix products, while nothing is trained
     turns.py     the chat template: what a prompt looks like, and which token ends an answer
     files.py     what can be found out about model and adapter folders before torch is imported
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from halo_forge.errors import ConfigError, ModelError
 from halo_forge.policy.adapter import LoraSettings, adapter_weights, fused_adapter, named_weights, with_adapter
 from halo_forge.policy.files import ADAPTER_FILES, ModelSettings, check_local, explained, identity_of
+from halo_forge.policy.packed import packed_linears
 from halo_forge.policy.turns import end_of_turn_id, generation_stop_ids, templated
 from halo_forge.records import Prompt
 
@@ -174,7 +175,7 @@ class Policy:
         half a unit in the last place: a small learning rate would look like no learning at all.
         """
         self.model.eval()
-        with fused_adapter(self.model), _freed_memory_kept():
+        with _freed_memory_kept(), packed_linears(self.model), fused_adapter(self.model):
             yield
 
     def _adapter_state(self) -> dict[str, torch.Tensor]:

@@ -36,7 +36,8 @@ def packed_linears(model: Any) -> Iterator[None]:
 def _suitable(model: Any) -> list[Any]:
     import torch
 
-    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")):
+    operations = torch.ops.mkldnn  # not public: a later torch may do without them
+    if not hasattr(operations, "_reorder_linear_weight") or not operations._is_mkldnn_bf16_supported():
         return []
     layers = [
         module
