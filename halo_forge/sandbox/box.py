@@ -87,6 +87,8 @@ class _Measure:
                         return True
                 except FileNotFoundError:
                     continue
+                except PermissionError:
+                    return True  # listed but not searchable: what cannot be measured counts as too much
         return False
 
     def _is_over_below(self, name: str, directory: int, depth: int) -> bool:
@@ -95,7 +97,7 @@ class _Measure:
             inner = os.open(name, flags, dir_fd=directory)
         except PermissionError:
             # A directory that can be written but not listed hides what is in it, until the next time.
-            os.chmod(name, 0o700, dir_fd=directory)
+            _make_accessible(name, directory)
             return False
         except NotADirectoryError:
             return False  # replaced meanwhile
@@ -103,6 +105,18 @@ class _Measure:
             return self.is_over(inner, depth - 1)
         finally:
             os.close(inner)
+
+
+def _make_accessible(name: str, directory: int) -> None:
+    # By descriptor: the job may put a link to somebody else's file in the directory's place at any moment.
+    try:
+        descriptor = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    except OSError:
+        return  # replaced meanwhile; it is looked at again
+    try:
+        os.chmod(f"/proc/self/fd/{descriptor}", 0o700)
+    finally:
+        os.close(descriptor)
 
 
 def remove_tree(top: str) -> None:

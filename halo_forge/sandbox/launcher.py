@@ -76,7 +76,7 @@ def _facts(ending: Ending, limits: Mapping[str, Any], sizes: list[int]) -> dict[
     return {
         "exit_code": os.WEXITSTATUS(watch.status) if number is None else None,
         "signal": number,
-        "timed_out": None if output_limit else timed_out,
+        "timed_out": timed_out,
         "out_of_memory": reason == "memory" or watch.max_rss_bytes > limits["memory_bytes"],
         "output_limit": output_limit,
         "process_limit": reason == "processes",

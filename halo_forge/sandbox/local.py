@@ -21,8 +21,9 @@ from halo_forge.sandbox.box import check_name, remove_tree
 from halo_forge.sandbox.job import Isolation, Job, Level, Outcome, Sandbox, SandboxError
 from halo_forge.sandbox.launcher import BOOT
 
-# What a job may learn of its directory's name, for those who want to keep it out of a report.
-BOX_PATH = re.compile(r"(?:/[^\s:'\"/]+)*/halo-forge(?:-\w+/work)?/box\b/?")
+# What a job may learn of its directory's name.
+_BOX = re.compile(r"/halo-forge(?:-\w+/work)?/box\b/?")
+_BEFORE_A_PATH = frozenset(" \t\r\n:'\"")
 
 _START_SECONDS = 30.0
 # How long after its wall-clock limit a job may take to be killed, cleaned up and reported.
@@ -161,6 +162,22 @@ class LocalSandbox:
             self._errors.close()
             remove_tree(self._work)
             remove_tree(self._directory)
+
+
+def without_box_path(text: str) -> str:
+    """Text that a job wrote, without the path of its directory, which differs from run to run.
+
+    One pass over the text, whatever is in it: it is hostile, and may be long.
+    """
+    kept: list[str] = []
+    end = 0
+    for match in _BOX.finditer(text):
+        start = match.start()
+        while start > end and text[start - 1] not in _BEFORE_A_PATH:
+            start -= 1
+        kept.append(text[end : text.index("/", start)])
+        end = match.end()
+    return "".join([*kept, text[end:]])
 
 
 def _check(job: Job) -> None:

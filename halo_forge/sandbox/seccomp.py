@@ -20,7 +20,7 @@ _X32_BIT = 0x40000000
 # Offsets in struct seccomp_data; an argument has 64 bits, of which the low half comes first.
 _NUMBER, _ARCH, _FIRST_ARGUMENT = 0, 4, 16
 
-_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 
 _NAMESPACES = (
     syscalls.CLONE_NEWNS
@@ -34,11 +34,13 @@ _NAMESPACES = (
 
 # socket() of every family: no network, AF_VSOCK, AF_ALG, or path to a service of the host; socketpair() stays.
 # shmget, semget, msgget, mq_open: what they make outlives the job, and its memory belongs to no process.
+# memfd_create, memfd_secret: neither does theirs.
 DENIED = tuple(
     """
     acct add_key adjtimex bpf chroot clock_adjtime clock_settime delete_module fanotify_init finit_module fsconfig
     fsmount fsopen fspick init_module io_uring_enter io_uring_register io_uring_setup ioperm iopl kcmp
-    kexec_file_load kexec_load keyctl lookup_dcookie migrate_pages mount mount_setattr move_mount move_pages mq_open
+    ioprio_set kexec_file_load kexec_load keyctl lookup_dcookie memfd_create memfd_secret migrate_pages mount
+    mount_setattr move_mount move_pages mq_open
     msgget name_to_handle_at open_by_handle_at open_tree open_tree_attr perf_event_open pidfd_getfd pivot_root
     process_madvise process_vm_readv process_vm_writev ptrace quotactl quotactl_fd reboot request_key semget
     setdomainname sethostname setns settimeofday shmget socket swapoff swapon syslog umount2 unshare userfaultfd
@@ -49,9 +51,18 @@ DENIED = tuple(
 _CHANGING_FILES_OF_OWNER = tuple(
     """
     chmod chown fchmod fchmodat fchmodat2 fchown fchownat file_setattr fremovexattr fsetxattr futimesat lchown
-    lremovexattr lsetxattr removexattr removexattrat setxattr setxattrat utime utimes
+    lremovexattr lsetxattr removexattr removexattrat setxattr setxattrat truncate utime utimes
     """.split()
 )
+# Limits and priorities of other processes: a limit of one CPU second is a signal.  0 is the caller.
+_ONLY_ITSELF = {
+    "prlimit64": (0,),
+    "sched_setaffinity": (0,),
+    "sched_setattr": (0,),
+    "sched_setparam": (0,),
+    "sched_setscheduler": (0,),
+    "setpriority": (0, 1),
+}
 _SIGNALLING = ("kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo")
 
 Instruction = tuple[int, int, int, int]
@@ -71,7 +82,9 @@ def job_filter(protected: Sequence[int] | None = None, owns_files: bool = False)
         protected: None where something else keeps signals inside the jail; otherwise kill(-1) is refused, and so are
             signals to these processes and process groups (negative), which are the ones that a job could mean.
     """
-    program = refuse(DENIED, errno.EPERM) + namespaces_refused()
+    program = refuse(DENIED, errno.EPERM) + namespaces_refused() + _no_datagrams()
+    for name, arguments in _ONLY_ITSELF.items():
+        program += _refuse_unless_zero(name, arguments)
     if owns_files:
         program += refuse(_CHANGING_FILES_OF_OWNER, errno.EPERM) + _times_by_descriptor()
     if protected is not None:
@@ -111,6 +124,27 @@ def _times_by_descriptor() -> list[Instruction]:
         (_EQUAL, 0, 2, 0),
         (_LOAD, 0, 0, _FIRST_ARGUMENT + 12),
         (_EQUAL, 1, 0, 0),
+        (_RETURN, 0, 0, _ERRNO | errno.EPERM),
+        (_LOAD, 0, 0, _NUMBER),
+    ]
+
+
+def _refuse_unless_zero(name: str, arguments: Sequence[int]) -> list[Instruction]:
+    body: list[Instruction] = []
+    for index in arguments:
+        body += [(_LOAD, 0, 0, _FIRST_ARGUMENT + 8 * index), (_EQUAL, 1, 0, 0), (_RETURN, 0, 0, _ERRNO | errno.EPERM)]
+    body.append((_LOAD, 0, 0, _NUMBER))
+    return [(_EQUAL, 0, len(body), NUMBERS[name]), *body]
+
+
+def _no_datagrams() -> list[Instruction]:
+    # One end of such a pair can send to any service of the host that listens at a path; SOCK_RAW is SOCK_DGRAM there.
+    return [
+        (_EQUAL, 0, 6, NUMBERS["socketpair"]),
+        (_LOAD, 0, 0, _FIRST_ARGUMENT + 8),
+        (_AND, 0, 0, 0xF),
+        (_EQUAL, 1, 0, 2),
+        (_EQUAL, 0, 1, 3),
         (_RETURN, 0, 0, _ERRNO | errno.EPERM),
         (_LOAD, 0, 0, _NUMBER),
     ]

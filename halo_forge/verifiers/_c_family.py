@@ -23,7 +23,7 @@ class CFamilySpec(CompiledSpec):
     Attributes:
         compiler: Name or path.
         standard: For -std=.
-        flags: More options, for compiling and linking; after -Wall -Wextra, which are always given.
+        flags: More options, for compiling and linking; -Wall -Wextra are always given too.
     """
 
     compiler: str = Field(min_length=1)
@@ -35,6 +35,11 @@ class CFamilySpec(CompiledSpec):
     def _warnings_stay(cls, flags: list[str]) -> list[str]:
         if "-w" in flags:
             raise ValueError("-w silences every warning, so that `rewards.compiles_with_warnings` is never given")
+        for flag in flags:
+            if flag.startswith("-std="):
+                raise ValueError(f"{flag} belongs into verifier.standard, without -std=")
+            if flag == "-fsyntax-only":
+                raise ValueError("-fsyntax-only makes no object, so that nothing could be linked or run")
         return flags
 
     @model_validator(mode="after")
@@ -71,7 +76,8 @@ class CFamilySpec(CompiledSpec):
         return "program" if self._windows() is None else "program.exe"
 
     def compile_command(self, compiler: str, source: str, target: str) -> list[str]:
-        options = [f"-std={self.standard}", *_WARNINGS, *self.flags, *_MESSAGES, self._error_limit()]
+        # The warnings come last, so that -Wno-all does not undo them; an option of one warning wins wherever it is.
+        options = [f"-std={self.standard}", *self.flags, *_WARNINGS, *_MESSAGES, self._error_limit()]
         return [compiler, *options, "-c", source, "-o", target]
 
     def _error_limit(self) -> str:

@@ -6,7 +6,7 @@ import re
 import signal
 
 from halo_forge.sandbox.job import Limits, Outcome
-from halo_forge.sandbox.local import BOX_PATH
+from halo_forge.sandbox.local import without_box_path
 
 _HEAD_BYTES = 8 * 1024
 _TAIL_BYTES = 2 * 1024 - 64
@@ -21,7 +21,7 @@ _WARNING = re.compile(r"^\S.*?:\d+:(?:\d+:)? warning: ", re.MULTILINE)
 def readable(output: bytes) -> str:
     """Text of what a tool or program wrote, without paths, addresses and process ids that change from run to run."""
     text = output.decode("utf-8", errors="backslashreplace")
-    text = _THREAD_ID.sub(r"\1", _ADDRESS.sub("0x...", BOX_PATH.sub("", text)))
+    text = _THREAD_ID.sub(r"\1", _ADDRESS.sub("0x...", without_box_path(text)))
     return _PROCESS_ID.sub("==pid==", text)
 
 

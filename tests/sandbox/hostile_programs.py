@@ -205,7 +205,11 @@ RUNNING: tuple[Program, ...] = (
         ("memory",),
     ),
     Program("terabyte_untouched", main_of("return malloc(1L << 40) == NULL;"), ("exit",)),
-    Program("memory_file", main_of('int fd = memfd_create("m", 0);' + FLOOD % (3, "0")), ("output", "memory")),
+    Program(
+        "memory_file",
+        main_of('int fd = memfd_create("m", 0); if (fd < 0) return 1;' + FLOOD % (3, "0")),
+        ("exit", "output", "memory"),
+    ),
     Program(
         "many_memory_files",
         main_of(
