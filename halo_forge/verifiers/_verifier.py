@@ -177,7 +177,7 @@ class ThreadedVerifier:
         if extraction.code is None:
             return {"prompt_echo"} if echoes(completion.text, prompt.text) else set()
         language = canonical(self._spec.language) or self._spec.language
-        found = of_source(extraction.code, language, tests.entry_point, prompt.text, facts)
+        found = of_source(extraction.code, language, tests, prompt.text, facts)
         return found | set(facts.flags)
 
     def _known_facts(self, code: str, tests: Tests, tests_digest: str | None, num_checks: int) -> Facts:
