@@ -7,7 +7,7 @@ command -v g++ >/dev/null || missing+=(g++)
 command -v clang++ >/dev/null || missing+=(clang)
 command -v go >/dev/null || missing+=(golang-go)
 # rustup in root's home is out of reach for programs that run as another user: then the system's is needed as well.
-case "$(command -v rustc || true)" in "" | /root/*) [ -x /usr/bin/rustc ] || missing+=(rustc) ;; esac
+case "$(command -v rustc || true)" in "" | ~root/*) [ -x /usr/bin/rustc ] || missing+=(rustc) ;; esac
 # One of the two thread models is enough; the package without its name installs both.
 command -v x86_64-w64-mingw32-g++ >/dev/null || missing+=(g++-mingw-w64-x86-64-win32)
 command -v make >/dev/null || missing+=(make)

@@ -13,16 +13,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_calls import Cli, command_line
 from scripted_runs import MemoryVerifier, differences, read, rows, tree, write_inputs, write_rows
 
 import halo_forge
-from halo_forge.cli import app
 from halo_forge.policy import Policy
 from halo_forge.store.lock import RunLock
 from halo_forge.verifiers.c import Spec
@@ -30,43 +29,12 @@ from halo_forge.verifiers.c import Spec
 HERE = Path(__file__).parent
 
 
-@dataclass
-class Done:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Cli = Callable[..., Done]
-
-
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Cli]:
     """`main()` with these arguments, in a folder of its own, and without a traceback whatever happens."""
     monkeypatch.chdir(tmp_path)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def run(*arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["halo-forge", *map(str, arguments)])
-        capsys.readouterr()
-        code: object = 0
-        try:
-            app.main()
-        except SystemExit as left:
-            code = 0 if left.code is None else left.code
-        out, err = capsys.readouterr()
-        assert isinstance(code, int)
-        assert "Traceback" not in out + err
-        assert (code == 0) or err, "an error says something"
-        return Done(code, out, err)
-
-    yield run
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    with command_line(monkeypatch, capsys) as run:
+        yield run
 
 
 @pytest.fixture
