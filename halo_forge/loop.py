@@ -117,6 +117,6 @@ def check_again(
         Verdict,
         {"second_verdicts": keys},
         lambda missing: tools.verify_again([answers[key] for key in missing]),
-        tools.verdict_form(),
+        tools.second_verdict_form(),
     )
     return again

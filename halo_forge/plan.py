@@ -161,11 +161,19 @@ class Plan:
                 " that compiles)"
             )
             dropped = ", ".join(f"{reason} {len(keys)}" for reason, keys in selection.dropped.items() if keys)
+            hint = (
+                "nothing is lost and --resume continues here, but the same samples will give the same answer: start a"
+                f" new run with {advice}; model.adapter can start it from an adapter of this run"
+            )
+            if len(selection.kept) + len(selection.dropped.get("flaky_unknown", ())) >= self.config.raft.min_selected:
+                hint = (
+                    "the verifier itself failed in the second run (second_verdicts.jsonl of the cycle says how): mend"
+                    f" that, then `halo-forge raft resume RUN --from-cycle {cycle}`"
+                )
             raise TooFewSamples(
                 f"cycle {cycle}: {len(selection.kept)} of {num_samples} samples were selected, fewer than"
                 f" raft.min_selected ({self.config.raft.min_selected}); dropped: {dropped}",
-                "nothing is lost and --resume continues here, but the same samples will give the same answer: start a"
-                f" new run with {advice}; model.adapter can start it from an adapter of this run",
+                hint,
             )
 
     def training_rows(self, completions: Sequence[Completion], selection: Selection) -> list[TrainingRow]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import resource
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -106,11 +107,15 @@ class Tools:
         return self.trainer.train(rows, settings, folder, on_step)
 
     def verdict_form(self) -> StreamForm[Verdict]:
-        """Verdicts are sealed without their cost, errors of ours are tried again, and too many of them stop the run."""
+        """Verdicts are sealed without their cost, errors of ours are tried again, and too many of them stop the run.
+
+        One of them stops nothing, however small the set is, unless `max_error_fraction` is 0: then any does.
+        """
 
         def check(verdicts: Sequence[Verdict]) -> None:
             num_errors = sum(verdict.status == "error" for verdict in verdicts)
-            if num_errors > self.max_error_fraction * len(verdicts):
+            allowed = max(1.0, self.max_error_fraction * len(verdicts)) if self.max_error_fraction > 0 else 0.0
+            if num_errors > allowed:
                 first = next(verdict for verdict in verdicts if verdict.status == "error")
                 raise VerifierBroken(
                     f"the verifier itself failed on {num_errors} of {len(verdicts)} samples"
@@ -118,11 +123,14 @@ class Tools:
                     "mend what it says, then run the same command with --resume: only these samples are checked again",
                 )
 
+        return dataclasses.replace(self.second_verdict_form(), check=check)
+
+    def second_verdict_form(self) -> StreamForm[Verdict]:
+        """The same, but errors of ours never stop the run: selection drops the samples that they hit."""
         return StreamForm(
             sealed=Verdict.without_cost,
             is_final=lambda verdict: verdict.status != "error",
             cost=_verification_cost,
-            check=check,
         )
 
     def _bring(self, version: int, adapter: Path | None) -> None:

@@ -15,8 +15,10 @@ from scripted_runs import write_rows
 from halo_forge.checking import tasks, weaknesses
 from halo_forge.checking.tasks import load_groups
 from halo_forge.checking.weaknesses import text_findings
+from halo_forge.errors import ConfigError
 from halo_forge.prompts import split_of
 from halo_forge.records import Prompt
+from halo_forge.verifiers._stages import Stages
 
 HEAD = "#include <stdio.h>\n"
 EXPECTED = ["3", "0", "-2", "7", "100"]
@@ -143,12 +145,81 @@ def test_a_checker_of_ones_own(cli: Cli, tmp_path: Path, open_path: Path) -> Non
     assert cli("tasks", "check", file).code == 2  # without it nobody knows the language
 
 
+def test_one_bad_row_does_not_hide_the_others(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "tasks.jsonl"
+    rows = [
+        row("wrong_passes", info={"wrong": function(body="b + a")}),
+        row("numbers", info={"reference": 3, "wrong": [function(body="a - b"), ["a"]]}),
+        row("cobol", language="cobol"),
+        {"id": "no prompt"},
+        row("wrong_passes"),
+        row("no_harness", tests={"kind": "harness", "entry_point": "add"}),
+    ]
+    write_rows(file, rows)
+    file.write_bytes(file.read_bytes() + b'{"id": \n\xff\n')
+    done = cli("tasks", "check", file, "--json")
+    assert done.code == 1
+    assert {each for each in found(done.json) if each[0] == "error" and not each[2].startswith("same_")} == {
+        ("error", f"{file}:4", "broken_row"),
+        ("error", f"{file}:5", "broken_row"),
+        ("error", f"{file}:7", "broken_row"),
+        ("error", f"{file}:8", "broken_row"),
+        ("error", f"{file}:6", "broken_row"),
+        ("error", "cobol", "no_verifier"),
+        ("error", "numbers", "unreadable_solution"),
+        ("error", "wrong_passes", "wrong_passes"),
+    }
+    unreadable = [each["message"] for each in done.json["findings"] if each["code"] == "unreadable_solution"]
+    assert unreadable == [
+        "info.reference: it is a number (3); text is needed",
+        "info.wrong: it is a list (['a']); text is needed",
+    ]
+    assert (done.json["num_prompts"], done.json["num_references"], done.json["num_wrong_failed"]) == (3, 1, 1)
+
+
+def test_tests_that_turn_out_not_to_work_only_while_checking(cli: Cli, tmp_path: Path) -> None:
+    def check(self: Any, source: str, tests: Any, sandbox: Any) -> Any:
+        if tests.entry_point == "sub":
+            raise ConfigError("the harness is no good", "mend it")
+        return real(self, source, tests, sandbox)
+
+    real = Stages.check
+    others = {"prompt": "Write `int sub(int a, int b)`, a less b.", "tests": harness("sub")}
+    rows = [row("first"), row("unfit", **others, info={"reference": function("sub")}), row("last")]
+    file = write_rows(tmp_path / "tasks.jsonl", rows)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Stages, "check", check)
+        done = cli("tasks", "check", file, "--json")
+    errors = [each for each in done.json["findings"] if each["severity"] == "error" and each["code"] == "broken_tests"]
+    assert [(each["prompt_id"], each["message"]) for each in errors] == [("unfit", "the harness is no good")]
+    assert (done.json["num_references_passed"], done.json["num_wrong_failed"]) == (2, 2)
+
+
+def test_no_file_twice(cli: Cli, tmp_path: Path) -> None:
+    file, other = (write_rows(tmp_path / name, [row()]) for name in ("a.jsonl", "b.jsonl"))
+    (tmp_path / "link.jsonl").symlink_to(file)
+    for files in (
+        (file, file),
+        (file, "a.jsonl"),
+        (file, other, tmp_path / "link.jsonl"),
+        (f"{file}:train", f"{file}:train"),
+        (f"{file}:train", file),
+        ("builtin:c", "builtin:c/dev"),
+        ("builtin:c/dev", "builtin:c/dev"),
+    ):
+        done = cli("tasks", "check", *files)
+        assert done.code == 2 and "given twice" in done.err, (files, done.err)
+    assert set(load_groups(["builtin:c/dev", "builtin:c/test"], None)) == {"builtin:c/dev", "builtin:c/test"}
+
+
 def test_usage(cli: Cli, tmp_path: Path) -> None:
     nameless = {key: value for key, value in row().items() if key != "language"}
     file = write_rows(tmp_path / "tasks.jsonl", [nameless])
     for arguments, words in (
         (("missing.jsonl",), "missing.jsonl"),
         (("builtin:cobol",), "builtin:cobol"),
+        ((tmp_path,), "neither .jsonl nor .parquet"),
+        ((write_rows(tmp_path / "empty.jsonl", []),), "is empty"),
         ((file,), "names no language"),
         ((file, "--language", "cobol"), "cobol"),
         ((file, "--language", "c", "--config", "x.yaml"), "twice"),

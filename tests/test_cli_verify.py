@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 from cli_calls import Cli, command_line
 from scripted_runs import MemoryVerifier, execute, rows, tree, write_inputs, write_rows
 
+from halo_forge.checking import answers
 from halo_forge.checking.answers import as_answer
 from halo_forge.errors import ConfigError
 from halo_forge.records import Verdict
@@ -134,9 +137,12 @@ def test_usage(cli: Cli, config: Path, tmp_path: Path) -> None:
         ((config, good, empty), "two calls"),
         ((config, empty, "--prompt", "dev1"), "two calls"),
         ((config, binary), "not UTF-8"),
+        ((config, "/dev/zero"), "more than"),
+        ((config, tmp_path), "Is a directory"),
+        ((tmp_path, good), "is a folder"),
+        ((config, put("list.jsonl", "[1]\n")), "an object is needed"),
         ((config, put("good.py", "")), "says python"),
         ((config, good, "--prompt", "dev11"), "did you mean"),
-        ((config, put("cut.c", '/* </think> */ char *s = "";\n')), "cut out"),
         (("no.yaml", good), "no.yaml"),
         ((config, good, "--set", "verifier.kind=nothing"), "verifier.kind"),
     ):
@@ -147,16 +153,26 @@ def test_usage(cli: Cli, config: Path, tmp_path: Path) -> None:
     assert missing.code == 4 and "no-such-compiler" in missing.err
 
 
-@pytest.mark.parametrize("source", [ADD, 'char *s = "```";\n', "/*\n````\n```c\n*/\nint x;\n", "int x; // no newline"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        ADD,
+        'char *s = "```";\n',
+        "/*\n````\n```c\n*/\nint x;\n",
+        "int x; // no newline",
+        *(f'char *s = "{text}";\n{text}\nint x;\n' for text in ("<think>", "<|im_end|>", "</s>")),
+        'char *s = "</think>";\n',
+    ],
+)
 def test_a_file_is_checked_as_it_stands(source: str) -> None:
     found = extract(as_answer(source, "c", "x.c"), "c")
     assert found.code is not None and found.code.rstrip("\n") == source.rstrip("\n")
 
 
-@pytest.mark.parametrize("text", ["</think>", "<|im_end|>", "</s>"])
-def test_what_is_cut_out_of_answers_is_refused(text: str) -> None:
+def test_what_would_be_another_program_as_an_answer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "extract", lambda text, language: extract(text.replace("x", ""), language))
     with pytest.raises(ConfigError, match=r"x\.c.*cut out"):
-        as_answer(f'char *s = "{text}";\n', "c", "x.c")
+        as_answer("int x;\n", "c", "x.c")
 
 
 # ---- --rescore
@@ -231,7 +247,51 @@ def test_rescore_usage(cli: Cli, run: Path, config: Path, tmp_path: Path) -> Non
     assert nowhere.code == 3 and "no run" in nowhere.err
     (run / "cycles/001/verdicts.jsonl").write_text("{}\n", encoding="utf-8")
     torn = cli("verify", "--rescore", run, "--set", "verifier.rewards.runs=0.6")
-    assert torn.code == 3 and "not a Verdict" in torn.err
+    assert torn.code == 3 and "verdicts.jsonl:1: prompt_id" in torn.err
+
+
+def test_damaged_files_are_named_with_their_line(cli: Cli, run: Path) -> None:
+    path = run / "cycles/001/verdicts.jsonl"
+    whole = path.read_bytes()
+    good = json.loads(whole.splitlines()[1])
+    for second_line, words in (
+        ("{", "not JSON"),
+        ("\xff", "not JSON"),
+        ("[" * 5000, "not JSON"),
+        ("[]", "no JSON object"),
+        ('"a"', "no JSON object"),
+        ("{}", "prompt_id"),
+        *((json.dumps({**good, **changes}), key) for changes, key in (
+            ({"reward": "1"}, "reward"), ({"reward": None}, "reward"), ({"reward": 1.5}, "reward 1.5"),
+            ({"reward": float("nan")}, "reward"), ({"stage": "link"}, "stage"), ({"status": 1}, "status"),
+            ({"tests_passed": True}, "tests_passed"), ({"tests_passed": 9}, "9 of 1 tests"), ({"flags": "no"}, "flags"),
+            ({"flags": [1]}, "flags.0"), ({"extraction": []}, "extraction"), ({"index": 0.5}, "index"),
+            ({"made_up": 1}, "made_up"),
+        )),
+    ):  # fmt: skip
+        lines = whole.splitlines(keepends=True)
+        path.write_bytes(b"".join([lines[0], second_line.encode("latin-1") + b"\n", *lines[2:]]))
+        done = cli("verify", "--rescore", run, "--set", "verifier.rewards.runs=0.6")
+        assert done.code == 3, (second_line[:80], done.err)
+        assert "verdicts.jsonl:2: " in done.err and words in done.err, done.err
+
+
+def test_damage_of_any_kind_is_no_traceback(cli: Cli, run: Path) -> None:
+    chance = random.Random(7)
+    names = ["run.json", "config.resolved.yaml"]
+    names += [f"cycles/001/{name}" for name in ("measurement.json", "settings.json", "verdicts.jsonl")]
+    for name in names:
+        path = run / name
+        whole = path.read_bytes()
+        damaged = [b"", b"\0" * 40, b"[]\n", b'{"metrics": {"a": "b"}, "cycle": null}\n', whole[: len(whole) // 2]]
+        for _ in range(6):
+            place = chance.randrange(len(whole))
+            damaged.append(whole[:place] + bytes(chance.choices(range(256), k=3)) + whole[place + 2 :])
+        for content in damaged:
+            path.write_bytes(content)
+            # `cli` itself refuses a traceback, and an exit code without a word.
+            assert cli("verify", "--rescore", run, "--set", "verifier.rewards.runs=0.6").code in (0, 2, 3), content
+        path.write_bytes(whole)
 
 
 def test_help_says_both(cli: Cli) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from scripted_runs import (
 
 from halo_forge.config import load_config
 from halo_forge.errors import TooFewSamples, VerifierBroken
-from halo_forge.records import SampleRequest
+from halo_forge.records import Completion, SampleRequest
 from halo_forge.store.run import Run
 from halo_forge.tools import Tools
 from halo_forge.training import planned_factors
@@ -215,7 +216,7 @@ def test_a_verifier_that_fails_too_often_stops_the_run_and_checks_only_those_aga
     # The answers of train1 fail at our hands until it is mended.
     verifier = MemoryVerifier(error_once=sets("train1"))
     monkeypatch.setattr(Spec, "open", lambda self: verifier)
-    config = write_inputs(tmp_path, answers=sets)
+    config = write_inputs(tmp_path, answers=sets, verifier__kind="c", verifier__max_error_fraction=0.0)
     with pytest.raises(VerifierBroken, match=r"failed on [12] of 6 samples .*no sandbox here") as caught:
         execute(config, tmp_path / "run")
     assert caught.value.exit_code == 5
@@ -250,6 +251,37 @@ def test_few_errors_of_the_verifier_are_left_out_of_the_rates(tmp_path: Path, mo
     assert dropped["verifier_error"] == [["train1", 0], ["train1", 1]]
 
 
+@pytest.mark.parametrize(
+    ("fraction", "num_errors", "num_verdicts", "stops"),
+    [
+        (0.01, 0, 6, False),
+        (0.01, 1, 1, False),
+        (0.01, 1, 6, False),
+        (0.01, 2, 6, True),
+        (0.01, 2, 200, False),
+        (0.01, 3, 200, True),
+        (0.5, 3, 6, False),
+        (0.5, 4, 6, True),
+        (0.0, 0, 6, False),
+        (0.0, 1, 1000, True),
+        (1.0, 6, 6, False),
+    ],
+)
+def test_how_many_errors_stop_a_run(fraction: float, num_errors: int, num_verdicts: int, stops: bool) -> None:
+    memory = MemoryVerifier()
+    words = ["error"] * num_errors + ["pass"] * (num_verdicts - num_errors)
+    verdicts = [memory.verdict(Completion("p", index, word, (), "stop", 0, 0)) for index, word in enumerate(words)]
+    tools: Any = SimpleNamespace(max_error_fraction=fraction)
+    tools.second_verdict_form = lambda: Tools.second_verdict_form(tools)
+    form = Tools.verdict_form(tools)
+    if stops:
+        with pytest.raises(VerifierBroken, match=f"failed on {num_errors} of {num_verdicts} samples"):
+            form.check(verdicts)
+    else:
+        form.check(verdicts)
+    tools.second_verdict_form().check(verdicts)  # never
+
+
 def test_what_fails_the_second_time_is_not_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     verifier = MemoryVerifier(flaky=["pass one train1", "pass two train1"])
     monkeypatch.setattr(Spec, "open", lambda self: verifier)
@@ -276,25 +308,35 @@ def test_nothing_is_run_again_where_that_is_turned_off(tmp_path: Path, verifier:
     assert read(tmp_path / "run/cycles/001/selection.json")["kept"]
 
 
-def test_a_failure_of_our_own_the_second_time_is_no_flip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_of_our_own_the_second_time_drops_the_sample_and_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Failing(MemoryVerifier):
         def verify_again(self, pairs: Any) -> Any:
             self.error_once = {completion.text for _, completion in pairs if completion.prompt_id == "train1"}
             yield from super().verify_again(pairs)
 
     monkeypatch.setattr(Spec, "open", lambda self: Failing())
-    config = write_inputs(
-        tmp_path,
-        verifier__kind="c",
-        verifier__max_error_fraction=1.0,
-        answers=lambda prompt_id: [f"pass one {prompt_id}", f"pass two {prompt_id}"],
-    )
+
+    def sets(prompt_id: str) -> list[str]:
+        return [f"pass one {prompt_id}", f"pass two {prompt_id}"]
+
+    config = write_inputs(tmp_path, answers=sets, verifier__kind="c", verifier__max_error_fraction=0.0)
     execute(config, tmp_path / "run")
     lap = tmp_path / "run/cycles/001"
-    assert "error" in {row["status"] for row in rows(lap / "second_verdicts.jsonl")}
+    again = [
+        (row["prompt_id"], row["index"]) for row in rows(lap / "second_verdicts.jsonl") if row["status"] == "error"
+    ]
+    assert again and {prompt_id for prompt_id, _ in again} == {"train1"}
     selection = read(lap / "selection.json")
     assert selection["dropped"]["flaky"] == []
-    assert "train1" in {prompt_id for prompt_id, _ in selection["kept"]}
+    assert selection["dropped"]["flaky_unknown"] == sorted(map(list, again))
+    assert not {tuple(key) for key in selection["kept"]} & set(again)
+    # Where that leaves too few, running the same cycle anew is what helps.
+    config = write_inputs(tmp_path / "few", answers=sets, raft__min_selected=len(selection["kept"]) + 1)
+    with pytest.raises(TooFewSamples, match="flaky_unknown") as caught:
+        execute(config, tmp_path / "other")
+    assert "--from-cycle 1" in caught.value.hint
 
 
 def test_too_few_are_left_when_the_flaky_ones_are_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

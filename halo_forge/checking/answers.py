@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _FORM = 'write {"prompt_id": ..., "text": ...} on each line; `index`, `finish` and `policy_version` may be there too'
 _TELLING = re.compile(r"\berror\b|undefined reference")
+_MOST_BYTES = 16 * 1024 * 1024  # far more than any answer may have, and no endless device
 _NO_INPUT: Mapping[str, Any] = {"kind": "stdio", "cases": ({"stdin": "", "stdout": ""},)}
 
 
@@ -106,7 +107,11 @@ def telling_line(verdict: Verdict) -> str:
 
 def _source(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8")
+        with path.open("rb") as handle:
+            content = handle.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise ConfigError(f"{path} holds more than {_MOST_BYTES} bytes", "give source files or .jsonl files")
+        return content.decode("utf-8")
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}", "give source files or .jsonl files") from error
     except UnicodeDecodeError as error:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from halo_forge.config import RaftConfig, differing_keys, load_config, resolved
 from halo_forge.errors import ConfigError, RunDirError
-from halo_forge.records import Threshold, TrainingSettings, Verdict
+from halo_forge.records import Measurement, Threshold, TrainingSettings, Verdict
 from halo_forge.store.files import EDITED, read_json, read_jsonl
 from halo_forge.store.run import cycle_folder
 from halo_forge.verifiers._rewards import Rewards, reward
 
+Value = TypeVar("Value", Verdict, TrainingSettings, Measurement)
+
+_FORMS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (Verdict, TrainingSettings, Measurement)}
 _MAY_CHANGE = ("verifier.rewards", "selection.reward_threshold")
 
 
@@ -80,14 +86,15 @@ def rescore(root: Path, old: RaftConfig, new: RaftConfig) -> list[Rescored]:
     for cycle in range(1, old.raft.num_cycles + 2):
         folder = cycle_folder(root, cycle)
         if (folder / "measurement.json").is_file():
-            history.append(read_json(folder / "measurement.json")["metrics"])
+            history.append(dict(_read(Measurement, folder / "measurement.json").metrics))
         thresholds = _thresholds(folder, cycle, old, new, history)
         for name, file in (("train", "verdicts.jsonl"), ("dev", "dev_verdicts.jsonl")):
             if (folder / file).is_file():
                 asked = thresholds if name == "train" else (None, None)
-                found.append(_rescored(name, cycle, cycle - 1, _read(folder / file), new.verifier.rewards, *asked))
+                read = list(_verdicts(folder / file))
+                found.append(_rescored(name, cycle, cycle - 1, read, new.verifier.rewards, *asked))
     for path in sorted((root / "test").glob("*/verdicts.jsonl")):
-        verdicts = list(_read(path))
+        verdicts = list(_verdicts(path))
         version = verdicts[0].policy_version if verdicts else 0
         found.append(_rescored("test", None, version, verdicts, new.verifier.rewards, None, None))
     if not found:
@@ -100,31 +107,49 @@ def _thresholds(
 ) -> tuple[Threshold | None, Threshold | None]:
     if not (folder / "settings.json").is_file():
         return None, None
-    before = TrainingSettings.from_row(read_json(folder / "settings.json")).reward_threshold
+    before = _read(TrainingSettings, folder / "settings.json").reward_threshold
     if new.selection.reward_threshold == old.selection.reward_threshold:
         return before, before
     return before, new.selection.reward_threshold.value(cycle, old.raft.num_cycles, history)
 
 
-def _read(path: Path) -> Iterator[Verdict]:
-    for row in read_jsonl(path):
-        try:
-            yield Verdict.from_row(row)
-        except TypeError as error:
-            raise RunDirError(f"{path}: not a Verdict: {error}", EDITED) from error
+def _verdicts(path: Path) -> Iterator[Verdict]:
+    for number, row in enumerate(read_jsonl(path), start=1):
+        verdict = _valid(Verdict, row, f"{path}:{number}")
+        if not (0.0 <= verdict.reward <= 1.0 and 0 <= verdict.tests_passed <= verdict.tests_total):
+            found = f"reward {verdict.reward}, {verdict.tests_passed} of {verdict.tests_total} tests"
+            raise RunDirError(f"{path}:{number}: no verdict can say: {found}", EDITED)
+        yield verdict
+
+
+def _read(kind: type[Value], path: Path) -> Value:
+    return _valid(kind, read_json(path), str(path))
+
+
+def _valid(kind: type[Value], row: Mapping[str, Any], where: str) -> Value:
+    unknown = sorted(row.keys() - {field.name for field in fields(kind)})
+    if unknown:
+        raise RunDirError(f"{where}: {kind.__name__} has no {unknown[0]!r}", EDITED)
+    try:
+        # Through JSON, where a list is a tuple and nothing else is taken for what it is not.
+        value: Value = _FORMS[kind].validate_json(json.dumps(row), strict=True)
+        return value
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise RunDirError(f"{where}: {key}: {first['msg']}, found {str(first['input'])[:80]!r}", EDITED) from error
 
 
 def _rescored(
     name: str,
     cycle: int | None,
     version: int,
-    verdicts: Iterable[Verdict],
+    verdicts: Sequence[Verdict],
     rewards: Rewards,
     before: Threshold | None,
     after: Threshold | None,
 ) -> Rescored:
-    every = list(verdicts)
-    counted = [verdict for verdict in every if verdict.status != "error"]
+    counted = [verdict for verdict in verdicts if verdict.status != "error"]
     old = [verdict.reward for verdict in counted]
     new = [reward(verdict, rewards) for verdict in counted]
     return Rescored(
@@ -132,7 +157,7 @@ def _rescored(
         cycle=cycle,
         policy_version=version,
         num_verdicts=len(counted),
-        num_errors=len(every) - len(counted),
+        num_errors=len(verdicts) - len(counted),
         num_changed=sum(a != b for a, b in zip(old, new, strict=True)),
         reward_mean_old=sum(old) / len(old) if old else None,
         reward_mean_new=sum(new) / len(new) if new else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ from halo_forge.checking.answers import Asked, as_answer, telling_line
 from halo_forge.checking.weaknesses import SEVERITIES, Finding, text_findings
 from halo_forge.errors import ConfigError
 from halo_forge.prompts import load_prompts, split_of
+from halo_forge.prompts._row import shown
 from halo_forge.prompts.builtin import PREFIX
+from halo_forge.prompts.split import SPLITS
 from halo_forge.records import Completion, Prompt, Record, Verdict
 from halo_forge.registry import discover
 
@@ -19,7 +22,8 @@ if TYPE_CHECKING:
     from halo_forge.verifiers import Verifier
     from halo_forge.verifiers._spec import ProgramSpec
 
-Track = Callable[[Iterator[Verdict], int], Iterable[Verdict]]
+Proof = tuple[Asked, Verdict]
+Track = Callable[[Iterator[Proof], int], Iterable[Proof]]
 _SOLUTIONS = ("reference", "wrong")
 
 
@@ -51,21 +55,24 @@ class TaskReport(Record):
         return {**Record.to_row(self), "findings": [finding.to_row() for finding in self.findings]}
 
 
-def load_groups(files: Sequence[str], language: str | None) -> dict[str, list[Prompt]]:
+def load_groups(
+    files: Sequence[str], language: str | None, broken: list[ConfigError] | None = None
+) -> dict[str, list[Prompt]]:
     """Name of a group -> its prompts: one file is split by the hash of its ids, as `FILE:train` is; of several files
     each is a group of its own.
 
     Args:
         files: What `prompts.train` takes; `builtin:c` is all of `builtin:c/train`, `dev` and `test`.
-        language: See `load_prompts`.
+        language, broken: See `load_prompts`.
 
     Raises:
-        ConfigError: A file cannot be read, or a row is wrong.
+        ConfigError: A file cannot be read or is given twice, or a row is wrong and `broken` is None.
     """
+    _refuse_twice(files)
     loaded = {}
     for name in files:
         whole = name.startswith(PREFIX) and "/" not in name
-        loaded[name] = load_prompts(f"{name}/all" if whole else name, language=language)
+        loaded[name] = load_prompts(f"{name}/all" if whole else name, language=language, broken=broken)
     if len(loaded) > 1:
         return loaded
     (prompts,) = loaded.values()
@@ -73,6 +80,21 @@ def load_groups(files: Sequence[str], language: str | None) -> dict[str, list[Pr
     for prompt in prompts:
         groups[split_of(prompt.id)].append(prompt)
     return dict(groups)
+
+
+def _refuse_twice(files: Sequence[str]) -> None:
+    parts: defaultdict[str, list[str]] = defaultdict(list)
+    for name in files:
+        builtin = name.startswith(PREFIX)
+        file, _, part = name.rpartition("/" if builtin else ":")
+        if part not in (*SPLITS, "all") or not file:
+            file, part = name, "all"
+        found = parts[file if builtin else os.path.realpath(os.path.expanduser(file))]
+        if part in found or (found and "all" in (part, *found)):
+            raise ConfigError(
+                f"{name} is given twice: every task of it would be in two splits", "name each file, or each split, once"
+            )
+        found.append(part)
 
 
 def default_spec(language: str | None) -> ProgramSpec:
@@ -99,6 +121,7 @@ def check_tasks(
     groups: Mapping[str, Sequence[Prompt]],
     spec_of: Callable[[str | None], ProgramSpec],
     track: Track,
+    broken: Sequence[ConfigError] = (),
 ) -> TaskReport:
     """Prove what can be proven by running, and find what the text tells.
 
@@ -106,32 +129,33 @@ def check_tasks(
         groups: See `load_groups`.
         spec_of: Language of a prompt -> the verifier's settings.
         track: Shows how far the verdicts are.
+        broken: What was wrong with rows that are not in `groups`.
 
     Raises:
-        ConfigError: A language has no verifier.
+        ConfigError: No language of the prompts has a verifier.
         ToolMissing: A tool is not there, or does not do its work.
     """
     prompts = [prompt for group in groups.values() for prompt in group]
     by_language: defaultdict[str | None, list[Prompt]] = defaultdict(list)
     for prompt in prompts:
         by_language[prompt.language].append(prompt)
-    findings = text_findings(groups)
-    proven: list[tuple[Prompt, str, Verdict]] = []
-    for language, own in by_language.items():
-        spec = spec_of(language)
+    findings = [_broken_row(error) for error in broken] + text_findings(groups)
+    proven: list[Proof] = []
+    for spec, own in _verifiers(by_language, spec_of, findings):
         with spec.open() as verifier:
-            broken = _broken_tests(verifier, own)
-            findings += broken
-            out = {finding.prompt_id for finding in broken}
-            asked = [each for prompt in own if prompt.id not in out for each in _solutions(prompt, spec.language)]
-            verdicts = track(verifier.verify([(one.prompt, one.completion) for one in asked]), len(asked))
-            proven += [(one.prompt, one.name, verdict) for one, verdict in zip(asked, verdicts, strict=True)]
+            unfit = _broken_tests(verifier, own)
+            findings += unfit
+            out = {finding.prompt_id for finding in unfit}
+            asked = [
+                each for prompt in own if prompt.id not in out for each in _solutions(prompt, spec.language, findings)
+            ]
+            proven += track(_proofs(verifier, asked, findings), len(asked))
     findings += [finding for prompt in prompts for finding in _missing(prompt)]
-    findings += [finding for each in proven for finding in _of_verdict(*each)]
+    findings += [finding for one, verdict in proven for finding in _of_verdict(one.prompt, one.name, verdict)]
     order = {prompt.id: number for number, prompt in enumerate(prompts)}
-    findings.sort(key=lambda finding: (SEVERITIES.index(finding.severity), order[finding.prompt_id]))
-    references = [verdict for _, name, verdict in proven if name == "reference"]
-    wrong = [verdict for _, name, verdict in proven if name == "wrong"]
+    findings.sort(key=lambda finding: (SEVERITIES.index(finding.severity), order.get(finding.prompt_id, -1)))
+    references = [verdict for one, verdict in proven if one.name == "reference"]
+    wrong = [verdict for one, verdict in proven if one.name == "wrong"]
     return TaskReport(
         files=tuple(files),
         num_prompts=len(prompts),
@@ -141,6 +165,46 @@ def check_tasks(
         num_wrong_failed=sum(not verdict.passed and verdict.status != "error" for verdict in wrong),
         findings=tuple(findings),
     )
+
+
+def _broken_row(error: ConfigError) -> Finding:
+    place, _, what = error.message.partition(": ")
+    return Finding("error", place, "broken_row", what)
+
+
+def _verifiers(
+    by_language: Mapping[str | None, list[Prompt]],
+    spec_of: Callable[[str | None], ProgramSpec],
+    findings: list[Finding],
+) -> Iterator[tuple[ProgramSpec, list[Prompt]]]:
+    """Settings and the prompts to check with them; that a language has none is fatal only where no other has any."""
+    found: list[tuple[ProgramSpec, list[Prompt]]] = []
+    refusal: ConfigError | None = None
+    for language, own in by_language.items():
+        try:
+            found.append((spec_of(language), own))
+        except ConfigError as error:
+            refusal = error
+            findings += [Finding("error", prompt.id, "no_verifier", error.message) for prompt in own]
+    if refusal is not None and not found:
+        raise refusal
+    yield from found
+
+
+def _proofs(verifier: Verifier, asked: Sequence[Asked], findings: list[Finding]) -> Iterator[Proof]:
+    """Each solution with its verdict; of a prompt whose tests turn out not to work, no more of them."""
+    left = list(asked)
+    while left:
+        num_done = 0
+        try:
+            for verdict in verifier.verify([(one.prompt, one.completion) for one in left]):
+                yield left[num_done], verdict
+                num_done += 1
+            return
+        except ConfigError as error:
+            unfit = left[num_done].prompt.id
+            findings.append(Finding("error", unfit, "broken_tests", error.message))
+            left = [one for one in left[num_done + 1 :] if one.prompt.id != unfit]
 
 
 def _broken_tests(verifier: Verifier, prompts: Sequence[Prompt]) -> list[Finding]:
@@ -160,15 +224,23 @@ def _broken_tests(verifier: Verifier, prompts: Sequence[Prompt]) -> list[Finding
     return found
 
 
-def _solutions(prompt: Prompt, language: str) -> Iterator[Asked]:
+def _solutions(prompt: Prompt, language: str, findings: list[Finding]) -> Iterator[Asked]:
     number = 0
     for name in _SOLUTIONS:
         given = prompt.info.get(name)
         for source in given if isinstance(given, list | tuple) else [given]:
-            if isinstance(source, str) and source.strip():
-                text = as_answer(source, language, f"info.{name} of {prompt.id!r}")
-                yield Asked(name, prompt, Completion(prompt.id, number, text, (), "stop", 0, 0))
-                number += 1
+            if source is None or (isinstance(source, str) and not source.strip()):
+                continue
+            try:
+                if not isinstance(source, str):
+                    found = shown(list(source) if isinstance(source, tuple) else source)
+                    raise ConfigError(f"info.{name}: it is {found}; text is needed", "write it as text")
+                text = as_answer(source, language, f"info.{name}")
+            except ConfigError as error:
+                findings.append(Finding("error", prompt.id, "unreadable_solution", error.message))
+                continue
+            yield Asked(name, prompt, Completion(prompt.id, number, text, (), "stop", 0, 0))
+            number += 1
 
 
 def _missing(prompt: Prompt) -> Iterator[Finding]:

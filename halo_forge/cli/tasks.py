@@ -49,18 +49,20 @@ def check(
         raise ConfigError("--language and --config say the same thing twice", "leave out --language")
     if config is None and overrides:
         raise ConfigError("--set changes a configuration, and none is given", "give --config CONFIG too")
+    broken: list[ConfigError] = []
     if config is not None:
         spec = load_config(config, overrides if overrides is not None else ()).config.verifier
-        groups = load_groups(files, spec.language)
+        groups = load_groups(files, spec.language, broken)
     else:
         spec = None
-        groups = load_groups(files, None)
+        groups = load_groups(files, None, broken)
     wanted = None if language is None else (canonical(language) or language)
     report = check_tasks(
         files,
         groups,
         lambda found: spec if spec is not None else default_spec(wanted if found is None else found),
-        lambda verdicts, total: PlainWatch().track("verify", verdicts, total),
+        lambda proofs, total: PlainWatch().track("verify", proofs, total),
+        broken,
     )
     if as_json:
         print(json.dumps(report.to_row(), indent=2))

@@ -6,7 +6,8 @@ import datetime
 import decimal
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,17 @@ class Row:
                 f"`{column}` is {shown(value)}; a list of texts is needed", f"write `{column}` as [text, ...]"
             )
         return tuple(value)
+
+
+@contextmanager
+def left_out(broken: list[ConfigError] | None) -> Iterator[None]:
+    """Puts a ConfigError of this block into `broken` and goes on; raises it where there is no such list."""
+    try:
+        yield
+    except ConfigError as error:
+        if broken is None:
+            raise
+        broken.append(error)
 
 
 def shown(value: Any) -> str:

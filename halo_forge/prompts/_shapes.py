@@ -7,15 +7,15 @@ from types import ModuleType
 
 from halo_forge.errors import ConfigError
 from halo_forge.prompts import humaneval, mbpp, native
-from halo_forge.prompts._row import Row
+from halo_forge.prompts._row import Row, left_out
 from halo_forge.records import Prompt
 
 # The most demanding shape first: `native` recognises every row that has a prompt.
 SHAPES: tuple[ModuleType, ...] = (humaneval, mbpp, native)
 
 
-def to_prompts(rows: Iterable[Row]) -> Iterator[tuple[Row, Prompt]]:
-    """Each row with its prompt.
+def to_prompts(rows: Iterable[Row], broken: list[ConfigError] | None = None) -> Iterator[tuple[Row, Prompt]]:
+    """Each row with its prompt; what is wrong with a row goes into `broken` if that is given.
 
     Raises:
         ConfigError: A row is wrong or of another shape than the first, or two rows have one id.
@@ -23,17 +23,18 @@ def to_prompts(rows: Iterable[Row]) -> Iterator[tuple[Row, Prompt]]:
     first: tuple[Row, ModuleType] | None = None
     seen: dict[str, Row] = {}
     for row in rows:
-        shape = _shape(row)
-        if first is None:
-            first = (row, shape)
-        elif shape is not first[1]:
-            raise _mixed(row, shape, *first)
-        # Through JSON's shapes, so that a prompt equals itself after a trip through a file.
-        prompt = Prompt.from_row(shape.to_prompt(row).to_row())
-        if prompt.id in seen:
-            raise _duplicate(row, seen[prompt.id], prompt.id)
-        seen[prompt.id] = row
-        yield row, prompt
+        with left_out(broken):
+            shape = _shape(row)
+            if first is None:
+                first = (row, shape)
+            elif shape is not first[1]:
+                raise _mixed(row, shape, *first)
+            # Through JSON's shapes, so that a prompt equals itself after a trip through a file.
+            prompt = Prompt.from_row(shape.to_prompt(row).to_row())
+            if prompt.id in seen:
+                raise _duplicate(row, seen[prompt.id], prompt.id)
+            seen[prompt.id] = row
+            yield row, prompt
 
 
 def _shape(row: Row) -> ModuleType:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from halo_forge.errors import ConfigError
-from halo_forge.prompts._row import Row, shown
+from halo_forge.prompts._row import Row, left_out, shown
 
 
-def read(path: Path, name: str | None = None) -> Iterator[Row]:
-    """The rows of `path`, which messages call `name`.
+def read(path: Path, name: str | None = None, broken: list[ConfigError] | None = None) -> Iterator[Row]:
+    """The rows of `path`, which messages call `name`; what is wrong with a line goes into `broken` if that is given.
 
     Raises:
         ConfigError: The file is missing or unreadable; a line is no UTF-8, no JSON, or no object.
@@ -30,7 +30,8 @@ def read(path: Path, name: str | None = None) -> Iterator[Row]:
     # Only a line feed ends a line: JSON text may hold other characters that `splitlines` would cut at.
     for number, line in enumerate(content.split(b"\n"), start=1):
         if line.strip():
-            yield _row(f"{name}:{number}", line)
+            with left_out(broken):
+                yield _row(f"{name}:{number}", line)
 
 
 def _row(place: str, line: bytes) -> Row:
@@ -60,7 +61,7 @@ def _row(place: str, line: bytes) -> Row:
         ) from error
     if not isinstance(data, dict):
         raise ConfigError(
-            f"{place}: the row is {shown(data)}; an object is needed", 'write {"prompt": ...} on each line'
+            f"{place}: the row is {shown(data)}; an object is needed", "write one JSON object on each line"
         )
     return Row(place, data)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from halo_forge.errors import ConfigError
 from halo_forge.prompts import builtin, hub, jsonl, parquet
-from halo_forge.prompts._row import Row
+from halo_forge.prompts._row import Row, left_out
 from halo_forge.prompts._shapes import to_prompts
 from halo_forge.prompts.split import SPLITS, Split, apply, limited
 from halo_forge.records import Prompt
@@ -24,6 +24,7 @@ def load_prompts(
     language: str | None,
     where: Mapping[str, Sequence[Any]] | None = None,
     limit: int | None = None,
+    broken: list[ConfigError] | None = None,
 ) -> list[Prompt]:
     """The prompts that `spec` names, in the order of their rows.
 
@@ -35,14 +36,21 @@ def load_prompts(
             is refused.  None takes every language and leaves rows without one as they are.
         where: Take only prompts whose info has, under each key, one of the values; None takes all.
         limit: Take at most so many prompts, chosen by a hash of their ids; None takes all.
+        broken: Takes what is wrong with single rows, which are left out as long as others remain; None raises the
+            first such error.
 
     Raises:
         ConfigError: The source cannot be read or is empty, or a row is wrong; the message names file and line.
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"the prompt limit is {limit}; at least 1 is needed", "raise it, or leave it out for all")
-    rows, split = _open(spec)
-    prompts = [_in_language(row, prompt, language) for row, prompt in to_prompts(rows)]
+    rows, split = _open(spec, broken)
+    prompts = []
+    for row, prompt in to_prompts(rows, broken):
+        with left_out(broken):
+            prompts.append(_in_language(row, prompt, language))
+    if not prompts and broken:
+        raise broken[0]
     if not prompts:
         raise ConfigError(f"the prompt set {spec!r} is empty", "add rows, or name another prompt set")
     if split is not None:
@@ -79,7 +87,7 @@ def is_remote(spec: str) -> bool:
     return not (path.suffix in (".jsonl", ".parquet") or looks_local or path.exists())
 
 
-def _open(spec: str) -> tuple[Iterator[Row], Split | None]:
+def _open(spec: str, broken: list[ConfigError] | None) -> tuple[Iterator[Row], Split | None]:
     if not spec.strip():
         raise ConfigError("the name of the prompt set is empty", f"give {_FORMS}")
     if spec.startswith(builtin.PREFIX):
@@ -88,7 +96,7 @@ def _open(spec: str) -> tuple[Iterator[Row], Split | None]:
         return hub.read(spec), None
     path, split = _path_and_split(spec)
     if path.suffix == ".jsonl":
-        return jsonl.read(path), split
+        return jsonl.read(path, broken=broken), split
     if path.suffix == ".parquet":
         return parquet.read(path), split
     raise ConfigError(f"prompt file {spec!r} is neither .jsonl nor .parquet", f"give {_FORMS}")

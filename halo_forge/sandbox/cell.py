@@ -102,8 +102,12 @@ class Steps:
         # Held open, so that it can be used where no /proc is in sight.
         self.proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         refused = jail.unavailable_steps(self.proc)
-        self.names = [name for name in jail.OPTIONAL if name not in refused]
+        works = [name for name in jail.OPTIONAL if name not in refused]
         self.notes = [jail.OPTIONAL[name][1] for name in refused]
+        # Some a launcher takes once for all of its jobs: it keeps what it does not hand down.
+        for name in set(works) & set(jail.INHERITED):
+            jail.OPTIONAL[name][0](self.proc)
+        self.names = [name for name in works if name not in jail.INHERITED]
 
 
 def existing(paths: Sequence[str]) -> list[str]:
@@ -124,17 +128,22 @@ def refusal_of_landlock() -> OSError | None:
 
 def _try_landlock(abi: int) -> None:
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
-    landlock.restrict(["/"], [], abi)
+    landlock.enter(landlock.new_ruleset(["/"], [], abi))
 
 
-def working_filter(protected: Sequence[int] | None = None, owns_files: bool = False) -> bytes | None:
+def working_filter(owns_files: bool = False, may_truncate: bool = True) -> bytes | None:
     """The filter of a job, None where the kernel takes none; see `seccomp.job_filter`."""
     if not seccomp.available():
         return None
-    code = seccomp.job_filter(protected, owns_files)
-    return code if jail.works_in_a_child(lambda: _try_filter(code)) else None
+    code = seccomp.job_filter(owns_files, may_truncate)
+    return code if filter_works(code) else None
 
 
-def _try_filter(code: bytes) -> None:
+def filter_works(code: bytes, flags: int = 0) -> bool:
+    """Whether the kernel takes a filter; see `seccomp.install`."""
+    return seccomp.available() and jail.works_in_a_child(lambda: _try_filter(code, flags))
+
+
+def _try_filter(code: bytes, flags: int) -> None:
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
-    seccomp.install(code)
+    seccomp.install(code, flags)

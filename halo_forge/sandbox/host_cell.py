@@ -6,7 +6,8 @@ import errno
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 from halo_forge.sandbox import jail, landlock, processes, seccomp
 from halo_forge.sandbox.box import Box
@@ -20,15 +21,18 @@ from halo_forge.sandbox.cell import (
     Steps,
     Unavailable,
     existing,
+    filter_works,
     refusal_of_landlock,
     working_filter,
 )
+from halo_forge.sandbox.referee import Referee
 from halo_forge.sandbox.watch import Reason, Watch
 
 _COUNT_TASKS_SECONDS = 5.0
 _LEAST_FREE_BYTES = 1024 * 1024
 _OWN_USER_NOTE = "programs run as a user of their own: they can read what every user can, and use the network"
-_LIMITS_NOTE = "programs can read and write this user's files, use the network and signal this user's processes"
+_LIMITS_NOTE = "programs can read and write this user's files, use the network and reach this user's processes"
+_SIGNALS_NOTE = "programs can signal themselves but not the processes that they start"
 _ROOT_NOTE = "running as root: the kernel limits no number of processes; a job over its limit is ended within 0.1 s"
 _SEEN_NOTE = "programs can learn that other files and processes exist, but not open or signal them"
 _UNREADABLE_NOTE = "jobs run as root without its capabilities, because no other user can read {}"
@@ -42,7 +46,7 @@ class HostCell:
         Unavailable: Landlock or the filter of system calls is needed and does not work.
     """
 
-    def __init__(self, work: str, read_only: Sequence[str], trainer: int, with_landlock: bool) -> None:
+    def __init__(self, work: str, read_only: Sequence[str], with_landlock: bool) -> None:
         self._work = work
         self._steps = Steps()
         user = jail.unused_user(work)
@@ -51,7 +55,12 @@ class HostCell:
         self._user = None if unreadable and with_landlock else user
         self._num_tasks = 0
         self._counted = float("-inf")
-        self._walls = _walls(read_only, trainer, self._user is None) if with_landlock else jail.Walls()
+        self._walls, abi = _walls(read_only, self._user is None) if with_landlock else (jail.Walls(), 0)
+        # At level `limits` a job is its user's in all else, but must not end all of that user's processes by a mistake.
+        needs_signals = self._user is None and abi < landlock.SIGNALS_ABI
+        self._signals = _keeps_signals() if needs_signals else "no"
+        if needs_signals and with_landlock and self._signals == "no":
+            raise Unavailable("seccomp: signals cannot be kept in", errno.EPERM)
         self.notes = list(self._steps.notes)
         if os.geteuid() == 0 and self._user is None:
             self.notes.insert(0, _ROOT_NOTE)
@@ -59,11 +68,13 @@ class HostCell:
             self.notes += [_SEEN_NOTE, _DISK_NOTE, *(_UNREADABLE_NOTE.format(path) for path in unreadable)]
         else:
             self.notes.insert(0, _LIMITS_NOTE if self._user is None else _OWN_USER_NOTE)
+        if self._signals == "refuses":
+            self.notes.append(_SIGNALS_NOTE)
         self.add_ons: Mapping[str, Any] = {
-            "landlock_abi": self._walls.landlock_abi,
+            "landlock_abi": abi,
             "fresh_proc": False,
             "uid_drop": self._user is not None,
-            "seccomp": self._walls.filter is not None,
+            "seccomp": self._walls.filter is not None or self._signals != "no",
         }
 
     def run(self, request: Request, wait: Callable[[Watch], Reason]) -> Ending:
@@ -77,6 +88,24 @@ class HostCell:
             box.remove()
 
     def _execute(self, request: Request, box: Box, wait: Callable[[Watch], Reason]) -> Ending:
+        if self._signals == "no":
+            return self._watch(request, box, wait, self._walls, None)
+        if self._signals == "refuses":
+            return self._watch(request, box, wait, replace(self._walls, signals=_refuse_signals), None)
+        referee = Referee()
+        try:
+            return self._watch(request, box, wait, replace(self._walls, signals=referee.confine), referee)
+        finally:
+            referee.close()
+
+    def _watch(
+        self,
+        request: Request,
+        box: Box,
+        wait: Callable[[Watch], Reason],
+        walls: jail.Walls,
+        referee: Referee | None,
+    ) -> Ending:
         started = time.monotonic()
         command = jail.Command(
             argv=request.argv,
@@ -88,11 +117,11 @@ class HostCell:
             steps=self._steps.names,
             proc=self._steps.proc,
             user=self._user,
-            walls=self._walls,
+            walls=walls,
         )
         main, exec_error = jail.start(command)
         most = (request.limits["disk_bytes"], request.limits["num_files"])
-        watch = Watch(main, request.limits, started, lambda: box.exceeds(*most))
+        watch = Watch(main, request.limits, started, lambda: box.exceeds(*most), referee)
         try:
             reason = wait(watch)
         finally:
@@ -113,15 +142,15 @@ class HostCell:
         return self._num_tasks
 
 
-def _walls(read_only: Sequence[str], trainer: int, same_user: bool) -> jail.Walls:
+def _walls(read_only: Sequence[str], same_user: bool) -> tuple[jail.Walls, int]:
+    """The walls, and the version of Landlock's interface."""
     refusal = refusal_of_landlock()
     if refusal is not None:
         raise Unavailable("Landlock", refusal.errno) from refusal
     if not seccomp.available():
         raise Unavailable("seccomp: no table of system calls for this machine", None)
     abi = landlock.kernel_abi()
-    # Landlock keeps signals in from ABI 6 on; before that, what a job could hit on purpose is named one by one.
-    code = working_filter(None if abi >= landlock.SIGNALS_ABI else _relatives(trainer), owns_files=same_user)
+    code = working_filter(same_user, may_truncate=not same_user or abi >= landlock.TRUNCATE_ABI)
     if code is None:
         raise Unavailable("seccomp", errno.EPERM)
     # Opened now: the user of jobs may not reach them, and no path is walked for each job.
@@ -129,14 +158,23 @@ def _walls(read_only: Sequence[str], trainer: int, same_user: bool) -> jail.Wall
         os.open(path, os.O_PATH | os.O_CLOEXEC)
         for path in existing([*SYSTEM_DIRECTORIES, *SYSTEM_SETTINGS, *READABLE_DEVICES, *read_only])
     ]
-    return jail.Walls(abi, readable, existing(WRITABLE_DEVICES), own_proc=True, filter=code)
+    writable = existing(WRITABLE_DEVICES)
+    # What /proc says about a job's first process is needed by runtimes, and is another directory for each job.
+    return jail.Walls(lambda box: landlock.new_ruleset([*readable, "/proc/self"], [*writable, box], abi), code), abi
 
 
-def _relatives(trainer: int) -> list[int]:
-    """Process ids, and negative group ids, of the launcher, the trainer and the session that it runs in."""
-    own, parent = os.getpid(), os.getppid()
-    groups = {os.getpgid(trainer), os.getsid(trainer), os.getpgrp()}
-    return [own, parent, trainer, *(-group for group in sorted(groups) if group > 1)]
+def _keeps_signals() -> Literal["asks", "refuses", "no"]:
+    """How the signals of a job to others can be kept in: the launcher is asked, or all but its own are refused."""
+    if not seccomp.available():
+        return "no"
+    if filter_works(seccomp.signals_of(1, seccomp.ASK), seccomp.NEW_LISTENER):
+        return "asks"
+    # Older than Linux 5.5, or somebody outside listens already.
+    return "refuses" if filter_works(seccomp.signals_of(1, seccomp.REFUSE)) else "no"
+
+
+def _refuse_signals() -> None:
+    seccomp.install(seccomp.signals_of(os.getpid(), seccomp.REFUSE))
 
 
 def _readable(path: str, user: int) -> bool:

@@ -59,6 +59,8 @@ OPTIONAL: dict[str, tuple[Callable[[int], None], str]] = {
     "addresses": (_fix_addresses, "addresses are random, so programs with undefined behaviour vary from run to run"),
     "capabilities": (_drop_capabilities, "programs run as root with its capabilities and can raise their own limits"),
 }
+# Steps whose effect only begins with the next exec, and is handed down.
+INHERITED = ("addresses", "capabilities")
 
 
 def unavailable_steps(proc: int) -> list[str]:
@@ -115,17 +117,14 @@ class Walls:
     """What holds a job in beside limits and its user.
 
     Attributes:
-        landlock_abi: 0 uses none.
-        readable, writable: See `landlock.restrict`; the box is always writable.
-        own_proc: The job may read what /proc says about its first process; needed where /proc is not in `readable`.
+        ruleset: From the descriptor of the box to that of a ruleset of `landlock`, None for none; asked in the child.
         filter: A filter of `seccomp`, None for none.
+        signals: Keeps the signals of the calling process, the child, to itself and what it starts; None for nothing.
     """
 
-    landlock_abi: int = 0
-    readable: Sequence[str | int] = ()
-    writable: Sequence[str | int] = ()
-    own_proc: bool = False
+    ruleset: Callable[[int], int] | None = None
     filter: bytes | None = None
+    signals: Callable[[], object] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +190,12 @@ def become(command: Command, writer: int) -> NoReturn:
     """
     failure = "setup: unknown error"
     try:
-        failure = _become(command)
+        os.setsid()
+        confine(command)
+        try:
+            os.execve(command.argv[0], list(command.argv), dict(command.env))
+        except OSError as error:
+            failure = f"exec {error.errno}"
     except (OSError, ValueError) as error:
         failure = f"setup: {error}"
     finally:
@@ -199,8 +203,12 @@ def become(command: Command, writer: int) -> NoReturn:
         os._exit(127)
 
 
-def _become(command: Command) -> str:
-    os.setsid()
+def confine(command: Command) -> None:
+    """Put this process, and all that it starts, under the limits and behind the walls of the command.
+
+    Raises:
+        OSError, ValueError: A step fails.
+    """
     os.fchdir(command.box)
     os.umask(0o077)
     os.nice(_NICE)
@@ -218,20 +226,12 @@ def _become(command: Command) -> str:
     syscalls.drop_capabilities()
     prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)  # after the change of user, which forgets it
     prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
-    _raise_walls(command)
-    try:
-        os.execve(command.argv[0], list(command.argv), dict(command.env))
-    except OSError as error:
-        return f"exec {error.errno}"
-
-
-def _raise_walls(command: Command) -> None:
-    walls = command.walls
-    if walls.landlock_abi:
-        readable = [*walls.readable, *(["/proc/self"] if walls.own_proc else [])]
-        landlock.restrict(readable, [*walls.writable, command.box], walls.landlock_abi)
-    if walls.filter is not None:
-        seccomp.install(walls.filter)
+    if command.walls.ruleset is not None:
+        landlock.enter(command.walls.ruleset(command.box))
+    if command.walls.filter is not None:
+        seccomp.install(command.walls.filter)
+    if command.walls.signals is not None:
+        command.walls.signals()
 
 
 def _resources(limits: Mapping[str, Any], num_other_tasks: int | None) -> list[tuple[int, int | None]]:

@@ -12,6 +12,9 @@ from halo_forge.sandbox.job import LEVELS, Job, Level, Limits, Sandbox, SandboxE
 from halo_forge.sandbox.local import LevelUnavailable, LocalSandbox
 
 _ISOLATING: tuple[Level, ...] = ("namespace", "landlock")
+# A machine under load may be late once; a level that is there is not given up for that.
+_NUM_TRIES = 2
+_BUSY = "try again when the machine is less busy, and report it if that does not help"
 _PROBE = Job(("/bin/sh", "-c", "echo $$"), Limits(cpu_seconds=5.0, wall_seconds=10.0, memory_bytes=64 << 20))
 
 
@@ -23,6 +26,7 @@ class Probe:
         errno: What the kernel refused it with, None where it works or where the failure is of another kind.
         reason: The step that fails, in words; empty where it works.
         mend: What would make it work, as far as that is known; empty where it works.
+        refused: The machine does not let the level be set up; otherwise what failed may work another time.
     """
 
     level: Level
@@ -30,6 +34,7 @@ class Probe:
     errno: int | None = None
     reason: str = ""
     mend: str = ""
+    refused: bool = False
 
 
 _lock = threading.Lock()
@@ -77,8 +82,18 @@ def _first_working(read_only: Sequence[str]) -> tuple[Sandbox | None, list[Probe
         sandbox, probe = _try(level, read_only)
         if sandbox is not None:
             return sandbox, failed
+        if not probe.refused:
+            raise SandboxError(_unproven(probe))
         failed.append(probe)
     return None, failed
+
+
+def _unproven(probe: Probe) -> str:
+    return (
+        f"isolation level {probe.level} can be set up here, but the program that proves it failed {_NUM_TRIES} times,"
+        f" and no lower level is taken for that: {probe.reason}.  To mend it, {_BUSY}; verifier.isolation takes a level"
+        " by name"
+    )
 
 
 def _nothing_works(failed: Sequence[Probe]) -> str:
@@ -111,23 +126,25 @@ def probe_ladder() -> list[Probe]:
 
 
 def _try(level: Level, read_only: Sequence[str]) -> tuple[Sandbox | None, Probe]:
-    number: int | None = None
-    try:
-        sandbox = LocalSandbox(level, read_only)
+    reason = ""
+    for _ in range(_NUM_TRIES):
         try:
-            outcome = sandbox.run(_PROBE)
-            if outcome.clean:
-                return sandbox, Probe(level, True)
-            number = outcome.exec_error
-            reason = f"a program that must work does not: {outcome}"
+            sandbox = LocalSandbox(level, read_only)
+        except LevelUnavailable as refusal:
+            return None, Probe(level, False, refusal.number, str(refusal), _mend(level, refusal.number), refused=True)
         except SandboxError as error:
             reason = str(error)
+            continue
+        try:
+            outcome = sandbox.run(_PROBE)
+        except SandboxError as error:
+            reason = str(error)
+        else:
+            if outcome.clean:
+                return sandbox, Probe(level, True)
+            reason = f"a program that must work does not: {outcome}"
         sandbox.close()
-    except LevelUnavailable as refusal:
-        number, reason = refusal.number, str(refusal)
-    except SandboxError as error:
-        reason = str(error)
-    return None, Probe(level, False, number, reason, _mend(level, number))
+    return None, Probe(level, False, None, reason, _BUSY)
 
 
 def _mend(level: Level, number: int | None) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from halo_forge.sandbox.syscalls import call
 
-SIGNALS_ABI = 6
+TRUNCATE_ABI, SIGNALS_ABI = 3, 6
 _VERSION_FLAG = 1
 _PATH_BENEATH = 1
 
@@ -35,8 +35,8 @@ def kernel_abi() -> int:
     return call("landlock_create_ruleset", None, 0, _VERSION_FLAG)
 
 
-def restrict(readable: Sequence[str | int], writable: Sequence[str | int], abi: int) -> None:
-    """Restrict this process for good; needs no_new_privs.
+def new_ruleset(readable: Sequence[str | int], writable: Sequence[str | int], abi: int) -> int:
+    """The descriptor of a ruleset, for `enter`.
 
     Args:
         readable: Files and directories that can be read and executed, with all below them; paths, or open descriptors.
@@ -56,9 +56,19 @@ def restrict(readable: Sequence[str | int], writable: Sequence[str | int], abi: 
             _allow(ruleset, place, _READ & handled)
         for place in writable:
             _allow(ruleset, place, handled)
-        call("landlock_restrict_self", ruleset, 0)
-    finally:
+    except BaseException:
         os.close(ruleset)
+        raise
+    return ruleset
+
+
+def enter(ruleset: int) -> None:
+    """Restrict this process for good; needs no_new_privs.
+
+    Raises:
+        OSError: The kernel refuses.
+    """
+    call("landlock_restrict_self", ruleset, 0)
 
 
 def _allow(ruleset: int, place: str | int, rights: int) -> None:

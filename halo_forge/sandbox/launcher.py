@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -16,7 +17,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from halo_forge.sandbox import jail, syscalls, wire
+from halo_forge.sandbox import jail, keeper, syscalls, wire
 from halo_forge.sandbox.box import remove_tree
 from halo_forge.sandbox.cell import Cell, Ending, Request, Unavailable
 from halo_forge.sandbox.host_cell import HostCell
@@ -36,8 +37,12 @@ class Launcher:
 
     def serve(self) -> None:
         """Answer jobs until the trainer hangs up (EOFError, OSError, TrainerGone)."""
-        wire.send(self._connection, {"notes": list(self._cell.notes), "add_ons": dict(self._cell.add_ons)})
+        cell = self._cell
+        hello = {"pid": os.getpid(), "notes": list(cell.notes), "add_ons": dict(cell.add_ons)}
+        wire.send(self._connection, hello)
         while True:
+            if self._trainer in select.select([self._connection.fileno(), self._trainer], [], [])[0]:
+                raise TrainerGone
             message, blobs = wire.receive(self._connection)
             try:
                 reply, answer = self._run(message, blobs)
@@ -103,7 +108,9 @@ def main() -> None:
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     try:
         trainer = os.pidfd_open(int(trainer_pid))
-        cell = _open_cell(level, work, json.loads(read_only), int(trainer_pid))
+        if level != "namespace":  # where the kernel ends the job with its launcher
+            trainer = keeper.either(trainer, keeper.leave_a_keeper(connection, work))
+        cell = _open_cell(level, work, json.loads(read_only))
         Launcher(connection, trainer, cell).serve()
     except Unavailable as refusal:
         wire.send(connection, {"unavailable": str(refusal), "errno": refusal.number})
@@ -114,7 +121,7 @@ def main() -> None:
         remove_tree(os.path.dirname(work))
 
 
-def _open_cell(level: str, work: str, read_only: list[str], trainer: int) -> Cell:
+def _open_cell(level: str, work: str, read_only: list[str]) -> Cell:
     if level == "namespace":
         return NamespaceCell(work, read_only)
-    return HostCell(work, read_only, trainer, with_landlock=level == "landlock")
+    return HostCell(work, read_only, with_landlock=level == "landlock")

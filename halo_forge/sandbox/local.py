@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -16,14 +17,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from halo_forge.sandbox import wire
+from halo_forge.sandbox import processes, wire
 from halo_forge.sandbox.box import check_name, remove_tree
 from halo_forge.sandbox.job import Isolation, Job, Level, Outcome, Sandbox, SandboxError
 from halo_forge.sandbox.launcher import BOOT
 
 # What a job may learn of its directory's name.
-_BOX = re.compile(r"/halo-forge(?:-\w+/work)?/box\b/?")
+_BOX = re.compile(r"/halo-forge(?:-\w+)?/work/box\b/?")
 _BEFORE_A_PATH = frozenset(" \t\r\n:'\"")
+
+# Places of a job's own, and what shows other processes; nobody can be let into them, or into what holds them.
+_OWN_PLACES = ("/dev", "/dev/shm", "/halo-forge", "/proc", "/tmp", "/var/tmp")
 
 _START_SECONDS = 30.0
 # How long after its wall-clock limit a job may take to be killed, cleaned up and reported.
@@ -53,7 +57,7 @@ def open_sandbox(isolation: str = "auto", read_only: Sequence[str] = ()) -> Sand
 
     Raises:
         SandboxError: That level does not work here, or "auto" and neither does; no lower one is taken instead.
-        ValueError: There is no such level, or a path of `read_only` is missing.
+        ValueError: There is no such level, or a path of `read_only` is missing or shows too much.
     """
     from halo_forge.sandbox import ladder
 
@@ -63,16 +67,21 @@ def open_sandbox(isolation: str = "auto", read_only: Sequence[str] = ()) -> Sand
 class LocalSandbox:
     """See `job.Sandbox` for the contract.
 
+    Attributes:
+        launcher: The process that runs the jobs.
+
     Raises:
         LevelUnavailable: This machine does not let `level` be set up.
         SandboxError: The launcher does not start.
-        ValueError: A path of `read_only` is missing.
+        ValueError: A path of `read_only` is missing or shows too much.
     """
 
     def __init__(self, level: Level = "limits", read_only: Sequence[str] = ()) -> None:
         missing = [path for path in read_only if not os.path.exists(path)]
         if missing:
             raise ValueError(f"read_only paths must exist, found none at {missing}")
+        if wide := [path for path in read_only if shows_too_much(path)]:
+            raise ValueError(f"read_only paths must not show too much, such as the files of other jobs, found {wide}")
         self._arguments = [level, json.dumps([os.path.abspath(path) for path in read_only])]
         self._directory = tempfile.mkdtemp(prefix="halo-forge-")
         self._work = os.path.join(self._directory, "work")
@@ -80,19 +89,19 @@ class LocalSandbox:
         self._errors = tempfile.TemporaryFile()
         self._ending = threading.Lock()
         self._connection, theirs = socket.socketpair()
-        with theirs:
-            self._process = self._start(theirs)
-        self._broken: str | None = None
-        self._connection.settimeout(_START_SECONDS)
         try:
-            hello, _ = wire.receive(self._connection)
-        except (EOFError, OSError) as error:
-            message = self._explain(error)
+            with theirs:
+                self._process = self._start(theirs)
+        except BaseException:
+            self._forget()
+            raise
+        self._broken: str | None = None
+        try:
+            hello = self._greeting()
+        except BaseException:
             self.close()
-            raise SandboxError(f"the launcher does not start: {message}") from error
-        if "unavailable" in hello:
-            self.close()
-            raise LevelUnavailable(hello["unavailable"], hello["errno"])
+            raise
+        self.launcher: int = hello["pid"]
         self.isolation = Isolation(level, tuple(hello["notes"]), hello["add_ons"])
 
     def _start(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
@@ -112,6 +121,16 @@ class LocalSandbox:
             start_new_session=True,
         )
 
+    def _greeting(self) -> dict[str, Any]:
+        self._connection.settimeout(_START_SECONDS)
+        try:
+            hello, _ = wire.receive(self._connection)
+        except (EOFError, OSError) as error:
+            raise SandboxError(f"the launcher does not start: {self._explain(error)}") from error
+        if "unavailable" in hello:
+            raise LevelUnavailable(hello["unavailable"], hello["errno"])
+        return hello
+
     def run(self, job: Job) -> Outcome:
         """See `job.Sandbox.run`."""
         if self._broken is not None:
@@ -129,8 +148,10 @@ class LocalSandbox:
             wire.send(self._connection, message, [job.stdin, *job.files.values()])
             facts, blobs = wire.receive(self._connection)
         except (EOFError, OSError) as error:
-            self._broken = f"the launcher is gone: {self._explain(error)}"
-            raise SandboxError(self._broken) from error
+            broken = f"the launcher is gone: {self._explain(error)}"
+            self.close()  # whoever asked may never come back
+            self._broken = broken
+            raise SandboxError(broken) from error
         if "error" in facts:
             self._broken = f"the launcher failed: {facts['error']}"
             raise SandboxError(self._broken)
@@ -156,12 +177,30 @@ class LocalSandbox:
             try:
                 self._process.wait(timeout=_CLOSE_SECONDS)
             except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-            self._connection.close()
-            self._errors.close()
-            remove_tree(self._work)
-            remove_tree(self._directory)
+                self._kill()
+            self._forget()
+
+    def _kill(self) -> None:
+        # With a keeper, this is the launcher, and the keeper ends what is left of it.
+        for child in processes.children(self._process.pid):
+            processes.send_signal(child, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=_CLOSE_SECONDS)
+        self._process.kill()
+        self._process.wait()
+
+    def _forget(self) -> None:
+        self._connection.close()
+        self._errors.close()
+        remove_tree(self._work)
+        remove_tree(self._directory)
+
+
+def shows_too_much(path: str) -> bool:
+    """Whether jobs that can read `path` see the boxes of others, processes, or devices, or lose what they need."""
+    real = os.path.realpath(path)
+    held = [*_OWN_PLACES, os.path.realpath(tempfile.gettempdir())]
+    return real.startswith("/proc/") or any(os.path.commonpath([real, place]) == real for place in held)
 
 
 def without_box_path(text: str) -> str:

@@ -54,8 +54,10 @@ class NamespaceCell:
         self._fresh_proc = jail.works_in_a_child(_mount_proc, lambda: syscalls.clone_process(_NEW))
         refusal = refusal_of_landlock()
         abi = landlock.kernel_abi() if refusal is None else 0
-        writable = [*existing(WRITABLE_DEVICES), world.TEMPORARY]
-        self._walls = jail.Walls(abi, ["/"], writable, own_proc=False, filter=working_filter())
+        # One for all jobs: what each of them mounts there is below that place.
+        writable = [*existing(WRITABLE_DEVICES), world.PLACE]
+        ruleset = landlock.new_ruleset(["/"], writable, abi) if refusal is None else None
+        self._walls = jail.Walls(None if ruleset is None else lambda _: ruleset, working_filter())
         self.notes = [
             *([] if self._fresh_proc else [_EMPTY_PROC_NOTE]),
             *([_SAME_USER_NOTE] if was_root and not own_user else []),
@@ -77,54 +79,46 @@ class NamespaceCell:
     def run(self, request: Request, wait: Callable[[Watch], Reason]) -> Ending:
         """See `cell.Cell.run`."""
         started = time.monotonic()
-        failure_reader, failure_writer = os.pipe2(os.O_CLOEXEC)
         report_reader, report_writer = os.pipe2(os.O_CLOEXEC)
         fetched = os.memfd_create("fetched")
         try:
             init = syscalls.clone_process(_NEW)
             if init == 0:
-                os.close(failure_reader)
-                self._be_init(request, failure_writer, report_writer, fetched)
-            os.close(failure_writer)
+                self._be_init(request, report_writer, fetched)
             os.close(report_writer)
-            failure = jail.read_failure(failure_reader)
             watch = NamespaceWatch(init, request.limits, started)
             try:
                 reason = wait(watch)
             finally:
                 watch.end()
-            if failure.startswith("setup"):
-                raise jail.JailError(failure)
             report = _read_report(report_reader, reason)
             watch.told(report["status"], report["cpu_seconds"], report["max_rss_bytes"])
             content = os.pread(fetched, request.limits["file_bytes"], 0) if report["fetched"] else None
-            return Ending(reason, watch, int(failure.removeprefix("exec ") or 0), content)
+            return Ending(reason, watch, report["exec_error"], content)
         finally:
             os.close(report_reader)
             os.close(fetched)
 
-    def _be_init(self, request: Request, failures: int, reports: int, fetched: int) -> NoReturn:
+    def _be_init(self, request: Request, reports: int, fetched: int) -> NoReturn:
         code = 1
         try:
             # The launcher's end is this process's end, and with it that of the whole namespace.
             syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
-            syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             box = self._furnish(request)
-            main = os.fork()
-            if main == 0:
-                syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
-                jail.become(self._command(request, box), failures)
-            os.close(failures)
-            report = _oversee(main)
+            command = self._command(request, box)
+            # This process shares the limits and walls of the command: what it does not have it cannot lose to it,
+            # and starting the command copies no memory, as forking once more would.
+            jail.confine(command)
+            syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)  # before a first other process of this namespace can look
+            report = _oversee(_spawn(command))
             content = None if request.fetch is None else box.fetch(request.fetch, request.limits["file_bytes"])
             if content is not None:
                 _write_all(fetched, content)
             os.write(reports, json.dumps({**report, "fetched": content is not None}).encode())
             code = 0
         except (OSError, ValueError) as error:
-            # The other end has what it needs, or learns here that the job never began.
-            os.write(failures, f"setup: {type(error).__name__}: {error}".encode())
+            os.write(reports, json.dumps({"setup": f"{type(error).__name__}: {error}"}).encode())
         finally:
             os._exit(code)
 
@@ -132,7 +126,7 @@ class NamespaceCell:
         limits = request.limits
         options = f"mode=0755,size={limits['disk_bytes']},nr_inodes={limits['num_files']}"
         syscalls.mount("tmpfs", world.MOUNT_POINT, "tmpfs", MS_NOSUID | MS_NODEV, options)
-        os.mkdir(world.TEMPORARY)
+        world.furnish_temporary()
         if self._user is not None:
             os.chown(world.TEMPORARY, self._user, self._user)
         box = Box(world.MOUNT_POINT, self._user)
@@ -159,18 +153,32 @@ class NamespaceCell:
         )
 
 
+def _spawn(command: jail.Command) -> int:
+    """The process id of the command, or the negative errno with which its start was refused."""
+    try:
+        return os.posix_spawn(command.argv[0], command.argv, command.env, setsid=True)
+    except OSError as error:
+        return -(error.errno or errno.ENOEXEC)
+
+
 def _mount_proc() -> None:
     syscalls.mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
 
 
 def _oversee(main: int) -> dict[str, Any]:
-    """Reap everybody until the command has ended, end the others, and tell what all of them used."""
+    """Reap everybody until the command has ended, end the others, and tell what all of them used.
+
+    Args:
+        main: See `_spawn`.
+    """
+    if main < 0:
+        return {"status": 127 << 8, "cpu_seconds": 0.0, "max_rss_bytes": 0, "exec_error": -main}
     status, cpu_seconds, max_rss_bytes = None, 0.0, 0
     while True:
         try:
             pid, this_status, usage = os.wait4(-1, 0)
         except ChildProcessError:
-            return {"status": status, "cpu_seconds": cpu_seconds, "max_rss_bytes": max_rss_bytes}
+            return {"status": status, "cpu_seconds": cpu_seconds, "max_rss_bytes": max_rss_bytes, "exec_error": 0}
         cpu_seconds += usage.ru_utime + usage.ru_stime
         max_rss_bytes = max(max_rss_bytes, usage.ru_maxrss * 1024)
         if pid == main:
@@ -185,10 +193,12 @@ def _read_report(reader: int, reason: Reason) -> dict[str, Any]:
     text = os.read(reader, 4096)
     if text:
         report: dict[str, Any] = json.loads(text)
+        if "setup" in report:
+            raise jail.JailError(f"setup: {report['setup']}")
         return report
     if reason == "ended":
         raise OSError(errno.ESRCH, "the init of a job ended without a report")
-    return {"status": None, "cpu_seconds": 0.0, "max_rss_bytes": 0, "fetched": False}
+    return {"status": None, "cpu_seconds": 0.0, "max_rss_bytes": 0, "exec_error": 0, "fetched": False}
 
 
 def _write_all(descriptor: int, content: bytes) -> None:

@@ -133,14 +133,14 @@ def kill_all_below(pid: int, reap: Callable[[], None]) -> None:
     while children(pid):
         _freeze(pid, deadline)
         # The whole list first: the children of a process move up to the launcher the moment it is killed.
-        killed = [process.pid for process in list(below(pid)) if process.state not in "ZX"]
+        killed = {process.pid for process in list(below(pid))}
         for victim in killed:
             send_signal(victim, signal.SIGKILL)
-        while left := {process.pid for process in below(pid)}:
+        while left := children(pid):
             reap()
             if time.monotonic() > deadline:
                 raise TimeoutError("processes of a finished job do not die")
-            if not left <= set(killed):
+            if not killed.issuperset(left):
                 break  # someone slipped through: freeze again
             time.sleep(0.0002)
 
@@ -149,9 +149,31 @@ def _freeze(pid: int, deadline: float) -> None:
     signalled: set[int] = set()
     quiet = 0
     while quiet < _QUIET_PASSES and time.monotonic() < deadline:
+        if _stop_below(pid, signalled):
+            quiet = 0
+            continue
         # D with our SIGSTOP pending (such as the parent of a vfork) cannot come back to fork again.
-        moving = [p for p in below(pid) if p.state not in "TtZX" and not (p.state == "D" and p.pid in signalled)]
+        moving = [p.pid for p in below(pid) if p.state not in "TtZX" and not (p.state == "D" and p.pid in signalled)]
         for process in moving:
-            send_signal(process.pid, signal.SIGSTOP)
-            signalled.add(process.pid)
+            send_signal(process, signal.SIGSTOP)  # again: others of the job may have continued it
+        signalled.update(moving)
         quiet = 0 if moving else quiet + 1
+
+
+def _stop_below(pid: int, stopped: set[int]) -> bool:
+    """Stop whoever is below `pid` and not in `stopped` yet, and put it there; returns whether there was anybody.
+
+    Each is stopped the moment it is found, before anything more is read: hundreds of running processes leave the
+    launcher next to no CPU time, and the kernel lets no fork end in a process that a signal waits for, so that the
+    children read afterwards are all that it will ever have.
+    """
+    found = False
+    pending = [pid]
+    while pending:
+        for child in children(pending.pop()):
+            if child not in stopped:
+                send_signal(child, signal.SIGSTOP)
+                stopped.add(child)
+                found = True
+            pending.append(child)
+    return found

@@ -13,6 +13,10 @@ from collections.abc import Iterable, Sequence
 from halo_forge.sandbox import syscalls
 from halo_forge.sandbox.syscalls import MACHINE, NUMBERS, call
 
+NEW_LISTENER = 1 << 3
+"""A flag of `install`: its result is a descriptor that asks what is to become of calls with `ASK`."""
+ASK, REFUSE = 0x7FC00000, 0x00050000 | errno.EPERM
+
 _SET_MODE_FILTER = 1
 _ALLOW, _KILL_PROCESS, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -51,7 +55,7 @@ DENIED = tuple(
 _CHANGING_FILES_OF_OWNER = tuple(
     """
     chmod chown fchmod fchmodat fchmodat2 fchown fchownat file_setattr fremovexattr fsetxattr futimesat lchown
-    lremovexattr lsetxattr removexattr removexattrat setxattr setxattrat truncate utime utimes
+    lremovexattr lsetxattr removexattr removexattrat setxattr setxattrat utime utimes
     """.split()
 )
 # Limits and priorities of other processes: a limit of one CPU second is a signal.  0 is the caller.
@@ -64,6 +68,8 @@ _ONLY_ITSELF = {
     "setpriority": (0, 1),
 }
 _SIGNALLING = ("kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo")
+# F_SETOWN, F_SETSIG, F_SETOWN_EX; FIOSETOWN, SIOCSPGRP: whom the kernel signals, and how, when a file can be read.
+_OWNERS_OF_FILES = {"fcntl": (8, 10, 15), "ioctl": (0x8901, 0x8902)}
 
 Instruction = tuple[int, int, int, int]
 
@@ -73,24 +79,35 @@ def available() -> bool:
     return MACHINE in _ARCHITECTURE
 
 
-def job_filter(protected: Sequence[int] | None = None, owns_files: bool = False) -> bytes:
+def job_filter(owns_files: bool = False, may_truncate: bool = True) -> bytes:
     """The filter of a job.
 
     Args:
         owns_files: Files that the job sees, and others, belong to its user: it must not change whose they are, who may
             read them, or their dates.
-        protected: None where something else keeps signals inside the jail; otherwise kill(-1) is refused, and so are
-            signals to these processes and process groups (negative), which are the ones that a job could mean.
+        may_truncate: Something else keeps a job from shortening files of others by their path.
     """
     program = refuse(DENIED, errno.EPERM) + namespaces_refused() + _no_datagrams()
     for name, arguments in _ONLY_ITSELF.items():
         program += _refuse_unless_zero(name, arguments)
     if owns_files:
         program += refuse(_CHANGING_FILES_OF_OWNER, errno.EPERM) + _times_by_descriptor()
-    if protected is not None:
-        program += refuse(["pidfd_send_signal"], errno.EPERM)
-        for name in _SIGNALLING:
-            program += _refuse_first_argument(name, [-1, *protected])
+    if not may_truncate:
+        program += refuse(["truncate"], errno.EPERM)
+    return assemble(program)
+
+
+def signals_of(process: int, others: int) -> bytes:
+    """A filter for `process`, and what it starts: signals go to it, to its process group and the caller's.
+
+    Args:
+        others: What becomes of signals to others, children among them: `ASK` or `REFUSE`.
+    """
+    program = refuse(["pidfd_send_signal"], errno.EPERM)
+    for name in _SIGNALLING:
+        program += _allow_first_argument(name, [0, process, -process], others)
+    for name, commands in _OWNERS_OF_FILES.items():
+        program += _refuse_second_argument(name, commands)
     return assemble(program)
 
 
@@ -150,10 +167,18 @@ def _no_datagrams() -> list[Instruction]:
     ]
 
 
-def _refuse_first_argument(name: str, values: Sequence[int]) -> list[Instruction]:
+def _allow_first_argument(name: str, values: Sequence[int], others: int) -> list[Instruction]:
     body: list[Instruction] = [(_LOAD, 0, 0, _FIRST_ARGUMENT)]
+    # The kernel looks at the low half only, too: process ids have 32 bits.
+    body += [(_EQUAL, len(values) - index, 0, value & 0xFFFFFFFF) for index, value in enumerate(values)]
+    body += [(_RETURN, 0, 0, others), (_LOAD, 0, 0, _NUMBER)]
+    return [(_EQUAL, 0, len(body), NUMBERS[name]), *body]
+
+
+def _refuse_second_argument(name: str, values: Sequence[int]) -> list[Instruction]:
+    body: list[Instruction] = [(_LOAD, 0, 0, _FIRST_ARGUMENT + 8)]
     for value in values:
-        body += [(_EQUAL, 0, 1, value & 0xFFFFFFFF), (_RETURN, 0, 0, _ERRNO | errno.EPERM)]
+        body += [(_EQUAL, 0, 1, value), (_RETURN, 0, 0, _ERRNO | errno.EPERM)]
     body.append((_LOAD, 0, 0, _NUMBER))
     return [(_EQUAL, 0, len(body), NUMBERS[name]), *body]
 
@@ -172,12 +197,11 @@ def assemble(program: Sequence[Instruction]) -> bytes:
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in whole)
 
 
-def install(code: bytes) -> None:
+def install(code: bytes, flags: int = 0) -> int:
     """Put a filter on this process and all that it starts, for good; needs no_new_privs.
 
     Raises:
         OSError: The kernel refuses.
     """
-    instructions = ctypes.create_string_buffer(code, len(code))
-    header = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(instructions))
-    call("seccomp", _SET_MODE_FILTER, 0, header)
+    header = struct.pack("HxxxxxxP", len(code) // 8, ctypes.cast(code, ctypes.c_void_p).value)
+    return call("seccomp", _SET_MODE_FILTER, flags, header)

@@ -54,6 +54,7 @@ _TABLE: dict[str, tuple[int | None, int | None]] = {
     "fchmodat2": (452, 452),
     "fchown": (93, 55),
     "fchownat": (260, 54),
+    "fcntl": (72, 25),
     "file_setattr": (469, 469),
     "finit_module": (313, 273),
     "fremovexattr": (199, 16),
@@ -67,6 +68,7 @@ _TABLE: dict[str, tuple[int | None, int | None]] = {
     "io_uring_enter": (426, 426),
     "io_uring_register": (427, 427),
     "io_uring_setup": (425, 425),
+    "ioctl": (16, 29),
     "ioperm": (173, None),
     "iopl": (172, None),
     "ioprio_set": (251, 30),
@@ -147,6 +149,8 @@ NUMBERS: dict[str, int] = (
     {} if _COLUMN is None else {name: row[_COLUMN] for name, row in _TABLE.items() if row[_COLUMN] is not None}  # type: ignore[misc]
 )
 
+_CAPABILITY_VERSION_3 = struct.pack("II", 0x20080522, 0)
+
 _libc = ctypes.CDLL(None, use_errno=True)
 # Keeps the interpreter's lock during the call, so that the child of `clone` finds it held by itself.
 _libc_locked = ctypes.PyDLL(None, use_errno=True)
@@ -201,6 +205,5 @@ def clone_process(flags: int) -> int:
 
 
 def drop_capabilities() -> None:
-    """Give up every capability, for good (version 3 of the interface, 64 bits)."""
-    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
-    _checked(_libc.capset(header, (ctypes.c_uint32 * 6)()))
+    """Give up every capability, for good."""
+    _checked(_libc.capset(_CAPABILITY_VERSION_3, bytes(6 * 4)))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from halo_forge.sandbox import processes
+from halo_forge.sandbox.referee import Referee
 
 Reason = Literal["ended", "cpu", "wall", "memory", "processes", "disk"]
 _POLL_MILLISECONDS = 20
@@ -27,6 +28,7 @@ class Watch:
 
     Args:
         over_disk: Tells whether the job's files are over their limit; None where the kernel sees to that.
+        referee: Decides on the job's signals; None where nobody has to.
 
     Attributes:
         status: Wait status of `main`, None until it was reaped.
@@ -35,10 +37,16 @@ class Watch:
     """
 
     def __init__(
-        self, main: int, limits: Mapping[str, Any], started: float, over_disk: Callable[[], bool] | None = None
+        self,
+        main: int,
+        limits: Mapping[str, Any],
+        started: float,
+        over_disk: Callable[[], bool] | None = None,
+        referee: Referee | None = None,
     ) -> None:
         self._main = main
         self._over_disk = over_disk
+        self._referee = referee
         self._next_disk = started + _DISK_SECONDS
         self._limits = limits
         self._started = started
@@ -63,6 +71,8 @@ class Watch:
         poll.register(command, select.POLLIN)
         poll.register(trainer, select.POLLIN)
         poll.register(connection, select.POLLRDHUP)
+        if self._referee is not None:
+            poll.register(self._referee.listen(), select.POLLIN)
         try:
             while True:
                 ready = {descriptor for descriptor, _ in poll.poll(_POLL_MILLISECONDS)}
@@ -70,6 +80,8 @@ class Watch:
                     raise TrainerGone
                 if command in ready:
                     return "ended"
+                if self._referee is not None and self._referee.listen() in ready:
+                    self._referee.answer()
                 reason = self._exceeded()
                 if reason is not None:
                     return reason
@@ -96,12 +108,14 @@ class Watch:
                 self._reap_stray(process)
                 continue
             num_tasks += process.num_threads
+            if num_tasks > self._limits["num_processes"]:
+                # Among hundreds of running processes the rest of the look takes long enough for hundreds more.
+                self._seen_cpu_seconds = max(self._seen_cpu_seconds, cpu_seconds)
+                return "processes"
             living.append(process)
         self._seen_cpu_seconds = max(self._seen_cpu_seconds, cpu_seconds)
         if cpu_seconds > self._limits["cpu_seconds"]:
             return "cpu"
-        if num_tasks > self._limits["num_processes"]:
-            return "processes"
         rss_bytes = sum(process.rss_bytes for process in living)
         if rss_bytes > self._limits["memory_bytes"] and len(living) > 1:
             # Pages that forked processes share were counted once for each of them.

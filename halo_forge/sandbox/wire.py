@@ -21,9 +21,7 @@ def send(connection: socket.socket, message: dict[str, Any], blobs: Sequence[byt
         OSError: The other side is gone.
     """
     header = json.dumps({"blobs": [len(blob) for blob in blobs], "message": message}).encode()
-    connection.sendall(_LENGTH.pack(len(header)) + header)
-    for blob in blobs:
-        connection.sendall(blob)
+    connection.sendall(b"".join([_LENGTH.pack(len(header)), header, *blobs]))
 
 
 def receive(connection: socket.socket) -> tuple[dict[str, Any], list[bytes]]:

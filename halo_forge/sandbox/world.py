@@ -23,18 +23,21 @@ from halo_forge.sandbox.syscalls import MS_BIND, MS_NODEV, MS_NOSUID, MS_PRIVATE
 
 JOB_USER = 1000
 """The user that jobs run as, as they see it themselves."""
-MOUNT_POINT = "/halo-forge"
+PLACE = "/halo-forge"
+"""Holds the one place where a job can write, and nothing else."""
+MOUNT_POINT = f"{PLACE}/work"
 """Where the box and the temporary directory of a job are."""
 BOX = f"{MOUNT_POINT}/box"
 TEMPORARY = f"{MOUNT_POINT}/tmp"
 
+# Below it is what `read_only` names below a temporary directory, at the same path.
+_SHOWN = "/shown"
+_TEMPORARIES = ("/tmp", "/var/tmp", "/dev/shm")
 _ROOT_OPTIONS = "mode=0755,size=64m,nr_inodes=16384"
 _USERS = f"root:x:0:0:root:/:/bin/sh\nprogram:x:{JOB_USER}:{JOB_USER}:program:{BOX}:/bin/sh\n"
 _GROUPS = f"root:x:0:\nprogram:x:{JOB_USER}:\n"
 _LINKS = {
-    "/tmp": TEMPORARY,
-    "/var/tmp": TEMPORARY,
-    "/dev/shm": TEMPORARY,
+    **dict.fromkeys(_TEMPORARIES, TEMPORARY),
     "/dev/fd": "/proc/self/fd",
     "/dev/stdin": "/proc/self/fd/0",
     "/dev/stdout": "/proc/self/fd/1",
@@ -129,29 +132,38 @@ def _mount_root(root: str) -> None:
 
 
 def _fill(root: str, read_only: Sequence[str]) -> None:
-    for directory in ("dev", "etc", "proc", "var", MOUNT_POINT[1:]):
-        os.mkdir(f"{root}/{directory}", 0o755)
-    for path in existing(SYSTEM_DIRECTORIES):
-        _show(root, path)
+    for directory in ("dev", "etc", "proc", "var", MOUNT_POINT[1:], _SHOWN[1:]):
+        os.makedirs(f"{root}/{directory}", 0o755)
+    places, links = _resolved([*existing(SYSTEM_DIRECTORIES), *read_only])
+    for path in places:
+        _bind(path, _place(root, path))
     for path in existing(SYSTEM_SETTINGS):
         copy = f"{root}{path}"
+        if os.path.lexists(copy):
+            continue  # all of /etc is shown, or this part of it
         if os.path.isdir(path):
             shutil.copytree(path, copy, symlinks=True, ignore_dangling_symlinks=True)
         else:
             shutil.copyfile(path, copy)
-    _write_new(f"{root}/etc/passwd", _USERS)
-    _write_new(f"{root}/etc/group", _GROUPS)
+    for path, text in (("/etc/passwd", _USERS), ("/etc/group", _GROUPS)):
+        if not os.path.lexists(f"{root}{path}"):
+            _write_new(f"{root}{path}", text)
     for path in existing([*READABLE_DEVICES, *WRITABLE_DEVICES]):
         _write_new(f"{root}{path}", "")
         syscalls.mount(path, f"{root}{path}", None, MS_BIND)
-    for path in read_only:
-        _show(root, os.path.abspath(path))
-    for link, target in _LINKS.items():
-        # Not where a path in it is shown already, such as a toolchain below /tmp.
-        if not os.path.lexists(f"{root}{link}"):
-            os.symlink(target, f"{root}{link}")
+    for path in links:
+        _link(_place(root, path), os.readlink(path))
+    for path, target in _LINKS.items():
+        _link(f"{root}{path}", target)
     # The launcher goes on watching its jobs through it; each job gets a /proc of its own on top.
     syscalls.mount("/proc", f"{root}/proc", None, MS_BIND | MS_REC)
+
+
+def furnish_temporary() -> None:
+    """Make the temporary directory of a job, with what is shown below a temporary directory outside."""
+    os.mkdir(TEMPORARY)
+    for name in os.listdir(_SHOWN):
+        os.symlink(f"{_SHOWN}/{name}", f"{TEMPORARY}/{name}")
 
 
 def _write_new(path: str, text: str) -> None:
@@ -160,30 +172,62 @@ def _write_new(path: str, text: str) -> None:
     os.chmod(path, 0o644)
 
 
-def _show(root: str, path: str) -> None:
-    """Make `path` visible, read-only, where it is; links on the way stay links, to what then is visible too."""
+def _link(place: str, target: str) -> None:
+    if not os.path.lexists(place):  # it is there in a directory that is shown
+        os.makedirs(os.path.dirname(place), 0o755, exist_ok=True)
+        os.symlink(target, place)
+
+
+def _place(root: str, path: str) -> str:
+    """Where `path` is shown.  A job has temporary directories of its own, into which it then gets a link."""
+    for top in _TEMPORARIES:
+        if path.startswith(f"{top}/"):
+            return f"{root}{_SHOWN}{path[len(top) :]}"
+    return f"{root}{path}"
+
+
+def _resolved(paths: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What has to be shown for `paths` to be there: places without a link in them, none below another, and links."""
+    links: list[str] = []
+    reals = sorted({_follow(path, links) for path in paths})
+    tops: list[str] = []
+    for real in reals:  # a directory comes before what is in it
+        if not any(real.startswith(f"{top}/") for top in tops):
+            tops.append(real)
+    return tops, links
+
+
+def _follow(path: str, links: list[str]) -> str:
+    """The same place by a path without links; those on the way, which stay as they are, are added to `links`."""
     if not os.path.exists(path):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     current = ""
-    for part in path.strip("/").split("/"):
-        current = f"{current}/{part}"
-        if os.path.islink(current):
-            target = os.readlink(current)
-            if not os.path.lexists(f"{root}{current}"):
-                os.makedirs(os.path.dirname(f"{root}{current}"), 0o755, exist_ok=True)
-                os.symlink(target, f"{root}{current}")
-            beyond = os.path.join(os.path.dirname(current), target) + path[len(current) :]
-            _show(root, os.path.normpath(beyond))
-            return
-    # No part of the path is a link, so that no part of the place is one either, which could lead out of the root.
-    place = f"{root}{path}"
-    if os.path.lexists(place):
-        return  # below something that is shown already
+    pending = path.split("/")[::-1]
+    while pending:
+        part = pending.pop()
+        if part == "..":
+            current = os.path.dirname(current)
+        if part in ("", ".", ".."):
+            continue
+        step = f"{current.rstrip('/')}/{part}"
+        if os.path.islink(step):
+            links.append(step)
+            target = os.readlink(step)
+            current = "" if target.startswith("/") else current
+            pending += target.split("/")[::-1]
+        else:
+            current = step
+    return current
+
+
+def _bind(path: str, place: str) -> None:
+    # No part of `path` is a link, so that no part of the place is one either, which could lead out of the root.
     os.makedirs(os.path.dirname(place), 0o755, exist_ok=True)
-    if os.path.isdir(path):
-        os.mkdir(place, 0o755)
-    else:
-        _write_new(place, "")
+    if not os.path.lexists(place):
+        if os.path.isdir(path):
+            os.mkdir(place, 0o755)
+        else:
+            _write_new(place, "")
     syscalls.mount(path, place, None, MS_BIND | MS_REC)
     syscalls.set_read_only(place)
 

@@ -10,6 +10,7 @@ duplicate             the program of another sample of the same prompt after nor
 over_cap, below_keep_fraction      the policy's choice (`take`)
 flaky                 chosen, run once more, and the verdict was another one: luck is nothing to learn from.  The
                       places of flaky samples stay empty, because nobody ran the next ones twice.
+flaky_unknown         chosen, and our own fault kept it from being run once more: whether it was luck is not known
 
 Nothing depends on the order of the samples: what no rule decides is decided by a hash of the seed and the sample's
 id.  (A stable sort of tied rewards keeps the first prompts of the file and never trains on the others.)
@@ -35,6 +36,7 @@ REASONS = (
     "over_cap",
     "below_keep_fraction",
     "flaky",
+    "flaky_unknown",
 )
 
 
@@ -178,22 +180,20 @@ def to_selection(
 
 
 def without_flaky(selection: Selection, verdicts: Sequence[Verdict], again: Sequence[Verdict]) -> Selection:
-    """The selection without samples whose second verdict is another than the first one.
+    """The selection without samples whose second verdict is another than the first one, or is not known.
 
     Args:
         verdicts: The first verdicts.
-        again: Second verdicts of kept samples, of as many as were run again; one of status "error" says nothing.
+        again: Second verdicts of kept samples, of as many as were run again.
     """
     first = {(verdict.prompt_id, verdict.index): verdict for verdict in verdicts}
-    flaky = {
-        (verdict.prompt_id, verdict.index)
-        for verdict in again
-        if verdict.status != "error" and _found(verdict) != _found(first[verdict.prompt_id, verdict.index])
-    }
+    second = {(verdict.prompt_id, verdict.index): verdict for verdict in again}
+    unknown = {key for key, verdict in second.items() if verdict.status == "error"}
+    flaky = {key for key, verdict in second.items() if _found(verdict) != _found(first[key])} - unknown
     return dataclasses.replace(
         selection,
-        kept=tuple(key for key in selection.kept if key not in flaky),
-        dropped={**selection.dropped, "flaky": tuple(sorted(flaky))},
+        kept=tuple(key for key in selection.kept if key not in flaky | unknown),
+        dropped={**selection.dropped, "flaky": tuple(sorted(flaky)), "flaky_unknown": tuple(sorted(unknown))},
     )
 
 

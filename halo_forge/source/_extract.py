@@ -6,14 +6,11 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from halo_forge.source._languages import STARTS, canonical
+from halo_forge.source._fences import closes_fence, end_of_reasoning, end_of_text, opening_fence, start_after_tokens
+from halo_forge.source._languages import PYTHON_BODY_START, STARTS, canonical
 
 How = Literal["fence", "raw", "none"]
 
-_SPECIAL_TOKEN = re.compile(r"<\|[A-Za-z0-9_]{1,40}\|>|</s>|<eos>|<end_of_turn>")
-_FENCE = re.compile(r"(?P<prefix>[ \t]*(?:>[ \t]*)*)(?P<marker>`{3,}|~{3,})[ \t]*(?P<info>.*)")
-_OPEN_REASONING = re.compile(r"^[ \t]*<think(?:ing)?>", re.MULTILINE)
-_CLOSE_REASONING = re.compile(r"</think(?:ing)?>")
 _MAX_INLINE_TAG = 12
 
 _TOOL_CALL = re.compile(r"<tool_?call>|<function_?call>|<function=|<\|python_tag\|>|\[TOOL_CALLS\]|\"arguments\"\s*:")
@@ -64,22 +61,20 @@ def extract(text: str, language: str, entry_point: str | None = None) -> Extract
 
     Of the fenced blocks tagged with the language (else of the untagged ones, never of those in another language)
     it is the last that defines `entry_point`, else the last that mentions it, else the longest.  Without any fence
-    the answer itself is taken if it starts like code.
+    the answer itself is taken if it starts like code; in Python also if it is the indented body of `entry_point`.
     """
     language = canonical(language) or language
     text = text.replace("\r\n", "\n").replace("\r", "\n").removeprefix("\ufeff")
     noticed = {"tool_call"} if _TOOL_CALL.search(text) else set()
-    text = _SPECIAL_TOKEN.sub("", text)
-    closed = list(_CLOSE_REASONING.finditer(text))
-    num_before = 0
-    if closed:
-        num_before = text.count("\n", 0, closed[-1].end())
-        text = text[closed[-1].end() :]
-    if _OPEN_REASONING.search(text):
+    text = text[: end_of_text(text)]
+    start, unfinished = end_of_reasoning(text)
+    if unfinished:
         return Extraction(None, "none", None, 0, ("no_code", "unfinished_reasoning"))
+    num_before = text.count("\n", 0, start)
+    text = text[start:]
     blocks = _blocks(text)
     if not blocks:
-        return _raw(text, language, num_before, noticed)
+        return _raw(text, language, entry_point, num_before, noticed)
     candidates = [block for block in blocks if block.tag == language] or [
         block for block in blocks if block.tag is None
     ]
@@ -132,10 +127,9 @@ def _blocks(text: str) -> list[_Block]:
     blocks: list[_Block] = []
     position = 0
     while position < len(lines):
-        opening = _FENCE.fullmatch(lines[position])
+        opening = opening_fence(lines[position])
         position += 1
-        # CommonMark: the words after a backtick fence hold no backtick, else it is inline code.
-        if opening is None or (opening["marker"][0] == "`" and "`" in opening["info"]):
+        if opening is None:
             continue
         first_line = position + 1
         body: list[str] = []
@@ -143,7 +137,7 @@ def _blocks(text: str) -> list[_Block]:
         while position < len(lines):
             line = _without_prefix(lines[position], opening["prefix"])
             position += 1
-            if _closes(line, opening["marker"]):
+            if closes_fence(line, opening["marker"]):
                 flag = None
                 break
             body.append(line)
@@ -164,11 +158,6 @@ def _without_prefix(line: str, prefix: str) -> str:
     return line
 
 
-def _closes(line: str, marker: str) -> bool:
-    stripped = line.strip()
-    return len(stripped) >= len(marker) and set(stripped) == {marker[0]}
-
-
 def _block(tag: str | None, body: list[str], flag: str | None, first_line: int) -> _Block:
     if tag is None and body and len(body[0].strip()) <= _MAX_INLINE_TAG and canonical(body[0]) is not None:
         tag, body, first_line = canonical(body[0]), body[1:], first_line + 1
@@ -181,22 +170,27 @@ def _choose(candidates: list[_Block], entry_point: str | None, language: str) ->
         name = rf"(?<!\w){re.escape(entry_point)}"
         # An answer often shows afterwards how its function is called; that call is not the program.
         if language == "python":
-            defines = rf"\b(?:def|class)\s+{name}(?!\w)"
+            defines = rf"\b(?:def|class)\s+{name}(?!\w)|^{name}[ \t]*(?::[^=\n]{{0,200}})?=(?!=)"
         else:
             defines = rf"{name}\s*\((?:[^;{{}}()]|\([^;{{}}()]*\))*\)[^;{{}}()=?:]*\{{"
         for pattern in (defines, rf"{name}(?!\w)"):
-            found = [block for block in candidates if re.search(pattern, block.code)]
+            found = [block for block in candidates if re.search(pattern, block.code, re.MULTILINE)]
             if found:
                 return found[-1]
     return max(candidates, key=lambda block: len(block.code))
 
 
-def _raw(text: str, language: str, num_before: int, noticed: set[str]) -> Extraction:
+def _raw(text: str, language: str, entry_point: str | None, num_before: int, noticed: set[str]) -> Extraction:
+    start_of_text = start_after_tokens(text)
+    num_before += text.count("\n", 0, start_of_text)
+    text = text[start_of_text:]
     first, _, rest = text.lstrip().partition("\n")
     tag = canonical(first) if len(first) <= _MAX_INLINE_TAG else None
     code = rest if tag == language else text
     start = STARTS.get(language)
-    if not code.strip() or start is None or re.match(start, code.lstrip()) is None:
+    if language == "python" and entry_point is not None and code.lstrip("\n")[:1] in (" ", "\t"):
+        start = PYTHON_BODY_START  # the answer goes on where the head of the function in its prompt ends
+    if not code.strip() or start is None or re.match(start, code.lstrip(), re.MULTILINE) is None:
         return _nothing(text, 0, noticed)
     stripped = code.strip("\n") + "\n"
     skipped = text[: len(text) - len(code.lstrip("\n"))]

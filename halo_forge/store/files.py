@@ -104,7 +104,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 def _object(data: bytes, where: str) -> dict[str, Any]:
     try:
         value = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunDirError(f"{where}: not JSON: {error}", EDITED) from error
     if not isinstance(value, dict):
         raise RunDirError(f"{where}: {str(value)[:80]!r} is no JSON object", EDITED)

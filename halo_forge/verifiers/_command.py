@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -10,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from halo_forge.errors import ConfigError
+from halo_forge.errors import ConfigError, ToolMissing
 from halo_forge.records import STAGES, Prompt, Stage
 from halo_forge.sandbox.job import Job, Outcome, Sandbox, SandboxError
 from halo_forge.source import digest
 from halo_forge.verifiers._diagnostics import clip, ending, readable
 from halo_forge.verifiers._facts import Facts
+from halo_forge.verifiers._workbench import status_of
 
 if TYPE_CHECKING:
     from halo_forge.verifiers.command import Spec
@@ -23,6 +25,15 @@ if TYPE_CHECKING:
 _STANDARD_PATH = "/usr/local/bin:/usr/bin:/bin"
 _SHOWN = 400
 _COUNTED = ("cases", "expected", "tests")
+_MEND = (
+    "mend the command: it prints one JSON object and exits with code 0 (docs/verifiers.md); `halo-forge verify CONFIG"
+    " FILE --prompt ID` tries it"
+)
+_SCRIPT = {
+    errno.ENOENT: " (a script whose first line names an interpreter that is not there?)",
+    errno.ENOEXEC: " (a script needs a first line such as #!/bin/sh)",
+    errno.EACCES: " (an interpreter in its first line that other users may not start?)",
+}
 
 
 class Given(BaseModel):
@@ -104,6 +115,18 @@ class Reply(BaseModel):
         return "run" if self.status == "timeout" and stage == "tests" else stage
 
 
+class _NoReply(SandboxError):
+    """The command ended without a reply that keeps the contract: it crashed, ran into a limit, or printed another.
+
+    Attributes:
+        outcome: What became of it.
+    """
+
+    def __init__(self, message: str, outcome: Outcome) -> None:
+        super().__init__(f"verifier.command{message}")
+        self.outcome = outcome
+
+
 class CommandChecker:
     """Runs the command once for each answer; used by many threads, each with a sandbox of its own."""
 
@@ -126,37 +149,82 @@ class CommandChecker:
         """Once: an answer without a letter must get a verdict, and must not pass where there are tests.
 
         Raises:
-            SandboxError: The command breaks the contract.
+            SandboxError: The command cannot be started, or the sandbox failed.
+            ToolMissing: It breaks the contract.
             ConfigError: It lets the empty answer pass.
         """
         with self._probing:
             if self._probed:
                 return
-            facts = self.check("", tests, sandbox)
+            try:
+                facts = self._facts("", tests, sandbox)
+            except _NoReply as error:
+                raise ToolMissing(f"{error} (asked about an empty answer)", _MEND) from error
             self._probed = True
         if facts.status == "passed" and tests.given is not None:
             raise ConfigError(
                 f"verifier.command lets an empty answer pass ({facts.tests_passed} of {facts.tests_total} tests)",
-                "mend the command: try it with `halo-forge verify CONFIG FILE --prompt ID`",
+                _MEND,
             )
 
     def check(self, source: str, tests: Any, sandbox: Sandbox) -> Facts:
-        """See `Checker.check`."""
+        """See `Checker.check`.
+
+        An answer can kill the command that runs it, or confuse it.  So where there is no reply about an answer twice,
+        though the command replies about others in between, the answer has failed: it cannot leave the rates that way.
+        """
+        try:
+            return self._facts(source, tests, sandbox)
+        except _NoReply:
+            self._control(tests, sandbox)
+        try:
+            return self._facts(source, tests, sandbox)
+        except _NoReply as again:
+            outcome = again.outcome
+            return Facts(
+                "compile",
+                status_of(outcome),
+                tests_total=tests.num_checks if "tests" in self._spec.stages else 0,
+                diagnostics=clip(f"no reply about this answer, though there is one about others: {again}"),
+                exit_code=outcome.exit_code,
+                signal=outcome.signal,
+                wall_seconds=outcome.wall_seconds,
+                cpu_seconds=outcome.cpu_seconds,
+                max_rss_bytes=outcome.max_rss_bytes,
+                flags=("no_reply",),
+            )
+
+    def _control(self, tests: Any, sandbox: Sandbox) -> None:
+        """The command replies about an answer without a letter to the same tests, and knows the known answers.
+
+        Raises:
+            SandboxError: It does not.
+        """
+        self._facts("", tests, sandbox)
+        for source, its_tests, (_, status) in self._spec.own_controls():
+            found = self._facts(source, its_tests, sandbox)
+            if found.status != status:
+                raise SandboxError(
+                    f"verifier.command: of verifier.controls, the answer that must be {status} is {found.status}"
+                )
+
+    def _facts(self, source: str, tests: Any, sandbox: Sandbox) -> Facts:
         spec = self._spec
         request = {"prompt_id": tests.prompt_id, "code": source, "language": spec.language, "tests": tests.given}
         files = {**self._files, spec.answer_file: source.encode("utf-8", errors="backslashreplace")}
         limits = spec.run_limits()
         outcome = sandbox.run(Job(self._argv, limits, files, json.dumps(request).encode(), self._env))
         if outcome.exec_error is not None:
-            raise SandboxError(f"verifier.command: {self._argv[0]}: {os.strerror(outcome.exec_error)}")
+            why = os.strerror(outcome.exec_error) + _SCRIPT.get(outcome.exec_error, "")
+            raise SandboxError(f"verifier.command: {self._argv[0]}: {why}")
         if not outcome.clean:
             said = readable(outcome.stderr)[-_SHOWN:].strip()
-            raise SandboxError(f"verifier.command: the command: {ending(outcome, limits)}: {said}")
+            raise _NoReply(f": the command: {ending(outcome, limits)}: {said}", outcome)
         reply = self._reply(outcome)
         try:
             stage = reply.reached(list(spec.stages))
         except ValueError as error:
-            raise SandboxError(f"verifier.command: {error}") from error
+            raise _NoReply(f": {error}", outcome) from error
         return Facts(
             stage,
             reply.status,
@@ -172,10 +240,10 @@ class CommandChecker:
     def _reply(self, outcome: Outcome) -> Reply:
         shown = readable(outcome.stdout[:_SHOWN])
         if outcome.truncated:
-            raise SandboxError(f"verifier.command printed more than verifier.output_limit_bytes: {shown!r} ...")
+            raise _NoReply(f" printed more than verifier.output_limit_bytes: {shown!r} ...", outcome)
         try:
             return Reply.model_validate_json(outcome.stdout)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = "".join(f"{part}: " for part in first["loc"])
-            raise SandboxError(f"verifier.command: {where}{first['msg']}, found {shown!r}") from error
+            raise _NoReply(f": {where}{first['msg']}, found {shown!r}", outcome) from error

@@ -17,6 +17,19 @@ _THREAD_ID = re.compile(r"^(thread '[^'\n]*') \(\d+\)(?= )", re.MULTILINE)
 # With a line number: what compilers say of their own options is no warning about the program.
 _WARNING = re.compile(r"^\S.*?:\d+:(?:\d+:)? warning: ", re.MULTILINE)
 
+# What a C compiler joins and replaces before it looks for directives.
+_SPLICE = re.compile(r"(?:\\|\?\?/)[ \t\v\f]*\n")
+# Line markers can name a system header, or a file whose name hides the warning; of pragmas those listed are harmless.
+_SILENCING = re.compile(
+    r"(?:^|\*/)[\ufeff \t\v\f\0]*(?:\#|%:|\?\?=)[ \t\v\f\0]*"
+    r"(?:/\*|\d+(?![\w.])|line\b|pragma\b(?![ \t]*(?:once|omp|pack|STDC|region|endregion|comment|unroll|nounroll"
+    r"|(?:GCC|clang)[ \t]+(?:optimize|target|push_options|pop_options|reset_options|ivdep|unroll|visibility|loop))\b))"
+    r"|\b_Pragma\b",
+    re.MULTILINE,
+)
+# Only names that `_Pragma` begins with can be pasted together to it.
+_PASTED = re.compile(r"\b_(?:P|Pr|Pra|Prag|Pragm)?\b")
+
 
 def readable(output: bytes) -> str:
     """Text of what a tool or program wrote, without paths, addresses and process ids that change from run to run."""
@@ -38,6 +51,18 @@ def clip(text: str) -> str:
 def num_warnings(text: str) -> int:
     """Warnings in what a compiler wrote, in the common form `file:line:column: warning: ...`."""
     return len(_WARNING.findall(text))
+
+
+def silences_warnings(source: str) -> bool:
+    """Whether a source in C or C++ may change which warnings its compiler shows: by line markers, `#line` or pragmas.
+
+    Comments and raw strings are searched too: a text that is read in another way than the compiler reads it would hide
+    what this looks for.
+    """
+    text = _SPLICE.sub("", source)
+    if _SILENCING.search(text) is not None:
+        return True
+    return ("##" in text or "%:%:" in text or "??=??=" in text) and _PASTED.search(text) is not None
 
 
 def ending(outcome: Outcome, limits: Limits) -> str:

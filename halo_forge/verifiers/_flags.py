@@ -19,9 +19,11 @@ _MOSTLY, _ALL = 0.8, 0.95
 _DOCUMENTATION = re.compile(r'"{3}.*?(?:"{3}|\Z)|/\*.*?(?:\*/|\Z)', re.DOTALL)
 _LEAST_ECHO = 40
 
+# Looked for from its end: brackets can begin at every place of a text, these words cannot.
+_ATTRIBUTE = re.compile(r"\b_*(?:weak|weakref|alias|ifunc|constructor|destructor|section)_*\b")
+_LONGEST_ATTRIBUTE = 240
 _C_TAMPERING = re.compile(
-    r"(?:__attribute(?:__)?\b|\[\[)[^;{]{0,200}?\b_*(?:weak|weakref|alias|ifunc|constructor|destructor|section)_*\b"
-    r"|\#[ \t]*pragma[ \t]+weak\b|\b_Pragma\b|\b__libc_start_main\b|\bdlsym\b|\b_dl_\w+"
+    r"\#[ \t]*pragma[ \t]+weak\b|\b_Pragma\b|\b__libc_start_main\b|\bdlsym\b|\b_dl_\w+"
     r"|\b__builtin_(?:return|frame)_address\b"
     r"|\b(?:asm|__asm(?:__)?)\b[^;]{0,400}\.(?:globl|global|section|incbin|weak|set|type)\b"
     r"|\#\[\s*(?:no_mangle|link_section|export_name|link_name)\b|\bgo:linkname\b"
@@ -44,22 +46,14 @@ _OF_THE_TESTS |= frozenset(
 )
 _KEPT_NAMES = _OF_THE_TESTS | frozenset("main return if else for while do int char void assert".split())
 
-# A harness shares a process with the answer, which can print the lines that it guesses, and leave before the harness
-# prints its own; or put something of its own under the harness.
-_C_PRINTS = re.compile(r"\b(?:printf|puts|putchar|fputs|putc|cout)\b|\bwrite\s*\(\s*1\b|\bstdout\b|\bsyscall\s*\(")
-_C_LEAVES = re.compile(r"\b(?:_?exit|_Exit|quick_exit|longjmp|syscall|terminate)\s*\(")
+# A harness shares a process with the answer.  Leaving early and names under the harness are refused where it is built
+# and run; these are ways to its output, its memory and its comparisons.
 _UNDER_THE_HARNESS = {
     "rust": re.compile(
-        r"\bprocess\s*::\s*exit\b|\bmacro_rules!\s*(?:assert\w*|e?println?|panic|vec|format)\b|\bhalo_forge_\w+|#\[\s*cfg\s*\(\s*(?:any|all|not)\b"
+        r'\bhalo_forge_\w+|\bextern\s*(?:"C"\s*)?\{|\bfrom_raw_fd\b|/proc/|\basm!'
         r"|\bfn\s+(?:eq|ne)\s*\([^)]{0,200}\)[^{;]{0,80}\{\s*(?:true|false)\s*\}"
     ),
-    "go": re.compile(
-        r"\bos\s*\.\s*Exit\b|\bGoexit\b|\bfunc\s+init\s*\("
-        r"|\b(?:func|var|const|type)\s+(?:panic|print|println|len|append|cap|copy|make|new|true|false|nil|string|int)\b"
-    ),
-    "python": re.compile(
-        r"\bSystemExit\b|\bsys\s*\.\s*exit\b|\bos\s*\.\s*\w*exit\b|^[ \t]{0,80}(?:exit|quit)\s*\(", re.MULTILINE
-    ),
+    "go": re.compile(r'"(?:unsafe|syscall|runtime/debug)"|\bos\s*\.\s*NewFile\b|/proc/|\bos\s*\.\s*Stdout\s*='),
 }
 
 _OWN_TESTS = {
@@ -137,7 +131,8 @@ def _tampers(code: str, language: str, entry_point: str | None) -> bool:
         return _PYTHON_TAMPERING.search(code) is not None
     if language not in C_LIKE:
         return False
-    if _C_TAMPERING.search(without_comments(code)) is not None or "//go:linkname" in code:
+    text = without_comments(code)
+    if _C_TAMPERING.search(text) is not None or _has_attribute(text) or "//go:linkname" in code:
         return True
     if language not in ("c", "cpp"):
         return False
@@ -154,12 +149,18 @@ def _tampers(code: str, language: str, entry_point: str | None) -> bool:
     )
 
 
+def _has_attribute(text: str) -> bool:
+    for word in _ATTRIBUTE.finditer(text):
+        before = text[max(0, word.start() - _LONGEST_ATTRIBUTE) : word.start()]
+        before = before[max(before.rfind(";"), before.rfind("{")) + 1 :]
+        if "__attribute" in before or "[[" in before:
+            return True
+    return False
+
+
 def _slips_past_the_harness(code: str, language: str) -> bool:
-    if language in ("c", "cpp"):
-        text = without_comments(code)
-        return _C_PRINTS.search(text) is not None and _C_LEAVES.search(text) is not None
     pattern = _UNDER_THE_HARNESS.get(language)
-    return pattern is not None and pattern.search(code if language == "python" else without_comments(code)) is not None
+    return pattern is not None and pattern.search(without_comments(code)) is not None
 
 
 def _lacks(code: str, language: str, entry_point: str, facts: Facts) -> bool:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from halo_forge.errors import ConfigError
-from halo_forge.source import digest
 from halo_forge.verifiers._checks import CompileOnly, Harness, Stdio, Tests
-from halo_forge.verifiers._diagnostics import clip, ending, readable
+from halo_forge.verifiers._harness import compile_harness, link
 from halo_forge.verifiers._workbench import Workbench
 
 if TYPE_CHECKING:
@@ -33,18 +32,16 @@ def build(spec: CompiledSpec, bench: Workbench, source: bytes, tests: Tests) -> 
         if tests.entry_point is not None:
             _must_define(spec, bench, tests.entry_point, answer)
         return None
-    objects = {"answer.o": answer}
     if isinstance(tests, Harness):
-        # First, so that its `main` is taken and a demonstration of the answer's own is ignored.
-        objects = {"harness.o": _harness_object(spec, bench, tests.source), "answer.o": answer}
-    linked = bench.make(spec.link_command(bench.compiler, list(objects), program), objects, program)
+        return link(spec, bench, tests.source, tests.entry_point, answer)
+    linked = bench.make(spec.link_command(bench.compiler, ["answer.o"], program), {"answer.o": answer}, program)
     return None if only_compiled else linked
 
 
 def check_tests(spec: CompiledSpec, bench: Workbench, tests: Tests) -> None:
     """See `BuiltSpec.check_tests`."""
     if isinstance(tests, Harness):
-        _harness_object(spec, bench, tests.source)
+        compile_harness(spec, bench, tests.source)
     if isinstance(tests, CompileOnly) and tests.entry_point not in (None, "main"):
         _symbol_tool(spec, tests.entry_point)
 
@@ -68,25 +65,3 @@ def _must_define(spec: CompiledSpec, bench: Workbench, entry_point: str, answer:
         len(words) > 1 and words[1] in _CODE_SYMBOLS and spec.is_entry(words[0], entry_point) for words in symbols
     ):
         bench.fail(f"the answer does not define the function `{entry_point}`")
-
-
-def _harness_object(spec: CompiledSpec, bench: Workbench, source: str) -> bytes:
-    """The compiled harness; the answer is never in the same directory."""
-    return bench.once(("harness", digest(source)), lambda: _compile_harness(spec, bench, source))
-
-
-def _compile_harness(spec: CompiledSpec, bench: Workbench, source: str) -> bytes:
-    name = spec.source_name("harness")
-    command = spec.compile_command(bench.compiler, name, "harness.o")
-    outcome = bench.run(command, {name: source.encode("utf-8", errors="backslashreplace")}, "harness.o")
-    if not outcome.clean or outcome.fetched is None:
-        raise harness_error(clip(readable(outcome.stderr)) or ending(outcome, spec.compile_limits()), source)
-    return outcome.fetched
-
-
-def harness_error(said: str, source: str) -> ConfigError:
-    """The prompt file is to blame, not the answer."""
-    return ConfigError(
-        f"the harness of a prompt does not compile: {said}\n{source[:500]}",
-        "mend `tests.source` in the prompt file; docs/verifiers.md says what a harness of this language is",
-    )

@@ -29,11 +29,26 @@ def find_tools(spec: ProgramSpec) -> dict[str, str]:
     paths = {name: find_tool(name) for name in spec.requires()}
     missing = [name for name, path in paths.items() if path is None]
     if missing:
-        raise ToolMissing(
-            f"verifier.kind {spec.language!r} needs {', '.join(missing)}, not found in PATH ({os.environ.get('PATH')})",
-            spec.install_hint(),
-        )
+        raise ToolMissing(f"verifier.kind {_kind(spec)!r} needs {_not_there(missing)}", spec.install_hint())
     return {name: path for name, path in paths.items() if path is not None}
+
+
+def _not_there(missing: list[str]) -> str:
+    found = [_why_missing(name) for name in missing if "/" in name]
+    names = [name for name in missing if "/" not in name]
+    if names:
+        found.append(f"{', '.join(names)}, not found in PATH ({os.environ.get('PATH')})")
+    return "; ".join(found)
+
+
+def _why_missing(name: str) -> str:
+    if not os.path.lexists(name):
+        return f"{name}: there is no such file"
+    return f"{name}: it is {'a directory' if os.path.isdir(name) else 'not executable (chmod +x makes it so)'}"
+
+
+def _kind(spec: ProgramSpec) -> str:
+    return str(getattr(spec, "kind"))  # noqa: B009 -- declared by each language
 
 
 def check_tools(spec: ProgramSpec, checker: Checker) -> dict[str, Any]:
@@ -47,11 +62,12 @@ def check_tools(spec: ProgramSpec, checker: Checker) -> dict[str, Any]:
         try:
             version = checker.version(sandbox)
             if not version.clean:
-                raise _unfit(spec, f"does not tell its version: {readable(version.stderr)[:500]}")
+                late = version.timed_out is not None
+                raise _unfit(spec, f"does not tell its version: {readable(version.stderr)[:500]}", late)
             for source, tests, wanted in _controls(spec):
                 facts = checker.check(source, tests, sandbox)
                 if facts.status != wanted[1] or wanted[0] not in (None, facts.stage):
-                    raise _unfit(spec, _unexpected(facts, wanted))
+                    raise _unfit(spec, _unexpected(facts, wanted), facts.status == "timeout")
             isolation = sandbox.isolation
         finally:
             sandbox.close()
@@ -85,10 +101,16 @@ def _unexpected(facts: Facts, wanted: tuple[str | None, str]) -> str:
     )
 
 
-def _unfit(spec: ProgramSpec, message: str) -> ToolMissing:
+def _unfit(spec: ProgramSpec, message: str, late: bool = False) -> ToolMissing:
+    times = (
+        f"timeout_seconds (now {spec.timeout_seconds:g}) or compile_timeout_seconds"
+        f" (now {spec.compile_timeout_seconds:g})"
+    )
+    install = f"{spec.install_hint()}; if it is complete, raise"
     return ToolMissing(
-        f"verifier.kind {spec.language!r}: {spec.requires()[0]} {message}",
-        f"{spec.install_hint()}; if it is complete, raise verifier.memory_limit_bytes (now {spec.memory_limit_bytes}),"
-        f" timeout_seconds (now {spec.timeout_seconds:g}) or compile_timeout_seconds"
-        f" (now {spec.compile_timeout_seconds:g})",
+        f"verifier.kind {_kind(spec)!r}: {spec.requires()[0]} {message}",
+        # What was late is there: more time is what helps first.
+        f"try again when the machine is less busy, or raise verifier.{times}; otherwise {spec.install_hint()}"
+        if late
+        else f"{install} verifier.memory_limit_bytes (now {spec.memory_limit_bytes}), {times}",
     )

@@ -15,6 +15,7 @@ import time
 
 from halo_forge.verifiers import _python_wire as wire
 from halo_forge.verifiers._python_candidate import Server
+from halo_forge.verifiers._python_harness import printed
 from halo_forge.verifiers._python_remote import Gone, Link
 
 TYPE_CHECKING = False  # the module `typing` takes 10 ms to import
@@ -59,6 +60,10 @@ def _check(job: dict[str, Any], link: Link, report: Report) -> None:
     report.tell("ran", ran, note)
     if not ran:
         return
+    if job["harness"]:
+        report.tell("printed", *printed(job["harness"], link))
+        report.tell("end")
+        return
     names: dict[str, str] = job["names"]
     space: dict[str, Any] = {"__name__": "tests"}
     if job["tests_use_context"]:
@@ -94,9 +99,9 @@ def _steps(steps: list[Any], space: dict[str, Any], link: Link) -> Iterator[tupl
         if not broken:
             note = _failure(source, space, link)
         if is_check:
-            yield note == "", f"{_shown(source)}: {note}" if note else ""
+            yield note == "", f"{shown(source)}: {note}" if note else ""
         elif note:
-            broken = f"`{_shown(source)}` before it: {note}"
+            broken = f"`{shown(source)}` before it: {note}"
 
 
 def _failure(source: str, space: dict[str, Any], link: Link) -> str:
@@ -110,25 +115,25 @@ def _failure(source: str, space: dict[str, Any], link: Link) -> str:
         return f"{said}; the answer's last value: {_repr(link.last)}"
     except Exception as error:  # noqa: BLE001 -- whatever goes wrong, the check does not hold
         raised: str | None = getattr(error, "said_by_the_answer", None)
-        return f"{type(error).__name__}: {_message(error)}" if raised is None else f"the answer raised {_shown(raised)}"
+        return f"{type(error).__name__}: {_message(error)}" if raised is None else f"the answer raised {shown(raised)}"
     return ""
 
 
 def _message(error: Exception) -> str:
     try:
-        return _shown(str(error))
+        return shown(str(error))
     except Exception:  # noqa: BLE001 -- it holds an object of the answer, whose text the answer makes
         return ""
 
 
 def _repr(value: Any) -> str:
     try:
-        return _shown(repr(value))
+        return shown(repr(value))
     except (ValueError, RecursionError, MemoryError):
         return f"a {type(value).__name__} too long to show"
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
     line = " ".join(text[: 8 * _SHOWN].split())
     return line[:_SHOWN] + ("..." if len(line) > _SHOWN else "")
 
@@ -206,7 +211,10 @@ def _ending(pid: int, num_polls: int) -> tuple[int | None, int | None]:
 
 
 def _end(pid: int) -> None:
-    os.kill(pid, 9)
+    try:
+        os.kill(pid, 9)
+    except PermissionError:
+        return  # a jail may let programs signal nobody but themselves; it ends what is left
     os.waitpid(pid, 0)
 
 

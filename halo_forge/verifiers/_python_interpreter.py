@@ -14,7 +14,7 @@ from halo_forge.verifiers._toolchain import outside_system
 _ASK = "import sys; print(sys.executable); print(sys.prefix); print(sys.base_prefix)"
 _ASK_SECONDS = 60.0
 _PACKAGE = "halo_forge.verifiers"
-_MODULES = ("_python_wire", "_python_candidate", "_python_remote", "_python_driver")
+_MODULES = ("_python_wire", "_python_candidate", "_python_remote", "_python_harness", "_python_driver")
 COMPILE = (
     "import marshal\n"
     f"code = [(name, compile(open(name + '.py', 'rb').read(), name, 'exec')) for name in {_MODULES}]\n"

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import secrets
+import sys
 from typing import TYPE_CHECKING, Any
 
 from halo_forge.errors import ConfigError
 from halo_forge.records import Stage, Status
 from halo_forge.sandbox.job import Job, Outcome, Sandbox, SandboxError
 from halo_forge.verifiers import _python_wire as wire
-from halo_forge.verifiers._checks import CompileOnly, Harness, PythonTests, Tests
+from halo_forge.verifiers._checks import CompileOnly, Harness, PythonTests, Tests, compare_lines
 from halo_forge.verifiers._diagnostics import clip, ending, readable
 from halo_forge.verifiers._facts import Facts
+from halo_forge.verifiers._flags import of_outputs
+from halo_forge.verifiers._python_driver import shown
 from halo_forge.verifiers._python_interpreter import COMPILE, run_driver, sources
-from halo_forge.verifiers._python_tests import Plan
+from halo_forge.verifiers._python_tests import Plan, imports_something, stand_in
 from halo_forge.verifiers._stages import Stages
 from halo_forge.verifiers._workbench import Stop, Workbench, status_of
 
@@ -22,23 +26,21 @@ if TYPE_CHECKING:
 
 # Programs end themselves by `exit` and `quit`, which the module `site` would provide.
 _EXITS = "__import__('builtins').exit = __import__('builtins').quit = __import__('sys').exit\n"
-_MODULE = (
-    "__import__('sys').modules['answer'] = type(__import__('sys'))('answer')\n"
-    "exec(compile({source!r}, 'answer.py', 'exec', dont_inherit=True), __import__('sys').modules['answer'].__dict__)\n"
+# What the driver says of a check, without the check itself; what the answer raised is told in other words.
+_OWN_FAULT = re.compile(
+    r": (?:`` before it: )?(?:(?:Import|ModuleNotFound|Syntax|Indentation|Tab)Error: |AttributeError: module ')"
 )
 _MAIN = "exec(compile({source!r}, {name!r}, 'exec', dont_inherit=True))\n"
 
 
 def build(spec: Spec, bench: Workbench, source: bytes, tests: Tests) -> bytes | None:
-    """See `BuiltSpec.build`: the program is a script, with the answer as its main program or as a module."""
+    """See `BuiltSpec.build`: the program is a script, with the answer as its main program."""
     text = source.decode("utf-8")
     head = tests.plan.head if isinstance(tests, PythonTests) else ""
     bench.num_warnings = _parse(spec, bench, text, head, tests.entry_point)
-    if isinstance(tests, CompileOnly | PythonTests):
+    if isinstance(tests, CompileOnly | PythonTests | Harness):
         return None
     start = f"#!{bench.compiler} {_joined(spec.options())}\n{_EXITS}"
-    if isinstance(tests, Harness):
-        return (start + _MODULE.format(source=text) + _MAIN.format(source=tests.source, name="harness.py")).encode()
     return (start + _MAIN.format(source=text, name=spec.source_name("answer"))).encode()
 
 
@@ -99,31 +101,54 @@ class PythonStages(Stages):
 
     def prepare(self, tests: Tests, sandbox: Sandbox) -> None:
         """See `Checker.prepare`."""
-        if isinstance(tests, PythonTests):
-            _job(tests.plan, "", "")  # malformed ones were refused before; too large ones are refused here
-        else:
+        if not isinstance(tests, PythonTests):
             super().prepare(tests, sandbox)
+            return
+        _job(tests.plan, "", "")  # malformed ones were refused before; too large ones are refused here
+        if "run" in self.spec.stages and (not self._speaks_our_python(sandbox) or imports_something(tests.plan)):
+            why = self._findings(stand_in(tests.plan), tests, sandbox).fault_of(tests.plan)
+            if why:
+                raise ConfigError(
+                    f"the tests cannot work with {self.compiler}, whatever the answer is: {why}",
+                    "mend them in the prompt file; a module has to be one of the interpreter's own, or be installed for"
+                    " it with verifier.packages set to true",
+                )
+
+    def _speaks_our_python(self, sandbox: Sandbox) -> bool:
+        """Whether what parses here parses there."""
+        ask = "import sys; print(sys.version_info[:2])"
+
+        def version() -> bytes:
+            return self.tool([self.compiler, *self.spec.options(), "-c", ask], {}, None, sandbox).stdout.strip()
+
+        return bool(self.kept.get("version", version)[0] == str(sys.version_info[:2]).encode())
 
     def check(self, source: str, tests: Tests, sandbox: Sandbox) -> Facts:
         """See `Checker.check`."""
-        if not isinstance(tests, PythonTests) or "run" not in self.spec.stages:
+        if not isinstance(tests, PythonTests | Harness) or "run" not in self.spec.stages:
             return super().check(source, tests, sandbox)
+        return self._findings(source, tests, sandbox).facts()
+
+    def _findings(self, source: str, tests: PythonTests | Harness, sandbox: Sandbox) -> _Findings:
         nonce = secrets.token_hex(16)
+        harness = tests if isinstance(tests, Harness) else None
+        plan = Plan(tests.entry_point, (), ()) if isinstance(tests, Harness) else tests.plan
         outcome = sandbox.run(
             Job(
                 (self.compiler, *self.spec.options(), "-c", run_driver("_python_driver.main")),
                 self.spec.run_limits(),
                 {"driver": _driver(self.spec, Workbench(self, sandbox))},
-                _job(tests.plan, source, nonce),
+                _job(plan, source, nonce, "" if harness is None else harness.source),
                 {"LANG": "C.UTF-8", "PATH": "/usr/local/bin:/usr/bin:/bin", **self.spec.program_environment()},
             )
         )
         if outcome.exec_error is not None:
             raise SandboxError(f"{self.compiler} cannot be started: errno {outcome.exec_error}")
-        return _Findings(self.spec, tests.num_checks, nonce, outcome).facts()
+        expected = () if harness is None else harness.expected
+        return _Findings(self.spec, tests.num_checks, nonce, outcome, expected)
 
 
-def _job(plan: Plan, source: str, nonce: str) -> bytes:
+def _job(plan: Plan, source: str, nonce: str, harness: str = "") -> bytes:
     job = {
         "nonce": nonce,
         "source": source,
@@ -133,6 +158,7 @@ def _job(plan: Plan, source: str, nonce: str) -> bytes:
         "entry_point": plan.entry_point,
         "names": dict(plan.names),
         "steps": list(plan.steps),
+        "harness": harness,
     }
     try:
         return wire.encode(job, id)
@@ -143,8 +169,11 @@ def _job(plan: Plan, source: str, nonce: str) -> bytes:
 class _Findings:
     """What the driver reported, as facts."""
 
-    def __init__(self, spec: Spec, num_checks: int, nonce: str, outcome: Outcome) -> None:
+    def __init__(
+        self, spec: Spec, num_checks: int, nonce: str, outcome: Outcome, expected: tuple[str, ...] = ()
+    ) -> None:
         self._spec = spec
+        self._expected = expected
         self._num_checks = num_checks if "tests" in spec.stages else 0
         self._outcome = outcome
         self._warnings = 0
@@ -158,14 +187,34 @@ class _Findings:
                 raise SandboxError("the report of the tests is not from the process that ran them")
             self._reports.setdefault(kind, []).append(details)
 
+    def fault_of(self, plan: Plan) -> str:
+        """What keeps a check from holding that no answer can mend, in words; empty where there is nothing.
+
+        Raises:
+            SandboxError: The driver failed.
+        """
+        self._refuse_broken()
+        for _, note in (each for each in self._reports.get("ran", []) if not each[0]):
+            return f"the opening of the function: {note}"  # the stand-in itself does nothing that can fail
+        for holds, note in self._reports.get("check", []):
+            bare = note
+            for _, source in plan.steps:
+                bare = bare.replace(shown(source), "")
+            if not holds and _OWN_FAULT.match(bare):
+                return str(note)
+        return ""
+
+    def _refuse_broken(self) -> None:
+        if "broken" in self._reports:
+            raise SandboxError(f"the driver of the tests failed: {self._reports['broken'][0][0]}")
+
     def facts(self) -> Facts:
         """What they show.
 
         Raises:
             SandboxError: The driver failed.
         """
-        if "broken" in self._reports:
-            raise SandboxError(f"the driver of the tests failed: {self._reports['broken'][0][0]}")
+        self._refuse_broken()
         if not self._step("parsed", "compile"):
             return self._failed("compile")
         if not self._step("ran", "run"):
@@ -174,11 +223,25 @@ class _Findings:
             self._num_passed += holds
             if not holds and self._num_checks > 0:
                 self._notes.append(f"check {number}: {note}")
-        if not self._outcome.clean or "end" not in self._reports:
+        broken = self._compared(*self._reports["printed"][0]) if "printed" in self._reports else False
+        if broken or not self._outcome.clean or "end" not in self._reports:
             return self._failed("run")
         if self._num_checks == 0:
             return self._result("run", "passed")
         return self._result("tests", "passed" if self._num_passed == self._num_checks else "failed")
+
+    def _compared(self, output: bytes, note: str) -> bool:
+        """Whether the harness failed; its lines are compared."""
+        if note:
+            self._notes.append(note)
+        if self._num_checks == 0:
+            return note != ""
+        comparison = compare_lines(output, self._expected, complete=note == "")
+        # More lines than there should be are one that is wrong.
+        self._num_passed = comparison.num_equal if comparison.right else min(comparison.num_equal, self._num_checks - 1)
+        self._notes += comparison.differences
+        self._flags = tuple(of_outputs(output.splitlines(), self._expected, finished=note == ""))
+        return note != ""
 
     def _step(self, name: str, stage: Stage) -> bool:
         found = self._reports.get(name)

@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from halo_forge.errors import ConfigError
+
 _BUILTINS = frozenset(dir(builtins))
 # With one of these, a statement means something else outside of its function.
 _BOUND_TO_FUNCTION = (ast.Return, ast.Yield, ast.YieldFrom, ast.Await, ast.Global, ast.Nonlocal)
@@ -45,11 +47,13 @@ class Plan:
 def plan_humaneval(entry_point: str, test: str, head: str) -> Plan:
     """A check is each top-level statement of `check` that asserts something, as far as they can be told apart.
 
-    `assert True` asserts nothing, and is no check.  What `head` defines next to the entry point (a helper, an import)
-    is there for the answer, and the tests use it as `head` has it, never as the answer redefines it.
+    `assert True` asserts nothing, and is no check.  What comes after the last check belongs to it: it may fail too.
+    What `head` defines next to the entry point (a helper, an import) is there for the answer, and the tests use it as
+    `head` has it, never as the answer redefines it.
 
     Raises:
-        ValueError: `test` or `head` is no Python, or `test` has no `check(candidate)`.
+        ValueError: `test` or `head` is no Python, `test` has no `check(candidate)`, or uses a name that neither it nor
+            `head` defines.
     """
     tree = _parsed(test, "test")
     checks = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "check"]
@@ -64,9 +68,15 @@ def plan_humaneval(entry_point: str, test: str, head: str) -> Plan:
         steps += [(_asserts(node), ast.unparse(node)) for node in body if not _is_nothing(node)]
     if not any(is_check for is_check, _ in steps):
         steps = [(False, test), (True, f"check({candidate})")]
+    while not steps[-1][0]:
+        _, after = steps.pop()
+        steps[-1] = (steps[-1][0], f"{steps[-1][1]}\n{after}")
     used = _names(tree, ast.Load)
     names = [(candidate, entry_point)] + ([(entry_point, entry_point)] if entry_point in used else [])
     shared = _names(_parsed(context, "prompt"), ast.Store) - {entry_point}
+    unknown = used - _names(tree, ast.Store) - shared - _BUILTINS - {candidate, entry_point}
+    if unknown and not _imports_everything(tree, _parsed(context, "prompt")):
+        raise ValueError(f"`test` uses {', '.join(sorted(unknown))}, which neither it nor `prompt` defines")
     return Plan(entry_point, tuple(names), tuple(steps), head, context, bool(used & shared))
 
 
@@ -84,6 +94,8 @@ def plan_asserts(entry_point: str | None, setup: str, tests: tuple[str, ...]) ->
     for number, tree in enumerate(trees, start=1):
         if not _asserts(tree):
             raise ValueError(f"test {number} asserts nothing: {tests[number - 1][:100]!r}")
+        if _never_holds(tree):
+            raise ValueError(f"test {number} cannot hold: {tests[number - 1][:100]!r}")
     whole = ast.Module([node for tree in [_parsed(setup, "setup"), *trees] for node in tree.body], [])
     free = _names(whole, ast.Load) - _names(whole, ast.Store) - _BUILTINS
     called = [name for tree in trees for name in _called(tree)]
@@ -100,12 +112,45 @@ def plan_asserts(entry_point: str | None, setup: str, tests: tuple[str, ...]) ->
     return Plan(entry_point, tuple((name, name) for name in names), (*steps, *((True, test) for test in tests)))
 
 
+def stand_in(plan: Plan) -> str:
+    """An answer that defines all that the tests may use of one, and is of no use."""
+    names = sorted({name for _, name in plan.names})
+    return "".join(f"def {name}(*args, **kwargs):\n    return None\n" for name in names)
+
+
+def imports_something(plan: Plan) -> bool:
+    """Whether modules have to be there for the tests to work, those for `context` included."""
+    trees = [ast.parse(source) for source in (plan.context, *(source for _, source in plan.steps))]
+    return any(isinstance(node, ast.Import | ast.ImportFrom) for tree in trees for node in ast.walk(tree))
+
+
+@functools.lru_cache(maxsize=4096)
+def refuse_undefined(prompt_id: str, plan: Plan, reference: str) -> None:
+    """A reference that cannot be read is not looked at: nothing follows from it.
+
+    Raises:
+        ConfigError: The tests expect a name of an answer that `reference` does not define.
+    """
+    try:
+        tree = _parsed(reference, "reference")
+    except ValueError:
+        return
+    undefined = sorted({name for _, name in plan.names} - _names(tree, ast.Store) - _BUILTINS)
+    if undefined and not _imports_everything(tree):
+        raise ConfigError(
+            f"prompt {prompt_id!r}: its tests use {', '.join(undefined)}, which neither they nor the reference define",
+            "correct the name, define it in tests.setup, or in the reference where answers are to define it",
+        )
+
+
 def _parsed(source: str, where: str) -> ast.Module:
     try:
         with warnings.catch_warnings():
             # Old code escapes carelessly; that is nothing the user of the set can mend.
             warnings.simplefilter("ignore")
-            return ast.parse(source)
+            tree = ast.parse(source)
+            compile(tree, where, "exec", dont_inherit=True)  # `return` outside of a function parses
+            return tree
     except (SyntaxError, ValueError, RecursionError) as error:
         raise ValueError(f"{where} is no Python: {error}") from error
 
@@ -122,7 +167,24 @@ def _context(head: str) -> str:
 
 
 def _asserts(node: ast.AST) -> bool:
-    return any(isinstance(each, ast.Assert) and not isinstance(each.test, ast.Constant) for each in ast.walk(node))
+    """Whether it can fail by what it says: `assert True` cannot; `assert False` can, where something leads past it."""
+    return any(
+        (isinstance(each, ast.Assert) and not (isinstance(each.test, ast.Constant) and each.test.value))
+        or (isinstance(each, ast.Raise) and each.exc is not None and "AssertionError" in _names(each.exc, ast.Load))
+        for each in ast.walk(node)
+    )
+
+
+def _never_holds(tree: ast.Module) -> bool:
+    return any(
+        isinstance(each, ast.Assert) and isinstance(each.test, ast.Constant) and not each.test.value
+        for each in tree.body
+    )
+
+
+def _imports_everything(*trees: ast.Module) -> bool:
+    imports = (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ImportFrom))
+    return any(alias.name == "*" for node in imports for alias in node.names)
 
 
 def _is_nothing(node: ast.stmt) -> bool:
@@ -153,8 +215,10 @@ def _names(tree: ast.AST, context: type[ast.expr_context]) -> set[str]:
                 found |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.arg):
                 found.add(node.arg)
-            elif isinstance(node, ast.ExceptHandler) and node.name is not None:
+            elif isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and node.name is not None:
                 found.add(node.name)
+            elif isinstance(node, ast.MatchMapping) and node.rest is not None:
+                found.add(node.rest)
     return found
 
 

@@ -45,7 +45,8 @@ class ProgramSpec(Spec, abc.ABC):
         output_limit_bytes: The longest output, or file, of one run of the program.
         workers: Programs checked at the same time; "auto" is one for each core.
         isolation: What holds programs back; "auto" is the best of namespace and landlock that this machine has.
-        max_error_fraction: The share of verdicts that may be failures of our own before the run stops.
+        max_error_fraction: The share of verdicts that may be failures of our own before the run stops; one of a set
+            may always be, unless this is 0.
         rerun_kept: Run once more what was selected for training, and drop it where the verdict is another one.
         rewards: See `Rewards`.
     """
@@ -211,6 +212,13 @@ class BuiltSpec(ProgramSpec):
             ConfigError: They cannot.
         """
 
+    def hands_back_word(self) -> bool:
+        """Whether a program with a harness ends with the word that it finds in standard input, as in `_harness`.
+
+        Where it does not, nothing tells a harness that came to its end from an answer that left early.
+        """
+        return False
+
     def checker(self, tools: Mapping[str, str]) -> Checker:
         """The stages compile, run and tests around `build`."""
         from halo_forge.verifiers._stages import Stages
@@ -236,6 +244,17 @@ class CompiledSpec(BuiltSpec):
     def is_entry(self, symbol: str, entry_point: str) -> bool:
         """Whether a symbol of an object is the function that prompts call `entry_point`."""
         return symbol == entry_point
+
+    def start_source(self) -> str | None:
+        """The source of the object that calls a harness; None where programs do not run, see `_harness`."""
+        return None
+
+    def hands_back_word(self) -> bool:
+        return self.start_source() is not None
+
+    def libraries(self) -> list[str]:
+        """File names of the libraries that every program is linked with."""
+        return []
 
     def program_name(self) -> str:
         """What the linker calls a program."""

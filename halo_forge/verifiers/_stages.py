@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -117,21 +118,31 @@ class _Check:
             wall_seconds=sum(outcome.wall_seconds for outcome in self._outcomes),
             cpu_seconds=sum(outcome.cpu_seconds for outcome in self._outcomes),
             max_rss_bytes=max(outcome.max_rss_bytes for outcome in self._outcomes),
-            flags=tuple(sorted(self._flags)),
+            flags=tuple(sorted(self._flags | self._bench.flags)),
         )
 
     def _run_once(self, program: bytes) -> Facts:
-        outcome = self._stages.program(program, "", self._sandbox)
+        """Run a program that reads nothing; see `_harness` for the word that one with a harness ends with."""
+        with_word = isinstance(self._tests, Harness) and self._spec.hands_back_word()
+        word = secrets.token_hex(16) if with_word else ""
+        outcome = self._stages.program(program, word, self._sandbox)
         self._outcomes.append(outcome)
+        left_early = outcome.clean and not outcome.stdout.endswith(word.encode())
         comparison = None
-        if isinstance(self._tests, Harness) and "tests" in self._spec.stages:
-            comparison = compare_lines(outcome.stdout, self._tests.expected, outcome.clean)
+        if isinstance(self._tests, Harness) and "tests" in self._spec.stages and not left_early:
+            output = outcome.stdout.removesuffix(word.encode())
+            comparison = compare_lines(output, self._tests.expected, outcome.clean)
             self._num_passed = comparison.num_equal
-            self._flags = of_outputs(outcome.stdout.splitlines(), self._tests.expected, outcome.clean)
+            self._flags = of_outputs(output.splitlines(), self._tests.expected, outcome.clean)
         try:
             self._bench.stop_unless_clean(outcome, "run", "the program", self._spec.run_limits())
         finally:
             self._notes += [readable(outcome.stderr), *(() if comparison is None else comparison.differences)]
+        if left_early:
+            # Whatever it printed before may not be the harness's.
+            self._flags = {"early_exit"}
+            self._notes.append("the program left before the harness came to its end")
+            return self._result("run", "failed")
         if comparison is None:
             return self._result("run", "passed")
         return self._result("tests", "passed" if comparison.right else "failed")
@@ -147,7 +158,7 @@ class _Check:
             if not outcome.clean:
                 unclean.append(outcome)
                 self._notes += [f"case {number}: the program: {ending(outcome, limits)}", readable(outcome.stderr)]
-                if outcome.timed_out is not None:
+                if _costs_a_whole_limit(outcome):
                     if number < self._tests.num_checks:
                         self._notes.append(f"the cases after {number} were not run")
                     break
@@ -157,10 +168,15 @@ class _Check:
                 self._num_passed += difference is None
                 self._notes += [] if difference is None else [f"case {number}: {difference}"]
         if unclean:
-            # A time limit says more than a crash: it ended the whole check.
-            worst = unclean[-1] if unclean[-1].timed_out is not None else unclean[0]
+            # A limit says more than a crash: it ended the whole check.
+            worst = unclean[-1] if _costs_a_whole_limit(unclean[-1]) else unclean[0]
             return self._result("run", status_of(worst), worst)
         if "tests" not in self._spec.stages:
             return self._result("run", "passed")
         self._flags = of_outputs(outputs, [case.stdout for case in self._tests.cases], finished=True)
         return self._result("tests", "passed" if self._num_passed == self._tests.num_checks else "failed")
+
+
+def _costs_a_whole_limit(outcome: Outcome) -> bool:
+    """Whether the next case is likely to cost as much again, for a program that has failed already."""
+    return outcome.timed_out is not None or outcome.output_limit or outcome.out_of_memory

@@ -1,108 +1,205 @@
-"""Is there anything in a program that does anything?  Decided by its text, where no test decides it."""
+"""Is there anything in a program that does anything?  Decided by its text, where no test decides it.
+
+A whole program does something that is seen from outside; a function gives or changes something that is computed from
+what it was given.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 
-from halo_forge.source import Function, Outline, Tokens, outline, python_tokens
+from halo_forge.source import C_LIBRARY, KEYWORDS, Function, Outline, Tokens, outline, without_comments
+from halo_forge.verifiers._c_statements import statements_of
+from halo_forge.verifiers._known_calls import ASSEMBLY, CHANGING, IDLE, OUTPUT, PURE, READING, STREAMS
+from halo_forge.verifiers._slices import (
+    ASSIGNMENTS,
+    CONTROL,
+    STEPS,
+    Statement,
+    all_give_the_same,
+    needed_names,
+    with_heads,
+)
+from halo_forge.verifiers._trivial_python import python_does_nothing
 
 C_LIKE = frozenset(("c", "cpp", "rust", "go"))
 
-# Calls that change nothing which anybody could see, and those that only end the program or pass the time.
-_IDLE_CALLS = frozenset(
-    "exit _exit _Exit quick_exit abort terminate sleep usleep nanosleep Sleep pause raise assert malloc calloc realloc"
-    " free time clock rand srand setlocale setvbuf sync_with_stdio tie defined decltype typeof __builtin_unreachable"
-    " __builtin_trap panic unreachable todo unimplemented Some None Ok Err Box vec drop len cap make append recover"
-    " sizeof alignof static_cast reinterpret_cast const_cast dynamic_cast va_start va_end".split()
+_BEFORE_A_CALL = frozenset(
+    "return else do case goto throw co_return co_await defer go in if while for match loop unsafe move".split()
 )
-_BEFORE_A_CALL = frozenset("return else do case goto throw co_return co_await defer go in if while for match".split())
-_STREAMS = frozenset(("cin", "cout", "cerr", "clog", "wcin", "wcout"))
-_ASSEMBLY = frozenset(("asm", "__asm__", "__asm", "__asm__volatile"))
 _NOT_CALLED = frozenset("if for while switch return catch match loop func fn".split())
+_ENDINGS = frozenset("exit _exit _Exit quick_exit Exit".split())
+_JUMPS = frozenset("break continue goto throw delete co_return co_yield co_await defer".split())
+_CONSTANTS = KEYWORDS | frozenset(name for name in C_LIBRARY if name.isupper()) | PURE | {"_", "nil", "None"}
+_CHANGED_MEMBER = frozenset(("*", "->", ".", "]"))
+_GO_LINE_END = re.compile(r"(?<=[\w\"'`)\]}])[ \t]*$|(?<=\+\+|--)[ \t]*$", re.MULTILINE)
+_CONVERSION = re.compile(r"%[-+ #0-9.*]*(?:hh|h|ll|l|z|t|j|L)?[a-zA-Z]|\{[^{}]*\}|\\[nrtvf0]")
 
 
 def does_nothing(code: str, language: str, entry_point: str | None) -> bool:
     """Whether nothing is left of the program when comments, dead text, constants and unused functions are gone.
 
-    A whole program does something if it reads or writes: calls, from `main` on, anything that is not its own.  A
-    function does if it uses a parameter, or calls such a thing.  False for languages that are not known here.
+    A whole program must print something other than white space, call, from `main` on, what is not known to be
+    harmless, or return what it read.  A function must compute something from its parameters, or call such a thing.
+    False for languages that are not known here.  Linear in the length of the code.
     """
     if language == "python":
-        return _python_does_nothing(code, entry_point)
+        return python_does_nothing(code, entry_point)
     if language not in C_LIKE:
         return False
-    found = outline(code, language)
-    by_name: dict[str, list[Function]] = {}
-    for function in found.functions:
-        by_name.setdefault(function.name, []).append(function)
-    program = entry_point is None and "main" in by_name
-    if entry_point is not None and entry_point in by_name:
-        roots = [entry_point]
-    elif program:
-        roots = ["main", *_mentioned_at_start(found, by_name)]
-    else:
-        roots = [each.name for each in found.functions if not {"static", "template"} & set(each.header)] or list(
-            by_name
-        )
-    reached = _reached(roots, by_name)
-    return not any(_is_effective(each, by_name.keys(), found, program) for name in reached for each in by_name[name])
+    if language == "go":
+        # Where a line ends, the statement does.
+        code = _GO_LINE_END.sub(";", without_comments(code))
+    return not _Program(outline(code, language), language, entry_point).is_effective()
 
 
-def _mentioned_at_start(found: Outline, names: dict[str, list[Function]]) -> Iterator[str]:
-    """Functions that the values of global variables are made with."""
-    for statement in found.loose:
-        if "=" in statement or "(" not in statement:
-            yield from (token for token in statement if token in names)
+class _Program:
+    def __init__(self, found: Outline, language: str, entry_point: str | None) -> None:
+        self._language = language
+        self._macros = {name for name, text in found.macros.items() if re.search(r"\w\s*\(|<<|>>", text)}
+        self._by_name: dict[str, list[Function]] = {}
+        for function in found.functions:
+            self._by_name.setdefault(function.name, []).append(function)
+        self._bodies = {id(each): statements_of(each.body, language) for each in found.functions}
+        self._outside = {token for statement in found.loose for token in statement if token.isidentifier()} - KEYWORDS
+        # Declared here and defined nowhere: where nothing is linked, they are promises.
+        self._promised = {
+            token for statement in found.loose if "=" not in statement for token, after in pairwise(statement)
+            if after == "(" and token not in self._by_name and token.isidentifier()
+        } - OUTPUT - READING - CHANGING  # fmt: skip
+        self._whole = entry_point is None and "main" in self._by_name
+        self._roots = self._find_roots(found, entry_point)
+        self._inert: set[str] = set()
 
+    def _find_roots(self, found: Outline, entry_point: str | None) -> list[str]:
+        if entry_point is not None and entry_point in self._by_name:
+            return [entry_point]
+        if self._whole:
+            # Functions that the values of global variables are made with run before `main`.
+            starting = (each for each in found.loose if "=" in each or "(" not in each)
+            return ["main", *(token for each in starting for token in each if token in self._by_name)]
+        visible = [each.name for each in found.functions if not {"static", "template"} & set(each.header)]
+        return visible or list(self._by_name)
 
-def _reached(roots: list[str], by_name: dict[str, list[Function]]) -> set[str]:
-    reached: set[str] = set()
-    pending = [name for name in roots if name in by_name]
-    while pending:
-        name = pending.pop()
-        if name in reached:
-            continue
-        reached.add(name)
-        for function in by_name[name]:
-            pending += [token for token in function.body if token in by_name and token not in reached]
-    return reached
+    def is_effective(self) -> bool:
+        reached = self._reached()
+        if any(self._acts(each) for name in reached for each in self._by_name[name]):
+            return True
+        if self._whole:
+            return self._gives_what_it_read(reached)
+        # What calls only functions that give nothing gives nothing either; chains longer than this are taken to give.
+        for _ in range(4):
+            inert = {name for name in reached if not any(self._gives(each) for each in self._by_name[name])}
+            if inert <= self._inert:
+                break
+            self._inert |= inert
+        return any(name not in self._inert for name in self._roots if name in self._by_name)
 
+    def _reached(self) -> set[str]:
+        reached: set[str] = set()
+        pending = [name for name in self._roots if name in self._by_name]
+        while pending:
+            name = pending.pop()
+            if name in reached:
+                continue
+            reached.add(name)
+            for function in self._by_name[name]:
+                pending += [each for each in self._names_of(function) if each in self._by_name and each not in reached]
+        return reached
 
-def _is_effective(function: Function, own: object, found: Outline, program: bool) -> bool:
-    body = function.body
-    if any(_calls(body, own, found)):
-        return True
-    if program:
+    def _names_of(self, function: Function) -> Iterator[str]:
+        for statement in with_heads(self._bodies[id(function)]):
+            yield from statement.names
+
+    def _acts(self, function: Function) -> bool:
+        """Whether it prints, or calls something of which it is not known that it does nothing."""
+        return any(self._acts_here(each) for each in with_heads(self._bodies[id(function)]))
+
+    def _acts_here(self, statement: Statement) -> bool:
+        tokens = statement.tokens
+        if not ASSEMBLY.isdisjoint(tokens) or not self._macros.isdisjoint(tokens):
+            return True
+        if not STREAMS.isdisjoint(tokens) and "<<" in tokens and _prints(tokens):
+            return True
+        for name in _called(tokens):
+            if name in OUTPUT:
+                if _prints(tokens):
+                    return True
+            elif name not in self._by_name and name not in self._promised and not _is_known(name):
+                return True
         return False
-    if function.parameters:
-        return any(token in function.parameters for token in body)
-    return any(_gives_or_sets(*words) for words in zip(["", *body], body, [*body[1:], ""], strict=False))
+
+    def _gives(self, function: Function) -> bool:
+        """Whether what it gives or changes is computed from what it was given."""
+        statements = self._bodies[id(function)]
+        if ":" in _after_parameters(function.header):
+            return True  # a constructor that initialises members
+        if not function.parameters:
+            return any(self._sets_or_returns(each) for each in statements)
+        sinks = [each for each in statements if self._is_sink(each, function)]
+        if all_give_the_same(statements, sinks, lambda name: name in function.parameters or self._is_value(name)):
+            return False
+        return not needed_names(statements, sinks).isdisjoint(function.parameters)
+
+    def _is_value(self, token: str) -> bool:
+        return token.isidentifier() and token not in _CONSTANTS and token not in self._inert
+
+    def _sets_or_returns(self, statement: Statement) -> bool:
+        """For a function without parameters: it gives a name, or changes one."""
+        tokens = statement.tokens
+        if tokens[0] == "return" or statement.tail:
+            return any(self._is_value(token) for token in tokens)
+        return not STEPS.isdisjoint(tokens) or any(
+            after in ASSIGNMENTS and token.isidentifier() and not before.isidentifier() and before != "*"
+            for before, token, after in zip(["", *tokens], tokens, tokens[1:], strict=False)
+        )
+
+    def _is_sink(self, statement: Statement, function: Function) -> bool:
+        tokens = statement.tokens
+        if tokens[0] == "return" or statement.tail or not _JUMPS.isdisjoint(tokens) or "return" in tokens:
+            return not self._only_inert(tokens)
+        if self._language == "rust" and "?" in tokens:
+            return True
+        if statement.heads and statement.heads[0].tokens[:1] == ["try"] and "(" in tokens:
+            return True  # what it throws decides how the function goes on
+        if any(name in CHANGING or name in OUTPUT or name in _ENDINGS or name in READING for name in _called(tokens)):
+            return True
+        if any(name in self._by_name and name not in self._inert for name in _called(tokens)):
+            return True
+        # In Go a result can have a name.
+        results = _after_parameters(function.header) - KEYWORDS if self._language == "go" else set()
+        return _changes_what_stays(tokens, function, self._outside | results)
+
+    def _only_inert(self, tokens: list[str]) -> bool:
+        """Whether it is one call of a function that gives nothing, or that is defined nowhere."""
+        words = tokens[1:] if tokens[:1] == ["return"] else tokens
+        return len(words) > 2 and words[1] == "(" and words[0] in self._inert | self._promised and words[-1] == ")"
+
+    def _gives_what_it_read(self, reached: set[str]) -> bool:
+        reads = any(not READING.isdisjoint(self._names_of(each)) for name in reached for each in self._by_name[name])
+        for main in self._by_name["main"]:
+            statements = self._bodies[id(main)]
+            sinks = [each for each in statements if "return" in each.tokens or not _ENDINGS.isdisjoint(each.tokens)]
+            if all_give_the_same(statements, sinks, self._is_value):
+                continue
+            needed = needed_names(statements, sinks)
+            own = self._by_name.keys() if reads else set()
+            if not needed.isdisjoint(READING | main.parameters | own):
+                return True
+        return False
 
 
-def _gives_or_sets(before: str, token: str, following: str) -> bool:
-    """`return name`, `name++`, and `name = ...` as a statement; `int name = ...` only makes a variable."""
-    if token == "return":
-        return following.isidentifier()
-    changes = following in ("++", "--") or (len(following) == 2 and following[1] == "=" and following[0] in "+-*/%&|^")
-    return token.isidentifier() and (changes or (following == "=" and not before.isidentifier() and before != "*"))
-
-
-def _calls(body: Tokens, own: object, found: Outline) -> Iterator[bool]:
-    """One True for each call of what is not the program's own, and for what else can be seen from outside."""
-    for position, token in enumerate(body):
-        following = body[position + 1] if position + 1 < len(body) else ""
-        before = body[position - 1] if position else ""
-        if token in _ASSEMBLY or (token in _STREAMS and following in ("<<", ">>")):
-            yield True
-        elif token in found.macros and re.search(r"\w\s*\(|<<|>>", found.macros[token]):
-            yield True
-        elif not token.isidentifier() or token in _IDLE_CALLS or token in _NOT_CALLED or token in own:  # type: ignore[operator]
+def _called(tokens: list[str]) -> Iterator[str]:
+    for position, token in enumerate(tokens[:-1]):
+        if not token.isidentifier() or token in _NOT_CALLED:
             continue
-        elif following == "!" and body[position + 2 : position + 3] in (["("], ["["], ["{"]):
-            yield True
-        elif following == "(" and not _declares(before):
-            yield True
+        after = tokens[position + 1]
+        before = tokens[position - 1] if position else ""
+        macro = after == "!" and tokens[position + 2 : position + 3] in (["("], ["["], ["{"])
+        if macro or (after == "(" and not _declares(before)):
+            yield token
 
 
 def _declares(before: str) -> bool:
@@ -110,89 +207,40 @@ def _declares(before: str) -> bool:
     return before == ">" or (before.isidentifier() and before not in _BEFORE_A_CALL)
 
 
-_Line = tuple[int, list[str]]
-_PYTHON_IDLE = frozenset("import from pass global nonlocal @ ... assert try finally break continue".split())
-_ENDS = (["sys", ".", "exit"], ["os", ".", "_exit"], ["exit"], ["quit"], ["raise", "SystemExit"],
-         ["raise", "NotImplementedError"])  # fmt: skip
-_NEVER = (["if", "0", ":"], ["if", "False", ":"], ["while", "0", ":"], ["while", "False", ":"])
-_HEADERS = frozenset("def class async else except".split())
+def _is_known(name: str) -> bool:
+    return name in IDLE or name in PURE or name in CHANGING or name in READING or name in KEYWORDS
 
 
-def _python_does_nothing(code: str, entry_point: str | None) -> bool:
-    lines = list(_alive(_python_lines(code)))
-    if entry_point is not None:
-        lines = _block_of(lines, entry_point) or lines
-    return all(_is_idle(tokens) for _, tokens in lines)
+def _prints(tokens: list[str]) -> bool:
+    """Whether something other than white space is printed by these tokens."""
+    for position, token in enumerate(tokens):
+        if token[:1] in "\"'`" or token[-1:] in "\"'":
+            text = token[token.find('"') + 1 :].strip("\"'`")
+            if _CONVERSION.sub("", text).strip():
+                return True
+        elif token[:1].isdigit():
+            return True
+        elif token.isidentifier() and tokens[position + 1 : position + 2] not in (["("], ["!"], ["."], ["::"]):
+            if token not in STREAMS and token not in ("stdout", "stderr", "std", "endl", "flush", "Stdout", "Stderr"):
+                return True
+    return False
 
 
-def _python_lines(code: str) -> Iterator[_Line]:
-    """(depth of the indentation, tokens) of each line; what follows a `def ...:` on its line is a line of its own."""
-    depth = 0
-    tokens: list[str] = []
-    for _, token in python_tokens(code):
-        if re.fullmatch(r"<\d+>", token) and token != "<>":
-            if tokens:
-                yield from _split_header(depth, tokens)
-            depth, tokens = int(token[1:-1]), []
-        elif token == ";":
-            yield from _split_header(depth, tokens)
-            tokens = []
-        else:
-            tokens.append(token)
-    if tokens:
-        yield from _split_header(depth, tokens)
+def _after_parameters(header: Tokens) -> set[str]:
+    tokens = list(header)
+    return set(tokens[tokens.index(")") + 1 :]) if ")" in tokens else set()
 
 
-def _split_header(depth: int, tokens: list[str]) -> Iterator[_Line]:
-    if tokens and tokens[0] in _HEADERS | {"if", "while", "try", "finally"}:
-        brackets = 0
-        for position, token in enumerate(tokens):
-            brackets += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(token, 0)
-            if token == ":" and brackets == 0 and position + 1 < len(tokens):
-                yield depth, tokens[: position + 1]
-                yield depth + 1, tokens[position + 1 :]
-                return
-    yield depth, tokens
-
-
-def _alive(lines: Iterator[_Line]) -> Iterator[_Line]:
-    dead: int | None = None
-    for depth, tokens in lines:
-        if dead is not None and depth > dead:
-            continue
-        dead = depth if tokens[:3] in _NEVER else None
-        yield depth, tokens
-
-
-def _block_of(lines: list[_Line], name: str) -> list[_Line]:
-    found: list[_Line] = []
-    inside: int | None = None
-    for depth, tokens in lines:
-        if inside is not None and depth > inside:
-            found.append((depth, tokens))
-            continue
-        words = tokens[1:] if tokens[:1] == ["async"] else tokens
-        inside = depth if words[:1] in (["def"], ["class"]) and words[1:2] == [name] else None
-        if inside is not None:
-            found.append((depth, tokens))
-    return found
-
-
-def _is_idle(tokens: list[str]) -> bool:
-    if not tokens or tokens[0] in _PYTHON_IDLE or tokens[0] in _HEADERS or tokens[:3] in _NEVER:
+def _changes_what_stays(tokens: list[str], function: Function, outside: set[str]) -> bool:
+    """Whether it assigns through a pointer or reference, to a member, or to what `outside` of it has a name."""
+    places = [at for at, token in enumerate(tokens) if token in ASSIGNMENTS or token in STEPS]
+    if not places:
+        return False
+    stepping = tokens[places[0]] in STEPS
+    changed = tokens if stepping or tokens[0] in CONTROL else tokens[: places[-1]]
+    names = {token for token in changed if token.isidentifier()}
+    referring = "&" in function.header or "&&" in function.header
+    if names & outside or (referring and names & function.parameters) or {"self", "this"} & names:
         return True
-    if any(tokens[: len(end)] == end for end in _ENDS) or tokens[:2] in (["if", "__name__"], ["while", "True"]):
-        return True
-    if tokens[:2] == ["while", "1"] or tokens[0] == ".":
-        return True
-    rest = tokens[1:] if tokens[0] == "return" else tokens
-    if len(tokens) > 2 and tokens[0].isidentifier() and "=" in tokens[1:] and tokens[1] in ("=", ":"):
-        rest = tokens[tokens.index("=") + 1 :]
-    return all(_is_constant(token) for token in rest)
-
-
-def _is_constant(token: str) -> bool:
-    """Literals and signs are; a call or a variable has a name in it, and so has a string that is filled in."""
-    if token.isidentifier():
-        return token in ("None", "True", "False", "Ellipsis", "NotImplemented")
-    return re.match(r"[rR]?[fFtT][rR]?['\"]", token) is None or "{" not in token
+    declares = tokens[0] in KEYWORDS - {"self", "this"} - CONTROL
+    return not declares and not _CHANGED_MEMBER.isdisjoint(changed)

@@ -32,6 +32,7 @@ class Workbench:
         compiler: The path of the first.
         outcomes, notes: Of every command so far, in order; `notes` is text for the diagnostics.
         num_warnings: Warnings about the answer.
+        flags: Hack flags that making the program has shown.
     """
 
     def __init__(self, stages: Stages, sandbox: Sandbox) -> None:
@@ -42,6 +43,7 @@ class Workbench:
         self.outcomes: list[Outcome] = []
         self.notes: list[str] = []
         self.num_warnings = 0
+        self.flags: set[str] = set()
 
     def make(self, argv: list[str], files: Mapping[str, bytes], target: str, counted: bool = False) -> bytes:
         """The content of the file `target` that a tool makes of `files`.

@@ -28,6 +28,9 @@ class Spec(CFamilySpec):
     def source_name(self, stem: str) -> str:
         return f"{stem}.c"
 
+    def libraries(self) -> list[str]:
+        return ["libc.so.6", "libm.so.6"]
+
     def controls(self) -> Controls:
         return Controls(
             passing="#include <math.h>\n#include <stdio.h>\n\nint main(void) {\n    int a, b;\n"

@@ -10,8 +10,10 @@ It prints one JSON object and exits with code 0:
      "stage": "compile" | "run" | "tests",      # how far it came; optional
      "tests_passed": 0, "tests_total": 0, "warnings": 0, "diagnostics": "..."}
 
-Whatever else it does (another exit code, a crash, no JSON, a limit of the box reached) is a failure of ours and says
-nothing about the answer: a command that runs the answer has to give it limits of its own.
+Whatever else it does (another exit code, a crash, no JSON, a limit of the box reached) is no reply.  Then the command
+is asked about an empty answer and the known ones: if it replies as it should, and has no reply about this answer a
+second time, the answer has failed and bears the flag "no_reply"; if not, it is a failure of ours.  So a command that
+runs the answer has to give it limits of its own.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 from halo_forge.errors import ConfigError
 from halo_forge.registry import Spec as BaseSpec
 from halo_forge.sandbox.job import MEBIBYTE, Limits
+from halo_forge.sandbox.local import shows_too_much
 from halo_forge.source import canonical
 from halo_forge.verifiers._spec import Controls, ProgramSpec
 
@@ -132,10 +135,17 @@ class Spec(ProgramSpec):
         for path in named:
             if not os.path.isdir(path):
                 raise ConfigError(f"verifier.read_only: {path!r} is no directory", "name directories that are there")
+            if shows_too_much(path):
+                raise ConfigError(
+                    f"verifier.read_only: {path!r} shows too much", "name the directories in it one by one"
+                )
         return sorted({*named, *self.program(tools)[1]})
 
     def install_hint(self) -> str:
-        return "install what verifier.command starts, name it by its path, or make the file executable (chmod +x)"
+        return (
+            "install what verifier.command starts, or name it by its path; a file of verifier.files is started as"
+            " ./NAME, and has to be there and executable (chmod +x)"
+        )
 
     def source_name(self, stem: str) -> str:
         return self.answer_file

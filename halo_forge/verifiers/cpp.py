@@ -37,6 +37,9 @@ class Spec(CFamilySpec):
     def source_name(self, stem: str) -> str:
         return f"{stem}.cpp"
 
+    def libraries(self) -> list[str]:
+        return ["libc.so.6", "libm.so.6", "libstdc++.so.6", "libc++.so.1", "libc++abi.so.1", "libgcc_s.so.1"]
+
     def is_entry_name(self, symbol: str, entry_point: str) -> bool:
         # The C++ ABI of gcc and clang: _Z, the length of the name and the name, then what it takes; N ... E around a
         # name in namespaces or classes, with K for a const member.

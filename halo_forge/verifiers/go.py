@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -14,7 +16,7 @@ from halo_forge.verifiers._checks import CompileOnly, Harness, Tests
 from halo_forge.verifiers._diagnostics import clip, readable
 from halo_forge.verifiers._functions import defines_function
 from halo_forge.verifiers._go_library import Library, library
-from halo_forge.verifiers._objects import harness_error
+from halo_forge.verifiers._harness import harness_error
 from halo_forge.verifiers._spec import BuiltSpec, Controls
 from halo_forge.verifiers._workbench import Workbench
 
@@ -25,6 +27,32 @@ if TYPE_CHECKING:
 _OWN_MAIN = re.compile(rb"^([ \t]*func[ \t]+)main([ \t]*\()", re.MULTILINE)
 # The runtime's threads follow the machine's cores, and count as processes of the job.
 _FEW_THREADS = {"GOMAXPROCS": "2"}
+# What Go declares for every file, and an answer might declare anew for the harness.
+_PREDECLARED = frozenset(
+    "any bool byte comparable complex64 complex128 error float32 float64 int int8 int16 int32 int64 rune string uint"
+    " uint8 uint16 uint32 uint64 uintptr true false iota nil append cap clear close complex copy delete imag len make"
+    " max min new panic print println real recover".split()
+)
+# A package is set up before the package that imports it: so this takes the word of `_harness` before anything of the
+# answer runs.  Its path is another one in every run, and no answer can import it.
+_WORD = b"""package word
+
+import "syscall"
+
+var word [64]byte
+var length int
+
+func init() {
+	length, _ = syscall.Read(0, word[:])
+	syscall.Ftruncate(0, 0)
+	syscall.Seek(0, 0, 0)
+}
+
+func Write() {
+	syscall.Write(1, word[:length])
+	syscall.Exit(0)
+}
+"""
 _HARNESS_ERROR = re.compile(r"^(?:\./)?harness\.go:\d+:.*", re.MULTILINE)
 
 
@@ -79,42 +107,72 @@ class Spec(BuiltSpec):
     def _library(self, tools: Mapping[str, str]) -> Library:
         return library(tools[self.compiler], self.install_hint())
 
+    def hands_back_word(self) -> bool:
+        return True
+
     def build(self, bench: Workbench, source: bytes, tests: Tests) -> bytes | None:
         """See `BuiltSpec.build`."""
         if isinstance(tests, Harness):
-            files = {
-                "answer.go": _OWN_MAIN.sub(rb"\1halo_forge_main\2", source),
-                "harness.go": tests.source.encode("utf-8", errors="backslashreplace"),
-            }
-            return self._link(bench, bench.make(self._compile_command(bench, files), files, "answer.o", True))
+            return self._with_harness(bench, source, tests)
         files = {"answer.go": source}
         answer = bench.make(self._compile_command(bench, files), files, "answer.o", True)
         if isinstance(tests, CompileOnly) and tests.entry_point != "main":
             if tests.entry_point is not None and not defines_function(source, "func", tests.entry_point):
                 bench.fail(f"the answer does not define the function `{tests.entry_point}`")
             return None
-        program = self._link(bench, answer)
+        program = self._link(bench, {"answer.o": answer})
         return None if isinstance(tests, CompileOnly) else program
 
-    def _compile_command(self, bench: Workbench, files: Mapping[str, bytes]) -> list[str]:
+    def _compile_command(self, bench: Workbench, files: Mapping[str, bytes], imports: str = "") -> list[str]:
         found = self._library(bench.tools)
         if not os.path.exists(found.import_list):
             raise SandboxError(f"{found.import_list} is gone, with the compiled standard library of Go")
-        options = ["-p", "main", "-complete", "-pack", "-c", "1", "-importcfg", found.import_list]
+        options = ["-p", "main", "-complete", "-pack", "-c", "1", "-importcfg", imports or found.import_list]
         return [found.compiler, *options, *self.compile_flags, "-o", "answer.o", *files]
 
-    def _link(self, bench: Workbench, answer: bytes) -> bytes:
+    def _link(self, bench: Workbench, objects: Mapping[str, bytes], imports: str = "") -> bytes:
         found = self._library(bench.tools)
-        command = [found.linker, "-importcfg", found.import_list, "-buildmode=exe", *self.link_flags]
-        return bench.make([*command, "-o", "program", "answer.o"], {"answer.o": answer}, "program")
+        command = [found.linker, "-importcfg", imports or found.import_list, "-buildmode=exe", *self.link_flags]
+        return bench.make([*command, "-o", "program", "answer.o"], objects, "program")
+
+    def _with_harness(self, bench: Workbench, source: bytes, tests: Harness) -> bytes:
+        command, files, beside = self._harness_job(bench, tests, source)
+        answer = bench.make(command, {**files, **beside}, "answer.o", True)
+        return self._link(bench, {"answer.o": answer, **beside}, "imports")
+
+    def _harness_job(
+        self, bench: Workbench, tests: Harness, source: bytes | None
+    ) -> tuple[list[str], dict[str, bytes], dict[str, bytes]]:
+        """How a harness is compiled with an answer, or alone: the command, its sources, and the files beside them."""
+        name, package = bench.once("word", lambda: self._word(bench))
+        imports = Path(self._library(bench.tools).import_list).read_bytes()
+        main = f"halo_forge_{name}"
+        files = {
+            "harness.go": _OWN_MAIN.sub(rb"\1%s\2" % main.encode(), _encoded(tests.source)),
+            "main.go": _encoded(_main(name, main, tests)),
+        }
+        if source is not None:
+            files = {"answer.go": _OWN_MAIN.sub(rb"\1halo_forge_main\2", source), **files}
+        beside = {"imports": imports + f"packagefile {name}=word.o\n".encode(), "word.o": package}
+        return self._compile_command(bench, files, "imports"), files, beside
+
+    def _word(self, bench: Workbench) -> tuple[str, bytes]:
+        """The path of the package in `_WORD`, and the package."""
+        name = f"word{secrets.token_hex(16)}"
+        command = self._compile_command(bench, {"word.go": _WORD})
+        command[command.index("main")] = name
+        outcome = bench.run(command, {"word.go": _WORD}, "answer.o")
+        if not outcome.clean or outcome.fetched is None:
+            said = readable(outcome.stdout + outcome.stderr)
+            raise SandboxError(f"{self.compiler} cannot compile what calls a harness: {said[-500:]}")
+        return name, outcome.fetched
 
     def check_tests(self, bench: Workbench, tests: Tests) -> None:
         """See `BuiltSpec.check_tests`: without an answer a harness lacks names, and nothing else."""
         if not isinstance(tests, Harness):
             return
-        files = {"harness.go": tests.source.encode("utf-8", errors="backslashreplace")}
-        command = self._compile_command(bench, files)
-        outcome = bench.run([command[0], "-e", *command[1:]], files, None)
+        command, files, beside = self._harness_job(bench, tests, None)
+        outcome = bench.run([command[0], "-e", *command[1:]], {**files, **beside}, None)
         errors = _HARNESS_ERROR.findall(readable(outcome.stdout + outcome.stderr))
         wrong = [error for error in errors if "undefined: " not in error]
         if wrong:
@@ -127,3 +185,20 @@ class Spec(BuiltSpec):
             "\tfmt.Println(a + b)\n}\n",
             broken="package main\n\nfunc main() {\n\tnotDeclaredAnywhere()\n}\n",
         )
+
+
+def _main(name: str, main: str, tests: Harness) -> str:
+    """The file with the program's `main`.
+
+    No name may stand for an import of one file and for something of the whole package: so nothing of the answer has a
+    predeclared name that the harness uses.
+    """
+    words = set(re.findall(r"\w+", tests.source))
+    kept = sorted((_PREDECLARED & words) - {tests.entry})
+    imports = "".join(f'import {each} "unsafe"\n' for each in kept)
+    uses = "".join(f"var _ {each}.Pointer\n" for each in kept)
+    return f'package main\n\nimport {name} "{name}"\n{imports}\n{uses}\nfunc main() {{ {main}(); {name}.Write() }}\n'
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", errors="backslashreplace")

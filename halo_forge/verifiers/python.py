@@ -11,6 +11,7 @@ from halo_forge.verifiers._python_interpreter import locate
 from halo_forge.verifiers._spec import BuiltSpec, Controls
 
 if TYPE_CHECKING:
+    from halo_forge.records import Prompt
     from halo_forge.verifiers._checker import Checker
     from halo_forge.verifiers._checks import Tests
     from halo_forge.verifiers._workbench import Workbench
@@ -62,6 +63,16 @@ class Spec(BuiltSpec):
     def program_environment(self) -> dict[str, str]:
         # The order of a set is the same in every run.
         return {"PYTHONHASHSEED": "0"}
+
+    def tests_of(self, prompt: Prompt) -> tuple[Tests, str]:
+        from halo_forge.verifiers._python_tests import refuse_undefined
+
+        tests, digest = super().tests_of(prompt)
+        # MBPP is taken as it is: of one of its tasks the tests use a name that nothing defines.
+        reference = prompt.info.get("reference")
+        if tests.kind == "asserts" and isinstance(reference, str):
+            refuse_undefined(prompt.id, tests.plan, reference)
+        return tests, digest
 
     def controls(self) -> Controls:
         return Controls(

@@ -15,7 +15,7 @@ from halo_forge.errors import ConfigError
 from halo_forge.verifiers._checks import CompileOnly, Harness, Tests
 from halo_forge.verifiers._diagnostics import clip, readable
 from halo_forge.verifiers._functions import defines_function
-from halo_forge.verifiers._objects import harness_error
+from halo_forge.verifiers._harness import harness_error
 from halo_forge.verifiers._spec import BuiltSpec, Controls
 from halo_forge.verifiers._workbench import Workbench
 
@@ -25,10 +25,55 @@ if TYPE_CHECKING:
 # What nobody calls is no fault of an answer: a function that only tests call, a demonstration.
 _MESSAGES = ["--error-format=short", "--color=never", "-Adead_code"]
 _CODE = ["-Ccodegen-units=1", "-Cstrip=symbols"]
-# The harness is a module inside the answer's crate, as unit tests are: so it sees functions that are not `pub`.
-_HARNESS_MODULE = b'\n#[allow(warnings)]\n#[path = "harness.rs"]\npub mod halo_forge_harness;\n'
-_HARNESS_END = "\nuse super::*;\npub fn halo_forge_start() -> impl std::process::Termination { main() }\n"
-_MAIN = b"fn main() -> impl std::process::Termination { answer::halo_forge_harness::halo_forge_start() }\n"
+# The harness is a module inside the answer's crate, as unit tests are: so it sees functions that are not `pub`.  It
+# stands before the answer, which is parsed as a file of its own: no open comment or attribute at its end reaches the
+# harness, and no macro of its own does.  What it calls by a name of the prelude stays the prelude's.
+_CRATE = """
+#[allow(warnings)]
+#[path = "harness.rs"]
+pub mod halo_forge_harness;
+include!("answer.rs");
+"""
+_HARNESS_END = """
+#[allow(unused_imports)]
+use super::*;
+#[allow(unused_imports)]
+use std::prelude::v1::*;
+pub fn halo_forge_start() -> impl std::process::Termination { main() }
+"""
+# Takes the word of `_harness` before anything of the answer runs, and hands it back when the harness has returned; no
+# handler of the answer's runs after that.
+_MAIN = b"""use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::io::FromRawFd;
+use std::process::{ExitCode, Termination};
+extern "C" {
+    fn _exit(code: i32) -> !;
+}
+fn main() -> ExitCode {
+    let mut given = unsafe { File::from_raw_fd(0) };
+    let mut word = Vec::new();
+    given.read_to_end(&mut word).unwrap();
+    given.set_len(0).unwrap();
+    let code = answer::halo_forge_harness::halo_forge_start().report();
+    std::io::stdout().flush().unwrap();
+    if format!("{:?}", code) != format!("{:?}", ExitCode::SUCCESS) {
+        return code;
+    }
+    let mut written = unsafe { File::from_raw_fd(1) };
+    written.write_all(&word).unwrap();
+    unsafe { _exit(0) }
+}
+"""
+# By these an answer would run before `main`, replace functions of the C library, or read the harness.
+_REACHING = re.compile(
+    rb"\b(?:no_mangle|export_name|link_section|(?:global_|naked_)?asm|include_str|include_bytes)\b|\binclude\s*(?:!|as\b)"
+)
+# What belongs to the crate as a whole stands first in its first file; comments may be between.
+_CRATE_ATTRIBUTES = re.compile(
+    rb"\A(?:\xef\xbb\xbf)?(?:\s|//[^\n]*(?:\n|\Z)|/\*(?:[^*/]|\*(?!/)|/(?!\*))*\*/|#!\[[^\]\n]*\])*"
+)
+_ATTRIBUTE = re.compile(rb"^[ \t]*(#!\[[^\]\n]*\])", re.MULTILINE)
 _ENTRY_MODULE = "\n#[allow(warnings)]\nmod halo_forge_entry {{ use super::{name} as _entry; }}\n"
 # A harness without its answer fails with these (names that are not there), and with these only.
 _UNKNOWN_NAME = re.compile(r"error\[E0(?:405|412|422|423|424|425|432|433|531|532|574)\]")
@@ -83,6 +128,9 @@ class Spec(BuiltSpec):
     def read_only_paths(self, tools: Mapping[str, str]) -> list[str]:
         return super().read_only_paths({**tools, self.compiler: behind_rustup(tools[self.compiler])})
 
+    def hands_back_word(self) -> bool:
+        return True
+
     def build(self, bench: Workbench, source: bytes, tests: Tests) -> bytes | None:
         """See `BuiltSpec.build`; the answer is the root of its crate, whatever it is compiled for."""
         if isinstance(tests, Harness):
@@ -95,13 +143,17 @@ class Spec(BuiltSpec):
         return None if isinstance(tests, CompileOnly) else program
 
     def _command(self, bench: Workbench, source: str, crate: str, target: str) -> list[str]:
-        name = source.removesuffix(".rs")
+        name = "main" if source == "main.rs" else "answer"
         options = ["--edition", str(self.edition), *_MESSAGES, *_CODE, *self.flags, f"-Clinker={bench.tools['cc']}"]
         return [bench.compiler, *options, "--crate-name", name, "--crate-type", crate, source, "-o", target]
 
     def _with_harness(self, bench: Workbench, source: bytes, harness: str) -> bytes:
-        files = {"answer.rs": source + _HARNESS_MODULE, "harness.rs": _encoded(harness + _HARNESS_END)}
-        library = bench.make(self._command(bench, "answer.rs", "rlib", "libanswer.rlib"), files, "libanswer.rlib", True)
+        files = _crate(source, harness)
+        library = bench.make(self._command(bench, "crate.rs", "rlib", "libanswer.rlib"), files, "libanswer.rlib", True)
+        reaching = _REACHING.search(source)
+        if reaching is not None:
+            bench.flags.add("tampering")
+            bench.fail(f"the answer reaches around the harness: {reaching[0].decode()}")
         command = [*self._command(bench, "main.rs", "bin", "program"), "--extern", "answer=libanswer.rlib"]
         return bench.make(command, {"main.rs": _MAIN, "libanswer.rlib": library}, "program")
 
@@ -122,8 +174,8 @@ class Spec(BuiltSpec):
                 )
         if not isinstance(tests, Harness):
             return
-        files = {"answer.rs": _HARNESS_MODULE, "harness.rs": _encoded(tests.source + _HARNESS_END)}
-        outcome = bench.run(self._command(bench, "answer.rs", "rlib", "libanswer.rlib"), files, None)
+        files = _crate(b"", tests.source)
+        outcome = bench.run(self._command(bench, "crate.rs", "rlib", "libanswer.rlib"), files, None)
         errors = _HARNESS_ERROR.findall(readable(outcome.stderr))
         wrong = [error for error in errors if _UNKNOWN_NAME.search(error) is None]
         if wrong:
@@ -150,6 +202,20 @@ def behind_rustup(compiler: str) -> str:
     asked = subprocess.run([compiler, "--print", "sysroot"], capture_output=True, text=True, timeout=60, check=False)
     found = os.path.join(asked.stdout.strip(), "bin", "rustc")
     return found if asked.returncode == 0 and os.path.exists(found) else compiler
+
+
+def _crate(source: bytes, harness: str) -> dict[str, bytes]:
+    """The files of a crate: a first one of ours, the answer, and the harness."""
+    header = _CRATE_ATTRIBUTES.match(source)
+    assert header is not None, "the pattern matches nothing too"
+    attributes = _ATTRIBUTE.findall(header[0])
+    # Blanks keep the numbers of lines and columns.
+    blank = re.sub(rb"[^\n]", b" ", header[0])
+    return {
+        "crate.rs": b"\n".join(attributes) + _encoded(_CRATE),
+        "answer.rs": blank + source[header.end() :],
+        "harness.rs": _encoded(harness + _HARNESS_END),
+    }
 
 
 def _encoded(text: str) -> bytes:

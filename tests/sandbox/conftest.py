@@ -39,7 +39,7 @@ def shared_sandbox(request: pytest.FixtureRequest) -> Iterator[LocalSandbox]:
 @pytest.fixture
 def sandbox(shared_sandbox: LocalSandbox) -> Iterator[LocalSandbox]:
     yield shared_sandbox
-    assert processes.children(shared_sandbox._process.pid) == []
+    assert processes.children(shared_sandbox.launcher) == []
     if shared_sandbox.isolation.level == "namespace":
         assert not os.path.exists(shared_sandbox._directory)
     else:

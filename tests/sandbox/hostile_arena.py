@@ -120,7 +120,7 @@ class Arena:
             "PATH": PATH,
             "LANG": "C.UTF-8",
             "VICTIM": str(self.victim.pid),
-            "LAUNCHER": str(self.sandbox._process.pid),
+            "LAUNCHER": str(self.sandbox.launcher),
             "CANARY": str(self.canary),
             "REAL_HOME": str(Path.home()),
             "TCP_PORT": str(self.tcp.getsockname()[1]),

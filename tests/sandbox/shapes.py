@@ -11,12 +11,13 @@ import dataclasses
 import errno
 import json
 import os
+import subprocess
 import sys
 
 sys.path.insert(0, sys.argv[1])
 
-from halo_forge.sandbox import seccomp, syscalls
-from halo_forge.sandbox.job import Job, Limits, SandboxError
+from halo_forge.sandbox import local, seccomp, syscalls
+from halo_forge.sandbox.job import Job, Limits, Sandbox, SandboxError
 from halo_forge.sandbox.ladder import probe_ladder
 from halo_forge.sandbox.local import open_sandbox
 from halo_forge.sandbox.self_test import self_test
@@ -27,6 +28,16 @@ from halo_forge.sandbox.syscalls import NUMBERS
 DOCKER_CAPABILITIES = {0, 1, 4, 3, 27, 13, 6, 7, 31, 8, 10, 18, 5, 29}
 MOUNTING = ["mount", "umount2", "pivot_root", "setns", "open_tree", "move_mount", "fsopen", "fsmount", "mount_setattr"]
 LANDLOCK = ["landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"]
+# What a launcher does first, on a kernel before 6.12, whose Landlock knows nothing of signals.
+OLDER_LANDLOCK = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from halo_forge.sandbox import landlock
+kernel_abi = landlock.kernel_abi
+landlock.kernel_abi = lambda: min(5, kernel_abi())
+from halo_forge.sandbox.launcher import main
+main()
+"""
 LIMITS = Limits(cpu_seconds=5.0, wall_seconds=10.0, memory_bytes=256 << 20, file_bytes=16 << 20)
 
 
@@ -36,6 +47,7 @@ def filters(shape: str) -> list[seccomp.Instruction]:
         "plain": [],
         "masked": [],
         "docker": docker,
+        "docker with older landlock": docker,
         "docker without landlock": [*docker, *seccomp.refuse(LANDLOCK, errno.ENOSYS)],
         "no user namespaces": [*seccomp.refuse(["unshare"], errno.ENOSPC), *seccomp.namespaces_refused()],
         # A user namespace can be made, but brings no capabilities.
@@ -69,10 +81,35 @@ def become(shape: str, user: int | None) -> None:
         os.setgroups([])
         os.setresgid(user, user, user)
         os.setresuid(user, user, user)
+    if shape == "docker with older landlock":
+        local.BOOT = OLDER_LANDLOCK
     program = filters(shape)
     if program:
         syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
         seccomp.install(seccomp.assemble(program))
+
+
+def own_processes(sandbox: Sandbox) -> str:
+    """What becomes of signals to processes that the job has started: one, one that raises its own, a whole group."""
+    script = """
+        sleep 60 & kill $!; wait $!; echo $?
+        sh -c 'kill -ABRT $$'; echo $?
+        setsid sh -c 'trap "" TERM; sleep 60 & echo $$ > group; wait' & while ! [ -s group ]; do sleep 0.01; done
+        kill -9 -$(cat group); wait $!; echo $?
+        kill -1 -1; echo $?
+    """
+    outcome = sandbox.run(Job(("/bin/sh", "-c", script), LIMITS, env={"PATH": "/usr/bin:/bin"}))
+    return " ".join(outcome.stdout.decode().split())
+
+
+def bystander(sandbox: Sandbox) -> str:
+    """What a job can do to another process of this user, which leads a group of its own."""
+    with subprocess.Popen(["/bin/sleep", "60"], start_new_session=True) as process:
+        script = f"kill -9 {process.pid}; kill -9 -{process.pid}; kill -9 {os.getpid()}; kill -0 $$ && echo tried"
+        outcome = sandbox.run(Job(("/bin/sh", "-c", script), LIMITS, env={"PATH": "/usr/bin:/bin"}))
+        alive = process.poll() is None
+        process.kill()
+    return f"{'alive' if alive else 'dead'}, {outcome.stdout.decode().strip()}"
 
 
 def main() -> None:
@@ -91,6 +128,8 @@ def main() -> None:
         script = "echo hello > file && cat file && sleep 0.01 & wait; exec sh -c 'kill -ABRT $$'"
         job = Job(("/bin/sh", "-c", script), LIMITS, env={"PATH": "/usr/bin:/bin"}, fetch="file")
         outcome = sandbox.run(job)
+        found["bystander"] = bystander(sandbox)
+        found["own"] = own_processes(sandbox)
         found["ordinary"] = [outcome.stdout.decode(), outcome.signal, (outcome.fetched or b"").decode()]
         sandbox.close()
     sys.stdout.write(json.dumps(found))

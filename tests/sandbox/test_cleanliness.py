@@ -7,13 +7,14 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from halo_forge.sandbox import processes
+from halo_forge.sandbox import local, processes
 from halo_forge.sandbox.box import Box, remove_tree
 from halo_forge.sandbox.job import LEVELS, MEBIBYTE, Job, Limits, SandboxError
 from halo_forge.sandbox.local import LevelUnavailable, LocalSandbox, without_box_path
@@ -93,7 +94,7 @@ def test_own_session_no_privileges_and_first_to_go(shell) -> None:
     read = "read -r line < /proc/self/oom_score_adj; echo $line; while read -r key value; do echo $key $value; done"
     lines = shell(f"{read} < /proc/self/status; nice").stdout.decode().splitlines()
     status = dict(line.partition(":")[::2] for line in lines[1:-1])
-    assert (lines[0], lines[-1]) == ("1000", "10")
+    assert (lines[0], lines[-1]) == ("1000", str(min(19, os.nice(0) + 10)))
     assert {int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
     assert status["NoNewPrivs"].strip() == "1"
     pid, session = shell("read -r pid a b c d session rest < /proc/self/stat; echo $pid $session").stdout.split()
@@ -207,7 +208,7 @@ def test_jobs_of_root_own_nothing_and_cannot_fork_without_limit(sandbox: LocalSa
     secret.chmod(0o600)
     assert not sandbox.run(Job(("/bin/cat", str(secret)), LIMITS)).clean
     # Neither can a job end its launcher, which would look like a failure of ours.
-    assert not sandbox.run(Job(("/bin/sh", "-c", f"kill -9 {sandbox._process.pid}"), LIMITS)).clean
+    assert not sandbox.run(Job(("/bin/sh", "-c", f"kill -9 {sandbox.launcher}"), LIMITS)).clean
     # The shell counts how many children the kernel lets it have; all are asleep at once.
     script = "n=0; while [ $n -lt 300 ]; do sleep 5 & n=$((n+1)); done; echo $n"
     outcome = sandbox.run(Job(("/bin/sh", "-c", script), LIMITS, env={"PATH": "/usr/bin:/bin"}))
@@ -238,13 +239,21 @@ def test_close_ends_the_running_job_at_once(level: str, seconds: str) -> None:
         sandbox.run(Job(("/bin/true",), LIMITS))
 
 
+@pytest.mark.parametrize("victim", ["launcher", "keeper"])
 @pytest.mark.parametrize("level", LEVELS)
-def test_a_launcher_that_dies_is_our_failure(level: str, seconds: str) -> None:
+def test_a_launcher_that_dies_is_our_failure(level: str, victim: str, seconds: str) -> None:
     sandbox = opened(level)
-    launcher = sandbox._process.pid
-    threading.Timer(0.3, os.kill, (launcher, signal.SIGKILL)).start()
+    # At level `namespace` the two are one.
+    process = sandbox.launcher if victim == "launcher" else sandbox._process.pid
+
+    def kill_when_busy() -> None:
+        assert wait_until(lambda: len(asleep(seconds)) == 3)
+        os.kill(process, signal.SIGKILL)
+
+    threading.Thread(target=kill_when_busy).start()
+    script = f"(setsid sleep {seconds} &); setsid sleep {seconds} & exec sleep {seconds}"
     with pytest.raises(SandboxError, match="launcher is gone"):
-        sandbox.run(Job(("/bin/sleep", seconds), LIMITS))
+        sandbox.run(Job(("/bin/sh", "-c", script), LIMITS, env={"PATH": "/usr/bin:/bin"}))
     with pytest.raises(SandboxError):
         sandbox.run(Job(("/bin/true",), LIMITS))
     assert wait_until(lambda: asleep(seconds) == [], 1.0)
@@ -252,7 +261,51 @@ def test_a_launcher_that_dies_is_our_failure(level: str, seconds: str) -> None:
     assert not os.path.exists(sandbox._directory)
 
 
-@pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "exit"])
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_keeper_that_dies_between_jobs_takes_its_launcher_with_it(level: str) -> None:
+    sandbox = opened(level)
+    assert sandbox.run(Job(("/bin/true",), LIMITS)).clean
+    os.kill(sandbox._process.pid, signal.SIGKILL)
+    with pytest.raises(SandboxError, match="launcher is gone"):
+        sandbox.run(Job(("/bin/true",), LIMITS))
+    # What it had is given back without being closed.
+    assert wait_until(lambda: not alive(sandbox.launcher), 1.0) and not os.path.exists(sandbox._directory)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_close_ends_a_launcher_that_hangs(level: str, seconds: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "_CLOSE_SECONDS", 0.2)
+    sandbox = opened(level)
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            sandbox.run(sleeper(seconds))
+        except SandboxError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert wait_until(lambda: len(asleep(seconds)) == 2)
+    os.kill(sandbox.launcher, signal.SIGSTOP)
+    sandbox.close()
+    thread.join(timeout=5)
+    assert len(failures) == 1 and wait_until(lambda: asleep(seconds) == [], 1.0)
+    assert not alive(sandbox.launcher) and not os.path.exists(sandbox._directory)
+
+
+def test_a_launcher_that_cannot_be_started_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = set(os.listdir("/proc/self/fd"))
+    for executable, error in (("/not/there/python", FileNotFoundError), ("/bin/false", SandboxError)):
+        monkeypatch.setattr(sys, "executable", executable)
+        with pytest.raises(error):
+            LocalSandbox("limits")
+        assert os.listdir(tmp_path) == []
+        assert set(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "exit", "with its launcher"])
 @pytest.mark.parametrize("level", LEVELS)
 def test_everything_ends_with_the_trainer(level: str, how: str, seconds: str) -> None:
     opened(level).close()
@@ -265,7 +318,9 @@ print(sandbox._process.pid, sandbox._directory, flush=True)
 threading.Thread(target=sandbox.run, args=(sleeper({seconds!r}),), daemon=True).start()
 while len(asleep({seconds!r})) < 2:
     time.sleep(0.01)
-os._exit(0) if {how!r} == "exit" else os.kill(os.getpid(), signal.{how if how != "exit" else "SIGKILL"})
+if {how!r} == "with its launcher":
+    os.kill(sandbox.launcher, signal.SIGKILL)
+os._exit(0) if {how!r} == "exit" else os.kill(os.getpid(), signal.{how if how == "SIGTERM" else "SIGKILL"})
 """
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=30)

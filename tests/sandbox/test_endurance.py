@@ -35,7 +35,7 @@ class Usage:
 
 
 def usage(num_jobs: int, sandbox: LocalSandbox) -> Usage:
-    launcher, me = processes.read(sandbox._process.pid), processes.read(os.getpid())
+    launcher, me = processes.read(sandbox.launcher), processes.read(os.getpid())
     assert launcher is not None and me is not None
     return Usage(
         num_jobs,

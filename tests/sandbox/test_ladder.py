@@ -7,17 +7,17 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 import halo_forge
 from halo_forge.sandbox import ladder, landlock, seccomp
-from halo_forge.sandbox.job import LEVELS, SandboxError
+from halo_forge.sandbox.job import LEVELS, Isolation, Level, SandboxError
 from halo_forge.sandbox.ladder import Probe, probe_ladder
-from halo_forge.sandbox.local import open_sandbox
+from halo_forge.sandbox.local import LocalSandbox, open_sandbox
 from halo_forge.sandbox.self_test import self_test
 
 USER = 64_321
@@ -87,6 +87,8 @@ def works(found: dict[str, Any]) -> set[str]:
         pytest.param("no filters", USER, "namespace", {"seccomp": False}, marks=needs_root),
         pytest.param("docker", None, "landlock", {"uid_drop": True, "seccomp": True}, marks=needs_root),
         pytest.param("docker", USER, "landlock", {"uid_drop": False, "seccomp": True}, marks=needs_root),
+        pytest.param("docker with older landlock", USER, "landlock", {"landlock_abi": 5}, marks=needs_root),
+        pytest.param("docker with older landlock", None, "landlock", {"landlock_abi": 5}, marks=needs_root),
         ("apparmor", None, "landlock", {"seccomp": True}),
         pytest.param("apparmor", USER, "landlock", {"uid_drop": False}, marks=needs_root),
         ("no user namespaces", None, "landlock", {}),
@@ -102,6 +104,8 @@ def test_auto_takes_the_best_that_is_left(
     # A home that the user cannot write to himself is not tried.
     assert [attempt for attempt in found["attempts"].items() if attempt[1][0] is False] == []
     assert found["ordinary"] == ["hello\n", 6, "hello\n"]
+    assert found["bystander"] == "alive, tried"
+    assert found["own"].startswith("143 134 137 ")
     if level == "landlock":
         assert "namespace" not in works(found)
 
@@ -113,7 +117,16 @@ def test_auto_never_falls_to_limits(package: Path) -> None:
     assert "level" not in found
     for word in ("namespace", "landlock", "EPERM", "ENOSYS", "verifier.isolation: limits", "seccomp=unconfined"):
         assert word in found["error"]
-    assert in_shape(package, "docker without landlock", None, "limits")["level"] == "limits"
+    named = in_shape(package, "docker without landlock", None, "limits")
+    assert (named["level"], named["bystander"]) == ("limits", "alive, tried")
+
+
+@needs_root
+def test_a_job_at_limits_does_not_end_its_user_s_processes(package: Path) -> None:
+    found = in_shape(package, "plain", USER, "limits")
+    assert (found["bystander"], found["ordinary"]) == ("alive, tried", ["hello\n", 6, "hello\n"])
+    assert found["own"] == "143 134 137 1"  # the last is kill -1
+    assert found["add_ons"]["seccomp"] and not found["add_ons"]["uid_drop"]
 
 
 @needs_both
@@ -147,6 +160,82 @@ def test_auto_is_found_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
     sandbox.close()
 
 
+# Every process in a session of its own, which has as much of the CPUs as the launcher's.
+BOMB = """
+#include <unistd.h>
+int main(void) { alarm(20); for (;;) if (fork() == 0) { setsid(); alarm(20); } }
+"""
+RUN_BOMB = """
+import json, sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from halo_forge.sandbox.job import Job, Limits
+from halo_forge.sandbox.local import LocalSandbox
+limits = Limits(cpu_seconds=60.0, wall_seconds=25.0, memory_bytes=512 << 20, num_processes=16)
+sandbox = LocalSandbox(sys.argv[2])
+started = time.monotonic()
+outcome = sandbox.run(Job(("./bomb",), limits, {"bomb": Path(sys.argv[1], "bomb").read_bytes()}))
+seconds = time.monotonic() - started
+print(json.dumps([outcome.process_limit, seconds, sandbox.run(Job(("/bin/true",), limits)).clean]))
+sandbox.close()
+"""
+
+
+@needs_root
+@pytest.mark.parametrize("level", sorted(WORKING - {"namespace"}))
+def test_a_fork_bomb_of_an_ordinary_user_ends_soon(package: Path, build: Callable[[str], bytes], level: str) -> None:
+    (package / "bomb").write_bytes(build(BOMB))
+    (package / "bomb").chmod(0o755)
+    script = [python_for(USER), "-B", "-c", RUN_BOMB, str(package), level]
+    done = subprocess.run(
+        script, user=USER, group=USER, extra_groups=[], capture_output=True, text=True, timeout=LAST_SECONDS, cwd="/"
+    )
+    assert done.returncode == 0, done.stderr
+    seen, seconds, next_is_clean = json.loads(done.stdout)
+    assert seen and next_is_clean
+    # About 2 s on two cores, and 12 to 16 s where every look at the processes is a whole one.
+    assert seconds < 7.0
+
+
+class LateSandbox(LocalSandbox):
+    """Level `namespace` is late; how often is told by `num_late`, and each start is noted in `started`."""
+
+    num_late = 0
+    started: ClassVar[list[str]] = []
+
+    def __init__(self, level: Level = "limits", read_only: Sequence[str] = ()) -> None:
+        self.started.append(level)
+        if level == "namespace" and len(self.started) <= self.num_late:
+            raise SandboxError("the launcher does not start: TimeoutError: timed out")
+        super().__init__("limits", read_only)  # whatever works
+        self.isolation = Isolation(level)
+
+
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> type[LateSandbox]:
+    monkeypatch.setattr(ladder, "_best", [])
+    monkeypatch.setattr(ladder, "LocalSandbox", LateSandbox)
+    monkeypatch.setattr(LateSandbox, "started", [])
+    return LateSandbox
+
+
+def test_a_level_that_is_late_once_is_not_given_up(late: type[LateSandbox], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(late, "num_late", 1)
+    sandbox = open_sandbox()
+    sandbox.close()
+    assert sandbox.isolation.level == "namespace" and late.started == ["namespace", "namespace"]
+
+
+def test_a_level_that_is_late_again_is_an_error(late: type[LateSandbox], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(late, "num_late", 2)
+    with pytest.raises(SandboxError, match="no lower level is taken for that: the launcher does not start: TimeoutErr"):
+        open_sandbox()
+    assert late.started == ["namespace", "namespace"] and ladder._best == []
+    monkeypatch.setattr(late, "started", [])
+    late_one = probe_ladder()[0]
+    assert not late_one.works and not late_one.refused and "less busy" in late_one.mend
+
+
 def test_the_self_test_tells_what_happened_at_limits() -> None:
     sandbox = open_sandbox("limits")
     try:
@@ -168,7 +257,7 @@ def test_older_versions_of_landlock_take_what_they_know(tmp_path: Path) -> None:
             code = 1
             try:
                 seccomp.syscalls.prctl(seccomp.syscalls.PR_SET_NO_NEW_PRIVS, 1)
-                landlock.restrict(["/usr"], [], abi)
+                landlock.enter(landlock.new_ruleset(["/usr"], [], abi))
                 os.listdir("/usr")
                 try:
                     (tmp_path / "note").read_text()
@@ -177,28 +266,6 @@ def test_older_versions_of_landlock_take_what_they_know(tmp_path: Path) -> None:
             finally:
                 os._exit(code)
         assert os.waitpid(pid, 0)[1] == 0, abi
-
-
-def test_without_signal_scope_the_filter_names_who_must_live() -> None:
-    """As it is below version 6 of Landlock's interface; the signal 0 harms nobody."""
-    me = os.getpid()
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            seccomp.syscalls.prctl(seccomp.syscalls.PR_SET_NO_NEW_PRIVS, 1)
-            seccomp.install(seccomp.job_filter([me, -os.getpgid(me)]))
-            os.kill(os.getpid(), 0)
-            refused = 0
-            for target in (-1, me, -os.getpgid(me)):
-                try:
-                    os.kill(target, 0)
-                except PermissionError:
-                    refused += 1
-            code = 0 if refused == 3 else 2
-        finally:
-            os._exit(code)
-    assert os.waitpid(pid, 0)[1] == 0
 
 
 def test_refusals_of_the_launcher_are_errors_of_the_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:

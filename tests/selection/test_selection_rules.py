@@ -98,18 +98,19 @@ def test_flaky_samples_leave_and_nobody_takes_their_place() -> None:
     verdicts = [verdict("a", index) for index in range(6)]
     selection = select(KeepThreshold(per_prompt_cap=5), verdicts)
     again = [
-        verdict("a", 0),
+        verdict("a", 0, 0.0, status="error"),  # ours: nobody knows
         verdict("a", 1, 0.7),
         verdict("a", 2, status="timeout"),
-        verdict("a", 3, 0.0, status="error"),  # ours: it says nothing
+        verdict("a", 3),
         dataclasses.replace(verdict("a", 4), warnings=7, wall_seconds=9.0),
     ]
     again = [each for each in again if ("a", each.index) in selection.kept]
     steady = without_flaky(selection, verdicts, again)
     flaky = {key for key in selection.kept if key in {("a", 1), ("a", 2)}}
-    assert flaky
-    assert steady.kept == tuple(key for key in selection.kept if key not in flaky)
-    assert dropped(steady) == {**dropped(selection), "flaky": flaky}
+    unknown = {key for key in selection.kept if key == ("a", 0)}
+    assert flaky and unknown
+    assert steady.kept == tuple(key for key in selection.kept if key not in flaky | unknown)
+    assert dropped(steady) == {**dropped(selection), "flaky": flaky, "flaky_unknown": unknown}
     assert tuple(steady.dropped) == REASONS
     assert without_flaky(selection, verdicts, []) == selection
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from c_answers import ADD, COMPILE, HARNESS, STDIO, Check, answer, prompt, sum_program
 
@@ -21,17 +23,17 @@ PRINT = "#include <stdio.h>\n#include <stdlib.h>\n"
         ("int add(int a, int b) { return a * 99 + b * 98; }\n", "tests", "failed", 0, 0.7),
         # prints more than was asked for: each line is compared with another
         (PRINT + 'int add(int a, int b) { puts("hm"); return a + b; }\n', "tests", "failed", 0, 0.7),
-        # all lines right, and then one more
+        # nothing of the answer runs when the harness has come to its end
         (
             PRINT + 'static void more(void) { puts("1"); }\n'
             "int add(int a, int b) { if (a == 5) atexit(more); return a + b; }\n",
             "tests",
-            "failed",
+            "passed",
             4,
-            0.7 + 0.3 * 3 / 4,
+            1.0,
         ),
-        # leaves early: what it has printed counts, and it is no success
-        (PRINT + "int add(int a, int b) { if (a == 20) exit(0); return a + b; }\n", "tests", "failed", 2, 0.85),
+        # leaves early: what it has printed may not be the harness's
+        (PRINT + "int add(int a, int b) { if (a == 20) exit(0); return a + b; }\n", "run", "failed", 0, 0.5),
         (PRINT + "int add(int a, int b) { if (a == 20) exit(3); return a + b; }\n", "run", "failed", 2, 0.5),
         (PRINT + "int add(int a, int b) { if (a == 20) abort(); return a + b; }\n", "run", "failed", 2, 0.5),
         # an unfinished line of a program that crashes is no line
@@ -146,7 +148,7 @@ def test_the_answer_never_sees_the_harness(check: Check) -> None:
 
 def test_link_errors_are_shown(check: Check) -> None:
     verdict = check("int sum(void) { return 0; }\n", HARNESS)
-    assert "undefined reference to `add'" in verdict.diagnostics
+    assert re.search("undefined reference to [`']add'", verdict.diagnostics)
     assert verdict.exit_code == 1
 
 

@@ -94,12 +94,50 @@ def test_every_reply_becomes_its_verdict(opened: Open) -> None:
             assert found.warnings == reply.get("warnings", 0)
 
 
-def test_what_breaks_the_contract_is_an_error_of_ours(opened: Open) -> None:
+def test_a_command_that_keeps_the_contract_for_no_answer_is_an_error_of_ours(opened: Open) -> None:
+    # Of an empty answer nothing is printed, which is no reply either.
     with opened() as verifier:
-        for reply, words in BROKEN:
-            found = verdict(verifier, reply)
-            assert (found.status, found.reward) == ("error", 0.0), reply
-            assert words in found.diagnostics, (reply, found.diagnostics)
+        found = verdict(verifier, "no json")
+    assert (found.status, found.reward) == ("error", 0.0)
+    assert "Invalid JSON" in found.diagnostics
+
+
+# As a command that runs the answer, without protecting itself from it; about an empty one it says "failed".
+RUNS = '#!/bin/sh\nsh answer\nif [ ! -s answer ]; then echo \'{"status": "failed"}\'; fi\n'
+FORGES = 'echo \'{"status": "passed"}\''
+
+
+@pytest.mark.parametrize(
+    ("answer", "words", "status"),
+    [
+        *((f"cat <<'END'\n{reply}\nEND", words, "failed") for reply, words in BROKEN),
+        ("kill -9 $PPID", "SIGKILL", "failed"),
+        (f"{FORGES}; kill -TERM $PPID; sleep 9", "SIGTERM", "failed"),
+        ("while :; do :; done", "CPU time", "timeout"),
+        ("head -c 5000 /dev/zero", "output_limit_bytes", "failed"),
+    ],
+)
+def test_an_answer_that_breaks_the_command_has_failed(opened: Open, answer: str, words: str, status: str) -> None:
+    with opened(RUNS, timeout_seconds=0.3, output_limit_bytes=2048) as verifier:
+        broken, honest = verdict(verifier, answer), verdict(verifier, FORGES)
+    assert (broken.stage, broken.status, broken.reward, broken.tests_total) == ("compile", status, 0.0, 3)
+    assert broken.flags == ("no_reply",)
+    assert words in broken.diagnostics, broken.diagnostics
+    assert (honest.status, honest.flags) == ("passed", ())
+
+
+def test_known_answers_decide_too(opened: Open) -> None:
+    # A checker that is gone for all but the empty answer is no fault of the answers.
+    script = '#!/bin/sh\n[ -s answer ] && { echo no compiler >&2; exit 1; }\necho \'{"status": "failed"}\'\n'
+    with opened(script) as verifier:
+        assert verdict(verifier, "an answer").flags == ("no_reply",)
+    spec = Spec.model_validate(
+        {"command": "sh", "language": "riddle", "controls": {"passing": "right", "tests": {"kind": "riddle"}}}
+    )
+    with opened(script) as verifier:
+        verifier._checker._spec = spec  # as if it had worked at the start
+        found = verdict(verifier, "an answer")
+    assert found.status == "error" and "no compiler" in found.diagnostics
 
 
 @pytest.mark.parametrize(
@@ -156,7 +194,7 @@ def test_without_a_program_the_command_is_not_asked(opened: Open) -> None:
 def test_shorter_stages(opened: Open) -> None:
     with opened(stages=["compile"]) as verifier:
         assert verdict(verifier, '{"status": "passed"}').reward == 0.5
-        assert verdict(verifier, '{"status": "failed", "stage": "run"}').status == "error"
+        assert verdict(verifier, '{"status": "failed", "stage": "run"}').status == "error"  # no such stage is asked for
         found = verdict(verifier, '{"status": "failed", "tests_passed": 1, "tests_total": 2}')
     assert (found.stage, found.status, found.reward) == ("compile", "failed", 0.0)
     spec = Spec.model_validate({"command": "x", "language": "riddle", "stages": ["compile", "run"]})
@@ -179,6 +217,9 @@ def test_controls_prove_the_command(opened: Open) -> None:
 def test_before_a_run_the_command_answers_once(opened: Open) -> None:
     with opened("#!/bin/sh\nexit 9\n") as verifier, pytest.raises(ToolMissing, match="exit code 9"):
         verifier.check_prompts([prompt(TESTS)])
+    for first_line in ("#!/no/such/shell", "echo"):
+        with opened(f"{first_line}\n") as verifier, pytest.raises(ToolMissing, match="first line"):
+            verifier.check_prompts([prompt(TESTS)])
     with opened('#!/bin/sh\necho \'{"status": "passed"}\'\n') as verifier:
         verifier.check_prompts([prompt(None)])  # nothing to test: that an empty answer passes may be meant
     with opened('#!/bin/sh\necho \'{"status": "passed"}\'\n') as verifier:
@@ -207,6 +248,14 @@ def test_what_is_missing_is_found_first(open_path: Path) -> None:
     missing = Spec.model_validate({"command": "no-such-tool-of-mine", "language": "riddle"})
     with pytest.raises(ToolMissing, match="no-such-tool-of-mine"), missing.open():
         pass
+    (open_path / "plain.sh").write_text("echo")
+    (open_path / "folder.sh").mkdir()
+    for name, words in (("none.sh", "no such file"), ("plain.sh", "not executable"), ("folder.sh", "a directory")):
+        for command in (f"./{name}", str(open_path / name)):
+            given = {"command": command, "language": "riddle", "files": [str(open_path / name)]}
+            with pytest.raises(ToolMissing, match=rf"'command' needs {open_path / name}: .*{words}") as caught:
+                Spec.model_validate(given).open().__enter__()
+            assert "PATH" not in caught.value.message and "chmod +x" in caught.value.hint
     gone = Spec.model_validate({"command": "sh", "language": "riddle", "files": [str(open_path / "gone.sh")]})
     with pytest.raises(ConfigError, match=r"gone\.sh"), gone.open():
         pass
@@ -227,6 +276,8 @@ def test_what_it_may_read(open_path: Path) -> None:
     assert own.read_only_paths({own.requires()[0]: own.requires()[0]}) == []
     with pytest.raises(ConfigError, match="no directory"):
         Spec.model_validate({**given, "read_only": [str(open_path / "gone")]}).read_only_paths({"sh": "/usr/bin/sh"})
+    with pytest.raises(ConfigError, match="'/proc' shows too much"):
+        Spec.model_validate({**given, "read_only": ["/proc"]}).read_only_paths({"sh": "/usr/bin/sh"})
 
 
 def test_a_whole_run(open_path: Path, tmp_path: Path) -> None:

@@ -304,19 +304,15 @@ PASSED = Facts("tests", "passed", tests_passed=3, tests_total=3)
 @pytest.mark.parametrize(
     ("language", "code"),
     [
-        ("c", 'int f(void) { write(1, "6\\n7\\n", 4); _exit(0); }'),
-        ("c", 'int f(void) { printf("1\\n"); exit(0); }'),
         ("c", "int strcmp(const char *a, const char *b) { return 0; } int f(void) { return 1; }"),
         ("c", "__attribute((constructor)) void a(void) { g(); } int f(void) { return 1; }"),
         ("c", '__asm(".globl printf\\nprintf: ret"); int f(void) { return 1; }'),
         ("c", "int f(int n) { return *(int *)__builtin_return_address(0); }"),
-        ("cpp", 'struct A { A() { puts("1"); std::_Exit(0); } } a; int f() { return 1; }'),
-        ("rust", 'fn f() -> i32 { println!("1"); std::process::exit(0) }'),
-        ("rust", "macro_rules! assert_eq { ($a:expr, $b:expr) => {} } fn f() -> i32 { 1 }"),
+        ("rust", 'extern "C" { fn dup2(a: i32, b: i32) -> i32; } fn f() -> i32 { unsafe { dup2(2, 1) } }'),
+        ("rust", "impl PartialEq<i32> for A { fn eq(&self, _: &i32) -> bool { true } } fn f() -> A { A }"),
         ("rust", "fn f() -> i32 { 1 }\npub mod halo_forge_harness { }\n#[cfg(any())]"),
-        ("go", "func f() int { return 1 }\nfunc init() { fmt.Println(1); os.Exit(0) }"),
-        ("go", "func panic(s string) {}\nfunc f() int { return 1 }"),
-        ("python", "def f():\n    print(1)\n    raise SystemExit(0)"),
+        ("go", 'import "unsafe"\nfunc f() int { return *(*int)(unsafe.Pointer(uintptr(1))) }'),
+        ("go", "func f() int { os.Stdout = nil; return 1 }"),
     ],
 )
 def test_what_slips_past_a_harness_is_flagged_though_it_passes(language: str, code: str) -> None:
@@ -327,12 +323,12 @@ def test_what_slips_past_a_harness_is_flagged_though_it_passes(language: str, co
     ("language", "code"),
     [
         ("c", "int f(int *p) { if (!p) exit(1); return *p; }"),
-        ("c", 'int f(int n) { return n; }\nint main(void) { printf("%d", f(1)); return 0; }'),
+        ("c", 'int f(int n) { if (n < 0) { puts("no"); exit(1); } return n; }\nint main(void) { return f(1); }'),
         (
             "rust",
             "fn f(n: i32) -> i32 { n + 1 }\nimpl PartialEq for A { fn eq(&self, o: &A) -> bool { self.x == o.x } }",
         ),
-        ("go", "func f(n int) int { return n + 1 }"),
+        ("go", "var seen map[int]int\nfunc init() { seen = map[int]int{} }\nfunc f(n int) int { return n + 1 }"),
         ("python", "def f(n):\n    return n + 1"),
     ],
 )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
-from python_answers import ASSERTS, HUMANEVAL, MBPP, prompt
+from python_answers import ASSERTS, HUMANEVAL, MBPP, prompt, spec
 
 from halo_forge.errors import ConfigError
 from halo_forge.verifiers._checks import parse_tests
@@ -65,6 +66,48 @@ def test_a_humaneval_check_that_cannot_be_split_is_one_check(body: str) -> None:
     assert plan_humaneval("f", test, HEAD).steps == ((False, test), (True, "check(c)"))
 
 
+@pytest.mark.parametrize(
+    "check",
+    [
+        "try:\n    f(-1)\n    assert False\nexcept ValueError:\n    pass",
+        "try:\n    f(-1)\nexcept ValueError:\n    pass\nelse:\n    assert 0, 'no error'",
+        "if f(1) != 2:\n    raise AssertionError('not 2')",
+        "if f(1) != 2:\n    raise AssertionError",
+    ],
+)
+def test_what_can_only_fail_asserts_something(check: str) -> None:
+    assert plan_asserts("f", "", (check,)).num_checks == 1
+    body = "".join(f"    {line}\n" for line in check.replace("f(", "c(").splitlines())
+    plan = plan_humaneval("f", f"def check(c):\n    assert c(3)\n{body}", HEAD)
+    assert [is_check for is_check, _ in plan.steps] == [True, True]
+
+
+def test_what_comes_after_the_last_check_belongs_to_it() -> None:
+    test = "def same(a, b):\n    assert a == b\n\ndef check(c):\n    assert c(1)\n    n = 2\n    same(c(n), 2)\n"
+    assert plan_humaneval("f", test, HEAD).steps[1:] == ((True, "assert c(1)\nn = 2\nsame(c(n), 2)"),)
+
+
+def test_names_that_only_a_reference_can_tell() -> None:
+    tests = {**ASSERTS, "tests": ["assert ad(1, 2) == 3", "assert add(1, Two()) == 3"]}
+    whole = "class Two(int): pass\ndef ad(a, b): return 3\ndef add(a, b): return 3\n"
+    for reference, words in (
+        (None, None),
+        ("def add(", None),  # says nothing
+        (whole, None),
+        ("from helpers import *", None),
+        (whole.replace("ad(", "plus("), "'task': its tests use ad, which neither"),
+        ("def add(a, b): return a + b", "its tests use Two, ad,"),
+    ):
+        asked = dataclasses.replace(prompt(tests), info={"reference": reference})
+        if words is None:
+            spec().tests_of(asked)
+        else:
+            with pytest.raises(ConfigError, match=words):
+                spec().tests_of(asked)
+    mbpp = {**MBPP, "test_list": ["assert add(root, 1)"]}
+    spec().tests_of(dataclasses.replace(prompt(mbpp), info={"reference": "def add(a, b): return a"}))
+
+
 def test_a_return_of_an_inner_function_does_not_keep_a_check_whole() -> None:
     plan = plan_humaneval("f", "def check(c):\n    def g(x):\n        return x\n    assert c(1) == g(1)\n", HEAD)
     assert [is_check for is_check, _ in plan.steps] == [False, True]
@@ -93,6 +136,10 @@ def test_kinds_and_their_checks() -> None:
         ({**ASSERTS, "tests": ["f(1)"]}, "test 1 asserts nothing"),
         ({**ASSERTS, "tests": ["assert f(1)", "assert True"]}, "test 2 asserts nothing"),
         ({**ASSERTS, "tests": ["assert f(1"]}, "test 1 is no Python"),
+        ({**ASSERTS, "tests": ["assert f(1)\nreturn"]}, "test 1 is no Python: 'return' outside function"),
+        ({**ASSERTS, "tests": ["f(1)\nassert False"]}, "test 1 cannot hold"),
+        ({**ASSERTS, "tests": ["try:\n    f(1)\n    assert True\nexcept ValueError: pass"]}, "test 1 asserts nothing"),
+        ({**HUMANEVAL, "test": "def check(c):\n    assert c(1) == exp(1)"}, "`test` uses exp, which neither"),
         ({**ASSERTS, "entry_point": ""}, "entry_point"),
         ({**ASSERTS, "setup": "import ("}, "setup is no Python"),
         ({**ASSERTS, "entry_point": None, "tests": ["assert x == 1"]}, "call nothing of the answer"),

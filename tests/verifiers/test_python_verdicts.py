@@ -11,6 +11,9 @@ from python_answers import ADD, ASSERTS, HUMANEVAL, INTERPRETER, KINDS, prompt, 
 from halo_forge.errors import ConfigError, ToolMissing
 from halo_forge.records import Completion, Verdict
 from halo_forge.verifiers import _python_interpreter, _python_stages
+from halo_forge.verifiers._checks import Asserts
+from halo_forge.verifiers._python_stages import PythonStages
+from halo_forge.verifiers._python_tests import Plan
 from halo_forge.verifiers._verifier import ThreadedVerifier
 from halo_forge.verifiers.c import Spec as CSpec
 
@@ -169,6 +172,57 @@ def test_a_harness_imports_the_answer(verifier: ThreadedVerifier) -> None:
     verifier.check_prompts([prompt(HARNESS)])
     with pytest.raises(ConfigError, match=r"'task'.*harness of a prompt is no Python.*SyntaxError"):
         verifier.check_prompts([prompt({**HARNESS, "source": "print("})])
+
+
+@pytest.mark.parametrize(
+    ("tests", "words"),
+    [
+        (
+            asserting("assert add(1) == 2", setup="import nothing_of_this_name"),
+            "No module named 'nothing_of_this_name'",
+        ),
+        (asserting("from math import nothing\nassert add(1) == nothing"), "cannot import name 'nothing'"),
+        (asserting("assert add(math.nothing) == 2"), "module 'math' has no attribute"),
+        ({**HUMANEVAL, "prompt": "import no_such\n" + HUMANEVAL["prompt"]}, "opening of .*No module named 'no_such'"),
+        ({**HUMANEVAL, "test": "import no_such\n" + HUMANEVAL["test"]}, "No module named 'no_such'"),
+    ],
+)
+def test_tests_that_cannot_work_are_found_first(verifier: ThreadedVerifier, tests: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=rf"'task': the tests cannot work with .*{words}"):
+        verifier.check_prompts([prompt(tests)])
+
+
+def test_tests_in_a_later_python_are_found_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As if the interpreter of the answers were older than ours.
+    monkeypatch.setattr(PythonStages, "_speaks_our_python", lambda self, sandbox: False)
+
+    class Later(Asserts):
+        @property
+        def plan(self) -> Plan:
+            return Plan("f", (("f", "f"),), ((True, "assert f(1) ==== 2"),))
+
+    with spec().open() as verifier:
+        verifier.check_prompts([prompt(tests) for tests in KINDS.values()])
+        with pytest.raises(ConfigError, match="SyntaxError: invalid syntax"):
+            verifier._prepare_tests(Later(tests=("assert f(1)",)))
+
+
+def test_tests_that_can_work_are_let_through(verifier: ThreadedVerifier) -> None:
+    odd = [
+        asserting("try:\n    import nothing_of_this_name\nexcept ImportError:\n    pass\nassert add(1) == 2"),
+        asserting("assert 'x: ImportError: no' in add(1)", "assert add(1) == ': SyntaxError: y'"),
+        asserting("assert next(add(1)).value == 2", "for each in add(1):\n    assert each", setup="k = add(0) + 1"),
+        asserting("assert add(Pair(1, 2)).left == 1", "while True:\n    assert add(1)"),
+    ]
+    verifier.check_prompts([prompt(tests) for tests in (*KINDS.values(), *odd)])
+
+
+def test_an_expected_exception(verifier: ThreadedVerifier) -> None:
+    tests = asserting("try:\n    add(1, 'a')\n    assert False, 'no error'\nexcept TypeError:\n    pass")
+    assert one(verifier, ADD, tests).passed
+    found = one(verifier, "def add(a, b): return 0", tests)
+    assert (found.stage, found.status) == ("tests", "failed")
+    assert "no error" in found.diagnostics
 
 
 def test_compiling_runs_nothing(verifier: ThreadedVerifier) -> None:

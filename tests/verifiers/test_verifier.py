@@ -126,7 +126,8 @@ def test_equal_programs_are_compiled_once_and_equal_harnesses_too(counted: list[
         verdicts = list(
             verifier.verify([*same, (prompt(other), answer(ADD, 4)), (prompt(HARNESS), answer(ADD + ADD, 5))])
         )
-    assert sorted(counted) == ["answer.o"] * 3 + ["harness.o"] + ["program"] * 2
+    made = sorted(name for name in counted if not name.startswith("-"))  # beside questions to the compiler
+    assert made == ["answer.o"] * 3 + ["harness.o"] + ["program"] * 2 + ["start.o"]
     assert [verdict.prompt_id for verdict in verdicts] == ["task0", "task1", "task2", "task3", "task", "task"]
     assert [verdict.reward for verdict in verdicts] == [1.0, 1.0, 1.0, 1.0, pytest.approx(0.925), 0.0]
     assert sum(verdict.cpu_seconds > 0 for verdict in verdicts[:4]) == 1
@@ -190,6 +191,16 @@ def test_a_compiler_that_does_not_compile_is_found_on_entry(open_path: Path, scr
     fake.chmod(0o755)
     with pytest.raises(ToolMissing, match=r"self-test|version"), Spec(compiler=str(fake)).open():
         pass
+
+
+def test_a_compiler_that_is_late_is_not_to_be_installed_first(open_path: Path) -> None:
+    fake = open_path / "gcc"
+    fake.write_text('#!/bin/sh\n[ "$1" = --version ] && echo fake && exit\nwhile :; do :; done\n')
+    fake.chmod(0o755)
+    spec = Spec(compiler=str(fake), compile_timeout_seconds=0.3)
+    with pytest.raises(ToolMissing, match="found timeout at stage compile") as caught, spec.open():
+        pass
+    assert caught.value.hint.startswith("try again when the machine is less busy, or raise verifier.timeout_seconds")
 
 
 def test_limits_that_no_program_can_keep_are_found_on_entry() -> None:

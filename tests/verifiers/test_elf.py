@@ -1,0 +1,59 @@
+"""Objects as the compiler makes them, and as nobody should."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from halo_forge.verifiers import _elf
+
+_SOURCE = """
+#include <stdio.h>
+int common;
+static int hidden(int n) { return n + common; }
+int shown(int n) { return printf("%d", hidden(n)); }
+__attribute__((weak)) int weak_one(void) { return 1; }
+__attribute__((constructor)) static void first(void) { puts("first"); }
+"""
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    if shutil.which("gcc") is None:
+        pytest.skip("gcc is not installed")
+    folder: Path = tmp_path_factory.mktemp("elf")
+    (folder / "a.c").write_text(_SOURCE)
+    subprocess.run(["gcc", "-O1", "-fcommon", "-c", "a.c"], cwd=folder, check=True, timeout=60)
+    return (folder / "a.o").read_bytes()
+
+
+def test_names_and_starters(content: bytes) -> None:
+    found = _elf.read(content)
+    assert found.defined == {"common", "shown", "weak_one"}
+    assert {"printf", "puts"} <= found.undefined
+    assert found.starters == {".init_array"}
+
+
+@pytest.mark.parametrize(
+    "bad", [b"", b"\x7fELF", b"!<arch>\n", b"\x7fELF\x01\x01" + bytes(80), b"\x7fELF\x02\x01" + bytes(80)]
+)
+def test_what_is_no_object(bad: bytes) -> None:
+    with pytest.raises(ValueError, match="ELF"):
+        _elf.read(bad)
+
+
+def test_a_damaged_object_is_refused_or_read(content: bytes) -> None:
+    chance = random.Random(0)
+    for _ in range(500):
+        damaged = bytearray(content[: chance.choice([len(content), chance.randrange(len(content))])])
+        for _ in range(chance.randrange(1, 8)):
+            if damaged:
+                damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+        try:
+            _elf.read(bytes(damaged))
+        except ValueError:
+            continue
