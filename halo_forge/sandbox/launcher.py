@@ -110,7 +110,7 @@ def main() -> None:
         trainer = os.pidfd_open(int(trainer_pid))
         if level != "namespace":  # where the kernel ends the job with its launcher
             trainer = keeper.either(trainer, keeper.leave_a_keeper(connection, work))
-        cell = _open_cell(level, work, json.loads(read_only))
+        cell = _open_cell(level, work, json.loads(read_only), connection.fileno())
         Launcher(connection, trainer, cell).serve()
     except Unavailable as refusal:
         wire.send(connection, {"unavailable": str(refusal), "errno": refusal.number})
@@ -121,7 +121,7 @@ def main() -> None:
         remove_tree(os.path.dirname(work))
 
 
-def _open_cell(level: str, work: str, read_only: list[str]) -> Cell:
+def _open_cell(level: str, work: str, read_only: list[str], connection: int) -> Cell:
     if level == "namespace":
-        return NamespaceCell(work, read_only)
+        return NamespaceCell(work, read_only, connection)
     return HostCell(work, read_only, with_landlock=level == "landlock")

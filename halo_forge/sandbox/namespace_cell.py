@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import re
+import select
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -42,12 +43,17 @@ _NO_FILTER_NOTE = "the filter of system calls, the third wall, does not work her
 class NamespaceCell:
     """Moves this process into a `world`, and runs jobs there.
 
+    Args:
+        connection: The descriptor over which the trainer talks to this process.
+
     Raises:
         Unavailable: The kernel refuses a step.
     """
 
-    def __init__(self, work: str, read_only: Sequence[str]) -> None:
+    def __init__(self, work: str, read_only: Sequence[str], connection: int) -> None:
         was_root = os.geteuid() == 0
+        self._connection = connection
+        self._launcher = os.pidfd_open(os.getpid())
         own_user = world.enter(work, read_only)
         self._steps = Steps()
         self._user = world.JOB_USER if own_user else None
@@ -104,6 +110,7 @@ class NamespaceCell:
         try:
             # The launcher's end is this process's end, and with it that of the whole namespace.
             syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+            os.close(self._connection)  # or the trainer would not see the launcher's end before ours
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             box = self._furnish(request)
             command = self._command(request, box)
@@ -111,6 +118,8 @@ class NamespaceCell:
             # and starting the command copies no memory, as forking once more would.
             jail.confine(command)
             syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)  # before a first other process of this namespace can look
+            if select.select([self._launcher], [], [], 0)[0]:
+                os._exit(code)  # it ended before we could ask to be ended with it
             report = _oversee(_spawn(command))
             content = None if request.fetch is None else box.fetch(request.fetch, request.limits["file_bytes"])
             if content is not None:

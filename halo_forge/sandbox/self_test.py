@@ -121,7 +121,7 @@ def _fork_bomb(sandbox: Sandbox) -> tuple[bool | None, str]:
     outcome = _shell(sandbox, _FORK_BOMB)
     text = outcome.stderr.decode(errors="backslashreplace").lower()
     held = outcome.process_limit or "fork" in text or "resource" in text
-    return held, f"{_ended(outcome)}; {'the kernel refused' if not outcome.process_limit else 'no'} more processes"
+    return held, _ended(outcome) + ("" if outcome.process_limit else "; the kernel refused more processes")
 
 
 def _kill_all(sandbox: Sandbox) -> tuple[bool | None, str]:

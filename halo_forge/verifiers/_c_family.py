@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -19,6 +20,11 @@ _WARNINGS = ["-Wall", "-Wextra"]
 _MESSAGES = ["-pipe", "-fdiagnostics-color=never"]
 _WINDOWS = re.compile(r"(?P<prefix>(?P<machine>\w+)-(?:\w+-)*mingw32)-(?:gcc|g\+\+|c\+\+|clang|clang\+\+)(?:-[\w.-]+)?")
 _FOR_WINDOWS = re.compile(r"(?:[\w.]+-)+mingw32|--target=.*(?:mingw|windows)")
+
+
+@functools.cache
+def _has_gold() -> bool:
+    return shutil.which("ld.gold") is not None
 
 
 class CFamilySpec(CompiledSpec):
@@ -119,7 +125,7 @@ class CFamilySpec(CompiledSpec):
     def _linker(self) -> list[str]:
         """Options that name gold where it is installed: it links a small program in half of the usual time."""
         named = any(flag.startswith("-fuse-ld=") for flag in self.flags)
-        return [] if named or self._windows() or shutil.which("ld.gold") is None else ["-fuse-ld=gold"]
+        return [] if named or self._windows() or not _has_gold() else ["-fuse-ld=gold"]
 
     def version_command(self, compiler: str) -> list[str]:
         return [compiler, "--version"]

@@ -25,7 +25,7 @@ _LONGEST_ATTRIBUTE = 240
 _C_TAMPERING = re.compile(
     r"\#[ \t]*pragma[ \t]+weak\b|\b_Pragma\b|\b__libc_start_main\b|\bdlsym\b|\b_dl_\w+"
     r"|\b__builtin_(?:return|frame)_address\b"
-    r"|\b(?:asm|__asm(?:__)?)\b[^;]{0,400}\.(?:globl|global|section|incbin|weak|set|type)\b"
+    r"|\b(?:asm|__asm(?:__)?)\b[^;]{0,400}\.(?:globl|global|(?:push)?section|incbin|weak|set|type)\b"
     r"|\#\[\s*(?:no_mangle|link_section|export_name|link_name)\b|\bgo:linkname\b"
 )
 _PYTHON_TAMPERING = re.compile(

@@ -294,6 +294,21 @@ def test_close_ends_a_launcher_that_hangs(level: str, seconds: str, monkeypatch:
     assert not alive(sandbox.launcher) and not os.path.exists(sandbox._directory)
 
 
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_launcher_that_is_killed_while_it_starts_a_job_leaves_nothing(level: str, seconds: str) -> None:
+    for number in range(16):
+        sandbox = opened(level)
+        victim = threading.Timer(0.0002 * number, os.kill, (sandbox.launcher, signal.SIGKILL))
+        victim.start()
+        started = time.monotonic()
+        with pytest.raises(SandboxError):
+            sandbox.run(sleeper(seconds))
+        assert time.monotonic() - started < 10.0  # the end is seen at once, not at the job's time limit
+        victim.join()
+        assert wait_until(lambda: asleep(seconds) == [], 1.0), f"killed after {0.2 * number:.1f} ms"
+        sandbox.close()
+
+
 def test_a_launcher_that_cannot_be_started_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = set(os.listdir("/proc/self/fd"))
