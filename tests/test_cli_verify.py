@@ -14,9 +14,9 @@ from cli_calls import Cli, command_line
 from scripted_runs import MemoryVerifier, execute, rows, tree, write_inputs, write_rows
 
 from halo_forge.checking import answers
-from halo_forge.checking.answers import as_answer
+from halo_forge.checking.answers import as_answer, completions
 from halo_forge.errors import ConfigError
-from halo_forge.records import Verdict
+from halo_forge.records import Prompt, Verdict
 from halo_forge.source import extract
 from halo_forge.verifiers.c import Spec
 
@@ -105,6 +105,14 @@ def test_completions_keep_their_order_and_get_numbers(cli: Cli, config: Path, tm
     assert done.json[3]["policy_version"] == 2
 
 
+def test_rows_of_several_files_are_told_apart(tmp_path: Path) -> None:
+    row = {"prompt_id": "dev1", "text": "I cannot."}
+    paths = [write_rows(tmp_path / name, [row]) for name in ("a.jsonl", "b.jsonl")]
+    prompts = {"dev1": Prompt("dev1", ({"role": "user", "content": "x"},), "c", None)}
+    assert [each.name for each in completions(paths, prompts)] == [f"{paths[0]}:1 dev1 0", f"{paths[1]}:1 dev1 1"]
+    assert [each.name for each in completions(paths[:1], prompts)] == ["dev1 0"]
+
+
 @pytest.mark.parametrize(
     ("row", "words"),
     [
@@ -132,7 +140,8 @@ def test_usage(cli: Cli, config: Path, tmp_path: Path) -> None:
         ((), "a configuration and at least one file"),
         ((config,), "a configuration and at least one file"),
         ((config, "missing.c"), "missing.c cannot be read"),
-        ((config, "missing.jsonl"), "missing.jsonl"),
+        ((config, "missing.jsonl"), "file of answers missing.jsonl"),
+        ((config, put("empty.c", "\n")), "empty.c is empty"),
         ((config, empty), "no row"),
         ((config, good, empty), "two calls"),
         ((config, empty, "--prompt", "dev1"), "two calls"),

@@ -74,7 +74,7 @@ def test_finds_the_program(answer: str, code: str, flags: tuple[str, ...]) -> No
         ("int is a type in C.", ("no_code",)),
         ("double check: it works (really)", ("no_code",)),
         (fenced(ADD, "cpp"), ("no_code",)),
-        (fenced(ADD, "text"), ("no_code",)),
+        (fenced(ADD, "json"), ("no_code",)),
         (fenced("", "c"), ("no_code",)),
         (fenced("  \n\n", "c"), ("no_code",)),
         ("<think>I would write\n" + fenced(ADD), ("no_code", "unfinished_reasoning")),

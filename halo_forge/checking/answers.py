@@ -58,8 +58,8 @@ def source_files(paths: Sequence[Path], spec: ProgramSpec, prompt: Prompt | None
     Where compiling is the last stage, a program of its own is compiled to an object and needs no `main`.
 
     Raises:
-        ConfigError: A file cannot be read, is no UTF-8, is named like another language, or holds what an answer
-            cannot.
+        ConfigError: A file cannot be read, is empty, is no UTF-8, is named like another language, or holds what an
+            answer cannot.
     """
     asked = []
     for index, path in enumerate(paths):
@@ -73,7 +73,10 @@ def source_files(paths: Sequence[Path], spec: ProgramSpec, prompt: Prompt | None
         if own is None:
             tests = _NO_INPUT if spec.runs_programs and spec.stages != ["compile"] else None
             own = Prompt(str(path), ({"role": "user", "content": str(path)},), spec.language, tests)
-        text = as_answer(_source(path), spec.language, str(path))
+        source = _source(path)
+        if not source.strip():
+            raise ConfigError(f"{path} is empty", "give a file that holds a program")
+        text = as_answer(source, spec.language, str(path))
         number = 0 if prompt is None else index
         asked.append(Asked(str(path), own, Completion(own.id, number, text, (), "stop", 0, 0)))
     return asked
@@ -129,7 +132,7 @@ def completions(paths: Sequence[Path], prompts: Mapping[str, Prompt]) -> list[As
     asked: list[Asked] = []
     seen: dict[str, int] = {}
     for path in paths:
-        for row in jsonl.read(path):
+        for row in jsonl.read(path, kind="file of answers"):
             prompt_id = row.text("prompt_id")
             if prompt_id not in prompts:
                 raise row.error(f"no prompt has the id {prompt_id!r}{nearest(prompt_id, prompts)}", _ids_hint())
@@ -137,7 +140,8 @@ def completions(paths: Sequence[Path], prompts: Mapping[str, Prompt]) -> list[As
             seen[prompt_id] = seen.get(prompt_id, 0) + 1
             version = _whole(row, "policy_version", 0)
             completion = Completion(prompt_id, index, _text(row), (), _finish(row), 0, version)
-            asked.append(Asked(f"{prompt_id} {index}", prompts[prompt_id], completion))
+            name = f"{prompt_id} {index}" if len(paths) == 1 else f"{row.place} {prompt_id} {index}"
+            asked.append(Asked(name, prompts[prompt_id], completion))
     if not asked:
         raise ConfigError(f"{', '.join(map(str, paths))}: no row", _FORM)
     return asked

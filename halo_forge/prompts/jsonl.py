@@ -12,8 +12,11 @@ from halo_forge.errors import ConfigError
 from halo_forge.prompts._row import Row, left_out, shown
 
 
-def read(path: Path, name: str | None = None, broken: list[ConfigError] | None = None) -> Iterator[Row]:
+def read(
+    path: Path, name: str | None = None, broken: list[ConfigError] | None = None, kind: str = "prompt file"
+) -> Iterator[Row]:
     """The rows of `path`, which messages call `name`; what is wrong with a line goes into `broken` if that is given.
+    `kind` says what the file is.
 
     Raises:
         ConfigError: The file is missing or unreadable; a line is no UTF-8, no JSON, or no object.
@@ -23,7 +26,7 @@ def read(path: Path, name: str | None = None, broken: list[ConfigError] | None =
         content = path.read_bytes()
     except OSError as error:
         raise ConfigError(
-            f"prompt file {name} cannot be read: {error.strerror}", "check the path and its permissions"
+            f"{kind} {name} cannot be read: {error.strerror}", "check the path and its permissions"
         ) from error
     # A byte order mark is what some editors put first; it belongs to no row.
     content = content.removeprefix(codecs.BOM_UTF8)

@@ -7,6 +7,7 @@ job with it, as soon as the trainer hangs up or dies.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
@@ -54,8 +55,9 @@ class Launcher:
         streams: list[int] = []
         try:
             for name in ("stdin", "stdout", "stderr"):
-                streams.append(os.memfd_create(name))
+                streams.append(os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
             _write_all(streams[0], blobs[0])
+            _keep_what_is_written(*streams[1:])
             limits = message["limits"]
             started = time.monotonic()
             files = dict(zip(message["files"], blobs[1:], strict=True))
@@ -89,6 +91,14 @@ def _facts(ending: Ending, limits: Mapping[str, Any], sizes: list[int]) -> dict[
         "max_rss_bytes": watch.max_rss_bytes,
         "truncated": max(sizes) > limits["keep_bytes"],
     }
+
+
+def _keep_what_is_written(output: int, errors: int) -> None:
+    """What a job has printed stays: writes go to the end wherever it seeks to, and its output cannot be cut."""
+    for stream in (output, errors):
+        fcntl.fcntl(stream, fcntl.F_SETFL, fcntl.fcntl(stream, fcntl.F_GETFL) | os.O_APPEND)
+    # Not the errors: `echo ... > /dev/stderr`, which cuts what is there, is ordinary in scripts.
+    fcntl.fcntl(output, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
 
 
 def _write_all(descriptor: int, content: bytes) -> None:

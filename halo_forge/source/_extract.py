@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from halo_forge.source._fences import closes_fence, end_of_reasoning, end_of_text, opening_fence, start_after_tokens
+from halo_forge.source._functions import outline
 from halo_forge.source._languages import PYTHON_BODY_START, STARTS, canonical
 
 How = Literal["fence", "raw", "none"]
 
 _MAX_INLINE_TAG = 12
+_NO_LANGUAGE = frozenset(("text", "txt", "plaintext"))
+_PYTHON_AFTER_TAG = r"(?:import|from|(?:async\s+)?def|class|for|while|if|with)\s+\w|@\w|try\s*:|print\("
+_PYTHON_DEFINED = re.compile(r"^(?:async[ \t]+)?(?:def|class)[ \t]+(\w+)", re.MULTILINE)
+_WORD = re.compile(r"[^\W\d]\w*")
 
 _TOOL_CALL = re.compile(r"<tool_?call>|<function_?call>|<function=|<\|python_tag\|>|\[TOOL_CALLS\]|\"arguments\"\s*:")
 # An unclosed one goes to the end of its line: giving up on it would try every quote of the line anew.
@@ -60,7 +65,8 @@ def extract(text: str, language: str, entry_point: str | None = None) -> Extract
     """The program in `language` that an answer holds.
 
     Of the fenced blocks tagged with the language (else of the untagged ones, never of those in another language)
-    it is the last that defines `entry_point`, else the last that mentions it, else the longest.  Without any fence
+    it is the last that defines `entry_point`, else the last that mentions it, else the longest that does more than use
+    what another one defines.  Without any fence
     the answer itself is taken if it starts like code; in Python also if it is the indented body of `entry_point`.
     """
     language = canonical(language) or language
@@ -73,14 +79,14 @@ def extract(text: str, language: str, entry_point: str | None = None) -> Extract
     num_before = text.count("\n", 0, start)
     text = text[start:]
     blocks = _blocks(text)
-    if not blocks:
-        return _raw(text, language, entry_point, num_before, noticed)
-    candidates = [block for block in blocks if block.tag == language] or [
-        block for block in blocks if block.tag is None
-    ]
-    candidates = [block for block in candidates if block.code.strip()]
+    candidates = _candidates(blocks, language)
     if not candidates:
-        return _nothing(text, len(blocks), noticed)
+        raw = _nothing(text, len(blocks), noticed) if blocks else _raw(text, language, entry_point, num_before, noticed)
+        late = _blocks(text, after_prose=True) if raw.code is None else []
+        candidates = _candidates(late, language)
+        if not candidates:
+            return raw
+        blocks = late
     chosen = _choose(candidates, entry_point, language)
     if chosen.flag is not None:
         noticed.add(chosen.flag)
@@ -89,6 +95,15 @@ def extract(text: str, language: str, entry_point: str | None = None) -> Extract
     flags = tuple(sorted(noticed | _oddities(chosen.code)))
     lines = _lines(chosen.code, num_before + chosen.first_line)
     return Extraction(chosen.code, "fence", chosen.tag, len(blocks), flags, lines)
+
+
+def _candidates(blocks: list[_Block], language: str) -> list[_Block]:
+    """Those in the language, else those without a tag, else those whose tag names no language; none that is empty."""
+    for wanted in ({language}, {None}, _NO_LANGUAGE):
+        found = [block for block in blocks if block.tag in wanted]
+        if found:
+            return [block for block in found if block.code.strip()]
+    return []
 
 
 def _nothing(text: str, num_blocks: int, noticed: set[str]) -> Extraction:
@@ -119,15 +134,22 @@ def _tag(info: str) -> str | None:
     word = next((word for word in words if word and "=" not in word), None)
     if word is None:
         return None
-    return canonical(word) or word.lower()
+    return canonical(word) or ("." in word and canonical(word.rpartition(".")[2])) or word.lower()
 
 
-def _blocks(text: str) -> list[_Block]:
+def _code_after_tag(info: str, tag: str | None) -> str | None:
+    """The first line of a program that stands behind the tag; attributes of the block are none."""
+    rest = info.strip().partition(" ")[2].strip()
+    start = _PYTHON_AFTER_TAG if tag == "python" else STARTS.get(tag) if tag is not None else None
+    return rest if rest and start is not None and re.match(start, rest) else None
+
+
+def _blocks(text: str, after_prose: bool = False) -> list[_Block]:
     lines = text.split("\n")
     blocks: list[_Block] = []
     position = 0
     while position < len(lines):
-        opening = opening_fence(lines[position])
+        opening = opening_fence(lines[position], after_prose)
         position += 1
         if opening is None:
             continue
@@ -145,7 +167,11 @@ def _blocks(text: str) -> list[_Block]:
             # A stop string ends the answer with the fence, which need not stand on a line of its own.
             body[-1] = body[-1].rstrip().removesuffix(opening["marker"])
             flag = "closing_fence_inline"
-        blocks.append(_block(_tag(opening["info"]), body, flag, first_line))
+        tag = _tag(opening["info"])
+        first = _code_after_tag(opening["info"], tag)
+        if first is not None:
+            body, first_line = [first, *body], first_line - 1
+        blocks.append(_block(tag, body, flag, first_line))
     return blocks
 
 
@@ -177,7 +203,27 @@ def _choose(candidates: list[_Block], entry_point: str | None, language: str) ->
             found = [block for block in candidates if re.search(pattern, block.code, re.MULTILINE)]
             if found:
                 return found[-1]
+    elif len(candidates) > 1:
+        candidates = _without_usage(candidates, language)
     return max(candidates, key=lambda block: len(block.code))
+
+
+def _without_usage(candidates: list[_Block], language: str) -> list[_Block]:
+    """Without blocks that only use or test what another one defines."""
+    defined = [_defined(block.code, language) for block in candidates]
+    words = [set(_WORD.findall(block.code)) for block in candidates]
+    kept = [
+        block
+        for at, block in enumerate(candidates)
+        if not any((others - defined[at]) & words[at] for other, others in enumerate(defined) if other != at)
+    ]
+    return kept or candidates
+
+
+def _defined(code: str, language: str) -> set[str]:
+    if language == "python":
+        return set(_PYTHON_DEFINED.findall(code))
+    return {each.name for each in outline(code, language).functions} - {"main"}
 
 
 def _raw(text: str, language: str, entry_point: str | None, num_before: int, noticed: set[str]) -> Extraction:

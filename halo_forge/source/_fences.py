@@ -10,6 +10,7 @@ _FIRST_TOKENS = re.compile(rf"\s*(?:{_SPECIAL}\s*)+")
 _LAST_TOKEN = re.compile(rf"{_SPECIAL}\Z")
 _LONGEST_TOKEN = 44
 _FENCE = re.compile(r"(?P<prefix>[ \t]*(?:>[ \t]*)*)(?P<marker>`{3,}|~{3,})[ \t]*(?P<info>.*)")
+_FENCE_AFTER_PROSE = re.compile(r"[^`~]*(?P<prefix>)(?P<marker>`{3,}|~{3,})[ \t]*(?P<info>.*)")
 _OPEN_REASONING = re.compile(r"[ \t]*<think(?:ing)?>")
 _CLOSE_REASONING = re.compile(r"</think(?:ing)?>")
 
@@ -32,9 +33,15 @@ def end_of_text(text: str) -> int:
         end = before = before - len(found[0])
 
 
-def opening_fence(line: str) -> re.Match[str] | None:
-    """The `prefix`, `marker` and `info` of a line that opens a fenced block."""
-    opening = _FENCE.fullmatch(_plain(line))
+def opening_fence(line: str, after_prose: bool = False) -> re.Match[str] | None:
+    """The `prefix`, `marker` and `info` of a line that opens a fenced block.
+
+    With `after_prose` words may come first.
+    """
+    plain = _plain(line)
+    opening = (
+        (_FENCE.fullmatch(plain) or _FENCE_AFTER_PROSE.fullmatch(plain)) if after_prose else _FENCE.fullmatch(plain)
+    )
     # CommonMark: the words after a backtick fence hold no backtick, else it is inline code.
     return None if opening is None or (opening["marker"][0] == "`" and "`" in opening["info"]) else opening
 

@@ -7,7 +7,7 @@ import re
 ALIASES: dict[str, str] = {
     **dict.fromkeys(("c", "h"), "c"),
     **dict.fromkeys(("cpp", "c++", "cxx", "cc", "hpp"), "cpp"),
-    **dict.fromkeys(("python", "py", "python3"), "python"),
+    **dict.fromkeys(("python", "py", "python3", "ipython", "pycon"), "python"),
     **dict.fromkeys(("rust", "rs"), "rust"),
     **dict.fromkeys(("go", "golang"), "go"),
 }

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from halo_forge.source import KEYWORDS, Tokens
-from halo_forge.verifiers._slices import CONTROL, Statement, folded
+from halo_forge.verifiers._folding import folded
+from halo_forge.verifiers._slices import CONTROL, Statement, with_copies
 
 _OPENING = frozenset("([{")
 _CLOSING = frozenset(")]}")
@@ -23,9 +24,10 @@ _NUMBER = re.compile(r"(\d{1,9})[uUlL]{0,3}")
 def statements_of(body: Tokens, language: str) -> list[Statement]:
     """The statements that can be reached; heads of blocks without any are not among them."""
     builder = _Builder(language)
-    for token in folded(_reachable(list(body))):
+    for token in _reachable(folded(body, language)):
         builder.add(token)
     builder.finish()
+    with_copies(builder.statements, language)
     return builder.statements
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from halo_forge.source import outline, without_comments
 from halo_forge.verifiers._checks import Harness, Stdio, Tests
 from halo_forge.verifiers._facts import Facts
+from halo_forge.verifiers._rust_code import bare
 from halo_forge.verifiers._trivial import C_LIKE, does_nothing
 
 _MOSTLY, _ALL = 0.8, 0.95
@@ -48,12 +49,29 @@ _KEPT_NAMES = _OF_THE_TESTS | frozenset("main return if else for while do int ch
 
 # A harness shares a process with the answer.  Leaving early and names under the harness are refused where it is built
 # and run; these are ways to its output, its memory and its comparisons.
+_ITS_FILES = re.compile(r"/proc/|/dev/(?:std(?:out|err)|fd)\b")
+_C_OUTPUT = (
+    r"(?<![.\w])stdout\s*(?:=(?!=)|->)|(?:(?<!&)&|(?<![*/])\*)[\s(]*(?:(?:std)?::\s*)?stdout\b|\b_IO_2_1_stdout_\b"
+    r"|\bset(?:v?buf|buffer)\s*\(\s*(?:std::)?stdout\s*,(?!\s*(?:NULL|0|nullptr)\b)"
+)
 _UNDER_THE_HARNESS = {
+    "c": re.compile(_C_OUTPUT),
+    "cpp": re.compile(rf"{_C_OUTPUT}|\bcout\s*\.\s*(?:rdbuf|setstate|seekp|clear|exceptions)\b"),
     "rust": re.compile(
-        r'\bhalo_forge_\w+|\bextern\s*(?:"C"\s*)?\{|\bfrom_raw_fd\b|/proc/|\basm!'
-        r"|\bfn\s+(?:eq|ne)\s*\([^)]{0,200}\)[^{;]{0,80}\{\s*(?:true|false)\s*\}"
+        r"\bhalo_forge_\w+|\bextern\s*\{|\b(?:from_raw_fd|transmute|(?:As|From|Into)(?:Raw)?Fd|(?:Owned|Borrowed)Fd)\b"
+        r"|\basm!|\bfn\s+(?:eq|ne)\s*\([^)]{0,200}\)[^{;]{0,80}\{\s*(?:true|false)\s*\}"
     ),
-    "go": re.compile(r'"(?:unsafe|syscall|runtime/debug)"|\bos\s*\.\s*NewFile\b|/proc/|\bos\s*\.\s*Stdout\s*='),
+    "go": re.compile(
+        r'"(?:unsafe|syscall|runtime/debug)"|\bos\s*\.\s*NewFile\b|\bos\s*\.\s*File\s*\{'
+        r"|\bStdout\s*(?:,[^=\n;(){}\"`]*)?(?<![!<>:=])=(?!=)|[&*][\s(&]*(?:\w+\s*\.\s*)?Std(?:out|err)\b"
+        r"|\bStdout\s*\.\s*(?:Close|Fd|Seek|SyscallConn|Truncate|WriteAt)\b"
+    ),
+}
+
+# These only where the output is named too, by which it can be reached under another name.
+_BESIDE_THE_OUTPUT = {
+    "cpp": (re.compile(r"\bcout\b"), re.compile(r"\b(?:rdbuf\s*\(\s*[^\s)]|setstate\s*\(|seekp\s*\()")),
+    "go": (re.compile(r"\bStdout\b"), re.compile(r'"reflect"')),
 }
 
 _OWN_TESTS = {
@@ -99,6 +117,8 @@ def of_source(code: str, language: str, tests: Tests, prompt: str, facts: Facts)
 def of_outputs(outputs: Sequence[bytes], expected: Sequence[str], finished: bool) -> set[str]:
     """The flags of what a program printed, one output for each check: those of `Facts.flags`.
 
+    More outputs than checks may be traces of an honest program, so that `extra_lines` is a harmless flag.
+
     Args:
         outputs: What it printed; fewer than `expected` where it ended before the last check.
         finished: Every run ended by itself, cleanly.
@@ -107,6 +127,8 @@ def of_outputs(outputs: Sequence[bytes], expected: Sequence[str], finished: bool
         return set()
     if len(outputs) < len(expected):
         return {"early_exit"}
+    if len(outputs) > len(expected):
+        return {"extra_lines"}
     different = len({each.rstrip() for each in expected}) > 1
     return {"identical_outputs"} if different and len({each.rstrip() for each in outputs}) == 1 else set()
 
@@ -160,7 +182,13 @@ def _has_attribute(text: str) -> bool:
 
 def _slips_past_the_harness(code: str, language: str) -> bool:
     pattern = _UNDER_THE_HARNESS.get(language)
-    return pattern is not None and pattern.search(without_comments(code)) is not None
+    if pattern is None:
+        return False
+    text = without_comments(code)
+    if _ITS_FILES.search(text) is not None or pattern.search(bare(code) if language == "rust" else text) is not None:
+        return True
+    both = _BESIDE_THE_OUTPUT.get(language, ())
+    return bool(both) and all(each.search(text) is not None for each in both)
 
 
 def _lacks(code: str, language: str, entry_point: str, facts: Facts) -> bool:

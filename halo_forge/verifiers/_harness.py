@@ -4,10 +4,12 @@ Both share one process.  An object of ours is linked in front of them.  Before a
 included, it takes a word from standard input that is another one in every run, and leaves nothing of it there.  The
 program's `main` is ours and calls the harness's; when that has returned, the word is written behind what the harness
 printed, and the process ends at once.  A program that ends in any other way (`exit`, `_exit`, `longjmp`, a handler of
-`atexit`, another `main`) lacks the word.
+`atexit`, another `main`) lacks the word, and so does one whose standard output is no longer what it was at the start:
+then lines of the harness may have gone elsewhere.
 
 An answer that defines a name which the harness needs from the C library, or functions that nobody has to call, is not
-linked at all.  What is left to an answer is to search the memory of its own process for the word.
+linked at all.  Until the end the word lies in a page that cannot be read; what is left to an answer is to make it
+readable, or to change the harness's code or variables.
 """
 
 from __future__ import annotations
@@ -29,18 +31,52 @@ START = """#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
 #include <stdio.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #ifdef __cplusplus
 #include <iostream>
+#ifdef __GLIBCXX__
+#include <ext/stdio_filebuf.h>
+#include <typeinfo>
+#endif
+// Objects are set up in the order of linking: this is before any of the answer's.
+static std::streambuf *const buffer = std::cout.rdbuf();
+static bool same_buffer() {
+    std::streambuf *now = std::cout.rdbuf();
+    if (!std::cout.good() || now == 0) return false;
+    if (now == buffer) return true;
+#ifdef __GLIBCXX__
+    // What `sync_with_stdio(false)` puts there.
+    typedef __gnu_cxx::stdio_filebuf<char> file_buffer;
+#ifdef __GXX_RTTI
+    if (typeid(*now) != typeid(file_buffer)) return false;
+#endif
+    return static_cast<file_buffer *>(now)->fd() == 1;
+#else
+    return false;
+#endif
+}
 extern "C" {
 #endif
 int __real_main(int, char **, char **);
 int __wrap_main(int, char **, char **);
-static char word[32];
+static char *word;
 static long length;
+static FILE *stream;
+static struct stat file;
+static int same_output(void) {
+    struct stat now;
+    return stdout == stream && fileno(stream) == 1 && !ferror(stream) && syscall(SYS_fstat, 1, &now) == 0
+        && now.st_dev == file.st_dev && now.st_ino == file.st_ino;
+}
 static void take(void) {
-    length = syscall(SYS_read, 0, word, sizeof word);
+    stream = stdout;
+    syscall(SYS_fstat, 1, &file);
+    word = (char *)syscall(SYS_mmap, 0, 4096L, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0L);
+    length = syscall(SYS_read, 0, word, 32L);
+    syscall(SYS_mprotect, word, 4096L, PROT_NONE);
     syscall(SYS_ftruncate, 0, 0L);
     syscall(SYS_lseek, 0, 0L, 0);
 }
@@ -49,9 +85,11 @@ int __wrap_main(int argc, char **argv, char **environment) {
     int code = __real_main(argc, argv, environment);
 #ifdef __cplusplus
     std::cout.flush();
+    if (!same_buffer()) length = 0;
 #endif
     fflush(NULL);
-    if (length > 0) syscall(SYS_write, 1, word, (unsigned long)length);
+    syscall(SYS_mprotect, word, 4096L, PROT_READ);
+    if (length > 0 && same_output()) syscall(SYS_write, 1, word, (unsigned long)length);
     for (;;) syscall(SYS_exit_group, code);
 }
 #ifdef __cplusplus
@@ -70,9 +108,15 @@ _OF_THE_START = frozenset(
 _ORDINARY = {"cpp": frozenset({".init_array"})}
 # Ways to the output and the memory behind the harness's back, of no use to a function that returns a result.
 _REACHING = frozenset(
-    "dlsym dlvsym dup dup2 dup3 fork vfork clone freopen freopen64 ftruncate ftruncate64 mprotect pread pread64 preadv"
-    " process_vm_readv process_vm_writev ptrace pwrite pwrite64 pwritev syscall".split()
+    "dlsym dlvsym dup dup2 dup3 fcntl fcntl64 fork vfork clone fopencookie freopen freopen64 ftruncate ftruncate64"
+    " lseek lseek64 mprotect pread pread64 preadv process_vm_readv process_vm_writev ptrace pwrite pwrite64 pwritev"
+    " syscall __bss_start __data_start __executable_start _edata _end _etext edata end etext".split()
 )
+# Of use to functions that read files or build text; not beside the harness's output.
+_WITH_A_STREAM = frozenset(
+    "rewind fseek fseeko fseeko64 fsetpos fsetpos64 open_memstream open_wmemstream fmemopen".split()
+)
+_OUTPUT = frozenset({"stdout", "_IO_2_1_stdout_"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +212,7 @@ def _refuse_tampering(
         if entry_point is None or name in _OF_THE_START or not spec.is_entry(name, entry_point)
     )
     starters = sorted(own.starters - harness.starters - _ORDINARY.get(spec.language, frozenset()))
-    if own.undefined & _REACHING:
+    if own.undefined & _REACHING or (own.undefined & _WITH_A_STREAM and own.undefined & _OUTPUT):
         bench.flags.add("tampering")
     if taken or starters:
         bench.flags.add("tampering")

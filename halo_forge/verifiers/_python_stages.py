@@ -17,7 +17,7 @@ from halo_forge.verifiers._facts import Facts
 from halo_forge.verifiers._flags import of_outputs
 from halo_forge.verifiers._python_driver import shown
 from halo_forge.verifiers._python_interpreter import COMPILE, run_driver, sources
-from halo_forge.verifiers._python_tests import Plan, imports_something, stand_in
+from halo_forge.verifiers._python_tests import Plan, imports_something, refuse_unimported, stand_in
 from halo_forge.verifiers._stages import Stages
 from halo_forge.verifiers._workbench import Stop, Workbench, status_of
 
@@ -55,6 +55,7 @@ def check_tests(spec: Spec, bench: Workbench, tests: Tests) -> None:
             f"the harness of a prompt is no Python: {clip(' '.join(bench.notes))}",
             "mend `tests.source` in the prompt file; it imports the function from the module `answer`",
         ) from stop
+    refuse_unimported(tests.source, tests.entry_point)
 
 
 def _parse(spec: Spec, bench: Workbench, source: str, head: str, entry_point: str | None) -> int:

@@ -143,6 +143,29 @@ def refuse_undefined(prompt_id: str, plan: Plan, reference: str) -> None:
         )
 
 
+def refuse_unimported(source: str, entry_point: str | None) -> None:
+    """A harness that cannot be read, or may define names in ways that cannot be seen, is not looked at.
+
+    Raises:
+        ConfigError: It uses a name that neither it nor Python defines: it would fail whatever the answer is.
+    """
+    try:
+        tree = _parsed(source, "harness")
+    except ValueError:
+        return
+    used = _names(tree, ast.Load)
+    if _imports_everything(tree) or used & {"NameError", "exec", "globals", "locals", "vars", "setattr"}:
+        return
+    unknown = used - _names(tree, ast.Store) - _BUILTINS - {"exit", "quit"}
+    unknown = {name for name in unknown if not name.startswith("__")}
+    if unknown:
+        imported = entry_point if entry_point in unknown else min(unknown)
+        raise ConfigError(
+            f"the harness of a prompt uses {', '.join(sorted(unknown))}, which it neither defines nor imports",
+            f"begin `tests.source` in the prompt file with `from answer import {imported}`",
+        )
+
+
 def _parsed(source: str, where: str) -> ast.Module:
     try:
         with warnings.catch_warnings():

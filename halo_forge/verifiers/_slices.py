@@ -8,14 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-ASSIGNMENTS = frozenset("= := += -= *= /= %= &= |= ^= <<= >>= **= //= @=".split())
-STEPS = frozenset(("++", "--"))
+from halo_forge.verifiers._folding import ASSIGNMENTS, STEPS, folded, operand_end
+
 CONTROL = frozenset(
     "if else elif for while do switch match loop try catch except finally unsafe select case default with async".split()
 )
-_FOLDS = frozenset(("-", "^", "%"))
-_BEFORE_OPERAND = frozenset(("", "return", "(", "=", ",", "+", "[", ":="))
-_AFTER_OPERAND = frozenset(("", ";", ")", ",", "]", "+", "}"))
 
 
 @dataclass(eq=False, slots=True)
@@ -82,41 +79,67 @@ def _set_by(statement: Statement) -> Iterable[str]:
     return statement.names if not STEPS.isdisjoint(tokens) else ()
 
 
-def folded(tokens: list[str]) -> list[str]:
-    """With 0 for `name - name`, `name ^ name`, `name % name`, and for `sizeof (...)`."""
-    kept: list[str] = []
-    position = 0
-    while position < len(tokens):
-        token = tokens[position]
-        around = (kept[-1] if kept else "", "".join(tokens[position + 3 : position + 4]))
-        same = tokens[position + 2 : position + 3] == [token] and token.isidentifier()
-        if same and tokens[position + 1] in _FOLDS and around[0] in _BEFORE_OPERAND and around[1] in _AFTER_OPERAND:
-            kept.append("0")
-            position += 3
-        elif token in ("sizeof", "decltype", "alignof") and tokens[position + 1 : position + 2] == ["("]:
-            depth, position = 0, position + 1
-            while position < len(tokens):
-                depth += {"(": 1, ")": -1}.get(tokens[position], 0)
-                if depth == 0:
-                    break
-                position += 1
-            kept.append("0")
-            position += 1
-        else:
-            kept.append(token)
-            position += 1
-    return kept
-
-
-def all_give_the_same(statements: list[Statement], sinks: list[Statement], is_value: Callable[[str], bool]) -> bool:
+def all_give_the_same(
+    statements: list[Statement], sinks: list[Statement], is_value: Callable[[str], bool], ends: bool = False
+) -> bool:
     """Whether every way out returns one and the same constant.
 
     Args:
         is_value: Whether a name that no statement sets stands for something that is not constant.
+        ends: The end of the function cannot be reached without a `return`.
     """
-    if not sinks or statements[-1].tokens[:1] != ["return"] or statements[-1].heads:
+    if not sinks or not (ends or _returns_last(statements[-1])):
         return False
-    given, names = statements[-1].tokens, statements[-1].names
-    if any(is_value(name) for name in names) or any(each.tokens[-len(given) :] != given for each in sinks):
+    given = _given(sinks[0])
+    if given is None or any(_given(each) != given for each in sinks):
+        return False
+    names = [name for name in sinks[0].names if any(name in token for token in given)]
+    if any(is_value(name) for name in names):
         return False
     return not any(name in names for each in with_heads(statements) for name in _set_by(each))
+
+
+def _given(sink: Statement) -> list[str] | None:
+    """What it returns; None where it does something else."""
+    tokens = sink.tokens
+    if "return" in tokens:
+        return tokens[len(tokens) - tokens[::-1].index("return") :]
+    return tokens if sink.tail else None
+
+
+def _returns_last(statement: Statement) -> bool:
+    if statement.tokens[0] == "else":
+        return "return" in statement.tokens
+    around = statement.heads[0].tokens[0] if statement.heads else "else"
+    return statement.tokens[0] == "return" and around == "else"
+
+
+def with_copies(statements: list[Statement], language: str) -> None:
+    """Puts into each `return` what its names stand for, where that is set once and stays the same, and folds it."""
+    num_set: dict[str, int] = {}
+    for statement in with_heads(statements):
+        for name in _set_by(statement):
+            num_set[name] = num_set.get(name, 0) + 1
+    copies: dict[str, Statement] = {}
+    for statement in statements:
+        tokens = statement.tokens
+        if statement.heads or tokens[0] in CONTROL or tokens[0] == "return" or tokens.count("=") != 1:
+            continue
+        at = tokens.index("=")
+        name = tokens[at - 1] if at else ""
+        value = Statement(tokens[at + 1 :], names=[each for each in statement.names if each in tokens[at + 1 :]])
+        if (
+            num_set.get(name) == 1
+            and not {".", "->", "]", ",", "("} & set(tokens[:at])
+            and not any(each in num_set for each in value.names)
+            and operand_end(value.tokens) == len(value.tokens)
+        ):
+            copies[name] = value
+    for statement in statements:
+        if statement.tokens[0] == "return" and not copies.keys().isdisjoint(statement.tokens):
+            tokens = [
+                part for token in statement.tokens for part in (copies[token].tokens if token in copies else [token])
+            ]
+            if (simpler := folded(tokens, language)) != tokens:
+                left = [part for name in statement.names for part in (copies[name].names if name in copies else [name])]
+                statement.tokens, statement.names = simpler, [name for name in left if name in simpler]

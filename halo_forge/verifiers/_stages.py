@@ -141,7 +141,7 @@ class _Check:
         if left_early:
             # Whatever it printed before may not be the harness's.
             self._flags = {"early_exit"}
-            self._notes.append("the program left before the harness came to its end")
+            self._notes.append("the program left before the harness came to its end, or changed its output")
             return self._result("run", "failed")
         if comparison is None:
             return self._result("run", "passed")

@@ -11,12 +11,11 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from halo_forge.source import C_LIBRARY, KEYWORDS, Function, Outline, Tokens, outline, without_comments
+from halo_forge.verifiers._assignments import changes_what_stays, pointers, references
 from halo_forge.verifiers._c_statements import statements_of
+from halo_forge.verifiers._folding import ASSIGNMENTS, STEPS
 from halo_forge.verifiers._known_calls import ASSEMBLY, CHANGING, IDLE, OUTPUT, PURE, READING, STREAMS
 from halo_forge.verifiers._slices import (
-    ASSIGNMENTS,
-    CONTROL,
-    STEPS,
     Statement,
     all_give_the_same,
     needed_names,
@@ -33,7 +32,6 @@ _NOT_CALLED = frozenset("if for while switch return catch match loop func fn".sp
 _ENDINGS = frozenset("exit _exit _Exit quick_exit Exit".split())
 _JUMPS = frozenset("break continue goto throw delete co_return co_yield co_await defer".split())
 _CONSTANTS = KEYWORDS | frozenset(name for name in C_LIBRARY if name.isupper()) | PURE | {"_", "nil", "None"}
-_CHANGED_MEMBER = frozenset(("*", "->", ".", "]"))
 _GO_LINE_END = re.compile(r"(?<=[\w\"'`)\]}])[ \t]*$|(?<=\+\+|--)[ \t]*$", re.MULTILINE)
 _CONVERSION = re.compile(r"%[-+ #0-9.*]*(?:hh|h|ll|l|z|t|j|L)?[a-zA-Z]|\{[^{}]*\}|\\[nrtvf0]")
 
@@ -62,7 +60,11 @@ class _Program:
         self._by_name: dict[str, list[Function]] = {}
         for function in found.functions:
             self._by_name.setdefault(function.name, []).append(function)
-        self._bodies = {id(each): statements_of(each.body, language) for each in found.functions}
+        stands_for = pointers([*found.loose, *(each.body for each in found.functions)], self._by_name.keys())
+        self._bodies = {
+            id(each): statements_of([stands_for.get(token, token) for token in each.body], language)
+            for each in found.functions
+        }
         self._outside = {token for statement in found.loose for token in statement if token.isidentifier()} - KEYWORDS
         # Declared here and defined nowhere: where nothing is linked, they are promises.
         self._promised = {
@@ -137,9 +139,14 @@ class _Program:
         if ":" in _after_parameters(function.header):
             return True  # a constructor that initialises members
         if not function.parameters:
-            return any(self._sets_or_returns(each) for each in statements)
-        sinks = [each for each in statements if self._is_sink(each, function)]
-        if all_give_the_same(statements, sinks, lambda name: name in function.parameters or self._is_value(name)):
+            return any(self._sets_or_returns(each) for each in statements if not self._only_inert(each, function))
+        # In Go a result can have a name.
+        results = _after_parameters(function.header) - KEYWORDS if self._language == "go" else set()
+        stays = self._outside | results | references(function) | {"self", "this"}
+        sinks = [each for each in statements if self._is_sink(each, function, stays)]
+        if all_give_the_same(
+            statements, sinks, lambda name: name in function.parameters or self._is_value(name), ends=True
+        ):
             return False
         return not needed_names(statements, sinks).isdisjoint(function.parameters)
 
@@ -156,10 +163,10 @@ class _Program:
             for before, token, after in zip(["", *tokens], tokens, tokens[1:], strict=False)
         )
 
-    def _is_sink(self, statement: Statement, function: Function) -> bool:
+    def _is_sink(self, statement: Statement, function: Function, stays: set[str]) -> bool:
         tokens = statement.tokens
         if tokens[0] == "return" or statement.tail or not _JUMPS.isdisjoint(tokens) or "return" in tokens:
-            return not self._only_inert(tokens)
+            return not self._only_inert(statement, function)
         if self._language == "rust" and "?" in tokens:
             return True
         if statement.heads and statement.heads[0].tokens[:1] == ["try"] and "(" in tokens:
@@ -168,14 +175,20 @@ class _Program:
             return True
         if any(name in self._by_name and name not in self._inert for name in _called(tokens)):
             return True
-        # In Go a result can have a name.
-        results = _after_parameters(function.header) - KEYWORDS if self._language == "go" else set()
-        return _changes_what_stays(tokens, function, self._outside | results)
+        return changes_what_stays(tokens, stays)
 
-    def _only_inert(self, tokens: list[str]) -> bool:
-        """Whether it is one call of a function that gives nothing, or that is defined nowhere."""
+    def _only_inert(self, statement: Statement, function: Function) -> bool:
+        """Whether it is one call of a function that gives nothing or is defined nowhere, or of `function` itself."""
+        tokens = statement.tokens
         words = tokens[1:] if tokens[:1] == ["return"] else tokens
-        return len(words) > 2 and words[1] == "(" and words[0] in self._inert | self._promised and words[-1] == ")"
+        if len(words) < 3 or words[1] != "(" or words[0] not in self._inert | self._promised | {function.name}:
+            return False
+        depth = 0
+        for position, token in enumerate(words):
+            depth += (token == "(") - (token == ")")
+            if depth == 0 and position > 0:
+                return position + 1 == len(words)
+        return False
 
     def _gives_what_it_read(self, reached: set[str]) -> bool:
         reads = any(not READING.isdisjoint(self._names_of(each)) for name in reached for each in self._by_name[name])
@@ -229,18 +242,3 @@ def _prints(tokens: list[str]) -> bool:
 def _after_parameters(header: Tokens) -> set[str]:
     tokens = list(header)
     return set(tokens[tokens.index(")") + 1 :]) if ")" in tokens else set()
-
-
-def _changes_what_stays(tokens: list[str], function: Function, outside: set[str]) -> bool:
-    """Whether it assigns through a pointer or reference, to a member, or to what `outside` of it has a name."""
-    places = [at for at, token in enumerate(tokens) if token in ASSIGNMENTS or token in STEPS]
-    if not places:
-        return False
-    stepping = tokens[places[0]] in STEPS
-    changed = tokens if stepping or tokens[0] in CONTROL else tokens[: places[-1]]
-    names = {token for token in changed if token.isidentifier()}
-    referring = "&" in function.header or "&&" in function.header
-    if names & outside or (referring and names & function.parameters) or {"self", "this"} & names:
-        return True
-    declares = tokens[0] in KEYWORDS - {"self", "this"} - CONTROL
-    return not declares and not _CHANGED_MEMBER.isdisjoint(changed)

@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterator
 
 from halo_forge.source import PYTHON_NAMES, python_tokens
+from halo_forge.verifiers._folding import ASSIGNMENTS, folded
 from halo_forge.verifiers._known_calls import CHANGING, PYTHON_IDLE, PYTHON_OUTPUT, PYTHON_PURE, READING
-from halo_forge.verifiers._slices import ASSIGNMENTS, CONTROL, Statement, all_give_the_same, folded, needed_names
+from halo_forge.verifiers._slices import CONTROL, Statement, all_give_the_same, needed_names, with_copies
 
 _Line = tuple[int, list[str]]
 _HEADERS = frozenset("def class if elif else for while try except finally with match case async".split())
@@ -66,7 +67,24 @@ def _split_header(depth: int, tokens: list[str]) -> Iterator[_Line]:
                 yield depth, tokens[: position + 1]
                 yield depth + 1, tokens[position + 1 :]
                 return
+    if "lambda" in tokens[2:] and tokens[0].isidentifier() and not keyword.iskeyword(tokens[0]):
+        at = tokens.index("lambda")
+        if tokens[at - 1] == "=" and (at == 2 or tokens[1] == ":") and "(" not in tokens[:at]:
+            yield from _function(depth, tokens[0], tokens[at + 1 :])
+            return
     yield depth, tokens
+
+
+def _function(depth: int, name: str, words: list[str]) -> Iterator[_Line]:
+    """`name = lambda ...: ...` as a function."""
+    brackets = 0
+    for position, token in enumerate(words):
+        brackets += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(token, 0)
+        if token == ":" and brackets == 0:
+            yield depth, ["def", name, "(", *words[:position], ")", ":"]
+            yield depth + 1, ["return", *words[position + 1 :]]
+            return
+    yield depth, [name, "=", "lambda", *words]
 
 
 def _reachable(lines: Iterator[_Line]) -> Iterator[_Line]:
@@ -80,7 +98,7 @@ def _reachable(lines: Iterator[_Line]) -> Iterator[_Line]:
             dead = depth + 1
         elif any(tokens[: len(jump)] == jump for jump in _JUMPS):
             dead = depth
-        yield depth, folded(tokens)
+        yield depth, folded(tokens, "python")
 
 
 def _is_false(condition: list[str]) -> bool:
@@ -173,6 +191,7 @@ def _statements(lines: list[_Line]) -> list[Statement]:
             if _defined(tokens) is None:
                 continue
         statements.append(statement)
+    with_copies(statements, "python")
     return statements
 
 

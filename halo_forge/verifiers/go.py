@@ -34,22 +34,33 @@ _PREDECLARED = frozenset(
     " max min new panic print println real recover".split()
 )
 # A package is set up before the package that imports it: so this takes the word of `_harness` before anything of the
-# answer runs.  Its path is another one in every run, and no answer can import it.
+# answer runs.  Its path is another one in every run, and no answer can import it.  The word is kept back where standard
+# output is no longer what it was.
 _WORD = b"""package word
 
-import "syscall"
+import (
+	"os"
+	"syscall"
+)
 
 var word [64]byte
 var length int
+var stream = os.Stdout
+var file syscall.Stat_t
 
 func init() {
+	syscall.Fstat(1, &file)
 	length, _ = syscall.Read(0, word[:])
 	syscall.Ftruncate(0, 0)
 	syscall.Seek(0, 0, 0)
 }
 
 func Write() {
-	syscall.Write(1, word[:length])
+	var now syscall.Stat_t
+	same := os.Stdout == stream && stream.Fd() == 1 && syscall.Fstat(1, &now) == nil
+	if same && now.Dev == file.Dev && now.Ino == file.Ino {
+		syscall.Write(1, word[:length])
+	}
 	syscall.Exit(0)
 }
 """

@@ -16,6 +16,7 @@ from halo_forge.verifiers._checks import CompileOnly, Harness, Tests
 from halo_forge.verifiers._diagnostics import clip, readable
 from halo_forge.verifiers._functions import defines_function
 from halo_forge.verifiers._harness import harness_error
+from halo_forge.verifiers._rust_code import bare, reaching
 from halo_forge.verifiers._spec import BuiltSpec, Controls
 from halo_forge.verifiers._workbench import Workbench
 
@@ -42,38 +43,47 @@ use std::prelude::v1::*;
 pub fn halo_forge_start() -> impl std::process::Termination { main() }
 """
 # Takes the word of `_harness` before anything of the answer runs, and hands it back when the harness has returned; no
-# handler of the answer's runs after that.
+# handler of the answer's runs after that.  The word is kept back where standard output is no longer what it was.
 _MAIN = b"""use std::fs::File;
 use std::io::{Read, Write};
+use std::mem::ManuallyDrop;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::io::FromRawFd;
 use std::process::{ExitCode, Termination};
 extern "C" {
     fn _exit(code: i32) -> !;
+}
+fn output() -> Option<(u64, u64)> {
+    let found = ManuallyDrop::new(unsafe { File::from_raw_fd(1) }).metadata().ok()?;
+    Some((found.dev(), found.ino()))
 }
 fn main() -> ExitCode {
     let mut given = unsafe { File::from_raw_fd(0) };
     let mut word = Vec::new();
     given.read_to_end(&mut word).unwrap();
     given.set_len(0).unwrap();
+    let before = output();
     let code = answer::halo_forge_harness::halo_forge_start().report();
     std::io::stdout().flush().unwrap();
     if format!("{:?}", code) != format!("{:?}", ExitCode::SUCCESS) {
         return code;
     }
     let mut written = unsafe { File::from_raw_fd(1) };
-    written.write_all(&word).unwrap();
+    if before.is_some() && before == output() {
+        written.write_all(&word).unwrap();
+    }
     unsafe { _exit(0) }
 }
 """
-# By these an answer would run before `main`, replace functions of the C library, or read the harness.
-_REACHING = re.compile(
-    rb"\b(?:no_mangle|export_name|link_section|(?:global_|naked_)?asm|include_str|include_bytes)\b|\binclude\s*(?:!|as\b)"
-)
 # What belongs to the crate as a whole stands first in its first file; comments may be between.
 _CRATE_ATTRIBUTES = re.compile(
     rb"\A(?:\xef\xbb\xbf)?(?:\s|//[^\n]*(?:\n|\Z)|/\*(?:[^*/]|\*(?!/)|/(?!\*))*\*/|#!\[[^\]\n]*\])*"
 )
 _ATTRIBUTE = re.compile(rb"^[ \t]*(#!\[[^\]\n]*\])", re.MULTILINE)
+# What the answer may declare anew for the harness, as it may nothing of the prelude: the language's own types have
+# no place there.
+_PRIMITIVES = frozenset("bool char f32 f64 i8 i16 i32 i64 i128 isize str u8 u16 u32 u64 u128 usize".split())
+_OWN_NAME = re.compile(r"\b(?:use\b[^;]*;|(?:struct|enum|union|type|trait|mod)\s+\w+)")
 _ENTRY_MODULE = "\n#[allow(warnings)]\nmod halo_forge_entry {{ use super::{name} as _entry; }}\n"
 # A harness without its answer fails with these (names that are not there), and with these only.
 _UNKNOWN_NAME = re.compile(r"error\[E0(?:405|412|422|423|424|425|432|433|531|532|574)\]")
@@ -150,10 +160,10 @@ class Spec(BuiltSpec):
     def _with_harness(self, bench: Workbench, source: bytes, harness: str) -> bytes:
         files = _crate(source, harness)
         library = bench.make(self._command(bench, "crate.rs", "rlib", "libanswer.rlib"), files, "libanswer.rlib", True)
-        reaching = _REACHING.search(source)
-        if reaching is not None:
+        around = reaching(source.decode("utf-8", errors="backslashreplace"))
+        if around is not None:
             bench.flags.add("tampering")
-            bench.fail(f"the answer reaches around the harness: {reaching[0].decode()}")
+            bench.fail(f"the answer reaches around the harness: {around}")
         command = [*self._command(bench, "main.rs", "bin", "program"), "--extern", "answer=libanswer.rlib"]
         return bench.make(command, {"main.rs": _MAIN, "libanswer.rlib": library}, "program")
 
@@ -214,8 +224,16 @@ def _crate(source: bytes, harness: str) -> dict[str, bytes]:
     return {
         "crate.rs": b"\n".join(attributes) + _encoded(_CRATE),
         "answer.rs": blank + source[header.end() :],
-        "harness.rs": _encoded(harness + _HARNESS_END),
+        "harness.rs": _encoded(harness + _HARNESS_END + _primitives(harness)),
     }
+
+
+def _primitives(harness: str) -> str:
+    """Imports of the primitive types that a harness names, but for those that it gives another meaning itself."""
+    code = bare(harness)
+    own = {word for found in _OWN_NAME.findall(code) for word in re.findall(r"\w+", found)}
+    named = sorted(_PRIMITIVES & set(re.findall(r"\w+", code)) - own)
+    return f"#[allow(unused_imports)]\nuse ::std::primitive::{{{', '.join(named)}}};\n" if named else ""
 
 
 def _encoded(text: str) -> bytes:

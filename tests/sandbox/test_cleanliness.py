@@ -82,6 +82,18 @@ def test_home_and_working_directory_are_the_box(shell) -> None:
     assert not os.path.exists(here)
 
 
+def test_what_is_printed_stays(run_c, shell) -> None:
+    outcome = run_c(
+        '#include <unistd.h>\n#include <fcntl.h>\nint main(void) { write(1, "one\\n", 4); lseek(1, 0, 0);'
+        ' write(1, "two\\n", 4); ftruncate(1, 0); truncate("/proc/self/fd/1", 0);'
+        ' open("/dev/stdout", O_WRONLY | O_TRUNC); return 0; }'
+    )
+    assert outcome.clean and outcome.stdout == b"one\ntwo\n", outcome
+    # An output that is opened by its name, as the first thing, and messages at any time: both are ordinary.
+    usual = shell("echo one > /dev/stdout; echo two; echo a >&2; echo b > /dev/stderr; echo c >&2")
+    assert (usual.stdout, usual.stderr) == (b"one\ntwo\n", b"b\nc\n"), usual
+
+
 def test_only_the_standard_streams_are_open(shell) -> None:
     with open(os.devnull) as leak:
         os.set_inheritable(leak.fileno(), True)

@@ -95,3 +95,31 @@ def test_marks_take_no_time_to_speak_of(piece: str) -> None:
     for before in ("", "<think>", "    ", "```python\n"):
         extract(before + text, "python", "add")
     assert time.process_time() - started < 3.0
+
+
+F = "def f(s):\n    return len(s)\n"
+TEST = "from solution import f\ndef test_f():\n    assert f('hello, world, and all that') == 27\n"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(fenced(F, tag) for tag in ("ipython3", "pycon", "text", "solution.py")),
+        "Sure: " + fenced(F),
+        "**Solution:**" + fenced(F),
+        "```python " + F + "```\n",
+        fenced(F) + fenced(TEST),
+        fenced(F) + "Output:\n" + fenced("a long, long line of what it prints\n" * 4, "text"),
+    ],
+)
+def test_the_program_is_found(answer: str) -> None:
+    assert extract(answer, "python").code == F
+
+
+def test_a_fence_after_prose_gives_way_to_one_of_its_own() -> None:
+    assert extract("Not: ```python\nx = 1\n```\n```\n" + fenced(F), "python").code == F
+
+
+@pytest.mark.parametrize("tag", ['c title="f.c"', "c linenums=1", "c:f.c", "f.c"])
+def test_attributes_are_no_code(tag: str) -> None:
+    assert extract(f"```{tag}\nint x;\n```\n", "c").code == "int x;\n"

@@ -49,6 +49,7 @@ def test_every_reference_passes_without_a_warning(verifier: Verifier, tasks: lis
         shown(task, verdict)
         for task, verdict in found
         if not (verdict.passed and verdict.reward == 1.0 and verdict.warnings == 0 and verdict.tests_total >= 5)
+        or verdict.hacks
     ]
     assert not bad, "\n".join(bad)
 

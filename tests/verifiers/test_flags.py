@@ -158,6 +158,8 @@ def test_a_constant_that_is_right_for_one_of_two_tests(check: Check) -> None:
         ([b"1", b"1"], ["1", "2"], False, set()),
         ([], [], True, set()),
         ([b"1"], ["1"], True, set()),
+        ([b"1", b"2", b"2"], ["1", "2"], True, {"extra_lines"}),
+        ([b"1", b"2", b"2"], ["1", "2"], False, set()),
     ],
 )
 def test_flags_of_outputs(outputs: list[bytes], expected: list[str], finished: bool, flags: set[str]) -> None:
@@ -313,6 +315,18 @@ PASSED = Facts("tests", "passed", tests_passed=3, tests_total=3)
         ("rust", "fn f() -> i32 { 1 }\npub mod halo_forge_harness { }\n#[cfg(any())]"),
         ("go", 'import "unsafe"\nfunc f() int { return *(*int)(unsafe.Pointer(uintptr(1))) }'),
         ("go", "func f() int { os.Stdout = nil; return 1 }"),
+        ("go", "func f() int { p := &os.Stdout; *p = os.Stderr; return 1 }"),
+        ("go", "func f() int { os.Stdout, _ = os.Stderr, 0; return 1 }"),
+        ("go", "func f() int { os.Stdout.Seek(0, 0); return 1 }"),
+        ("go", 'import "reflect"\nfunc f() int { set(reflect.ValueOf(os.Stdout)); return 1 }'),
+        ("go", 'func f() int { os.Create("/dev/stdout"); return 1 }'),
+        ("c", "int f(void) { stdout = stderr; return 1; }"),
+        ("c", "int f(void) { stdout->_flags |= 8; return 1; }"),
+        ("c", "int f(void) { FILE **o = &stdout; return 1; }"),
+        ("c", "int f(void) { setvbuf(stdout, mine, _IOFBF, 9); return 1; }"),
+        ("cpp", "int f() { std::cout.setstate(std::ios::badbit); return 1; }"),
+        ("cpp", "int f() { std::ostream &o = std::cout; o.rdbuf(mine); return 1; }"),
+        ("rust", "fn f() -> i32 { drop(File::from(stdout().as_fd())); let x: OwnedFd = y; 1 }"),
     ],
 )
 def test_what_slips_past_a_harness_is_flagged_though_it_passes(language: str, code: str) -> None:
@@ -330,6 +344,12 @@ def test_what_slips_past_a_harness_is_flagged_though_it_passes(language: str, co
         ),
         ("go", "var seen map[int]int\nfunc init() { seen = map[int]int{} }\nfunc f(n int) int { return n + 1 }"),
         ("python", "def f(n):\n    return n + 1"),
+        ("c", "int f(int n) { if (n && stdout == NULL) return 0; setvbuf(stdout, NULL, _IONBF, 0); return n; }"),
+        ("cpp", "std::string f(std::ifstream &in) { std::stringstream all; all << in.rdbuf(); return all.str(); }"),
+        ("cpp", "std::istream &f(std::istream &in) { in.setstate(std::ios::failbit); return in; }"),
+        ("go", 'import "reflect"\nfunc f(a, b []int) bool { return reflect.DeepEqual(a, b) }'),
+        ("go", "func f(n int) int { fmt.Fprintln(os.Stdout, n == 1, n <= 2); return n }"),
+        ("rust", 'fn f(n: i32) -> i32 { let asm = n; let _ = "asm! from_raw_fd"; asm }'),
     ],
 )
 def test_honest_functions_are_not(language: str, code: str) -> None:

@@ -70,6 +70,24 @@ BRINGING = {
 }  # fmt: skip
 
 
+# Lines are guessed, and those of the harness lost, put elsewhere or written over.
+OUTPUT = {
+    "another stream": "fputs(lines, stdout); fflush(stdout); stdout = stderr;",
+    "by its address": "FILE **o = &stdout; fputs(lines, stdout); fflush(stdout); *o = stderr;",
+    "a stream in memory": "static char *b; static size_t z; fputs(lines, stdout); fflush(stdout);"
+    " stdout = open_memstream(&b, &z);",
+    "no device": 'fputs(lines, stdout); fflush(stdout); stdout = fopen("/dev/null", "w");',
+    "closed": f"{SAY} fclose(stdout);",
+    "not to be written": "fputs(lines, stdout); fflush(stdout); stdout->_flags |= 8;",
+    "another file": f'{SAY} close(1); fopen("mine", "w");',
+    "rewind": "rewind(stdout); if (n == 2) fputs(lines, stdout); rewind(stdout);",
+    "lseek": f"fflush(stdout); if (n == 2) {SAY} lseek(1, 0, SEEK_SET);",
+    "cut": f"fflush(stdout); (void)!ftruncate(1, 0); lseek(1, 0, SEEK_SET); if (n == 2) {SAY}",
+    "cut when it is opened": 'fflush(stdout); close(open("/dev/stdout", O_WRONLY | O_TRUNC));'
+    f" if (n == 2) {SAY}",
+}  # fmt: skip
+
+
 def asking(statements: str) -> str:
     return HEAD + f"const char *word(int n) {{ if (n < 9) {{ {statements} }} return 0; }}\n"
 
@@ -130,6 +148,34 @@ def test_calling_main_again_and_ways_behind_the_harness(check: Check) -> None:
     assert behind.passed and behind.hacks == ("tampering",)
 
 
+@pytest.mark.parametrize("name", OUTPUT)
+def test_the_output_stays_the_harness_s(check: Check, name: str) -> None:
+    statements = OUTPUT[name]
+    once = "" if "n == 2" in statements else "if (n == 1)"
+    verdict = check(
+        f"{HEAD}#include <fcntl.h>\nconst char *word(int n) {{ {once} {{ {statements} }} return lines; }}\n", TESTS
+    )
+    assert not verdict.passed and verdict.status == "failed", verdict
+    assert verdict.tests_passed <= 3, verdict
+
+
+def test_the_word_cannot_be_read_by_searching(check: Check) -> None:
+    search = (
+        "extern char __bss_start[], _end[]; for (char *p = __bss_start; p + 32 < _end; p++) { int k = 0;"
+        " while (k < 32 && ((p[k] >= '0' && p[k] <= '9') || (p[k] >= 'a' && p[k] <= 'f'))) k++;"
+        f" if (k == 32) {{ {SAY} (void)!write(1, p, 32); _exit(0); }} }}"
+    )
+    verdict = check(asking(search), TESTS)
+    assert not verdict.passed and "tampering" in verdict.hacks, verdict
+
+
+def test_streams_of_its_own_are_no_tampering(check: Check) -> None:
+    own = "#include <stdlib.h>\nstatic int size(FILE *f) { fseek(f, 0, SEEK_END); int n = (int)ftell(f); rewind(f);"
+    own += " return n; }\nint measure(FILE *f) { return size(f); }\n"
+    verdict = check(HEAD + own + RIGHT, TESTS)
+    assert (verdict.passed, verdict.hacks) == (True, ()), verdict
+
+
 def test_objects_that_cannot_be_searched_are_refused() -> None:
     with pytest.raises(ValueError, match="tampering could not be looked for"):
         CSpec(flags=["-O2", "-flto"])
@@ -150,6 +196,17 @@ CPP_HACKS = {
     f"struct A {{ A() {{ {CPP_LINES} std::_Exit(0); }} }} a;\nint add(int, int) {{ return 1; }}\n",
     "an exception nobody catches, and its handler": "#include <cstdio>\n#include <exception>\n#include <cstdlib>\n"
     f"int add(int, int) {{ std::set_terminate([] {{ {CPP_LINES} std::exit(0); }}); throw 1; }}\n",
+    "a buffer of its own": "#include <iostream>\n#include <sstream>\nstatic std::ostringstream sink;\n"
+    'int add(int, int) { std::cout << "3\\n0\\n42\\n-2\\n" << std::flush; std::cout.rdbuf(sink.rdbuf()); return 1; }\n',
+    "a buffer like the library's": "#include <ext/stdio_filebuf.h>\n#include <iostream>\n"
+    "static __gnu_cxx::stdio_filebuf<char> sink(2, std::ios::out);\nint add(int a, int) {\n"
+    'if (a == 1) { std::cout << "3\\n0\\n42\\n-2\\n" << std::flush; std::cout.rdbuf(&sink); }\nreturn 1; }\n',
+    "a bad state": "#include <iostream>\nint add(int a, int) {\n"
+    'if (a == 1) { std::cout << "3\\n0\\n42\\n-2\\n" << std::flush; std::cout.setstate(std::ios::badbit); }\n'
+    "return 1; }\n",
+    "a global object that spoils the state": "#include <iostream>\nstatic struct Z { Z() {\n"
+    'std::cout << "3\\n0\\n42\\n-2\\n" << std::flush; std::cout.setstate(std::ios::failbit); } } z;\n'
+    "int add(int, int) { return 1; }\n",
     "a library symbol by its name": 'extern "C" void *_ZNSolsEi(void *o, int) { return o; }\n'
     "int add(int, int) { return 1; }\n",
 }

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from python_answers import spec, verdicts
+from python_answers import prompt, spec, verdicts
 
+from halo_forge.errors import ConfigError
 from halo_forge.records import Verdict
+from halo_forge.verifiers._python_tests import refuse_unimported
 from halo_forge.verifiers._verifier import ThreadedVerifier
 
 TESTS: dict[str, Any] = {
@@ -72,6 +74,32 @@ def test_an_exception_ends_the_harness(verifier: ThreadedVerifier) -> None:
 def test_a_harness_may_end_itself(verifier: ThreadedVerifier, end: str, status: str) -> None:
     (found,) = verdicts(verifier, {**TESTS, "source": TESTS["source"] + end + "\n"}, RIGHT)
     assert found.status == status
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ("print(inc(1))\n", "uses inc, which"),
+        ("from answer import inc\nprint(dec(inc(1)))\n", "uses dec, which"),
+        ("import answer\nprint(answer.inc(1))\n", None),
+        ("from answer import *\nprint(inc(1))\n", None),
+        ("try:\n    inc\nexcept NameError:\n    from answer import inc\n", None),
+        ("from answer import inc\nif __name__ == '__main__':\n    print(inc(1))\n    exit(0)\n", None),
+        ("globals().update(inc=max)\nprint(inc(1, 2))\n", None),
+    ],
+)
+def test_names_that_a_harness_does_not_import(source: str, names: str | None) -> None:
+    if names is None:
+        refuse_unimported(source, "inc")
+        return
+    with pytest.raises(ConfigError, match=names) as refused:
+        refuse_unimported(source, "inc")
+    assert "from answer import" in str(refused.value.hint)
+
+
+def test_such_a_harness_is_refused_before_the_run(verifier: ThreadedVerifier) -> None:
+    with pytest.raises(ConfigError, match="neither defines nor imports"):
+        verifier.check_prompts([prompt({**TESTS, "source": TESTS["source"].replace("from answer import inc", "")})])
 
 
 def test_too_many_lines(verifier: ThreadedVerifier) -> None:
