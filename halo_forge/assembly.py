@@ -11,7 +11,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,14 @@ from typing import Any
 from pydantic import ValidationError
 
 import halo_forge
+from halo_forge.choices import hardware_choices
 from halo_forge.config import LoadedConfig, RaftConfig, config_digest, differing_keys, resolved
 from halo_forge.errors import ConfigError, RunDirError
+from halo_forge.hardware import Profile, prepare
+from halo_forge.hardware.telemetry import telemetry
 from halo_forge.plan import Plan, PromptSets
 from halo_forge.policy import Policy, check_local
+from halo_forge.policy.probe import Probe
 from halo_forge.preview import Preview, preview
 from halo_forge.prompts import is_remote, load_prompts
 from halo_forge.records import Prompt
@@ -39,6 +43,9 @@ IDENTITY_KEYS = {
     "prompts": "the prompts are not those the run was started with",
     "start_model": "the start model is not the one the run was started with",
 }
+
+NOTED_KEYS = ("toolchain", "versions", "hardware")
+"""Of run.json: another value does not make another run, but an event."""
 
 
 def load_prompt_sets(config: RaftConfig) -> PromptSets:
@@ -111,6 +118,7 @@ def open_run(
         ToolMissing: A compiler is missing or does not work.
     """
     config = loaded.config
+    profile = prepare(config.hardware)  # before anything imports torch
     prompts = load_prompt_sets(config)
     if config.engine.needs_policy:
         check_local(config.model)
@@ -120,17 +128,30 @@ def open_run(
             _check_same_run(run, config, prompts, resume=resume)
         verifier = stack.enter_context(config.verifier.open())
         verifier.check_prompts(list(prompts.by_id().values()))
-        policy = _load_policy(config)
+        policy = _load_policy(config, profile)
         if policy is not None:
             policy.check_lengths(prompts.by_id().values(), config.engine.max_new_tokens)
         engine = config.engine.open(policy)
+        if isinstance(engine, AbstractContextManager):  # it may have started a server
+            stack.enter_context(engine)
         trainer = (
             ScriptedTrainer(config.training)
             if policy is None
-            else LoraSftTrainer(policy, config.training, seed=config.seed)
+            else LoraSftTrainer(
+                policy,
+                config.training,
+                seed=config.seed,
+                keep_optimizer=config.training.optimizer.across_cycles != "reset",
+            )
         )
-        tools = Tools(prompts.by_id(), engine, verifier, trainer, policy, watch, config.verifier.max_error_fraction)
-        identity = _identity(config, prompts, verifier.toolchain(), policy)
+        num_drift = config.evaluation.num_drift_samples
+        probe = Probe(policy, prompts.by_id(), num_drift) if policy is not None and num_drift > 0 else None
+        limit = config.verifier.max_error_fraction
+        needed = stack.enter_context(telemetry(profile.machine)).take
+        tools = Tools(prompts.by_id(), engine, verifier, trainer, policy, watch, limit, probe, needed)
+        size = None if policy is None else policy.num_parameters
+        choices = hardware_choices(config, profile if policy is None else policy.profile, size)
+        identity = _identity(config, prompts, verifier.toolchain(), policy) | {"hardware": choices}
         if run.is_new:
             run.start(identity, given=loaded.document.text, resolved=dump(resolved(config)))
         else:
@@ -172,10 +193,11 @@ def run_config(root: Path) -> LoadedConfig:
     return LoadedConfig(config, document)
 
 
-def _load_policy(config: RaftConfig) -> Policy | None:
+def _load_policy(config: RaftConfig, profile: Profile) -> Policy | None:
     if not config.engine.needs_policy:
         return None
-    return Policy.load(config.model, config.lora, seed=config.seed, response_prefix=config.prompts.response_prefix)
+    prefix = config.prompts.response_prefix
+    return Policy.load(config.model, config.lora, seed=config.seed, response_prefix=prefix, profile=profile)
 
 
 def _check_same_run(run: Run, config: RaftConfig, prompts: PromptSets, *, resume: bool) -> None:
@@ -200,7 +222,7 @@ def _check_same_run(run: Run, config: RaftConfig, prompts: PromptSets, *, resume
 def _check_start_model(run: Run, identity: dict[str, Any]) -> None:
     stored = run.identity()
     _compare(run, stored, {"start_model": identity["start_model"]})
-    changed = {key: identity[key] for key in ("toolchain", "versions") if stored[key] != identity[key]}
+    changed = {key: identity[key] for key in NOTED_KEYS if stored.get(key) != identity[key]}
     if changed:
         run.event("environment_changed", **changed)
 
@@ -224,7 +246,7 @@ def _identity(
         "config_digest": config_digest(config),
         "seed": config.seed,
         "prompts": _prompt_digests(prompts),
-        "start_model": config.engine.inputs() if policy is None else policy.identity,
+        "start_model": {**({} if policy is None else policy.identity), **config.engine.inputs()},
         "toolchain": toolchain,
         "versions": {"python": platform.python_version(), **_versions()},
         "git_commit": _git_commit(),

@@ -59,3 +59,7 @@ class TooFewSamples(StoppedByRule):
 
 class VerifierBroken(StoppedByRule):
     """The verifier itself failed too often: its verdicts cannot be trusted."""
+
+
+class NoProgress(StoppedByRule):
+    """A supervised run was started again and again without finishing anything, or could not be ended."""

@@ -7,28 +7,32 @@ measures the last model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-from halo_forge.measuring import choose, compare, measure_lap, measure_test
+from halo_forge.advice import Advised, Version, advise
+from halo_forge.decisions import Decision
+from halo_forge.measuring import (
+    Result,
+    compare,
+    judge,
+    kept_facts,
+    measure_lap,
+    with_kept,
+    with_outcome,
+)
 from halo_forge.plan import Plan
 from halo_forge.records import (
     Completion,
     CycleReport,
-    Decision,
     Measurement,
-    Result,
-    SampleRequest,
     SamplingSettings,
     Selection,
     Trained,
     TrainingSettings,
     Verdict,
 )
-from halo_forge.store.folder import StageFolder, StreamForm
+from halo_forge.rounds import answer, check_again, confirm, extended, tested
+from halo_forge.selection import PastCycle
 from halo_forge.store.run import Run
-from halo_forge.tools import Tools, peak_memory
-
-COMPLETIONS = StreamForm[Completion](cost=lambda made: {"num_tokens": sum(len(one.token_ids) for one in made)})
+from halo_forge.tools import Tools
 
 
 def run_raft(plan: Plan, run: Run, tools: Tools) -> Result:
@@ -40,83 +44,62 @@ def run_raft(plan: Plan, run: Run, tools: Tools) -> Result:
     """
     history: list[Measurement] = []
     dev_verdicts: list[list[Verdict]] = []
+    decisions: list[Decision] = []
+    past: list[PastCycle] = []
+    reports: list[CycleReport] = []
+    versions: list[Version] = []
+    fixed: list[Completion] = []
     for cycle in range(1, plan.num_cycles + 2):
         lap, version = run.lap(cycle), cycle - 1
 
-        sampling = lap.stage("sampling", SamplingSettings, lambda: plan.sampling_settings(cycle, history))
-        asked = {"": plan.train_requests(cycle, sampling), "dev_": plan.dev_requests()}
+        sampling = lap.stage("sampling", SamplingSettings, lambda: plan.sampling_settings(cycle, history, decisions))
+        asked = {"": plan.train_requests(cycle, sampling, past), "dev_": plan.dev_requests()}
         train, dev = answer(lap, asked, version, run, tools)
-        measurement = lap.stage("measurement", Measurement, lambda: measure_lap(cycle, train, dev))
-        history.append(measurement)
+        fixed = dev[0] if version == 0 else fixed
+        parent = reports[-1].settings["parent_version"] if reports else 0
+        drift = lap.stage("drift", Measurement, lambda: tools.drift(version, parent, run, fixed, train[0], asked[""]))
+        measurement = lap.stage("measurement", Measurement, lambda: measure_lap(cycle, train, dev, drift.metrics))
+        history.append(with_kept(measurement, reports))
         dev_verdicts.append(dev[1])
         tools.watch.measured(measurement)
 
-        decision = lap.stage("decision", Decision, lambda: choose(history, plan.choose_by, plan.num_cycles))
+        judgement = judge(plan.config.decisions, decisions, dev_verdicts)
+        if judgement.outcome == "suspect":
+            judgement = confirm(lap, judgement, version, plan, run, tools)
+        history[-1] = with_outcome(history[-1], judgement)
+        decision = lap.stage(
+            "decision", Decision, lambda: run.announced("decision", plan.decide(judgement, decisions, history))
+        )
+        decisions.append(decision)
+        tools.watch.decided(decision)
+        versions.append(Version.of(history[-1], sampling, train[1], dev[1]))
+        tools.watch.advised(lap.stage("advice", Advised, lambda: advise(versions, reports)))
         run.point("best", decision.best_version, cycle=cycle)
-        if decision.action == "finish":
+        if decision.ends:
             break
 
-        settings = lap.stage("settings", TrainingSettings, lambda: plan.training_settings(cycle, history))
-        candidates = plan.select(*train, settings)
+        if decision.samples_anew:
+            sampling = lap.stage("rollback_sampling", SamplingSettings, lambda: plan.sampling_anew(history, decisions))
+            asked = {"rollback_": plan.train_requests(cycle, sampling, past, decision.seed_tag)}
+            (train,) = answer(lap, asked, decision.sample_from, run, tools)
+
+        further = plan.further_requests(sampling, train[1], decision.seed_tag)
+        train = extended(lap, train, further, decision.sample_from, run, tools)
+        candidates = plan.select(*train, plan.selection_settings(cycle, history), past)
         again = check_again(lap, plan.to_check_again(candidates, train[1]), train[0], tools)
-        selection = lap.stage("selection", Selection, lambda: plan.without_flaky(candidates, train[1], again, cycle))
-        rows = plan.training_rows(train[0], selection)
+        selection = lap.stage("selection", Selection, lambda: plan.selected(candidates, train, again, past, decisions))
+        rows = plan.training_rows(train[0], selection, past)
+        past.append(PastCycle.of(cycle, *train, selection))
         lap.write_rows("selection.jsonl", [row.to_row() for row in rows])
-        trained = lap.training(
-            Trained, lambda folder, record: tools.train(rows, settings, run.adapter(version), folder, record)
+        settings = lap.stage(
+            "settings", TrainingSettings, lambda: plan.training_settings(cycle, history, len(rows), decisions)
         )
-        lap.stage("report", CycleReport, lambda: plan.report(measurement, settings, selection, trained))
+        start, kept = run.adapter(settings.parent_version), kept_facts(past)
+        trained = lap.training(Trained, lambda folder, log: tools.train(rows, kept, settings, start, folder, log))
+        reports.append(lap.stage("report", CycleReport, lambda: plan.report(measurement, settings, selection, trained)))
         run.point("latest", cycle, cycle=cycle)
-        run.event("resources", cycle=cycle, **peak_memory())
+        run.event("resources", cycle=cycle, **tools.resources())
         tools.watch.trained(settings, selection, trained)
 
-    tests = {
-        version: answer(run.test(version), {"": plan.test_requests()}, version, run, tools)[0]
-        for version in plan.tested_versions(decision.best_version)
-    }
-    for version, test in tests.items():
-        run.test(version).stage("measurement", Measurement, lambda: measure_test(version, test))
-    return run.result().stage("result", Result, lambda: compare(decision.best_version, dev_verdicts, tests))
-
-
-def answer(
-    folder: StageFolder, asked: Mapping[str, Sequence[SampleRequest]], version: int, run: Run, tools: Tools
-) -> list[tuple[list[Completion], list[Verdict]]]:
-    """Sample all requests from v_version in one pass and verify the answers.
-
-    Args:
-        asked: What the names of the files begin with -> the requests whose answers they hold, in this order.
-    """
-    wanted = {(request.prompt_id, request.index): request for requests in asked.values() for request in requests}
-    keys = {prefix: [(request.prompt_id, request.index) for request in asked[prefix]] for prefix in asked}
-    completions = folder.streams(
-        "completions",
-        Completion,
-        {f"{prefix}completions": keys[prefix] for prefix in asked},
-        lambda missing: tools.sample([wanted[key] for key in missing], version, run.adapter(version)),
-        COMPLETIONS,
-    )
-    answers = {(each.prompt_id, each.index): each for stream in completions for each in stream}
-    verdicts = folder.streams(
-        "verdicts",
-        Verdict,
-        {f"{prefix}verdicts": keys[prefix] for prefix in asked},
-        lambda missing: tools.verify([answers[key] for key in missing]),
-        tools.verdict_form(),
-    )
-    return list(zip(completions, verdicts, strict=True))
-
-
-def check_again(
-    lap: StageFolder, keys: Sequence[tuple[str, int]], completions: Sequence[Completion], tools: Tools
-) -> list[Verdict]:
-    """Run once more what is about to be trained on: a pass that was luck does not come twice."""
-    answers = {(each.prompt_id, each.index): each for each in completions}
-    (again,) = lap.streams(
-        "second_verdicts",
-        Verdict,
-        {"second_verdicts": keys},
-        lambda missing: tools.verify_again([answers[key] for key in missing]),
-        tools.second_verdict_form(),
-    )
-    return again
+    tests = tested(plan, decision, run, tools)
+    return run.result().stage("result", Result, lambda: compare(decision, dev_verdicts, tests))

@@ -2,119 +2,126 @@
 
 from __future__ import annotations
 
-import random
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from halo_forge.config import RaftConfig
-from halo_forge.errors import TooFewSamples
+from halo_forge.decisions import Decision, Judgement, decide, dropped_cycles
+from halo_forge.questions import PromptSets, Questions
 from halo_forge.records import (
     Completion,
     CycleReport,
     Measurement,
-    Prompt,
-    SampleRequest,
     SamplingSettings,
     Selection,
+    SelectionSettings,
     Trained,
     TrainingSettings,
     Verdict,
 )
+from halo_forge.schedules import Schedule
 from halo_forge.seeds import derive_seed
-from halo_forge.selection import without_flaky
-from halo_forge.training import TrainingRow
+from halo_forge.selection import (
+    PastCycle,
+    kept_before,
+    kept_candidates,
+    refuse_too_few,
+    replay,
+    without_flaky,
+)
+from halo_forge.training import TrainingRow, planned_factors
+from halo_forge.within_cycle import peak_of_mass
+
+__all__ = ["Plan", "PromptSets"]
 
 
 @dataclass(frozen=True)
-class PromptSets:
-    """The three sets: train is learned from, dev decides, test is touched once at the end."""
-
-    train: tuple[Prompt, ...]
-    dev: tuple[Prompt, ...]
-    test: tuple[Prompt, ...]
-
-    def by_id(self) -> dict[str, Prompt]:
-        """All prompts of the three sets; ids are unique across them (checked when they are loaded)."""
-        return {prompt.id: prompt for prompt in (*self.train, *self.dev, *self.test)}
-
-
-@dataclass(frozen=True)
-class Plan:
+class Plan(Questions):
     """A pure function of configuration and prompts: what to ask, at which settings, in which cycle."""
 
-    config: RaftConfig
-    prompts: PromptSets
+    def sampling_settings(
+        self, cycle: int, history: Sequence[Measurement], decisions: Sequence[Decision] = ()
+    ) -> SamplingSettings:
+        """The scheduled sampling values of a cycle; `history` ends with v_{cycle-2}, measured one lap earlier.
 
-    @property
-    def num_cycles(self) -> int:
-        """Cycles that train; the loop runs one lap more."""
-        return self.config.raft.num_cycles
-
-    @property
-    def choose_by(self) -> str:
-        """The dev metric whose highest value names the version to keep."""
-        return self.config.evaluation.choose_by
-
-    def sampling_settings(self, cycle: int, history: Sequence[Measurement]) -> SamplingSettings:
-        """The scheduled sampling values of a cycle; `history` ends with v_{cycle-2}, measured one lap earlier."""
+        Every return to an earlier version added to the temperature.
+        """
         engine, raft, at = self.config.engine, self.config.raft, self._at(cycle, history)
+        hotter = decisions[-1].temperature_add if decisions else 0.0
         return SamplingSettings(
             cycle=cycle,
-            temperature=engine.temperature.value(*at),
+            temperature=engine.temperature.value(*at) + hotter,
             top_p=engine.top_p.value(*at),
             samples_per_prompt=round(raft.samples_per_prompt.value(*at)),
+            min_p=engine.min_p.value(*at),
+            curriculum_fraction=raft.curriculum_fraction.value(*at),
         )
 
-    def training_settings(self, cycle: int, history: Sequence[Measurement]) -> TrainingSettings:
-        """The scheduled values of selection and training; `history` ends with v_{cycle-1}, just measured."""
-        training, selection, at = self.config.training, self.config.selection, self._at(cycle, history)
-        return TrainingSettings(
+    def sampling_anew(self, history: Sequence[Measurement], decisions: Sequence[Decision]) -> SamplingSettings:
+        """Those of the same lap again, after the decision to go back: only the temperature is another."""
+        return self.sampling_settings(len(history), history[:-1], decisions)
+
+    def selection_settings(self, cycle: int, history: Sequence[Measurement]) -> SelectionSettings:
+        """The scheduled values of selection; `history` ends with v_{cycle-1}, just measured."""
+        selection, at = self.config.selection, self._at(cycle, history)
+        return SelectionSettings(
             cycle=cycle,
             reward_threshold=selection.reward_threshold.value(*at),
             keep_fraction=selection.keep_fraction.value(*at),
-            learning_rate=training.learning_rate.value(*at),
-            num_train_epochs=training.num_train_epochs.value(*at),
-            max_grad_norm=training.max_grad_norm.value(*at),
-            weight_decay=training.weight_decay.value(*at),
         )
 
-    def train_prompts(self, cycle: int) -> list[Prompt]:
-        """The train prompts of a cycle: all of them, or the next `prompts_per_cycle` of endless seeded shuffles."""
-        share = self.config.raft.prompts_per_cycle
-        if share is None or share >= len(self.prompts.train):
-            return list(self.prompts.train)
-        start = (cycle - 1) * share
-        chosen: list[Prompt] = []
-        for position in range(start, start + share):
-            deck = self._shuffled(position // len(self.prompts.train))
-            chosen.append(deck[position % len(deck)])
-        # Where one shuffle ends and the next begins a prompt may come twice; it is asked once.
-        return list({prompt.id: prompt for prompt in chosen}.values())
+    def decide(self, judgement: Judgement, decisions: Sequence[Decision], history: Sequence[Measurement]) -> Decision:
+        """The decision of the lap after `decisions`; `history` ends with the version that was judged."""
+        metrics, lap = [measurement.metrics for measurement in history], len(history)
+        at_floor = self._learning_rate().stalled_at_floor(lap, max(lap, self.num_cycles), metrics)
+        return decide(self.config.decisions, decisions, judgement, metrics, self.num_cycles, at_floor)
 
-    def train_requests(self, cycle: int, settings: SamplingSettings) -> list[SampleRequest]:
-        """What cycle `cycle` samples from v_{cycle-1}; nothing in the last lap, which only measures."""
-        if cycle > self.num_cycles:
-            return []
-        return [
-            self._request(prompt, index, ("sample", cycle), settings.temperature, settings.top_p)
-            for prompt in self.train_prompts(cycle)
-            for index in range(settings.samples_per_prompt)
-        ]
+    def training_settings(
+        self, cycle: int, history: Sequence[Measurement], num_rows: int, decisions: Sequence[Decision] = ()
+    ) -> TrainingSettings:
+        """The values to train `num_rows` rows at, and those of selection beside them; `history` as above.
 
-    def dev_requests(self) -> list[SampleRequest]:
-        """The same requests, seeds included, for every policy version: differences between versions are paired."""
-        return self._evaluation_requests(self.prompts.dev, "dev")
+        Every decline lowered the learning rate (or its mass), unless its schedule looks at declines itself.
+        """
+        training, at = self.config.training, self._at(cycle, history)
+        chosen = self.selection_settings(cycle, history)
+        epochs = training.num_train_epochs.value(*at)
+        accumulation = round(training.gradient_accumulation_steps.value(*at))
+        lowered = decisions[-1].learning_rate_factor if decisions else 1.0
+        if self._learning_rate().lowers_on_decline:
+            lowered = 1.0
+        mass = None if training.learning_rate_mass is None else lowered * training.learning_rate_mass.value(*at)
+        if training.learning_rate is not None:
+            peak = lowered * training.learning_rate.value(*at)
+        else:
+            assert mass is not None  # one of the two is given (config/rules.py)
+            peak = peak_of_mass(mass, planned_factors(training, num_rows, epochs, accumulation))
+        return TrainingSettings(
+            cycle=cycle,
+            parent_version=self._parent(cycle, decisions),
+            reward_threshold=chosen.reward_threshold,
+            keep_fraction=chosen.keep_fraction,
+            learning_rate=peak,
+            num_train_epochs=epochs,
+            max_grad_norm=training.max_grad_norm.value(*at),
+            weight_decay=training.weight_decay.value(*at),
+            gradient_accumulation_steps=accumulation,
+            learning_rate_mass=mass,
+            optimizer=self._optimizer(cycle, decisions),
+            average_weight=training.average_weight.value(*at) if training.start_from == "average" else 1.0,
+        )
 
-    def test_requests(self) -> list[SampleRequest]:
-        """Asked once, at the end, of the versions in `tested_versions`."""
-        return self._evaluation_requests(self.prompts.test, "test")
-
-    def tested_versions(self, chosen: int) -> list[int]:
-        """The chosen version, and the start model to compare it with; none where test is not to be measured."""
-        return sorted({0, chosen}) if self.config.evaluation.test_at_end and self.prompts.test else []
+    def tested_versions(self, chosen: int, last: int) -> list[int]:
+        """The chosen and the last version, and the start model to compare with; none where test is not measured."""
+        return sorted({0, chosen, last}) if self.config.evaluation.test_at_end and self.prompts.test else []
 
     def select(
-        self, completions: Sequence[Completion], verdicts: Sequence[Verdict], settings: TrainingSettings
+        self,
+        completions: Sequence[Completion],
+        verdicts: Sequence[Verdict],
+        settings: SelectionSettings,
+        past: Sequence[PastCycle] = (),
     ) -> Selection:
         """The configured selection at this cycle's settings; flaky samples are still in it.
 
@@ -127,60 +134,58 @@ class Plan:
             threshold=settings.reward_threshold,
             keep_fraction=settings.keep_fraction,
             seed=derive_seed(self.config.seed, "selection", settings.cycle),
+            kept_before=kept_before(past),
         )
-        self._refuse_too_few(selection, settings.cycle)
+        refuse_too_few(selection, settings.cycle, self.config.raft.min_selected)
         return selection
 
     def to_check_again(self, candidates: Selection, verdicts: Sequence[Verdict]) -> list[tuple[str, int]]:
         """The samples to run once more before they are trained on; those that only compile can only compile again."""
-        if not self.config.verifier.rerun_kept:
+        if not self.config.verifier.rerun_kept or self.config.selection.is_control:
             return []
         ran = {(verdict.prompt_id, verdict.index) for verdict in verdicts if verdict.stage in ("run", "tests")}
         return [key for key in candidates.kept if key in ran]
 
-    def without_flaky(
-        self, candidates: Selection, verdicts: Sequence[Verdict], again: Sequence[Verdict], cycle: int
+    def selected(
+        self,
+        candidates: Selection,
+        train: tuple[Sequence[Completion], Sequence[Verdict]],
+        again: Sequence[Verdict],
+        past: Sequence[PastCycle],
+        decisions: Sequence[Decision] = (),
     ) -> Selection:
-        """The candidates without those whose second verdict differs from the first.
+        """The candidates whose second verdict is that of the first, and what of earlier cycles is trained on with them.
 
         Raises:
-            TooFewSamples: Fewer than `raft.min_selected` are left.
+            TooFewSamples: Fewer than `raft.min_selected` candidates are left.
         """
-        selection = without_flaky(candidates, verdicts, again)
-        self._refuse_too_few(selection, cycle)
-        return selection
+        cycle, section = len(past) + 1, self.config.replay
+        selection = without_flaky(candidates, train[1], again)
+        refuse_too_few(selection, cycle, self.config.raft.min_selected)
+        # From the start model, what the good cycles found has to be learned again.
+        from_base = bool(decisions) and decisions[-1].action == "from_base"
+        if section.kind == "none" and not from_base:
+            return selection
+        since = cycle - section.window if section.kind == "window" and not from_base else 1
+        degraded = dropped_cycles(decisions)
+        rows = replay(
+            [each for each in past if each.cycle >= since and each.cycle not in degraded],
+            kept_candidates(*train, selection),
+            share=section.share,
+            cap=self.config.selection.per_prompt_cap,
+            seed=derive_seed(self.config.seed, "replay", cycle),
+        )
+        return dataclasses.replace(selection, replayed=rows)
 
-    def _refuse_too_few(self, selection: Selection, cycle: int) -> None:
-        num_samples = len(selection.kept) + sum(len(keys) for keys in selection.dropped.values())
-        if len(selection.kept) < self.config.raft.min_selected:
-            truncated = len(selection.dropped.get("truncated", ())) > num_samples / 2
-            advice = (
-                "a larger engine.max_new_tokens, or an engine.stop string that ends an answer"
-                if truncated
-                else "easier prompts, more samples_per_prompt, or a lower selection.reward_threshold (such as 0.5: all"
-                " that compiles)"
-            )
-            dropped = ", ".join(f"{reason} {len(keys)}" for reason, keys in selection.dropped.items() if keys)
-            hint = (
-                "nothing is lost and --resume continues here, but the same samples will give the same answer: start a"
-                f" new run with {advice}; model.adapter can start it from an adapter of this run"
-            )
-            if len(selection.kept) + len(selection.dropped.get("flaky_unknown", ())) >= self.config.raft.min_selected:
-                hint = (
-                    "the verifier itself failed in the second run (second_verdicts.jsonl of the cycle says how): mend"
-                    f" that, then `halo-forge raft resume RUN --from-cycle {cycle}`"
-                )
-            raise TooFewSamples(
-                f"cycle {cycle}: {len(selection.kept)} of {num_samples} samples were selected, fewer than"
-                f" raft.min_selected ({self.config.raft.min_selected}); dropped: {dropped}",
-                hint,
-            )
-
-    def training_rows(self, completions: Sequence[Completion], selection: Selection) -> list[TrainingRow]:
-        """The selected samples with their prompts, in training order."""
+    def training_rows(
+        self, completions: Sequence[Completion], selection: Selection, past: Sequence[PastCycle] = ()
+    ) -> list[TrainingRow]:
+        """The selected samples with their prompts, in training order, and then those of earlier cycles."""
         prompts = {prompt.id: prompt for prompt in self.prompts.train}
         answers = {(completion.prompt_id, completion.index): completion for completion in completions}
-        return [TrainingRow(prompts[prompt_id], answers[prompt_id, index]) for prompt_id, index in selection.kept]
+        earlier = {(each.cycle, *candidate.key): candidate.completion for each in past for candidate in each.kept}
+        chosen = [*(answers[key] for key in selection.kept), *(earlier[key] for key in selection.replayed)]
+        return [TrainingRow(prompts[answer.prompt_id], answer) for answer in chosen]
 
     def report(
         self, measurement: Measurement, settings: TrainingSettings, selection: Selection, trained: Trained
@@ -200,28 +205,23 @@ class Plan:
     def _at(self, cycle: int, history: Sequence[Measurement]) -> tuple[int, int, list[Mapping[str, float]]]:
         return cycle, self.num_cycles, [measurement.metrics for measurement in history]
 
-    def _evaluation_requests(self, prompts: Sequence[Prompt], name: str) -> list[SampleRequest]:
-        evaluation = self.config.evaluation
-        return [
-            self._request(prompt, index, (name,), evaluation.temperature, evaluation.top_p)
-            for prompt in prompts
-            for index in range(evaluation.samples_per_prompt)
-        ]
+    def _learning_rate(self) -> Schedule:
+        training = self.config.training
+        schedule = training.learning_rate_mass if training.learning_rate is None else training.learning_rate
+        assert schedule is not None  # one of the two is given (config/rules.py)
+        return schedule
 
-    def _shuffled(self, round_number: int) -> list[Prompt]:
-        deck = sorted(self.prompts.train, key=lambda prompt: prompt.id)
-        random.Random(derive_seed(self.config.seed, "prompts", round_number)).shuffle(deck)
-        return deck
+    def _parent(self, cycle: int, decisions: Sequence[Decision]) -> int:
+        match self.config.training.start_from:
+            case "base":
+                return 0
+            case "best":
+                return decisions[-1].best_version if decisions else 0
+            case "previous" | "average":
+                return decisions[-1].train_from if decisions else cycle - 1
 
-    def _request(
-        self, prompt: Prompt, index: int, names: tuple[str | int, ...], temperature: float, top_p: float
-    ) -> SampleRequest:
-        return SampleRequest(
-            prompt_id=prompt.id,
-            index=index,
-            seed=derive_seed(self.config.seed, *names, prompt.id, index),
-            temperature=temperature,
-            top_p=top_p,
-            top_k=self.config.engine.top_k,
-            max_new_tokens=self.config.engine.max_new_tokens,
-        )
+    def _optimizer(self, cycle: int, decisions: Sequence[Decision]) -> Literal["reset", "carry", "carry_moments"]:
+        """How the optimizer starts: the start model has no state, and a return to an earlier version leaves it."""
+        returned = bool(decisions) and decisions[-1].train_from != cycle - 1
+        fresh = returned or self._parent(cycle, decisions) == 0
+        return "reset" if fresh else self.config.training.optimizer.across_cycles

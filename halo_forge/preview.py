@@ -6,20 +6,30 @@ Nothing here imports torch, touches the network or writes a file.
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from halo_forge import within_cycle
+from halo_forge.advice import Advice, PlanFacts, advise_plan
+from halo_forge.choices import estimated_adapter_bytes, estimated_parameters, hardware_choices
 from halo_forge.config import RaftConfig
+from halo_forge.config.problems import dotted
+from halo_forge.config.rules import SCHEDULED, bounds, value_at
+from halo_forge.hardware import choose
+from halo_forge.schedules import Schedule
+from halo_forge.schedules.cosine_restarts import CosineRestarts
+from halo_forge.selection import most_replayed
 from halo_forge.training import planned_factors
 
 FEW_STEPS = 5
 LOW_MASS = 0.25
 BYTES_PER_TOKEN = 12
 """Room of one sampled token in completions.jsonl: its text (about 4 bytes) and its id with a separator (about 8)."""
+
+Bounds = Mapping[str, tuple[Any, Any]]
+_MASS = "training.learning_rate_mass"
 
 
 @dataclass(frozen=True)
@@ -30,13 +40,14 @@ class CyclePlan:
         learning_rate: The value, or the highest one where it depends on results.
         max_kept, max_optimizer_steps, learning_rate_mass: Bounds: as if every sample that may be kept were.
         disk_bytes: Rough size of the cycle's folder.
+        scheduled: Key of every scheduled setting that is not null -> its lowest and its highest value.
     """
 
     cycle: int
     policy_version: int
-    learning_rate: float
-    learning_rate_low: float
-    learning_rate_high: float
+    learning_rate: float | None
+    learning_rate_low: float | None
+    learning_rate_high: float | None
     temperature: float
     top_p: float
     reward_threshold: float | str
@@ -49,18 +60,35 @@ class CyclePlan:
     learning_rate_mass: float | None
     num_train_epochs: float
     disk_bytes: int | None
+    scheduled: Mapping[str, tuple[Any, Any]]
 
 
 @dataclass(frozen=True)
 class Preview:
-    """All cycles and what to think about before starting."""
+    """All cycles and what to think about before starting.
+
+    Attributes:
+        hardware: What every `auto` becomes on this machine, and "memory_budget_bytes", which changes from one
+            moment to the next; None for what cannot be known yet.
+    """
 
     cycles: tuple[CyclePlan, ...]
     warnings: tuple[str, ...]
+    advice: tuple[Advice, ...] = ()
+    hardware: Mapping[str, Any] = field(default_factory=dict)
+
+    def moving(self) -> list[str]:
+        """Keys of the settings that change from cycle to cycle or depend on results, in the order of the sections."""
+        first = self.cycles[0].scheduled
+        return [
+            key
+            for key, (low, high) in first.items()
+            if low != high or any(plan.scheduled[key] != (low, high) for plan in self.cycles)
+        ]
 
     def to_row(self) -> dict[str, Any]:
         """As `--json` prints it."""
-        return {"cycles": [dataclasses.asdict(cycle) for cycle in self.cycles], "warnings": list(self.warnings)}
+        return dataclasses.asdict(self)
 
 
 def preview(config: RaftConfig, num_train_prompts: int | None, num_dev_prompts: int | None, has_tests: bool) -> Preview:
@@ -75,23 +103,38 @@ def preview(config: RaftConfig, num_train_prompts: int | None, num_dev_prompts: 
         _cycle_plan(config, cycle, num_train_prompts, num_dev_prompts, adapter_bytes)
         for cycle in range(1, config.raft.num_cycles + 1)
     )
-    return Preview(cycles, tuple(_warnings(config, cycles, has_tests)))
+    batch = config.training.per_device_train_batch_size
+    facts = PlanFacts(
+        learning_rates=[plan.learning_rate_high for plan in cycles],
+        optimizer_steps=[plan.max_optimizer_steps for plan in cycles],
+        temperatures=[plan.temperature for plan in cycles],
+        requested_warmup_steps=config.training.warmup_steps,
+        effective_batch_size=batch * cycles[0].scheduled["training.gradient_accumulation_steps"][1],
+        rank=config.lora.r,
+        alpha=config.lora.lora_alpha,
+        use_rslora=config.lora.use_rslora,
+        model_name=config.model.model_name_or_path,
+    )
+    profile = choose(config.hardware)
+    hardware = hardware_choices(config, profile, estimated_parameters(config))
+    hardware["memory_budget_bytes"] = profile.memory_budget_bytes()
+    return Preview(cycles, tuple(_warnings(config, cycles, has_tests)), advise_plan(facts), hardware)
 
 
 def _cycle_plan(
     config: RaftConfig, cycle: int, num_train: int | None, num_dev: int | None, adapter_bytes: int | None
 ) -> CyclePlan:
-    at = cycle, config.raft.num_cycles
-    low, high = config.training.learning_rate.bounds(*at)
-    samples_per_prompt = round(config.raft.samples_per_prompt.bounds(*at)[1])
-    keep_fraction = config.selection.keep_fraction.bounds(*at)[1]
-    epochs = config.training.num_train_epochs.bounds(*at)[1]
-    share = config.raft.prompts_per_cycle
-    num_prompts = num_train if num_train is None or share is None else min(share, num_train)
-    max_kept = (
-        None if num_prompts is None else config.selection.max_kept(num_prompts, samples_per_prompt, keep_fraction)
-    )
-    factors = None if max_kept is None else planned_factors(config.training, max_kept, epochs)
+    scheduled = {dotted(path): bounds(config, path, cycle) for path in SCHEDULED if value_at(config, path) is not None}
+    samples_per_prompt = scheduled["raft.samples_per_prompt"][1]
+    num_prompts = _max_prompts(config, num_train, scheduled["raft.curriculum_fraction"][1])
+    max_kept = None
+    if num_prompts is not None:
+        # Where prompts have unlike numbers of samples, a fraction of each, rounded up, has no bound below all of them.
+        fraction = 1.0 if config.raft.sampling == "budgeted" else scheduled["selection.keep_fraction"][1]
+        max_kept = config.selection.max_kept(num_prompts, samples_per_prompt, fraction)
+    most_rows = None if max_kept is None else _max_rows(config, cycle, max_kept)
+    factors = None if most_rows is None else _factors(config, scheduled, most_rows)
+    low, high = _peaks(config, scheduled, factors)
     samples = None if num_prompts is None else num_prompts * samples_per_prompt
     disk_bytes = None
     if samples is not None and num_dev is not None and adapter_bytes is not None:
@@ -103,19 +146,63 @@ def _cycle_plan(
         learning_rate=high,
         learning_rate_low=low,
         learning_rate_high=high,
-        temperature=config.engine.temperature.bounds(*at)[1],
-        top_p=config.engine.top_p.bounds(*at)[1],
-        reward_threshold=config.selection.reward_threshold.bounds(*at)[1],
+        temperature=scheduled["engine.temperature"][1],
+        top_p=scheduled["engine.top_p"][1],
+        reward_threshold=scheduled["selection.reward_threshold"][1],
         num_prompts=num_prompts,
         samples_per_prompt=samples_per_prompt,
         samples=samples,
         max_kept=max_kept,
         max_optimizer_steps=None if factors is None else len(factors),
         warmup_steps=None if factors is None else within_cycle.clamp_warmup(config.training.warmup_steps, len(factors)),
-        learning_rate_mass=None if factors is None else within_cycle.learning_rate_mass(high, factors),
-        num_train_epochs=epochs,
+        learning_rate_mass=_spent(scheduled, factors),
+        num_train_epochs=scheduled["training.num_train_epochs"][1],
         disk_bytes=disk_bytes,
+        scheduled=scheduled,
     )
+
+
+def _max_prompts(config: RaftConfig, num_train: int | None, curriculum_fraction: float) -> int | None:
+    if num_train is None:
+        return None
+    allowed = math.ceil(curriculum_fraction * num_train)
+    return allowed if config.raft.prompts_per_cycle is None else min(config.raft.prompts_per_cycle, allowed)
+
+
+def _max_rows(config: RaftConfig, cycle: int, num_kept: int) -> int:
+    """The kept rows and those that may be replayed beside them."""
+    if config.replay.kind == "none" or cycle == 1:
+        return num_kept
+    return num_kept + most_replayed(num_kept, config.replay.share)
+
+
+def _factors(config: RaftConfig, scheduled: Bounds, num_rows: int, *, fewest: bool = False) -> list[float]:
+    """The factors of the most steps that so many rows can give, or of the fewest."""
+    epochs, accumulation = scheduled["training.num_train_epochs"], scheduled["training.gradient_accumulation_steps"]
+    most, least = (0, 1) if fewest else (1, 0)
+    return planned_factors(config.training, num_rows, epochs[most], accumulation[least])
+
+
+def _peaks(
+    config: RaftConfig, scheduled: Bounds, factors: Sequence[float] | None
+) -> tuple[float, float] | tuple[None, None]:
+    """The lowest and the highest peak; with a mass: that of all rows, and that of as few as may be trained on."""
+    if _MASS not in scheduled:
+        low, high = scheduled["training.learning_rate"]
+        return low, high
+    if factors is None:
+        return None, None
+    fewest = _factors(config, scheduled, config.raft.min_selected, fewest=True)
+    low, high = scheduled[_MASS]
+    # A run whose prompts cannot give min_selected rows is refused elsewhere; here its range is one value.
+    lowest = within_cycle.peak_of_mass(low, factors)
+    return lowest, max(lowest, within_cycle.peak_of_mass(high, fewest))
+
+
+def _spent(scheduled: Bounds, factors: Sequence[float] | None) -> float | None:
+    if _MASS in scheduled:
+        return float(scheduled[_MASS][1])
+    return None if factors is None else within_cycle.learning_rate_mass(scheduled["training.learning_rate"][1], factors)
 
 
 def _warnings(config: RaftConfig, cycles: Sequence[CyclePlan], has_tests: bool) -> Iterator[str]:
@@ -135,16 +222,37 @@ def _warnings(config: RaftConfig, cycles: Sequence[CyclePlan], has_tests: bool) 
             " training.gradient_accumulation_steps or per_device_train_batch_size, or sample more"
         )
     low = [plan for plan in cycles if _nominal(plan) > 0 and plan.learning_rate_mass < LOW_MASS * _nominal(plan)]  # type: ignore[operator]
-    if low:
+    if low and config.training.learning_rate_mass is None:
         yield (
             f"{_cycles(low)}: the learning-rate mass is below a quarter of learning rate x steps: most steps hardly"
             " move; use a flatter training.lr_scheduler_type or a shorter warm-up"
         )
     floor = getattr(config.training.learning_rate, "min", None)
-    stuck = [plan for plan in cycles if plan.cycle > 1 and floor is not None and plan.learning_rate_high <= floor]
+    stuck = [plan for plan in cycles if plan.cycle > 1 and floor is not None and _high(plan) <= floor]
     if stuck and floor is not None:
         yield f"{_cycles(stuck)}: the decayed learning rate is at its floor (min {floor:g})"
-    zero = [plan for plan in cycles if plan.learning_rate_high == 0]
+    rate = config.training.learning_rate
+    restarts = [plan for plan in cycles[1:] if rate is not None and _restarts(rate, plan.cycle)]
+    if restarts and config.training.start_from != "base":
+        yield (
+            f"{_cycles(restarts)}: cosine_restarts puts the learning rate up again on an adapter that goes on: later"
+            " versions may lose what earlier ones learned; restarts belong to training.start_from base"
+        )
+    if (
+        not restarts
+        and config.training.start_from == "base"
+        and len({(plan.learning_rate_low, _high(plan)) for plan in cycles}) > 1
+    ):
+        yield (
+            "training.start_from is base: every cycle starts at the start model, so a learning rate that changes from"
+            " cycle to cycle only makes later versions weaker or stronger; use one learning rate, and replay"
+        )
+    if config.selection.is_control:
+        yield (
+            f"selection.kind is {config.selection.kind}: a control arm that trains on samples whatever their verdicts;"
+            " what it gains is what a run gains without its verifier"
+        )
+    zero = [plan for plan in cycles if _high(plan) == 0]
     if zero:
         yield f"{_cycles(zero)}: the learning rate is 0: nothing is learned"
     most = config.verifier.max_reward(has_tests)
@@ -154,13 +262,24 @@ def _warnings(config: RaftConfig, cycles: Sequence[CyclePlan], has_tests: bool) 
             f"{_cycles(over)}: selection.reward_threshold ({over[0].reward_threshold:g}) is above the highest reward"
             f" the verifier can give ({most:g}): nothing would ever be kept"
         )
+    if getattr(config.engine, "adapter", None) == "none":
+        yield "engine.adapter is none: the run ends with an error after cycle 1, when v1 is to be sampled"
     unknown = [plan for plan in cycles if plan.num_prompts is None]
     if unknown:
         yield "prompts.train is on a hub and is not read by a dry run: samples and steps are unknown"
 
 
+def _restarts(schedule: Schedule, cycle: int) -> bool:
+    return isinstance(schedule, CosineRestarts) and (cycle - 1) % schedule.period == 0
+
+
 def _nominal(plan: CyclePlan) -> float:
-    return 0.0 if plan.max_optimizer_steps is None else plan.learning_rate * plan.max_optimizer_steps
+    return 0.0 if plan.max_optimizer_steps is None else _high(plan) * plan.max_optimizer_steps
+
+
+def _high(plan: CyclePlan) -> float:
+    """The highest learning rate; infinite where it follows from a number of rows that is not known."""
+    return math.inf if plan.learning_rate_high is None else plan.learning_rate_high
 
 
 def _cycles(plans: Sequence[CyclePlan]) -> str:
@@ -170,20 +289,3 @@ def _cycles(plans: Sequence[CyclePlan]) -> str:
     if numbers == list(range(numbers[0], numbers[-1] + 1)):
         return f"cycles {numbers[0]} to {numbers[-1]}"
     return "cycles " + ", ".join(map(str, numbers))
-
-
-def estimated_adapter_bytes(config: RaftConfig) -> int | None:
-    """Size of a float32 adapter on all linear layers of a local Llama-like model; None where the shape is unknown."""
-    path = Path(config.model.model_name_or_path).expanduser() / "config.json"
-    if config.lora.target_modules != "all-linear" or not path.is_file():
-        return None
-    try:
-        shape = json.loads(path.read_text(encoding="utf-8"))
-        hidden, inner, layers = (shape[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers"))
-        heads = shape["num_attention_heads"]
-        key_heads = shape.get("num_key_value_heads", heads)
-        head = shape.get("head_dim") if shape.get("head_dim") is not None else hidden // heads
-    except (ValueError, KeyError, TypeError):
-        return None  # not a shape this estimate knows; the loader will say what is wrong with the file, if anything
-    ends = 2 * (hidden + heads * head) + 2 * (hidden + key_heads * head) + 3 * (hidden + inner)
-    return int(4 * config.lora.r * ends * layers)

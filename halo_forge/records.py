@@ -96,6 +96,12 @@ class SampleRequest(Record):
     top_p: float
     top_k: int | None
     max_new_tokens: int
+    min_p: float = 0.0
+
+    @property
+    def is_untruncated(self) -> bool:
+        """Tokens are drawn from the model's own distribution: at temperature 1, from the whole vocabulary."""
+        return self.temperature == self.top_p == 1.0 and self.top_k is None and self.min_p == 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,11 +194,13 @@ class Selection(Record):
         kept: (prompt id, sample index) in training order.
         dropped: Reason -> the (prompt id, sample index) pairs dropped for it.
         threshold: The reward threshold that was in force.
+        replayed: (cycle, prompt id, sample index) of what earlier cycles kept and this one trains on once more.
     """
 
     kept: tuple[tuple[str, int], ...]
     dropped: Mapping[str, tuple[tuple[str, int], ...]]
     threshold: Threshold
+    replayed: tuple[tuple[int, str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,21 +213,6 @@ class Measurement(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Decision(Record):
-    """What follows from the measurements so far; looks at dev prompts only.
-
-    Attributes:
-        action: "continue" trains this cycle, "finish" ends the run (the last lap).
-        best_version: The policy version to keep as of now.
-    """
-
-    cycle: int
-    action: Literal["continue", "finish"]
-    best_version: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class SamplingSettings(Record):
     """The scheduled values that sampling of this cycle used, written down before they were used."""
 
@@ -227,19 +220,44 @@ class SamplingSettings(Record):
     temperature: float
     top_p: float
     samples_per_prompt: int
+    min_p: float = 0.0
+    curriculum_fraction: float = 1.0
+    """The share of the train prompts, easiest first, that this cycle may ask."""
+
+
+@dataclass(frozen=True, slots=True)
+class SelectionSettings(Record):
+    """The scheduled values that decide what is selected in this cycle; `TrainingSettings` repeats them."""
+
+    cycle: int
+    reward_threshold: Threshold
+    keep_fraction: float
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSettings(Record):
-    """The scheduled values of selection and training in this cycle, written down before they are used."""
+    """The values that this cycle trains at, written down before the first step.
+
+    Attributes:
+        learning_rate: The peak; where a mass is aimed at, what follows from it and the number of rows.
+        learning_rate_mass: The sum of the learning rates of all steps that is aimed at; None where the peak is given.
+        parent_version: v_cycle is trained from it.  Only from v_{cycle-1} can an optimizer state be carried over.
+    """
 
     cycle: int
+    parent_version: int
     reward_threshold: Threshold
     keep_fraction: float
     learning_rate: float
     num_train_epochs: float
     max_grad_norm: float
     weight_decay: float
+    gradient_accumulation_steps: int
+    learning_rate_mass: float | None = None
+    optimizer: Literal["reset", "carry", "carry_moments"] = "reset"
+    """What the optimizer starts with: nothing, the state of the parent version, or its moments alone."""
+    average_weight: float = 1.0
+    """The share of the trained adapter in v_cycle; the rest is the adapter that training started from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +269,8 @@ class Trained(Record):
     num_rows: int
     metrics: Mapping[str, float]
     adapter_digest: str
+    optimizer_digest: str | None = None
+    """SHA-256 of optimizer.safetensors beside the adapter; None where no optimizer state is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,21 +285,3 @@ class CycleReport(Record):
     measurement: Mapping[str, float]
     trained: Mapping[str, float]
     adapter_digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class Result(Record):
-    """What a finished run found: which version to keep, and how it differs from the start model.
-
-    Attributes:
-        chosen_version: The version that is best on dev; ties go to the earlier one.
-        adapter: Its folder relative to the run directory, None when the start model itself is best.
-        dev, test: Metric -> `{"start", "chosen", "difference", "low", "high", "num_prompts",
-            "minimum_detectable_effect"}` with the difference paired by prompt and its 95 % interval.  Dev also
-            chose the version, so its difference is biased upwards; test did not.
-    """
-
-    chosen_version: int
-    adapter: str | None
-    dev: Mapping[str, Mapping[str, float]]
-    test: Mapping[str, Mapping[str, float]]

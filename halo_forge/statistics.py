@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, fmean
 
-# Sum of the normal quantiles for 5 % two-sided error and 80 % power: 1.96 + 0.84.
-_DETECTABLE = 2.8
+DETECTABLE = 2.8
+"""Standard errors of a minimum detectable effect: the normal quantiles for 5 % two-sided error and 80 % power."""
+
 _NUM_DRAWS = 10_000
 _DRAWS_AT_ONCE = 500
 _MIN_PROMPTS_FOR_T = 100
@@ -150,9 +151,8 @@ def paired_difference(
     if len(shared) < 2:
         raise ValueError(f"a paired difference needs at least 2 shared prompt ids, found {len(shared)}")
     differences = [b[prompt_id] - a[prompt_id] for prompt_id in shared]
-    mean, count = fmean(differences), len(differences)
-    squares = math.fsum((difference - mean) ** 2 for difference in differences)
-    standard_error = 0.0 if max(differences) == min(differences) else math.sqrt(squares / (count * (count - 1)))
+    count = len(differences)
+    mean, standard_error = mean_and_standard_error(differences)
     if count >= _MIN_PROMPTS_FOR_T:
         from scipy.special import stdtrit  # type: ignore[import-untyped]
 
@@ -160,7 +160,72 @@ def paired_difference(
         low, high = mean - half, mean + half
     else:
         low, high = bootstrap_interval(differences, seed, confidence)
-    return Difference(mean, standard_error, low, high, count, _DETECTABLE * standard_error)
+    return Difference(mean, standard_error, low, high, count, DETECTABLE * standard_error)
+
+
+def mean_and_standard_error(values: Sequence[float]) -> tuple[float, float]:
+    """The mean of independent values and `sqrt(sum (x - mean)^2 / (N (N-1)))`; exactly 0 where all are equal.
+
+    Raises:
+        ValueError: Fewer than two values, which leaves the spread unknown.
+    """
+    if len(values) < 2:
+        raise ValueError(f"a standard error needs at least 2 values, found {len(values)}")
+    mean, count = fmean(values), len(values)
+    if max(values) == min(values):
+        return mean, 0.0
+    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count * (count - 1)))
+
+
+def prompts_needed(
+    effect: float, between: float, within: tuple[float, float] = (0.0, 0.0), samples: tuple[int, int] = (1, 1)
+) -> int:
+    """Prompts that show a true difference `effect` in 80 % of paired comparisons at 5 % two-sided error.
+
+    `((1.96 + 0.84) / effect)^2 * (between + within_a / samples_a + within_b / samples_b)`, rounded up.
+    Source: Miller 2024, arXiv 2411.00640, section 5.
+
+    Args:
+        between: Variance over prompts of the true differences.
+        within: Variance of one sample of a prompt, mean over prompts, for each of the two versions.
+        samples: Samples of each prompt.
+
+    Raises:
+        ValueError: `effect` is 0, a variance is negative, or a number of samples is below 1.
+    """
+    if effect == 0.0 or min(between, *within) < 0.0 or min(samples) < 1:
+        raise ValueError(f"effect {effect}, variances {between} and {within}, samples {samples}: no such comparison")
+    variance = between + sum(each / num for each, num in zip(within, samples, strict=True))
+    quantiles = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)
+    return math.ceil((quantiles / effect) ** 2 * variance)
+
+
+def two_level_interval(values: Sequence[Sequence[float]], seed: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean over training seeds and prompts: 10,000 draws, equal for equal seeds.
+
+    Both seeds and prompts are drawn with replacement, and independently: every seed answers the same prompts.
+    `values[s][i]` is the value of prompt i (a rate, or a difference of two) in the run with seed s.  With few seeds
+    the interval is too short: two seeds are the same one twice in half of the draws.
+
+    Raises:
+        ValueError: No values, rows of unequal length, a value that is not finite, or `confidence` outside (0, 1).
+    """
+    tail = _tail(confidence)
+    flat = [value for row in values for value in row]
+    if not flat or len({len(row) for row in values}) != 1 or not all(math.isfinite(value) for value in flat):
+        raise ValueError(f"a two-level bootstrap needs rows of equal length with finite values, found {values[:3]!r}")
+    if max(flat) == min(flat):
+        return flat[0], flat[0]
+    import numpy as np
+
+    generator = np.random.default_rng(seed)
+    table = np.asarray(values, dtype=np.float64)
+    num_seeds, num_prompts = table.shape
+    # How often each row and each column is drawn says all that a mean needs to know of a draw.
+    rows = generator.multinomial(num_seeds, [1.0 / num_seeds] * num_seeds, size=_NUM_DRAWS) / num_seeds
+    columns = generator.multinomial(num_prompts, [1.0 / num_prompts] * num_prompts, size=_NUM_DRAWS) / num_prompts
+    low, high = np.quantile(((rows @ table) * columns).sum(axis=1), [tail, 1.0 - tail])
+    return float(low), float(high)
 
 
 def bootstrap_interval(values: Sequence[float], seed: int, confidence: float = 0.95) -> tuple[float, float]:

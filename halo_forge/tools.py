@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from halo_forge.advice import Advised
+from halo_forge.decisions import Decision
 from halo_forge.engines import Engine
 from halo_forge.errors import RunDirError, VerifierBroken
-from halo_forge.policy import adapter_digest
+from halo_forge.metrics import DriftFacts, KeptFacts, TokenValues, measure_drift, measure_kept
+from halo_forge.policy import OPTIMIZER_FILE, adapter_digest, file_digest
 from halo_forge.records import (
     Completion,
     Measurement,
@@ -25,6 +28,7 @@ from halo_forge.records import (
 )
 from halo_forge.store.files import EDITED, read_json
 from halo_forge.store.folder import StreamForm
+from halo_forge.store.run import Run
 from halo_forge.training import Trainer, TrainingRow
 from halo_forge.verifiers import Verifier
 
@@ -37,6 +41,22 @@ class Adapters(Protocol):
     version: int
 
     def load_adapter(self, folder: Path | None, version: int) -> None: ...
+
+
+class Probe(Protocol):
+    """What the model thinks of given answers; see `halo_forge.policy.probe`."""
+
+    def drift(
+        self,
+        version: int,
+        previous: int,
+        bring: Callable[[int], None],
+        fixed: Sequence[Completion],
+        own: Sequence[Completion],
+        own_is_untruncated: bool,
+    ) -> DriftFacts: ...
+
+    def negative_log_likelihood(self, answers: Sequence[Completion]) -> TokenValues: ...
 
 
 class Watch(Protocol):
@@ -52,6 +72,14 @@ class Watch(Protocol):
 
     def measured(self, measurement: Measurement) -> None:
         """A policy version was measured."""
+        ...
+
+    def advised(self, advised: Advised) -> None:
+        """What is to be said of the version measured last."""
+        ...
+
+    def decided(self, decision: Decision) -> None:
+        """It was decided what follows."""
         ...
 
     def trained(self, settings: TrainingSettings, selection: Selection, trained: Trained) -> None:
@@ -70,6 +98,9 @@ class Tools:
     adapters: Adapters | None
     watch: Watch
     max_error_fraction: float
+    probe: Probe | None = None
+    telemetry: Callable[[], Mapping[str, float]] = dict
+    """What the GPU needed since the last call; nothing where it has no sensors."""
 
     def sample(self, requests: Sequence[SampleRequest], version: int, adapter: Path | None) -> Iterator[Completion]:
         """Completions by v_version as they finish; each goes to the verifier at once, to be checked meanwhile."""
@@ -89,22 +120,59 @@ class Tools:
         pairs = [(self.prompts[completion.prompt_id], completion) for completion in completions]
         return self.watch.track("verify again", self.verifier.verify_again(pairs), len(pairs))
 
+    def drift(
+        self,
+        version: int,
+        previous: int,
+        run: Run,
+        fixed: Sequence[Completion],
+        own: Sequence[Completion],
+        asked: Sequence[SampleRequest],
+    ) -> Measurement:
+        """How far v_version has moved; nothing where there is no model to ask.
+
+        Args:
+            previous: The version it was trained from.
+            fixed: Answers of the start model.
+            own: Its own answers.
+            asked: What they answer.
+        """
+        metrics: dict[str, float] = {}
+        if self.probe is not None:
+            untruncated = all(request.is_untruncated for request in asked)
+
+            def bring(each: int) -> None:
+                self._bring(each, run.adapter(each))
+
+            metrics = measure_drift(self.probe.drift(version, previous, bring, fixed, own, untruncated))
+        return Measurement(version + 1, version, metrics)
+
     def train(
         self,
         rows: Sequence[TrainingRow],
+        kept: KeptFacts,
         settings: TrainingSettings,
         adapter: Path | None,
         folder: Path,
         record: Callable[[Mapping[str, Any]], None],
     ) -> Trained:
-        """v_c from v_{c-1}, whose adapter is `adapter`; every optimizer step goes to `record`."""
-        self._bring(settings.cycle - 1, adapter)
+        """v_c from its parent version, whose adapter is `adapter`; every optimizer step goes to `record`."""
+        self._bring(settings.parent_version, adapter)
 
         def on_step(row: Mapping[str, float], num_steps: int) -> None:
             record(row)
             self.watch.step(row, num_steps)
 
-        return self.trainer.train(rows, settings, folder, on_step)
+        state = None if adapter is None or settings.optimizer == "reset" else _optimizer_state(adapter)
+        if self.probe is not None:
+            before = self.probe.negative_log_likelihood([row.completion for row in rows])
+            kept = dataclasses.replace(kept, negative_log_likelihood=before)
+        trained = self.trainer.train(rows, settings, folder, on_step, state)
+        return dataclasses.replace(trained, metrics={**trained.metrics, **measure_kept(kept)})
+
+    def resources(self) -> dict[str, float]:
+        """What was needed since the last call, for the events."""
+        return {**peak_memory(), **self.telemetry()}
 
     def verdict_form(self) -> StreamForm[Verdict]:
         """Verdicts are sealed without their cost, errors of ours are tried again, and too many of them stop the run.
@@ -141,6 +209,14 @@ class Tools:
             if not adapter.is_dir() or adapter_digest(adapter) != sealed:
                 raise RunDirError(f"{adapter}: missing, or not the adapter that cycle {version} trained", EDITED)
         self.adapters.load_adapter(adapter, version)
+
+
+def _optimizer_state(adapter: Path) -> Path | None:
+    """The optimizer's state beside an adapter; None where the trainer has no optimizer."""
+    path, sealed = adapter.with_name(OPTIMIZER_FILE), read_json(adapter.with_name("trained.json"))["optimizer_digest"]
+    if sealed is not None and (not path.is_file() or file_digest(path) != sealed):
+        raise RunDirError(f"{path}: missing, or not the optimizer state that this cycle ended with", EDITED)
+    return None if sealed is None else path
 
 
 def _verification_cost(verdicts: Sequence[Verdict]) -> dict[str, float]:

@@ -109,6 +109,15 @@ def learning_rate_mass(peak: float, factors: Sequence[float]) -> float:
     return peak * math.fsum(factors)
 
 
+def peak_of_mass(mass: float, factors: Sequence[float]) -> float:
+    """The peak learning rate at which steps with these factors have the learning-rate mass `mass`; 0.0 without steps.
+
+    The mass stays what was asked for, however many rows a cycle keeps: fewer steps, a higher peak.
+    """
+    total = math.fsum(factors)
+    return mass / total if total > 0.0 else 0.0
+
+
 def _checked_settings(lr_scheduler_type: LrSchedulerType, settings: Mapping[str, float]) -> dict[str, float]:
     if lr_scheduler_type not in SHAPE_SETTINGS:
         allowed = ", ".join(get_args(LrSchedulerType))

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
 import shutil
 import statistics
@@ -26,6 +25,8 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from _bench import Figure, alternately, machine
 
 from halo_forge.records import Completion, Prompt, Verdict
 from halo_forge.sandbox import processes
@@ -113,6 +114,7 @@ def verifier_seconds(tasks: Sequence[Task], spec: Spec) -> tuple[float, list[Ver
     pairs = [(_prompt(task), _completion(task.source, index)) for index, task in enumerate(tasks)]
     with spec.open() as verifier:
         level = str(verifier.toolchain()["isolation"])
+        verifier.check_prompts([prompt for prompt, _ in pairs])  # as a run does; behind the start of the launchers
         started = time.perf_counter()
         verdicts = list(verifier.verify(pairs))
         seconds = time.perf_counter() - started
@@ -131,46 +133,26 @@ def _completion(source: str, index: int) -> Completion:
     return Completion("bench", index, f"```c\n{source}```\n", (), "stop", 0, 0)
 
 
-def compare(name: str, folder: Path, tasks: Sequence[Task], repeats: int, spec: Spec) -> dict[str, object]:
-    """Both sides on the same programs, alternately; rates in verdicts a second, ratio ours / baseline of each pair."""
+def compare(name: str, folder: Path, tasks: Sequence[Task], repeats: int, spec: Spec, target: float) -> Figure:
+    """Both sides on the same programs, alternately, in verdicts a second."""
     workers = spec.num_workers
     names = [str(number) for number in range(len(tasks))]
-    ours: list[float] = []
-    baseline: list[float] = []
-    level = ""
-    for _ in range(repeats):
-        baseline.append(len(names) / xargs_seconds(folder, names, workers, spec))
-        seconds, verdicts, level = verifier_seconds(tasks, spec)
-        ours.append(len(tasks) / seconds)
-    ratios = [mine / theirs for mine, theirs in zip(ours, baseline, strict=True)]
+    last: list[tuple[float, list[Verdict], str]] = []
+
+    def ours() -> float:
+        last[:] = [verifier_seconds(tasks, spec)]
+        return len(tasks) / last[0][0]
+
+    pairs = alternately(repeats, lambda: len(names) / xargs_seconds(folder, names, workers, spec), ours)
+    ((seconds, verdicts, level),) = last
     inside = sum(verdict.wall_seconds for verdict in verdicts)
     num_checked = sum(verdict.wall_seconds > 0.0 for verdict in verdicts)
     around = max(0.0, seconds * workers - inside)
     print(
-        f"{name}: {statistics.median(ours):.1f} verdicts/s at level {level}, xargs {statistics.median(baseline):.1f}/s,"
-        f" ratio {statistics.median(ratios):.2f} ({min(ratios):.2f}..{max(ratios):.2f}, {repeats} repeats);"
-        f" {1000 * inside / num_checked:.1f} ms in jails and {1000 * around / num_checked:.1f} ms around them"
-        f" for each of {num_checked} checked programs",
-        flush=True,
+        f"{1000 * inside / num_checked:.1f} ms in jails and {1000 * around / num_checked:.1f} ms around them"
+        f" for each of {num_checked} checked programs"
     )
-    return {
-        "benchmark": name,
-        "ratio": round(statistics.median(ratios), 3),
-        "ratio_low": round(min(ratios), 3),
-        "ratio_high": round(max(ratios), 3),
-        "ours": round(statistics.median(ours), 2),
-        "baseline": round(statistics.median(baseline), 2),
-        "unit": f"verdicts/s (isolation {level}, {workers} workers)",
-        "machine": machine(),
-    }
-
-
-def machine() -> str:
-    """Processor, cores and kernel in words."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    cores = len(os.sched_getaffinity(0))
-    return f"{models[0] if models else platform.machine()}, {cores} cores, Linux {platform.release()}"
+    return Figure(name, *pairs, f"verdicts/s (isolation {level}, {workers} workers)", target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,8 +238,8 @@ def endure(num_verdicts: int, spec: Spec) -> dict[str, object]:
     }
 
 
-def measure(num_programs: int, repeats: int, spec: Spec) -> Iterator[tuple[dict[str, object], float]]:
-    """The two figures with their targets; the main one last."""
+def measure(num_programs: int, repeats: int, spec: Spec) -> Iterator[Figure]:
+    """The two figures; the main one last."""
     with tempfile.TemporaryDirectory(prefix="halo-forge-bench-") as name:
         folder = Path(name)
         tasks = make_tasks(folder, num_programs, spec.num_workers, spec)
@@ -269,8 +251,8 @@ def measure(num_programs: int, repeats: int, spec: Spec) -> Iterator[tuple[dict[
         shutil.copy(folder / "input", copies)
         for position, number in enumerate(order):
             shutil.copy(folder / f"{number}.c", copies / f"{position}.c")
-        yield compare("verification, half duplicates", copies, doubled, repeats, spec), TARGET_DUPLICATES
-        yield compare("verification, distinct programs", folder, tasks, repeats, spec), TARGET_DISTINCT
+        yield compare("verification, half duplicates", copies, doubled, repeats, spec, TARGET_DUPLICATES)
+        yield compare("verification, distinct programs", folder, tasks, repeats, spec, TARGET_DISTINCT)
 
 
 def main() -> None:
@@ -287,10 +269,8 @@ def main() -> None:
     if arguments.endurance is not None:
         print(json.dumps(endure(arguments.endurance, Spec())))
         return
-    for figure, target in measure(arguments.programs, arguments.repeats, Spec()):
-        met = "met" if float(str(figure["ratio"])) >= target else "MISSED"
-        print(f"target ratio >= {target:g}: {met}")
-        print(json.dumps(figure), flush=True)
+    for figure in measure(arguments.programs, arguments.repeats, Spec()):
+        figure.show()
 
 
 if __name__ == "__main__":

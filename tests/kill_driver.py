@@ -15,21 +15,33 @@ from collections.abc import Callable
 from pathlib import Path
 
 from killing import WritePoints, in_child
-from scripted_runs import MemoryVerifier, differences, execute, rows, tree, write_inputs
+from scripted_runs import MemoryVerifier, differences, execute, read, rows, steady_answers, tree, write_inputs
 
 import halo_forge.assembly
 from halo_forge.store.run import Run
 from halo_forge.verifiers.c import Spec
 
 KILLED = -signal.SIGKILL
+TWO_ROUNDS = {
+    "raft__samples_per_prompt": 4,
+    "raft__sampling": "budgeted",
+    "raft__prompt_weights": "learnable",
+    "replay__kind": "accumulate",
+}
+"""A second round of samples, and prompts and rows that depend on what earlier laps found."""
 
 
-def prepare(room: Path) -> Path:
-    """The configuration of a run of 2 cycles with 3 train prompts x 2 samples, without what only costs time."""
-    Spec.open = lambda self: MemoryVerifier()  # type: ignore[assignment, method-assign]
+def prepare(room: Path, **changes: object) -> Path:
+    """The configuration of a run of 2 cycles with 3 train prompts x 2 samples, without what only costs time.
+
+    Its v_1 degrades, so that lap 2 also confirms the decline, goes back to v_0 and samples from it.
+    """
+    Spec.open = lambda self: MemoryVerifier(bad_versions={1})  # type: ignore[assignment, method-assign]
     halo_forge.assembly._versions = dict  # type: ignore[assignment]
     halo_forge.assembly._git_commit = lambda: None
-    config = write_inputs(room / "inputs", num_prompts=(3, 2, 2), evaluation__samples_per_prompt=1)
+    config = write_inputs(
+        room / "inputs", num_prompts=(3, 2, 1), answers=steady_answers, evaluation__samples_per_prompt=1, **changes
+    )
     execute(config, room / "warm")  # what is imported late is imported here, once, and not in every child
     return config
 
@@ -50,8 +62,12 @@ def expect(holds: bool, said: str) -> None:
         sys.exit(said)
 
 
-def everywhere(config: Path, room: Path, undisturbed: dict[str, bytes]) -> None:
-    for kill_at in itertools.count(1):
+def here_and_there(config: Path, room: Path, undisturbed: dict[str, bytes]) -> None:
+    everywhere(config, room, undisturbed, every=17)
+
+
+def everywhere(config: Path, room: Path, undisturbed: dict[str, bytes], every: int = 1) -> None:
+    for kill_at in itertools.count(1, every):
         folder = room / f"case_{kill_at}"
         folder.mkdir()
         code = attempt(config, folder, kill_at)
@@ -110,13 +126,19 @@ def going_back(config: Path, room: Path, undisturbed: dict[str, bytes]) -> None:
 
 def main() -> None:
     what, room = sys.argv[1], Path(sys.argv[2])
-    config = prepare(room)
+    config = prepare(room, **(TWO_ROUNDS if what == "two rounds" else {}))
     (room / "undisturbed").mkdir()
     expect(attempt(config, room / "undisturbed") == 0, "the undisturbed run failed")
     undisturbed = tree(room / "undisturbed/run")
-    {"everywhere": everywhere, "again and again": again_and_again, "going back": going_back}[what](
-        config, room, undisturbed
-    )
+    decision = read(room / "undisturbed/run/cycles/002/decision.json")
+    expect(decision["action"] == "rollback", f"lap 2 decided to {decision['action']}: the new stages are not killed")
+    kinds = {
+        "everywhere": everywhere,
+        "two rounds": here_and_there,
+        "again and again": again_and_again,
+        "going back": going_back,
+    }
+    kinds[what](config, room, undisturbed)
 
 
 if __name__ == "__main__":

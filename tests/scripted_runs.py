@@ -11,14 +11,16 @@ from typing import Any, Self
 
 import yaml
 
+from halo_forge.advice import Advised
 from halo_forge.assembly import open_run
 from halo_forge.config import load_config
+from halo_forge.decisions import Decision
 from halo_forge.loop import run_raft
+from halo_forge.measuring import Result
 from halo_forge.records import (
     Completion,
     Measurement,
     Prompt,
-    Result,
     Selection,
     Status,
     Trained,
@@ -41,12 +43,15 @@ class MemoryVerifier:
     """Knows the verdict from the answer's first word, at once.
 
     `error_once` names answers on which the verifier itself fails the first time that this object sees them, `flaky`
-    those that fail when they are run again.
+    those that fail when they are run again.  Answers of `bad_versions` to dev and test prompts fail.
     """
 
-    def __init__(self, error_once: Iterable[str] = (), flaky: Iterable[str] = ()) -> None:
+    def __init__(
+        self, error_once: Iterable[str] = (), flaky: Iterable[str] = (), bad_versions: Iterable[int] = ()
+    ) -> None:
         self.error_once = set(error_once)
         self.flaky = set(flaky)
+        self.bad_versions = set(bad_versions)
         self.checked: list[tuple[str, int]] = []
         self.checked_again: list[tuple[str, int]] = []
 
@@ -86,6 +91,8 @@ class MemoryVerifier:
         text = completion.text
         word = "error" if text in self.error_once else text.split()[0]
         self.error_once.discard(text)
+        if completion.policy_version in self.bad_versions and not completion.prompt_id.startswith("train"):
+            word = "fail"
         stage, status, reward = STATUS[word]
         digest = hashlib.sha256(text.encode()).hexdigest()
         return Verdict(
@@ -108,6 +115,7 @@ class SilentWatch:
 
     def __init__(self) -> None:
         self.heard: list[tuple[str, int]] = []
+        self.advice: list[Advised] = []
 
     def track(self, label: str, items: Iterable[Any], total: int) -> Iterator[Any]:
         yield from items
@@ -117,6 +125,12 @@ class SilentWatch:
 
     def measured(self, measurement: Measurement) -> None:
         self.heard.append(("measured", measurement.policy_version))
+
+    def advised(self, advised: Advised) -> None:
+        self.advice.append(advised)
+
+    def decided(self, decision: Decision) -> None:
+        self.heard.append(("decided", decision.policy_version))
 
     def trained(self, settings: TrainingSettings, selection: Selection, trained: Trained) -> None:
         self.heard.append(("trained", trained.policy_version))
@@ -129,6 +143,11 @@ def ids(name: str, num: int) -> list[str]:
 def answers_in_words(prompt_id: str) -> list[str]:
     """Two that pass, one that fails its tests, one that does not compile; none of another prompt."""
     return [f"{word} {prompt_id}" for word in ("pass one", "pass two", "fail", "broken")]
+
+
+def steady_answers(prompt_id: str) -> list[str]:
+    """As `answers_in_words` for train prompts, and passes for all others."""
+    return answers_in_words(prompt_id)[: 4 if prompt_id.startswith("train") else 2]
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
@@ -168,6 +187,7 @@ def write_inputs(
             "gradient_accumulation_steps": 1,
         },
         "evaluation": {"samples_per_prompt": 2},
+        "decisions": {"min_prompts": 2},
         "raft": {"num_cycles": 2, "samples_per_prompt": 2, "min_selected": 1},
     }
     for key, value in changes.items():

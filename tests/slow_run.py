@@ -30,12 +30,12 @@ def main() -> None:
     if stage == "trained":
         train = ScriptedTrainer.train
 
-        def slow_train(self: Any, rows: Any, settings: Any, folder: Any, on_step: Any) -> Any:
+        def slow_train(self: Any, rows: Any, settings: Any, folder: Any, on_step: Any, *more: Any) -> Any:
             def slow_step(*arguments: Any) -> None:
                 on_step(*arguments)
                 time.sleep(30)
 
-            return train(self, rows, settings, folder, slow_step)
+            return train(self, rows, settings, folder, slow_step, *more)
 
         ScriptedTrainer.train = slow_train  # type: ignore[method-assign]
     app.main()

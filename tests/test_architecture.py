@@ -14,13 +14,15 @@ import halo_forge
 
 ROOT = Path(halo_forge.__file__).parent
 FLOORS = [
-    ["records", "errors", "seeds"],
-    ["registry", "statistics", "yaml_io", "_yaml", "source"],
-    ["schedules", "selection", "metrics", "prompts", "within_cycle", "tasks"],
-    ["sandbox", "policy"],
+    ["records", "errors", "seeds", "heartbeat"],
+    ["registry", "statistics", "yaml_io", "_yaml", "source", "hardware"],
+    ["schedules", "selection", "metrics", "decisions", "prompts", "within_cycle", "tasks", "asking"],
+    ["sandbox", "policy", "advice"],
     ["verifiers", "engines", "training", "store"],
     ["config"],
-    ["plan", "preview", "measuring", "tools", "tracking", "checking", "doctor"],
+    ["questions", "choices"],
+    ["plan", "preview", "measuring", "tools", "tracking", "checking", "doctor", "supervisor"],
+    ["rounds"],
     ["loop", "assembly"],
     ["cli"],
     ["__main__"],

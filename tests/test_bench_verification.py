@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 
+import benchmarks
 import pytest
+from benchmarks import last_object, run
 
 from halo_forge.verifiers.c import Spec
-
-SCRIPT = Path(__file__).parent.parent / "scripts" / "bench_verification.py"
-KEYS = {"benchmark", "ratio", "ratio_low", "ratio_high", "ours", "baseline", "unit", "machine"}
 
 
 @pytest.fixture(scope="module")
 def script() -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location("bench_verification", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    with benchmarks.script("bench_verification") as module:
+        yield module
 
 
 def test_programs_are_distinct_and_always_the_same(script: ModuleType) -> None:
@@ -42,13 +27,9 @@ def test_programs_are_distinct_and_always_the_same(script: ModuleType) -> None:
 
 
 def test_a_small_run_ends_in_one_json_object() -> None:
-    done = run("--programs", "4", "--repeats", "1")
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    last = json.loads(lines[-1])
-    assert set(last) == KEYS
+    done = run("bench_verification", "--programs", 4, "--repeats", 1)
+    last, lines = last_object(done), done.stdout.splitlines()
     assert last["benchmark"] == "verification, distinct programs"
-    assert last["ratio_low"] <= last["ratio"] <= last["ratio_high"]
     assert last["ratio"] == pytest.approx(last["ours"] / last["baseline"], abs=0.02)
     halves = next(json.loads(line) for line in lines if line.startswith("{"))
     assert halves["benchmark"] == "verification, half duplicates"
@@ -81,5 +62,5 @@ def test_the_slope_is_of_the_later_part(script: ModuleType) -> None:
 
 @pytest.mark.parametrize("arguments", [["--programs", "1"], ["--repeats", "0"], ["--endurance", "0"]])
 def test_useless_numbers_are_refused(arguments: list[str]) -> None:
-    done = run(*arguments)
+    done = run("bench_verification", *arguments)
     assert done.returncode == 2 and "must be at least" in done.stderr

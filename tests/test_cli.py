@@ -131,7 +131,7 @@ def test_a_dry_run_writes_nothing(cli: Cli, tmp_path: Path) -> None:
 
 def test_the_json_of_a_dry_run(cli: Cli, tmp_path: Path) -> None:
     done = cli("raft", "run", write_inputs(tmp_path), "--dry-run", "--json")
-    assert set(done.json) == {"cycles", "warnings"}
+    assert set(done.json) == {"cycles", "warnings", "advice", "hardware"}
     cycles = done.json["cycles"]
     assert [cycle["cycle"] for cycle in cycles] == [1, 2]
     assert [cycle["learning_rate"] for cycle in cycles] == pytest.approx([5e-5, 4.25e-5])
@@ -551,7 +551,7 @@ def test_too_few_samples(cli: Cli, tmp_path: Path, memory: None) -> None:
     for more in ([], ["--resume"]):
         done = cli("raft", "run", config, "--output-dir", "out", *more)
         assert (done.code, "fewer than raft.min_selected (7)" in done.err) == (5, True)
-    assert "out: cycle 1 of 2: after settings" in cli("raft", "status", "out").out
+    assert "out: cycle 1 of 2: after advice" in cli("raft", "status", "out").out
 
 
 def test_a_broken_verifier(cli: Cli, tmp_path: Path, memory: None) -> None:

@@ -249,7 +249,7 @@ def test_this_machine(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toolchains, "discover", lambda package: {"c": every(package)["c"]})
     done = cli("doctor", "--json")
     sections = {section["name"]: section for section in done.json["sections"]}
-    assert list(sections) == ["isolation", "self-test", "toolchains", "verifiers"]
+    assert list(sections) == ["isolation", "self-test", "toolchains", "verifiers", "hardware"]
     assert done.code == (0 if done.json["can_run"] else 4)
     level = sections["isolation"]["facts"]["level"]
     assert sections["isolation"]["can_run"] == (level in ("namespace", "landlock"))
@@ -258,3 +258,4 @@ def test_this_machine(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
         assert [line for line in sections["self-test"]["lines"] if line["state"] == "failed"] == []
     assert sections["toolchains"]["facts"]["gcc"]["version"] is not None
     assert sections["verifiers"]["facts"] == {"c": True}
+    assert sections["hardware"]["can_run"] and sections["hardware"]["facts"]["torch"] is not None

@@ -18,7 +18,9 @@ from scripted_runs import MemoryVerifier, execute, write_inputs
 from halo_forge import records
 from halo_forge.cli.app import app
 from halo_forge.config import load_config
+from halo_forge.decisions import Decision
 from halo_forge.errors import ConfigError, HaloForgeError
+from halo_forge.measuring import Result
 from halo_forge.prompts import load_prompts
 from halo_forge.records import Completion, Prompt
 from halo_forge.verifiers.c import Spec
@@ -169,7 +171,7 @@ def titled(language: str, words: str) -> list[Any]:
 def test_complete_configurations_load(block: Block, tmp_path: Path) -> None:
     path = tmp_path / block.text.split()[1].rstrip(":")
     path.write_text(block.text, encoding="utf-8")
-    if "inv_power" in block.text:
+    if "sawtooth" in block.text:
         with pytest.raises(ConfigError, match="2 problems"):  # the two kinds that the page adds, and nothing else
             load_config(path)
     else:
@@ -212,7 +214,7 @@ def test_the_readme_rows_can_be_passed_and_failed(tmp_path: Path) -> None:
 
 
 def test_algorithm_quotes_the_loop() -> None:
-    loop = (PACKAGE / "loop.py").read_text(encoding="utf-8")
+    loop = "".join((PACKAGE / name).read_text(encoding="utf-8") for name in ("loop.py", "rounds.py"))
     quotes = [block.text for block in blocks(ROOT / "docs/algorithm.md") if block.language == "python"]
     assert [quote for quote in quotes if quote not in loop] == []
     stages = re.findall(r"\.stage\(\"(\w+)\"", loop)
@@ -252,12 +254,12 @@ KINDS: dict[str, type[records.Record]] = {
     "completions.jsonl": records.Completion,
     "verdicts.jsonl": records.Verdict,
     "measurement.json": records.Measurement,
-    "decision.json": records.Decision,
+    "decision.json": Decision,
     "settings.json": records.TrainingSettings,
     "selection.json": records.Selection,
     "trained.json": records.Trained,
     "report.json": records.CycleReport,
-    "result.json": records.Result,
+    "result.json": Result,
 }
 
 

@@ -15,7 +15,7 @@ import pytest
 from docs_text import ROOT, blocks
 
 PAGE = ROOT / "docs/extending.md"
-MODULES = ("halo_forge/schedules/inv_power.py", "halo_forge/verifiers/bash.py")
+MODULES = ("halo_forge/schedules/sawtooth.py", "halo_forge/verifiers/bash.py")
 ANSWERS = {
     "double": ['double() {\n    echo "$(($1 * 2))"\n}', 'double() {\n    echo "$1$1"\n}', "double() {\n    if\n}"],
     "count": ["wc -l", "echo 2", "cat <<END"],
@@ -72,7 +72,7 @@ def test_the_examples_are_clean(copy: Path) -> None:
 
 def test_the_schedule_is_found_and_keeps_the_contract(copy: Path) -> None:
     contract = ROOT / "tests/schedules/test_schedule_contract.py"
-    said = python(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "inv_power", str(contract))
+    said = python(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "sawtooth", str(contract))
     passed = re.search(r"(\d+) passed", said)
     assert passed is not None and int(passed[1]) >= 10, said
 
@@ -82,7 +82,7 @@ def test_the_configuration_of_the_page_is_valid_and_planned(copy: Path) -> None:
     sets = [f"--set=prompts.{name}={name}.jsonl" for name in ("train", "dev", "test")]
     plan = json.loads(python(copy, "-m", "halo_forge", "raft", "run", "bash.yaml", "--dry-run", "--json", *sets))
     rates = [cycle["learning_rate"] for cycle in plan["cycles"]]
-    assert rates == pytest.approx([5e-5 / cycle**0.5 for cycle in range(1, 7)])
+    assert rates == pytest.approx([5e-5 / (1 + (cycle - 1) % 2) for cycle in range(1, 7)])
 
 
 def test_a_run_with_both(copy: Path) -> None:
@@ -114,5 +114,5 @@ def test_a_run_with_both(copy: Path) -> None:
         ("count", 2): {("tests", "failed", 0)},
     }
     rates = [json.loads((folder / cycle / "settings.json").read_text())["learning_rate"] for cycle in ("001", "002")]
-    assert rates == pytest.approx([5e-5, 5e-5 / 2**0.5])
+    assert rates == pytest.approx([5e-5, 2.5e-5])
     assert json.loads((copy / "run/run.json").read_text())["toolchain"]["version"].startswith("GNU bash")

@@ -55,7 +55,7 @@ def test_one_lap_more_than_cycles(tmp_path: Path, verifier: MemoryVerifier) -> N
         assert read(lap / "decision.json")["action"] == ("continue" if number < 4 else "finish")
         trained = ["settings.json", "selection.json", "selection.jsonl", "trained.json", "report.json", "adapter"]
         assert [(lap / name).exists() for name in trained] == [number < 4] * len(trained)
-    measured = [f"{what} {version}" for what, version in watch.heard if what != "step"]
+    measured = [f"{what} {version}" for what, version in watch.heard if what in ("measured", "trained")]
     assert measured == [
         "measured 0", "trained 1", "measured 1", "trained 2", "measured 2", "trained 3", "measured 3",
     ]  # fmt: skip
@@ -71,7 +71,7 @@ def test_a_cycle_holds_what_the_page_says(tmp_path: Path, verifier: MemoryVerifi
     kept = [tuple(key) for key in selection["kept"]]
     assert kept
     assert all(verdicts[key]["status"] == "passed" for key in kept)
-    factors = planned_factors(config.training, len(kept), 1.0)
+    factors = planned_factors(config.training, len(kept), 1.0, 1)
     assert [row["learning_rate"] for row in log] == [settings["learning_rate"] * factor for factor in factors]
     assert trained["num_rows"] == report["num_kept"] == len(kept)
     assert trained["metrics"]["learning_rate_mass"] == pytest.approx(sum(row["learning_rate"] for row in log))
@@ -124,15 +124,16 @@ def test_test_prompts_are_asked_once_of_the_start_and_of_the_chosen_model(
     result = execute(write_inputs(tmp_path, num_prompts=(3, 2, 2)), tmp_path / "run")
     # v2 is as good as v1: the earlier one of equals is kept.
     assert (result.chosen_version, result.adapter) == (1, "cycles/001/adapter")
-    assert sorted(path.name for path in (tmp_path / "run/test").iterdir()) == ["v000", "v001"]
-    for version in (0, 1):
+    assert sorted(path.name for path in (tmp_path / "run/test").iterdir()) == ["v000", "v001", "v002"]
+    for version, rate in ((0, 0.0), (1, 1.0), (2, 1.0)):
         folder = tmp_path / f"run/test/v00{version}"
         assert {row["policy_version"] for row in rows(folder / "completions.jsonl")} == {version}
-        assert read(folder / "measurement.json")["metrics"]["test/pass_rate"] == version
-    assert [key for key in verifier.checked if key[0].startswith("test")] == 2 * [
+        assert read(folder / "measurement.json")["metrics"]["test/pass_rate"] == rate
+    assert [key for key in verifier.checked if key[0].startswith("test")] == 3 * [
         ("test1", 0), ("test1", 1), ("test2", 0), ("test2", 1),
     ]  # fmt: skip
     assert result.to_row() == read(tmp_path / "run/result.json")
+    assert (result.last_version, result.last_test["pass_rate"]["last"]) == (2, 1.0)
     for found in (result.dev, result.test):
         assert set(found) == {"compile_rate", "pass_rate", "reward_mean"}
         expected = {"start": 0.0, "chosen": 1.0, "difference": 1.0, "low": 1.0, "high": 1.0, "num_prompts": 2}
@@ -149,7 +150,8 @@ def test_the_start_model_is_kept_where_nothing_is_better(
     better_later(monkeypatch, 0, 1)
     result = execute(write_inputs(tmp_path), tmp_path / "run")
     assert (result.chosen_version, result.adapter) == (0, None)
-    assert [path.name for path in (tmp_path / "run/test").iterdir()] == ["v000"]
+    assert sorted(path.name for path in (tmp_path / "run/test").iterdir()) == ["v000", "v002"]
+    assert (result.last_version, result.last_dev["pass_rate"]["difference"]) == (2, -1.0)
     assert not (tmp_path / "run/best").is_symlink()
     assert result.dev["pass_rate"]["difference"] == 0.0
 
@@ -187,7 +189,9 @@ def test_resuming_a_finished_run_changes_nothing_and_samples_nothing(
     assert tree(tmp_path / "run") == before
     assert len(verifier.checked) == num_checked
     # A tracker hears the finished cycles again, so that the record of each attempt is whole.
-    assert [what for what, _ in watch.heard] == ["measured", "trained", "measured", "trained", "measured"]
+    heard = [what for what, _ in watch.heard if what != "advised"]
+    lap = ["measured", "decided", "trained"]
+    assert heard == [*lap, *lap, "measured", "decided"]
 
 
 def test_too_few_samples_stop_the_run_and_leave_it_resumable(
@@ -201,7 +205,7 @@ def test_too_few_samples_stop_the_run_and_leave_it_resumable(
         assert "of 6 samples were selected, fewer than raft.min_selected (7)" in caught.value.message
         assert "below_threshold" in caught.value.message
     lap = tmp_path / "run/cycles/001"
-    assert (lap / "settings.json").exists()
+    assert (lap / "decision.json").exists()
     assert not (lap / "selection.json").exists()
     # What was sampled and checked was not sampled and checked again.
     assert len(verifier.checked) == 6 + 4
@@ -356,7 +360,8 @@ def test_scheduled_values_are_written_before_they_are_used(
     config = write_inputs(
         tmp_path,
         raft__num_cycles=4,
-        # The pass rate on dev never changes, so every version from v1 on is a miss and each but the first is a decay.
+        # The answers to dev never change, so every version from v1 on is held and a decay.
+        decisions__stop_patience=None,
         answers=lambda prompt_id: [f"pass one {prompt_id}", f"pass two {prompt_id}"],
         training__learning_rate={"kind": "plateau", "base": 1e-4, "decay": 0.5, "patience": 1, "cooldown": 0},
         training__max_grad_norm=[1.0, 0.5],
@@ -375,10 +380,10 @@ def test_scheduled_values_are_written_before_they_are_used(
             seen.append(("sampling", written))
         return really_sample(self, requests, version, adapter)
 
-    def train(self: Tools, chosen: Any, settings: Any, *more: Any) -> Any:
+    def train(self: Tools, chosen: Any, facts: Any, settings: Any, *more: Any) -> Any:
         assert settings.to_row() == read(tmp_path / f"run/cycles/{settings.cycle:03d}/settings.json")
         seen.append(("settings", settings.to_row()))
-        return really_train(self, chosen, settings, *more)
+        return really_train(self, chosen, facts, settings, *more)
 
     really_sample, really_train = Tools.sample, Tools.train
     monkeypatch.setattr(Tools, "sample", sample)

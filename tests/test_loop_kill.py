@@ -25,7 +25,7 @@ def room(tmp_path: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.mark.parametrize("what", ["everywhere", "again and again", "going back"])
+@pytest.mark.parametrize("what", ["everywhere", "two rounds", "again and again", "going back"])
 def test_killed_and_resumed(room: Path, what: str) -> None:
     done = subprocess.run([sys.executable, str(DRIVER), what, str(room)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halo_forge.config import RaftConfig
+from halo_forge.decisions import Decision
 from halo_forge.errors import TooFewSamples
 from halo_forge.plan import Plan, PromptSets
-from halo_forge.records import Completion, Measurement, Prompt, SamplingSettings, TrainingSettings, Verdict
+from halo_forge.records import Completion, Measurement, Prompt, SamplingSettings, SelectionSettings, Verdict
+from halo_forge.training import planned_factors
 
 
 def prompts(name: str, num: int) -> tuple[Prompt, ...]:
@@ -112,10 +114,56 @@ def test_evaluation_requests_are_the_same_for_every_version() -> None:
 
 
 def test_tested_versions() -> None:
-    assert plan().tested_versions(3) == [0, 3]
-    assert plan().tested_versions(0) == [0]
-    assert plan(evaluation={"test_at_end": False}).tested_versions(3) == []
-    assert plan(num_test=0).tested_versions(3) == []
+    assert plan().tested_versions(3, 5) == [0, 3, 5]
+    assert plan().tested_versions(3, 3) == [0, 3]
+    assert plan().tested_versions(0, 0) == [0]
+    assert plan(evaluation={"test_at_end": False}).tested_versions(3, 5) == []
+    assert plan(num_test=0).tested_versions(3, 5) == []
+
+
+def test_confirmations_ask_the_dev_prompts_with_seeds_of_their_own() -> None:
+    one = plan(evaluation={"samples_per_prompt": 3, "temperature": 0.3})
+    dev, third, fourth = one.dev_requests(), one.confirm_requests(3), one.confirm_requests(4)
+    assert one.confirm_requests(3) == third
+    for other in (third, fourth):
+        assert [(each.prompt_id, each.index) for each in other] == [(each.prompt_id, each.index) for each in dev]
+        assert {each.temperature for each in other} == {0.3}
+    seeds = [each.seed for each in (*dev, *third, *fourth)]
+    assert len(set(seeds)) == len(seeds)
+
+
+def after(**values: Any) -> list[Decision]:
+    """The decisions before cycle 3 trains; the last one carries `values`."""
+    first = [Decision(lap, "improved", "continue", lap - 1, "") for lap in (1, 2)]
+    return [*first, Decision(3, "degraded", **{"action": "rollback", "best_version": 1, "reason": "", **values})]
+
+
+def test_settings_after_a_decline() -> None:
+    one = plan(training={"learning_rate": 1e-3}, engine={"temperature": 0.8})
+    back = after(train_from=1, sample_from=1, learning_rate_factor=0.25, temperature_add=0.2)
+    settings = one.training_settings(3, [], 4, back)
+    assert (settings.parent_version, settings.learning_rate) == (1, pytest.approx(2.5e-4))
+    assert one.sampling_settings(4, [], back).temperature == pytest.approx(1.0)
+    assert one.sampling_settings(4, []).temperature == 0.8
+    plain = one.train_requests(3, one.sampling_settings(3, []))
+    tagged = one.train_requests(3, one.sampling_settings(3, []), (), "rollback")
+    assert {each.seed for each in plain}.isdisjoint(each.seed for each in tagged)
+    assert [each.prompt_id for each in plain] == [each.prompt_id for each in tagged]
+
+
+@pytest.mark.parametrize(("start_from", "parent"), [("previous", 2), ("average", 2), ("base", 0), ("best", 1)])
+def test_whose_adapter_is_trained(start_from: str, parent: int) -> None:
+    one = plan(training={"start_from": start_from, "learning_rate": 1e-3})
+    assert (
+        one.training_settings(3, [], 4, after(action="continue", train_from=2, sample_from=2)).parent_version == parent
+    )
+
+
+def test_a_schedule_that_answers_to_declines_is_left() -> None:
+    one = plan(training={"learning_rate": {"kind": "plateau", "base": 1e-3}})
+    assert one.training_settings(3, [], 4, after(learning_rate_factor=0.5)).learning_rate == 1e-3
+    mass = plan(training={"learning_rate": None, "learning_rate_mass": 1e-2})
+    assert mass.training_settings(3, [], 4, after(learning_rate_factor=0.5)).learning_rate_mass == 5e-3
 
 
 def test_settings_follow_their_schedules() -> None:
@@ -129,8 +177,39 @@ def test_settings_follow_their_schedules() -> None:
     assert one.sampling_settings(2, []) == SamplingSettings(2, 0.5, 0.9, 8)
     # The last lap has settings too, those of the last cycle, though it samples nothing.
     assert one.sampling_settings(3, []) == SamplingSettings(3, 0.5, 0.9, 8)
-    assert one.training_settings(1, []) == TrainingSettings(1, 0.5, 1.0, 1e-3, 2.0, 0.0, 0.1)
-    assert one.training_settings(2, []) == TrainingSettings(2, "pass", 0.25, 5e-4, 1.0, 0.0, 0.1)
+    first, second = (one.training_settings(cycle, [], 64) for cycle in (1, 2))
+    assert (first.reward_threshold, first.keep_fraction) == (0.5, 1.0)
+    assert (first.learning_rate, first.num_train_epochs, first.max_grad_norm, first.weight_decay) == (1e-3, 2, 0, 0.1)
+    assert (first.gradient_accumulation_steps, first.learning_rate_mass) == (8, None)
+    assert (second.reward_threshold, second.keep_fraction) == ("pass", 0.25)
+    assert (second.learning_rate, second.num_train_epochs) == (5e-4, 1.0)
+    assert one.selection_settings(2, []) == SelectionSettings(2, "pass", 0.25)
+
+
+@pytest.mark.parametrize(("num_rows", "num_steps"), [(64, 8), (20, 3), (8, 1)])
+def test_a_mass_gives_the_peak_that_spends_it_on_the_rows(num_rows: int, num_steps: int) -> None:
+    training = {"learning_rate_mass": [4e-4, 0], "per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
+    one = plan(training=training)
+    settings = one.training_settings(1, [], num_rows)
+    factors = planned_factors(one.config.training, num_rows, 1.0, 4)
+    assert len(factors) == num_steps
+    assert settings.learning_rate_mass == 4e-4
+    assert settings.learning_rate * sum(factors) == pytest.approx(4e-4)
+    assert one.training_settings(2, [], num_rows).learning_rate == 0.0
+
+
+def test_accumulation_min_p_and_curriculum_follow_their_schedules() -> None:
+    one = plan(
+        engine={"min_p": [0.0, 0.1]},
+        training={"gradient_accumulation_steps": {"kind": "linear", "base": 2, "final": 8}},
+        raft={"curriculum_fraction": [0.2, 1.0], "num_cycles": 3, "min_selected": 1},
+    )
+    assert [one.training_settings(cycle, [], 64).gradient_accumulation_steps for cycle in (1, 2, 3)] == [2, 5, 8]
+    sampling = [one.sampling_settings(cycle, []) for cycle in (1, 2, 3)]
+    assert [(each.min_p, each.curriculum_fraction) for each in sampling] == [(0.0, 0.2), (0.1, 1.0), (0.1, 1.0)]
+    (request, *_) = one.train_requests(2, sampling[1])
+    assert request.min_p == 0.1
+    assert {each.min_p for each in one.dev_requests()} == {0.0}, "evaluation is the same in every lap"
 
 
 @pytest.mark.parametrize(("samples", "rounded"), [(2.4, 2), (2.6, 3)])
@@ -141,11 +220,20 @@ def test_a_scheduled_count_is_rounded(samples: float, rounded: int) -> None:
 
 def test_a_schedule_that_looks_at_results_gets_them() -> None:
     one = plan(
-        training={"learning_rate": {"kind": "plateau", "base": 1e-4, "decay": 0.5, "patience": 1, "cooldown": 0}}
+        training={
+            "learning_rate": {
+                "kind": "plateau",
+                "metric": "dev/pass_rate",
+                "base": 1e-4,
+                "decay": 0.5,
+                "patience": 1,
+                "cooldown": 0,
+            }
+        }
     )
     rates = [0.2, 0.2, 0.5, 0.4]
     history = [Measurement(version + 1, version, {"dev/pass_rate": rate}) for version, rate in enumerate(rates)]
-    found = [one.training_settings(cycle, history[:cycle]).learning_rate for cycle in (1, 2, 3, 4)]
+    found = [one.training_settings(cycle, history[:cycle], 64).learning_rate for cycle in (1, 2, 3, 4)]
     assert found == pytest.approx([1e-4, 5e-5, 5e-5, 2.5e-5])
 
 
@@ -164,7 +252,7 @@ def answers(num_passed: int, num_failed: int) -> tuple[list[Completion], list[Ve
 def test_selection_and_its_rows() -> None:
     one = plan(raft={"min_selected": 2}, selection={"per_prompt_cap": 3})
     completions, verdicts = answers(4, 2)
-    selection = one.select(completions, verdicts, one.training_settings(1, []))
+    selection = one.select(completions, verdicts, one.selection_settings(1, []))
     assert len(selection.kept) == 3
     assert {reason: len(keys) for reason, keys in selection.dropped.items() if keys} == {
         "below_threshold": 2,
@@ -173,9 +261,9 @@ def test_selection_and_its_rows() -> None:
     rows = one.training_rows(completions, selection)
     assert [(row.prompt.id, row.completion.index) for row in rows] == list(selection.kept)
     # Another cycle breaks ties in another way, the same cycle in the same way.
-    kept = {one.select(completions, verdicts, one.training_settings(cycle, [])).kept for cycle in range(1, 7)}
+    kept = {one.select(completions, verdicts, one.selection_settings(cycle, [])).kept for cycle in range(1, 7)}
     assert len(kept) > 1
-    assert one.select(completions, verdicts, one.training_settings(1, [])) == selection
+    assert one.select(completions, verdicts, one.selection_settings(1, [])) == selection
 
 
 @pytest.mark.parametrize("num_passed", [0, 1])
@@ -183,7 +271,7 @@ def test_too_few_samples(num_passed: int) -> None:
     one = plan(raft={"min_selected": 2})
     completions, verdicts = answers(num_passed, 3)
     with pytest.raises(TooFewSamples) as caught:
-        one.select(completions, verdicts, one.training_settings(1, []))
+        one.select(completions, verdicts, one.selection_settings(1, []))
     assert caught.value.exit_code == 5
     assert caught.value.message == (
         f"cycle 1: {num_passed} of {num_passed + 3} samples were selected, fewer than raft.min_selected (2);"

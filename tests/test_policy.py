@@ -27,7 +27,12 @@ from tiny_models import (
 )
 
 from halo_forge.errors import ConfigError, ModelError
+from halo_forge.hardware.cpu import Cpu
+from halo_forge.hardware.cuda import Cuda
+from halo_forge.hardware.gfx1151 import Gfx1151
+from halo_forge.hardware.machine import Machine
 from halo_forge.policy import ADAPTER_FILES, Policy, adapter_digest, check_local, resolve_dtype
+from halo_forge.policy.adapter import fused_adapter
 from halo_forge.policy.packed import packed_linears
 from halo_forge.records import Prompt
 
@@ -60,13 +65,17 @@ def test_packed_weights_give_the_same_products(name: str, tiny_models: dict[str,
     policy = load_policy(tiny_models[name], dtype="bfloat16")
     disturb_adapter(policy)
     ids = torch.tensor([policy.prompt_ids(prompt(0, "add two numbers"))])
-    linears = [module for module in policy.model.modules() if type(module) is torch.nn.Linear]
+    layers = list(policy.model.modules())
     with torch.inference_mode():
         plain = policy.model(input_ids=ids).logits.float()
-        with packed_linears(policy.model):
-            assert sum("forward" in module.__dict__ for module in linears) > 10
+        with fused_adapter(policy.model), packed_linears(policy.model):
+            assert sum("forward" in module.__dict__ for module in layers) > 10
             packed = policy.model(input_ids=ids).logits.float()
-    assert not any("forward" in module.__dict__ for module in linears)
+            with policy.model.disable_adapter():
+                bare = policy.model(input_ids=ids).logits.float()
+        with policy.model.disable_adapter():
+            torch.testing.assert_close(bare, policy.model(input_ids=ids).logits.float(), rtol=0.05, atol=0.5)
+    assert not any("forward" in module.__dict__ for module in layers)
     torch.testing.assert_close(packed, plain, rtol=0.05, atol=0.05 * float(plain.abs().max()))
     assert torch.corrcoef(torch.stack([packed.flatten(), plain.flatten()]))[0, 1] > 0.999
 
@@ -473,19 +482,19 @@ def test_the_adapter_norm_is_that_of_the_whole_weight_change(use_rslora: bool, t
 
 
 def test_dtype_auto_is_bfloat16_where_the_cpu_computes_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    import halo_forge.policy.model as module
-
-    for native, expected in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(module, "_cpu_computes_bfloat16", lambda native=native: native)
-        assert resolve_dtype("auto", "cpu") is expected
+    for flags, expected in (({"avx512_bf16"}, torch.bfloat16), ({"avx2"}, torch.float32)):
+        monkeypatch.setattr(Machine, "cpu_flags", lambda self, flags=flags: flags)
+        assert resolve_dtype("auto", Cpu(Machine(), "a test")) is expected
     for name in ("float32", "bfloat16", "float16"):
-        assert resolve_dtype(name, "cpu") is getattr(torch, name)
+        assert resolve_dtype(name, Cpu(Machine(), "a test")) is getattr(torch, name)
 
 
 def test_dtype_auto_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for native, expected in ((True, torch.bfloat16), (False, torch.float16)):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, native=native: native)
-        assert resolve_dtype("auto", "cuda") is expected
+        assert resolve_dtype("auto", Cuda(Machine(), "a test")) is expected
+        assert resolve_dtype("auto", Gfx1151(Machine(), "a test")) is torch.bfloat16
 
 
 def test_the_base_is_in_the_dtype_asked_for(tiny_models: dict[str, Path]) -> None:

@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
+from halo_forge.choices import estimated_adapter_bytes
 from halo_forge.cli import app
+from halo_forge.cli.render import print_preview
 from halo_forge.config import RaftConfig
-from halo_forge.preview import Preview, estimated_adapter_bytes, preview
-from halo_forge.records import Completion, Prompt, TrainingSettings
+from halo_forge.plan import Plan, PromptSets
+from halo_forge.preview import Preview, preview
+from halo_forge.records import Completion, Prompt
 from halo_forge.training import TrainingRow, planned_factors
 from halo_forge.training.scripted import ScriptedTrainer
 from halo_forge.within_cycle import learning_rate_mass
@@ -72,20 +75,30 @@ def test_what_is_shown_is_what_the_trainer_applies(tmp_path: Path, shape: str, e
     applied: list[float] = []
     trained = ScriptedTrainer(settings.training).train(
         rows,
-        TrainingSettings(1, "pass", 1.0, shown.learning_rate, epochs, 1.0, 0.0),
+        Plan(settings, PromptSets((), (), ())).training_settings(1, [], 36),
         tmp_path,
         lambda row, num_steps: applied.append(row["learning_rate"]),
     )
     assert len(applied) == shown.max_optimizer_steps
     assert sum(applied) == pytest.approx(shown.learning_rate_mass)
     assert trained.metrics["learning_rate_mass"] == pytest.approx(shown.learning_rate_mass)
-    factors = planned_factors(settings.training, 36, epochs)
+    factors = planned_factors(settings.training, 36, epochs, 3)
     assert learning_rate_mass(2e-4, factors) == shown.learning_rate_mass
 
 
 EXPONENTIAL = {"kind": "exponential", "base": 5e-5, "decay": 0.85, "min": 1e-6}
 AT_FLOOR = {**EXPONENTIAL, "decay": 0.1}
-PLATEAU = {"kind": "plateau", "base": 1e-4, "decay": 0.1, "min": 1e-5, "patience": 1, "cooldown": 0}
+PLATEAU = {
+    "kind": "plateau",
+    "base": 1e-4,
+    "decay": 0.1,
+    "decay_on_decline": 0.1,
+    "min": 1e-5,
+    "patience": 1,
+    "cooldown": 0,
+}
+
+RESTARTS = {"kind": "cosine_restarts", "base": 1e-4, "period": 3}
 
 # (what is warned of, number of train prompts, the configuration that is warned of, its neighbour that is not)
 WARNINGS: list[tuple[str, int, dict[str, Any], dict[str, Any]]] = [
@@ -113,6 +126,12 @@ WARNINGS: list[tuple[str, int, dict[str, Any], dict[str, Any]]] = [
         100,
         {"training": {"learning_rate": AT_FLOOR}},
         {"training": {"learning_rate": EXPONENTIAL}},
+    ),
+    (
+        "cycle 4: cosine_restarts puts the learning rate up again on an adapter that goes on",
+        100,
+        {"training": {"learning_rate": RESTARTS}},
+        {"training": {"learning_rate": RESTARTS, "start_from": "base"}},
     ),
     (
         "the learning rate is 0: nothing is learned",
@@ -174,6 +193,54 @@ def test_a_range_where_the_rate_depends_on_results() -> None:
     assert found.warnings == ()
 
 
+def test_a_mass_is_shown_with_the_range_of_its_peak() -> None:
+    training = {"learning_rate_mass": 4e-4, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
+    (cycle,) = seen(20, training=training, raft={"num_cycles": 1, "min_selected": 8}).cycles
+    # 80 rows, 10 steps of 8: warm-up 1/3 and 2/3, then 8 steps that fall from 1.  8 rows: one step, at the peak.
+    assert (cycle.max_kept, cycle.max_optimizer_steps, cycle.learning_rate_mass) == (80, 10, 4e-4)
+    assert cycle.learning_rate_low == pytest.approx(4e-4 / (1.0 + 4.5))
+    assert cycle.learning_rate == cycle.learning_rate_high == pytest.approx(4e-4)
+    (unread,) = seen(None, training=training, raft={"num_cycles": 1}).cycles
+    assert unread.learning_rate is unread.learning_rate_low is unread.learning_rate_high is None
+    assert unread.learning_rate_mass == 4e-4
+
+
+@pytest.mark.parametrize("num_rows", [8, 9, 16, 33, 64, 80])
+@pytest.mark.parametrize("shape", ["constant", "linear", "cosine", "polynomial", "warmup_stable_decay"])
+def test_the_peak_of_a_mass_lies_in_the_range_that_was_shown(num_rows: int, shape: str) -> None:
+    training = {"learning_rate_mass": [4e-4, 1e-4], "lr_scheduler_type": shape, "gradient_accumulation_steps": [1, 8]}
+    one = config(training=training, raft={"num_cycles": 2, "min_selected": 8})
+    for shown in preview(one, 20, 1, True).cycles:
+        applied = Plan(one, PromptSets((), (), ())).training_settings(shown.cycle, [], num_rows)
+        assert shown.learning_rate_low <= applied.learning_rate <= shown.learning_rate_high
+
+
+def test_what_moves_is_shown_with_its_values_or_its_range() -> None:
+    sections: dict[str, Any] = {
+        "engine": {"temperature": {"kind": "temperature_floor", "base": 1.0}, "min_p": [0.1, 0.05]},
+        "selection": {"reward_threshold": [0.5, "pass"]},
+        "training": {"learning_rate": 1e-4, "gradient_accumulation_steps": {"kind": "linear", "base": 2, "final": 5}},
+        "raft": {"num_cycles": 3, "curriculum_fraction": {"kind": "linear", "base": 0.2, "final": 1.0}},
+    }
+    found = seen(50, **sections)
+    assert set(found.moving()) == {
+        "engine.temperature",
+        "engine.min_p",
+        "selection.reward_threshold",
+        "training.gradient_accumulation_steps",
+        "raft.curriculum_fraction",
+    }
+    rows = [cycle["scheduled"] for cycle in json.loads(json.dumps(found.to_row()))["cycles"]]
+    assert [row["engine.temperature"] for row in rows] == [[1.0, 1.0], [1.0, 1.05], [1.0, 1.1]]
+    assert [row["engine.min_p"] for row in rows] == [[0.1, 0.1], [0.05, 0.05], [0.05, 0.05]]
+    assert [row["training.gradient_accumulation_steps"] for row in rows] == [[2, 2], [4, 4], [5, 5]]
+    assert [row["selection.reward_threshold"] for row in rows] == [[0.5, 0.5], ["pass", "pass"], ["pass", "pass"]]
+    assert [row["training.learning_rate"] for row in rows] == [[1e-4, 1e-4]] * 3
+    # A fifth of the prompts, three fifths, all of them.
+    assert [cycle.num_prompts for cycle in found.cycles] == [10, 30, 50]
+    assert seen().moving() == ["training.learning_rate"]
+
+
 def test_a_set_on_a_hub_is_not_counted() -> None:
     found = seen(None, raft={"num_cycles": 1})
     assert found.cycles[0].samples is found.cycles[0].max_optimizer_steps is found.cycles[0].learning_rate_mass is None
@@ -215,3 +282,15 @@ def test_the_rates_of_the_mission_through_the_command_line(
     text = capsys.readouterr().out
     places = [text.index(rate) for rate in ("5.00e-05", "4.25e-05", "3.61e-05", "3.07e-05", "2.61e-05", "2.22e-05")]
     assert places == sorted(places)
+
+
+def test_the_second_table_has_what_moves_and_the_first_does_not_show(capsys: pytest.CaptureFixture[str]) -> None:
+    mass = {"kind": "plateau", "base": 4e-4, "decay_on_decline": 0.5}
+    shown = seen(training={"learning_rate_mass": mass}, raft={"curriculum_fraction": [0.25, 1.0], "num_cycles": 2})
+    print_preview(shown)
+    first, second = capsys.readouterr().out.split("what else moves")
+    assert "learning_rate_mass" not in first and "curriculum_fraction" in second
+    rows = [line.split() for line in second.splitlines() if line.strip()[:1].isdigit()]
+    assert rows == [["1", "0.0004", "0.25"], ["2", "0.0002", "to", "0.0004", "1"]]
+    print_preview(seen())
+    assert "what else moves" not in capsys.readouterr().out

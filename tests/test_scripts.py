@@ -20,6 +20,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ROOT / "scripts"
+BENCHMARKS = ("startup", "verification", "training", "generation", "cycle")
 
 
 @pytest.fixture
@@ -261,6 +262,10 @@ def test_make_help_lists_every_target() -> None:
     [
         ("demo", ["setup_venv.sh", "get_smollm2.py", "halo-forge raft run configs/quickstart.yaml --resume"]),
         ("test", ["setup_venv.sh", "get_smollm2.py", "ruff check", "mypy", "pytest"]),
+        (
+            "bench",
+            ["get_smollm2.py", *(f"bench_{name}.py" for name in BENCHMARKS)],
+        ),
     ],
 )
 def test_one_command_does_all_steps_in_order(target: str, steps: list[str]) -> None:

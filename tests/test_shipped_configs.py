@@ -9,6 +9,7 @@ import pytest
 from halo_forge.config import differing_keys, load_config, resolved
 from halo_forge.config.names import all_keys, fields, models_at
 from halo_forge.config.spellings import DEFAULT_KINDS
+from halo_forge.preview import preview
 from halo_forge.yaml_io import dump, parse_value
 
 ROOT = Path(__file__).parent.parent
@@ -29,23 +30,33 @@ def test_shipped_configs_load(path: Path, tmp_path: Path) -> None:
         assert "Not run on gfx1151" in text
 
 
-def test_the_experiments_differ_in_the_learning_rate_only() -> None:
+RATES = {
+    "raft_constant_lr": [5.0, 5.0, 5.0, 5.0, 5.0],
+    "raft_decay_lr": [5.0, 4.25, 3.6125, 3.0706, 2.61],
+    "raft_aggressive_decay": [5.0, 3.5, 2.45, 1.715, 1.2005],
+    "raft_conservative_decay": [5.0, 4.75, 4.5125, 4.2869, 4.0725],
+    "raft_budget_matched": [3.7086] * 5,
+    "raft_base_3e-5": [3.0, 2.55, 2.1675, 1.8424, 1.566],
+    "raft_base_8e-5": [8.0, 6.8, 5.78, 4.913, 4.176],
+    **{f"raft_temperature_{heat}_lr_{rate}e-5": [rate] * 5 for heat in (0.5, 0.7, 0.9) for rate in (3, 5, 7)},
+}
+"""Experiment -> its learning rates in units of 1e-5."""
+
+
+def test_the_experiments_differ_in_what_they_are_about_only() -> None:
     folder = ROOT / "configs/experimental"
-    names = ("raft_constant_lr", "raft_decay_lr", "raft_aggressive_decay")
-    configs = {name: load_config(folder / f"{name}.yaml").config for name in names}
-    rates = {
-        name: [round(config.training.learning_rate.value(cycle, 5) * 1e5, 4) for cycle in range(1, 6)]
-        for name, config in configs.items()
-    }
-    assert rates == {
-        "raft_constant_lr": [5.0, 5.0, 5.0, 5.0, 5.0],
-        "raft_decay_lr": [5.0, 4.25, 3.6125, 3.0706, 2.61],
-        "raft_aggressive_decay": [5.0, 3.5, 2.45, 1.715, 1.2005],
-    }
-    resolved_ = [resolved(config) for config in configs.values()]
-    for other in resolved_[1:]:
-        keys_ = {key for key, _, _ in differing_keys(resolved_[0], other)}
-        assert all(key == "output_dir" or key.startswith("training.learning_rate") for key in keys_)
+    assert {path.stem for path in folder.glob("*.yaml")} == {"base", *RATES}
+    configs = {name: load_config(folder / f"{name}.yaml").config for name in RATES}
+    first = resolved(configs["raft_constant_lr"])
+    for name, config in configs.items():
+        shown = preview(config, 203, 40, has_tests=True).cycles
+        assert [round(cycle.learning_rate * 1e5, 4) for cycle in shown] == RATES[name]
+        is_factorial = "temperature" in name
+        assert {cycle.temperature for cycle in shown} == {float(name.split("_")[2]) if is_factorial else 1.0}
+        keys = {key for key, _, _ in differing_keys(first, resolved(config))} - {"output_dir"}
+        allowed = ("training.learning_rate", "engine.temperature") if is_factorial else ("training.learning_rate",)
+        assert all(key.startswith(allowed) for key in keys), keys
+        assert f"`{name}" in (ROOT / "configs/README.md").read_text() or is_factorial
 
 
 # ---- docs/configuration.md
@@ -69,7 +80,7 @@ def test_every_key_is_documented_with_its_default(key: str) -> None:
         assert cell == "required"
     else:
         expected = [field.get_default(call_default_factory=True) for field in found]
-        if path[-1] == "kind":
+        if path[-1] == "kind" and path[:-1] in DEFAULT_KINDS:
             expected = [DEFAULT_KINDS[path[:-1]]]
         shown = [parse_value(text.strip("`"), key) for text in cell.split(" or ")]
         assert all(value in shown for value in expected)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,8 +16,11 @@ from hypothesis import strategies as st
 from halo_forge.statistics import (
     bootstrap_interval,
     clustered_rate,
+    mean_and_standard_error,
     paired_difference,
     pass_at_k,
+    prompts_needed,
+    two_level_interval,
     wilson_interval,
 )
 
@@ -57,6 +62,14 @@ def test_pass_at_k_grows_with_k_and_is_the_rate_at_1(num_samples: int, data: st.
     assert found[0] == pytest.approx(num_passed / num_samples)
     assert found == sorted(found)
     assert all(0.0 <= value <= 1.0 for value in found)
+
+
+def test_pass_at_k_by_counting_every_draw() -> None:
+    for num_samples, num_passed, k in itertools.product(range(1, 8), range(8), range(1, 8)):
+        if num_passed <= num_samples and k <= num_samples:
+            samples = [True] * num_passed + [False] * (num_samples - num_passed)
+            draws = [any(draw) for draw in itertools.combinations(samples, k)]
+            assert pass_at_k(num_samples, num_passed, k) == pytest.approx(sum(draws) / len(draws))
 
 
 @pytest.mark.parametrize(("arguments"), [(8, 1, 9), (8, 1, 0), (8, 9, 1), (8, -1, 1), (0, 0, 1)])
@@ -260,6 +273,69 @@ def test_bootstrap_interval_by_hand() -> None:
 def test_bootstrap_interval_refuses(values: list[float]) -> None:
     with pytest.raises(ValueError, match="finite values"):
         bootstrap_interval(values, seed=0)
+
+
+def test_bootstrap_over_seeds_and_prompts_by_counting_every_draw() -> None:
+    table = [[0.0, 1.0, 0.5], [0.25, 0.75, 1.0]]
+    means = [
+        sum(table[seed][prompt] for seed in seeds for prompt in prompts) / 6
+        for seeds in itertools.product(range(2), repeat=2)
+        for prompts in itertools.product(range(3), repeat=3)
+    ]
+    assert len(means) == 4 * 27
+    means.sort()
+    for confidence in (0.5, 0.8, 0.95):
+        low, high = two_level_interval(table, 1, confidence)
+        rank = int((1 - confidence) / 2 * len(means))
+        # 10,000 draws find the exact quantile within two of the 108 equally likely values.
+        assert means[max(0, rank - 2)] - 1e-9 <= low <= means[rank + 2] + 1e-9
+        assert means[107 - rank - 2] - 1e-9 <= high <= means[min(107, 107 - rank + 2)] + 1e-9
+
+
+def test_seeds_that_differ_make_the_interval_wider_than_prompts_alone() -> None:
+    prompts = [number / 20 for number in range(20)]
+    together = [[value + shift for value in prompts] for shift in (-0.3, 0.0, 0.3)]
+    alone = bootstrap_interval(prompts, 0)
+    low, high = two_level_interval(together, 0)
+    assert low < alone[0] < alone[1] < high
+    # One seed, or seeds that agree, leave the spread over prompts.
+    for rows in ([prompts], [prompts] * 3):
+        assert two_level_interval(rows, 0) == pytest.approx(alone, abs=0.01)
+    assert two_level_interval(together, 7) == two_level_interval(together, 7)
+    assert two_level_interval([[0.5, 0.5], [0.5, 0.5]], 0) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize("values", [[], [[]], [[0.1, 0.2], [0.1]], [[math.nan]], [[0.1, math.inf]]])
+def test_two_level_interval_refuses(values: list[list[float]]) -> None:
+    with pytest.raises(ValueError, match="rows of equal length"):
+        two_level_interval(values, 0)
+
+
+@pytest.mark.parametrize(("within", "samples", "expected"), [(0.0, 1, 969), (1 / 6, 10, 1260), (1 / 6, 1, 3876)])
+def test_prompts_needed(within: float, samples: int, expected: int) -> None:
+    """Miller 2024, section 5: a difference of 3 points, omega^2 = 1/9; there z is rounded to 1.96 and 0.84."""
+    found = prompts_needed(0.03, 1 / 9, (within, within), (samples, samples))
+    assert found == pytest.approx(expected, rel=0.002)
+
+
+def test_prompts_needed_and_what_is_detectable_are_inverse() -> None:
+    num = prompts_needed(0.05, 0.04)
+    assert 2.8 * math.sqrt(0.04 / num) == pytest.approx(0.05, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "arguments", [(0.0, 0.1), (0.1, -0.1), (0.1, 0.1, (-1.0, 0.0)), (0.1, 0.1, (1.0, 1.0), (0, 1))]
+)
+def test_prompts_needed_refuses(arguments: tuple[Any, ...]) -> None:
+    with pytest.raises(ValueError, match="no such comparison"):
+        prompts_needed(*arguments)
+
+
+def test_mean_and_standard_error() -> None:
+    assert mean_and_standard_error([0.0, 1.0, 0.5, 0.5]) == pytest.approx((0.5, math.sqrt(0.5 / 12)))
+    assert mean_and_standard_error([0.1] * 3) == (pytest.approx(0.1), 0.0)
+    with pytest.raises(ValueError, match="at least 2"):
+        mean_and_standard_error([0.5])
 
 
 def test_import_is_light() -> None:

@@ -17,6 +17,7 @@ from halo_forge.within_cycle import (
     learning_rate_factors,
     learning_rate_mass,
     num_optimizer_steps,
+    peak_of_mass,
 )
 
 TYPES = get_args(LrSchedulerType)
@@ -203,6 +204,19 @@ def test_refusals(
 def test_no_steps() -> None:
     assert learning_rate_factors("linear", 0) == []
     assert learning_rate_mass(1e-3, []) == 0.0
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 5, 16, 40])
+@pytest.mark.parametrize("lr_scheduler_type", TYPES)
+def test_the_peak_of_a_mass_spends_it(lr_scheduler_type: Any, num_steps: int) -> None:
+    factors = learning_rate_factors(lr_scheduler_type, num_steps, clamp_warmup(3, num_steps))
+    assert learning_rate_mass(peak_of_mass(4e-4, factors), factors) == pytest.approx(4e-4, rel=1e-12)
+
+
+def test_the_peak_of_a_mass_by_hand() -> None:
+    assert peak_of_mass(4e-4, [0.5, 1.0, 0.5]) == pytest.approx(2e-4)
+    assert peak_of_mass(0.0, [1.0]) == 0.0
+    assert peak_of_mass(4e-4, []) == 0.0
 
 
 @pytest.mark.parametrize(("num_steps", "share"), [(16, 0.53), (4, 0.63), (2, 0.75), (1, 1.0)])

@@ -60,7 +60,7 @@ class TrainingOptions:
     lr_scheduler_kwargs: dict[str, Any] = field(default_factory=dict)
     warmup_steps: int = 1
     per_device_train_batch_size: int = 2
-    gradient_accumulation_steps: int = 1
+    max_tokens_per_pass: Any = "auto"
     gradient_checkpointing: Any = "auto"
 
 

@@ -11,6 +11,7 @@ from typing import NoReturn
 import typer
 
 import halo_forge
+from halo_forge import heartbeat
 from halo_forge.cli import config, doctor, raft, tasks, verify
 from halo_forge.errors import HaloForgeError, StoppedByRule
 
@@ -48,6 +49,10 @@ def _root(
 def main() -> None:
     """Run the command line and leave with the exit code of docs/index.md."""
     signal.signal(signal.SIGTERM, _interrupt)
+    if "HALO_FORGE_HEARTBEAT" in os.environ:
+        from halo_forge import supervisor
+
+        supervisor.join()
     try:
         app(standalone_mode=True)
     except HaloForgeError as error:
@@ -65,8 +70,8 @@ def main() -> None:
         if type(error).__name__ != "OutOfMemoryError":  # torch's; torch itself is not imported here
             raise
         _fail(
-            f"the GPU's memory ran out: {str(error).splitlines()[0]}\n  do: lower engine.batch_size, then --resume;"
-            " or start anew with a lower training.per_device_train_batch_size or engine.max_new_tokens",
+            f"the GPU's memory ran out: {str(error).splitlines()[0]}\n  do: lower training.max_tokens_per_pass or"
+            " engine.batch_size (--set), then --resume; or start anew with a lower engine.max_new_tokens",
             StoppedByRule.exit_code,
         )
     except OSError as error:
@@ -92,5 +97,8 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:
-    print(f"error: {message}" if exit_code != INTERRUPTED else message, file=sys.stderr)
+    if exit_code != INTERRUPTED:
+        print(f"error: {message}", file=sys.stderr)
+    elif not heartbeat.is_connected():  # else the supervisor says so
+        print(message, file=sys.stderr)
     sys.exit(exit_code)

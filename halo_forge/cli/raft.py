@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from halo_forge.cli.config import CONFIG, SET
+from halo_forge.cli.supervise import MAX_RESTARTS, STALL_SECONDS, SUPERVISED, check_unused, supervise_run
 
 if TYPE_CHECKING:
     from halo_forge.config import LoadedConfig, RaftConfig
@@ -27,6 +28,9 @@ def run(
     resume: bool = typer.Option(False, "--resume", help="Continue an unfinished run of this configuration, or start."),
     output_dir: str | None = typer.Option(None, help="Run directory, in place of the configuration's output_dir."),
     overrides: list[str] | None = SET,
+    supervised: bool = SUPERVISED,
+    stall_seconds: float | None = STALL_SECONDS,
+    max_restarts: int | None = MAX_RESTARTS,
     as_json: bool = JSON,
 ) -> None:
     """Run all cycles of a configuration."""
@@ -36,8 +40,16 @@ def run(
     if output_dir is not None:
         changes.append(f"output_dir={json.dumps(output_dir)}")
     loaded = load_config(config, changes)
+    if not supervised:
+        check_unused(stall_seconds, max_restarts)
     if dry_run:
         _print_preview(loaded.config, as_json)
+    elif supervised:
+        settings = [word for change in changes for word in ("--set", change)]
+        first = ["raft", "run", str(config), *settings, *(["--json"] if as_json else [])]
+        again = [*first, "--resume"]
+        root = Path(loaded.config.output_dir)
+        raise supervise_run(again if resume else first, lambda: again, root, stall_seconds, max_restarts)
     else:
         _execute(loaded, resume=resume, as_json=as_json)
 
@@ -48,6 +60,9 @@ def resume(
     from_cycle: int | None = typer.Option(
         None, "--from-cycle", min=1, help="Redo everything from this cycle on; the old files move to superseded/."
     ),
+    supervised: bool = SUPERVISED,
+    stall_seconds: float | None = STALL_SECONDS,
+    max_restarts: int | None = MAX_RESTARTS,
     as_json: bool = JSON,
 ) -> None:
     """Continue a run directory, or redo it from a cycle on."""
@@ -62,6 +77,9 @@ def resume(
                 f"--from-cycle {from_cycle}: the run has {num_cycles} cycles",
                 f"name a cycle from 1 to {num_cycles} ({num_cycles + 1} measures the last model again)",
             )
+    if supervised:
+        raise _supervised_resume(run, from_cycle, stall_seconds, max_restarts, as_json)
+    check_unused(stall_seconds, max_restarts)
     _execute(loaded, resume=True, as_json=as_json, from_cycle=from_cycle)
 
 
@@ -80,6 +98,20 @@ def status(run: Path = RUN, as_json: bool = JSON) -> None:
     print_status(found)
 
 
+def _supervised_resume(
+    run: Path, from_cycle: int | None, stall_seconds: float | None, max_restarts: int | None, as_json: bool
+) -> typer.Exit:
+    from halo_forge.supervisor import num_attempts
+
+    plain = ["raft", "resume", str(run), *(["--json"] if as_json else [])]
+    first = plain if from_cycle is None else [*plain, "--from-cycle", str(from_cycle)]
+    before = num_attempts(run)
+    # Once an attempt has begun, the old files are out of the way, and what is there since then must stay.
+    return supervise_run(
+        first, lambda: plain if num_attempts(run) > before else first, run, stall_seconds, max_restarts
+    )
+
+
 def _print_preview(config: RaftConfig, as_json: bool) -> None:
     from halo_forge.assembly import planned
 
@@ -95,6 +127,7 @@ def _print_preview(config: RaftConfig, as_json: bool) -> None:
 def _execute(loaded: LoadedConfig, *, resume: bool, as_json: bool, from_cycle: int | None = None) -> None:
     from halo_forge.assembly import is_finished, open_run
     from halo_forge.cli.watch import open_watch
+    from halo_forge.hardware import choose
     from halo_forge.loop import run_raft
     from halo_forge.store.status import read_status
 
@@ -104,6 +137,8 @@ def _execute(loaded: LoadedConfig, *, resume: bool, as_json: bool, from_cycle: i
             open_watch(loaded.config) as watch,
             open_run(loaded, watch, resume=resume, from_cycle=from_cycle) as (plan, directory, tools),
         ):
+            hardware = choose(loaded.config.hardware)
+            print(f"hardware: {hardware.name} ({hardware.why})", file=sys.stderr)
             toolchain = tools.verifier.toolchain()
             print(f"verifier: {toolchain['version']}, isolation level {toolchain['isolation']}", file=sys.stderr)
             run_raft(plan, directory, tools)

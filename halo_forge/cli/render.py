@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from halo_forge.cli.watch import duration
+from halo_forge.advice import Advised
+from halo_forge.cli.decided import DECISION_COLUMNS, RESULT_COLUMNS, decision_rows, result_rows
+from halo_forge.cli.watch import advice_lines, duration
+from halo_forge.decisions import Decision
 from halo_forge.preview import CyclePlan, Preview
 from halo_forge.records import Measurement, Selection, Trained, TrainingSettings
 from halo_forge.store.status import Lap, Status, read_status
@@ -24,9 +28,14 @@ PIPE_WIDTH = 240
 """Columns where standard output is no terminal: tables must not be cut there."""
 COLUMNS = (
     "cycle", "model", "dev compile", "dev pass", "train compile", "train pass", "distinct@4", "kept",
-    "learning rate", "steps", "mass", "loss", "grad norm", "clipped", "tok/s", "time",
+    "learning rate", "steps", "mass", "loss", "grad norm", "clipped", "tok/s", "watts", "busy", "degrees C", "time",
 )  # fmt: skip
+WHERE_MEASURED = {
+    "watts": "gpu_power_watts_mean", "busy": "gpu_busy_mean", "degrees C": "gpu_temperature_celsius_max",
+}  # fmt: skip
+"""Column -> its metric; the column is there if some lap has the metric."""
 DROPPED_FIRST = (
+    "degrees C", "busy", "watts",
     "clipped", "mass", "grad norm", "distinct@4", "steps", "tok/s", "train pass", "train compile", "loss", "time",
 )  # fmt: skip
 """What a narrow terminal leaves out; `raft status --json` has it all."""
@@ -63,6 +72,8 @@ def print_status(status: Status) -> None:
     console.print(f"{status.root}: {status.state}")
     if status.laps:
         console.print(fitting_table(console, status.laps))
+    if decided := list(decision_rows(status.laps)):
+        print_table(DECISION_COLUMNS, decided)
     if status.result is not None:
         print_result(console, status)
     elif status.best_version is not None:
@@ -71,28 +82,19 @@ def print_status(status: Status) -> None:
 
 
 def print_result(console: Console, status: Status) -> None:
-    """The chosen version against the start model, on dev and on test."""
+    """The chosen and the last version against the start model, on dev and on test, and why the run ended."""
     result = status.result
     assert result is not None
+    console.print(f"ended: {result['conclusion']}; {result['reason']}", soft_wrap=True)
+    rows = list(result_rows(result))
+    if rows:
+        print_table(RESULT_COLUMNS, rows)
+        console.print(
+            "paired by prompt; dev also chose the version, so its differences are biased upwards; test did not"
+        )
     if result["adapter"] is None:
-        console.print("keep: the start model itself; no cycle was better on dev")
+        console.print("keep: the start model itself; no version improved on it on dev")
         return
-    table = Table(box=box.SIMPLE, title=f"v{result['chosen_version']} against v0, paired by prompt")
-    for name in ("set", "metric", "v0", f"v{result['chosen_version']}", "difference", "95 % interval", "detectable"):
-        table.add_column(name, justify="left" if name in ("set", "metric") else "right")
-    for set_name in ("dev", "test"):
-        for metric, row in result[set_name].items():
-            table.add_row(
-                set_name,
-                metric,
-                f"{row['start']:.3f}",
-                f"{row['chosen']:.3f}",
-                f"{row['difference']:+.3f}",
-                f"{row['low']:+.3f} to {row['high']:+.3f}",
-                _number(row.get("minimum_detectable_effect"), ".3f"),
-            )
-    console.print(table)
-    console.print("dev also chose the version, so its differences are biased upwards; test did not")
     console.print(f"keep: {Path(status.root) / result['adapter']}", soft_wrap=True)
 
 
@@ -108,7 +110,9 @@ def fitting_table(console: Console, laps: Sequence[Lap]) -> Table:
 def laps_table(laps: Iterable[Lap], without: Collection[str] = ()) -> Table:
     """One row a lap: the model it measured on the left, what it then trained on the right."""
     table = Table(box=box.SIMPLE, pad_edge=False)
-    shown = [number for number, name in enumerate(COLUMNS) if name not in without]
+    laps = list(laps)
+    absent = {column for column, name in WHERE_MEASURED.items() if not any(name in lap.metrics for lap in laps)}
+    shown = [number for number, name in enumerate(COLUMNS) if name not in absent | set(without)]
     for number in shown:
         table.add_column(COLUMNS[number], justify="right")
     for lap in laps:
@@ -130,6 +134,9 @@ def laps_table(laps: Iterable[Lap], without: Collection[str] = ()) -> Table:
             _number(metrics.get("gradient_norm_median"), ".2f"),
             _number(metrics.get("clip_fraction"), ".2f"),
             _number(metrics.get("tokens_per_second/generate"), ".0f"),
+            _number(metrics.get("gpu_power_watts_mean"), ".0f"),
+            _number(metrics.get("gpu_busy_mean"), ".2f"),
+            _number(metrics.get("gpu_temperature_celsius_max"), ".0f"),
             duration(sum(seconds)) if seconds else "",
         )
         table.add_row(*(cells[number] for number in shown))
@@ -151,21 +158,40 @@ def print_preview(preview: Preview) -> None:
     for plan in preview.cycles:
         table.add_row(*_preview_row(plan))
     console.print(table)
+    moving = [key for key in preview.moving() if key not in _IN_PREVIEW]
+    if moving:
+        table = Table(box=box.SIMPLE, pad_edge=False, title="what else moves (from lowest to highest)")
+        for name in ("cycle", *moving):
+            table.add_column(name, justify="right")
+        for plan in preview.cycles:
+            table.add_row(str(plan.cycle), *(_range(*plan.scheduled[key]) for key in moving))
+        console.print(table)
+    console.print("\n".join(_hardware_lines(preview.hardware)), soft_wrap=True)
     for warning in preview.warnings:
         console.print(f"warning: {warning}", soft_wrap=True)
+    for advice in preview.advice:
+        for line in advice_lines(advice.to_row()):
+            console.print(Text(line), soft_wrap=True)
+
+
+def _hardware_lines(hardware: Mapping[str, Any]) -> Iterator[str]:
+    """The profile, then every value that follows it."""
+    budget = hardware["memory_budget_bytes"]
+    memory = "known once torch is loaded" if budget is None else f"{budget / 1e9:.1f} GB"
+    yield f"hardware: {hardware['profile']} ({hardware['why']}), memory budget {memory}"
+    values = {key: value for key, value in hardware.items() if "." in key} | dict(hardware.get("environment", {}))
+    for key, value in values.items():
+        yield f"  {key}: {'depends on the size of the model' if value is None else json.dumps(value).strip(chr(34))}"
 
 
 def _preview_row(plan: CyclePlan) -> list[str]:
-    rate = f"{plan.learning_rate_high:.2e}"
-    if plan.learning_rate_low != plan.learning_rate_high:
-        rate = f"{plan.learning_rate_low:.2e} to {rate}"
     return [
         str(plan.cycle),
         f"v{plan.policy_version}",
-        rate,
-        f"{plan.temperature:g}",
-        f"{plan.top_p:g}",
-        str(plan.reward_threshold),
+        _range(plan.learning_rate_low, plan.learning_rate_high, ".2e"),
+        _range(*plan.scheduled["engine.temperature"]),
+        _range(*plan.scheduled["engine.top_p"]),
+        _range(*plan.scheduled["selection.reward_threshold"]),
         _number(plan.num_prompts, "d", "?"),
         _number(plan.samples, "d", "?"),
         _number(plan.max_kept, "d", "?"),
@@ -174,6 +200,17 @@ def _preview_row(plan: CyclePlan) -> list[str]:
         _number(plan.learning_rate_mass, ".3g", "?"),
         "?" if plan.disk_bytes is None else f"{plan.disk_bytes / 1e6:.0f} MB",
     ]
+
+
+_IN_PREVIEW = ("engine.temperature", "engine.top_p", "selection.reward_threshold", "training.learning_rate")
+"""Scheduled settings that have a column in the first table."""
+
+
+def _range(low: Any, high: Any, form: str = ".3g") -> str:
+    if low is None:
+        return "?"
+    ends = [value if isinstance(value, str) else format(value, form) for value in (low, high)]
+    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
 
 def _rate(metrics: Mapping[str, float], name: str) -> str:
@@ -224,6 +261,16 @@ class LiveWatch:
     def measured(self, measurement: Measurement) -> None:
         """The new row."""
         self._refresh()
+
+    def advised(self, advised: Advised) -> None:
+        """Above the table, where it stays."""
+        for row in advised.advice:
+            for line in advice_lines(row):
+                self._live.console.print(Text(line))
+
+    def decided(self, decision: Decision) -> None:
+        """Above the table too."""
+        self._live.console.print(Text(f"decision: {decision.reason}"))
 
     def trained(self, settings: TrainingSettings, selection: Selection, trained: Trained) -> None:
         """The rest of the row."""

@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from halo_forge.advice import Advised
 from halo_forge.config import RaftConfig, resolved
+from halo_forge.decisions import Decision
 from halo_forge.records import Measurement, Selection, Trained, TrainingSettings
 from halo_forge.tools import Watch
 from halo_forge.tracking import Tracker, check_trackers, open_trackers
@@ -71,6 +73,16 @@ class PlainWatch:
         ]
         _say(f"v{measurement.policy_version}: " + ", ".join(parts))
 
+    def advised(self, advised: Advised) -> None:
+        """A few lines for each advice; none where there is nothing to say."""
+        for row in advised.advice:
+            for line in advice_lines(row):
+                _say(line)
+
+    def decided(self, decision: Decision) -> None:
+        """The reason, with its numbers."""
+        _say(f"decision: {decision.reason}")
+
     def trained(self, settings: TrainingSettings, selection: Selection, trained: Trained) -> None:
         """One line a cycle."""
         steps, mass = trained.metrics["optimizer_steps"], trained.metrics["learning_rate_mass"]
@@ -86,7 +98,7 @@ class _Reporting:
     def __init__(self, watch: Watch, trackers: _Trackers) -> None:
         self._watch = watch
         self._trackers = trackers
-        self.track, self.step = watch.track, watch.step
+        self.track, self.step, self.advised, self.decided = watch.track, watch.step, watch.advised, watch.decided
 
     def measured(self, measurement: Measurement) -> None:
         self._watch.measured(measurement)
@@ -114,6 +126,16 @@ class _Trackers:
     def close(self) -> None:
         for tracker in self._open if self._open is not None else ():
             tracker.close()
+
+
+def advice_lines(row: Mapping[str, str]) -> list[str]:
+    """One advice in words: what is to be seen and what to do about it, each with what it rests on."""
+    return [
+        f"advice: {row['symptom']} ({row['evidence']})",
+        f"    likely: {row['cause']}",
+        f"    to do: {row['action']}",
+        f"    how sure: {row['power']}",
+    ]
 
 
 def duration(seconds: float) -> str:

@@ -19,7 +19,16 @@ from halo_forge.config.spellings import Normalised, normalised
 from halo_forge.errors import ConfigError
 from halo_forge.yaml_io import Document, KeyPath, apply_overrides, leaves, load_document
 
-WITHOUT_INFLUENCE = ((None, "output_dir"), (None, "report_to"), ("verifier", "workers"), ("engine", "batch_size"))
+WITHOUT_INFLUENCE = (
+    (None, "output_dir"),
+    (None, "report_to"),
+    (None, "hardware"),
+    ("verifier", "workers"),
+    ("engine", "batch_size"),
+    *(("engine", key) for key in ("base_url", "health_url", "exchange_folder", "api_key_variable", "run")),
+    *(("engine", key) for key in ("max_in_flight", "timeout_seconds", "retry_seconds", "start_timeout_seconds")),
+    ("training", "max_tokens_per_pass"),
+)
 """(section, key) that no result of a run depends on."""
 
 # A section that lost a wrong value can lack a required one and has to go too, and so on outwards: paths are short.

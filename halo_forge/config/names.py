@@ -50,7 +50,7 @@ FOREIGN: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("eval_dataset", "eval_prompts", "validation"), ("prompts.dev",)),
     "timeout": ("verifier.timeout_seconds",),
     **dict.fromkeys(("memory_limit", "memory_limit_mb"), ("verifier.memory_limit_bytes",)),
-    **dict.fromkeys(("best_metric", "metric_for_best_model"), ("evaluation.choose_by",)),
+    **dict.fromkeys(("best_metric", "metric_for_best_model", "choose_by"), ("decisions.metric",)),
     **dict.fromkeys(("random_seed", "data_seed"), ("seed",)),
     **dict.fromkeys(("output", "out_dir", "run_dir", "logging_dir"), ("output_dir",)),
     **dict.fromkeys(("logger", "tracker", "trackers", "wandb"), ("report_to",)),

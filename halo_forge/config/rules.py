@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from halo_forge.asking import MIN_BUDGETED
 from halo_forge.config.problems import Problem, raise_all, show
 from halo_forge.within_cycle import learning_rate_factors
 from halo_forge.yaml_io import KeyPath
@@ -21,6 +22,9 @@ _SAMPLES: KeyPath = ("raft", "samples_per_prompt")
 _PER_CYCLE: KeyPath = ("raft", "prompts_per_cycle")
 _LIMIT: KeyPath = ("prompts", "train_limit")
 _KEEP: KeyPath = ("selection", "keep_fraction")
+_RATE: KeyPath = ("training", "learning_rate")
+_MASS: KeyPath = ("training", "learning_rate_mass")
+_ACCUMULATION: KeyPath = ("training", "gradient_accumulation_steps")
 _GREEDY = "at temperature 0 all samples of a prompt are the same"
 
 
@@ -47,30 +51,45 @@ SCHEDULED: dict[KeyPath, Range] = {
     ("engine", "top_p"): _SHARE,
     ("selection", "reward_threshold"): Range(0.0, 1.0, text='a number from 0 to 1, or "pass"', may_pass=True),
     _KEEP: _SHARE,
-    ("training", "learning_rate"): Range(0.0, 1.0, text="a number from 0 to 1"),
+    ("engine", "min_p"): Range(0.0, 1.0, text="a number from 0 to 1"),
+    _RATE: Range(0.0, 1.0, text="a number from 0 to 1"),
+    _MASS: Range(0.0, math.inf, text="a number of at least 0"),
+    _ACCUMULATION: Range(1.0, math.inf, text="a whole number of at least 1"),
     ("training", "num_train_epochs"): Range(0.0, 1000.0, closed=False, text="above 0, at most 1000"),
     ("training", "max_grad_norm"): Range(0.0, math.inf, text="a number of at least 0 (0 turns clipping off)"),
     ("training", "weight_decay"): Range(0.0, 1.0, text="a number from 0 to 1"),
     _SAMPLES: Range(1.0, math.inf, text="a whole number of at least 1"),
+    ("raft", "curriculum_fraction"): _SHARE,
+    ("training", "average_weight"): _SHARE,
 }
 """Every scheduled key, and what its values may be in each cycle."""
+
+COUNTS = (_SAMPLES, _ACCUMULATION)
+"""Scheduled keys whose values are rounded to whole numbers."""
 
 
 def check_rules(config: RaftConfig) -> None:
     """Raise a pydantic error that carries every broken rule."""
     outside = list(_ranges(config))
     broken = {problem.path for problem in outside}
-    rules = _single_rules(config), _greedy(config, broken), _counts(config, broken)
+    rules = [
+        _learning_rate(config),
+        _single_rules(config),
+        _greedy(config, broken),
+        _budgeted(config, broken),
+        _counts(config, broken),
+    ]
     raise_all([*outside, *itertools.chain.from_iterable(rules)])
 
 
 def bounds(config: RaftConfig, path: KeyPath, cycle: int) -> tuple[Any, Any]:
-    """Smallest and largest value of a scheduled key in a cycle."""
-    found: tuple[Any, Any] = _value(config, path).bounds(cycle, config.raft.num_cycles)
-    return found
+    """Smallest and largest value of a scheduled key in a cycle, counts rounded; the key must not be null."""
+    low, high = value_at(config, path).bounds(cycle, config.raft.num_cycles)
+    return (round(low), round(high)) if path in COUNTS else (low, high)
 
 
-def _value(config: RaftConfig, path: KeyPath) -> Any:
+def value_at(config: RaftConfig, path: KeyPath) -> Any:
+    """The schedule of a scheduled key; None where the key is null."""
     value: Any = config
     for part in path:
         value = getattr(value, str(part))
@@ -79,20 +98,38 @@ def _value(config: RaftConfig, path: KeyPath) -> Any:
 
 def _ranges(config: RaftConfig) -> Iterator[Problem]:
     for path, allowed in SCHEDULED.items():
+        schedule = value_at(config, path)
+        if schedule is None:
+            continue
         for cycle in _cycles(config):
             try:
-                outside = [value for value in bounds(config, path, cycle) if not allowed.holds(value)]
+                values = schedule.bounds(cycle, config.raft.num_cycles)
+                outside = [value for value in values if not allowed.holds(value)]
             except ValueError as error:
                 yield Problem(path, f"{error} (raft.num_cycles is {config.raft.num_cycles})")
                 break
             if outside:
-                when = "" if _value(config, path).kind == "constant" else f" in cycle {cycle}"
+                when = "" if schedule.kind == "constant" else f" in cycle {cycle}"
                 yield Problem(path, f"found {show(outside[0])}{when}, allowed: {allowed.text}")
                 break
-    samples = _value(config, _SAMPLES)
-    # A schedule's values are rounded; a number that nobody could mean is refused.
-    if samples.kind == "constant" and (low := samples.bounds(1, 1)[0]) >= 1 and low % 1 != 0:
-        yield Problem(_SAMPLES, f"found {show(low)}, allowed: {SCHEDULED[_SAMPLES].text}")
+    for path in COUNTS:
+        count = value_at(config, path)
+        # A schedule's values are rounded; a number that nobody could mean is refused.
+        if count.kind == "constant" and (low := count.bounds(1, 1)[0]) >= 1 and low % 1 != 0:
+            yield Problem(path, f"found {show(low)}, allowed: {SCHEDULED[path].text}")
+
+
+def _learning_rate(config: RaftConfig) -> Iterator[Problem]:
+    rate, mass = config.training.learning_rate, config.training.learning_rate_mass
+    if rate is None and mass is None:
+        yield Problem(_RATE, "found null, allowed: a number or a schedule; null only beside a learning_rate_mass")
+    if rate is not None and mass is not None:
+        text = "the peak follows from the mass and the number of rows; keep one of the two"
+        yield Problem(_MASS, text, _as_written(mass), ((_RATE, _as_written(rate)),))
+
+
+def _as_written(schedule: Any) -> Any:
+    return schedule.setting if schedule.kind == "constant" else schedule.model_dump(exclude_unset=True)
 
 
 def _single_rules(config: RaftConfig) -> Iterator[Problem]:
@@ -104,6 +141,11 @@ def _single_rules(config: RaftConfig) -> Iterator[Problem]:
     engine = config.engine
     if engine.batch_size != "auto" and engine.batch_size < 1:
         yield Problem(("engine", "batch_size"), f"found {engine.batch_size}, allowed: auto or at least 1")
+    across = config.training.optimizer.across_cycles
+    if config.training.start_from == "base" and across != "reset":
+        base = (("training", "start_from"), "base")
+        text = "the state belongs to weights that the next cycle does not start from; set across_cycles to reset"
+        yield Problem(("training", "optimizer", "across_cycles"), text, across, (base,))
     if "" in engine.stop:
         yield Problem(
             ("engine", "stop"), 'found "" in it, allowed: text that is not empty; an empty text ends every answer'
@@ -127,6 +169,15 @@ def _greedy(config: RaftConfig, broken: set[KeyPath]) -> Iterator[Problem]:
             do = f"{_GREEDY} (cycle {cycle}); raise the temperature, or set raft.samples_per_prompt to 1"
             yield Problem(_TEMPERATURE, do, hottest, ((_SAMPLES, round(wanted)),))
             return
+
+
+def _budgeted(config: RaftConfig, broken: set[KeyPath]) -> Iterator[Problem]:
+    if config.raft.sampling == "uniform" or _SAMPLES in broken:
+        return
+    fewest = min(bounds(config, _SAMPLES, cycle)[0] for cycle in _cycles(config))
+    if fewest < MIN_BUDGETED:
+        text = f"half of the samples must tell which prompts to ask again; draw {MIN_BUDGETED}, or sample uniformly"
+        yield Problem(("raft", "sampling"), text, "budgeted", ((_SAMPLES, fewest),))
 
 
 def _counts(config: RaftConfig, broken: set[KeyPath]) -> Iterator[Problem]:

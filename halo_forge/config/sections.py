@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from halo_forge.config.problems import raise_all
 from halo_forge.config.rules import check_rules
 from halo_forge.config.spellings import DEFAULT_KINDS, LEARNING_RATE, normalised
+from halo_forge.decisions import DecisionsSection
 from halo_forge.registry import Spec, tagged_union
 from halo_forge.schedules import ScheduledNumber
 from halo_forge.within_cycle import LrSchedulerType
@@ -89,15 +90,17 @@ class PromptsSection(Spec):
 class OptimizerSection(Spec):
     """What becomes of the optimizer between cycles."""
 
-    across_cycles: Literal["reset"] = "reset"
-    """reset: fresh AdamW moments in every cycle."""
+    across_cycles: Literal["reset", "carry", "carry_moments"] = "reset"
+    """reset: fresh AdamW moments in every cycle; carry: moments and step count go on; carry_moments: moments alone."""
 
 
 class TrainingSection(Spec):
     """Fine-tuning on the selected samples, once per cycle."""
 
-    learning_rate: ScheduledNumber = Field(LEARNING_RATE, validate_default=True)
-    """Peak learning rate of each cycle; scheduled."""
+    learning_rate: ScheduledNumber | None = Field(LEARNING_RATE, validate_default=True)
+    """Peak learning rate of each cycle; null where learning_rate_mass is given; scheduled."""
+    learning_rate_mass: ScheduledNumber | None = None
+    """Sum of the learning rates of a cycle's steps, from which its peak follows; in place of one; scheduled."""
     lr_scheduler_type: LrSchedulerType = "linear"
     """Shape of the learning rate over the optimizer steps of one cycle."""
     lr_scheduler_kwargs: dict[str, float] = Field({})
@@ -107,9 +110,11 @@ class TrainingSection(Spec):
     num_train_epochs: ScheduledNumber = Field(1.0, validate_default=True)
     """Passes over the selected samples; scheduled."""
     per_device_train_batch_size: Count = 2
-    """Rows per forward pass."""
-    gradient_accumulation_steps: Count = 8
-    """Forward passes per optimizer step."""
+    """With gradient_accumulation_steps: the product is the rows of one optimizer step."""
+    gradient_accumulation_steps: ScheduledNumber = Field(8, validate_default=True)
+    """See per_device_train_batch_size; rounded to the nearest whole number; scheduled."""
+    max_tokens_per_pass: Literal["auto"] | Count = "auto"
+    """Tokens of one forward pass, padding included: a step's rows are cut by length; auto is what the device holds."""
     max_grad_norm: ScheduledNumber = Field(1.0, validate_default=True)
     """Gradients are scaled down to this norm; 0 turns clipping off; scheduled."""
     weight_decay: ScheduledNumber = Field(0.0, validate_default=True)
@@ -117,8 +122,21 @@ class TrainingSection(Spec):
     gradient_checkpointing: Literal["auto"] | bool = "auto"
     """Recompute activations to save memory; auto turns it on for large models."""
     optimizer: OptimizerSection = OptimizerSection()
-    start_from: Literal["previous"] = "previous"
-    """previous: cycle c continues the adapter of cycle c-1."""
+    start_from: Literal["previous", "base", "best", "average"] = "previous"
+    """Whose adapter cycle c trains: v_{c-1}, v_0, the best so far; average: v_{c-1}, and v_c is the mean of both."""
+    average_weight: ScheduledNumber = Field(0.5, validate_default=True)
+    """start_from average: the share of the trained adapter in v_c; scheduled."""
+
+
+class ReplaySection(Spec):
+    """Training once more on what earlier cycles kept."""
+
+    kind: Literal["none", "window", "accumulate"] = "none"
+    """none: this cycle's samples alone; window: also those of the last cycles; accumulate: of all earlier ones."""
+    window: Count = 2
+    """window: of so many cycles before this one."""
+    share: Annotated[float, Field(gt=0.0, lt=1.0, allow_inf_nan=False)] = 0.5
+    """At most this share of a cycle's training rows is replayed."""
 
 
 class LoraSection(Spec):
@@ -145,10 +163,10 @@ class EvaluationSection(Spec):
     """Sampling temperature; 0 takes the likeliest token."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0, allow_inf_nan=False)] = 1.0
     """Nucleus sampling."""
-    choose_by: Literal["dev/pass_rate", "dev/compile_rate", "dev/reward_mean"] = "dev/pass_rate"
-    """The metric whose highest value names the best adapter."""
+    num_drift_samples: Annotated[int, Field(ge=0)] = 64
+    """Answers of the start model to dev prompts on which entropy and divergences are measured; 0 measures none."""
     test_at_end: bool = True
-    """Measure the test prompts once, for the chosen adapter."""
+    """Measure the test prompts once: for the chosen version, the start model and the last version."""
 
 
 class RaftSection(Spec):
@@ -160,8 +178,32 @@ class RaftSection(Spec):
     """Samples of each train prompt; a schedule's value is rounded to the nearest whole number; scheduled."""
     prompts_per_cycle: Count | None = None
     """Train prompts per cycle, from a seeded shuffle that goes on where the last cycle stopped; null takes all."""
+    prompt_weights: Literal["uniform", "learnable"] = "uniform"
+    """learnable: prompts weigh p(1-p), p their pass rate when last asked; most always-solved ones rest, never-solved
+    ones are asked every second cycle."""
+    anchor_fraction: Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)] = 0.15
+    """prompt_weights learnable: the share of the always-solved prompts that is asked all the same."""
+    curriculum_fraction: ScheduledNumber = Field(1.0, validate_default=True)
+    """The share of the train prompts, easiest first, that a cycle may ask; rounded up; scheduled."""
+    curriculum_by: Literal["pass_rate", "difficulty"] = "pass_rate"
+    """What makes a prompt easy: the pass rate measured in earlier cycles, or the difficulty in its info."""
+    sampling: Literal["uniform", "budgeted"] = "uniform"
+    """budgeted: half of the samples for all prompts, then the rest where some samples passed and some did not."""
     min_selected: Count = 8
     """Fewer selected samples than this stop the run (exit code 5)."""
+
+
+class HardwareSection(Spec):
+    """What every `auto` follows; the values that have no key of their own elsewhere."""
+
+    profile: Literal["auto", "gfx1151", "rocm", "cuda", "cpu"] = "auto"
+    """The kind of machine; auto finds it out before torch is imported."""
+    memory_fraction: Literal["auto"] | Annotated[float, Field(gt=0.0, le=1.0, allow_inf_nan=False)] = "auto"
+    """The share of the memory at hand that a run may take."""
+    optimizer: Literal["auto", "adamw_torch", "adamw_torch_fused"] = "auto"
+    """Which implementation of AdamW; both compute the same."""
+    pin_memory: Literal["auto"] | bool = "auto"
+    """Copy training batches to the device from page-locked memory."""
 
 
 class RaftConfig(Spec):
@@ -173,9 +215,12 @@ class RaftConfig(Spec):
     verifier: Verifier = default_section("verifier")
     selection: Selection = default_section("selection")
     training: TrainingSection = TrainingSection()
+    replay: ReplaySection = ReplaySection()
     lora: LoraSection = LoraSection()
     evaluation: EvaluationSection = EvaluationSection()
+    decisions: DecisionsSection = DecisionsSection()
     raft: RaftSection = RaftSection()
+    hardware: HardwareSection = HardwareSection()
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Every random draw of the run follows from it."""
     report_to: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = Field([])

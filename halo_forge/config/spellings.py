@@ -55,6 +55,8 @@ def normalised(data: Mapping[str, Any]) -> Normalised:
     training = data.get("training")
     if isinstance(training, Mapping):
         result.data["training"] = _one_learning_rate(dict(training), result)
+        if training.get("learning_rate_mass") is not None:
+            result.data["training"].setdefault("learning_rate", None)
     for path, kind in DEFAULT_KINDS.items():
         parent = result.data if len(path) == 1 else result.data.get(str(path[0]))
         section = parent.get(str(path[-1])) if isinstance(parent, dict) else None

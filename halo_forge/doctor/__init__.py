@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from halo_forge.doctor._section import Line, Section, State
+from halo_forge.doctor.hardware import hardware_section
 from halo_forge.doctor.isolation import isolation_section, self_test_section
 from halo_forge.doctor.toolchains import toolchain_section, verifier_section
 
@@ -16,6 +17,7 @@ SECTIONS: tuple[Callable[[], Section], ...] = (
     self_test_section,
     toolchain_section,
     verifier_section,
+    hardware_section,
 )
 """In the order in which they are shown."""
 

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from halo_forge.records import Record
 
-State = Literal["fine", "missing", "failed", "note"]
+State = Literal["fine", "missing", "failed", "note", "unknown", "skipped"]
+"""unknown: what would tell is not there; skipped: there is nothing to try it on."""
 
 
 @dataclass(frozen=True, slots=True)

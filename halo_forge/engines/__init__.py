@@ -7,7 +7,7 @@ One module, one engine: a frozen Spec that extends `EngineSpec` with `kind: Lite
 where `policy` is the model (`halo_forge.policy.Policy`), or None for a kind whose `needs_policy` is False.  An
 `Engine` answers `sample(prompts, requests, policy_version)` with completions as they finish, in any order, exactly
 one for each request.  A request carries its own seed: batch size and order must not change what is drawn beyond
-floating-point noise.
+floating-point noise (a server may promise less).  An engine that is a context manager too is left when the run ends.
 """
 
 from __future__ import annotations

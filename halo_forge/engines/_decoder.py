@@ -11,6 +11,7 @@ and the matrix products of attention read the cache as it lies (a part of it wou
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -67,6 +68,28 @@ class _RingLayer(CacheLayerMixin):  # type: ignore[misc]
         return self.ring.num_slots
 
 
+@dataclass(frozen=True)
+class _States:
+    """Prompts that went through the model together, padded on the left to the longest of them.
+
+    Attributes:
+        layers: Keys and values of each layer, (prompts, key-value heads, length, head size).
+        seen: (prompts, length); False where there is padding.
+        logits: (prompts, vocabulary), of the token after the prompt.
+    """
+
+    layers: list[tuple[torch.Tensor, torch.Tensor]]
+    seen: torch.Tensor
+    logits: torch.Tensor
+
+    def only(self, number: int) -> _States:
+        """A copy of one prompt's, which holds on to no memory of the others."""
+        layers = [
+            (keys[number : number + 1].clone(), values[number : number + 1].clone()) for keys, values in self.layers
+        ]
+        return _States(layers, self.seen[number : number + 1].clone(), self.logits[number : number + 1].clone())
+
+
 class Decoder:
     """The rows in flight.
 
@@ -89,19 +112,41 @@ class Decoder:
         self._mask = torch.zeros(num_rows, self._ring.num_slots, dtype=torch.bool, device=self._device)
         self._lengths = torch.zeros(num_rows, dtype=torch.long, device=self._device)
         self._cache: Cache | None = None
+        self._kept: dict[tuple[int, ...], tuple[_States, int]] = {}
 
     @torch.inference_mode()
     def fill(self, rows: Sequence[int], prompts: Sequence[Sequence[int]]) -> torch.Tensor:
         """Put `prompts[i]` into row `rows[i]`; equal prompts are computed once.
 
+        The last prompt is kept until the next call, so that a prompt whose samples come in several calls, one after
+        the other, is computed once all the same.
+
         Returns:
             (len(rows), vocabulary) next-token logits.
         """
-        distinct = list(dict.fromkeys(tuple(prompt) for prompt in prompts))
-        longest = max(map(len, distinct))
+        wanted = [tuple(prompt) for prompt in prompts]
+        distinct = [prompt for prompt in dict.fromkeys(wanted) if prompt not in self._kept]
+        known = dict(self._kept)
+        if distinct:
+            fresh = self._prefill(distinct)
+            known |= {prompt: (fresh, number) for number, prompt in enumerate(distinct)}
+        logits: list[torch.Tensor] = [torch.empty(0)] * len(wanted)
+        for states in {id(states): states for states, _ in known.values()}.values():
+            here = [place for place, prompt in enumerate(wanted) if known[prompt][0] is states]
+            if here:
+                source = torch.tensor([known[wanted[place]][1] for place in here], device=self._device)
+                self._write(torch.tensor([rows[place] for place in here], device=self._device), states, source)
+                for place, row in zip(here, states.logits[source], strict=True):
+                    logits[place] = row
+        states, number = known[wanted[-1]]
+        self._kept = {wanted[-1]: (states.only(number), 0)}
+        return torch.stack(logits)
+
+    def _prefill(self, prompts: Sequence[Sequence[int]]) -> _States:
+        longest = max(map(len, prompts))
         # Any id serves as padding: the mask hides it.
-        ids = [[0] * (longest - len(prompt)) + list(prompt) for prompt in distinct]
-        seen = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in distinct]
+        ids = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+        seen = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
         attention = torch.tensor(seen, device=self._device)
         output = self._model(
             input_ids=torch.tensor(ids, device=self._device),
@@ -114,17 +159,21 @@ class Decoder:
         )
         if self._cache is None:
             self._cache = self._allocate(output.past_key_values)
-        source = torch.tensor([distinct.index(tuple(prompt)) for prompt in prompts], device=self._device)
-        target = torch.tensor(list(rows), device=self._device)
+        layers = [(layer.keys, layer.values) for layer in output.past_key_values.layers]
+        return _States(layers, attention.bool(), output.logits[:, -1])
+
+    def _write(self, target: torch.Tensor, states: _States, source: torch.Tensor) -> None:
+        """The states of prompts `source` into the rows `target`, right before the slot that is written next."""
+        assert self._cache is not None
+        longest = states.seen.shape[1]
         slots = torch.arange(self._ring.slot - longest, self._ring.slot, device=self._device) % self._ring.num_slots
-        for layer, filled in zip(self._cache.layers, output.past_key_values.layers, strict=True):
+        for layer, (keys, values) in zip(self._cache.layers, states.layers, strict=True):
             # Advanced indices on both sides of a slice: (rows, slots, heads, head size).
-            layer.keys[target[:, None], :, slots] = filled.keys[source].transpose(1, 2)
-            layer.values[target[:, None], :, slots] = filled.values[source].transpose(1, 2)
+            layer.keys[target[:, None], :, slots] = keys[source].transpose(1, 2)
+            layer.values[target[:, None], :, slots] = values[source].transpose(1, 2)
         self._mask[target] = False
-        self._mask[target[:, None], slots] = attention[source].bool()
-        self._lengths[target] = attention[source].sum(dim=1)
-        return output.logits[source, -1]
+        self._mask[target[:, None], slots] = states.seen[source]
+        self._lengths[target] = states.seen[source].sum(dim=1)
 
     @torch.inference_mode()
     def step(self, tokens: torch.Tensor) -> torch.Tensor:

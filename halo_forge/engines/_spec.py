@@ -21,6 +21,8 @@ class EngineSpec(Spec):
     """Sampling temperature; 0 takes the likeliest token."""
     top_p: ScheduledNumber = Field(1.0, validate_default=True)
     """Nucleus sampling: the smallest set of tokens whose probabilities sum to at least this."""
+    min_p: ScheduledNumber = Field(0.0, validate_default=True)
+    """Only tokens whose probability is at least this share of the likeliest one's; 0 takes all."""
     top_k: int | None = Field(None, ge=1)
     """Only the k likeliest tokens; null takes all."""
     stop: list[str] = Field(default_factory=list)
@@ -29,5 +31,5 @@ class EngineSpec(Spec):
     """Rows sampled together."""
 
     def inputs(self) -> dict[str, str]:
-        """What a run of this engine starts from when there is no model: names and digests, for run.json."""
+        """What a run of this engine starts from besides the model: names and digests, for run.json."""
         return {}

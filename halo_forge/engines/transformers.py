@@ -8,11 +8,13 @@ whatever else is in flight, up to floating-point noise in the logits.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from halo_forge import heartbeat
 from halo_forge.engines._spec import EngineSpec
 from halo_forge.records import Completion, Finish, Prompt, SampleRequest
 
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
 
     from halo_forge.policy import Policy
 
-AUTO_BATCH_SIZE = 64
+_log = logging.getLogger(__name__)
+_VOCABULARY_COPIES = 4
+"""Logits, probabilities, their sums, and what sorting takes."""
 REFILL_AT = 1 / 8
 """Finished rows are filled again, or dropped at the end, when they are this share: both cost a pass or a copy."""
 
@@ -33,8 +37,10 @@ class TransformersSpec(EngineSpec):
 
     def open(self, policy: Policy) -> TransformersEngine:
         """An engine over the policy in memory."""
-        batch_size = AUTO_BATCH_SIZE if self.batch_size == "auto" else self.batch_size
-        return TransformersEngine(policy, batch_size=batch_size, stop=tuple(self.stop))
+        if self.batch_size != "auto":
+            return TransformersEngine(policy, batch_size=self.batch_size, stop=tuple(self.stop))
+        rows = policy.profile.rows_in_flight(policy.num_parameters)
+        return TransformersEngine(policy, batch_size=rows, stop=tuple(self.stop), fitted=True)
 
 
 @dataclass
@@ -49,11 +55,17 @@ class Row:
 
 
 class TransformersEngine:
-    """Samples requests in the order of their prompts' lengths; see the module's docstring."""
+    """Samples requests in the order of their prompts' lengths; see the module's docstring.
 
-    def __init__(self, policy: Policy, *, batch_size: int, stop: tuple[str, ...]) -> None:
+    Args:
+        batch_size: The most rows in flight.
+        fitted: Take fewer rows where their caches would not fit into the profile's memory budget.
+    """
+
+    def __init__(self, policy: Policy, *, batch_size: int, stop: tuple[str, ...], fitted: bool = False) -> None:
         self.policy = policy
         self.batch_size = batch_size
+        self.fitted = fitted
         self.stop = stop
         # A stop string can only be completed by the newest token, so looking at this many is enough.
         self._tail = max((len(text.encode()) for text in stop), default=0) + 8
@@ -73,16 +85,47 @@ class TransformersEngine:
         ids = {prompt_id: self.policy.prompt_ids(prompts[prompt_id]) for prompt_id in needed}
         ordered = sorted(requests, key=lambda each: (len(ids[each.prompt_id]), each.prompt_id, each.index))
         with self.policy.sampling(), fast_decoding(self.policy.model.get_base_model()):
-            for row in self._run(deque(ordered), ids):
+            for row in self._all(ordered, ids):
                 yield self._completion(row, policy_version)
 
-    def _run(self, waiting: deque[SampleRequest], ids: Mapping[str, list[int]]) -> Iterator[Row]:
+    def _all(self, requests: Sequence[SampleRequest], ids: Mapping[str, list[int]]) -> Iterator[Row]:
+        """Every request answered; each time that the GPU's memory runs out, what is left is asked with half the rows.
+
+        Rows that were in flight begin anew and get the same tokens, which follow from their seeds.
+        """
+        import torch
+
+        left = {(request.prompt_id, request.index): request for request in requests}
+        while left:
+            num_rows = min(self.batch_size, len(left), self._fitting(left.values(), ids))
+            try:
+                for row in self._run(deque(left.values()), ids, num_rows):
+                    del left[row.request.prompt_id, row.request.index]
+                    yield row
+            except torch.OutOfMemoryError:
+                if num_rows == 1:
+                    raise
+                self.batch_size = num_rows // 2
+            else:
+                return
+            # Past the handler, so that the traceback no longer holds the caches that have to go.
+            torch.cuda.empty_cache()
+            _log.warning("the GPU's memory ran out; sampling goes on with %d rows in flight", self.batch_size)
+
+    def _fitting(self, requests: Iterable[SampleRequest], ids: Mapping[str, list[int]]) -> int:
+        """The most rows whose caches fit into the memory that is left."""
+        budget = self.policy.profile.memory_budget_bytes() if self.fitted else None
+        if budget is None:
+            return self.batch_size
+        num_tokens = max(map(len, ids.values())) + max(request.max_new_tokens for request in requests)
+        return max(1, budget // row_bytes(self.policy.model, num_tokens))
+
+    def _run(self, waiting: deque[SampleRequest], ids: Mapping[str, list[int]], num_rows: int) -> Iterator[Row]:
         """Decode until every request is answered; yields each row once, when it is finished."""
         import torch
 
         from halo_forge.engines._decoder import Decoder
 
-        num_rows = min(self.batch_size, len(waiting))
         decoder = Decoder(
             self.policy.model,
             num_rows=num_rows,
@@ -121,6 +164,7 @@ class TransformersEngine:
             tokens = sample_tokens(logits, rows)
         for row, token in zip(rows, tokens.tolist(), strict=True):
             self._append(row, token)
+        heartbeat.beat()
         return tokens
 
     def _append(self, row: Row, token: int) -> None:
@@ -165,6 +209,22 @@ class TransformersEngine:
         )
 
 
+def row_bytes(model: Any, num_tokens: int) -> int:
+    """Memory of one row in flight: keys and values of all its positions, and its float32 row of the vocabulary.
+
+    Args:
+        model: A causal language model of transformers.
+        num_tokens: The longest prompt and its answer.
+    """
+    shape = model.config.get_text_config()
+    heads = getattr(shape, "num_key_value_heads", None)
+    size = getattr(shape, "head_dim", None)
+    heads = shape.num_attention_heads if heads is None else heads
+    size = shape.hidden_size // shape.num_attention_heads if size is None else size
+    cache = 2 * shape.num_hidden_layers * heads * size * model.dtype.itemsize * num_tokens
+    return int(cache + _VOCABULARY_COPIES * 4 * shape.vocab_size)
+
+
 def _row(rows: Sequence[Row | None], number: int) -> Row:
     row = rows[number]
     assert row is not None
@@ -190,7 +250,7 @@ def sample_tokens(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
 
     Args:
         logits: (rows, vocabulary), any floating dtype; computed in float32.
-        rows: Their requests (temperature, top_p, top_k) and uniform numbers.
+        rows: Their requests (temperature, top_p, top_k, min_p) and uniform numbers.
 
     Returns:
         (rows,) token ids.
@@ -209,6 +269,11 @@ def sample_tokens(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
     top_p = torch.tensor([row.request.top_p for row in rows], device=scores.device)
     if bool((top_p < 1).any()):
         probabilities = _nucleus(probabilities, top_p)
+    min_p = torch.tensor([row.request.min_p for row in rows], device=scores.device)
+    if bool((min_p > 0).any()):
+        # After the nucleus, whose likeliest token is the likeliest of all: the shares are those of the whole.
+        floor = probabilities.amax(dim=1) * min_p
+        probabilities = probabilities.masked_fill(probabilities < floor[:, None], 0.0)
     cumulative = probabilities.cumsum(dim=1)
     drawn = [row.uniforms[min(len(row.token_ids), len(row.uniforms) - 1)] for row in rows]
     uniforms = torch.tensor(drawn, dtype=torch.float32, device=scores.device)

@@ -10,8 +10,9 @@ One topic is one file.  To add `style`, write `style.py` in this folder:
         return {"style/num_comments_mean": sum(counts) / len(counts)} if counts else {}
 
 Nothing has to be registered, but every name needs its row in docs/metrics.md (a test compares).  `SCOPE` tells which
-facts the topic measures: "set" (SetFacts), "training" (TrainingFacts) or "cost" (CostFacts).  A metric whose data are
-missing is absent, never 0.  In the catalogue, `pass@k` stands for pass@1, pass@2 ...; `_low` and `_high` need no entry.
+facts the topic measures: "set" (SetFacts), "drift" (DriftFacts), "kept" (KeptFacts), "training" (TrainingFacts) or
+"cost" (CostFacts).  A metric whose data are missing is absent, never 0.  In the catalogue, `pass@k` stands for pass@1,
+pass@2 ...; `_low` and `_high` need no entry.
 """
 
 from __future__ import annotations
@@ -20,22 +21,35 @@ import functools
 import importlib
 import pkgutil
 from types import ModuleType
-from typing import Literal
+from typing import Literal, get_args
 
-from halo_forge.metrics._facts import CostFacts, MetricInfo, SetFacts, TrainingFacts
+from halo_forge.metrics._facts import (
+    CostFacts,
+    DriftFacts,
+    KeptFacts,
+    MetricInfo,
+    SetFacts,
+    TokenValues,
+    TrainingFacts,
+)
 
 __all__ = [
     "CostFacts",
+    "DriftFacts",
+    "KeptFacts",
     "MetricInfo",
     "SetFacts",
+    "TokenValues",
     "TrainingFacts",
     "catalogue",
     "measure_cost",
+    "measure_drift",
+    "measure_kept",
     "measure_set",
     "measure_training",
 ]
 
-Scope = Literal["set", "training", "cost"]
+Scope = Literal["set", "drift", "kept", "training", "cost"]
 SetName = Literal["train", "dev", "test"]
 
 
@@ -53,8 +67,7 @@ def catalogue() -> dict[str, MetricInfo]:
         ValueError: Two topics claim one name.
     """
     found: dict[str, MetricInfo] = {}
-    scopes: tuple[Scope, ...] = ("set", "training", "cost")
-    for topic in (topic for scope in scopes for topic in _topics(scope)):
+    for topic in (topic for scope in get_args(Scope) for topic in _topics(scope)):
         if clash := found.keys() & topic.CATALOGUE.keys():
             raise ValueError(f"{topic.__name__} repeats {sorted(clash)}")
         found |= topic.CATALOGUE
@@ -73,6 +86,16 @@ def measure_set(facts: SetFacts, set_name: SetName) -> dict[str, float]:
             bare = set_name == "train" and info is not None and info.bare_on_train
             named[name if bare else f"{set_name}/{name}"] = value
     return named
+
+
+def measure_drift(facts: DriftFacts) -> dict[str, float]:
+    """How far a version has moved, and how certain it is."""
+    return {name: value for topic in _topics("drift") for name, value in topic.measure(facts).items()}
+
+
+def measure_kept(facts: KeptFacts) -> dict[str, float]:
+    """What the samples that a cycle kept are like."""
+    return {name: value for topic in _topics("kept") for name, value in topic.measure(facts).items()}
 
 
 def measure_training(facts: TrainingFacts) -> dict[str, float]:

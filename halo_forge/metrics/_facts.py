@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from halo_forge.records import Completion, Verdict
 
+TokenValues = Sequence[Sequence[float]]
+"""One number for each token of each answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class MetricInfo:
     """Attributes:
-    unit: "rate" (in [0, 1]), "count", "tokens", "seconds", "bytes", "tokens/s", "nats/token", "ratio" or "1".
+    unit: "rate" (in [0, 1]), "count", "tokens", "seconds", "bytes", "tokens/s", "nats", "nats/token",
+        "watts", "degrees Celsius", "ratio" or "1".
     direction: Which way is better; "none" where neither is.
     doc: The formula in words, and its source where it has one.
     bare_on_train: On the train set the name has no prefix: it describes how sampling went.
@@ -83,8 +87,47 @@ class CostFacts:
             each count their own time.
         tokens: Stage name -> real tokens that it handled, padding not counted.
         peak_memory_bytes: The most memory in use at once, None if it was not measured.
+        gpu: Name of the catalogue -> value, of what the GPU's sensors said; empty where it has none.
     """
 
     seconds: Mapping[str, float] = field(default_factory=dict)
     tokens: Mapping[str, int] = field(default_factory=dict)
     peak_memory_bytes: int | None = None
+    gpu: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DriftFacts:
+    """What a version thinks of given answers, token by token, in nats.
+
+    Attributes:
+        version: Which version it is.
+        fixed_entropy, kl_to_start, kl_to_previous: On answers of the start model, over the whole vocabulary.
+        own_entropy: On the version's own answers.
+        own_log_probabilities, start_log_probabilities: Of the tokens of its own answers, under it and under v0.
+        own_is_untruncated: Its own answers were drawn at temperature 1 from the whole vocabulary.
+    """
+
+    version: int
+    fixed_entropy: TokenValues
+    kl_to_start: TokenValues
+    kl_to_previous: TokenValues
+    own_entropy: TokenValues
+    own_log_probabilities: TokenValues
+    start_log_probabilities: TokenValues
+    own_is_untruncated: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class KeptFacts:
+    """What a cycle kept.
+
+    Attributes:
+        digests: Normalised digest of each kept sample that has a program.
+        earlier: Those that earlier cycles kept.
+        negative_log_likelihood: Of each token of (a sample of) the rows to train on, under the model before the step.
+    """
+
+    digests: Sequence[str] = ()
+    earlier: Set[str] = frozenset()
+    negative_log_likelihood: TokenValues = ()

@@ -1,4 +1,4 @@
-"""One number per prompt, for paired comparisons of two policy versions on the same prompts."""
+"""What each prompt gave, for paired comparisons of two policy versions on the same prompts."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _VALUES: dict[What, Callable[[Verdict], float]] = {
 }
 
 
-def prompt_rates(verdicts: Iterable[Verdict], what: What = "passed") -> dict[str, float]:
-    """Prompt id -> mean over its judged samples, in [0, 1], sorted by id.
+def prompt_totals(verdicts: Iterable[Verdict], what: What = "passed") -> dict[str, tuple[float, int]]:
+    """Prompt id -> (sum over its judged samples, their number), sorted by id; for `passed` the pass counts.
 
     Verdicts of status "error" are left out; a prompt with no other verdict is absent.
     """
@@ -28,4 +28,4 @@ def prompt_rates(verdicts: Iterable[Verdict], what: What = "passed") -> dict[str
     for verdict in verdicts:
         if verdict.status != "error":
             groups[verdict.prompt_id].append(value(verdict))
-    return {prompt_id: math.fsum(values) / len(values) for prompt_id, values in sorted(groups.items())}
+    return {prompt_id: (math.fsum(values), len(values)) for prompt_id, values in sorted(groups.items())}

@@ -5,8 +5,15 @@ from __future__ import annotations
 from halo_forge.metrics._facts import CostFacts, MetricInfo
 
 SCOPE = "cost"
-_STAGES = ("generate", "verify", "train", "other")
+_STAGES = ("generate", "verify", "drift", "train", "other")
 _WITH_TOKENS = ("generate", "train")
+GPU = {
+    "gpu_power_watts_mean": MetricInfo("watts", "none", "Mean of the GPU's power, read once a second."),
+    "gpu_power_watts_max": MetricInfo("watts", "none", "The highest of the same readings."),
+    "gpu_temperature_celsius_max": MetricInfo("degrees Celsius", "down", "The highest temperature of the GPU."),
+    "gpu_busy_mean": MetricInfo("rate", "up", "Mean share of the time in which the GPU had something to do."),
+    "gpu_memory_bytes_max": MetricInfo("bytes", "none", "The most main memory that the GPU held (GTT)."),
+}
 CATALOGUE = {
     **{f"seconds/{stage}": MetricInfo("seconds", "down", f"Wall-clock time of {stage}.") for stage in _STAGES},
     **{
@@ -14,6 +21,7 @@ CATALOGUE = {
         for stage in _WITH_TOKENS
     },
     "peak_memory_bytes": MetricInfo("bytes", "down", "The most memory in use at once."),
+    **GPU,
 }
 
 
@@ -23,9 +31,12 @@ def measure(facts: CostFacts) -> dict[str, float]:
     Raises:
         ValueError: `facts` name a stage that the catalogue does not know.
     """
+    if foreign := facts.gpu.keys() - GPU.keys():
+        raise ValueError(f"unknown figures of the GPU {sorted(foreign)}; allowed: {', '.join(GPU)}")
     if unknown := (facts.seconds.keys() - set(_STAGES)) | (facts.tokens.keys() - set(_WITH_TOKENS)):
         raise ValueError(f"unknown stages {sorted(unknown)}; allowed: {', '.join(_STAGES)}")
     found: dict[str, float] = {f"seconds/{stage}": seconds for stage, seconds in facts.seconds.items()}
+    found |= facts.gpu
     for stage, num_tokens in facts.tokens.items():
         seconds = facts.seconds.get(stage)
         if seconds is not None and seconds > 0:

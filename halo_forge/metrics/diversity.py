@@ -2,7 +2,8 @@
 
 Programs are equal when their normalised digests are; a sample without a program, or of status "error", is left out.
 Each number is computed per prompt and averaged over prompts, so many programs of one prompt do not hide that another
-has only one.  Formulas with group sizes n_j of one prompt, n = sum n_j, q_j = n_j / n.
+has only one.  `diversity/passing/...` counts the programs that pass alone: broken ones differ easily.  Formulas with
+group sizes n_j of one prompt, n = sum n_j, q_j = n_j / n.
 """
 
 from __future__ import annotations
@@ -10,37 +11,46 @@ from __future__ import annotations
 import gzip
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from halo_forge.metrics._facts import MetricInfo, SetFacts
+from halo_forge.records import Verdict
 
 SCOPE = "set"
 GZIP_BYTES = 16_384
 RAREFIED_SIZE = 4
 _FROM_TWO = "Prompts with fewer than 2 programs are left out."
-CATALOGUE = {
-    "diversity/unique_fraction": MetricInfo(
-        "rate", "up", f"Different programs / programs. {_FROM_TWO}", bare_on_train=True
-    ),
-    "diversity/distinct@4": MetricInfo(
+_NAMED: dict[str, tuple[str, str, str]] = {
+    "exact_unique_fraction": ("rate", "up", f"Programs that differ in some character / programs. {_FROM_TWO}"),
+    "unique_fraction": ("rate", "up", f"Different programs / programs. {_FROM_TWO}"),
+    f"distinct@{RAREFIED_SIZE}": (
         "count",
         "up",
         "Different programs expected among 4 of the n: sum_j 1 - C(n-n_j,4)/C(n,4) (rarefaction, Hurlbert 1971). "
         "Prompts with fewer than 4 programs are left out.",
-        bare_on_train=True,
     ),
-    "diversity/duplicate_probability": MetricInfo(
+    "duplicate_probability": (
         "rate",
         "down",
         f"Chance that 2 programs are equal: sum_j n_j(n_j-1) / (n(n-1)) (Simpson 1949). {_FROM_TWO}",
-        bare_on_train=True,
     ),
-    "diversity/effective_number": MetricInfo(
+    "effective_number": (
         "count",
         "up",
         f"exp(-sum_j q_j ln q_j): so many equally frequent programs have this entropy (Hill 1973). {_FROM_TWO}",
-        bare_on_train=True,
     ),
+    "inverse_simpson": (
+        "count",
+        "up",
+        f"1 / sum_j q_j^2: so many equally frequent programs are as often equal (Hill 1973). {_FROM_TWO}",
+    ),
+}
+CATALOGUE = {
+    **{
+        f"{prefix}/{name}": MetricInfo(unit, direction, doc, bare_on_train=True)  # type: ignore[arg-type]
+        for prefix in ("diversity", "diversity/passing")
+        for name, (unit, direction, doc) in _NAMED.items()
+    },
     "diversity/gzip_ratio": MetricInfo(
         "ratio",
         "down",
@@ -53,24 +63,39 @@ CATALOGUE = {
 
 def measure(facts: SetFacts) -> dict[str, float]:
     """The metrics of `CATALOGUE`; those that no prompt has enough programs for are absent."""
-    groups = [
-        sorted(Counter(digests).values())
-        for verdicts in facts.judged().values()
-        if (digests := [each.normal_digest for each in verdicts if each.normal_digest is not None])
-    ]
-    formulas: tuple[tuple[str, int, Callable[[Sequence[int]], float]], ...] = (
-        ("unique_fraction", 2, lambda sizes: len(sizes) / sum(sizes)),
-        (f"distinct@{RAREFIED_SIZE}", RAREFIED_SIZE, lambda sizes: distinct_at(sizes, RAREFIED_SIZE)),
-        ("duplicate_probability", 2, duplicate_probability),
-        ("effective_number", 2, effective_number),
-    )
-    found: dict[str, float] = {}
-    for name, least, formula in formulas:
-        values = [formula(sizes) for sizes in groups if sum(sizes) >= least]
-        if values:
-            found[f"diversity/{name}"] = math.fsum(values) / len(values)
+    judged = list(facts.judged().values())
+    passing = [[verdict for verdict in verdicts if verdict.passed] for verdicts in judged]
+    found = _groups("diversity", judged) | _groups("diversity/passing", passing)
     ratio = gzip_ratio(facts)
     return found if ratio is None else found | {"diversity/gzip_ratio": ratio}
+
+
+def _groups(prefix: str, verdicts_of: Sequence[Sequence[Verdict]]) -> dict[str, float]:
+    """The metrics of `_NAMED` over prompts, whose verdicts are given."""
+    normal = [_sizes(each.normal_digest for each in verdicts) for verdicts in verdicts_of]
+    exact = [_sizes(each.source_digest for each in verdicts) for verdicts in verdicts_of]
+    formulas: tuple[tuple[str, int, Callable[[Sequence[int]], float], Sequence[Sequence[int]]], ...] = (
+        ("exact_unique_fraction", 2, _unique_fraction, exact),
+        ("unique_fraction", 2, _unique_fraction, normal),
+        (f"distinct@{RAREFIED_SIZE}", RAREFIED_SIZE, lambda sizes: distinct_at(sizes, RAREFIED_SIZE), normal),
+        ("duplicate_probability", 2, duplicate_probability, normal),
+        ("effective_number", 2, effective_number, normal),
+        ("inverse_simpson", 2, inverse_simpson, normal),
+    )
+    found: dict[str, float] = {}
+    for name, least, formula, groups in formulas:
+        values = [formula(sizes) for sizes in groups if sum(sizes) >= least]
+        if values:
+            found[f"{prefix}/{name}"] = math.fsum(values) / len(values)
+    return found
+
+
+def _sizes(digests: Iterable[str | None]) -> list[int]:
+    return sorted(Counter(digest for digest in digests if digest is not None).values())
+
+
+def _unique_fraction(sizes: Sequence[int]) -> float:
+    return len(sizes) / sum(sizes)
 
 
 def distinct_at(sizes: Sequence[int], num_drawn: int) -> float:
@@ -102,6 +127,12 @@ def effective_number(sizes: Sequence[int]) -> float:
     """The exponential of the entropy of the group sizes, in [1, number of groups]."""
     total = sum(sizes)
     return math.exp(-math.fsum(size / total * math.log(size / total) for size in sizes))
+
+
+def inverse_simpson(sizes: Sequence[int]) -> float:
+    """1 over the chance that two draws with replacement are of one group, in [1, number of groups]."""
+    total = sum(sizes)
+    return total**2 / sum(size**2 for size in sizes)
 
 
 def gzip_ratio(facts: SetFacts) -> float | None:

@@ -10,6 +10,8 @@ from typing import Any
 from halo_forge.metrics._facts import MetricInfo, TrainingFacts
 
 SCOPE = "training"
+TREND_STEPS = 5
+"""Fewer losses than this have neither a spike nor a trend."""
 CATALOGUE = {
     "learning_rate": MetricInfo("1", "none", "The highest learning rate that an optimizer step of the cycle used."),
     "learning_rate_mass": MetricInfo("1", "none", "L_c: the sum of the learning rates that the steps really used."),
@@ -18,6 +20,11 @@ CATALOGUE = {
     "loss_first": MetricInfo("nats/token", "none", "Loss of the first step."),
     "loss_last": MetricInfo("nats/token", "none", "Loss of the last step."),
     "loss_mean": MetricInfo("nats/token", "none", "Mean of the losses of all steps, each step alike."),
+    "loss_spike": MetricInfo("ratio", "none", "Largest / median loss of the steps; from 5 steps on."),
+    "loss_slope": MetricInfo(
+        "nats/token", "none", "Least-squares slope of the loss, per optimizer step; from 5 steps on."
+    ),
+    "loss_slope_error": MetricInfo("nats/token", "none", "Standard error of loss_slope: what batches alone do to it."),
     "gradient_norm_median": MetricInfo("1", "none", "Median of the gradient norms before clipping."),
     "gradient_norm_p90": MetricInfo("1", "none", "90th percentile of the gradient norms, linear between neighbours."),
     "gradient_norm_max": MetricInfo("1", "none", "Largest finite gradient norm before clipping."),
@@ -61,7 +68,20 @@ def _losses(steps: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         if row.get("loss") is not None and math.isfinite(row["loss"]):
             found[name] = row["loss"]
     losses = [loss for loss in _values(steps, "loss") if math.isfinite(loss)]
-    return found | {"loss_mean": math.fsum(losses) / len(losses)} if losses else found
+    return found | {"loss_mean": math.fsum(losses) / len(losses)} | _trend(losses) if losses else found
+
+
+def _trend(losses: Sequence[float]) -> dict[str, float]:
+    if len(losses) < TREND_STEPS:
+        return {}
+    middle = statistics.median(losses)
+    found = {"loss_spike": max(losses) / middle} if middle > 0 else {}
+    line = statistics.linear_regression(range(len(losses)), losses)
+    residuals = [loss - line.intercept - line.slope * step for step, loss in enumerate(losses)]
+    # The sum of squared distances of 0 .. n-1 from their mean is n (n^2 - 1) / 12.
+    spread = len(losses) * (len(losses) ** 2 - 1) / 12
+    variance = math.fsum(each**2 for each in residuals) / (len(losses) - 2)
+    return found | {"loss_slope": line.slope, "loss_slope_error": math.sqrt(variance / spread)}
 
 
 def _gradient_norms(facts: TrainingFacts) -> dict[str, float]:

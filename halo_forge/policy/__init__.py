@@ -2,6 +2,7 @@
 
     model.py     the model in memory
     adapter.py   the adapter on it: made from a seed, or loaded and checked
+    merged.py    the adapter added to the weights, as a plain model folder
     packed.py    weights laid out for a CPU's matrix products, while nothing is trained
     turns.py     the chat template: what a prompt looks like, and which token ends an answer
     files.py     what can be found out about model and adapter folders before torch is imported
@@ -12,7 +13,28 @@ torch, transformers and peft are imported inside functions: nothing here costs a
 from __future__ import annotations
 
 from halo_forge.policy.adapter import fused_adapter
-from halo_forge.policy.files import ADAPTER_FILES, adapter_digest, check_local
+from halo_forge.policy.files import (
+    ADAPTER_FILES,
+    OPTIMIZER_FILE,
+    adapter_digest,
+    check_local,
+    disk_full_is_os_error,
+    explained,
+    file_digest,
+)
+from halo_forge.policy.merged import save_merged
 from halo_forge.policy.model import Policy, resolve_dtype
 
-__all__ = ["ADAPTER_FILES", "Policy", "adapter_digest", "check_local", "fused_adapter", "resolve_dtype"]
+__all__ = [
+    "ADAPTER_FILES",
+    "OPTIMIZER_FILE",
+    "Policy",
+    "adapter_digest",
+    "check_local",
+    "disk_full_is_os_error",
+    "explained",
+    "file_digest",
+    "fused_adapter",
+    "resolve_dtype",
+    "save_merged",
+]

@@ -121,7 +121,10 @@ def _fused_forward(layer: Any, dtype: torch.dtype) -> Callable[..., torch.Tensor
         if layer.disable_adapters:
             return output
         a, b = weights() if torch.is_grad_enabled() else fixed
-        return torch.addmm(output.flatten(0, -2), x.flatten(0, -2) @ a, b).view_as(output)
+        if torch.is_grad_enabled():
+            return torch.addmm(output.flatten(0, -2), x.flatten(0, -2) @ a, b).view_as(output)
+        output.view(-1, output.shape[-1]).addmm_(x.flatten(0, -2) @ a, b)  # the base layer's output is nobody else's
+        return output
 
     return forward
 
@@ -131,6 +134,27 @@ def named_weights(model: PeftModel) -> dict[str, torch.Tensor]:
 
     # Never the embeddings: the default asks a model hub whether the vocabulary was resized.
     return dict(get_peft_model_state_dict(model, save_embedding_layers=False))
+
+
+def trainable_weights(model: PeftModel) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
+
+
+def average_weights(model: PeftModel, start: Mapping[str, torch.Tensor], weight: float) -> None:
+    """Every trained tensor becomes `(1 - weight) * start + weight * trained`.
+
+    A and B are averaged each by itself.  Averaging the products B A would need twice the rank, and cutting that back
+    to rank r by its singular values would turn the axes in which the next cycle trains and its optimizer remembers.
+    With a = weight, and dA and dB the changes of this cycle, the product is the average of the products less
+    `a (1 - a) dB dA`: of second order in what one cycle changes.  That is small only because `start` is where this
+    training began; two adapters that were trained apart have no common axes, and must not be averaged like this.
+    """
+    import torch
+
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if value.requires_grad:
+                value.copy_(torch.lerp(start[name], value, weight))
 
 
 def adapter_weights(folder: str, wanted: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

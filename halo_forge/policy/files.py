@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +14,8 @@ from typing import Any, Protocol
 from halo_forge.errors import HaloForgeError, ModelError
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+OPTIMIZER_FILE = "optimizer.safetensors"
+"""The optimizer's state after a cycle, beside the adapter's folder, where it is carried over."""
 
 
 class ModelSettings(Protocol):
@@ -116,6 +120,24 @@ def adapter_digest(folder: Path) -> str:
     for name in ADAPTER_FILES:
         digest.update((folder / name).read_bytes())
     return digest.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of one file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@contextlib.contextmanager
+def disk_full_is_os_error() -> Iterator[None]:
+    """safetensors reports a full disk as an error of its own, with the number in its text."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        if f"os error {errno.ENOSPC}" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
 
 
 @contextlib.contextmanager

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from halo_forge.errors import ConfigError, ModelError
-from halo_forge.policy.adapter import LoraSettings, adapter_weights, fused_adapter, named_weights, with_adapter
-from halo_forge.policy.files import ADAPTER_FILES, ModelSettings, check_local, explained, identity_of
+from halo_forge.hardware import Profile, as_torch_sees_it, detect, prepare
+from halo_forge.policy.adapter import (
+    LoraSettings,
+    adapter_weights,
+    average_weights,
+    fused_adapter,
+    named_weights,
+    trainable_weights,
+    with_adapter,
+)
+from halo_forge.policy.files import (
+    ADAPTER_FILES,
+    ModelSettings,
+    check_local,
+    disk_full_is_os_error,
+    explained,
+    identity_of,
+)
 from halo_forge.policy.packed import packed_linears
 from halo_forge.policy.turns import end_of_turn_id, generation_stop_ids, templated
 from halo_forge.records import Prompt
@@ -38,6 +52,8 @@ class Policy:
         end_of_turn_id: The token that ends an assistant message in the chat template; learned in training.
         stop_ids: Tokens that end a completion when sampled.
         identity: What says that two runs start from the same model, for run.json.
+        profile: What the automatic settings of sampling and training follow.
+        num_parameters: Those of the base model and the adapter.
     """
 
     def __init__(
@@ -47,9 +63,12 @@ class Policy:
         *,
         identity: Mapping[str, str],
         response_prefix: str | None = None,
+        profile: Profile | None = None,
     ) -> None:
         self.model = model
         self.identity = dict(identity)
+        self.profile = detect() if profile is None else profile
+        self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
         self.tokenizer = tokenizer
         self.response_prefix = response_prefix if response_prefix is not None else ""
         self.version = 0
@@ -65,13 +84,18 @@ class Policy:
         *,
         seed: int,
         response_prefix: str | None = None,
+        profile: Profile | None = None,
     ) -> Policy:
         """Load the base model once and put the start adapter, or a new one drawn from `seed`, on top.
+
+        Args:
+            profile: From `hardware.prepare`; None takes the machine's own.
 
         Raises:
             ModelError: The model, its tokenizer, its chat template or the start adapter cannot be used.
         """
         check_local(settings)
+        wanted = prepare() if profile is None else profile
         _quiet_libraries()
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -84,18 +108,21 @@ class Policy:
                 f"model.model_name_or_path: {name}: its tokenizer has no chat template",
                 "use an instruction-tuned model, or add a chat_template.jinja to a local copy of this one",
             )
-        device = _device()
+        profile = on_this_torch(wanted)
+        _limit_memory(profile)
+        # `auto` names no kernel: transformers takes sdpa itself, and eager for the models that have no sdpa.
         attention = (
             {} if settings.attn_implementation == "auto" else {"attn_implementation": settings.attn_implementation}
         )
         with explained(name):
             base = AutoModelForCausalLM.from_pretrained(
-                name, dtype=resolve_dtype(settings.dtype, device), **attention, **common
+                name, dtype=resolve_dtype(settings.dtype, profile), **attention, **common
             )
         base.requires_grad_(False)
-        model = with_adapter(base.to(device), settings, lora, seed)
+        model = with_adapter(base.to(profile.device), settings, lora, seed)
         model.eval()
-        return cls(model, tokenizer, identity=identity_of(settings, base), response_prefix=response_prefix)
+        identity = identity_of(settings, base)
+        return cls(model, tokenizer, identity=identity, response_prefix=response_prefix, profile=profile)
 
     @property
     def device(self) -> torch.device:
@@ -145,7 +172,7 @@ class Policy:
 
     def save_adapter(self, folder: Path) -> None:
         """Write the adapter in memory as a plain PEFT folder that `PeftModel.from_pretrained` loads."""
-        with _disk_full_is_os_error():
+        with disk_full_is_os_error():
             self.model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # a model card template without content
         path = folder / ADAPTER_FILES[0]
@@ -153,6 +180,14 @@ class Policy:
         # The library writes a set in the order of this process's string hashes; equal adapters have equal bytes.
         config["target_modules"] = sorted(config["target_modules"])
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+    def trainable_weights(self) -> dict[str, torch.Tensor]:
+        """A copy of the adapter in memory, in float32 and on its own device."""
+        return trainable_weights(self.model)
+
+    def average_with(self, start: Mapping[str, torch.Tensor], weight: float) -> None:
+        """Move the adapter in memory to `weight` of itself and the rest of `start`; see `adapter.average_weights`."""
+        average_weights(self.model, start, weight)
 
     def adapter_norm(self) -> float:
         """Frobenius norm of the whole weight change, sqrt(sum over modules of ||s B A||_F^2); dimensionless.
@@ -175,55 +210,55 @@ class Policy:
         half a unit in the last place: a small learning rate would look like no learning at all.
         """
         self.model.eval()
-        with _freed_memory_kept(), packed_linears(self.model), fused_adapter(self.model):
+        with _freed_memory_kept(), fused_adapter(self.model), packed_linears(self.model):
             yield
 
     def _adapter_state(self) -> dict[str, torch.Tensor]:
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in named_weights(self.model).items()}
 
 
-@contextlib.contextmanager
-def _disk_full_is_os_error() -> Iterator[None]:
-    """safetensors reports a full disk as an error of its own, with the number in its text."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except SafetensorError as error:
-        if f"os error {errno.ENOSPC}" not in str(error):
-            raise
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
-
-
-def resolve_dtype(name: str, device: str) -> torch.dtype:
-    """`auto` is bfloat16 where the device computes it natively, else float16 on a GPU and float32 on a CPU."""
+def resolve_dtype(name: str, profile: Profile) -> torch.dtype:
+    """torch's own object for `model.dtype`; `auto` is the profile's."""
     import torch
 
-    if name != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
-    if device == "cpu":
-        return torch.bfloat16 if _cpu_computes_bfloat16() else torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    found: torch.dtype = getattr(torch, profile.dtype() if name == "auto" else name)
+    return found
 
 
-def _cpu_computes_bfloat16() -> bool:
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+def on_this_torch(profile: Profile) -> Profile:
+    """The profile to go on with, now that torch can say what it sees.
 
-
-def _device() -> str:
+    Raises:
+        ModelError: The profile needs a GPU and torch has none, or there are several.
+    """
     import torch
 
-    if not torch.cuda.is_available():
-        return "cpu"
-    if torch.cuda.device_count() > 1:
+    has_gpu = torch.cuda.is_available()
+    gfx_name = None
+    if has_gpu and torch.version.hip is not None:
+        gfx_name = torch.cuda.get_device_properties(0).gcnArchName.split(":")[0]
+    found = as_torch_sees_it(profile, has_gpu, gfx_name)
+    if found is None:
+        raise ModelError(
+            f"hardware.profile: {profile.name} ({profile.why}), but torch {torch.__version__} can use no GPU",
+            "`halo-forge doctor` says why; hardware.profile: cpu goes on without the GPU",
+        )
+    if found.device != "cpu" and torch.cuda.device_count() > 1:
         raise ModelError(
             f"{torch.cuda.device_count()} GPUs are visible; a run uses one", "choose one: CUDA_VISIBLE_DEVICES=0"
         )
-    return "cuda"
+    return found
+
+
+def _limit_memory(profile: Profile) -> None:
+    """Where GPU and host share their memory, an allocation that is refused is better than a host that freezes."""
+    if profile.device == "cpu":
+        return
+    import torch
+
+    fraction = profile.process_fraction(torch.cuda.get_device_properties(0).total_memory)
+    if fraction is not None:
+        torch.cuda.set_per_process_memory_fraction(fraction)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,6 +14,8 @@ _ROWS = 64
 """What the layout is chosen for; it serves any number of rows."""
 _MEMORY_SHARE = 0.25
 """Of the memory that is free, this much at most goes to the second copy of the weights."""
+_SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Layers that get the same input, by the names that the library's models give them."""
 
 
 @contextlib.contextmanager
@@ -21,35 +23,138 @@ def packed_linears(model: Any) -> Iterator[None]:
     """While the block runs, bfloat16 linear layers on a CPU multiply with a packed copy of their weights.
 
     The plain layout is rearranged in every product, which for the few rows of a decoding step costs as much as the
-    product.  The layers must not be trained meanwhile, and gradients do not pass.
+    product.  Layers that get the same input become one product, their adapters included: a step is hundreds of small
+    products, and starting each of them costs too.  The layers must not be trained meanwhile, and gradients do not pass.
     """
     layers = _suitable(model)
-    for layer in layers:
-        layer.forward = _packed_forward(layer)
+    forwards: dict[Any, Callable[..., torch.Tensor]] = {}
+    for members in _groups(model, layers):
+        group = _Group(members, model.dtype)
+        forwards |= {member: group.forward_of(number) for number, member in enumerate(members)}
+        layers -= {_base(member) for member in members}
+    forwards |= {layer: _packed_forward(layer) for layer in layers}
+    # An adapter's layer may have a forward of `fused_adapter` already.
+    before = {layer: layer.__dict__.get("forward") for layer in forwards}
+    for layer, forward in forwards.items():
+        layer.forward = forward
     try:
         yield
     finally:
-        for layer in layers:
+        for layer, forward in before.items():
             del layer.forward
+            if forward is not None:
+                layer.forward = forward
 
 
-def _suitable(model: Any) -> list[Any]:
+def _suitable(model: Any) -> set[Any]:
     import torch
 
     operations = torch.ops.mkldnn  # not public: a later torch may do without them
     if not hasattr(operations, "_reorder_linear_weight") or not operations._is_mkldnn_bf16_supported():
-        return []
-    layers = [
+        return set()
+    layers = {
         module
         for module in model.modules()
         if type(module) is torch.nn.Linear
         and module.weight.device.type == "cpu"
         and module.weight.dtype == torch.bfloat16
         and not module.weight.requires_grad
-    ]
+    }
     num_bytes = sum(layer.weight.numel() * layer.weight.element_size() for layer in layers)
     free_bytes = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return layers if num_bytes <= _MEMORY_SHARE * free_bytes else []
+    return layers if num_bytes <= _MEMORY_SHARE * free_bytes else set()
+
+
+def _groups(model: Any, layers: set[Any]) -> list[list[Any]]:
+    """Siblings that can become one product: linear layers, or plain LoRA layers around such."""
+    found = []
+    for parent in model.modules():
+        for names in _SIBLINGS:
+            members = [getattr(parent, name, None) for name in names]
+            if all(_base(member) in layers and _is_plain(member) for member in members):
+                found.append(members)
+    return found
+
+
+def _base(member: Any) -> Any:
+    return getattr(member, "base_layer", member)
+
+
+def _is_plain(member: Any) -> bool:
+    from peft.tuners.lora.layer import Linear
+
+    if member is _base(member):
+        return True
+    return type(member) is Linear and not member.lora_variant and len(member.active_adapters) == 1
+
+
+class _Group:
+    """Layers with the same input as one: y = [W1; W2; ...] x + [s1 B1 A1; s2 B2 A2; ...] x.
+
+    The first layer that is called computes the output of all of them; the others take their part of it.
+    """
+
+    def __init__(self, members: Sequence[Any], dtype: torch.dtype) -> None:
+        import torch
+
+        bases = [_base(member) for member in members]
+        self._sizes = [base.out_features for base in bases]
+        self._members = list(members)
+        with torch.no_grad():
+            whole = torch.cat([base.weight for base in bases])
+            self._weight = torch.ops.mkldnn._reorder_linear_weight(whole, _ROWS)
+            self._bias = None
+            if any(base.bias is not None for base in bases):
+                biases = [whole.new_zeros(base.out_features) if base.bias is None else base.bias for base in bases]
+                self._bias = torch.cat(biases)
+            self._down, self._up = self._adapters(dtype)
+        self._input: torch.Tensor | None = None
+        self._output: tuple[torch.Tensor, ...] = ()
+
+    def _adapters(self, dtype: torch.dtype) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """(input size, ranks) and (ranks, output size), the second with a block for each layer; None without any."""
+        import torch
+
+        adapted = [member for member in self._members if member is not _base(member)]
+        if not adapted:
+            return None, None
+        names = {member: member.active_adapters[0] for member in adapted}
+        downs = [member.lora_A[names[member]].weight for member in adapted]
+        blocks = []
+        for member, size in zip(self._members, self._sizes, strict=True):
+            if member in names:
+                name = names[member]
+                blocks.append((member.scaling[name] * member.lora_B[name].weight).T)
+            else:
+                blocks.append(downs[0].new_zeros(0, size))
+        return torch.cat(downs).T.to(dtype), torch.block_diag(*blocks).to(dtype)
+
+    def forward_of(self, number: int) -> Callable[..., torch.Tensor]:
+        """What the layer `number` of the group computes."""
+
+        def forward(x: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+            if self._input is not x:
+                self._input, self._output = x, self._compute(x)
+            output = self._output[number]
+            if number == len(self._sizes) - 1:
+                self._input, self._output = None, ()
+            return output
+
+        return forward
+
+    def _compute(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        flat = x.reshape(-1, x.shape[-1])
+        product = _product(flat, self._weight, self._bias)
+        if self._down is not None and not any(getattr(member, "disable_adapters", False) for member in self._members):
+            product.addmm_(flat @ self._down, self._up)
+        return product.view(*x.shape[:-1], product.shape[-1]).split(self._sizes, dim=-1)
+
+
+def _product(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    import torch
+
+    product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+    return product
 
 
 def _packed_forward(layer: torch.nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -59,9 +164,7 @@ def _packed_forward(layer: torch.nn.Linear) -> Callable[[torch.Tensor], torch.Te
         weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.data, _ROWS)
 
     def forward(x: torch.Tensor) -> torch.Tensor:
-        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-            x.reshape(-1, x.shape[-1]), weight, layer.bias, "none", [], ""
-        )
+        product = _product(x.reshape(-1, x.shape[-1]), weight, layer.bias)
         return product.view(*x.shape[:-1], product.shape[-1])
 
     return forward

@@ -14,7 +14,7 @@ from halo_forge.sandbox import processes
 from halo_forge.sandbox.referee import Referee
 
 Reason = Literal["ended", "cpu", "wall", "memory", "processes", "disk"]
-_POLL_MILLISECONDS = 20
+_FIRST_POLL_MILLISECONDS, _LAST_POLL_MILLISECONDS = 20.0, 40.0
 _DISK_SECONDS = 0.1
 _KILL_SECONDS = 20.0
 
@@ -73,9 +73,12 @@ class Watch:
         poll.register(connection, select.POLLRDHUP)
         if self._referee is not None:
             poll.register(self._referee.listen(), select.POLLIN)
+        # A look costs most of a millisecond, and most commands end by themselves before there is anything to see.
+        patience = _FIRST_POLL_MILLISECONDS
         try:
             while True:
-                ready = {descriptor for descriptor, _ in poll.poll(_POLL_MILLISECONDS)}
+                ready = {descriptor for descriptor, _ in poll.poll(patience)}
+                patience = min(1.5 * patience, _LAST_POLL_MILLISECONDS)
                 if ready & {trainer, connection.fileno()}:
                     raise TrainerGone
                 if command in ready:

@@ -1,23 +1,23 @@
 """Schedules: how a knob changes from cycle to cycle.  A plain number is a constant schedule.
 
-One kind is one file.  To add `inv_power`, write `inv_power.py` in this folder with one class:
+One kind is one file.  To add `sawtooth`, write `sawtooth.py` in this folder with one class:
 
-    class InvPower(NumberSchedule):
-        model_config = ConfigDict(json_schema_extra={"examples": [{"kind": "inv_power", "base": 5e-5}]})
+    class Sawtooth(NumberSchedule):
+        model_config = ConfigDict(json_schema_extra={"examples": [{"kind": "sawtooth", "base": 5e-5}]})
 
-        kind: Literal["inv_power"] = "inv_power"
+        kind: Literal["sawtooth"] = "sawtooth"
         base: NonNegative
-        power: NonNegative = 0.5
+        period: Annotated[int, Field(ge=1)] = 2
 
         def value(self, cycle: int, num_cycles: int, history: History = ()) -> float:
             cycle = self.position(cycle, num_cycles)
-            return self.base * cycle**-self.power
+            return self.base / (1 + (cycle - 1) % self.period)
 
 Nothing has to be registered.  `position` refuses cycle 0 and applies `beyond`; the settings are checked by pydantic,
-and a `model_validator` that raises ValueError adds rules between them.  A kind that reads `history` also overrides
-`bounds`, tightly, because the dry run shows it as a range.  The class must be pure: equal arguments, equal values.
-The contract test runs every example of the class, so give one for each way of writing it; docs/schedules.md has
-a section per kind whose table a test compares with the code.
+and a `model_validator` that raises ValueError adds rules between them.  A kind that reads `history` also sets
+`reads_history` and overrides `bounds`, tightly, because the dry run shows it as a range.  The class must be pure:
+equal arguments, equal values.  The contract test runs every example of the class, so give one for each way of writing
+it; docs/schedules.md has a section per kind whose table a test compares with the code.
 """
 
 from __future__ import annotations
@@ -70,3 +70,6 @@ else:
     Scheduled = Annotated[_Specs, BeforeValidator(_as_settings, json_schema_input_type=_Number | str | list | _Specs)]
     # The same for a knob that has no "pass".
     ScheduledNumber = Annotated[Scheduled, AfterValidator(_numbers_only)]
+    # A kind that takes another schedule names these types, which need all kinds.
+    for _kind in discover(__name__).values():
+        _kind.model_rebuild(_types_namespace={"Scheduled": Scheduled, "ScheduledNumber": ScheduledNumber})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, PlainValidator
 
@@ -40,9 +40,12 @@ class Schedule(Spec, abc.ABC):
     threshold makes use of it).
 
     Attributes:
+        reads_history: `value` looks at results.
         kind: The name of the kind in the configuration; the name of its module.
         beyond: What a cycle after `num_cycles` gets: the value of the last cycle, or a ValueError.
     """
+
+    reads_history: ClassVar[bool] = False
 
     kind: str
     beyond: Literal["hold", "error"] = "hold"
@@ -68,6 +71,19 @@ class Schedule(Spec, abc.ABC):
         """
         value = self.value(cycle, num_cycles)
         return value, value
+
+    @property
+    def lowers_on_decline(self) -> bool:
+        """`value` answers to a confirmed decline by itself, so that no policy has to lower it once more."""
+        return False
+
+    def stalled_at_floor(self, cycle: int, num_cycles: int, history: History) -> bool:
+        """The newest of the measurements would lower the value of `cycle`, which is as low as it gets.
+
+        Raises what `value` raises.
+        """
+        self.position(cycle, num_cycles)
+        return False
 
     @property
     def is_numeric(self) -> bool:

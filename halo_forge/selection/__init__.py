@@ -11,16 +11,36 @@ One policy is one file.  To add `longest`, write `longest.py` in this folder wit
 
 Nothing has to be registered.  `choose` sees only candidates that passed the rules of all policies (see `_rules.py`),
 sorted by prompt id and sample index; it must decide the same whatever their order is, so every ranking ends with
-`tie_break`.  A policy that does not choose prompt by prompt also overrides `max_kept`, because the dry run shows it.
+`rank` (by merit, then by chance) or `tie_break` (by chance).  A policy that does not choose prompt by prompt also
+overrides `max_kept`, because the dry run shows it.
 """
 
 from __future__ import annotations
 
 from halo_forge.registry import discover
-from halo_forge.selection._rules import REASONS, Candidate, Chosen, quota, take, without_flaky
+from halo_forge.selection._enough import refuse_too_few
+from halo_forge.selection._replay import PastCycle, kept_before, kept_candidates, most_replayed, replay
+from halo_forge.selection._rules import REASONS, Candidate, Chosen, outcomes, quota, solved, take, without_flaky
 from halo_forge.selection._spec import SelectionSpec
 
-__all__ = ["REASONS", "Candidate", "Chosen", "SelectionSpec", "kinds", "quota", "take", "without_flaky"]
+__all__ = [
+    "REASONS",
+    "Candidate",
+    "Chosen",
+    "PastCycle",
+    "SelectionSpec",
+    "kept_before",
+    "kept_candidates",
+    "kinds",
+    "most_replayed",
+    "outcomes",
+    "quota",
+    "refuse_too_few",
+    "replay",
+    "solved",
+    "take",
+    "without_flaky",
+]
 
 
 def kinds() -> tuple[str, ...]:

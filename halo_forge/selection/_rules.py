@@ -4,6 +4,7 @@ verifier_error        our own fault: nothing is known about the sample
 truncated             cut off by the length limit: it would teach never to stop
 below_threshold       "pass": not a full success; a number: a lower reward
 flagged               looks for reward where none is earned (`records.HACK_FLAGS`), if `drop_flagged`
+never_solved, always_solved        no judged sample of its prompt passes, or all do, if `drop_prompts` says so
 duplicate             the program of another sample of the same prompt after normalisation, or exactly the program of
                       any other sample.  Two prompts may share a normalised program for good reasons (it forgets all
                       names), but not the exact text: that is a model that gives one answer to everything.
@@ -12,8 +13,11 @@ flaky                 chosen, run once more, and the verdict was another one: lu
                       places of flaky samples stay empty, because nobody ran the next ones twice.
 flaky_unknown         chosen, and our own fault kept it from being run once more: whether it was luck is not known
 
-Nothing depends on the order of the samples: what no rule decides is decided by a hash of the seed and the sample's
-id.  (A stable sort of tied rewards keeps the first prompts of the file and never trains on the others.)
+Nothing depends on the order of the samples.  Where a policy ranks them, the higher reward goes first, then the larger
+share of passed checks, fewer warnings, the shorter answer (by powers of two of its tokens: a rule that always prefers
+the shorter of two would shrink the answers cycle by cycle), and a program that no earlier cycle kept; what is left is
+decided by a hash of the seed and the sample's id.  (A stable sort of tied rewards keeps the first prompts of the file
+and never trains on the others.)
 """
 
 from __future__ import annotations
@@ -21,8 +25,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from halo_forge.records import Completion, Selection, Threshold, Verdict
 from halo_forge.seeds import derive_seed
@@ -32,6 +37,8 @@ REASONS = (
     "truncated",
     "below_threshold",
     "flagged",
+    "never_solved",
+    "always_solved",
     "duplicate",
     "over_cap",
     "below_keep_fraction",
@@ -42,10 +49,15 @@ REASONS = (
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A completion and what the verifier found out about it."""
+    """A completion and what the verifier found out about it.
+
+    Attributes:
+        is_new: No earlier cycle kept its program.
+    """
 
     completion: Completion
     verdict: Verdict
+    is_new: bool = True
 
     @property
     def key(self) -> tuple[str, int]:
@@ -55,6 +67,28 @@ class Candidate:
     def tie_break(self, seed: int) -> int:
         """A number that puts equal candidates into a random order, the same for the same seed."""
         return derive_seed(seed, "tie", *self.key)
+
+    @property
+    def merit(self) -> tuple[float, float, int, int, bool]:
+        """Smaller is better; see the top of this file."""
+        verdict = self.verdict
+        share = verdict.tests_passed / verdict.tests_total if verdict.tests_total > 0 else 0.0
+        length = len(self.completion.token_ids).bit_length()
+        return -verdict.reward, -share, verdict.warnings, length, not self.is_new
+
+    def rank(self, seed: int) -> tuple[float, ...]:
+        """The place of this candidate among others: smaller goes first, and no two are equal."""
+        return (*self.merit, self.tie_break(seed))
+
+    @property
+    def identities(self) -> set[Hashable]:
+        """What makes two programs the same: one shared identity is enough."""
+        verdict = self.verdict
+        # Where no program was found, the answer itself is all there is to compare.
+        exact = ("text", self.completion.text) if verdict.source_digest is None else ("source", verdict.source_digest)
+        if verdict.normal_digest is None:
+            return {exact}
+        return {exact, ("normal", verdict.prompt_id, verdict.normal_digest)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +100,13 @@ class Chosen:
     below_keep_fraction: Sequence[Candidate]
 
 
-def pair(completions: Sequence[Completion], verdicts: Sequence[Verdict]) -> list[Candidate]:
+def pair(
+    completions: Sequence[Completion], verdicts: Sequence[Verdict], kept_before: Collection[Hashable] = ()
+) -> list[Candidate]:
     """Each completion with its verdict, by prompt id and sample index, sorted.
+
+    Args:
+        kept_before: Identities of the programs that earlier cycles kept.
 
     Raises:
         ValueError: A completion lacks its verdict or the reverse, or one of them occurs twice.
@@ -78,8 +117,29 @@ def pair(completions: Sequence[Completion], verdicts: Sequence[Verdict]) -> list
         raise ValueError("a completion or a verdict occurs twice")
     if keys != by_key.keys():
         raise ValueError(f"completions and verdicts differ: {sorted(keys ^ by_key.keys())[:3]} lack the other")
-    pairs = (Candidate(each, by_key[each.prompt_id, each.index]) for each in completions)
+    pairs = [Candidate(each, by_key[each.prompt_id, each.index]) for each in completions]
+    if kept_before:
+        known = set(kept_before)
+        pairs = [dataclasses.replace(each, is_new=known.isdisjoint(each.identities)) for each in pairs]
     return sorted(pairs, key=lambda candidate: candidate.key)
+
+
+def outcomes(verdicts: Iterable[Verdict]) -> dict[str, tuple[int, int]]:
+    """Prompt id -> (passed, judged) samples; verdicts of status "error" judge nothing."""
+    found: dict[str, tuple[int, int]] = {}
+    for verdict in verdicts:
+        passed, judged = found.get(verdict.prompt_id, (0, 0))
+        if verdict.status != "error":
+            passed, judged = passed + verdict.passed, judged + 1
+        found[verdict.prompt_id] = passed, judged
+    return found
+
+
+def solved(passed: int, judged: int) -> Literal["never_solved", "always_solved"] | None:
+    """What the judged samples of a prompt say about it; None where some pass and some do not, or none was judged."""
+    if judged == 0 or 0 < passed < judged:
+        return None
+    return "always_solved" if passed else "never_solved"
 
 
 def reason_to_drop(candidate: Candidate, threshold: Threshold, drop_flagged: bool) -> str | None:
@@ -95,31 +155,18 @@ def reason_to_drop(candidate: Candidate, threshold: Threshold, drop_flagged: boo
 
 
 def without_duplicates(candidates: Sequence[Candidate], seed: int) -> tuple[list[Candidate], list[Candidate]]:
-    """(survivors, duplicates); of equal programs the one with the higher reward survives, then fewer warnings."""
+    """(survivors, duplicates); of equal programs the one that ranks first survives."""
     survivors: list[Candidate] = []
     duplicates: list[Candidate] = []
     seen: set[Hashable] = set()
-    for candidate in sorted(candidates, key=lambda each: (*_merit(each), each.tie_break(seed))):
-        identities = _identities(candidate)
+    for candidate in sorted(candidates, key=lambda each: each.rank(seed)):
+        identities = candidate.identities
         if seen.isdisjoint(identities):
             seen |= identities
             survivors.append(candidate)
         else:
             duplicates.append(candidate)
     return survivors, duplicates
-
-
-def _merit(candidate: Candidate) -> tuple[float, int]:
-    return -candidate.verdict.reward, candidate.verdict.warnings
-
-
-def _identities(candidate: Candidate) -> set[Hashable]:
-    verdict = candidate.verdict
-    # Where no program was found, the answer itself is all there is to compare.
-    exact = ("text", candidate.completion.text) if verdict.source_digest is None else ("source", verdict.source_digest)
-    if verdict.normal_digest is None:
-        return {exact}
-    return {exact, ("normal", verdict.prompt_id, verdict.normal_digest)}
 
 
 def quota(num_candidates: int, keep_fraction: float) -> int:

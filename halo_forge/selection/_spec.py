@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Collection, Hashable, Sequence
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,9 +14,11 @@ from halo_forge.schedules import Scheduled, ScheduledNumber
 from halo_forge.selection._rules import (
     Candidate,
     Chosen,
+    outcomes,
     pair,
     quota,
     reason_to_drop,
+    solved,
     to_selection,
     without_duplicates,
 )
@@ -34,7 +36,11 @@ class SelectionSpec(Spec, abc.ABC):
         keep_fraction: The share in (0, 1] to keep of what cleared the rules before the cap; rounded up.
         deduplicate: Keep one of several equal programs.
         drop_flagged: Keep no answer that looks for reward where none is earned (`records.HACK_FLAGS`).
+        drop_prompts: Keep nothing of prompts whose samples never pass, or always.
+        is_control: What the verifier found out plays no part: an arm to compare with, not a way to train.
     """
+
+    is_control: ClassVar[bool] = False
 
     kind: str
     reward_threshold: Scheduled = Field(default="pass", validate_default=True)
@@ -42,6 +48,7 @@ class SelectionSpec(Spec, abc.ABC):
     keep_fraction: ScheduledNumber = Field(default=1.0, validate_default=True)
     deduplicate: bool = True
     drop_flagged: bool = True
+    drop_prompts: list[Literal["never", "always"]] = Field([])
 
     @abc.abstractmethod
     def choose(self, candidates: Sequence[Candidate], keep_fraction: float, seed: int) -> Chosen:
@@ -55,6 +62,7 @@ class SelectionSpec(Spec, abc.ABC):
         threshold: Threshold,
         keep_fraction: float,
         seed: int,
+        kept_before: Collection[Hashable] = (),
     ) -> Selection:
         """The samples to train on, and for each other one the first rule that dropped it.
 
@@ -62,6 +70,7 @@ class SelectionSpec(Spec, abc.ABC):
             threshold: The value of `reward_threshold` in this cycle.
             keep_fraction: The value of `keep_fraction` in this cycle.
             seed: Decides what is left open by reward and rules; the order of the samples never does.
+            kept_before: Identities of the programs that earlier cycles kept; of equals, others go first.
 
         Raises:
             ValueError: Completions and verdicts do not belong together, or `keep_fraction` is not in (0, 1].
@@ -69,14 +78,26 @@ class SelectionSpec(Spec, abc.ABC):
         quota(0, keep_fraction)
         dropped: dict[str, list[Candidate]] = {}
         left: list[Candidate] = []
-        for candidate in pair(completions, verdicts):
-            reason = reason_to_drop(candidate, threshold, self.drop_flagged)
+        unwanted = self._unwanted(verdicts)
+        for candidate in pair(completions, verdicts, kept_before):
+            reason = self.reason_to_drop(candidate, threshold)
+            if reason is None:
+                reason = unwanted.get(candidate.completion.prompt_id)
             (left if reason is None else dropped.setdefault(reason, [])).append(candidate)
         if self.deduplicate:
             left, dropped["duplicate"] = without_duplicates(left, seed)
         chosen = self.choose(sorted(left, key=lambda each: each.key), keep_fraction, seed)
         choice = {"over_cap": chosen.over_cap, "below_keep_fraction": chosen.below_keep_fraction}
         return to_selection(chosen.kept, {**dropped, **choice}, threshold, seed)
+
+    def reason_to_drop(self, candidate: Candidate, threshold: Threshold) -> str | None:
+        """The first rule that drops this sample for what it is by itself, None if none does."""
+        return reason_to_drop(candidate, threshold, self.drop_flagged)
+
+    def _unwanted(self, verdicts: Sequence[Verdict]) -> dict[str, str]:
+        wanted = {f"{name}_solved" for name in self.drop_prompts}
+        found = {prompt_id: solved(*counts) for prompt_id, counts in outcomes(verdicts).items()}
+        return {prompt_id: reason for prompt_id, reason in found.items() if reason in wanted}
 
     def max_kept(self, num_prompts: int, samples_per_prompt: int, keep_fraction: float) -> int:
         """The most samples that `select` can keep, for the dry run; this one is for policies that go by prompt."""

@@ -10,7 +10,7 @@ from halo_forge.selection._spec import SelectionSpec
 
 
 class BestPerPrompt(SelectionSpec):
-    """Ranks the candidates of each prompt by reward, equal ones at random, and keeps the first of each prompt.
+    """Ranks the candidates of each prompt by merit (reward first, see `_rules.py`) and keeps the first of each prompt.
 
     `keep_fraction` counts from each prompt's candidates before the cap, rounded up: a prompt with a candidate keeps
     at least one.
@@ -21,6 +21,6 @@ class BestPerPrompt(SelectionSpec):
     def choose(self, candidates: Sequence[Candidate], keep_fraction: float, seed: int) -> Chosen:
         parts = []
         for group in by_prompt(candidates).values():
-            ranked = sorted(group, key=lambda each: (-each.verdict.reward, each.tie_break(seed)))
+            ranked = sorted(group, key=lambda each: each.rank(seed))
             parts.append(take(ranked, quota=quota(len(group), keep_fraction), cap=self.per_prompt_cap))
         return merged(parts)

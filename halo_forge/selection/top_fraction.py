@@ -10,7 +10,7 @@ from halo_forge.selection._spec import SelectionSpec
 
 
 class TopFraction(SelectionSpec):
-    """Ranks all candidates by reward, equal ones at random, and keeps the first `keep_fraction`, rounded up.
+    """Ranks all candidates by merit (reward first, see `_rules.py`) and keeps the first `keep_fraction`, rounded up.
 
     The fraction counts from the candidates before the cap; a place that the cap frees goes to the next in rank.
     Easy prompts get more of the places than hard ones; `best_per_prompt` does not do that.
@@ -19,7 +19,7 @@ class TopFraction(SelectionSpec):
     kind: Literal["top_fraction"] = "top_fraction"
 
     def choose(self, candidates: Sequence[Candidate], keep_fraction: float, seed: int) -> Chosen:
-        ranked = sorted(candidates, key=lambda each: (-each.verdict.reward, each.tie_break(seed)))
+        ranked = sorted(candidates, key=lambda each: each.rank(seed))
         return take(ranked, quota=quota(len(ranked), keep_fraction), cap=self.per_prompt_cap)
 
     def max_kept(self, num_prompts: int, samples_per_prompt: int, keep_fraction: float) -> int:

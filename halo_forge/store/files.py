@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from halo_forge import heartbeat
 from halo_forge.errors import RunDirError
 
 EDITED = (
@@ -57,6 +58,7 @@ def write_bytes(path: Path, data: bytes) -> None:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
         sync_folder(path.parent)
+    heartbeat.beat()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -131,6 +133,7 @@ class GrowingFile:
             written = self._handle.write(data)
             if written != len(data):  # the disk became full in the middle of the line
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        heartbeat.beat()
 
     def close(self) -> None:
         """Close the file; the lines stay."""

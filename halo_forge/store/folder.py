@@ -149,9 +149,10 @@ class StageFolder:
         return self.path / f"{name}.jsonl.part"
 
     def training(self, kind: type[Value], make: Callable[[Path, Callable[[Mapping[str, Any]], None]], Value]) -> Value:
-        """The stage `trained`, with `adapter/` and `training_log.jsonl` beside it.
+        """The stage `trained`, with `adapter/`, `training_log.jsonl` and what else training leaves beside it.
 
-        `make(scratch folder, record)` writes `adapter/` into the scratch folder and hands every log row to `record`.
+        `make(scratch folder, record)` writes `adapter/` (and an `optimizer.safetensors` that is to be kept) into the
+        scratch folder and hands every log row to `record`.
         """
         sealed = self.path / "trained.json"
         if sealed.exists():
@@ -166,7 +167,9 @@ class StageFolder:
             scratch.mkdir()
             with GrowingFile(scratch / "training_log.jsonl") as log:
                 value = make(scratch, log.append)
-            for name in ("training_log.jsonl", "adapter"):
+            for name in ("training_log.jsonl", "adapter", "optimizer.safetensors"):
+                if not (scratch / name).exists():
+                    continue  # an optimizer that starts anew in every cycle leaves none
                 _sync_tree(scratch / name)
                 os.replace(scratch / name, self.path / name)
             shutil.rmtree(scratch)

@@ -7,12 +7,15 @@ import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from halo_forge.errors import RunDirError
+from halo_forge.records import Record
 from halo_forge.store.files import EDITED, GrowingFile, explained, read_json, write_json, write_text
 from halo_forge.store.folder import StageFolder
 from halo_forge.store.lock import RunLock
+
+Value = TypeVar("Value", bound=Record)
 
 SCHEMA_VERSION = 1
 BEFORE_IDENTITY = {
@@ -96,6 +99,11 @@ class Run:
         if self._events is None:
             self._events = GrowingFile(self.root / "events.jsonl")
         self._events.append({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields})
+
+    def announced(self, event: str, value: Value) -> Value:
+        """`value`, after its fields went to events.jsonl; a kill before it is sealed lets it be told twice."""
+        self.event(event, **value.to_row())
+        return value
 
     def point(self, name: str, version: int, *, cycle: int) -> None:
         """Let the link `best` or `latest` name a version's adapter; no link for the start model, which has none.

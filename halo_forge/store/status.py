@@ -13,6 +13,7 @@ from typing import Any
 
 from halo_forge.errors import RunDirError
 from halo_forge.metrics import CostFacts, measure_cost
+from halo_forge.metrics.cost import GPU
 from halo_forge.store.files import read_json, read_jsonl
 from halo_forge.store.run import cycle_folder
 
@@ -20,8 +21,12 @@ PHASE_OF = {
     "completions": "generate",
     "verdicts": "verify",
     "second_verdicts": "verify",
+    "drift": "drift",
     "trained": "train",
 }
+
+COUNTED = {"num_gpu_readings", *GPU}
+"""Of the event `resources`: what the sensors of the GPU said, and how often."""
 
 
 @dataclass
@@ -30,6 +35,7 @@ class Lap:
 
     Attributes:
         metrics: Names of docs/metrics.md -> values; costs are those of docs/metrics.md, summed over attempts.
+        decision: The lap's decision.json; empty until it is made.
     """
 
     cycle: int
@@ -38,6 +44,7 @@ class Lap:
     metrics: dict[str, float] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     num_kept: int | None = None
+    decision: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -75,10 +82,10 @@ def read_status(root: Path, num_cycles: int) -> Status:
         folder = cycle_folder(root, cycle)
         if not folder.is_dir():
             break
-        laps.append(_lap(folder, cycle, num_cycles, costs[folder.name]))
+        laps.append(_lap(folder, cycle, costs[folder.name]))
     result = read_json(root / "result.json") if (root / "result.json").is_file() else None
-    decided = [path for lap in laps if (path := cycle_folder(root, lap.cycle) / "decision.json").is_file()]
-    best = read_json(decided[-1]).get("best_version") if decided else None
+    laps_decided = [lap for lap in laps if lap.decision]
+    best = laps_decided[-1].decision["best_version"] if laps_decided else None
     return Status(
         root=str(root),
         state="finished" if result is not None else _state(root, laps, num_cycles),
@@ -90,12 +97,14 @@ def read_status(root: Path, num_cycles: int) -> Status:
     )
 
 
-def _lap(folder: Path, cycle: int, num_cycles: int, cost: CostFacts) -> Lap:
-    lap = Lap(cycle, cycle - 1, _lap_state(folder, cycle, num_cycles))
+def _lap(folder: Path, cycle: int, cost: CostFacts) -> Lap:
+    lap = Lap(cycle, cycle - 1, _lap_state(folder))
     for name in ("measurement", "trained"):
         if (path := folder / f"{name}.json").is_file():
             lap.metrics |= read_json(path)["metrics"]
-    for name in ("sampling", "settings"):
+    if (path := folder / "decision.json").is_file():
+        lap.decision = read_json(path)
+    for name in ("sampling", "rollback_sampling", "settings"):
         if (path := folder / f"{name}.json").is_file():
             lap.settings |= read_json(path)
     if (path := folder / "selection.json").is_file():
@@ -106,9 +115,11 @@ def _lap(folder: Path, cycle: int, num_cycles: int, cost: CostFacts) -> Lap:
     return lap
 
 
-def _lap_state(folder: Path, cycle: int, num_cycles: int) -> str:
-    last = "report" if cycle <= num_cycles else "decision"
-    if (folder / f"{last}.json").is_file():
+def _lap_state(folder: Path) -> str:
+    if (folder / "report.json").is_file():
+        return "done"
+    decision = folder / "decision.json"
+    if decision.is_file() and read_json(decision).get("action") in ("stop", "finish"):
         return "done"
     for stage in ("completions", "verdicts"):
         parts = list(folder.glob(f"*{stage}.jsonl.part"))
@@ -123,7 +134,7 @@ def _state(root: Path, laps: list[Lap], num_cycles: int) -> str:
     if not laps:
         return "not started"
     last = laps[-1]
-    if last.cycle > num_cycles and last.state == "done":
+    if last.decision.get("action") in ("stop", "finish"):
         return "measuring test prompts"
     if last.state == "done":
         return f"cycle {last.cycle} of {num_cycles} done"
@@ -135,6 +146,7 @@ def _costs(path: Path) -> defaultdict[str, CostFacts]:
     seconds: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
     tokens: defaultdict[str, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
     memory: dict[str, int] = {}
+    gpu: defaultdict[str, dict[str, float]] = defaultdict(dict)
     begun: dict[str, datetime] = {}
     for event in read_jsonl(path) if path.is_file() else ():
         if event["event"] == "attempt_started":
@@ -143,6 +155,8 @@ def _costs(path: Path) -> defaultdict[str, CostFacts]:
             # A resumed run passes its finished cycles again, with less memory than they needed.
             name = f"{event['cycle']:03d}"
             memory[name] = max(memory.get(name, 0), event["peak_memory_bytes"])
+            if event.get("num_gpu_readings", 0) > gpu[name].get("num_gpu_readings", 0):
+                gpu[name] = {key: value for key, value in event.items() if key in COUNTED}
         elif event["event"] == "superseded":
             for name in [name for name in seconds if name.isdigit() and int(name) >= event["from_cycle"]]:
                 del seconds[name], tokens[name]
@@ -164,6 +178,7 @@ def _costs(path: Path) -> defaultdict[str, CostFacts]:
                 {phase: round(max(value, 0.0), 3) for phase, value in phases.items()},
                 tokens[folder],
                 memory.get(folder),
+                {key: value for key, value in gpu[folder].items() if key in GPU},
             )
             for folder, phases in seconds.items()
         },

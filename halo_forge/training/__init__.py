@@ -30,6 +30,7 @@ class TrainingRow:
             "completion": [{"role": "assistant", "content": self.completion.text}],
             "prompt_id": self.prompt.id,
             "index": self.completion.index,
+            "policy_version": self.completion.policy_version,
         }
 
 
@@ -45,15 +46,17 @@ class SftSettings(Protocol):
     @property
     def per_device_train_batch_size(self) -> int: ...
     @property
-    def gradient_accumulation_steps(self) -> int: ...
+    def max_tokens_per_pass(self) -> int | Literal["auto"]: ...
     @property
     def gradient_checkpointing(self) -> bool | Literal["auto"]: ...
 
 
-def planned_factors(settings: SftSettings, num_rows: int, num_train_epochs: float) -> list[float]:
+def planned_factors(
+    settings: SftSettings, num_rows: int, num_train_epochs: float, gradient_accumulation_steps: int
+) -> list[float]:
     """The factor on the cycle's learning rate at each of its optimizer steps; the preview and the optimizer use it."""
     num_steps = within_cycle.num_optimizer_steps(
-        num_rows, num_train_epochs, settings.per_device_train_batch_size, settings.gradient_accumulation_steps
+        num_rows, num_train_epochs, settings.per_device_train_batch_size, gradient_accumulation_steps
     )
     warmup_steps = within_cycle.clamp_warmup(settings.warmup_steps, num_steps)
     return within_cycle.learning_rate_factors(
@@ -71,7 +74,16 @@ class Trainer(Protocol):
     """What the loop asks of a trainer."""
 
     def train(
-        self, rows: Sequence[TrainingRow], settings: TrainingSettings, folder: Path, on_step: StepListener
+        self,
+        rows: Sequence[TrainingRow],
+        settings: TrainingSettings,
+        folder: Path,
+        on_step: StepListener,
+        optimizer_state: Path | None = None,
     ) -> Trained:
-        """Train v_c from v_{c-1}, which is in memory, at exactly these settings; fill `folder`."""
+        """Train v_c from its parent version, which is in memory, at exactly these settings; fill `folder`.
+
+        Args:
+            optimizer_state: What the optimizer ended with after the parent version, where `settings` carry it over.
+        """
         ...

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTTrainer
 
+from halo_forge import heartbeat
 from halo_forge.training import StepListener
 from halo_forge.training._loss import completion_loss
+from halo_forge.training._micro_batches import micro_batches
 
 
 class _StepRecordingTrainer(SFTTrainer):  # type: ignore[misc]
     """Writes one row for each optimizer step: what was really applied, not what was planned."""
 
-    def __init__(self, *, factors: list[float], on_step: StepListener, **arguments: Any) -> None:
+    def __init__(
+        self,
+        *,
+        factors: list[float],
+        on_step: StepListener,
+        max_tokens: int,
+        prepare_optimizer: Callable[[Optimizer, Any], None] | None = None,
+        **arguments: Any,
+    ) -> None:
         self._factors = factors
+        self._max_tokens = max_tokens
+        self._prepare_optimizer = prepare_optimizer
         self._on_step = on_step
         self._num_tokens = 0
         self._num_rows = 0
@@ -26,6 +40,13 @@ class _StepRecordingTrainer(SFTTrainer):  # type: ignore[misc]
         self.step_rows: list[dict[str, float]] = []
         super().__init__(callbacks=[_AppliedRate(self)], **arguments)
         self.remove_callback(PrinterCallback)  # it prints every log line to stdout
+
+    def create_optimizer(self, model: Any = None) -> Optimizer:
+        """The library's own AdamW, with the state that it is to start with."""
+        optimizer: Optimizer = super().create_optimizer(model)
+        if self._prepare_optimizer is not None:
+            self._prepare_optimizer(optimizer, self.model)
+        return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LambdaLR:
         """Our own shape in place of the library's, whose warm-up starts at a learning rate of 0."""
@@ -37,6 +58,18 @@ class _StepRecordingTrainer(SFTTrainer):  # type: ignore[misc]
         )
         self._created_lr_scheduler = True
         return self.lr_scheduler
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """The rows of one optimizer step, a forward and a backward pass for each part that fits into memory."""
+        lengths = inputs["attention_mask"].sum(dim=1).tolist()
+        num_items = (inputs["labels"][:, 1:] != -100).sum()
+        total = torch.zeros(())
+        for part in micro_batches(lengths, self._max_tokens):
+            longest = max(lengths[position] for position in part)
+            cut = {name: inputs[name][part, :longest] for name in ("input_ids", "attention_mask", "labels")}
+            total = total + super().training_step(model, cut, num_items).cpu()
+            heartbeat.beat()
+        return total
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

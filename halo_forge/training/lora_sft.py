@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from halo_forge.metrics import TrainingFacts, measure_training
-from halo_forge.policy import adapter_digest, fused_adapter
+from halo_forge.policy import OPTIMIZER_FILE, adapter_digest, disk_full_is_os_error, file_digest, fused_adapter
 from halo_forge.records import Trained, TrainingSettings
 from halo_forge.seeds import derive_seed
 from halo_forge.training import SftSettings, StepListener, TrainingRow, planned_factors
@@ -23,41 +23,63 @@ if TYPE_CHECKING:
 
 IGNORED = -100
 """The label of a token that the loss leaves out (torch's cross entropy default)."""
-CHECKPOINTING_FROM_PARAMETERS = 2_500_000_000
-"""`gradient_checkpointing: auto` turns it on from this model size: activations of 3B rows no longer fit beside it."""
 
 
 class LoraSftTrainer:
-    """Trains the policy's adapter in place, with a fresh optimizer each cycle."""
+    """Trains the policy's adapter in place.
 
-    def __init__(self, policy: Policy, settings: SftSettings, *, seed: int) -> None:
+    Args:
+        keep_optimizer: Write the optimizer's state beside every adapter, for the next cycle to go on with.
+    """
+
+    def __init__(self, policy: Policy, settings: SftSettings, *, seed: int, keep_optimizer: bool = False) -> None:
         self.policy = policy
         self.settings = settings
         self.seed = seed
+        self.keep_optimizer = keep_optimizer
 
     def train(
-        self, rows: Sequence[TrainingRow], settings: TrainingSettings, folder: Path, on_step: StepListener
+        self,
+        rows: Sequence[TrainingRow],
+        settings: TrainingSettings,
+        folder: Path,
+        on_step: StepListener,
+        optimizer_state: Path | None = None,
     ) -> Trained:
         """One cycle's training; see `halo_forge.training.Trainer`."""
         from datasets import Dataset
 
-        if self.policy.version != settings.cycle - 1:
+        if self.policy.version != settings.parent_version:
             raise RuntimeError(
-                f"cycle {settings.cycle} trains v{settings.cycle - 1}, v{self.policy.version} is in memory"
+                f"cycle {settings.cycle} trains v{settings.parent_version}, v{self.policy.version} is in memory"
             )
-        factors = planned_factors(self.settings, len(rows), settings.num_train_epochs)
+        start = None if settings.average_weight == 1.0 else self.policy.trainable_weights()
+        factors = planned_factors(
+            self.settings, len(rows), settings.num_train_epochs, settings.gradient_accumulation_steps
+        )
         dataset = Dataset.from_list([self._tokenized(row) for row in rows])
         with _unwrapped_after(self.policy.model.get_base_model()), fused_adapter(self.policy.model):
-            trainer = self._build(dataset, settings, factors, folder, on_step)
+            trainer = self._build(dataset, settings, factors, folder, on_step, optimizer_state)
             trainer.train()
         steps = trainer.step_rows
         if len(steps) != len(factors):
             raise RuntimeError(f"the plan says {len(factors)} optimizer steps, the trainer took {len(steps)}")
+        optimizer_digest = self._keep(trainer.optimizer, folder) if self.keep_optimizer else None
+        if start is not None:
+            self.policy.average_with(start, settings.average_weight)
         self.policy.model.eval()
         self.policy.version = settings.cycle
         self.policy.save_adapter(folder / "adapter")
         metrics = measure_training(TrainingFacts(steps, settings.max_grad_norm, self.policy.adapter_norm()))
-        return Trained(settings.cycle, settings.cycle, len(rows), metrics, adapter_digest(folder / "adapter"))
+        digest = adapter_digest(folder / "adapter")
+        return Trained(settings.cycle, settings.cycle, len(rows), metrics, digest, optimizer_digest)
+
+    def _keep(self, optimizer: Any, folder: Path) -> str:
+        from halo_forge.training._optimizer_state import save_state
+
+        with disk_full_is_os_error():
+            save_state(optimizer, self.policy.model, folder / OPTIMIZER_FILE)
+        return file_digest(folder / OPTIMIZER_FILE)
 
     def _tokenized(self, row: TrainingRow) -> dict[str, list[int]]:
         """`input_ids` and `labels` of one row, of equal length."""
@@ -72,31 +94,39 @@ class LoraSftTrainer:
         factors: list[float],
         folder: Path,
         on_step: StepListener,
+        optimizer_state: Path | None,
     ) -> Any:
         from trl import SFTConfig
 
+        from halo_forge.training._optimizer_state import restore_state
         from halo_forge.training._step_recorder import step_recording_trainer
+
+        def prepare(optimizer: Any, model: Any) -> None:
+            if settings.optimizer != "reset" and optimizer_state is not None:
+                restore_state(optimizer, model, optimizer_state, with_steps=settings.optimizer == "carry")
 
         # The library reports its own progress and defaults; ours is the one the user sees.
         logging.getLogger("trl").setLevel(logging.ERROR)
         model, seed = self.policy.model, derive_seed(self.seed, "train", settings.cycle) % 2**32
-        num_parameters = sum(parameter.numel() for parameter in model.parameters())
-        checkpointing = self.settings.gradient_checkpointing
+        profile, size = self.policy.profile, self.policy.num_parameters
+        max_tokens, checkpointing = self.settings.max_tokens_per_pass, self.settings.gradient_checkpointing
+        if checkpointing == "auto":
+            checkpointing = profile.gradient_checkpointing(size, max(map(len, dataset["input_ids"])))
         arguments = SFTConfig(
             output_dir=str(folder / "trainer"),
-            per_device_train_batch_size=self.settings.per_device_train_batch_size,
-            gradient_accumulation_steps=self.settings.gradient_accumulation_steps,
+            # All rows of an optimizer step at once: our trainer cuts them by length (see `micro_batches`).
+            per_device_train_batch_size=self.settings.per_device_train_batch_size
+            * settings.gradient_accumulation_steps,
+            gradient_accumulation_steps=1,
             num_train_epochs=settings.num_train_epochs,
             learning_rate=settings.learning_rate,
             max_grad_norm=settings.max_grad_norm,
             weight_decay=settings.weight_decay,
-            optim="adamw_torch",
+            optim=profile.optimizer,
             # The weights are in the dtype they compute in; autocast would only add casts.
             bf16=False,
             fp16=False,
-            gradient_checkpointing=(
-                num_parameters >= CHECKPOINTING_FROM_PARAMETERS if checkpointing == "auto" else bool(checkpointing)
-            ),
+            gradient_checkpointing=checkpointing,
             max_length=None,
             packing=False,
             dataset_kwargs={"skip_prepare_dataset": True},
@@ -108,11 +138,13 @@ class LoraSftTrainer:
             report_to="none",
             disable_tqdm=True,
             use_cpu=self.policy.device.type == "cpu",
-            dataloader_pin_memory=False,
+            dataloader_pin_memory=profile.pin_memory,
         )
         return step_recording_trainer(
             factors=factors,
             on_step=on_step,
+            prepare_optimizer=prepare,
+            max_tokens=profile.max_tokens_per_pass(size) if max_tokens == "auto" else max_tokens,
             model=model,
             args=arguments,
             train_dataset=dataset,

@@ -25,10 +25,17 @@ class ScriptedTrainer:
         self.settings = settings
 
     def train(
-        self, rows: Sequence[TrainingRow], settings: TrainingSettings, folder: Path, on_step: StepListener
+        self,
+        rows: Sequence[TrainingRow],
+        settings: TrainingSettings,
+        folder: Path,
+        on_step: StepListener,
+        optimizer_state: Path | None = None,
     ) -> Trained:
         """See `halo_forge.training.Trainer`; loss and gradient norm are absent, because nothing is computed."""
-        factors = planned_factors(self.settings, len(rows), settings.num_train_epochs)
+        factors = planned_factors(
+            self.settings, len(rows), settings.num_train_epochs, settings.gradient_accumulation_steps
+        )
         steps = []
         for step, factor in enumerate(factors, start=1):
             steps.append({"step": step, "learning_rate": settings.learning_rate * factor})
@@ -36,7 +43,12 @@ class ScriptedTrainer:
         adapter = folder / "adapter"
         adapter.mkdir()
         samples = [[row.prompt.id, row.completion.index] for row in rows]
-        note = {"scripted": "no weights: the scripted engine has no model", "cycle": settings.cycle, "samples": samples}
+        note = {
+            "scripted": "no weights: the scripted engine has no model",
+            "cycle": settings.cycle,
+            "parent_version": settings.parent_version,
+            "samples": samples,
+        }
         (adapter / ADAPTER_FILES[0]).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
         (adapter / ADAPTER_FILES[1]).write_bytes(EMPTY_SAFETENSORS)
         metrics = measure_training(TrainingFacts(steps, settings.max_grad_norm))

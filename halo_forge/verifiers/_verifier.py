@@ -63,6 +63,9 @@ class ThreadedVerifier:
         """See `Verifier.check_prompts`."""
         if self._pool is None:
             raise RuntimeError("a verifier is used inside its `with` statement")
+        for _ in range(self._spec.num_workers):
+            # Launchers start while the model is loaded.  One that does not start fails again when it is needed.
+            self._pool.submit(self._sandboxes.mine)
         first_with: dict[str, tuple[str, Tests]] = {}
         for prompt in prompts:
             self._refuse_other_language(prompt)

@@ -145,3 +145,26 @@ def test_a_large_vocabulary_is_covered_evenly() -> None:
     uniforms = [0.0, 0.25, 0.5, 0.75, 0.99999]
     found = sample_tokens(torch.zeros(5, 49152), rows(uniforms)).tolist()
     assert found == pytest.approx([uniform * 49152 for uniform in uniforms], abs=40)
+
+
+@pytest.mark.parametrize(("min_p", "kept"), [(0.0, 5), (0.2, 3), (0.49, 2), (0.51, 1), (1.0, 1)])
+def test_min_p_keeps_what_is_likely_beside_the_likeliest(min_p: float, kept: int) -> None:
+    """HALVES are 1, 1/2, 1/4, 1/8 and 1/8 of the likeliest."""
+    counts = draws(HALVES, min_p=min_p)
+    order = sorted(range(5), key=lambda token: -HALVES[token])
+    assert set(numpy.flatnonzero(counts)) == set(order[:kept])
+    expected = numpy.array([math.exp(HALVES[token]) for token in order[:kept]])
+    assert counts[order[:kept]] / counts.sum() == pytest.approx(expected / expected.sum(), abs=0.02)
+
+
+def test_min_p_is_a_share_after_the_temperature_and_before_nothing_else() -> None:
+    """At temperature 2 the shares of HALVES are their square roots: 1, 0.71, 0.5, 0.35."""
+    assert numpy.count_nonzero(draws(HALVES, min_p=0.45, temperature=2.0)) == 3
+    # top_p leaves the likeliest, so that min_p means the same beside it.
+    assert numpy.count_nonzero(draws(HALVES, min_p=0.2, top_p=0.99)) == 3
+
+
+def test_min_p_belongs_to_the_row() -> None:
+    batch = [Row(request("p0", min_p=min_p), uniforms=[0.999]) for min_p in (0.0, 0.2, 0.6)]
+    tokens = sample_tokens(torch.tensor([[3.0, 2.0, 1.0]] * 3), batch)
+    assert tokens.tolist() == [2, 1, 0]

@@ -16,10 +16,11 @@ from tiny_models import (
     same_bits,
 )
 
-from halo_forge.engines.transformers import TransformersEngine, TransformersSpec, cut_after
+from halo_forge.engines.transformers import TransformersEngine, TransformersSpec, cut_after, row_bytes
 from halo_forge.records import Completion, SampleRequest
 
 torch = pytest.importorskip("torch")
+Decoder = pytest.importorskip("halo_forge.engines._decoder").Decoder
 
 TEXTS = [
     "add two numbers",
@@ -99,6 +100,27 @@ def test_the_ring_of_slots_goes_round_many_times(llama: Any) -> None:
     """Many short and a few long answers through few rows: the slots run out again and again."""
     requests = [request(p, i, max_new_tokens=25 if i % 5 == 0 else 3) for p in PROMPTS for i in range(8)]
     assert sample(llama, requests, batch_size=2) == sample(llama, requests, batch_size=60)
+
+
+def test_each_prompt_goes_through_the_model_once_for_all_of_its_samples(
+    llama: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from halo_forge.engines._decoder import Decoder
+
+    prefill, seen = Decoder._prefill, []
+
+    def counting(decoder: Any, prompts: Any) -> Any:
+        seen.extend(prompts)
+        return prefill(decoder, prompts)
+
+    monkeypatch.setattr(Decoder, "_prefill", counting)
+    requests = [
+        request(prompt_id, index, temperature=1.0, max_new_tokens=4 + index)
+        for prompt_id in PROMPTS
+        for index in range(8)
+    ]
+    assert len(sample(llama, requests, batch_size=5)) == len(requests)
+    assert len(seen) == len(set(seen)) == len(PROMPTS)
 
 
 def test_the_seed_decides(llama: Any) -> None:
@@ -278,3 +300,72 @@ def test_auto_batch_size_and_stop_come_from_the_configuration(llama: Any) -> Non
     engine = spec.open(llama)
     assert (engine.batch_size, engine.stop) == (3, ("```",))
     assert TransformersSpec.model_validate({"kind": "transformers"}).open(llama).batch_size >= 16
+
+
+# ---- memory
+
+
+class ShortOfMemory(Decoder):
+    """Runs out of memory at a step, while more rows than `room` are in flight."""
+
+    room, at_step = 3, 6
+    num_failures = 0
+
+    def __init__(self, model: Any, *, num_rows: int, **lengths: int) -> None:
+        super().__init__(model, num_rows=num_rows, **lengths)
+        self.num_rows, self.num_steps = num_rows, 0
+
+    def step(self, tokens: Any) -> Any:
+        self.num_steps += 1
+        if self.num_steps == self.at_step and self.num_rows > self.room:
+            type(self).num_failures += 1
+            raise torch.OutOfMemoryError("HIP out of memory")
+        return super().step(tokens)
+
+
+def test_when_memory_runs_out_the_rows_are_halved_and_nothing_is_lost_or_changed(
+    llama: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    requests = [request(p, i, max_new_tokens=3 + 5 * i) for p in PROMPTS for i in range(4)]
+    reference = sample(llama, requests, batch_size=12)
+    monkeypatch.setattr("halo_forge.engines._decoder.Decoder", ShortOfMemory)
+    monkeypatch.setattr(ShortOfMemory, "num_failures", 0)
+    engine = TransformersEngine(llama, batch_size=12, stop=())
+    found = list(engine.sample(PROMPTS, requests, 0))
+    assert ShortOfMemory.num_failures == 2  # 12 rows, 6 rows, then 3
+    assert sorted((each.prompt_id, each.index) for each in found) == sorted(reference)
+    assert {(each.prompt_id, each.index): each for each in found} == reference
+    assert "with 6 rows in flight" in caplog.text and "with 3 rows in flight" in caplog.text
+    list(engine.sample(PROMPTS, requests, 0))
+    assert ShortOfMemory.num_failures == 2, "the next call begins with what went well"
+
+
+def test_one_row_that_does_not_fit_is_an_error(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("halo_forge.engines._decoder.Decoder", ShortOfMemory)
+    monkeypatch.setattr(ShortOfMemory, "room", 0)
+    with pytest.raises(torch.OutOfMemoryError):
+        list(TransformersEngine(llama, batch_size=4, stop=()).sample(PROMPTS, greedy(), 0))
+
+
+def test_rows_are_as_many_as_the_memory_holds(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    class Counting(Decoder):
+        def __init__(self, model: Any, *, num_rows: int, **lengths: int) -> None:
+            asked.append(num_rows)
+            super().__init__(model, num_rows=num_rows, **lengths)
+
+    monkeypatch.setattr("halo_forge.engines._decoder.Decoder", Counting)
+    num_tokens = 24 + max(len(llama.prompt_ids(prompt)) for prompt in PROMPTS.values())
+    # 2 layers x 2 (keys, values) x 2 heads x 8 numbers of 4 bytes for each token, and 4 x 4 bytes for each word.
+    each = 2 * 2 * 2 * 8 * 4 * num_tokens + 16 * len(llama.tokenizer)
+    assert row_bytes(llama.model, num_tokens) == each
+    for budget, expected in ((3.5 * each, 3), (0, 1), (1e12, 5)):
+        monkeypatch.setattr(type(llama.profile), "memory_budget_bytes", lambda self, budget=budget: int(budget))
+        automatic = TransformersSpec.model_validate({"kind": "transformers"}).open(llama)
+        list(automatic.sample(PROMPTS, [request(prompt_id) for prompt_id in PROMPTS], 0))
+        assert asked.pop() == expected
+    given = TransformersSpec.model_validate({"kind": "transformers", "batch_size": 4}).open(llama)
+    monkeypatch.setattr(type(llama.profile), "memory_budget_bytes", lambda self: 0)
+    list(given.sample(PROMPTS, [request(prompt_id) for prompt_id in PROMPTS], 0))
+    assert asked.pop() == 4, "what the configuration says is what is done"

@@ -16,17 +16,18 @@ from halo_forge.metrics.diversity import (
     duplicate_probability,
     effective_number,
     gzip_ratio,
+    inverse_simpson,
     measure,
 )
 from halo_forge.records import Completion, Verdict
 
-# Group sizes -> distinct@4, exp(H), duplicate probability.
-TABLE: list[tuple[list[int], float, float, float]] = [
-    ([8], 1, 1, 1),
-    ([4, 4], 1.9714, 2, 0.4286),
-    ([5, 1, 1, 1], 2.5, 2.9257, 0.3571),
-    ([3, 3, 2], 2.6429, 2.9512, 0.25),
-    ([1] * 8, 4, 8, 0),
+# Group sizes -> distinct@4, exp(H), 1 / sum q^2, duplicate probability.
+TABLE: list[tuple[list[int], float, float, float, float]] = [
+    ([8], 1, 1, 1, 1),
+    ([4, 4], 1.9714, 2, 2, 0.4286),
+    ([5, 1, 1, 1], 2.5, 2.9257, 2.2857, 0.3571),
+    ([3, 3, 2], 2.6429, 2.9512, 2.9091, 0.25),
+    ([1] * 8, 4, 8, 8, 0),
 ]
 SIZES = st.lists(st.integers(1, 6), min_size=1, max_size=6)
 
@@ -45,11 +46,29 @@ def facts(groups: dict[str, Sequence[int]], *, with_error: bool = False) -> SetF
     return SetFacts((), verdicts, tuple(groups), 8)
 
 
-@pytest.mark.parametrize(("sizes", "distinct", "effective", "duplicate"), TABLE)
-def test_reference_table(sizes: list[int], distinct: float, effective: float, duplicate: float) -> None:
+@pytest.mark.parametrize(("sizes", "distinct", "effective", "inverse", "duplicate"), TABLE)
+def test_reference_table(sizes: list[int], distinct: float, effective: float, inverse: float, duplicate: float) -> None:
     assert distinct_at(sizes, 4) == pytest.approx(distinct, abs=5e-5)
     assert effective_number(sizes) == pytest.approx(effective, abs=5e-5)
+    assert inverse_simpson(sizes) == pytest.approx(inverse, abs=5e-5)
     assert duplicate_probability(sizes) == pytest.approx(duplicate, abs=5e-5)
+
+
+def test_passing_programs_are_counted_apart() -> None:
+    # Two programs that pass are equal but for spacing; two broken ones differ.
+    made = [("p", "passed", "s1", "n1"), ("p", "passed", "s2", "n1"), ("p", "failed", "s3", "n2")]
+    made += [("p", "failed", "s4", "n3"), ("q", "failed", "s5", "n5"), ("q", "failed", "s6", "n6")]
+    verdicts = [
+        Verdict(prompt_id, index, "tests", status, 1.0, source_digest=source, normal_digest=normal)  # type: ignore[arg-type]
+        for index, (prompt_id, status, source, normal) in enumerate(made)
+    ]
+    found = measure(SetFacts((), verdicts, ("p", "q"), 4))
+    assert found["diversity/unique_fraction"] == pytest.approx((3 / 4 + 1) / 2)
+    assert found["diversity/exact_unique_fraction"] == 1.0
+    assert found["diversity/passing/unique_fraction"] == 0.5
+    assert found["diversity/passing/exact_unique_fraction"] == 1.0
+    assert found["diversity/passing/duplicate_probability"] == 1.0
+    assert "diversity/passing/distinct@4" not in found  # only two programs pass
 
 
 def test_prompts_are_averaged_and_samples_without_a_program_left_out() -> None:
@@ -58,6 +77,7 @@ def test_prompts_are_averaged_and_samples_without_a_program_left_out() -> None:
         "diversity/unique_fraction": pytest.approx((1 / 8 + 4 / 8) / 2),
         "diversity/distinct@4": pytest.approx(1.75),
         "diversity/effective_number": pytest.approx((1 + 2.9257) / 2, abs=5e-5),
+        "diversity/inverse_simpson": pytest.approx((1 + 2.2857) / 2, abs=5e-5),
         "diversity/duplicate_probability": pytest.approx((1 + 0.3571) / 2, abs=5e-5),
     }
 

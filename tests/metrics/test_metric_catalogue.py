@@ -7,16 +7,34 @@ from pathlib import Path
 
 from halo_forge.metrics import (
     CostFacts,
+    DriftFacts,
+    KeptFacts,
     SetFacts,
     TrainingFacts,
     catalogue,
     measure_cost,
+    measure_drift,
+    measure_kept,
     measure_set,
     measure_training,
 )
+from halo_forge.metrics.cost import GPU
 from halo_forge.records import Completion, Verdict
 
-UNITS = {"rate", "count", "tokens", "seconds", "bytes", "tokens/s", "nats/token", "ratio", "1"}
+UNITS = {
+    "rate",
+    "count",
+    "tokens",
+    "seconds",
+    "bytes",
+    "tokens/s",
+    "nats",
+    "nats/token",
+    "watts",
+    "degrees Celsius",
+    "ratio",
+    "1",
+}
 SET_PREFIX = re.compile(r"^(train|dev|test)/")
 
 
@@ -29,16 +47,19 @@ def plain(name: str) -> str:
 def emitted() -> set[str]:
     text = "".join(chr(33 + number * 37 % 90) for number in range(3000))
     completions = [Completion("a", index, text, (0,), "stop", 0, 0) for index in range(8)]
-    verdicts = [Verdict("a", index, "tests", "passed", 1.0, normal_digest="d") for index in range(8)]
+    verdicts = [Verdict("a", index, "tests", "passed", 1.0, source_digest="s", normal_digest="d") for index in range(8)]
     step = {"step": 1, "learning_rate": 1e-4, "loss": 1.0, "gradient_norm": 1.0, "num_tokens": 1, "num_rows": 1}
-    stages = ("generate", "verify", "train", "other")
+    stages = ("generate", "verify", "drift", "train", "other")
     facts = SetFacts(completions, verdicts, ("a",), 8)
+    one = [[1.0]]
     return {
         *measure_set(facts, "train"),
         *measure_set(facts, "dev"),
         *measure_set(facts, "test"),
-        *measure_training(TrainingFacts([step], 1.0, 1.0)),
-        *measure_cost(CostFacts(dict.fromkeys(stages, 1.0), {"generate": 1, "train": 1}, 1)),
+        *measure_drift(DriftFacts(1, one, one, one, one, one, one)),
+        *measure_kept(KeptFacts(["d"], {"d"}, one)),
+        *measure_training(TrainingFacts([step] * 5, 1.0, 1.0)),
+        *measure_cost(CostFacts(dict.fromkeys(stages, 1.0), {"generate": 1, "train": 1}, 1, dict.fromkeys(GPU, 1.0))),
     }
 
 

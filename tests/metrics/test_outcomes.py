@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halo_forge.metrics import SetFacts, measure_set
-from halo_forge.metrics.compare import prompt_rates
+from halo_forge.metrics.compare import prompt_totals
 from halo_forge.metrics.outcomes import measure
 from halo_forge.records import Completion, Stage, Status, Verdict
 
@@ -146,9 +146,9 @@ def test_relations(samples: dict[str, str]) -> None:
         assert found["pass@1"] == pytest.approx(found["pass_rate"])
 
 
-def test_prompt_rates() -> None:
+def test_prompt_totals() -> None:
     verdicts = facts({"b": "PRCE", "a": "C", "c": "E"}).verdicts
-    assert prompt_rates(verdicts, "passed") == {"a": 0.0, "b": pytest.approx(1 / 3)}
-    assert prompt_rates(verdicts, "compiled") == {"a": 0.0, "b": pytest.approx(2 / 3)}
-    assert prompt_rates(verdicts, "reward") == {"a": 0.0, "b": pytest.approx(1.7 / 3)}
-    assert list(prompt_rates(verdicts)) == ["a", "b"]
+    assert prompt_totals(verdicts, "passed") == {"a": (0.0, 1), "b": (1.0, 3)}
+    assert prompt_totals(verdicts, "compiled") == {"a": (0.0, 1), "b": (2.0, 3)}
+    assert prompt_totals(verdicts, "reward") == {"a": (0.0, 1), "b": (pytest.approx(1.7), 3)}
+    assert list(prompt_totals(verdicts)) == ["a", "b"]

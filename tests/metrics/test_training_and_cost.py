@@ -35,6 +35,9 @@ def test_by_hand() -> None:
         "loss_first": 0.0,
         "loss_last": 4.0,
         "loss_mean": 2.0,
+        "loss_spike": 2.0,
+        "loss_slope": pytest.approx(1.0),
+        "loss_slope_error": pytest.approx(0.0, abs=1e-9),
         "gradient_norm_median": 2.0,
         # Ranks 0 .. 4, so the 90th percentile is at rank 3.6, between 3 and 4.
         "gradient_norm_p90": pytest.approx(3.6),
@@ -50,6 +53,15 @@ def test_one_step() -> None:
     assert found["gradient_norm_median"] == found["gradient_norm_p90"] == found["gradient_norm_max"] == 2.0
     assert found["loss_first"] == found["loss_last"] == 0.0
     assert "adapter_norm" not in found
+
+
+def test_the_trend_of_the_loss_and_its_error() -> None:
+    # Steps 0 .. 4: sum (x - 2)(y - 2.2) / 10 = 0.1 by hand; residuals -.2 .7 -.4 -.5 .4 square to 1.1; 1.1 / 3 / 10.
+    found = measure_training(TrainingFacts(steps(1, 1, 1, 1, 1, losses=[1.8, 2.8, 1.8, 1.8, 2.8]), 1.0))
+    assert found["loss_slope"] == pytest.approx(0.1)
+    assert found["loss_slope_error"] == pytest.approx((1.1 / 3 / 10) ** 0.5)
+    assert found["loss_spike"] == pytest.approx(2.8 / 1.8)
+    assert "loss_slope" not in measure_training(TrainingFacts(steps(1, 1, 1, 1), 1.0))
 
 
 def test_no_steps() -> None:
@@ -94,10 +106,12 @@ def test_a_learning_rate_of_zero_is_a_value() -> None:
 
 
 def test_cost() -> None:
-    found = measure_cost(CostFacts({"generate": 10.0, "verify": 0.0, "train": 0.0}, {"generate": 500, "train": 9}, 0))
+    seconds = {"generate": 10.0, "verify": 0.0, "drift": 0.5, "train": 0.0}
+    found = measure_cost(CostFacts(seconds, {"generate": 500, "train": 9}, 0))
     assert found == {
         "seconds/generate": 10.0,
         "seconds/verify": 0.0,
+        "seconds/drift": 0.5,
         "seconds/train": 0.0,
         "tokens_per_second/generate": 50.0,
         "peak_memory_bytes": 0,

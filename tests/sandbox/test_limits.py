@@ -119,10 +119,10 @@ def test_a_file_of_the_program_counts_too(shell) -> None:
     assert outcome.output_limit and not outcome.clean
 
 
-def test_a_hole_in_the_output_does_not_help(run_c) -> None:
-    body = 'signal(SIGXFSZ, SIG_IGN); lseek(1, 1 << 30, 0); return write(1, "a", 1) == -1;'
+def test_output_cannot_be_given_a_hole(run_c) -> None:
+    body = 'lseek(1, 1 << 30, 0); return write(1, "a", 1) != 1;'
     outcome = run_c(HEADERS + "int main(void) { " + body + " }")
-    assert outcome.exit_code == 1 and outcome.stdout == b""
+    assert outcome.exit_code == 0 and outcome.stdout == b"a" and not outcome.truncated
 
 
 # The bombs below stop by themselves after some hundred processes, so that a sandbox that fails leaves no ruin.

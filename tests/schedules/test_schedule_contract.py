@@ -22,9 +22,11 @@ EXAMPLES = [
 NUM_CYCLES = 7
 
 METRICS = st.dictionaries(
-    st.sampled_from(["dev/pass_rate", "dev/compile_rate", "train/pass_rate"]),
+    st.sampled_from(
+        ["dev/pass_rate", "dev/compile_rate", "train/pass_rate", "kl_to_previous", "dev/diversity/effective_number"]
+    ),
     st.floats(0, 1) | st.just(math.nan) | st.just(math.inf),
-)
+) | st.fixed_dictionaries({"decision/outcome": st.sampled_from([-1.0, 0.0, 1.0])})
 HISTORIES = st.lists(METRICS, max_size=NUM_CYCLES + 2)
 
 every_example = pytest.mark.parametrize(
@@ -38,7 +40,8 @@ def build(example: dict[str, Any], **changes: Any) -> Schedule:
 
 def test_the_kinds_are_those_of_the_mission() -> None:
     expected = {"constant", "manual", "exponential", "linear", "cosine", "milestones", "phases", "wsd", "plateau"}
-    assert expected <= set(kinds())
+    expected |= {"inverse_power", "cosine_restarts", "budget_matched", "kl_target", "temperature_floor"}
+    assert expected | {"performance_based"} <= set(kinds())
 
 
 @pytest.mark.parametrize("kind", SPECS)
@@ -105,6 +108,13 @@ def test_value_is_pure_and_within_its_bounds(
             assert not is_numeric(schedule)
         else:
             assert 0.0 < low <= value <= high < math.inf
+
+
+@every_example
+def test_only_a_kind_that_reads_history_has_a_range(kind: str, example: dict[str, Any]) -> None:
+    schedule = build(example)
+    ranges = [schedule.bounds(cycle, NUM_CYCLES) for cycle in range(1, NUM_CYCLES + 1)]
+    assert any(low != high for low, high in ranges) is schedule.reads_history
 
 
 @pytest.mark.parametrize("kind", SPECS)

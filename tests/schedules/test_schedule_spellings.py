@@ -42,7 +42,7 @@ def test_spellings(raw: Any, expected: Any) -> None:
         (True, "found True; a schedule is a number"),
         (None, "found None; a schedule is a number"),
         ("5e-5", "found '5e-5'; a schedule is a number"),
-        ({}, "a mapping with `kind`, one of constant, cosine, exponential"),
+        ({}, "a mapping with `kind`, one of budget_matched, constant, cosine"),
         ({"base": 5e-5}, "a mapping with `kind`"),
         ({"kind": "exponentail", "base": 1.0}, "'exponentail'.*does not match any of the expected tags"),
         (-1, 'constant.value\n.*found -1; it must be a number of at least 0, or "pass"'),

@@ -163,3 +163,34 @@ def test_warmup_and_decay_must_fit_into_the_run() -> None:
     assert schedule.value(5, 5) == 0.1
     with pytest.raises(ValueError, match="3 warm-up cycles and 2 decay cycles do not fit into 4 cycles"):
         schedule.value(1, 4)
+
+
+def test_inverse_power() -> None:
+    assert values({"kind": "inverse_power", "base": 6.0}, 9)[::3] == pytest.approx([6.0, 3.0, 6.0 / math.sqrt(7)])
+    assert values({"kind": "inverse_power", "base": 6.0, "power": 1.0, "c0": 3.0}, 4) == pytest.approx([6, 4.5, 3.6, 3])
+    assert values({"kind": "inverse_power", "base": 6.0, "power": 0.0}, 3) == [6.0] * 3
+
+
+def test_cosine_restarts() -> None:
+    wave = {"kind": "cosine_restarts", "base": 4.0, "final": 0.0}
+    assert values({**wave, "period": 2}, 5) == pytest.approx([4, 2, 4, 2, 4])
+    assert values({**wave, "period": 3}, 7) == pytest.approx([4, 3, 1, 4, 3, 1, 4])
+    assert values({"kind": "cosine_restarts", "base": 4.0, "period": 2}, 2) == pytest.approx([4.0, 2.2])
+    # One period that is as long as the run: the cosine, without its end.
+    assert values({**wave, "period": 4}, 4) == pytest.approx(values({"kind": "cosine", "base": 4.0, "final": 0}, 5)[:4])
+
+
+def test_budget_matched_spends_what_its_reference_spends() -> None:
+    for reference in (exponential(0.85), [4e-5, 2e-5], {"kind": "wsd", "base": 5e-5}, 3e-5):
+        matched = values({"kind": "budget_matched", "reference": reference}, 8)
+        assert len(set(matched)) == 1
+        assert math.fsum(matched) == pytest.approx(math.fsum(values(reference, 8)), rel=1e-12)
+    assert f"{values({'kind': 'budget_matched', 'reference': exponential(0.85)}, 8)[0]:.2e}" == "3.03e-05"
+
+
+@pytest.mark.parametrize("base", [3e-5, 5e-5, 8e-5])
+@pytest.mark.parametrize("decay", [0.7, 0.85, 0.95])
+def test_the_sweeps_of_the_document(base: float, decay: float) -> None:
+    """Experiments 2 and 3: base * decay^(c-1), to the last digit that a float holds."""
+    expected = [base * decay**cycle for cycle in range(5)]
+    assert values({"kind": "exponential", "base": base, "decay": decay}, 5) == expected

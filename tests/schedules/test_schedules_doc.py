@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
+from halo_forge.config import RaftConfig
+from halo_forge.config.problems import dotted
+from halo_forge.config.rules import SCHEDULED
 from halo_forge.schedules import Scheduled, kinds
 from halo_forge.within_cycle import (
     SHAPE_SETTINGS,
@@ -17,6 +20,7 @@ from halo_forge.within_cycle import (
     learning_rate_factors,
     learning_rate_mass,
     num_optimizer_steps,
+    peak_of_mass,
 )
 from halo_forge.yaml_io import parse_value
 
@@ -56,17 +60,25 @@ def test_every_kind_has_a_section_with_an_example_and_its_evidence() -> None:
 
 @pytest.mark.parametrize(("kind", "settings", "table"), EXAMPLES)
 def test_table_of_an_example_equals_the_code(kind: str, settings: str, table: str) -> None:
-    schedule = ADAPTER.validate_python(parse_value(settings, "docs/schedules.md")["learning_rate"])
+    ((knob, written),) = parse_value(settings, "docs/schedules.md").items()
+    schedule = ADAPTER.validate_python(written)
     assert schedule.kind == kind
     head, *body = rows(table)
     assert head == ["cycle", "1", "2", "3", "4", "5", "6"]
-    printed = {row[0]: [float(cell) for cell in row[1:]] for row in body}
-    history = [{"dev/pass_rate": value} for value in printed.get("measured before it trains", [])]
+    printed = {row[0]: [math.nan if cell == "-" else float(cell) for cell in row[1:]] for row in body}
+    history = [
+        {match[1]: value}
+        for label, values in printed.items()
+        if (match := re.fullmatch(r"`(.+)` before it trains", label))
+        for value in values
+    ]
+    assert bool(history) is schedule.reads_history
     found = [float(f"{schedule.value(cycle, 6, history):.2e}") for cycle in range(1, 7)]
-    assert printed["learning rate"] == found
+    assert printed[knob.replace("_", " ")] == found
     if history:
-        lowest = [float(f"{schedule.bounds(cycle, 6)[0]:.2e}") for cycle in range(1, 7)]
+        lowest, highest = ([float(f"{schedule.bounds(cycle, 6)[end]:.2e}") for cycle in range(1, 7)] for end in (0, 1))
         assert printed["lowest possible (dry run)"] == lowest
+        assert printed.get("highest possible (dry run)", [schedule.base] * 6) == highest
 
 
 def test_the_short_spellings_are_accepted() -> None:
@@ -78,7 +90,8 @@ def test_the_short_spellings_are_accepted() -> None:
 
 def test_defaults_in_the_text_are_those_of_the_code() -> None:
     for kind, text in sections().items():
-        fields = ADAPTER.validate_python(parse_value(EXAMPLE.findall(text)[0][0], "doc")["learning_rate"])
+        (written,) = parse_value(EXAMPLE.findall(text)[0][0], "doc").values()
+        fields = ADAPTER.validate_python(written)
         for sentence in re.findall(r"Defaults?: (.*?\.)(?:\s|$)", text, re.DOTALL):
             for name, printed in re.findall(r"`(\w+): ([^`]+)`", sentence):
                 assert type(fields).model_fields[name].default == parse_value(printed, "doc"), (kind, name)
@@ -113,6 +126,24 @@ def test_warmup_table() -> None:
         warmup_steps = clamp_warmup(10, int(steps))
         mass = learning_rate_mass(1.0, learning_rate_factors("linear", int(steps), warmup_steps))
         assert (used, share) == (str(warmup_steps), f"{mass / int(steps):.3f}")
+
+
+def test_mass_table() -> None:
+    head, *body = table_after("### A mass instead of a peak")
+    assert head == ["rows kept", "steps", "peak"]
+    for num_rows, steps, peak in body:
+        num_steps = num_optimizer_steps(int(num_rows), 1, 2, 4)
+        factors = learning_rate_factors("linear", num_steps, clamp_warmup(10, num_steps))
+        assert (int(steps), float(peak)) == (num_steps, float(f"{peak_of_mass(4e-4, factors):.2e}"))
+
+
+def test_what_a_schedule_can_move_is_what_the_configuration_takes() -> None:
+    text = TEXT.split("## What a schedule can move")[1]
+    named = set(re.findall(r"`((?:engine|raft|selection|training)\.\w+)`", text))
+    assert {dotted(path) for path in SCHEDULED} <= named
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    run = {"model": {"model_name_or_path": "owner/name"}, "output_dir": "run", **parse_value(block, "doc")}
+    assert RaftConfig.model_validate(run).raft.curriculum_fraction.value(2, 5) == pytest.approx(0.4)
 
 
 def test_numbers_in_the_text() -> None:

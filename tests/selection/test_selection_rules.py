@@ -16,7 +16,9 @@ from halo_forge.registry import discover
 from halo_forge.selection import REASONS, SelectionSpec, kinds, quota, without_flaky
 from halo_forge.selection.threshold import KeepThreshold
 
-POLICIES = [pytest.param(spec, id=kind) for kind, spec in discover("halo_forge.selection").items()]
+SPECS = discover("halo_forge.selection")
+EVERY_POLICY = [pytest.param(spec, id=kind) for kind, spec in SPECS.items()]
+POLICIES = [pytest.param(spec, id=kind) for kind, spec in SPECS.items() if not spec.is_control]
 
 
 def select(policy: SelectionSpec, verdicts: list[Verdict], **options: Any) -> Selection:
@@ -30,7 +32,8 @@ def dropped(selection: Selection) -> dict[str, set[tuple[str, int]]]:
 
 
 def test_kinds() -> None:
-    assert kinds() == ("best_per_prompt", "threshold", "top_fraction")
+    assert kinds() == ("best_per_prompt", "everything", "threshold", "top_fraction")
+    assert [kind for kind, spec in SPECS.items() if spec.is_control] == ["everything"]
 
 
 @pytest.mark.parametrize("spec", POLICIES)
@@ -155,6 +158,96 @@ def test_of_equal_programs_the_higher_reward_survives_then_fewer_warnings() -> N
     assert dropped(selection) == {"duplicate": {("a", 0), ("a", 1)}}
 
 
+def sample(index: int, **changes: Any) -> tuple[Completion, Verdict]:
+    num_tokens = changes.pop("num_tokens", 40)
+    ranked = dataclasses.replace(verdict("a", index, 0.8, normal=changes.pop("normal", "")), **changes)
+    return dataclasses.replace(completion("a", index), token_ids=(0,) * num_tokens), ranked
+
+
+RANKED = [
+    sample(3, tests_passed=3, tests_total=4, warnings=9, num_tokens=900),  # a larger share of the checks
+    sample(7, tests_passed=2, tests_total=4, num_tokens=900),  # fewer warnings
+    sample(0, tests_passed=2, tests_total=4, warnings=1, num_tokens=32),  # shorter
+    sample(5, tests_passed=1, tests_total=2, warnings=1, num_tokens=90),  # about as long as the next one, and new
+    sample(2, tests_passed=2, tests_total=4, warnings=1, num_tokens=70, normal="kept before"),
+    sample(6, tests_passed=0, tests_total=0),  # nothing was checked
+]
+
+
+@pytest.mark.parametrize("kind", ["best_per_prompt", "top_fraction"])
+@pytest.mark.parametrize("seed", range(4))
+def test_equal_rewards_are_ranked_by_checks_warnings_length_and_novelty(kind: str, seed: int) -> None:
+    completions, verdicts = ([pair[part] for pair in RANKED[::-1]] for part in (0, 1))
+    expected = [verdict.index for _, verdict in RANKED]
+    for num in range(1, len(expected) + 1):
+        policy = SPECS[kind](per_prompt_cap=num)
+        options: dict[str, Any] = {"completions": completions, "threshold": 0.0, "seed": seed}
+        selection = select(policy, verdicts, kept_before={("normal", "a", "kept before")}, **options)
+        assert {index for _, index in selection.kept} == set(expected[:num])
+
+
+def test_equal_programs_of_earlier_cycles_do_not_bar_new_ones() -> None:
+    """What was kept before goes behind its equals; it is not refused."""
+    verdicts = [verdict("a", 0, normal="old"), verdict("a", 1)]
+    for cap, kept in ((1, {1}), (2, {0, 1})):
+        selection = select(SPECS["best_per_prompt"](per_prompt_cap=cap), verdicts, kept_before={("normal", "a", "old")})
+        assert {index for _, index in selection.kept} == kept
+
+
+@pytest.mark.parametrize(
+    ("drop", "kept"),
+    [([], {"some", "all", "none"}), (["always"], {"some", "none"}), (["never", "always"], {"some"})],
+)
+@pytest.mark.parametrize("spec", POLICIES)
+def test_prompts_that_teach_nothing_can_be_dropped(spec: type[SelectionSpec], drop: list[str], kept: set[str]) -> None:
+    verdicts = [
+        *(verdict("some", index, reward) for index, reward in enumerate((1.0, 0.7))),
+        *(verdict("all", index) for index in range(2)),
+        verdict("all", 2, 0.0, status="error"),  # ours: it does not spoil the prompt's record
+        *(verdict("none", index, 0.7) for index in range(2)),
+    ]
+    selection = select(spec(drop_prompts=drop), verdicts, threshold=0.5)
+    assert {prompt_id for prompt_id, _ in selection.kept} == kept
+    reasons = {"never_solved": "none", "always_solved": "all"}
+    expected = {reason: {(name, 0), (name, 1)} for reason, name in reasons.items() if name not in kept}
+    assert dropped(selection) == {"verifier_error": {("all", 2)}, **expected}
+
+
+def test_the_control_arm_keeps_what_the_verifier_refuses() -> None:
+    """Unverified self-samples: only what the length limit cut off is left out."""
+    verdicts = [
+        verdict("a", 0, 0.0, status="error"),
+        verdict("a", 1, 0.0),
+        verdict("a", 2, flags=("tampering",)),
+        verdict("a", 3, normal="n", source="s"),
+        verdict("a", 4, normal="n", source="s"),
+        verdict("a", 5),
+    ]
+    completions = [completion("a", index, finish="length" if index == 5 else "stop") for index in range(6)]
+    policy = SPECS["everything"]()
+    selection = select(policy, verdicts, completions=completions, threshold="pass")
+    assert {index for _, index in selection.kept} == {0, 1, 2, 3, 4}
+    assert dropped(selection) == {"truncated": {("a", 5)}}
+    assert len(select(policy, verdicts, keep_fraction=0.5).kept) == policy.max_kept(1, 6, 0.5) == 3
+    kept = {key for seed in range(30) for key in select(policy, verdicts, keep_fraction=0.2, seed=seed).kept}
+    assert len(kept) == 6  # by chance, never by reward
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"deduplicate": True},
+        {"drop_flagged": True},
+        {"drop_prompts": ["never"]},
+        {"reward_threshold": "pass"},
+        {"reward_threshold": [0, 0.5]},
+    ],
+)
+def test_the_control_arm_has_no_filter_to_turn_on(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        SPECS["everything"](**wrong)
+
+
 def test_among_equals_the_seed_chooses_not_the_file() -> None:
     verdicts = [verdict("a", index, normal="n") for index in range(8)]
     survivors = {select(KeepThreshold(), verdicts, seed=seed).kept[0] for seed in range(40)}
@@ -189,7 +282,7 @@ def test_quota(num: int, fraction: float, expected: int) -> None:
     assert quota(num, fraction) == expected
 
 
-@pytest.mark.parametrize("spec", POLICIES)
+@pytest.mark.parametrize("spec", EVERY_POLICY)
 @pytest.mark.parametrize("fraction", [0.0, -0.1, 1.1, float("nan")])
 def test_a_fraction_outside_is_an_error_even_without_samples(spec: type[SelectionSpec], fraction: float) -> None:
     with pytest.raises(ValueError, match="keep_fraction is"):
@@ -274,7 +367,7 @@ def test_properties_of_every_policy(
     assert policy.select(shuffled_completions, shuffled_verdicts, **options) == selection
 
 
-@pytest.mark.parametrize("spec", POLICIES)
+@pytest.mark.parametrize("spec", EVERY_POLICY)
 def test_kept_samples_are_shuffled_by_the_seed(spec: type[SelectionSpec]) -> None:
     verdicts = [verdict(f"p{number:02d}", 0) for number in range(30)]
     first, second = (select(spec(), verdicts, seed=seed).kept for seed in (1, 2))

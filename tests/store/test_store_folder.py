@@ -284,6 +284,19 @@ def test_what_a_killed_training_left_is_replaced(folder: StageFolder) -> None:
     assert not (folder.path / "training.part").exists()
 
 
+def test_an_optimizer_state_is_kept_beside_the_adapter(folder: StageFolder) -> None:
+    def make(scratch: Path, record: Any) -> Item:
+        done = trainer(1)(scratch, record)
+        (scratch / "optimizer.safetensors").write_bytes(b"moments")
+        return done
+
+    folder.path.mkdir(parents=True, exist_ok=True)
+    (folder.path / "optimizer.safetensors").write_bytes(b"of an attempt that was killed")
+    assert folder.training(Item, make) == Item("trained", 1)
+    assert (folder.path / "optimizer.safetensors").read_bytes() == b"moments"
+    assert not (folder.path / "training.part").exists()
+
+
 def test_rows_for_others_are_written_once(folder: StageFolder) -> None:
     folder.write_rows("rows.jsonl", [{"a": 1}])
     folder.write_rows("rows.jsonl", [{"a": 2}])

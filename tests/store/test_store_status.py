@@ -30,7 +30,7 @@ def lap(cycle: int, *, rate: float, best: int, report: bool = True) -> dict[str,
     found: dict[str, Any] = {
         f"{folder}/sampling.json": {"cycle": cycle, "temperature": 0.8},
         f"{folder}/measurement.json": {"metrics": {"dev/pass_rate": rate}},
-        f"{folder}/decision.json": {"best_version": best},
+        f"{folder}/decision.json": {"best_version": best, "action": "continue" if report else "finish"},
     }
     if report:
         found |= {
@@ -123,7 +123,7 @@ def test_plain_data(tmp_path: Path) -> None:
     status = read_status(put(tmp_path, RUN | lap(1, rate=0.25, best=0)), 2)
     row = json.loads(json.dumps(status.to_row(), allow_nan=False))
     assert set(row) == {"root", "state", "num_cycles", "laps", "best_version", "best_adapter", "result"}
-    assert set(row["laps"][0]) == {"cycle", "policy_version", "state", "metrics", "settings", "num_kept"}
+    assert set(row["laps"][0]) == {"cycle", "policy_version", "state", "metrics", "settings", "num_kept", "decision"}
 
 
 def test_a_lap_that_is_being_superseded_ends_the_table(tmp_path: Path) -> None:

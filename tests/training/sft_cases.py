@@ -40,12 +40,14 @@ def training_settings(**values: Any) -> TrainingSettings:
     """Settings of cycle 1 unless `values` says otherwise."""
     defaults: dict[str, Any] = {
         "cycle": 1,
+        "parent_version": 0,
         "reward_threshold": 0.0,
         "keep_fraction": 1.0,
         "learning_rate": 1e-3,
         "num_train_epochs": 1.0,
         "max_grad_norm": 1.0,
         "weight_decay": 0.0,
+        "gradient_accumulation_steps": 1,
     }
     return TrainingSettings(**{**defaults, **values})
 
@@ -93,12 +95,15 @@ def train(
     rows: Sequence[TrainingRow] | None = None,
     options: TrainingOptions | None = None,
     seed: int = 0,
+    keep_optimizer: bool = False,
+    optimizer_state: Path | None = None,
     **settings: Any,
 ) -> Training:
     """Train one cycle into `folder`."""
     from halo_forge.training.lora_sft import LoraSftTrainer
 
     folder.mkdir(parents=True)
+    options = TrainingOptions() if options is None else options
     log: list[dict[str, float]] = []
     num_steps: list[int] = []
 
@@ -106,9 +111,10 @@ def train(
         log.append(dict(row))
         num_steps.append(total)
 
-    trainer = LoraSftTrainer(policy, TrainingOptions() if options is None else options, seed=seed)
-    wanted = training_settings(**{"cycle": policy.version + 1, **settings})
-    trained = trainer.train(training_rows(policy) if rows is None else rows, wanted, folder, on_step)
+    trainer = LoraSftTrainer(policy, options, seed=seed, keep_optimizer=keep_optimizer)
+    wanted = training_settings(**{"cycle": policy.version + 1, "parent_version": policy.version, **settings})
+    chosen = training_rows(policy) if rows is None else rows
+    trained = trainer.train(chosen, wanted, folder, on_step, optimizer_state)
     return Training(trained, log, num_steps, folder)
 
 

@@ -143,7 +143,7 @@ def test_the_adapter_is_float32_on_a_bfloat16_base(tiny_models: dict[str, Path],
 
 def test_the_wrong_version_in_memory_is_refused(policy: Any, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="v1, v0 is in memory"):
-        train(policy, tmp_path / "one", cycle=2)
+        train(policy, tmp_path / "one", cycle=2, parent_version=1)
 
 
 def greedy_texts(policy: Any) -> dict[str, str]:
@@ -274,9 +274,10 @@ def test_max_grad_norm_0_turns_clipping_off_and_still_logs_the_norm(
 def test_fractional_and_several_epochs_take_the_planned_steps(
     num_rows: int, num_train_epochs: float, batch: int, accumulation: int, num_steps: int, policy: Any, tmp_path: Path
 ) -> None:
-    options = TrainingOptions(per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation)
+    options = TrainingOptions(per_device_train_batch_size=batch)
     rows = training_rows(policy, num_rows)
-    done = train(policy, tmp_path / "one", rows=rows, options=options, num_train_epochs=num_train_epochs)
+    settings = {"num_train_epochs": num_train_epochs, "gradient_accumulation_steps": accumulation}
+    done = train(policy, tmp_path / "one", rows=rows, options=options, **settings)
     assert [row["step"] for row in done.log] == list(range(1, num_steps + 1))
     assert done.trained.metrics["optimizer_steps"] == num_steps
     assert done.trained.num_rows == num_rows
@@ -287,17 +288,23 @@ def test_fractional_and_several_epochs_take_the_planned_steps(
 def test_a_remainder_of_the_accumulation_is_a_step_of_its_own_weight(
     policy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """7 rows, 2 a batch, 3 batches a step: 6 rows, then 1.  Each loss is the mean over the tokens of its step."""
+    """Steps of 6 rows and of 1, in passes of few tokens.  Each loss is the mean over the tokens of its step."""
     batches = Batches().spy(monkeypatch)
     rows = training_rows(policy)
     by_ids = {tuple(row.completion.token_ids): row for row in rows}
     fresh = {row.prompt.id: answer_loss(policy, [row]) for row in rows}
-    options = TrainingOptions(per_device_train_batch_size=2, gradient_accumulation_steps=3)
+    longest = max(len(policy.prompt_ids(row.prompt)) + len(row.completion.token_ids) + 1 for row in rows)
+    options = TrainingOptions(per_device_train_batch_size=2, max_tokens_per_pass=2 * longest)
+    settings = {"gradient_accumulation_steps": 3, "learning_rate": 1e-12}
     # So small a rate that the second step still sees the start weights.
-    done = train(policy, tmp_path / "one", rows=rows, options=options, learning_rate=1e-12)
+    done = train(policy, tmp_path / "one", rows=rows, options=options, **settings)
     assert [row["num_rows"] for row in done.log] == [6, 1]
-    assert [shape[0] for shape in batches.shapes] == [2, 2, 2, 1]
-    for step, parts in zip(done.log, (batches.labels[:3], batches.labels[3:]), strict=True):
+    assert len(batches.shapes) > 2 and all(rows * length <= 2 * longest for rows, length in batches.shapes)
+    # No pass is wider than its own longest row, and the rows of a step get shorter from pass to pass.
+    assert all(int(mask[0].sum()) == mask.shape[1] for mask in batches.masks)
+    widths = [length for _, length in batches.shapes]
+    assert widths[:-1] == sorted(widths[:-1], reverse=True)
+    for step, parts in zip(done.log, (batches.labels[:-1], batches.labels[-1:]), strict=True):
         answers = [[token for token in row if token != -100] for part in parts for row in part.tolist()]
         asked = [by_ids[tuple(answer[:-1])].prompt.id for answer in answers]
         total = sum(fresh[prompt_id][0].item() for prompt_id in asked)

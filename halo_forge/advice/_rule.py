@@ -1,0 +1,28 @@
+"""What a rule is."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from halo_forge.advice._facts import Advice, Facts
+from halo_forge.advice._plan import PlanFacts
+from halo_forge.registry import Spec
+
+
+class Rule(Spec):
+    """Looks at what was measured so far; a module adds `kind` and its thresholds."""
+
+    about_training: ClassVar[bool] = True
+    """False where it speaks of prompts, sampling or measuring, which a learning rate of 0 does not change."""
+
+    def look(self, facts: Facts) -> Advice | None:
+        """What is to be said of the version measured last; None where there is nothing, or the data cannot tell."""
+        raise NotImplementedError
+
+
+class PlanRule(Spec):
+    """Looks at a plan before anything is loaded; a module adds `kind` and its thresholds."""
+
+    def look(self, facts: PlanFacts) -> Advice | None:
+        """What is to be said of the plan; None where there is nothing."""
+        raise NotImplementedError

@@ -1,0 +1,1 @@
+"""Rules that look at what was measured; one rule is one file."""

@@ -1,0 +1,61 @@
+"""`--supervised`: the same command as a child that is ended when it hangs, and started again from what is on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import typer
+
+SUPERVISED = typer.Option(False, "--supervised", help="Watch the run: end it when nothing moves, and resume it.")
+STALL_SECONDS = typer.Option(
+    None, "--stall-seconds", min=1, help="Time without a new token, verdict or training pass (default 600)."
+)
+MAX_RESTARTS = typer.Option(
+    None, "--max-restarts", min=0, help="Restarts in a row that finish nothing, before giving up (default 3)."
+)
+
+
+def check_unused(stall_seconds: float | None, max_restarts: int | None) -> None:
+    """Refuse settings of a supervisor where there is none.
+
+    Raises:
+        ConfigError: One of them is given.
+    """
+    from halo_forge.errors import ConfigError
+
+    for name, value in (("--stall-seconds", stall_seconds), ("--max-restarts", max_restarts)):
+        if value is not None:
+            raise ConfigError(f"{name} {value:g}: nobody supervises this run", f"add --supervised, or leave {name} out")
+
+
+def supervise_run(
+    first: Sequence[str],
+    again: Callable[[], Sequence[str]],
+    root: Path,
+    stall_seconds: float | None,
+    max_restarts: int | None,
+) -> typer.Exit:
+    """Run `halo-forge` with these arguments under a supervisor; what to leave with."""
+    from halo_forge.supervisor import Limits, supervise
+
+    limits = Limits()
+    if stall_seconds is not None:
+        limits = dataclasses.replace(limits, stall_seconds=stall_seconds)
+    if max_restarts is not None:
+        limits = dataclasses.replace(limits, max_restarts=max_restarts)
+    code = supervise([*_program(), *first], lambda: [*_program(), *again()], root, limits, _say)
+    return typer.Exit(code)
+
+
+def _program() -> list[str]:
+    """The command line of this very process up to its arguments: a script, `-m halo_forge`, options of Python."""
+    return [sys.executable, *sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]]
+
+
+def _say(text: str) -> None:
+    if sys.stderr.isatty():
+        print("\x1b[?25h", file=sys.stderr, end="")  # a killed child could not show the cursor again
+    print(f"supervisor: {text}", file=sys.stderr, flush=True)

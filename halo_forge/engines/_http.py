@@ -1,0 +1,118 @@
+"""JSON over HTTP to a server that may be away for a while; the standard library is enough for that."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import socket
+import threading
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+CONNECT_SECONDS = 10.0
+TRY_AGAIN = frozenset({408, 425, 429}) | frozenset(range(500, 600))
+"""Statuses that pass: too much to do, or a server that is starting, ending or stumbled."""
+
+
+class Unreachable(Exception):
+    """No answer, or one that says to come back: what was asked may be asked again."""
+
+
+class Refused(Exception):
+    """The server understood and said no.
+
+    Attributes:
+        status: Of HTTP.
+    """
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class Client:
+    """Requests from many threads, each on a connection of its own.
+
+    Attributes:
+        aborted: Nobody waits for answers any more.
+
+    Args:
+        base_url: Such as `http://127.0.0.1:8000/v1`.
+        timeout_seconds: The longest wait for an answer.
+        key_variable: The environment variable that holds the key of the server, if it asks for one.
+    """
+
+    def __init__(self, base_url: str, *, timeout_seconds: float, key_variable: str | None = None) -> None:
+        self.base_url = base_url.rstrip("/")
+        self.timeout_seconds = timeout_seconds
+        key = None if key_variable is None else os.environ.get(key_variable)
+        self._headers = {"Content-Type": "application/json"}
+        if key is not None:
+            self._headers["Authorization"] = f"Bearer {key}"
+        self._open: set[http.client.HTTPConnection] = set()
+        self._lock = threading.Lock()
+        self.aborted = False
+
+    def post(self, path: str, body: Mapping[str, Any]) -> bytes:
+        """What the server answers to `POST base_url/path`.
+
+        Raises:
+            Unreachable: It may be asked again.
+            Refused: It must not be asked again like this.
+        """
+        return self._ask("POST", self.base_url + path, json.dumps(body).encode())
+
+    def get(self, url: str, *, timeout_seconds: float | None = None) -> bytes:
+        """What the server answers to `GET url`; raises as `post` does."""
+        return self._ask("GET", url, None, timeout_seconds)
+
+    def model_names(self) -> list[str]:
+        """What the server calls the models that it serves; raises as `post` does."""
+        url = f"{self.base_url}/models"
+        try:
+            return [str(model["id"]) for model in json.loads(self.get(url, timeout_seconds=CONNECT_SECONDS))["data"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise Refused(200, f"GET {url}: not a list of models: {error}") from error
+
+    def begin(self) -> None:
+        """Take requests again after `abort`."""
+        self.aborted = False
+
+    def abort(self) -> None:
+        """End all requests in flight; the threads that wait for them get `Unreachable`, most servers stop sampling."""
+        with self._lock:
+            self.aborted = True
+            for connection in self._open:
+                if connection.sock is not None:
+                    with contextlib.suppress(OSError):  # the other end has hung up already
+                        connection.sock.shutdown(socket.SHUT_RDWR)
+
+    def _ask(self, method: str, url: str, body: bytes | None, timeout_seconds: float | None = None) -> bytes:
+        parts = urlsplit(url)
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        connection = kind(parts.netloc, timeout=CONNECT_SECONDS)
+        path = parts.path + (f"?{parts.query}" if parts.query else "")
+        try:
+            with self._lock:
+                self._open.add(connection)
+            connection.connect()
+            with self._lock:
+                if self.aborted:
+                    raise ConnectionAbortedError("given up")
+            connection.sock.settimeout(self.timeout_seconds if timeout_seconds is None else timeout_seconds)
+            connection.request(method, path, body=body, headers=self._headers)
+            answer = connection.getresponse()
+            data = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise Unreachable(f"{method} {url}: {str(error) or type(error).__name__}") from error
+        finally:
+            with self._lock:
+                self._open.discard(connection)
+            connection.close()
+        if 200 <= answer.status < 300:
+            return data
+        text = f"{method} {url}: HTTP {answer.status} {data.decode(errors='replace')[:500]}"
+        raise Unreachable(text) if answer.status in TRY_AGAIN else Refused(answer.status, text)

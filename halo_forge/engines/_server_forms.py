@@ -1,0 +1,147 @@
+"""How servers that speak the OpenAI completions protocol want to be asked, and what they answer.
+
+The protocol leaves out what a policy must be sampled with: no top_k of the server's own choice, no penalties, the
+special tokens kept, the stop string kept.  Every server has its own fields for that.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from halo_forge.engines.transformers import cut_after
+from halo_forge.records import Completion, SampleRequest
+
+if TYPE_CHECKING:
+    from halo_forge.policy import Policy
+
+Server = Literal["vllm", "sglang", "llama_cpp", "transformers", "openai"]
+
+_PLAIN = {"min_p": 0.0, "repetition_penalty": 1.0, "skip_special_tokens": False}
+
+
+@dataclass(frozen=True)
+class Form:
+    """What one server takes beyond the protocol.
+
+    Attributes:
+        extra: Fields of every request.
+        takes_ids: The prompt goes as token ids, so that nothing is added to it.
+        all_tokens: Its top_k for "all"; None where it takes no top_k.
+        keeps_stop: It leaves the stop string in the text.  Without that nobody knows which one ended an answer, so
+            it is not told of them: it samples on to the end, and the answer is cut here.
+        stop_ids: It takes token ids that end an answer.
+    """
+
+    extra: Mapping[str, Any]
+    takes_ids: bool = False
+    all_tokens: int | None = None
+    keeps_stop: bool = False
+    stop_ids: bool = False
+
+
+FORMS: dict[Server, Form] = {
+    "vllm": Form(
+        {**_PLAIN, "return_token_ids": True, "include_stop_str_in_output": True},
+        takes_ids=True,
+        all_tokens=-1,
+        keeps_stop=True,
+        stop_ids=True,
+    ),
+    "sglang": Form({**_PLAIN, "no_stop_trim": True}, takes_ids=True, all_tokens=-1, keeps_stop=True, stop_ids=True),
+    "llama_cpp": Form({"min_p": 0.0, "repeat_penalty": 1.0}, takes_ids=True, all_tokens=0),
+    "transformers": Form({}, keeps_stop=True),
+    "openai": Form({}),
+}
+
+
+def question(
+    server: Server,
+    model: str,
+    prompt: str | Sequence[int],
+    request: SampleRequest,
+    *,
+    stop: Sequence[str],
+    stop_ids: Collection[int],
+) -> dict[str, Any]:
+    """The body of `POST /completions`.
+
+    Args:
+        prompt: Token ids for a server that takes them, else text.
+    """
+    form = FORMS[server]
+    body: dict[str, Any] = {
+        "model": model,
+        "prompt": prompt,
+        "max_tokens": request.max_new_tokens,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        # llama.cpp keeps 32 bits, and its largest number stands for "any seed".
+        "seed": request.seed % 2**31,
+        **form.extra,
+    }
+    if form.keeps_stop and stop:
+        body["stop"] = list(stop)
+    if form.stop_ids:
+        body["stop_token_ids"] = sorted(stop_ids)
+    if form.all_tokens is not None:
+        body["top_k"] = form.all_tokens if request.top_k is None else request.top_k
+    if server == "transformers":
+        # It has no fields for these, and starts from the model's own generation settings unless it is given others.
+        settings = {"do_sample": request.temperature > 0, "top_k": 0 if request.top_k is None else request.top_k}
+        body["generation_config"] = json.dumps({**settings, "eos_token_id": sorted(stop_ids)})
+    return body
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One choice of an answer.
+
+    Attributes:
+        token_ids: Those that were sampled, the end of turn included; None where the server does not say.
+        reason: Why it ended, as the server says.
+    """
+
+    text: str
+    token_ids: tuple[int, ...] | None
+    reason: str | None
+
+
+def reply(data: bytes) -> Reply:
+    """The one choice of an answer.
+
+    Raises:
+        ValueError: It is not an answer of this protocol.
+    """
+    try:
+        (choice,) = json.loads(data)["choices"]
+        ids, reason = choice.get("token_ids"), choice.get("finish_reason")
+        return Reply(str(choice["text"]), None if ids is None else tuple(int(each) for each in ids), reason)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a completion: {data[:200]!r}") from error
+
+
+def completion(policy: Policy, request: SampleRequest, found: Reply, stop: Sequence[str]) -> Completion:
+    """The completion in a reply: without the end of turn, and up to and including the first stop string."""
+    tokenizer, text, ids = policy.tokenizer, found.text, found.token_ids
+    if ids is not None:
+        ids = ids[:-1] if ids and ids[-1] in policy.stop_ids else ids
+        text = str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    elif found.reason == "stop":
+        for token in policy.stop_ids:
+            text = text.removesuffix(str(tokenizer.decode([token])))
+    ended = found.reason == "stop" or any(mark in text for mark in stop)
+    text = cut_after(text, stop)
+    if ids is None:
+        ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return Completion(
+        prompt_id=request.prompt_id,
+        index=request.index,
+        text=policy.response_prefix + text,
+        token_ids=ids,
+        finish="stop" if ended else "length",
+        seed=request.seed,
+        policy_version=policy.version,
+    )

@@ -1,0 +1,159 @@
+"""Engine `recorded`: the completions of an earlier run, so that it can be repeated under other settings.
+
+Another schedule, selection or verifier is tried without sampling again.  Cycle c gets what the recorded run sampled
+in its cycle c, whatever our own adapter is by then: from cycle 2 on the answers are another policy's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from halo_forge.engines._spec import EngineSpec
+from halo_forge.errors import ConfigError
+from halo_forge.records import Completion, Prompt, SampleRequest
+from halo_forge.yaml_io import load_document
+
+if TYPE_CHECKING:
+    from halo_forge.policy import Policy
+
+KEYS = ("temperature", "top_p", "top_k", "max_new_tokens")
+"""Of a request: a completion that was drawn at other values is not its answer."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordedEngine:
+    """Looks requests up in the sealed files of a run.
+
+    Attributes:
+        root: The recorded run's directory.
+        prefix: What every answer begins with.
+    """
+
+    root: Path
+    prefix: str
+
+    def sample(
+        self, prompts: Mapping[str, Prompt], requests: Sequence[SampleRequest], policy_version: int
+    ) -> Iterator[Completion]:
+        """The recorded completion of each request, in the order of the requests.
+
+        Raises:
+            ConfigError: A request is not in the record, or was recorded at other sampling settings.
+        """
+        lap, test = self.root / f"cycles/{policy_version + 1:03d}", self.root / f"test/v{policy_version:03d}"
+        config = load_document(self.root / "config.resolved.yaml").data
+        found: dict[tuple[str, int], tuple[Completion, dict[str, Any]]] = {}
+        for path in (lap / "completions.jsonl", lap / "dev_completions.jsonl", test / "completions.jsonl"):
+            if path.is_file():
+                drawn_at = _drawn_at(path, config)
+                for completion in _completions(path):
+                    found[completion.prompt_id, completion.index] = completion, drawn_at
+        for request in requests:
+            key = request.prompt_id, request.index
+            if key not in found:
+                num_found = sum(each[0] == request.prompt_id for each in found)
+                raise ConfigError(*self._missing(request, policy_version, num_found))
+            completion, drawn_at = found[key]
+            self._refuse_other_settings(request, drawn_at)
+            if not completion.text.startswith(self.prefix):
+                raise ConfigError(
+                    f"prompts.response_prefix: found {self.prefix!r}; the answers of {self.root} do not begin with it",
+                    "set it to what the recorded run had (see its config.resolved.yaml)",
+                )
+            yield dataclasses.replace(completion, policy_version=policy_version)
+
+    def _missing(self, request: SampleRequest, policy_version: int, num_found: int) -> tuple[str, str]:
+        """Message and hint."""
+        num_laps = len(list(self.root.glob("cycles/*/completions.jsonl")))
+        tested = ", ".join(sorted(each.name for each in self.root.glob("test/v*"))) or "none"
+        return (
+            f"engine.run: {self.root} holds no sample {request.index} of prompt {request.prompt_id!r} by"
+            f" v{policy_version}: {num_found} samples of this prompt by this version, {num_laps} laps (the last one"
+            f" dev only), on test: {tested}",
+            "ask for at most what is there: raft.num_cycles, raft.samples_per_prompt, raft.prompts_per_cycle,"
+            " evaluation.samples_per_prompt, the recorded run's seed and prompts;"
+            " evaluation.test_at_end: false where another version than there is to be tested",
+        )
+
+    def _refuse_other_settings(self, request: SampleRequest, drawn_at: Mapping[str, Any]) -> None:
+        for key in KEYS:
+            asked = getattr(request, key)
+            if asked != drawn_at[key]:
+                raise ConfigError(
+                    f"{key}: found {asked} for prompt {request.prompt_id!r}, but {self.root} was sampled at"
+                    f" {drawn_at[key]}",
+                    "give the engine and evaluation sections the values of the recorded run's config.resolved.yaml",
+                )
+
+
+class RecordedSpec(EngineSpec):
+    """The completions of an earlier run."""
+
+    kind: Literal["recorded"] = "recorded"
+    run: str
+    """Directory of the run whose completions are taken."""
+    train: bool = True
+    """false loads no model and trains nothing: what would be selected, in seconds."""
+
+    @property
+    def needs_policy(self) -> bool:  # type: ignore[override]
+        """Whether the model is loaded."""
+        return self.train
+
+    def open(self, policy: Policy | None) -> RecordedEngine:
+        """An engine over the run's files.
+
+        Raises:
+            ConfigError: There is no run, or nothing of it is sealed.
+        """
+        root = self._root()
+        if not (root / "run.json").is_file() or not _sealed(root):
+            raise ConfigError(
+                f"engine.run: {self.run}: no sealed completions of a run here",
+                "name the output_dir of a run (it holds run.json and cycles/)",
+            )
+        return RecordedEngine(root, "" if policy is None else policy.response_prefix)
+
+    def inputs(self) -> dict[str, str]:
+        """The digest of the recorded completions: with others it is another run."""
+        digest, root = hashlib.sha256(), self._root()
+        for path in _sealed(root):
+            digest.update(str(path.relative_to(root)).encode() + hashlib.sha256(path.read_bytes()).digest())
+        return {"recorded_sha256": digest.hexdigest()}
+
+    def _root(self) -> Path:
+        return Path(self.run).expanduser()
+
+
+def _sealed(root: Path) -> list[Path]:
+    return sorted([*root.glob("cycles/*/*completions.jsonl"), *root.glob("test/*/completions.jsonl")])
+
+
+def _completions(path: Path) -> Iterator[Completion]:
+    # Not splitlines: an answer may hold other line separators, which JSON leaves as they are.
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
+        try:
+            yield Completion.from_row(json.loads(line))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ConfigError(
+                f"engine.run: {path}:{number}: not a completion: {error}", "name a run whose files were not edited"
+            ) from error
+
+
+def _drawn_at(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The sampling settings behind a file of completions: the cycle's own for train, fixed ones for dev and test."""
+    sampling = path.parent / "sampling.json"
+    train = path.name == "completions.jsonl" and sampling.is_file()
+    values = json.loads(sampling.read_bytes()) if train else config["evaluation"]
+    engine = config["engine"]
+    return {
+        "temperature": values["temperature"],
+        "top_p": values["top_p"],
+        "top_k": engine["top_k"],
+        "max_new_tokens": engine["max_new_tokens"],
+    }

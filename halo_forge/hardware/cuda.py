@@ -1,0 +1,37 @@
+"""Profile `cuda`: an NVIDIA GPU."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass
+
+from halo_forge.hardware._profile import Profile
+
+
+@dataclass(frozen=True)
+class Cuda(Profile):
+    """Memory of its own, whose size torch alone tells: before it is imported, sizes follow the model only."""
+
+    name = "cuda"
+    device = "cuda"
+    memory_fraction: float = 0.9
+    optimizer: str = "adamw_torch_fused"
+    pin_memory: bool = True
+    rows = ((3.5e9, 128), (math.inf, 64))
+    tokens = ((2e9, 8192), (4e9, 4096), (math.inf, 2048))
+
+    def dtype(self) -> str:
+        """bfloat16, or float16 where the GPU only emulates it (compute capability below 8.0)."""
+        torch = sys.modules.get("torch")
+        if torch is None or not torch.cuda.is_available():
+            return "bfloat16"
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+
+    def memory_budget_bytes(self) -> int | None:
+        """A share of what the driver says is free, and of what torch holds and does not use."""
+        torch = sys.modules.get("torch")
+        if torch is None or not torch.cuda.is_available():
+            return None
+        unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return int((torch.cuda.mem_get_info()[0] + unused) * self.memory_fraction)

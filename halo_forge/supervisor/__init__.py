@@ -1,0 +1,113 @@
+"""Runs the job as a child, ends it when nothing moves, and starts it again from what is on disk.
+
+A child is alive while it gives signs of progress (`heartbeat`): a new token, a record on disk, a training pass.  One
+that gives none for the set time is ended, whatever it waits for; one that a signal ended is started again too.  An
+attempt has got further if the run directory holds more finished work than before it; a run whose attempts get no
+further is given up.  Exit codes of the child pass through.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from halo_forge.errors import NoProgress
+from halo_forge.hardware import Machine, detect
+from halo_forge.store.files import read_jsonl
+from halo_forge.store.run import Run
+from halo_forge.supervisor._child import Child, End, held_back_signals
+from halo_forge.supervisor._join import PIPE_VARIABLE, join
+
+__all__ = ["PIPE_VARIABLE", "Limits", "finished_work", "join", "num_attempts", "supervise"]
+
+_AFTER_A_STALL = {"gfx1151": {"HSA_ENABLE_INTERRUPT": "0"}}
+"""Where interrupts of the GPU get lost, asking for its state instead was seen to cure it; it costs a CPU core."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a child counts as stalled, and when its run is given up.
+
+    Attributes:
+        stall_seconds: Time without any sign of progress.
+        max_restarts: Restarts in a row without finished work in between.
+    """
+
+    stall_seconds: float = 600.0
+    max_restarts: int = 3
+
+
+def supervise(
+    first: Sequence[str],
+    again: Callable[[], Sequence[str]],
+    root: Path,
+    limits: Limits,
+    say: Callable[[str], None],
+    machine: Machine | None = None,
+) -> int:
+    """Run `first`, then `again()` as often as it takes; the exit code of the last attempt.
+
+    Args:
+        first, again: Command lines.  `again` resumes what the attempts before it left.
+        root: The run directory.
+        say: Gets one line for each thing that a user should know.
+
+    Raises:
+        NoProgress: Too many attempts in a row got no further, or one cannot be ended.
+        RunDirError: Another process writes to the run.
+    """
+    command, environment, num_restarts = first, dict(os.environ), 0
+    finished = finished_work(root)
+    machine = Machine() if machine is None else machine
+    with held_back_signals() as signals:
+        while True:
+            end = Child(command, environment, limits.stall_seconds, signals, machine).run()
+            if end.why in ("exited", "interrupted"):
+                return end.code
+            now = finished_work(root)
+            num_restarts, finished = (0 if now != finished else num_restarts) + 1, now
+            given_up = num_restarts > limits.max_restarts
+            if end.why == "stalled":
+                wanted = _AFTER_A_STALL.get(detect(machine).name, {})
+                changes = {name: value for name, value in wanted.items() if name not in environment}
+                environment |= changes
+            else:
+                changes = {}
+            _note(root, end, {} if given_up else {"restart": num_restarts, "environment": changes})
+            if given_up:
+                raise NoProgress(
+                    f"given up after {limits.max_restarts} restarts that finished nothing; the last attempt {end.seen}",
+                    "see the stacks above for where it was and `halo-forge doctor` for the machine; raise"
+                    " --stall-seconds if it was only slow; then run the same command with --resume",
+                )
+            number = f"restart {num_restarts} of at most {limits.max_restarts} without progress"
+            settings = "".join(f", with {name}={value}" for name, value in changes.items())
+            say(f"the run {end.seen}; {number}{settings}")
+            command = again()
+
+
+def finished_work(root: Path) -> frozenset[tuple[str, int]]:
+    """The files (name, size) that a resumed run builds on; what training had not finished is not among them."""
+    found = set()
+    for name in ("cycles", "test", "result.json"):
+        for path in [root / name, *(root / name).rglob("*")]:
+            parts = path.relative_to(root).parts
+            if path.is_file() and "training.part" not in parts and not path.name.startswith("."):
+                found.add(("/".join(parts), path.stat().st_size))
+    return frozenset(found)
+
+
+def num_attempts(root: Path) -> int:
+    """How often the run in `root` was started so far that everything was loaded."""
+    path = root / "events.jsonl"
+    return sum(row["event"] == "attempt_started" for row in read_jsonl(path)) if path.is_file() else 0
+
+
+def _note(root: Path, end: End, more: Mapping[str, Any]) -> None:
+    """What happened, into events.jsonl; a run that was not even started has none."""
+    if (root / "run.json").is_file():
+        with Run(root) as run:
+            run.event("attempt_ended", why=end.why, **end.fields, **more)

@@ -1,0 +1,54 @@
+"""AdamW's state in a file, so that a cycle can go on where the one before it stopped; imported late: it needs torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from halo_forge.errors import RunDirError
+from halo_forge.policy import explained
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+STEP = "step"
+
+
+def save_state(optimizer: Any, model: Any, path: Path) -> None:
+    """Write `<weight>.exp_avg`, `<weight>.exp_avg_sq` and `<weight>.step` of every trained weight, in float32."""
+    tensors = {
+        f"{name}.{part}": optimizer.state[weight][part].detach().to("cpu", copy=True).contiguous()
+        for name, weight in model.named_parameters()
+        if weight.requires_grad and optimizer.state.get(weight)
+        for part in (*MOMENTS, STEP)
+    }
+    save_file(tensors, str(path))
+
+
+def restore_state(optimizer: Any, model: Any, path: Path, *, with_steps: bool) -> None:
+    """Give a fresh optimizer the moments in `path`, and the number of steps behind them or none.
+
+    AdamW scales its moments up in the first steps, because they start at 0.  Moments that go on with a step count of 0
+    are scaled up all the same, the second one more than the first: the first updates are small, a warm-up of its own.
+
+    Raises:
+        RunDirError: The state is not that of these weights.
+    """
+    with explained(str(path)):
+        tensors = load_file(str(path))
+    weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    wanted = {f"{name}.{part}": weight.shape for name, weight in weights.items() for part in MOMENTS}
+    found = {name: tensor.shape for name, tensor in tensors.items() if not name.endswith(f".{STEP}")}
+    if found != wanted:
+        name = sorted(set(found.items()) ^ set(wanted.items()))[0][0]
+        raise RunDirError(
+            f"{path}: not the optimizer state of this adapter: {name} differs",
+            "redo the cycle that wrote it with `halo-forge raft resume RUN --from-cycle N`",
+        )
+    for name, weight in weights.items():
+        steps = tensors[f"{name}.{STEP}"]
+        optimizer.state[weight] = {
+            STEP: steps if with_steps else torch.zeros_like(steps),
+            **{part: tensors[f"{name}.{part}"].to(weight.device) for part in MOMENTS},
+        }

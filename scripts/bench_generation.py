@@ -1,0 +1,195 @@
+"""How fast the `transformers` engine samples, against the library's `generate` on the same work.
+
+Real tokens a second (the end of turn counted, padding not) of our engine and of `generate` at its own best batch size,
+alternately, in one run: the same prompts of builtin:c/train, the same number of samples, temperature 1, the same
+limit of new tokens, the adapter on.  The ceiling is what the matrix products of the model's own shapes reach here.
+
+    python scripts/bench_generation.py [--new-tokens 256] [--prompts 64] [--samples 8] [--repeats 1]
+    python scripts/bench_generation.py --shape qwen2.5-1.5b      # random weights of that shape; for a GPU
+
+The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from _bench import Figure, alternately
+
+from halo_forge.config.sections import LoraSection, ModelSection
+from halo_forge.engines.transformers import TransformersSpec
+from halo_forge.policy import Policy
+from halo_forge.prompts import load_prompts
+from halo_forge.records import Prompt, SampleRequest
+from halo_forge.seeds import derive_seed
+
+MODEL = "models/smollm2-135m-instruct"
+TARGETS = {("cpu", 256): 2.5, ("cpu", 512): 3.0}
+GPU_TARGET = 5.0
+BATCH_SIZES = {"cpu": (32, 64, 128), "cuda": (64, 128, 256)}
+SHAPES = {
+    "qwen2.5-1.5b": {
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
+    }
+}
+
+
+def random_model(name: str, tokenizer_of: str, folder: Path) -> str:
+    """A model of that shape with random weights in `folder`, with the tokenizer of another one."""
+    import torch
+    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_of)
+    torch.manual_seed(0)
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    model = Qwen2ForCausalLM(Qwen2Config(**SHAPES[name], **ends)).to(torch.bfloat16)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def make_requests(prompts: Sequence[Prompt], num_samples: int, new_tokens: int) -> list[SampleRequest]:
+    """Untruncated sampling at temperature 1."""
+    return [
+        SampleRequest(prompt.id, index, derive_seed(0, "bench", prompt.id, index), 1.0, 1.0, None, new_tokens)
+        for prompt in prompts
+        for index in range(num_samples)
+    ]
+
+
+def engine_rate(policy: Policy, prompts: Mapping[str, Prompt], requests: list[SampleRequest], rows: Any) -> float:
+    """Real tokens a second of our engine."""
+    engine = TransformersSpec(batch_size=rows, max_new_tokens=requests[0].max_new_tokens).open(policy)
+    started = time.perf_counter()
+    done = list(engine.sample(prompts, requests, policy.version))
+    num_tokens = sum(len(each.token_ids) + (each.finish == "stop") for each in done)
+    return num_tokens / (time.perf_counter() - started)
+
+
+def generate_rate(policy: Policy, prompts: Mapping[str, Prompt], requests: list[SampleRequest], rows: int) -> float:
+    """Real tokens a second of `generate`, in batches of `rows` requests sorted by the length of their prompts."""
+    import torch
+
+    ids = {prompt_id: policy.prompt_ids(prompt) for prompt_id, prompt in prompts.items()}
+    ordered = sorted(requests, key=lambda each: len(ids[each.prompt_id]))
+    pad = policy.tokenizer.pad_token_id
+    num_tokens, started = 0, time.perf_counter()
+    for first in range(0, len(ordered), rows):
+        batch = [ids[request.prompt_id] for request in ordered[first : first + rows]]
+        longest = max(map(len, batch))
+        inputs = torch.tensor([[pad] * (longest - len(one)) + one for one in batch], device=policy.device)
+        mask = torch.tensor([[0] * (longest - len(one)) + [1] * len(one) for one in batch], device=policy.device)
+        with torch.inference_mode():
+            made = policy.model.generate(
+                input_ids=inputs,
+                attention_mask=mask,
+                do_sample=True,
+                temperature=1.0,
+                top_p=1.0,
+                top_k=0,
+                max_new_tokens=requests[0].max_new_tokens,
+                eos_token_id=sorted(policy.stop_ids),
+                pad_token_id=pad,
+            )[:, longest:].tolist()
+        for row in made:
+            ends = [position for position, token in enumerate(row) if token in policy.stop_ids]
+            num_tokens += ends[0] + 1 if ends else len(row)
+    return num_tokens / (time.perf_counter() - started)
+
+
+def best_batch_size(policy: Policy, prompts: Mapping[str, Prompt], requests: list[SampleRequest]) -> int:
+    """The batch size at which `generate` is fastest, each tried on as many requests as the largest."""
+    sizes = [size for size in BATCH_SIZES[policy.device.type] if size <= len(requests)] or [len(requests)]
+    part = requests[:: max(1, len(requests) // max(sizes))][: max(sizes)]
+    rates = {size: generate_rate(policy, prompts, part, size) for size in sizes}
+    print("generate by batch size:", ", ".join(f"{size}: {rate:.0f} tokens/s" for size, rate in rates.items()))
+    return max(rates, key=lambda size: rates[size])
+
+
+def product_ceiling(policy: Policy) -> float:
+    """Tokens a second if nothing but the matrix products of one token were left, at the best rate seen here."""
+    import torch
+
+    weights = [
+        module.weight for module in policy.model.get_base_model().modules() if isinstance(module, torch.nn.Linear)
+    ]
+    shapes = {tuple(weight.shape) for weight in weights if min(weight.shape) > 64}  # not the adapter's
+    num_flop = sum(2 * weight.numel() for weight in weights if tuple(weight.shape) in shapes)
+    best = 0.0
+    for rows in (64, 128, 256, 512):
+        seconds = flop = 0.0
+        for shape in shapes:
+            left = torch.randn(rows, shape[1], device=policy.device, dtype=policy.model.dtype)
+            right = torch.randn(shape[1], shape[0], device=policy.device, dtype=policy.model.dtype)
+            seconds += min(_seconds(lambda a=left, b=right: a @ b) for _ in range(5))  # type: ignore[misc]
+            flop += 2 * rows * shape[0] * shape[1]
+        best = max(best, flop / seconds)
+    print(f"matrix products: {best / 1e9:.0f} GFLOP/s; {num_flop / 1e6:.0f} MFLOP a token")
+    return best / num_flop
+
+
+def _seconds(action: Any) -> float:
+    import torch
+
+    started = time.perf_counter()
+    action()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default=MODEL, help=f"folder or hub id (default {MODEL})")
+    parser.add_argument("--shape", choices=sorted(SHAPES), help="random weights of this shape in place of the model's")
+    parser.add_argument("--new-tokens", type=int, default=256, help="limit of new tokens (default 256)")
+    parser.add_argument("--prompts", type=int, default=64, help="prompts (default 64)")
+    parser.add_argument("--samples", type=int, default=8, help="samples of each prompt (default 8)")
+    parser.add_argument("--repeats", type=int, default=1, help="alternations of both sides (default 1)")
+    parser.add_argument("--rows", type=int, help="our rows in flight (default: what batch_size auto takes)")
+    arguments = parser.parse_args()
+    if min(arguments.new_tokens, arguments.prompts, arguments.samples, arguments.repeats) < 1:
+        parser.error("--new-tokens, --prompts, --samples and --repeats must be at least 1")
+    if not Path(arguments.model).exists() and arguments.model == MODEL:
+        sys.exit(f"error: {MODEL} is missing\n  do: make model")
+    with tempfile.TemporaryDirectory(prefix="halo-forge-bench-") as name:
+        model = (
+            arguments.model if arguments.shape is None else random_model(arguments.shape, arguments.model, Path(name))
+        )
+        policy = Policy.load(ModelSection(model_name_or_path=model), LoraSection(), seed=0)
+    chosen = load_prompts("builtin:c/train", language="c", limit=arguments.prompts)
+    prompts = {prompt.id: prompt for prompt in chosen}
+    requests = make_requests(chosen, arguments.samples, arguments.new_tokens)
+    rows = "auto" if arguments.rows is None else arguments.rows
+    ceiling = product_ceiling(policy)
+    # Also warms both sides up.
+    theirs = best_batch_size(policy, prompts, requests)
+    engine_rate(policy, prompts, requests[:64], rows)
+    ours, baseline = alternately(
+        arguments.repeats,
+        lambda: generate_rate(policy, prompts, requests, theirs),
+        lambda: engine_rate(policy, prompts, requests, rows),
+    )
+    device = policy.device.type
+    what = (
+        f"{arguments.shape or Path(arguments.model).name}, {len(requests)} samples, {arguments.new_tokens} new tokens"
+    )
+    target = TARGETS.get((device, arguments.new_tokens)) if device == "cpu" else GPU_TARGET
+    unit = f"tokens/s (generate at batch size {theirs})"
+    Figure(f"generation, {what}", ours, baseline, unit, target, ceiling).show()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,283 @@
+"""How often decisions are wrong: false alarms and power of halo_forge.decisions, on simulated runs.
+
+A run is a start model and 8 retrainings, each measured on the same N dev prompts with k samples of each.  A prompt's
+true pass rate is Beta distributed over prompts (mean 0.5, intraclass correlation 0.3) plus a shift that all prompts
+share, cut to [0, 1]; every version is sampled independently.  Four truths: no change at all; a rise of 3 points in
+each of the first three retrainings, then a plateau; the same with a fall of 9 points in the last retraining; and with
+one of 3.5 points.  A fall hits prompts unequally (standard deviation 10 points); shifts are such that the means are
+exact in spite of the cut.  An alarm is a version of the run that is judged to have degraded (anywhere in it, so that
+the power includes the few false alarms before the fall).
+
+Judged by `screened` and `confirmed`, with the limit on the standard error lifted; then as shipped, limit included; then
+by rules that look once, for comparison.  Every share is shown beside the one that docs/decisions.md states, with its
+Monte-Carlo error.
+
+    python scripts/simulate_decisions.py [--runs 2000] [--seed 0]
+
+The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halo_forge.decisions import DecisionsSection, Judgement, Totals, confirmed, screened
+
+INTRACLASS_CORRELATION = 0.3
+SHAPE = (1.0 - INTRACLASS_CORRELATION) / (2.0 * INTRACLASS_CORRELATION)
+"""Both parameters of the Beta distribution with mean 0.5 and that correlation."""
+SPREAD_OF_FALL = 0.1
+MEAN_AT_START = 0.5
+RISE = (0.0, 0.03, 0.06, 0.09, 0.09, 0.09, 0.09, 0.09)
+TRUTHS: Mapping[str, tuple[float, ...]] = {
+    "flat": (0.0,) * 9,
+    "plateau": (*RISE, 0.09),
+    "fall of 9 points": (*RISE, 0.0),
+    "fall of 3.5 points": (*RISE, 0.055),
+}
+SIZES = ((24, 4), (64, 8), (200, 8))
+LOOSE = {"max_standard_error": 1.0}
+RULES: Mapping[str, DecisionsSection] = {
+    "screen, confirm at -1.645": DecisionsSection(confirm_z=-1.645, **LOOSE),
+    "screen, confirm at -2.0": DecisionsSection(confirm_z=-2.0, **LOOSE),
+    "as shipped": DecisionsSection(),
+}
+
+Interval = tuple[float, float]
+STATED: Mapping[tuple[str, str], Interval | Mapping[tuple[int, int], float]] = {
+    ("screen, confirm at -1.645", "flat"): (0.11, 0.12),
+    ("screen, confirm at -1.645", "plateau"): (0.06, 0.08),
+    ("screen, confirm at -1.645", "fall of 9 points"): {(24, 4): 0.33, (64, 8): 0.91, (200, 8): 1.0},
+    ("screen, confirm at -1.645", "fall of 3.5 points"): {(24, 4): 0.11, (64, 8): 0.27, (200, 8): 0.66},
+    ("screen, confirm at -2.0", "flat"): (0.05, 0.07),
+    ("screen, confirm at -2.0", "plateau"): (0.03, 0.04),
+    ("screen, confirm at -2.0", "fall of 9 points"): {(24, 4): 0.22, (64, 8): 0.85, (200, 8): 1.0},
+    ("screen, confirm at -2.0", "fall of 3.5 points"): {(24, 4): 0.06, (64, 8): 0.17, (200, 8): 0.54},
+    ("lower than the one before", "flat"): (1.0, 1.0),
+    ("lower than the one before", "plateau"): (1.0, 1.0),
+    ("two falls in a row", "flat"): (0.65, 0.70),
+    ("two falls in a row", "plateau"): (0.50, 0.53),
+    ("z below -1.645 against the best", "flat"): (0.62, 0.65),
+    ("z below -1.645 against the best", "plateau"): (0.40, 0.51),
+    ("Bonferroni against the best", "flat"): (0.14, 0.21),
+    ("Bonferroni against the best", "plateau"): (0.08, 0.13),
+    ("CUSUM against the best", "flat"): (0.43, 0.47),
+    ("CUSUM against the best", "plateau"): (0.19, 0.27),
+}
+"""(rule, truth) -> the share of runs with an alarm that docs/decisions.md states."""
+
+NUM_CALIBRATION = 200_000
+
+Rates = NDArray[np.float64]
+"""Measured pass rates, versions x prompts."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """The share of simulated runs with an alarm, under one rule, truth and size."""
+
+    rule: str
+    truth: str
+    num_prompts: int
+    num_samples: int
+    num_runs: int
+    num_alarms: int
+
+    @property
+    def measured(self) -> float:
+        return self.num_alarms / self.num_runs
+
+    @property
+    def error(self) -> float:
+        """Monte-Carlo standard error of `measured`."""
+        return _error(self.measured, self.num_runs)
+
+    @property
+    def stated(self) -> Interval | None:
+        found = STATED.get((self.rule, self.truth))
+        if isinstance(found, Mapping):
+            value = found[self.num_prompts, self.num_samples]
+            return value, value
+        return found
+
+    @property
+    def agrees(self) -> bool:
+        """Within 3 standard errors of both simulations and the rounding of what is stated; True without a statement.
+
+        The errors are those at the stated share, and the stated shares are taken to be of 2,000 runs.
+        """
+        if self.stated is None:
+            return True
+        nearest = min(max(self.measured, self.stated[0]), self.stated[1])
+        room = 3.0 * math.hypot(_error(nearest, self.num_runs), _error(nearest, 2000)) + 0.005
+        return abs(self.measured - nearest) <= room
+
+
+def calibrated(truth: str) -> tuple[Rates, Rates]:
+    """The shift of every version, and the spread of it over prompts, that give the mean pass rates of a truth."""
+    generator = np.random.default_rng(0)
+    difficulty = generator.beta(SHAPE, SHAPE, NUM_CALIBRATION)
+    normal = generator.standard_normal(NUM_CALIBRATION)
+    levels = TRUTHS[truth]
+    shifts, spreads = [], []
+    for number, level in enumerate(levels):
+        falls = number > 0 and level < levels[number - 1]
+        spreads.append(SPREAD_OF_FALL if falls else 0.0)
+        low, high = -0.5, 0.5
+        for _ in range(20):
+            middle = (low + high) / 2
+            mean = np.clip(difficulty + middle + spreads[-1] * normal, 0.0, 1.0).mean()
+            low, high = (middle, high) if mean < MEAN_AT_START + level else (low, middle)
+        shifts.append((low + high) / 2)
+    return np.asarray(shifts), np.asarray(spreads)
+
+
+class Fresh:
+    """Samples of one run that are drawn anew, once for each incumbent and suspect: all rules look at the same."""
+
+    def __init__(self, generator: np.random.Generator, chances: Rates, num_samples: int) -> None:
+        self._generator = generator
+        self._chances = chances
+        self._num_samples = num_samples
+        self._drawn: dict[tuple[int, int], list[Totals]] = {}
+
+    def of(self, incumbent: int, suspect: int) -> list[Totals]:
+        """Those of the incumbent, and those of the suspect."""
+        if (incumbent, suspect) not in self._drawn:
+            passed = self._generator.binomial(self._num_samples, self._chances[[incumbent, suspect]])
+            self._drawn[incumbent, suspect] = _totals(passed, self._num_samples)
+        return self._drawn[incumbent, suspect]
+
+
+def _error(share: float, num_runs: int) -> float:
+    """The standard error of a share, with half a run more on either side so that 0 and 1 have one too."""
+    rate = (share * num_runs + 0.5) / (num_runs + 1)
+    return math.sqrt(rate * (1.0 - rate) / num_runs)
+
+
+def simulate(num_prompts: int, num_samples: int, truth: str, num_runs: int, seed: int) -> list[Share]:
+    """The shares of all rules, judged on the same simulated runs."""
+    generator = np.random.default_rng([seed, num_prompts, num_samples, list(TRUTHS).index(truth)])
+    shifts, spreads = calibrated(truth)
+    alarms = dict.fromkeys((*RULES, *SINGLE_LOOK), 0)
+    for _ in range(num_runs):
+        difficulty = generator.beta(SHAPE, SHAPE, num_prompts)
+        unequal = spreads[:, None] * generator.standard_normal((len(spreads), num_prompts))
+        chances = np.clip(difficulty + shifts[:, None] + unequal, 0.0, 1.0)
+        seen = generator.binomial(num_samples, chances)
+        totals = _totals(seen, num_samples)
+        anew = Fresh(generator, chances, num_samples)
+        for rule, settings in RULES.items():
+            alarms[rule] += _alarm(settings, totals, anew)
+        rates = seen / num_samples
+        for rule, alarm in SINGLE_LOOK.items():
+            alarms[rule] += alarm(rates)
+    return [Share(rule, truth, num_prompts, num_samples, num_runs, num) for rule, num in alarms.items()]
+
+
+def _totals(passed: NDArray[np.int64], num_samples: int) -> list[Totals]:
+    return [{str(prompt): (float(each), num_samples) for prompt, each in enumerate(row)} for row in passed]
+
+
+def _alarm(settings: DecisionsSection, seen: Sequence[Totals], anew: Fresh) -> bool:
+    """Whether a version of the run is judged to have degraded; the judgement is that of the tool."""
+    incumbent = 0
+    for version in range(1, len(seen)):
+        judgement: Judgement = screened(settings, incumbent, seen[incumbent], seen[version])
+        if judgement.outcome == "suspect":
+            judgement = confirmed(settings, judgement, *anew.of(incumbent, version))
+        if judgement.outcome == "degraded":
+            return True
+        if judgement.outcome == "improved":
+            incumbent = version
+    return False
+
+
+def _lower(rates: Rates) -> bool:
+    return bool((np.diff(rates.mean(axis=1)) < 0).any())
+
+
+def _two_falls(rates: Rates) -> bool:
+    falls = np.diff(rates.mean(axis=1)) < 0
+    return bool((falls[1:] & falls[:-1]).any())
+
+
+def _below_best(limit: float) -> Callable[[Rates], bool]:
+    return lambda rates: bool(min(_z_against_best(rates)) < limit)
+
+
+def _cusum(rates: Rates, slack: float = 0.5, limit: float = 3.0) -> bool:
+    total = 0.0
+    for z in _z_against_best(rates):
+        total = max(0.0, total - z - slack)
+        if total > limit:
+            return True
+    return False
+
+
+def _z_against_best(rates: Rates) -> list[float]:
+    """z of every version against the highest before it, paired by prompt."""
+    best, found = 0, []
+    for version in range(1, len(rates)):
+        differences = rates[version] - rates[best]
+        found.append(float(differences.mean() / (differences.std(ddof=1) / math.sqrt(len(differences)))))
+        if rates[version].mean() > rates[best].mean():
+            best = version
+    return found
+
+
+SINGLE_LOOK: Mapping[str, Callable[[Rates], bool]] = {
+    "lower than the one before": _lower,
+    "two falls in a row": _two_falls,
+    "z below -1.645 against the best": _below_best(-1.645),
+    "Bonferroni against the best": _below_best(NormalDist().inv_cdf(0.05 / 8)),
+    "CUSUM against the best": _cusum,
+}
+
+
+def report(shares: Sequence[Share]) -> str:
+    """One line a share."""
+    lines = [f"{'rule':<34}{'truth':<20}{'N x k':>8}{'measured':>10}{'+-':>7}  stated"]
+    for share in shares:
+        stated = "-" if share.stated is None else " to ".join(f"{each:.2f}" for each in sorted(set(share.stated)))
+        verdict = "" if share.agrees else "  DIFFERS"
+        size = f"{share.num_prompts}x{share.num_samples}"
+        lines.append(
+            f"{share.rule:<34}{share.truth:<20}{size:>8}{share.measured:>10.3f}{share.error:>7.3f}  {stated}{verdict}"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=2000, help="simulated runs for each truth and size")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    shares = [
+        share
+        for num_prompts, num_samples in SIZES
+        for truth in TRUTHS
+        for share in simulate(num_prompts, num_samples, truth, arguments.runs, arguments.seed)
+    ]
+    shares.sort(key=lambda share: ([*RULES, *SINGLE_LOOK].index(share.rule), list(TRUTHS).index(share.truth)))
+    print(report(shares))
+    stated = [share for share in shares if share.stated is not None]
+    rows = [
+        {"rule": share.rule, "truth": share.truth, "size": f"{share.num_prompts}x{share.num_samples}",
+         "measured": round(share.measured, 4), "error": round(share.error, 4), "stated": share.stated}
+        for share in shares
+    ]  # fmt: skip
+    summary = {"runs": arguments.runs, "seed": arguments.seed, "num_stated": len(stated)}
+    print(json.dumps({**summary, "num_that_agree": sum(share.agrees for share in stated), "shares": rows}))
+
+
+if __name__ == "__main__":
+    main()

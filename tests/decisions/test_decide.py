@@ -1,0 +1,191 @@
+"""What follows from a judgement, lap after lap, and when a run stops."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from halo_forge.decisions import (
+    OUTCOME_NUMBER,
+    Comparison,
+    Decision,
+    DecisionsSection,
+    Judgement,
+    Outcome,
+    decide,
+    dropped_cycles,
+    incumbent,
+    signs_of_collapse,
+)
+
+OUTCOMES: list[Outcome] = ["improved", "held", "suspect_not_confirmed", "degraded", "underpowered"]
+LAX: dict[str, Any] = {"stop_patience": None}
+
+
+def comparison(difference: float = 0.0, error: float = 0.02) -> Comparison:
+    return Comparison(difference, error, difference / error, 64)
+
+
+def play(outcomes: Sequence[Outcome], num_cycles: int = 99, **values: Any) -> list[Decision]:
+    """The decisions of laps whose versions 1, 2 ... are judged like this; it ends where a decision ends."""
+    settings, decisions = DecisionsSection(**values), [decide_first(num_cycles)]
+    for outcome in outcomes:
+        fresh = comparison(-0.1) if outcome in ("degraded", "suspect_not_confirmed") else None
+        judgement = Judgement(outcome, incumbent(decisions), comparison(), fresh)
+        decisions.append(decide(settings, decisions, judgement, [{}] * (len(decisions) + 1), num_cycles))
+        if decisions[-1].ends:
+            break
+    return decisions
+
+
+def decide_first(num_cycles: int) -> Decision:
+    return decide(DecisionsSection(), [], Judgement("baseline", None), [{}], num_cycles)
+
+
+def actions(decisions: Sequence[Decision]) -> list[str]:
+    return [decision.action for decision in decisions]
+
+
+def test_the_start_model_is_the_first_incumbent() -> None:
+    first = decide_first(3)
+    assert (first.cycle, first.policy_version, first.outcome, first.action) == (1, 0, "baseline", "continue")
+    assert (first.best_version, first.compared_with, first.screen, first.conclusion) == (0, None, {}, None)
+    assert (first.train_from, first.sample_from, first.samples_anew) == (0, 0, False)
+    assert "baseline" not in OUTCOME_NUMBER and "underpowered" not in OUTCOME_NUMBER
+
+
+def test_the_incumbent_is_the_last_that_improved() -> None:
+    found = play(["held", "improved", "suspect_not_confirmed", "underpowered", "improved", "held"])
+    assert [decision.best_version for decision in found] == [0, 0, 2, 2, 2, 5, 5]
+    assert [decision.compared_with for decision in found] == [None, 0, 0, 2, 2, 2, 5]
+    assert all(decision.train_from == decision.sample_from == decision.policy_version for decision in found)
+
+
+def test_a_rollback_and_what_stays_of_it() -> None:
+    found = play(["improved", "held", "degraded", "held", "degraded", "improved"], **LAX)
+    assert actions(found) == ["continue", "continue", "continue", "rollback", "continue", "rollback", "continue"]
+    back = found[3]
+    assert (back.train_from, back.sample_from, back.seed_tag, back.num_rollbacks) == (1, 1, "rollback", 1)
+    assert back.samples_anew
+    assert [decision.learning_rate_factor for decision in found] == [1.0, 1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
+    assert [decision.temperature_add for decision in found] == pytest.approx([0, 0, 0, 0.1, 0.1, 0.2, 0.2])
+    assert [decision.num_rollbacks for decision in found] == [0, 0, 0, 1, 1, 2, 2]
+    # The next version descends from v_4, which cycle 4 trained from v_1.
+    assert (found[4].train_from, found[4].seed_tag, found[4].samples_anew) == (4, "sample", False)
+    assert dropped_cycles(found) == {3, 5}
+
+
+def test_going_on_lower_is_no_return() -> None:
+    found = play(["improved", "degraded", "degraded", "degraded"], on_decline="continue_lower", **LAX)
+    assert actions(found)[2:] == ["continue_lower"] * 3
+    assert [decision.train_from for decision in found] == [0, 1, 2, 3, 4]
+    assert [decision.learning_rate_factor for decision in found] == [1.0, 1.0, 0.5, 0.25, 0.125]
+    assert {decision.num_rollbacks for decision in found} == {0}
+    assert {decision.temperature_add for decision in found} == {0.0}
+
+
+def test_from_the_start_model() -> None:
+    back = play(["improved", "degraded"], on_decline="from_base", **LAX)[-1]
+    assert (back.action, back.train_from, back.sample_from, back.best_version) == ("from_base", 0, 1, 1)
+    assert back.num_rollbacks == 1
+
+
+@pytest.mark.parametrize(
+    ("max_rollbacks", "expected"),
+    [(0, ["stop"]), (1, ["rollback", "stop"]), (2, ["rollback", "rollback", "stop"])],
+)
+def test_so_many_returns_and_no_more(max_rollbacks: int, expected: list[str]) -> None:
+    found = play(["degraded"] * 9, max_rollbacks=max_rollbacks, **LAX)
+    assert actions(found)[1:] == expected
+    assert found[-1].conclusion == "declined"
+    assert "max_rollbacks" in found[-1].reason
+
+
+def test_patience_needs_power() -> None:
+    assert actions(play(["held"] * 9))[1:] == ["continue", "continue", "stop"]
+    stopped = play(["held"] * 9)[-1]
+    assert stopped.conclusion == "converged"
+    assert "3 versions in a row without improvement, where a gain of 0.056 would have shown" in stopped.reason
+    # What tells nothing is no evidence that nothing improves.
+    assert actions(play(["held", "held", "underpowered", "held", "held"])).count("stop") == 0
+    assert actions(play(["held", "improved", "held", "held", "suspect_not_confirmed"]))[-1] == "stop"
+    assert actions(play(["held", "held", "degraded"])).count("stop") == 1
+    assert "stop" not in actions(play(["held"] * 9, **LAX))
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "conclusion"),
+    [
+        (["improved", "improved"], "inconclusive"),
+        (["underpowered", "underpowered"], "inconclusive"),
+        (["held", "held"], "inconclusive"),
+        (["held", "held", "held"], "converged"),
+        (["improved", "degraded"], "inconclusive"),
+    ],
+)
+def test_all_cycles_done(outcomes: list[Outcome], conclusion: str) -> None:
+    last = play(outcomes, num_cycles=len(outcomes))[-1]
+    assert (last.action, last.conclusion, last.ends) == ("finish", conclusion, True)
+    assert "all cycles are done" in last.reason
+
+
+def ended(history: Sequence[Mapping[str, float]], at_floor: bool = False, **values: Any) -> str | None:
+    settings = DecisionsSection(**values)
+    judgement = Judgement("held", 0, comparison())
+    return decide(settings, [decide_first(9)], judgement, history, 9, at_floor).conclusion
+
+
+def test_the_learning_rate_at_its_floor() -> None:
+    assert ended([{}, {}]) is None
+    assert ended([{}, {}], at_floor=True) == "converged"
+    assert ended([{}, {}], at_floor=True, stop_at_floor=False) is None
+
+
+@pytest.mark.parametrize(("loss", "conclusion"), [(0.0, "exhausted"), (0.099, "exhausted"), (0.1, None), (0.5, None)])
+def test_nothing_left_to_learn(loss: float, conclusion: str | None) -> None:
+    assert ended([{}, {"kept/nll_before": loss}]) == conclusion
+    assert ended([{}, {"kept/nll_before": loss}], stop_below_loss=0.0) is None
+
+
+FRESH = {"diversity/distinct@4": 3.2, "diversity/duplicate_probability": 0.1, "probe/entropy": 0.6}
+SPENT = {"diversity/distinct@4": 1.5, "diversity/duplicate_probability": 0.7, "probe/entropy": 0.2}
+
+
+def test_collapse_takes_all_signs_and_at_least_two() -> None:
+    assert len(signs_of_collapse([FRESH, SPENT])) == 3
+    assert ended([FRESH, SPENT]) == "collapsed"
+    assert ended([FRESH, SPENT], stop_on_collapse=False) is None
+    for name in FRESH:
+        assert signs_of_collapse([FRESH, {**SPENT, name: FRESH[name]}]) == []
+        assert signs_of_collapse([FRESH, {name: SPENT[name]}]) == []
+    assert signs_of_collapse([FRESH, {}]) == []  # the last lap has no train samples
+    assert signs_of_collapse([FRESH, FRESH]) == []
+
+
+def test_a_suspect_is_no_judgement_yet() -> None:
+    with pytest.raises(ValueError, match="confirmed or cleared"):
+        decide(DecisionsSection(), [decide_first(9)], Judgement("suspect", 0, comparison(-0.1)), [{}, {}], 9)
+
+
+def test_a_decision_comes_back_from_its_file() -> None:
+    for decision in play(["improved", "degraded", "held"]):
+        assert Decision.from_row(decision.to_row()) == decision
+
+
+@given(st.lists(st.sampled_from(OUTCOMES), max_size=12), st.integers(1, 8), st.integers(0, 3))
+def test_whatever_happens(outcomes: list[Outcome], num_cycles: int, max_rollbacks: int) -> None:
+    """A run ends after its last cycle at the latest, never returns too often, and never trains from the future."""
+    found = play([*outcomes, *["held"] * 8], num_cycles=num_cycles, max_rollbacks=max_rollbacks)
+    assert [decision.ends for decision in found] == [False] * (len(found) - 1) + [True]
+    assert len(found) <= num_cycles + 1
+    for version, decision in enumerate(found):
+        assert decision.policy_version == version
+        assert 0 <= decision.best_version <= version
+        assert decision.train_from <= version and decision.sample_from <= version
+        assert decision.num_rollbacks <= max_rollbacks
+        assert 0.0 < decision.learning_rate_factor <= 1.0
+        assert (decision.conclusion is not None) == decision.ends

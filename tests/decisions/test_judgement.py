@@ -1,0 +1,172 @@
+"""Better, worse, or not to be told: hand-made counts on both sides of every threshold."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from halo_forge.decisions import DecisionsSection, Judgement, Totals, compare_totals, confirmed, screened
+
+SETTINGS = DecisionsSection()
+
+
+def counts(*passed: float, num: int = 8) -> Totals:
+    return {f"p{number:03d}": (each, num) for number, each in enumerate(passed)}
+
+
+def spread(base: int, steps: list[int], num: int = 8) -> tuple[Totals, Totals]:
+    """Every prompt at `base` passes of `num`, and each moved by its step."""
+    return counts(*[base] * len(steps), num=num), counts(*(base + step for step in steps), num=num)
+
+
+def settings(**values: Any) -> DecisionsSection:
+    return DecisionsSection(**values)
+
+
+def test_a_comparison_by_hand() -> None:
+    before, after = counts(4, 4, 4, 4), counts(4, 6, 8, 6)
+    found = compare_totals(before, after)
+    assert found is not None
+    # Differences 0, 1/4, 1/2, 1/4: mean 1/4, sum of squares 1/8, so SE = sqrt(1/8 / 12).
+    assert found.difference == pytest.approx(0.25)
+    assert found.standard_error == pytest.approx(math.sqrt(1 / 96))
+    assert found.z == pytest.approx(0.25 * math.sqrt(96))
+    assert found.minimum_detectable_effect == pytest.approx(2.8 * math.sqrt(1 / 96))
+    assert found.num_prompts == 4
+    assert found.to_row()["z"] == found.z
+
+
+def test_only_prompts_of_both_sides_count_and_one_is_too_few() -> None:
+    before, after = counts(0, 8, 4), {"p001": (0, 8), "p002": (4, 4), "other": (8, 8)}
+    found = compare_totals(before, after)
+    assert found is not None
+    assert (found.num_prompts, found.difference) == (2, pytest.approx((-1.0 + 0.5) / 2))
+    assert compare_totals(before, {"p001": (0, 8)}) is None
+
+
+def test_equal_answers_have_the_spread_of_independent_ones() -> None:
+    """Learning rate 0: the same seeds give the same answers, which is no proof of infinite precision."""
+    same = counts(*[4] * 50)
+    found = compare_totals(same, same)
+    assert found is not None
+    assert (found.difference, found.z) == (0.0, 0.0)
+    assert found.standard_error == pytest.approx(math.sqrt(2 * 0.25 / 7 / 50))
+    single = counts(*[1] * 10, *[0] * 10, num=1)
+    found = compare_totals(single, single)
+    assert found is not None
+    assert found.standard_error == pytest.approx(math.sqrt(2 * 0.25 / 20))
+
+
+def test_no_spread_at_all_has_no_z() -> None:
+    found = compare_totals(counts(*[8] * 30), counts(*[0] * 30))
+    assert found is not None
+    assert (found.difference, found.standard_error, found.z) == (-1.0, 0.0, None)
+    assert "z" not in found.to_row()
+
+
+def test_logit_counts_what_happens_at_the_ceiling() -> None:
+    """A fall from 100 % is small in points and large in log-odds; difference and error stay rates."""
+    before = counts(*[8] * 20, *[4] * 20)
+    after = counts(*[7] * 20, *[4, 4, 4, 5, 3] * 4)
+    plain, logit = compare_totals(before, after), compare_totals(before, after, "logit")
+    assert plain is not None and logit is not None
+    assert (plain.difference, plain.standard_error) == (logit.difference, logit.standard_error)
+    assert plain.z is not None and logit.z is not None
+    assert logit.z != pytest.approx(plain.z, rel=0.01)
+    steps = [math.log(7.5 / 1.5) - math.log(8.5 / 0.5)] * 20 + [0.0] * 12
+    steps += [math.log(5.5 / 3.5)] * 4 + [math.log(3.5 / 5.5)] * 4
+    mean = sum(steps) / 40
+    error = math.sqrt(sum((step - mean) ** 2 for step in steps) / (40 * 39))
+    assert logit.z == pytest.approx(mean / error)
+
+
+@pytest.mark.parametrize(
+    ("steps", "outcome"),
+    [
+        ([1] * 12 + [-1] * 12, "held"),  # nothing at all
+        ([1] * 24 + [0] * 8, "improved"),
+        ([-1] * 24 + [0] * 8, "suspect"),
+        ([1, 1, 0, -1] * 8, "improved"),  # +1/32 = 0.031, SE 0.0183: 1.7 of them
+        ([-1, -1, 0, 1] * 8, "suspect"),
+        ([1, 0, 0, -1] * 7 + [1, 0, 0, 0], "held"),  # half a standard error
+        ([-1, 0, 0, 1] * 7 + [-1, 0, 0, 0], "held"),
+        ([0] * 32, "held"),
+    ],
+)
+def test_the_screen(steps: list[int], outcome: str) -> None:
+    found = screened(SETTINGS, 3, *spread(4, steps))
+    assert found.screen is not None
+    assert (found.outcome, found.compared_with) == (outcome, 3)
+    assert found.confirmation is None
+
+
+def test_the_smallest_improvement() -> None:
+    """0.005 is reached by 0.005, however little noise there is."""
+    before = counts(*[500] * 40, num=1000)
+    below, at = counts(*[504, 505] * 20, num=1000), counts(*[505, 505] * 20, num=1000)
+    loose = settings(max_standard_error=1.0)
+    assert screened(loose, 0, before, below).outcome == "held"
+    # All differences equal: SE is that of independent samples, 0.0035, and 0.005 is 1.4 of them.
+    assert screened(loose, 0, before, at).outcome == "improved"
+
+
+@pytest.mark.parametrize(
+    ("num_prompts", "changes", "outcome"),
+    [(19, {}, "underpowered"), (20, {}, "improved"), (19, {"min_prompts": 19}, "improved"), (1, {}, "underpowered")],
+)
+def test_too_few_prompts(num_prompts: int, changes: dict[str, Any], outcome: str) -> None:
+    steps = [1] * (num_prompts - 1) + [0]
+    assert screened(settings(**changes), 0, *spread(4, steps)).outcome == outcome
+
+
+def test_too_vague_to_tell_unless_the_difference_is_larger_than_what_could_be_missed() -> None:
+    # +-4 of 8 on 64 prompts: SE 0.063, detectable 0.176.
+    noise = [4, -4] * 32
+    vague = screened(SETTINGS, 0, *spread(4, noise))
+    assert vague.screen is not None and vague.screen.standard_error > 0.04
+    assert vague.outcome == "underpowered"
+    assert screened(settings(max_standard_error=0.1), 0, *spread(4, noise)).outcome == "held"
+    before, after = counts(*[6] * 30), counts(*[6, 2, 0] * 10)  # -0.417, SE 0.06
+    clear = screened(SETTINGS, 0, before, after)
+    assert clear.screen is not None and clear.screen.standard_error > 0.04
+    assert clear.outcome == "suspect"
+    assert screened(SETTINGS, 0, after, before).outcome == "improved"
+
+
+@pytest.mark.parametrize(
+    ("steps", "outcome"),
+    [
+        ([-1, -1, 0, 1] * 8, "suspect_not_confirmed"),  # z -1.7
+        ([-1, -1, 0, 0] * 8, "degraded"),
+        ([1, 1, 0, 0] * 8, "suspect_not_confirmed"),
+        ([0] * 32, "suspect_not_confirmed"),
+        ([-1, -1, 0, 0], "suspect_not_confirmed"),  # too few left
+        ([-1], "suspect_not_confirmed"),
+    ],
+)
+def test_the_confirmation(steps: list[int], outcome: str) -> None:
+    suspect = screened(SETTINGS, 2, *spread(4, [-1] * 24 + [0] * 8))
+    found = confirmed(SETTINGS, suspect, *spread(4, steps))
+    assert (found.outcome, found.compared_with, found.screen) == (outcome, 2, suspect.screen)
+
+
+def test_a_total_collapse_is_confirmed_without_a_spread() -> None:
+    before, after = counts(*[8] * 30), counts(*[0] * 30)
+    suspect = screened(SETTINGS, 0, before, after)
+    assert suspect.outcome == "suspect"
+    assert confirmed(SETTINGS, suspect, before, after).outcome == "degraded"
+
+
+@given(st.lists(st.integers(-4, 4), min_size=20, max_size=60))
+def test_up_and_down_are_mirror_images_and_the_order_of_prompts_plays_no_part(steps: list[int]) -> None:
+    loose = settings(max_standard_error=1.0)
+    one, other = spread(4, steps)
+    up, down = screened(loose, 0, one, other), screened(loose, 0, other, one)
+    if up.outcome == "improved":
+        assert down.outcome == "suspect"
+    shuffled: Judgement = screened(loose, 0, dict(reversed(list(one.items()))), other)
+    assert shuffled == up

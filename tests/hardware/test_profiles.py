@@ -1,0 +1,202 @@
+"""Which profile a machine gets, and what the profiles choose; the machines are made of files."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_up_machines import CARD, GIB, KFD, LAPTOP, NVIDIA, machine, meminfo, strix_halo
+
+from halo_forge.config.sections import HardwareSection
+from halo_forge.hardware import PROFILES, Machine, as_torch_sees_it, choose, detect, profile_class
+from halo_forge.hardware._profile import LEAST_TOKENS
+from halo_forge.hardware.cpu import Cpu
+from halo_forge.hardware.cuda import Cuda
+from halo_forge.hardware.gfx1151 import Gfx1151
+
+DISCRETE = {f"{KFD}/1/properties": "gfx_target_version 110000"}
+INTEGRATED = {f"{KFD}/1/properties": "gfx_target_version 100306"}
+WITHOUT_KFD = {name: content for name, content in strix_halo().items() if not name.startswith(KFD)}
+
+# (files, torch, environment, profile, part of why)
+MACHINES: list[tuple[dict[str, Any], str | None, dict[str, str], str, str]] = [
+    ({}, None, {}, "cpu", "no GPU found"),
+    (LAPTOP, "2.13.0+cpu", {}, "cpu", "no GPU found"),
+    (strix_halo(), "2.14.0+rocm10.1", {}, "gfx1151", "gfx_target_version 110501"),
+    (strix_halo(), None, {}, "gfx1151", "gfx_target_version 110501"),
+    (WITHOUT_KFD, None, {}, "gfx1151", "PCI device 1002:1586"),
+    (DISCRETE, None, {}, "rocm", "gfx_target_version 110000"),
+    (NVIDIA, "2.13.0", {}, "cuda", "/dev/nvidiactl is there"),
+    ({"proc/driver/nvidia/version": "NVRM"}, "2.13.0+cu130", {}, "cuda", "/proc/driver/nvidia/version"),
+    (NVIDIA | INTEGRATED, "2.13.0+cu130", {}, "cuda", "/dev/nvidiactl"),
+    (NVIDIA, "2.13.0+cpu", {}, "cpu", "torch 2.13.0+cpu is not built for the GPU"),
+    (strix_halo(), "2.13.0+cu130", {}, "cpu", "torch 2.13.0+cu130 is not built for the GPU"),
+    (NVIDIA, "2.13.0+rocm7.2", {}, "cpu", "not built for the GPU"),
+    (NVIDIA, None, {"CUDA_VISIBLE_DEVICES": ""}, "cpu", "CUDA_VISIBLE_DEVICES hides the GPU"),
+    (NVIDIA, None, {"CUDA_VISIBLE_DEVICES": "0"}, "cuda", "/dev/nvidiactl"),
+    (strix_halo(), None, {"ROCR_VISIBLE_DEVICES": "-1"}, "cpu", "ROCR_VISIBLE_DEVICES hides the GPU"),
+    (NVIDIA, None, {"ROCR_VISIBLE_DEVICES": "-1"}, "cuda", "/dev/nvidiactl"),
+    # A card of AMD that computes nothing: no compute driver, and another chip.
+    ({**WITHOUT_KFD, "sys/bus/pci/devices/0000:c5:00.0/device": "0x164e"}, None, {}, "cpu", "no GPU found"),
+    # The number of Strix Halo's graphics on something that is no display.
+    ({**WITHOUT_KFD, "sys/bus/pci/devices/0000:c5:00.0/class": "0x0c0330"}, None, {}, "cpu", "no GPU found"),
+]
+
+
+@pytest.mark.parametrize(("files", "torch", "environment", "name", "why"), MACHINES)
+def test_detection(
+    tmp_path: Path, files: dict[str, Any], torch: str | None, environment: dict[str, str], name: str, why: str
+) -> None:
+    found = detect(machine(tmp_path, files, torch=torch, **environment))
+    assert (found.name, found.given) == (name, False)
+    assert why in found.why
+
+
+def test_detection_imports_no_torch_and_a_run_sets_the_environment_first() -> None:
+    program = """
+import os, sys
+from halo_forge import hardware
+profile = hardware.prepare()
+assert profile.name in {each.name for each in hardware.PROFILES}
+gfx1151 = hardware.profile_class("gfx1151")(hardware.Machine(), "a test")
+gfx1151.set_environment()
+print("torch" in sys.modules, os.environ["TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL"])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False 1\n"
+
+
+def test_what_the_user_set_stays() -> None:
+    environment = {"TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL": "0"}
+    Gfx1151(Machine(), "a test").set_environment(environment)
+    assert environment == {"TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL": "0"}
+    for profile in PROFILES:
+        untouched: dict[str, str] = {}
+        profile(Machine(), "a test").set_environment(untouched)
+        assert untouched == dict(profile.environment)
+
+
+def test_the_configuration_wins(tmp_path: Path) -> None:
+    laptop = machine(tmp_path, LAPTOP)
+    found = choose(HardwareSection(profile="gfx1151"), laptop)
+    assert (found.name, found.given, found.memory_fraction) == ("gfx1151", True, 0.8)
+    found = choose(HardwareSection(memory_fraction=0.25, optimizer="adamw_torch_fused", pin_memory=True), laptop)
+    assert (found.name, found.given) == ("cpu", False)
+    assert (found.memory_fraction, found.optimizer, found.pin_memory) == (0.25, "adamw_torch_fused", True)
+    assert choose(HardwareSection(profile="cuda", pin_memory=False), laptop).pin_memory is False
+    with pytest.raises(KeyError):
+        profile_class("tpu")
+
+
+def test_torch_has_the_last_word(tmp_path: Path) -> None:
+    laptop = machine(tmp_path, LAPTOP)
+    cuda, cpu = Cuda(laptop, "files"), Cpu(laptop, "files", memory_fraction=0.3)
+    assert as_torch_sees_it(cuda, True, None) is cuda
+    assert as_torch_sees_it(cuda, False, None) is None
+    assert as_torch_sees_it(cpu, False, None) is cpu
+    for gfx_name, name in ((None, "cuda"), ("gfx1151", "gfx1151"), ("gfx942", "rocm")):
+        found = as_torch_sees_it(cpu, True, gfx_name)
+        assert found is not None and found.name == name
+        assert found.memory_fraction == 0.3, "the configuration's own values go along"
+        assert found.optimizer == profile_class(name)(laptop, "").optimizer
+    asked_for = Cpu(laptop, "hardware.profile", given=True)
+    assert as_torch_sees_it(asked_for, True, None) is asked_for
+
+
+# ---- memory
+
+
+def test_the_memory_of_gfx1151_is_the_least_of_three_figures(tmp_path: Path) -> None:
+    def budget(number: int, **files: object) -> int | None:
+        return Gfx1151(machine(tmp_path / str(number), files), "").memory_budget_bytes()  # type: ignore[arg-type]
+
+    every = strix_halo()
+    assert budget(0, **every) == int(84 * GIB * 0.8)  # 100 available - 16
+    assert budget(1, **{**every, "proc/meminfo": meminfo(256, 200)}) == int(118 * GIB * 0.8)  # GTT 120 - 2 used
+    lower = {**every, "proc/meminfo": meminfo(256, 200), "sys/module/ttm/parameters/pages_limit": 62 * GIB // 4096}
+    assert budget(2, **lower) == int(60 * GIB * 0.8)
+    assert budget(3, **{**every, "proc/meminfo": meminfo(32, 10)}) == 0
+    assert budget(4, **{"proc/meminfo": meminfo(128, 100)}) == int(84 * GIB * 0.8)
+    assert budget(5) is None
+    renamed = {"sys/module/amdttm/parameters/pages_limit": 10 * GIB // 4096}
+    assert budget(6, **renamed) == int(10 * GIB * 0.8)
+
+
+def test_the_share_that_torch_may_take(tmp_path: Path) -> None:
+    profile = Gfx1151(machine(tmp_path, strix_halo()), "")
+    assert profile.process_fraction(120 * GIB) == pytest.approx(84 * 0.8 / 120)
+    # torch's total can be far too small, and more than all of it cannot be asked for.
+    assert profile.process_fraction(15 * GIB) == 1.0
+    assert profile.process_fraction(0) == 0.8
+    assert Gfx1151(machine(tmp_path / "bare", {}), "").process_fraction(GIB) == 0.8
+    assert Cuda(Machine(), "").process_fraction(GIB) is None
+
+
+def test_the_memory_of_a_cpu_is_what_the_container_leaves(tmp_path: Path) -> None:
+    assert Cpu(machine(tmp_path / "0", LAPTOP), "").memory_budget_bytes() == int(10 * GIB * 0.6)
+    limits = {"sys/fs/cgroup/memory.max": 8 * GIB, "sys/fs/cgroup/memory.current": 6 * GIB}
+    assert Cpu(machine(tmp_path / "1", LAPTOP | limits), "").memory_budget_bytes() == int(2 * GIB * 0.6)
+    cached = {"sys/fs/cgroup/memory.stat": f"anon 5\nactive_file {GIB}\ninactive_file {3 * GIB}"}
+    assert Cpu(machine(tmp_path / "2", LAPTOP | limits | cached), "").memory_budget_bytes() == int(6 * GIB * 0.6)
+    unlimited = {**limits, "sys/fs/cgroup/memory.max": "max"}
+    assert Cpu(machine(tmp_path / "3", LAPTOP | unlimited), "").memory_budget_bytes() == int(10 * GIB * 0.6)
+    assert Cpu(machine(tmp_path / "4", {}), "").memory_budget_bytes() is None
+
+
+# ---- choices
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda each: each.name)
+def test_larger_models_never_get_more(tmp_path: Path, profile: Any) -> None:
+    for files in ({}, LAPTOP, strix_halo()):
+        found = profile(machine(tmp_path / str(len(files)), files), "")
+        sizes = [10**8, 5 * 10**8, 15 * 10**8, 3 * 10**9, 7 * 10**9, 7 * 10**10]
+        rows = [found.rows_in_flight(size) for size in sizes]
+        tokens = [found.max_tokens_per_pass(size) for size in sizes]
+        assert rows == sorted(rows, reverse=True) and rows[-1] >= 1
+        assert tokens == sorted(tokens, reverse=True) and tokens[-1] >= LEAST_TOKENS
+        checkpointing = [found.gradient_checkpointing(size, 1024) for size in sizes]
+        assert checkpointing == sorted(checkpointing)
+
+
+def test_gfx1151(tmp_path: Path) -> None:
+    found = Gfx1151(machine(tmp_path, strix_halo()), "")
+    assert (found.dtype(), found.attention, found.optimizer, found.pin_memory) == (
+        "bfloat16", "sdpa", "adamw_torch", False,
+    )  # fmt: skip
+    table = [(size, found.rows_in_flight(int(size * 1e9)), found.max_tokens_per_pass(int(size * 1e9)))
+             for size in (0.5, 1.5, 3, 7)]  # fmt: skip
+    assert table == [(0.5, 64, 8192), (1.5, 64, 8192), (3, 64, 4096), (7, 32, 2048)]
+    assert [found.gradient_checkpointing(size, 1024) for size in (500_000_000, 1_500_000_000, 3_100_000_000)] == [
+        False, False, True,
+    ]  # fmt: skip
+    assert found.gradient_checkpointing(500_000_000, 4096)
+
+
+def test_little_memory_means_short_passes_then_recomputed_activations(tmp_path: Path) -> None:
+    roomy = Cpu(machine(tmp_path / "0", {"proc/meminfo": meminfo(64, 60)}), "")
+    tight = Cpu(machine(tmp_path / "1", {"proc/meminfo": meminfo(8, 3)}), "")
+    assert (roomy.max_tokens_per_pass(10**8), tight.max_tokens_per_pass(10**8)) == (2048, 512)
+    # 3 GiB x 0.6 / 2 hold 760 tokens of 1.27 MB.
+    assert not tight.gradient_checkpointing(10**8, 700)
+    assert tight.gradient_checkpointing(10**8, 900)
+    assert not roomy.gradient_checkpointing(3 * 10**9, 900)
+    unknown = Cpu(machine(tmp_path / "2", {}), "")
+    assert [unknown.gradient_checkpointing(size, 900) for size in (10**9, 3 * 10**9)] == [False, True]
+
+
+def test_the_processor_decides_the_dtype(tmp_path: Path) -> None:
+    assert Cpu(machine(tmp_path / "0", LAPTOP), "").dtype() == "float32"  # what the first processor says
+    for number, flag in enumerate(("avx512_bf16", "amx_bf16"), start=1):
+        flags = {"proc/cpuinfo": f"flags : fpu {flag} sse2"}
+        assert Cpu(machine(tmp_path / str(number), flags), "").dtype() == "bfloat16"
+    assert Cpu(machine(tmp_path / "3", {}), "").dtype() == "float32"
+
+
+def test_unreadable_files_are_unknown(tmp_path: Path) -> None:
+    found = machine(tmp_path, {f"{CARD}/vendor": "0x1002", f"{CARD}/mem_info_gtt_total": "", "proc/meminfo": "x"})
+    assert found.card_bytes("mem_info_gtt_total") is found.memory_bytes("MemTotal") is found.ttm_bytes() is None
+    assert found.gfx_targets() == found.amd_display_ids() == []

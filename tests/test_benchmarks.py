@@ -1,0 +1,135 @@
+"""The benchmark scripts: both sides in turns, arguments that make sense, and a last line for machines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import benchmarks
+import pytest
+from benchmarks import KEYS, last_object, run
+from scripted_runs import write_rows
+from tiny_models import save_model
+
+from halo_forge.prompts import load_prompts
+
+TINY_MODEL: dict[str, Any] = {"hidden_size": 128}
+"""Wide enough for its matrix products to be told from the adapter's."""
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[ModuleType]:
+    with benchmarks.script("_bench") as module:
+        yield module
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("bench") / "tiny", **TINY_MODEL)
+
+
+# ---- what they share
+
+
+def test_the_last_line_of_a_figure(bench: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    figure = bench.Figure("it", [30.0, 20.0, 60.0], [10.0, 10.0, 10.0], "things/s", target=3.5, ceiling=120.0)
+    figure.show()
+    lines = capsys.readouterr().out.splitlines()
+    found = json.loads(lines[-1])
+    assert set(found) == KEYS | {"ceiling_fraction"}
+    assert (found["ratio"], found["ratio_low"], found["ratio_high"]) == (3.0, 2.0, 6.0)
+    assert (found["ours"], found["baseline"], found["ceiling_fraction"]) == (30.0, 10.0, 0.25)
+    assert (found["benchmark"], found["unit"]) == ("it", "things/s")
+    assert "target ratio >= 3.5: MISSED" in lines
+
+
+@pytest.mark.parametrize(("ours", "met"), [(2.0, True), (2.1, False), (0.0, True)])
+def test_where_less_is_better(bench: ModuleType, capsys: pytest.CaptureFixture[str], ours: float, met: bool) -> None:
+    bench.Figure("it", [ours], [1.0], "seconds", target=2.0, less_is_better=True).show()
+    out = capsys.readouterr().out
+    assert f"target ratio <= 2: {'met' if met else 'MISSED'}" in out
+    assert "ceiling_fraction" not in out
+
+
+def test_sides_take_turns_at_being_first(bench: ModuleType) -> None:
+    order: list[str] = []
+    numbers = iter(range(6))
+
+    def side(name: str) -> float:
+        order.append(name)
+        return float(next(numbers))
+
+    ours, baseline = bench.alternately(3, lambda: side("baseline"), lambda: side("ours"))
+    assert order == ["baseline", "ours", "ours", "baseline", "baseline", "ours"]
+    assert (ours, baseline) == ([1.0, 2.0, 5.0], [0.0, 3.0, 4.0])
+
+
+def test_the_machine_in_words(bench: ModuleType) -> None:
+    assert " cores, Linux " in bench.machine()
+
+
+# ---- each of them
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("bench_startup", ["--repeats", "0"], "at least 1"),
+        ("bench_generation", ["--samples", "0"], "at least 1"),
+        ("bench_generation", ["--shape", "no-such-shape"], "invalid choice"),
+        ("bench_training", ["--batch", "0"], "at least 1"),
+        ("bench_cycle", ["--prompts", "3"], "at least 4"),
+    ],
+)
+def test_useless_arguments_are_refused(name: str, arguments: list[str], message: str) -> None:
+    done = run(name, *arguments)
+    assert done.returncode == 2 and message in done.stderr, done.stderr
+
+
+def test_startup() -> None:
+    done = run("bench_startup", "--repeats", 1)
+    last = last_object(done)
+    assert last["benchmark"] == "startup, dry run" and last["unit"] == "seconds"
+    others = [json.loads(line) for line in done.stdout.splitlines()[:-1] if line.startswith("{")]
+    assert [each["benchmark"] for each in others] == ["startup, help"]
+    assert done.stdout.count("target: at most 0.5 s") == done.stdout.count("target: at most 1 s") == 1
+
+
+def test_generation(model: Path) -> None:
+    arguments = ["--model", model, "--new-tokens", 8, "--prompts", 2, "--samples", 2]
+    done = run("bench_generation", *arguments)
+    last = last_object(done)
+    assert last["benchmark"] == "generation, tiny, 4 samples, 8 new tokens"
+    assert last["unit"] == "tokens/s (generate at batch size 4)"
+    assert last["ours"] > 0 and last["baseline"] > 0 and 0 <= last["ceiling_fraction"] < 1
+    assert "matrix products: " in done.stdout
+
+
+def test_training(model: Path) -> None:
+    done = run("bench_training", "--model", model, "--rows", 4, "--batch", 2, "--repeats", 1)
+    last = last_object(done)
+    assert last["benchmark"] == "training, tiny, 4 rows in batches of 2"
+    assert last["unit"] == "useful tokens/s" and last["ours"] > 0 and last["baseline"] > 0
+    assert "target ratio >= 0.9" in done.stdout
+
+
+def test_cycle(tmp_path: Path) -> None:
+    references = [prompt for prompt in load_prompts("builtin:c/all", language="c") if "reference" in prompt.info]
+    answers = [{"prompt_id": prompt.id, "answers": [f"```c\n{prompt.info['reference']}```\n"]} for prompt in references]
+    path = write_rows(tmp_path / "answers.jsonl", answers)
+    engine = f"engine={{kind: scripted, answers: {json.dumps(str(path))}}}"
+    done = run("bench_cycle", "--prompts", 4, "--set", engine, "--set", "raft.samples_per_prompt=1")
+    last = last_object(done)
+    assert last["benchmark"] == "cycle, quickstart" and last["unit"] == "seconds"
+    phases = next(json.loads(line) for line in done.stdout.splitlines() if "other_share" in line)
+    assert set(phases) == {"other_share", "generate", "verify", "train", "other"}
+    assert 0 <= phases["other_share"] <= 1
+    assert last["ours"] == pytest.approx(sum(phases[name] for name in set(phases) - {"other_share"}), abs=0.03)
+
+
+def test_a_cycle_that_fails_says_why(tmp_path: Path) -> None:
+    done = run("bench_cycle", "--prompts", 4, "--set", "raft.num_cycles=-1")
+    assert done.returncode == 1 and "the run failed" in done.stderr and "raft.num_cycles" in done.stderr

@@ -1,0 +1,51 @@
+"""Decisions and results in words: no difference without its error and what could have been detected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from scripted_runs import MemoryVerifier, execute, steady_answers, write_inputs
+
+from halo_forge.cli.decided import DECISION_COLUMNS, RESULT_COLUMNS, decision_rows, result_rows
+from halo_forge.cli.render import print_status
+from halo_forge.store.status import Status, read_status
+from halo_forge.verifiers.c import Spec
+
+
+@pytest.fixture
+def declined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Status:
+    """The status of a run of 3 cycles: v1 improves on v0, v2 degrades, v3 is as good as v1."""
+    monkeypatch.setattr(Spec, "open", lambda self: MemoryVerifier(bad_versions={0, 2}))
+    execute(write_inputs(tmp_path, answers=steady_answers, raft__num_cycles=3), tmp_path / "run")
+    return read_status(tmp_path / "run", 3)
+
+
+def test_a_row_for_each_version_that_was_compared(declined: Status) -> None:
+    assert list(decision_rows(declined.laps)) == [
+        ["v1", "v0", "+1.000", "0.000", "", "0.000", "2", "", "improved", "continue"],
+        ["v2", "v1", "-1.000", "0.000", "", "0.000", "2", "-1.000 (z none)", "degraded", "back to v1"],
+        ["v3", "v1", "+0.000", "0.000", "", "0.000", "2", "", "held", "finish (inconclusive)"],
+    ]
+    assert {len(row) for row in decision_rows(declined.laps)} == {len(DECISION_COLUMNS)}
+
+
+def test_the_chosen_and_the_last_version_against_the_start(declined: Status) -> None:
+    assert declined.result is not None
+    rows = list(result_rows(declined.result))
+    assert {len(row) for row in rows} == {len(RESULT_COLUMNS)}
+    passed = [(row[0], row[2], row[5]) for row in rows if row[1] == "pass_rate"]
+    # One test prompt has no spread to compare with.
+    assert passed == [("dev", "v1 (chosen)", "+1.000"), ("dev", "v3 (last)", "+1.000")]
+    same = {**declined.result, "last_version": 1}
+    assert {row[2] for row in result_rows(same)} == {"v1 (chosen)"}
+    nothing = {**declined.result, "chosen_version": 0, "last_version": 0}
+    assert list(result_rows(nothing)) == []
+
+
+def test_status_says_what_was_decided_and_why_it_ended(declined: Status, capsys: pytest.CaptureFixture[str]) -> None:
+    print_status(declined)
+    shown = capsys.readouterr().out
+    for said in ("back to v1", "drawn anew", "detectable", "ended: inconclusive", "all cycles are done", "v3 (last)"):
+        assert said in shown
+    assert shown.rstrip().endswith("cycles/001/adapter")

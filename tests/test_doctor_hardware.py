@@ -1,0 +1,217 @@
+"""The section `hardware` on machines of every kind; probes are real child processes that end in every way."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_up_machines import CARD, GIB, LAPTOP, NVIDIA, machine, meminfo, strix_halo
+
+from halo_forge.doctor import Line
+from halo_forge.doctor._machine_checks import kernel_is_new_enough
+from halo_forge.doctor._probe_checks import Outcome, outcome_of
+from halo_forge.doctor.hardware import hardware_section
+
+SEEN = {"available": True, "name": "AMD Radeon Graphics", "architecture": "gfx1151", "free_bytes": 9, "total_bytes": 10}
+WELL: dict[str, Outcome] = {
+    "seen": Outcome(SEEN | {"free_bytes": 100 * GIB, "total_bytes": 120 * GIB}),
+    "kernel": Outcome({"relative_error": 0.003}),
+    "attention": Outcome({"flash": 0.004, "efficient": 0.005}),
+    "speed": Outcome({"flops": 30e12}),
+}
+ROCM = "2.14.0+rocm10.1"
+
+
+def section(
+    root: Path, files: dict[str, object], *, torch: str | None = ROCM, firmware: str | None = "20260110",
+    probes: dict[str, Outcome] | None = None, **environment: str,
+) -> Any:  # fmt: skip
+    return hardware_section(
+        machine(root, files, torch=torch, **environment),
+        lambda command: firmware if command[0] == "dpkg-query" else None,
+        lambda profile: lambda name: (WELL if probes is None else WELL | probes)[name],
+    )
+
+
+def lines(found: Any, name: str) -> list[Line]:
+    return [line for line in found.lines if line.name == name]
+
+
+def line(found: Any, name: str) -> Line:
+    (only,) = lines(found, name)
+    return only
+
+
+def test_a_strix_halo_that_is_well(tmp_path: Path) -> None:
+    found = section(tmp_path, strix_halo())
+    assert found.can_run
+    assert [each for each in found.lines if each.state not in ("fine", "note")] == [
+        Line("platform profile", "unknown", "not shown")
+    ]
+    assert [each.name for each in found.lines if each.do] == []
+    assert found.facts["profile"] == "gfx1151"
+    assert found.facts["memory_budget_bytes"] == int(84 * GIB * 0.8)
+    assert found.facts["sensors"] == ["busy", "celsius", "gtt_bytes", "watts"]
+    assert line(found, "matrix products").found == "30.0 TFLOP/s in bfloat16"
+    assert line(found, "TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL").found == "1 in a run"
+
+
+def test_what_cannot_be_read_is_unknown_and_never_0(tmp_path: Path) -> None:
+    bare = {"sys/class/kfd/kfd/topology/nodes/1/properties": "gfx_target_version 110501", "dev/kfd": ""}
+    found = section(tmp_path, bare, firmware=None)
+    unknown = {each.name for each in found.lines if each.state == "unknown"}
+    assert unknown == {
+        "kernel", "firmware", "main memory", "VRAM", "GPU memory limit", "swap", "IOMMU", "memory budget", "sensors",
+        "platform profile",
+    }  # fmt: skip
+    assert not any("0.0 GB" in each.found for each in found.lines)
+    assert found.facts["memory_budget_bytes"] is None
+
+
+CHANGES: list[tuple[dict[str, object], dict[str, Any], str, str, str, str]] = [
+    # files, other arguments, line, state, part of what is found, part of what to do
+    ({"proc/sys/kernel/osrelease": "6.14.0-37-generic"}, {}, "kernel", "failed", "older", "6.18.4"),
+    ({}, {"firmware": "20251125-1"}, "firmware", "failed", "known to hang", "20260110"),
+    ({}, {"firmware": "20240318.git3b128b60-0ubuntu2"}, "firmware", "note", "older than 20260110", ""),
+    ({}, {"firmware": "1:99"}, "firmware", "unknown", "no date", "20251125 hangs"),
+    ({f"{CARD}/mem_info_vram_total": 64 * GIB}, {}, "VRAM", "note", "68.7 GB", "BIOS"),
+    ({"sys/module/ttm/parameters/pages_limit": 62 * GIB // 4096}, {}, "GPU memory limit", "note", "66.6 GB",
+     "sudo amd-ttm --set 94"),
+    ({"proc/cmdline": "ro amd_iommu=off"}, {}, "IOMMU", "note", "off", ""),
+    ({"proc/meminfo": meminfo(125.6, 20)}, {}, "memory budget", "fine", "3.4 GB", ""),
+    ({f"{CARD}/hwmon/hwmon3/temp1_input": 96_000}, {}, "temperature", "note", "96 degrees", "cool"),
+    ({"run/.containerenv": ""}, {}, "container", "note", "podman", ""),
+    ({}, {"HSA_OVERRIDE_GFX_VERSION": "11.5.1"}, "HSA_OVERRIDE_GFX_VERSION", "note", "11.5.1", "unset HSA_OVERRIDE"),
+    ({}, {"HSA_ENABLE_SDMA": "0"}, "HSA_ENABLE_SDMA", "note", "diagnosis", "unset"),
+    ({}, {"PYTORCH_HIP_ALLOC_CONF": "expandable_segments:True"}, "PYTORCH_HIP_ALLOC_CONF", "note", "hangs", "unset"),
+    ({}, {"LD_LIBRARY_PATH": "/usr/lib:/opt/rocm/lib"}, "LD_LIBRARY_PATH", "note", "mixes", "unset"),
+    ({}, {"OMP_NUM_THREADS": "1"}, "OMP_NUM_THREADS", "note", "one thread", "unset"),
+    ({}, {"torch": "2.9.1+rocm7.2"}, "torch", "failed", "older than 2.13", "whl/gfx1151"),
+    ({}, {"torch": None}, "torch", "missing", "not installed", "whl/gfx1151"),
+    ({}, {"torch": "2.13.0+cpu"}, "torch", "note", "not built for the GPU", "whl/gfx1151"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("files", "arguments", "name", "state", "text", "do"), CHANGES)
+def test_each_check(
+    tmp_path: Path, files: dict[str, object], arguments: dict[str, Any], name: str, state: str, text: str, do: str
+) -> None:
+    found = section(tmp_path, strix_halo(**files), **arguments)
+    changed = line(found, name)
+    assert changed.state == state and text in changed.found
+    assert do in changed.do and bool(do) == bool(changed.do)
+    # Only a torch that is missing or too old keeps a run from starting.
+    assert found.can_run == (state not in ("failed", "missing") or name != "torch")
+
+
+def test_harmless_values_are_not_complained_about(tmp_path: Path) -> None:
+    fine = {"HSA_ENABLE_SDMA": "1", "OMP_NUM_THREADS": "8", "PYTORCH_ALLOC_CONF": "max_split_size_mb:64"}
+    found = section(tmp_path, strix_halo(), **fine)
+    assert line(found, "environment").state == "fine"
+    nvidia = section(tmp_path / "other", NVIDIA, torch="2.13.0+cu130", HSA_OVERRIDE_GFX_VERSION="11.0.0")
+    assert line(nvidia, "environment").state == "fine", "nothing reads it there"
+
+
+@pytest.mark.parametrize(
+    ("release", "good"),
+    [
+        ("6.18.4", True), ("6.18.3-arch1-1", False), ("6.19.0-rc3", True), ("7.0.0-12-generic", True),
+        ("6.17.0-19-generic", True), ("6.17.0-18-generic", False), ("6.14.0-1018-oem", True),
+        ("6.14.0-1017-oem", False), ("6.17.0-1004-oem", True), ("6.11.0-29-generic", False), ("unheard of", None),
+    ],
+)  # fmt: skip
+def test_kernels(release: str, good: bool | None) -> None:
+    assert kernel_is_new_enough(release) is good
+
+
+def test_devices_that_are_not_there_or_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = strix_halo()
+    del files["dev/dri/renderD128"]
+    found = section(tmp_path, files)
+    assert [each.state for each in lines(found, "device")] == ["fine", "missing"]
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    refused = section(tmp_path / "other", strix_halo())
+    assert all(each.state == "failed" and "usermod -aG" in each.do for each in lines(refused, "device"))
+
+
+# ---- without a GPU
+
+
+@pytest.mark.parametrize("files", [{}, LAPTOP])
+def test_without_a_gpu_nothing_is_tried_and_a_run_can_start(tmp_path: Path, files: dict[str, object]) -> None:
+    def no_probe(name: str) -> Outcome:
+        raise AssertionError(f"{name} was started")
+
+    found = hardware_section(machine(tmp_path, files, torch="2.13.0+cpu"), lambda command: None, lambda _: no_probe)
+    assert found.can_run
+    assert line(found, "probes") == Line("probes", "skipped", "no GPU for a run: no GPU found")
+    assert line(found, "profile").found == "cpu: no GPU found"
+    without = section(tmp_path / "other", files, torch=None)
+    assert not without.can_run and "whl/cpu" in line(without, "torch").do
+
+
+# ---- probes
+
+
+def test_a_gpu_that_torch_does_not_see_stops_a_run(tmp_path: Path) -> None:
+    found = section(tmp_path, NVIDIA, torch="2.13.0+cu130", probes={"seen": Outcome({"available": False})})
+    assert not found.can_run
+    assert "hardware.profile: cpu" in line(found, "kernel launch").do
+    assert {each.state for each in found.lines if each.name in ("attention", "matrix products")} == {"skipped"}
+
+
+PROBES: list[tuple[dict[str, Outcome], str, str, str, bool]] = [
+    ({"kernel": Outcome(None, "killed by SIGSEGV", "pin")}, "kernel launch", "failed", "SIGSEGV", False),
+    ({"kernel": Outcome({"relative_error": 0.7})}, "kernel launch", "failed", "wrong result", False),
+    ({"kernel": Outcome({"relative_error": float("nan")})}, "kernel launch", "failed", "wrong result", False),
+    ({"attention": Outcome({"flash": "no kernel", "efficient": 0.004})}, "attention", "fine", "flash no kernel", True),
+    ({"attention": Outcome({"flash": "no", "efficient": "no"})}, "attention", "note", "plain attention", True),
+    ({"attention": Outcome({"flash": 0.5, "efficient": 0.004})}, "attention", "failed", "wrong results", True),
+    ({"attention": Outcome(None, "did not end within 120 s")}, "attention", "failed", "did not end", True),
+    ({"speed": Outcome({"flops": 5.1e12})}, "matrix products", "note", "5.1 TFLOP/s", True),
+    ({"seen": Outcome(SEEN | {"free_bytes": 120 * GIB, "total_bytes": 62 * GIB})}, "torch's memory figure", "note",
+     "cannot be right", True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("probes", "name", "state", "text", "can_run"), PROBES)
+def test_what_probes_say(
+    tmp_path: Path, probes: dict[str, Outcome], name: str, state: str, text: str, can_run: bool
+) -> None:
+    found = section(tmp_path, strix_halo(), probes=probes)
+    assert line(found, name).state == state
+    assert text in line(found, name).found
+    assert found.can_run == can_run
+
+
+PROGRAMS: list[tuple[str, float, dict[str, Any] | None, str, str]] = [
+    ('print("noise"); print(\'{"flops": 1.5}\')', 20, {"flops": 1.5}, "", ""),
+    ("import sys; sys.exit('RuntimeError: HIP error: invalid device function')", 20, None,
+     "exit code 1: RuntimeError: HIP error: invalid device function", "unset HSA_OVERRIDE_GFX_VERSION"),
+    ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", 20, None, "killed by SIGSEGV", "pin another build"),
+    ("import time; time.sleep(60)", 0.3, None, "did not end within 0.3 s", "HSA_ENABLE_INTERRUPT=0"),
+    ("print('no JSON')", 20, None, "printed no result", ""),
+    ("pass", 20, None, "printed no result", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("program", "seconds", "result", "failure", "do"), PROGRAMS)
+def test_children_that_end_in_every_way(
+    program: str, seconds: float, result: dict[str, Any] | None, failure: str, do: str
+) -> None:
+    outcome = outcome_of([sys.executable, "-c", program], dict(os.environ), seconds)
+    assert outcome.found == result
+    assert failure in outcome.failure and bool(failure) == bool(outcome.failure)
+    assert do in outcome.do
+
+
+def test_a_real_probe_on_this_machine() -> None:
+    """Imports torch in a child and says what it sees."""
+    outcome = outcome_of([sys.executable, "-m", "halo_forge.doctor._probes", "seen"], dict(os.environ), 300)
+    assert outcome.found is not None, outcome.failure
+    import torch
+
+    assert outcome.found["available"] == torch.cuda.is_available()

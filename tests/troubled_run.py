@@ -1,0 +1,59 @@
+"""`halo-forge` whose sampling goes wrong: troubled_run.py TROUBLE AFTER TIMES FOLDER ARGUMENTS...
+
+The first TIMES attempts meet the trouble when they have sampled AFTER completions.  FOLDER counts the attempts.
+
+    spin     the thread that samples never comes back from a call in C: no signal handler of Python runs again
+    die      the process is killed (SIGKILL)
+    wait     the thread sleeps in Python
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from scripted_runs import MemoryVerifier
+
+from halo_forge.cli import app
+from halo_forge.engines.scripted import ScriptedEngine
+from halo_forge.verifiers.c import Spec
+
+
+def meet(trouble: str) -> None:
+    match trouble:
+        case "spin":
+            collections.deque(itertools.repeat(None), maxlen=0)
+        case "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "wait":
+            time.sleep(120)
+
+
+def main() -> None:
+    trouble, after, times, folder = sys.argv[1:5]
+    del sys.argv[1:5]
+    Spec.open = lambda self: MemoryVerifier()  # type: ignore[assignment, method-assign]
+    sample = ScriptedEngine.sample
+
+    def troubled(*arguments: Any) -> Iterator[Any]:
+        count = len(list(Path(folder).iterdir()))
+        if count < int(times):
+            (Path(folder) / str(count)).touch()
+        for number, completion in enumerate(sample(*arguments)):
+            if count < int(times) and number == int(after):
+                meet(trouble)
+            yield completion
+
+    ScriptedEngine.sample = troubled  # type: ignore[method-assign]
+    app.main()
+
+
+if __name__ == "__main__":
+    main()
