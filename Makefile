@@ -25,8 +25,10 @@ bench: model  ## all five benchmarks one after the other, about 20 minutes on 2 
 	$(BIN)/python scripts/bench_generation.py --prompts 16
 	$(BIN)/python scripts/bench_cycle.py
 
+# The sandbox's tests run alone: they look at times and at all processes.
 test: model lint  ## lint, type-check and run all tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q tests/sandbox
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/sandbox tests
 
 lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -189,7 +189,7 @@ RUNNING: tuple[Program, ...] = (
     Program("flood_of_errors", main_of(FLOOD % (2, "0")), ("output",)),
     Program("flood_ignoring_the_signal", main_of("ignore_all();" + FLOOD % (1, "0")), ("output", "cpu")),
     Program(
-        "hole_in_the_output", main_of('lseek(1, 1 << 30, SEEK_SET); (void)!write(1, "x", 1); return 1;'), ("output",)
+        "hole_in_the_output", main_of('lseek(1, 1 << 30, SEEK_SET); (void)!write(1, "x", 1); return 1;'), ("exit",)
     ),
     Program("truncate_own_output", main_of('puts("text"); fflush(stdout); return ftruncate(1, 0) != 0;'), ("exit",)),
     Program("stretch_own_output", main_of("ftruncate(1, 1L << 40); return 1;"), ("output", "exit")),

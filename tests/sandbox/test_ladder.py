@@ -193,8 +193,8 @@ def test_a_fork_bomb_of_an_ordinary_user_ends_soon(package: Path, build: Callabl
     assert done.returncode == 0, done.stderr
     seen, seconds, next_is_clean = json.loads(done.stdout)
     assert seen and next_is_clean
-    # About 2 s on two cores, and 12 to 16 s where every look at the processes is a whole one.
-    assert seconds < 7.0
+    # 2 to 8 s on two cores, and 12 to 16 s where every look at the processes is a whole one.
+    assert seconds < 11.0
 
 
 class LateSandbox(LocalSandbox):
