@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import os
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ _TRAINING_SHARE = 0.5
 
 
 @dataclass(frozen=True)
-class Profile:
+class Profile(abc.ABC):
     """The choices for one kind of machine; a kind is a subclass with its own values.
 
     Attributes:
@@ -79,9 +80,9 @@ class Profile:
             return num_parameters >= LARGE_MODEL or longest > LONG_ROW
         return longest * activation_bytes(num_parameters) > budget * _TRAINING_SHARE
 
+    @abc.abstractmethod
     def memory_budget_bytes(self) -> int | None:
         """What may be taken now, with what this process holds already left out; None where it cannot be known yet."""
-        raise NotImplementedError
 
     def process_fraction(self, total_bytes: int) -> float | None:
         """The share of the device's memory that torch may take at most; None leaves it without a limit of its own.
