@@ -7,7 +7,7 @@ transformers' own interface, so every model of the library that uses it gains an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,24 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 NAME = "halo_forge_grouped"
+
+
+class CohortsLostError(Exception):
+    """The model did not hand on the keys that `with_parts` returned."""
+
+
+def with_parts(
+    key: torch.Tensor, value: torch.Tensor, parts: Sequence[tuple[torch.Tensor, torch.Tensor]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a cache returns where its rows lie in several places: the new states, from which attention finds the others.
+
+    Args:
+        key, value: The new states, (rows, key-value heads, 1, head size).
+        parts: Keys and values of the first rows, the next rows and so on, each (its rows, key-value heads, its slots,
+            head size).
+    """
+    key.halo_forge_parts = parts  # type: ignore[attr-defined]
+    return key, value
 
 
 def grouped_attention(
@@ -32,28 +50,48 @@ def grouped_attention(
 
     Args:
         query: (rows, heads, 1, head size).
-        key, value: (rows, key-value heads, slots, head size).
-        attention_mask: (rows, 1, 1, slots), added to the scores; None for nothing.
+        key, value: (rows, key-value heads, slots, head size), or what `with_parts` returned.
+        attention_mask: (rows, 1, 1, slots), added to the scores; None for nothing.  Rows of a part with fewer slots
+            use its first ones.
         scaling: Factor on the scores; None is 1 / sqrt(head size).
 
     Returns:
         (rows, 1, heads, head size), and no weights.
+
+    Raises:
+        CohortsLostError: The mask is wider than the keys.
     """
     if query.shape[2] != 1 or options.get("position_bias") is not None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)  # type: ignore[no-any-return]
+    scale = query.shape[3] ** -0.5 if scaling is None else scaling
+    parts = getattr(key, "halo_forge_parts", None)
+    if parts is None:
+        if attention_mask is not None and attention_mask.shape[3] != key.shape[2]:
+            raise CohortsLostError
+        return _grouped(query, key, value, attention_mask, scale), None
+    mixed, first = [], 0
+    for keys, values in parts:
+        rows = slice(first, first + keys.shape[0])
+        mask = None if attention_mask is None else attention_mask[rows, :, :, : keys.shape[2]]
+        mixed.append(_grouped(query[rows], keys, values, mask, scale))
+        first = rows.stop
+    return torch.cat(mixed), None
+
+
+def _grouped(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scale: float
+) -> torch.Tensor:
     rows, heads, _, size = query.shape
     key_value_heads, slots = key.shape[1], key.shape[2]
     groups = query.reshape(rows * key_value_heads, heads // key_value_heads, size)
     keys, values = key.view(-1, slots, size), value.view(-1, slots, value.shape[3])
-    scale = size**-0.5 if scaling is None else scaling
-    if attention_mask is None:
+    if mask is None:
         scores = torch.bmm(groups, keys.transpose(1, 2)).mul_(scale)
     else:
-        bias = attention_mask.expand(rows, key_value_heads, 1, slots).reshape(-1, 1, slots)
+        bias = mask.expand(rows, key_value_heads, 1, slots).reshape(-1, 1, slots)
         scores = torch.baddbmm(bias, groups, keys.transpose(1, 2), alpha=scale)
     # The softmax sums in float32 inside, whatever the type of its input.
-    mixed = torch.bmm(scores.softmax(dim=-1), values)
-    return mixed.view(rows, 1, heads, value.shape[3]), None
+    return torch.bmm(scores.softmax(dim=-1), values).view(rows, 1, heads, value.shape[3])
 
 
 AttentionInterface.register(NAME, grouped_attention)

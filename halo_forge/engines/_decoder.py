@@ -1,46 +1,40 @@
-"""Decoding with a fixed number of rows in flight and a preallocated cache; imported late, because it needs torch.
+"""Decoding of rows in flight; imported late, because it needs torch.
 
-The slots of the cache form a ring.  All rows write their next key and value into the same slot, one slot further at
-every step, and a row that is filled with a new prompt gets the prompt's keys and values into the slots right before
-it.  The ring has room for the longest prompt with the longest answer, so what is overwritten is no longer looked at.
-What a row may look at is its mask.  Rotary positions are applied before keys are cached, so a slot's number carries
-no meaning.  Nothing grows and nothing moves: memory depends on the rows in flight, not on the number of requests,
-and the matrix products of attention read the cache as it lies (a part of it would be copied at every step).
+Rows that were filled in together form a cohort, with a cache of their own: attention goes over what they have seen and
+no further, and nothing is copied but now and then.  The other layers see all rows as one batch.  Memory depends on the
+rows in flight, not on the number of requests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby, pairwise
 from typing import Any
 
 import torch
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import CacheLayerMixin
 
+from halo_forge.engines._attention import NAME, CohortsLostError, with_parts
+from halo_forge.engines._cohort import Cohort
 from halo_forge.errors import ConfigError
 
-SLOT_MULTIPLE = 32
-"""Matrix products are slower at odd sizes."""
+MAX_COHORTS = 4
+"""Every cohort costs products of its own in every layer; to wait for older rows costs wider ones."""
+PREFILL_TOKENS = 8192
+"""The most tokens of prompts, padding included, that go through the model at once; a longer prompt goes alone."""
 
 
-class _Ring:
-    """The slot that is written next, shared by all layers."""
-
-    def __init__(self, num_slots: int) -> None:
-        self.num_slots = num_slots
-        self.slot = 0
-
-
-class _RingLayer(CacheLayerMixin):  # type: ignore[misc]
-    """One layer's keys and values, each (rows, key-value heads, slots, head size)."""
+class _CohortsLayer(CacheLayerMixin):  # type: ignore[misc]
+    """What the model takes for one layer's cache."""
 
     is_sliding = False
     """Sliding-window layers keep all slots too: the mask hides what is too far back."""
 
-    def __init__(self, ring: _Ring, keys: torch.Tensor, values: torch.Tensor) -> None:
+    def __init__(self, cohorts: Sequence[Cohort], number: int) -> None:
         super().__init__()
-        self.ring, self.keys, self.values = ring, keys, values
+        self.cohorts, self.number = cohorts, number
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
@@ -49,23 +43,27 @@ class _RingLayer(CacheLayerMixin):  # type: ignore[misc]
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *arguments: Any, **options: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write one position of every row; returns all slots, uncopied."""
-        slot = self.ring.slot
-        self.keys[:, :, slot : slot + 1] = key_states
-        self.values[:, :, slot : slot + 1] = value_states
-        return self.keys, self.values
+        """Write one position of every row; returns all slots, or with several cohorts what attention finds them by."""
+        sizes = [len(cohort) for cohort in self.cohorts]
+        parts = [
+            cohort.write(self.number, keys, values)
+            for cohort, keys, values in zip(
+                self.cohorts, key_states.split(sizes), value_states.split(sizes), strict=True
+            )
+        ]
+        return parts[0] if len(parts) == 1 else with_parts(key_states, value_states, parts)
 
     def get_seq_length(self) -> int:
         """Slots that the next token can look back on."""
-        return self.ring.num_slots - 1
+        return self.get_max_length() - 1
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """(slots that are looked at, offset of the first)."""
-        return self.ring.num_slots, 0
+        return self.get_max_length(), 0
 
     def get_max_length(self) -> int:
         """Slots in all."""
-        return self.ring.num_slots
+        return max(cohort.num_slots for cohort in self.cohorts)
 
 
 @dataclass(frozen=True)
@@ -74,73 +72,80 @@ class _States:
 
     Attributes:
         layers: Keys and values of each layer, (prompts, key-value heads, length, head size).
-        seen: (prompts, length); False where there is padding.
+        lengths: (prompts,) tokens of each.
         logits: (prompts, vocabulary), of the token after the prompt.
     """
 
     layers: list[tuple[torch.Tensor, torch.Tensor]]
-    seen: torch.Tensor
+    lengths: torch.Tensor
     logits: torch.Tensor
 
-    def only(self, number: int) -> _States:
-        """A copy of one prompt's, which holds on to no memory of the others."""
-        layers = [
-            (keys[number : number + 1].clone(), values[number : number + 1].clone()) for keys, values in self.layers
-        ]
-        return _States(layers, self.seen[number : number + 1].clone(), self.logits[number : number + 1].clone())
+    def at(self, numbers: Sequence[int]) -> _States:
+        """A copy of some prompts', in that order, which holds on to no memory of the others."""
+        index = torch.tensor(numbers, device=self.lengths.device)
+        layers = [(keys[index], values[index]) for keys, values in self.layers]
+        return _States(layers, self.lengths[index], self.logits[index])
 
 
 class Decoder:
-    """The rows in flight.
+    """The rows in flight, at first none.
 
     Args:
         model: A causal language model of transformers.
-        num_rows: Rows in flight.
-        longest_prompt: Tokens of the longest prompt that will be filled in.
-        max_new_tokens: The most tokens that follow a prompt.
+        max_length: Tokens of the longest prompt together with its answer.
 
     Raises:
         ConfigError: The model has layers that keep something other than keys and values of each position.
     """
 
-    def __init__(self, model: Any, *, num_rows: int, longest_prompt: int, max_new_tokens: int) -> None:
+    def __init__(self, model: Any, *, max_length: int) -> None:
         self._model = model
         self._device = model.device
         self._windows = _attention_windows(model.config.get_text_config())
-        needed = longest_prompt + max_new_tokens
-        self._ring = _Ring(-(-needed // SLOT_MULTIPLE) * SLOT_MULTIPLE)
-        self._mask = torch.zeros(num_rows, self._ring.num_slots, dtype=torch.bool, device=self._device)
-        self._lengths = torch.zeros(num_rows, dtype=torch.long, device=self._device)
+        self._max_length = max_length
+        # The library's own attention takes one tensor of keys.
+        self._max_cohorts = MAX_COHORTS if model.config._attn_implementation == NAME else 1
+        self._cohorts: list[Cohort] = []
         self._cache: Cache | None = None
-        self._kept: dict[tuple[int, ...], tuple[_States, int]] = {}
+        self._kept: tuple[tuple[int, ...], _States] | None = None
 
     @torch.inference_mode()
-    def fill(self, rows: Sequence[int], prompts: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Put `prompts[i]` into row `rows[i]`; equal prompts are computed once.
+    def add(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+        """New rows after those in flight; of equal prompts that follow each other, one is computed.
 
         The last prompt is kept until the next call, so that a prompt whose samples come in several calls, one after
         the other, is computed once all the same.
 
+        Args:
+            prompts: Their token ids.
+
         Returns:
-            (len(rows), vocabulary) next-token logits.
+            (prompts, vocabulary) next-token logits.
         """
-        wanted = [tuple(prompt) for prompt in prompts]
-        distinct = [prompt for prompt in dict.fromkeys(wanted) if prompt not in self._kept]
-        known = dict(self._kept)
-        if distinct:
-            fresh = self._prefill(distinct)
-            known |= {prompt: (fresh, number) for number, prompt in enumerate(distinct)}
-        logits: list[torch.Tensor] = [torch.empty(0)] * len(wanted)
-        for states in {id(states): states for states, _ in known.values()}.values():
-            here = [place for place, prompt in enumerate(wanted) if known[prompt][0] is states]
-            if here:
-                source = torch.tensor([known[wanted[place]][1] for place in here], device=self._device)
-                self._write(torch.tensor([rows[place] for place in here], device=self._device), states, source)
-                for place, row in zip(here, states.logits[source], strict=True):
-                    logits[place] = row
-        states, number = known[wanted[-1]]
-        self._kept = {wanted[-1]: (states.only(number), 0)}
-        return torch.stack(logits)
+        cohort, logits = Cohort(self._device), []
+        for part in self._passes([tuple(prompt) for prompt in prompts]):
+            distinct = list(dict.fromkeys(part))
+            states = self._prefill(distinct) if self._kept is None or distinct != [self._kept[0]] else self._kept[1]
+            self._kept = distinct[-1], states.at([len(distinct) - 1])
+            rows = states.at([distinct.index(prompt) for prompt in part])
+            cohort.append(rows.layers, rows.lengths)
+            logits.append(rows.logits)
+        self._cohorts.append(cohort)
+        self._merge()
+        return torch.cat(logits)
+
+    def _passes(self, prompts: Sequence[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
+        """The prompts in order, cut where the model takes in as many tokens as it should at once."""
+        kept = None if self._kept is None else self._kept[0]
+        part: list[tuple[int, ...]] = []
+        num_distinct = longest = 0
+        for prompt, equal in groupby(prompts):
+            longest, num_distinct = max(longest, len(prompt)), num_distinct + 1
+            if part and (part[-1] == kept or num_distinct * longest > PREFILL_TOKENS):
+                yield part
+                part, num_distinct, longest = [], 1, len(prompt)
+            part += equal
+        yield part
 
     def _prefill(self, prompts: Sequence[Sequence[int]]) -> _States:
         longest = max(map(len, prompts))
@@ -157,23 +162,20 @@ class Decoder:
             # An index and not a count: it copies the last states, and the head then multiplies them in one product.
             logits_to_keep=torch.tensor([longest - 1], device=self._device),
         )
-        if self._cache is None:
-            self._cache = self._allocate(output.past_key_values)
         layers = [(layer.keys, layer.values) for layer in output.past_key_values.layers]
-        return _States(layers, attention.bool(), output.logits[:, -1])
+        if self._cache is None:
+            self._cache = Cache(layers=[_CohortsLayer(self._cohorts, number) for number in range(len(layers))])
+        return _States(layers, attention.sum(dim=1), output.logits[:, -1])
 
-    def _write(self, target: torch.Tensor, states: _States, source: torch.Tensor) -> None:
-        """The states of prompts `source` into the rows `target`, right before the slot that is written next."""
-        assert self._cache is not None
-        longest = states.seen.shape[1]
-        slots = torch.arange(self._ring.slot - longest, self._ring.slot, device=self._device) % self._ring.num_slots
-        for layer, (keys, values) in zip(self._cache.layers, states.layers, strict=True):
-            # Advanced indices on both sides of a slice: (rows, slots, heads, head size).
-            layer.keys[target[:, None], :, slots] = keys[source].transpose(1, 2)
-            layer.values[target[:, None], :, slots] = values[source].transpose(1, 2)
-        self._mask[target] = False
-        self._mask[target[:, None], slots] = states.seen[source]
-        self._lengths[target] = states.seen[source].sum(dim=1)
+    def _merge(self) -> None:
+        """No more cohorts than allowed: neighbours become one where that wastes the fewest slots."""
+        while len(self._cohorts) > self._max_cohorts:
+            wasted = [
+                abs(left.num_seen - right.num_seen) * len(left if left.num_seen < right.num_seen else right)
+                for left, right in pairwise(self._cohorts)
+            ]
+            number = wasted.index(min(wasted))
+            self._cohorts[number].absorb(self._cohorts.pop(number + 1))
 
     @torch.inference_mode()
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -185,28 +187,49 @@ class Decoder:
         Returns:
             (rows, vocabulary) next-token logits.
         """
-        self._mask[:, self._ring.slot] = True
+        try:
+            logits = self._forward(tokens)
+        except CohortsLostError:
+            # A model that goes on computing with what the cache returns; the same slots are written once more.
+            self._max_cohorts = 1
+            self._merge()
+            logits = self._forward(tokens)
+        for cohort in self._cohorts:
+            cohort.advance(self._max_length - 1)
+        return logits
+
+    def _forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        for cohort in self._cohorts:
+            cohort.make_room()
         output = self._model(
             input_ids=tokens[:, None],
             attention_mask=self._masks(),
-            position_ids=self._lengths[:, None],
+            position_ids=torch.cat([cohort.lengths for cohort in self._cohorts])[:, None],
             past_key_values=self._cache,
             use_cache=True,
         )
-        # A finished row goes on counting; its position must stay one that the model knows.
-        self._lengths += 1
-        self._lengths %= self._ring.num_slots
-        self._ring.slot = (self._ring.slot + 1) % self._ring.num_slots
-        return output.logits[:, -1]
+        logits: torch.Tensor = output.logits[:, -1]
+        return logits
 
     @torch.inference_mode()
-    def keep(self, rows: Sequence[int]) -> None:
-        """Drop all rows but these; they are numbered anew in the order given."""
-        index = torch.tensor(list(rows), device=self._device)
-        self._mask, self._lengths = self._mask[index], self._lengths[index]
-        assert self._cache is not None
-        for layer in self._cache.layers:
-            layer.keys, layer.values = layer.keys[index], layer.values[index]
+    def keep(self, rows: Sequence[int]) -> list[int]:
+        """Drop all rows but these.
+
+        Args:
+            rows: Numbers of rows, rising.
+
+        Returns:
+            The rows that are left, by their old numbers, in their new order.
+        """
+        order: list[int] = []
+        first = 0
+        for cohort in self._cohorts:
+            num_rows = len(cohort)
+            own = [row - first for row in rows if first <= row < first + num_rows]
+            order += [first + row for row in cohort.keep(own)]
+            first += num_rows
+        self._cohorts[:] = [cohort for cohort in self._cohorts if len(cohort)]
+        return order
 
     def _masks(self) -> Any:
         """What the model takes as its attention mask: one, or one for each kind of layer."""
@@ -215,22 +238,10 @@ class Decoder:
 
     def _mask_of(self, window: int | None) -> torch.Tensor:
         """(rows, 1, 1, slots): 0 where a row may look, minus infinity elsewhere; every kind of attention takes that."""
-        hidden = ~self._mask
-        if window is not None and window < self._ring.num_slots:
-            slots = torch.arange(self._ring.num_slots, device=self._device)
-            hidden |= (self._ring.slot - slots) % self._ring.num_slots >= window
+        num_slots = max(cohort.num_slots for cohort in self._cohorts)
+        hidden = torch.cat([cohort.hidden(num_slots, window) for cohort in self._cohorts])
         mask = torch.zeros(hidden.shape, dtype=self._model.dtype, device=self._device)
         return mask.masked_fill_(hidden, float("-inf"))[:, None, None]
-
-    def _allocate(self, filled: Cache) -> Cache:
-        layers = []
-        for layer in filled.layers:
-            shape = (self._mask.shape[0], layer.keys.shape[1], self._ring.num_slots)
-            # Zeros, not what the memory held: a masked NaN would still spoil the sum over values.
-            keys = layer.keys.new_zeros(*shape, layer.keys.shape[3])
-            values = layer.values.new_zeros(*shape, layer.values.shape[3])
-            layers.append(_RingLayer(self._ring, keys, values))
-        return Cache(layers=layers)
 
 
 def _attention_windows(config: Any) -> dict[str, int | None]:

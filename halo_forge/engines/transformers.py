@@ -126,35 +126,25 @@ class TransformersEngine:
 
         from halo_forge.engines._decoder import Decoder
 
-        decoder = Decoder(
-            self.policy.model,
-            num_rows=num_rows,
-            longest_prompt=max(map(len, ids.values())),
-            max_new_tokens=max(request.max_new_tokens for request in waiting),
-        )
-        rows: list[Row | None] = [None] * num_rows
-        tokens = torch.zeros(num_rows, dtype=torch.long, device=self.policy.device)
-        while True:
-            free = [number for number, row in enumerate(rows) if row is None or row.finish is not None]
-            while waiting and len(free) >= REFILL_AT * len(rows):
-                filled = free[: len(waiting)]
-                for number in filled:
-                    rows[number] = _new_row(waiting.popleft())
-                logits = decoder.fill(filled, [ids[_row(rows, number).request.prompt_id] for number in filled])
-                tokens[filled] = self._draw(logits, [_row(rows, number) for number in filled])
-                yield from (row for number in filled if (row := _row(rows, number)).finish is not None)
-                free = [number for number, row in enumerate(rows) if row is None or row.finish is not None]
-            active = [number for number, row in enumerate(rows) if row is not None and row.finish is None]
-            if not active:
-                return
-            if not waiting and len(rows) - len(active) >= REFILL_AT * len(rows):
-                decoder.keep(active)
-                rows, tokens = [rows[number] for number in active], tokens[active]
-                active = list(range(len(rows)))
-            logits = decoder.step(tokens)
-            going = [_row(rows, number) for number in active]
-            tokens[active] = self._draw(logits if len(active) == len(rows) else logits[active], going)
-            yield from (row for row in going if row.finish is not None)
+        longest = max(map(len, ids.values())) + max(request.max_new_tokens for request in waiting)
+        decoder = Decoder(self.policy.model, max_length=longest)
+        rows: list[Row] = []
+        tokens = torch.zeros(0, dtype=torch.long, device=self.policy.device)
+        while waiting or rows:
+            going = [number for number, row in enumerate(rows) if row.finish is None]
+            if rows and len(rows) - len(going) >= REFILL_AT * len(rows):
+                order = decoder.keep(going)
+                rows, tokens = [rows[number] for number in order], tokens[order]
+            elif waiting and num_rows - len(rows) >= REFILL_AT * num_rows:
+                new = [_new_row(waiting.popleft()) for _ in range(min(len(waiting), num_rows - len(rows)))]
+                logits = decoder.add([ids[row.request.prompt_id] for row in new])
+                rows, tokens = rows + new, torch.cat([tokens, self._draw(logits, new)])
+                yield from (row for row in new if row.finish is not None)
+            else:
+                logits = decoder.step(tokens)
+                asked = [rows[number] for number in going]
+                tokens[going] = self._draw(logits if len(going) == len(rows) else logits[going], asked)
+                yield from (row for row in asked if row.finish is not None)
 
     def _draw(self, logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
         """The next token of each row, appended to it."""
@@ -223,12 +213,6 @@ def row_bytes(model: Any, num_tokens: int) -> int:
     size = shape.hidden_size // shape.num_attention_heads if size is None else size
     cache = 2 * shape.num_hidden_layers * heads * size * model.dtype.itemsize * num_tokens
     return int(cache + _VOCABULARY_COPIES * 4 * shape.vocab_size)
-
-
-def _row(rows: Sequence[Row | None], number: int) -> Row:
-    row = rows[number]
-    assert row is not None
-    return row
 
 
 def _new_row(request: SampleRequest) -> Row:

@@ -96,8 +96,8 @@ def test_batch_size_and_order_of_requests_change_nothing(policy: Any) -> None:
     assert sample(policy, requests[3::2], batch_size=5).items() <= reference.items()
 
 
-def test_the_ring_of_slots_goes_round_many_times(llama: Any) -> None:
-    """Many short and a few long answers through few rows: the slots run out again and again."""
+def test_room_is_made_many_times(llama: Any) -> None:
+    """Many short and a few long answers through few rows: slots run out again and again."""
     requests = [request(p, i, max_new_tokens=25 if i % 5 == 0 else 3) for p in PROMPTS for i in range(8)]
     assert sample(llama, requests, batch_size=2) == sample(llama, requests, batch_size=60)
 
@@ -310,14 +310,11 @@ class ShortOfMemory(Decoder):
 
     room, at_step = 3, 6
     num_failures = 0
-
-    def __init__(self, model: Any, *, num_rows: int, **lengths: int) -> None:
-        super().__init__(model, num_rows=num_rows, **lengths)
-        self.num_rows, self.num_steps = num_rows, 0
+    num_steps = 0
 
     def step(self, tokens: Any) -> Any:
         self.num_steps += 1
-        if self.num_steps == self.at_step and self.num_rows > self.room:
+        if self.num_steps == self.at_step and len(tokens) > self.room:
             type(self).num_failures += 1
             raise torch.OutOfMemoryError("HIP out of memory")
         return super().step(tokens)
@@ -351,9 +348,9 @@ def test_rows_are_as_many_as_the_memory_holds(llama: Any, monkeypatch: pytest.Mo
     asked: list[int] = []
 
     class Counting(Decoder):
-        def __init__(self, model: Any, *, num_rows: int, **lengths: int) -> None:
-            asked.append(num_rows)
-            super().__init__(model, num_rows=num_rows, **lengths)
+        def step(self, tokens: Any) -> Any:
+            asked.append(len(tokens))
+            return super().step(tokens)
 
     monkeypatch.setattr("halo_forge.engines._decoder.Decoder", Counting)
     num_tokens = 24 + max(len(llama.prompt_ids(prompt)) for prompt in PROMPTS.values())
@@ -364,8 +361,9 @@ def test_rows_are_as_many_as_the_memory_holds(llama: Any, monkeypatch: pytest.Mo
         monkeypatch.setattr(type(llama.profile), "memory_budget_bytes", lambda self, budget=budget: int(budget))
         automatic = TransformersSpec.model_validate({"kind": "transformers"}).open(llama)
         list(automatic.sample(PROMPTS, [request(prompt_id) for prompt_id in PROMPTS], 0))
-        assert asked.pop() == expected
+        assert max(asked) == expected
+        asked.clear()
     given = TransformersSpec.model_validate({"kind": "transformers", "batch_size": 4}).open(llama)
     monkeypatch.setattr(type(llama.profile), "memory_budget_bytes", lambda self: 0)
     list(given.sample(PROMPTS, [request(prompt_id) for prompt_id in PROMPTS], 0))
-    assert asked.pop() == 4, "what the configuration says is what is done"
+    assert max(asked) == 4, "what the configuration says is what is done"
