@@ -19,7 +19,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 NAME = "halo_forge_grouped"
 
 
-class CohortsLostError(Exception):
+class CohortsLostError(RuntimeError):
     """The model did not hand on the keys that `with_parts` returned."""
 
 
@@ -100,12 +100,19 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 @contextmanager
 def fast_decoding(model: Any) -> Iterator[None]:
-    """Use it while the block runs, where it is faster: on a CPU, in place of `sdpa`."""
+    """What decodes while the block runs: on a CPU this in place of `sdpa`, and `sdpa` in place of flash attention.
+
+    Flash attention knows no mask of (rows, 1, 1, slots), which decoding needs.
+    """
     chosen = model.config._attn_implementation
-    if model.device.type != "cpu" or chosen != "sdpa":
+    if chosen.startswith("flash_attention"):
+        decoding = "sdpa"
+    elif model.device.type == "cpu" and chosen == "sdpa":
+        decoding = NAME
+    else:
         yield
         return
-    model.set_attn_implementation(NAME)
+    model.set_attn_implementation(decoding)
     try:
         yield
     finally:

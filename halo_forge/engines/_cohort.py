@@ -43,14 +43,18 @@ class Cohort:
         """Positions of the row that has seen the most."""
         return int(self.lengths.max())
 
-    def append(self, layers: Sequence[tuple[torch.Tensor, torch.Tensor]], lengths: torch.Tensor) -> None:
+    def append(
+        self, layers: Sequence[tuple[torch.Tensor, torch.Tensor]], lengths: torch.Tensor, index: torch.Tensor
+    ) -> None:
         """Take in rows.
 
         Args:
-            layers: Keys and values of each layer, each (new rows, key-value heads, positions, head size), the newest
+            layers: Keys and values of each layer, each (sources, key-value heads, positions, head size), the newest
                 position last; not kept, and not written to.
-            lengths: (new rows,) how many of the last positions count.
+            lengths: (sources,) how many of the last positions count.
+            index: (new rows,) the source of each row; several rows may have the same.
         """
+        lengths = lengths[index]
         first, last, needed = len(self), len(self) + len(lengths), layers[0][0].shape[2]
         if not self._layers:
             self._layers = [(keys.new_zeros(0, *keys.shape[1:]), values[:0]) for keys, values in layers]
@@ -58,14 +62,15 @@ class Cohort:
             self._resize(last, max(needed, self.num_seen if first else 0))
         for own, new in zip(self._layers, layers, strict=True):
             for own_states, new_states in zip(own, new, strict=True):
-                own_states[first:last, :, self.slot - needed : self.slot] = new_states
+                # Layer by layer: nothing but one layer's new rows is there twice.
+                own_states[first:last, :, self.slot - needed : self.slot] = new_states[index]
         self.lengths = torch.cat([self.lengths, lengths])
 
     def absorb(self, other: Cohort) -> None:
         """Take in all rows of another cohort, which must not be used afterwards."""
         seen = slice(other.slot - other.num_seen, other.slot)
-        rows = len(other)
-        self.append([(keys[:rows, :, seen], values[:rows, :, seen]) for keys, values in other._layers], other.lengths)
+        layers = [(keys[:, :, seen], values[:, :, seen]) for keys, values in other._layers]
+        self.append(layers, other.lengths, torch.arange(len(other), device=other.lengths.device))
 
     def keep(self, rows: Sequence[int]) -> list[int]:
         """Drop all rows but these; the last of them move into the gaps, so that little is copied.

@@ -16,7 +16,8 @@ import torch
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import CacheLayerMixin
 
-from halo_forge.engines._attention import NAME, CohortsLostError, with_parts
+from halo_forge import heartbeat
+from halo_forge.engines._attention import NAME, with_parts
 from halo_forge.engines._cohort import Cohort
 from halo_forge.errors import ConfigError
 
@@ -127,9 +128,11 @@ class Decoder:
             distinct = list(dict.fromkeys(part))
             states = self._prefill(distinct) if self._kept is None or distinct != [self._kept[0]] else self._kept[1]
             self._kept = distinct[-1], states.at([len(distinct) - 1])
-            rows = states.at([distinct.index(prompt) for prompt in part])
-            cohort.append(rows.layers, rows.lengths)
-            logits.append(rows.logits)
+            index = torch.tensor([distinct.index(prompt) for prompt in part], device=self._device)
+            cohort.append(states.layers, states.lengths, index)
+            logits.append(states.logits[index])
+            if self._device.type == "cpu":
+                heartbeat.beat()  # many passes over long prompts; on a GPU this would be before they are computed
         self._cohorts.append(cohort)
         self._merge()
         return torch.cat(logits)
@@ -189,8 +192,11 @@ class Decoder:
         """
         try:
             logits = self._forward(tokens)
-        except CohortsLostError:
-            # A model that goes on computing with what the cache returns; the same slots are written once more.
+        except RuntimeError as error:
+            if len(self._cohorts) == 1 or isinstance(error, torch.OutOfMemoryError):
+                raise
+            # A model that computes with what the cache returns, or with an attention of its own, takes one cohort; the
+            # same slots are written once more.  If that was not the reason, the error comes again.
             self._max_cohorts = 1
             self._merge()
             logits = self._forward(tokens)

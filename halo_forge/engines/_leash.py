@@ -31,6 +31,8 @@ def main() -> int:
 
     threading.Thread(target=end_with_holder, daemon=True).start()
     code = server.wait()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(server.pid, signal.SIGKILL)  # processes that it left behind hold its port and its memory
     return code if code >= 0 else 128 - code
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Server = Literal["vllm", "sglang", "llama_cpp", "transformers", "openai"]
 
-_PLAIN = {"min_p": 0.0, "repetition_penalty": 1.0, "skip_special_tokens": False}
+_PLAIN = {"repetition_penalty": 1.0, "skip_special_tokens": False}
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Form:
     Attributes:
         extra: Fields of every request.
         takes_ids: The prompt goes as token ids, so that nothing is added to it.
-        all_tokens: Its top_k for "all"; None where it takes no top_k.
+        all_tokens: Its top_k for "all"; None where it takes no top_k, and no min_p.
         keeps_stop: It leaves the stop string in the text.  Without that nobody knows which one ended an answer, so
             it is not told of them: it samples on to the end, and the answer is cut here.
         stop_ids: It takes token ids that end an answer.
@@ -51,7 +51,7 @@ FORMS: dict[Server, Form] = {
         stop_ids=True,
     ),
     "sglang": Form({**_PLAIN, "no_stop_trim": True}, takes_ids=True, all_tokens=-1, keeps_stop=True, stop_ids=True),
-    "llama_cpp": Form({"min_p": 0.0, "repeat_penalty": 1.0}, takes_ids=True, all_tokens=0),
+    "llama_cpp": Form({"repeat_penalty": 1.0}, takes_ids=True, all_tokens=0),
     "transformers": Form({}, keeps_stop=True),
     "openai": Form({}),
 }
@@ -88,10 +88,12 @@ def question(
         body["stop_token_ids"] = sorted(stop_ids)
     if form.all_tokens is not None:
         body["top_k"] = form.all_tokens if request.top_k is None else request.top_k
+        body["min_p"] = request.min_p
     if server == "transformers":
         # It has no fields for these, and starts from the model's own generation settings unless it is given others.
         settings = {"do_sample": request.temperature > 0, "top_k": 0 if request.top_k is None else request.top_k}
-        body["generation_config"] = json.dumps({**settings, "eos_token_id": sorted(stop_ids)})
+        settings |= {"min_p": request.min_p, "eos_token_id": sorted(stop_ids)}
+        body["generation_config"] = json.dumps(settings)
     return body
 
 

@@ -24,11 +24,13 @@ from halo_forge.engines._server_forms import FORMS, Reply, Server, completion, q
 from halo_forge.engines._spec import EngineSpec
 from halo_forge.errors import ConfigError, ToolMissing
 from halo_forge.records import Completion, Prompt, SampleRequest
+from halo_forge.schedules.constant import Constant
 
 if TYPE_CHECKING:
     from halo_forge.policy import Policy
 
 FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 0.25, 15.0
+NO_MIN_P = Constant(value=0.0)
 
 
 class OpenaiServerSpec(EngineSpec):
@@ -73,6 +75,8 @@ class OpenaiServerSpec(EngineSpec):
             )
         if self.top_k is not None and self.server == "openai":
             raise ValueError(f"top_k is {self.top_k}, which the protocol of server openai does not know; allowed: null")
+        if self.server == "openai" and self.min_p != NO_MIN_P:
+            raise ValueError("min_p is above 0, which the protocol of server openai does not know; allowed: 0")
         return self
 
     def open(self, policy: Policy) -> OpenaiServerEngine:
@@ -185,7 +189,11 @@ class OpenaiServerEngine:
         delay, refused = FIRST_DELAY_SECONDS, False
         while True:
             try:
-                found = self._ask(request, prompt, self._served())
+                before = time.monotonic()
+                model = self._served()
+                if deadline is not None:
+                    deadline += time.monotonic() - before  # waiting until a server has started is not asking it
+                found = self._ask(request, prompt, model)
                 return completion(self.policy, request, found, self.spec.stop)
             except Refused as error:
                 self._model = None

@@ -21,8 +21,10 @@ from halo_forge.yaml_io import load_document
 if TYPE_CHECKING:
     from halo_forge.policy import Policy
 
-KEYS = ("temperature", "top_p", "top_k", "max_new_tokens")
+KEYS = ("temperature", "top_p", "min_p", "top_k", "max_new_tokens")
 """Of a request: a completion that was drawn at other values is not its answer."""
+_TRAIN_FILES = ("completions.jsonl", "further_completions.jsonl")
+_LAP_FILES = (*_TRAIN_FILES, "dev_completions.jsonl")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,14 +49,17 @@ class RecordedEngine:
         """
         lap, test = self.root / f"cycles/{policy_version + 1:03d}", self.root / f"test/v{policy_version:03d}"
         config = load_document(self.root / "config.resolved.yaml").data
-        found: dict[tuple[str, int], tuple[Completion, dict[str, Any]]] = {}
-        for path in (lap / "completions.jsonl", lap / "dev_completions.jsonl", test / "completions.jsonl"):
+        # A confirmation asks the dev prompts anew, with seeds of its own, of two versions in one lap.
+        found: dict[tuple[str, int, int], tuple[Completion, dict[str, Any]]] = {}
+        confirmations = sorted(self.root.glob("cycles/*/confirm_*completions.jsonl"))
+        for path in (*(lap / name for name in _LAP_FILES), test / "completions.jsonl", *confirmations):
             if path.is_file():
                 drawn_at = _drawn_at(path, config)
                 for completion in _completions(path):
-                    found[completion.prompt_id, completion.index] = completion, drawn_at
+                    if path not in confirmations or completion.policy_version == policy_version:
+                        found[completion.prompt_id, completion.index, completion.seed] = completion, drawn_at
         for request in requests:
-            key = request.prompt_id, request.index
+            key = request.prompt_id, request.index, request.seed
             if key not in found:
                 num_found = sum(each[0] == request.prompt_id for each in found)
                 raise ConfigError(*self._missing(request, policy_version, num_found))
@@ -76,7 +81,8 @@ class RecordedEngine:
             f" v{policy_version}: {num_found} samples of this prompt by this version, {num_laps} laps (the last one"
             f" dev only), on test: {tested}",
             "ask for at most what is there: raft.num_cycles, raft.samples_per_prompt, raft.prompts_per_cycle,"
-            " evaluation.samples_per_prompt, the recorded run's seed and prompts;"
+            " evaluation.samples_per_prompt, the recorded run's seed and prompts; decisions.screen_z: 10 where a"
+            " confirmation is asked for that the recorded run did not need;"
             " evaluation.test_at_end: false where another version than there is to be tested",
         )
 
@@ -148,12 +154,13 @@ def _completions(path: Path) -> Iterator[Completion]:
 def _drawn_at(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """The sampling settings behind a file of completions: the cycle's own for train, fixed ones for dev and test."""
     sampling = path.parent / "sampling.json"
-    train = path.name == "completions.jsonl" and sampling.is_file()
+    train = path.name in _TRAIN_FILES and sampling.is_file()
     values = json.loads(sampling.read_bytes()) if train else config["evaluation"]
     engine = config["engine"]
     return {
         "temperature": values["temperature"],
         "top_p": values["top_p"],
+        "min_p": values.get("min_p", 0.0),  # dev and test are asked without
         "top_k": engine["top_k"],
         "max_new_tokens": engine["max_new_tokens"],
     }

@@ -173,7 +173,8 @@ class TransformersEngine:
         if token not in self._may_end:
             piece = self._decode([token])
             # U+FFFD stands for a part of a character, whose other part may be in the next token.
-            self._may_end[token] = any(text[-1] in piece for text in self.stop) or "\ufffd" in piece
+            # Some tokenizers drop the space of a token that stands alone.
+            self._may_end[token] = "\ufffd" in piece or any(text[-1] in piece or text[-1] == " " for text in self.stop)
         return self._may_end[token]
 
     def _has_stop_string(self, token_ids: list[int]) -> bool:

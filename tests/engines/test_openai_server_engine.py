@@ -186,10 +186,12 @@ def test_all_tokens_may_be_drawn_and_nothing_is_penalised(policy: Any, server: S
         assert body.keys() == {"model", "prompt", "max_tokens", "temperature", "top_p", "seed"}
 
 
-def test_top_k_is_sent(policy: Any, server: StandIn) -> None:
-    for name in ("vllm", "llama_cpp"):
-        sample(engine(policy, server, server=name), [request("p0", top_k=5)])
-    assert [body["top_k"] for body in server.bodies()] == [5, 5]
+def test_top_k_and_min_p_are_sent(policy: Any, server: StandIn) -> None:
+    for name in ("vllm", "llama_cpp", "transformers"):
+        sample(engine(policy, server, server=name), [request("p0", top_k=5, min_p=0.1)])
+    *fields, body = server.bodies()
+    fields.append(json.loads(body["generation_config"]))
+    assert [(each["top_k"], each["min_p"]) for each in fields] == [(5, 0.1)] * 3
 
 
 def test_token_ids_of_the_server_are_taken(policy: Any, server: StandIn) -> None:
@@ -293,6 +295,7 @@ def test_a_vllm_that_takes_no_adapters(server: StandIn, tiny_models: dict[str, P
         ({"adapter": "none", "restart_command": ["serve"]}, "none with a restart_command"),
         ({"adapter": "vllm_runtime_lora", "server": "sglang"}, "vllm_runtime_lora, but server is sglang"),
         ({"server": "openai", "top_k": 5}, "top_k is 5"),
+        ({"server": "openai", "min_p": 0.1}, "min_p is above 0"),
         ({"base_url": "localhost:8000"}, "base_url"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import pytest
 from scripted_runs import MemoryVerifier, differences, execute, read, rows, tree, write_inputs
 
 from halo_forge.config import load_config
+from halo_forge.engines.recorded import RecordedEngine
 from halo_forge.errors import ConfigError, RunDirError
-from halo_forge.records import Completion, Verdict
+from halo_forge.records import Completion, SampleRequest, Verdict
 from halo_forge.verifiers.c import Spec
 
 SAMPLED = ("completions.jsonl", "dev_completions.jsonl")
@@ -27,6 +29,10 @@ def recorded(tmp_path: Path) -> Path:
     """A finished run of 2 cycles."""
     execute(write_inputs(tmp_path / "inputs"), tmp_path / "first")
     return tmp_path / "first"
+
+
+def write_rows(path: Path, found: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in found))
 
 
 class EveryAnswerPasses(MemoryVerifier):
@@ -138,8 +144,38 @@ def test_answers_must_open_with_the_prefix(tmp_path: Path, recorded: Path) -> No
 
     engine = load_config(again(tmp_path, recorded)).config.engine.open(Prefixed())  # type: ignore[arg-type]
     first = rows(recorded / "cycles/001/completions.jsonl")[0]
-    from halo_forge.records import SampleRequest
 
-    request = SampleRequest(first["prompt_id"], first["index"], 0, 1.0, 1.0, None, 256)
+    request = SampleRequest(first["prompt_id"], first["index"], first["seed"], 1.0, 1.0, None, 256)
     with pytest.raises(ConfigError, match=r"prompts\.response_prefix: found"):
         next(engine.sample({}, [request], 0))
+
+
+def test_confirmations_second_rounds_and_settings_are_told_apart(recorded: Path) -> None:
+    lap = recorded / "cycles/002"
+    dev, train = rows(lap / "dev_completions.jsonl")[0], rows(lap / "completions.jsonl")[0]
+    suspect, incumbent = {**dev, "seed": 7, "text": "suspect"}, {**dev, "seed": 7, "text": "incumbent"}
+    write_rows(lap / "confirm_completions.jsonl", [suspect])
+    write_rows(lap / "confirm_incumbent_completions.jsonl", [{**incumbent, "policy_version": 0}])
+    write_rows(lap / "further_completions.jsonl", [{**train, "index": 99, "seed": 8, "text": "further"}])
+    engine = RecordedEngine(recorded, "")
+
+    def asked(index: int, seed: int, version: int = 1, kind: str = "evaluation", **changes: Any) -> str:
+        config = load_config(recorded / "config.resolved.yaml").config
+        drawn_at = read(lap / "sampling.json") if kind == "train" else config.evaluation.model_dump()
+        settings = {
+            "temperature": drawn_at["temperature"], "top_p": drawn_at["top_p"], "min_p": 0.0,
+            "top_k": config.engine.top_k, "max_new_tokens": config.engine.max_new_tokens,
+        }  # fmt: skip
+        prompt_id = train["prompt_id"] if kind == "train" else dev["prompt_id"]
+        wanted = SampleRequest(prompt_id=prompt_id, index=index, seed=seed, **{**settings, **changes})
+        (found,) = engine.sample({}, [wanted], version)
+        return found.text
+
+    assert asked(dev["index"], dev["seed"]) == dev["text"]
+    assert asked(dev["index"], 7) == "suspect"
+    assert asked(dev["index"], 7, version=0) == "incumbent"
+    assert asked(99, 8, kind="train") == "further"
+    with pytest.raises(ConfigError, match="holds no sample"):
+        asked(dev["index"], 9)
+    with pytest.raises(ConfigError, match=r"min_p: found 0\.1"):
+        asked(dev["index"], dev["seed"], min_p=0.1)

@@ -102,6 +102,59 @@ def test_room_is_made_many_times(llama: Any) -> None:
     assert sample(llama, requests, batch_size=2) == sample(llama, requests, batch_size=60)
 
 
+def test_cohorts_are_several_but_few_and_no_wider_than_their_rows(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[tuple[int, int]]] = []
+
+    class Watched(Decoder):
+        def step(self, tokens: Any) -> Any:
+            logits = super().step(tokens)
+            assert len(tokens) == sum(map(len, self._cohorts))
+            seen.append([(cohort.num_seen, cohort.num_slots) for cohort in self._cohorts])
+            return logits
+
+    monkeypatch.setattr("halo_forge.engines._decoder.Decoder", Watched)
+    requests = [request(p, i, max_new_tokens=5 + 9 * i) for p in PROMPTS for i in range(8)]
+    sample(llama, requests, batch_size=12)
+    assert {len(cohorts) for cohorts in seen} == {1, 2, 3, 4}
+    assert all(num_seen <= num_slots < num_seen + 64 for cohorts in seen for num_seen, num_slots in cohorts)
+
+
+def test_a_model_that_computes_on_with_cached_keys_gets_one_cohort(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = [request(p, i, max_new_tokens=3 + 7 * i) for p in PROMPTS for i in range(6)]
+    reference = sample(llama, requests, batch_size=8)
+    calls = []
+
+    def losing(key: Any, value: Any, parts: Any) -> tuple[Any, Any]:
+        calls.append(len(parts))
+        return key, value
+
+    monkeypatch.setattr("halo_forge.engines._decoder.with_parts", losing)
+    assert sample(llama, requests, batch_size=8) == reference
+    assert calls == [2], "found out at the first step, once"
+
+
+def test_memory_grows_with_the_rows_in_flight_and_not_with_the_requests(
+    llama: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_bytes: list[int] = []
+
+    class Weighed(Decoder):
+        def step(self, tokens: Any) -> Any:
+            logits = super().step(tokens)
+            layers = [states for cohort in self._cohorts for layer in cohort._layers for states in layer]
+            num_bytes.append(sum(states.untyped_storage().nbytes() for states in layers))
+            return logits
+
+    monkeypatch.setattr("halo_forge.engines._decoder.Decoder", Weighed)
+    peaks = []
+    for num_samples in (2, 2000):
+        requests = [request(p, i, max_new_tokens=2 + i % 7) for p in PROMPTS for i in range(num_samples)]
+        assert len(sample(llama, requests, batch_size=10)) == 5 * num_samples
+        peaks.append(max(num_bytes))
+        num_bytes.clear()
+    assert 0 < peaks[1] < 2 * peaks[0]
+
+
 def test_each_prompt_goes_through_the_model_once_for_all_of_its_samples(
     llama: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
