@@ -71,13 +71,14 @@ def test_a_whole_run_gives_signs_in_every_stage(pipe: int, tmp_path: Path, monke
     assert signs(pipe) >= len(records)
 
 
-def test_a_sign_for_each_token(pipe: int, tiny_models: dict[str, Path]) -> None:
+def test_a_sign_for_the_prompt_and_each_token(pipe: int, tiny_models: dict[str, Path]) -> None:
     from halo_forge.engines.transformers import TransformersEngine
 
     policy = load_policy(tiny_models["llama"])
     engine = TransformersEngine(policy, batch_size=4, stop=())
     (done,) = engine.sample(prompts(["x"]), [request("p0", max_new_tokens=12)], 0)
-    assert signs(pipe) == len(done.token_ids) + (done.finish == "stop")
+    # One more for the prompt.
+    assert signs(pipe) == 1 + len(done.token_ids) + (done.finish == "stop")
 
 
 JOINED = """
