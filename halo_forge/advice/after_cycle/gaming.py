@@ -27,7 +27,9 @@ class Spec(Rule):
         shown = f"; answers are {length:.0%} as long" if length is not None else ""
         return Advice(
             kind=self.kind,
-            symptom="more programs compile, but they do less",
+            symptom="more programs compile, but fewer pass"
+            if passes.high < 0.0
+            else "more programs compile and they are shorter, but no more are shown to pass",
             evidence=f"{in_words('dev compile rate', compiles)}; {in_words('dev pass rate', passes)}{shown}",
             cause="the verifier rewards what is not the task (stub code)",
             action="prompts with tests; a higher selection.reward_threshold; look at the kept samples and their flags",
