@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from scripted_runs import MemoryVerifier, execute, steady_answers, write_inputs
 
 from halo_forge.cli.decided import DECISION_COLUMNS, RESULT_COLUMNS, decision_rows, result_rows
 from halo_forge.cli.render import print_status
+from halo_forge.store.run import cycle_folder
 from halo_forge.store.status import Status, read_status
 from halo_forge.verifiers.c import Spec
 
@@ -25,7 +27,7 @@ def test_a_row_for_each_version_that_was_compared(declined: Status) -> None:
     assert list(decision_rows(declined.laps)) == [
         ["v1", "v0", "+1.000", "0.000", "", "0.000", "2", "", "improved", "continue"],
         ["v2", "v1", "-1.000", "0.000", "", "0.000", "2", "-1.000 (z none)", "degraded", "back to v1"],
-        ["v3", "v1", "+0.000", "0.000", "", "0.000", "2", "", "held", "finish (inconclusive)"],
+        ["v3", "v1", "+0.000", "0.000", "", "0.000", "2", "", "held", "finish (improved)"],
     ]
     assert {len(row) for row in decision_rows(declined.laps)} == {len(DECISION_COLUMNS)}
 
@@ -46,6 +48,20 @@ def test_the_chosen_and_the_last_version_against_the_start(declined: Status) -> 
 def test_status_says_what_was_decided_and_why_it_ended(declined: Status, capsys: pytest.CaptureFixture[str]) -> None:
     print_status(declined)
     shown = capsys.readouterr().out
-    for said in ("back to v1", "drawn anew", "detectable", "ended: inconclusive", "all cycles are done", "v3 (last)"):
+    for said in ("back to v1", "drawn anew", "detectable", "ended: improved", "all cycles are done", "v3 (last)"):
         assert said in shown
     assert shown.rstrip().endswith("cycles/001/adapter")
+
+
+def test_status_repeats_the_advice_of_the_latest_version_only(
+    declined: Status, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for cycle, symptom in ((3, "that of v2"), (4, "that of v3")):
+        row = {"symptom": symptom, "evidence": "e", "cause": "c", "action": "a", "power": "p"}
+        advised = {"cycle": cycle, "policy_version": cycle - 1, "advice": [row]}
+        (cycle_folder(Path(declined.root), cycle) / "advice.json").write_text(json.dumps(advised))
+    again = read_status(Path(declined.root), 3)
+    assert [lap.advice[0]["symptom"] for lap in again.laps[2:]] == ["that of v2", "that of v3"]
+    print_status(again)
+    shown = capsys.readouterr().out
+    assert "advice: that of v3 (e)" in shown and "that of v2" not in shown

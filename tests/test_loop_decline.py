@@ -72,7 +72,7 @@ def test_back_to_the_incumbent(
         ("degraded", "rollback", 1),
         ("held", "finish", 1),
     ]
-    assert (result.chosen_version, result.last_version, result.conclusion) == (1, 3, "inconclusive")
+    assert (result.chosen_version, result.last_version, result.conclusion) == (1, 3, "improved")
     assert parents == [(1, None), (2, "001"), (3, "001")]
     third = lap(tmp_path, 3)
     # The decline was confirmed on samples drawn anew for both, with other seeds than those of dev.

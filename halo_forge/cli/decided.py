@@ -31,7 +31,7 @@ def decision_rows(laps: Sequence[Lap]) -> Iterator[list[str]]:
             continue
         action = ACTIONS.get(decision["action"], decision["action"]).format(**decision)
         if decision["conclusion"] is not None:
-            action = f"{action} ({decision['conclusion']})"
+            action = f"{action} ({decision['conclusion'].replace('_', ' ')})"
         fresh = decision["confirmation"]
         yield [
             f"v{lap.policy_version}",

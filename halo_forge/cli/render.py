@@ -74,6 +74,9 @@ def print_status(status: Status) -> None:
         console.print(fitting_table(console, status.laps))
     if decided := list(decision_rows(status.laps)):
         print_table(DECISION_COLUMNS, decided)
+    for row in status.latest_advice:
+        for line in advice_lines(row):
+            console.print(Text(line), soft_wrap=True)
     if status.result is not None:
         print_result(console, status)
     elif status.best_version is not None:
@@ -85,7 +88,7 @@ def print_result(console: Console, status: Status) -> None:
     """The chosen and the last version against the start model, on dev and on test, and why the run ended."""
     result = status.result
     assert result is not None
-    console.print(f"ended: {result['conclusion']}; {result['reason']}", soft_wrap=True)
+    console.print(f"ended: {result['conclusion'].replace('_', ' ')}; {result['reason']}", soft_wrap=True)
     rows = list(result_rows(result))
     if rows:
         print_table(RESULT_COLUMNS, rows)

@@ -51,6 +51,8 @@ def decide(
     best = version if outcome == "improved" else incumbent(earlier)
     ending = stop(settings, earlier, judgement, history, at_floor) if version > 0 else None
     is_last = version >= num_cycles
+    if is_last and ending is None:
+        ending = _all_done(judgement, best)
     action, conclusion, why = _action(settings, judgement, ending, is_last)
     ends = action in ("stop", "finish")
     follow = {} if ends else _consequences(settings, earlier, action, best)
@@ -69,15 +71,26 @@ def decide(
     )
 
 
+def _all_done(judgement: Judgement, best: int) -> tuple[Conclusion, str]:
+    """What may be said of a run that used up its cycles: never that it converged."""
+    if judgement.outcome == "improved":
+        return "still_improving", "the last version is the best so far: more cycles may help"
+    if judgement.outcome == "degraded":
+        return "declined", "the last version fell"
+    if best > 0:
+        return "improved", f"v{best} improved, nothing after it did"
+    return "inconclusive", "no version improved; that alone does not say that training has converged"
+
+
 def _action(
     settings: DecisionsSection, judgement: Judgement, ending: tuple[Conclusion, str] | None, is_last: bool
 ) -> tuple[Action, Conclusion | None, str]:
     """What is done, the conclusion of a run that ends, and why it ends."""
-    if is_last:
-        conclusion, why = ending if ending is not None else ("inconclusive", "")
-        return "finish", conclusion, "; ".join(part for part in ("all cycles are done", why) if part)
     if ending is not None:
-        return "stop", ending[0], f"stop: {ending[1]}"
+        conclusion, why = ending
+        return (
+            ("finish", conclusion, f"all cycles are done; {why}") if is_last else ("stop", conclusion, f"stop: {why}")
+        )
     return settings.on_decline if judgement.outcome == "degraded" else "continue", None, ""
 
 

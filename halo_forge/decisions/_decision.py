@@ -10,7 +10,7 @@ from halo_forge.records import Record
 
 Outcome = Literal["baseline", "improved", "held", "suspect_not_confirmed", "degraded", "underpowered"]
 Action = Literal["continue", "rollback", "continue_lower", "from_base", "stop", "finish"]
-Conclusion = Literal["converged", "declined", "collapsed", "exhausted", "inconclusive"]
+Conclusion = Literal["converged", "declined", "collapsed", "exhausted", "still_improving", "improved", "inconclusive"]
 
 OUTCOME_NUMBER: Mapping[str, float] = {"improved": 1.0, "held": 0.0, "suspect_not_confirmed": 0.0, "degraded": -1.0}
 """Outcome -> the number that schedules read in the history; the others say nothing about progress."""
@@ -36,7 +36,7 @@ class Decision(Record):
         learning_rate_factor: What this cycle's scheduled learning rate is multiplied with: all declines together.
         temperature_add: What is added to the scheduled sampling temperature: all returns together.
         num_rollbacks: Times that training went back to an earlier version.
-        conclusion: Of a run that ends here: "converged", "declined", "collapsed", "exhausted" or "inconclusive".
+        conclusion: Of a run that ends here.
     """
 
     cycle: int

@@ -16,7 +16,7 @@ Device = Literal["cpu", "cuda"]
 LARGE_MODEL = 2_500_000_000
 """From this size on activations are recomputed where nothing is known about the memory."""
 LONG_ROW = 2048
-LEAST_TOKENS = 512
+LEAST_TOKENS = 256
 _TRAINING_SHARE = 0.5
 """Of the memory, for the activations of one forward pass; the rest holds weights, gradients and optimizer."""
 

@@ -17,7 +17,7 @@ class Cpu(Profile):
     # A decoding step has costs that do not depend on its rows; see docs/performance.md.
     rows = ((math.inf, 96),)
     # Longer passes are no faster here, and their activations are the peak of a run's memory.
-    tokens = ((math.inf, 1024),)
+    tokens = ((math.inf, 512),)
 
     def dtype(self) -> str:
         """bfloat16 with AVX512-BF16 or AMX, else float32."""

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
+_MMAP_THRESHOLD = 4 << 20
+"""Bytes; the activations of a layer are smaller, logits are larger."""
 
 
 class Policy:
@@ -265,8 +267,9 @@ def _limit_memory(profile: Profile) -> None:
 def _freed_memory_kept() -> Iterator[None]:
     """While the block runs, glibc keeps what is freed: a decoding step frees and asks for the same large tensors.
 
-    Giving their pages back and faulting them in anew costs up to a fifth of the step.  Training asks for other sizes
-    each time, and its heap would grow without end.
+    Giving their pages back and faulting them in anew costs up to a fifth of the step.  Before and after, what is free is
+    given back, and large tensors lie outside the heap: training asks for other sizes each time, and its heap would grow
+    without end.
     """
     import ctypes
 
@@ -274,13 +277,16 @@ def _freed_memory_kept() -> Iterator[None]:
     if not hasattr(libc, "mallopt"):  # musl
         yield
         return
+    libc.malloc_trim(0)
     libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
     libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
     try:
         yield
     finally:
-        libc.mallopt(_M_MMAP_THRESHOLD, 128 * 1024)
-        libc.mallopt(_M_TRIM_THRESHOLD, 128 * 1024)
+        # Not glibc's 128 KiB, which it raises by itself only as long as nobody sets it: with that, faults took half as
+        # long again as all the rest of a training step (docs/log.md).
+        libc.mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2 * _MMAP_THRESHOLD)
         libc.malloc_trim(0)
 
 

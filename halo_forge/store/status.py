@@ -36,6 +36,7 @@ class Lap:
     Attributes:
         metrics: Names of docs/metrics.md -> values; costs are those of docs/metrics.md, summed over attempts.
         decision: The lap's decision.json; empty until it is made.
+        advice: The rows of the lap's advice.json.
     """
 
     cycle: int
@@ -45,6 +46,7 @@ class Lap:
     settings: dict[str, Any] = field(default_factory=dict)
     num_kept: int | None = None
     decision: dict[str, Any] = field(default_factory=dict)
+    advice: list[dict[str, str]] = field(default_factory=list)
 
 
 @dataclass
@@ -62,6 +64,12 @@ class Status:
     best_version: int | None
     best_adapter: str | None
     result: dict[str, Any] | None
+
+    @property
+    def latest_advice(self) -> list[dict[str, str]]:
+        """What the latest version that was measured gave occasion to say; earlier advice may no longer hold."""
+        measured = [lap for lap in self.laps if lap.decision]
+        return measured[-1].advice if measured else []
 
     def to_row(self) -> dict[str, Any]:
         """As plain JSON data."""
@@ -104,6 +112,8 @@ def _lap(folder: Path, cycle: int, cost: CostFacts) -> Lap:
             lap.metrics |= read_json(path)["metrics"]
     if (path := folder / "decision.json").is_file():
         lap.decision = read_json(path)
+    if (path := folder / "advice.json").is_file():
+        lap.advice = read_json(path)["advice"]
     for name in ("sampling", "rollback_sampling", "settings"):
         if (path := folder / f"{name}.json").is_file():
             lap.settings |= read_json(path)

@@ -120,11 +120,13 @@ def test_patience_needs_power() -> None:
 @pytest.mark.parametrize(
     ("outcomes", "conclusion"),
     [
-        (["improved", "improved"], "inconclusive"),
+        (["improved", "improved"], "still_improving"),
+        (["improved", "held"], "improved"),
+        (["improved", "underpowered"], "improved"),
         (["underpowered", "underpowered"], "inconclusive"),
         (["held", "held"], "inconclusive"),
         (["held", "held", "held"], "converged"),
-        (["improved", "degraded"], "inconclusive"),
+        (["improved", "degraded"], "declined"),
     ],
 )
 def test_all_cycles_done(outcomes: list[Outcome], conclusion: str) -> None:

@@ -179,7 +179,8 @@ def test_gfx1151(tmp_path: Path) -> None:
 def test_little_memory_means_short_passes_then_recomputed_activations(tmp_path: Path) -> None:
     roomy = Cpu(machine(tmp_path / "0", {"proc/meminfo": meminfo(64, 60)}), "")
     tight = Cpu(machine(tmp_path / "1", {"proc/meminfo": meminfo(8, 3)}), "")
-    assert (roomy.max_tokens_per_pass(10**8), tight.max_tokens_per_pass(10**8)) == (1024, 512)
+    tightest = Cpu(machine(tmp_path / "3", {"proc/meminfo": meminfo(8, 1.5)}), "")
+    assert [each.max_tokens_per_pass(10**8) for each in (roomy, tight, tightest)] == [512, 512, 256]
     # 3 GiB x 0.6 / 2 hold 760 tokens of 1.27 MB.
     assert not tight.gradient_checkpointing(10**8, 700)
     assert tight.gradient_checkpointing(10**8, 900)
