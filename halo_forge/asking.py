@@ -80,7 +80,7 @@ def easiest(
     By pass rate: the highest p first; equal ones, such as those that were not asked yet, by difficulty.  Difficulty is
     `info["difficulty"]`, a number or easy, medium, hard; prompts without one come last.
     """
-    num = math.ceil(round(len(prompts) * fraction, 9))
+    num = num_easiest(len(prompts), fraction)
 
     def place(prompt: Prompt) -> tuple[float, float, int]:
         chance = memory.get(prompt.id, NEW).chance if by == "pass_rate" else 0.0
@@ -88,6 +88,11 @@ def easiest(
 
     chosen = {prompt.id for prompt in sorted(prompts, key=place)[:num]}
     return [prompt for prompt in prompts if prompt.id in chosen]
+
+
+def num_easiest(num_prompts: int, fraction: float) -> int:
+    """`fraction` of so many prompts, rounded up; 0.07 of 100 is 7, though it is a hair more in floats."""
+    return math.ceil(round(num_prompts * fraction, 9))
 
 
 def difficulty(prompt: Prompt) -> float:

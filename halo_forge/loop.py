@@ -94,7 +94,7 @@ def run_raft(plan: Plan, run: Run, tools: Tools) -> Result:
         settings = lap.stage(
             "settings", TrainingSettings, lambda: plan.training_settings(cycle, history, len(rows), decisions)
         )
-        start, kept = run.adapter(settings.parent_version), kept_facts(past)
+        start, kept = run.adapter(settings.parent_version), kept_facts(past, decisions)
         trained = lap.training(Trained, lambda folder, log: tools.train(rows, kept, settings, start, folder, log))
         reports.append(lap.stage("report", CycleReport, lambda: plan.report(measurement, settings, selection, trained)))
         run.point("latest", cycle, cycle=cycle)

@@ -15,6 +15,7 @@ from halo_forge.decisions import (
     Totals,
     compare_totals,
     confirmed,
+    dropped_cycles,
     incumbent,
     screened,
 )
@@ -73,13 +74,16 @@ def with_kept(measurement: Measurement, reports: Sequence[CycleReport]) -> Measu
     return dataclasses.replace(measurement, metrics={**measurement.metrics, **kept})
 
 
-def kept_facts(past: Sequence[PastCycle]) -> KeptFacts:
-    """The programs that the last cycle kept, and those of all cycles before it."""
+def kept_facts(past: Sequence[PastCycle], decisions: Sequence[Decision]) -> KeptFacts:
+    """The programs that the last cycle kept, and those of all cycles before it whose training was not undone."""
+    undone = dropped_cycles(decisions)
     programs = [
-        [candidate.verdict.normal_digest for candidate in cycle.kept if candidate.verdict.normal_digest is not None]
-        for cycle in past
+        {candidate.verdict.normal_digest for candidate in each.kept if candidate.verdict.normal_digest is not None}
+        for each in past[:-1]
+        if each.cycle not in undone
     ]
-    return KeptFacts(programs[-1], {digest for cycle in programs[:-1] for digest in cycle})
+    last = [each.verdict.normal_digest for each in past[-1].kept if each.verdict.normal_digest is not None]
+    return KeptFacts(last, {digest for each in programs for digest in each})
 
 
 def measure_test(version: int, test: Answers) -> Measurement:

@@ -74,8 +74,17 @@ class Plan(Questions):
     def decide(self, judgement: Judgement, decisions: Sequence[Decision], history: Sequence[Measurement]) -> Decision:
         """The decision of the lap after `decisions`; `history` ends with the version that was judged."""
         metrics, lap = [measurement.metrics for measurement in history], len(history)
-        at_floor = self._learning_rate().stalled_at_floor(lap, max(lap, self.num_cycles), metrics)
-        return decide(self.config.decisions, decisions, judgement, metrics, self.num_cycles, at_floor)
+        rate = self._learning_rate()
+        return decide(
+            self.config.decisions,
+            decisions,
+            judgement,
+            metrics,
+            self.num_cycles,
+            at_floor=rate.stalled_at_floor(lap, max(lap, self.num_cycles), metrics),
+            start_from=self.config.training.start_from,
+            schedule_lowers=rate.lowers_on_decline,
+        )
 
     def training_settings(
         self, cycle: int, history: Sequence[Measurement], num_rows: int, decisions: Sequence[Decision] = ()
@@ -89,8 +98,6 @@ class Plan(Questions):
         epochs = training.num_train_epochs.value(*at)
         accumulation = round(training.gradient_accumulation_steps.value(*at))
         lowered = decisions[-1].learning_rate_factor if decisions else 1.0
-        if self._learning_rate().lowers_on_decline:
-            lowered = 1.0
         mass = None if training.learning_rate_mass is None else lowered * training.learning_rate_mass.value(*at)
         if training.learning_rate is not None:
             peak = lowered * training.learning_rate.value(*at)
@@ -212,16 +219,12 @@ class Plan(Questions):
         return schedule
 
     def _parent(self, cycle: int, decisions: Sequence[Decision]) -> int:
-        match self.config.training.start_from:
-            case "base":
-                return 0
-            case "best":
-                return decisions[-1].best_version if decisions else 0
-            case "previous" | "average":
-                return decisions[-1].train_from if decisions else cycle - 1
+        if decisions:
+            return decisions[-1].train_from
+        return cycle - 1 if self.config.training.start_from in ("previous", "average") else 0
 
     def _optimizer(self, cycle: int, decisions: Sequence[Decision]) -> Literal["reset", "carry", "carry_moments"]:
         """How the optimizer starts: the start model has no state, and a return to an earlier version leaves it."""
-        returned = bool(decisions) and decisions[-1].train_from != cycle - 1
+        returned = bool(decisions) and decisions[-1].action in ("rollback", "from_base")
         fresh = returned or self._parent(cycle, decisions) == 0
         return "reset" if fresh else self.config.training.optimizer.across_cycles

@@ -13,6 +13,7 @@ from typing import Any
 
 from halo_forge import within_cycle
 from halo_forge.advice import Advice, PlanFacts, advise_plan
+from halo_forge.asking import num_easiest
 from halo_forge.choices import estimated_adapter_bytes, estimated_parameters, hardware_choices
 from halo_forge.config import RaftConfig
 from halo_forge.config.problems import dotted
@@ -165,13 +166,13 @@ def _cycle_plan(
 def _max_prompts(config: RaftConfig, num_train: int | None, curriculum_fraction: float) -> int | None:
     if num_train is None:
         return None
-    allowed = math.ceil(curriculum_fraction * num_train)
+    allowed = num_easiest(num_train, curriculum_fraction)
     return allowed if config.raft.prompts_per_cycle is None else min(config.raft.prompts_per_cycle, allowed)
 
 
 def _max_rows(config: RaftConfig, cycle: int, num_kept: int) -> int:
-    """The kept rows and those that may be replayed beside them."""
-    if config.replay.kind == "none" or cycle == 1:
+    """The kept rows and those that may be replayed beside them, as after a return to v_0 they always are."""
+    if cycle == 1 or (config.replay.kind == "none" and config.decisions.on_decline != "from_base"):
         return num_kept
     return num_kept + most_replayed(num_kept, config.replay.share)
 

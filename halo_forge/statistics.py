@@ -102,7 +102,9 @@ def wilson_interval(rate: float, num_effective: float, confidence: float = 0.95)
     return low, high
 
 
-def clustered_rate(counts: Sequence[tuple[int, int]], confidence: float = 0.95) -> Rate:
+def clustered_rate(
+    counts: Sequence[tuple[int, int]], confidence: float = 0.95, *, num_samples: int | None = None
+) -> Rate:
     """The pass rate over prompts, with `counts` the (passed, total) samples of each prompt.
 
     With N prompts of pass share p_i: `SE = sqrt(sum (p_i - p)^2 / (N (N-1)))`, the Wilson interval at
@@ -111,6 +113,9 @@ def clustered_rate(counts: Sequence[tuple[int, int]], confidence: float = 0.95) 
     standard error is that of one sample.  Source: Miller 2024, arXiv 2411.00640, section 2.2; Kish's effective size.
 
     Prompts with a total of 0 are left out.
+
+    Args:
+        num_samples: Where the totals are not numbers of independent samples, that number.
 
     Raises:
         ValueError: No prompt has a sample, a count is negative, or more passed than there are.
@@ -121,7 +126,8 @@ def clustered_rate(counts: Sequence[tuple[int, int]], confidence: float = 0.95) 
     shares = [passed / total for passed, total in counts if total > 0]
     if not shares:
         raise ValueError("a rate needs at least one prompt with a sample, found none")
-    num_prompts, num_samples = len(shares), sum(total for _, total in counts)
+    num_prompts = len(shares)
+    num_samples = sum(total for _, total in counts) if num_samples is None else num_samples
     mean = fmean(shares)
     variance = mean * (1.0 - mean)
     if num_prompts == 1:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halo_forge.config import RaftConfig
-from halo_forge.decisions import Decision
+from halo_forge.decisions import Comparison, Decision, Judgement
 from halo_forge.errors import TooFewSamples
 from halo_forge.plan import Plan, PromptSets
 from halo_forge.records import Completion, Measurement, Prompt, SamplingSettings, SelectionSettings, Verdict
@@ -151,17 +151,26 @@ def test_settings_after_a_decline() -> None:
     assert [each.prompt_id for each in plain] == [each.prompt_id for each in tagged]
 
 
+HELD = Judgement("held", 1, Comparison(0.0, 0.02, 0.0, 64))
+FELL = Judgement("degraded", 1, Comparison(-0.1, 0.02, -5.0, 64), Comparison(-0.1, 0.02, -5.0, 64))
+
+
+def decided(one: Plan, judgement: Judgement) -> list[Decision]:
+    """The decisions before cycle 3 trains: v1 improved, v2 is judged."""
+    history = [Measurement(lap, lap - 1, {}) for lap in (1, 2, 3)]
+    return [*after()[:2], one.decide(judgement, [*after()[:1], Decision(2, "improved", "continue", 1, "")], history)]
+
+
 @pytest.mark.parametrize(("start_from", "parent"), [("previous", 2), ("average", 2), ("base", 0), ("best", 1)])
 def test_whose_adapter_is_trained(start_from: str, parent: int) -> None:
     one = plan(training={"start_from": start_from, "learning_rate": 1e-3})
-    assert (
-        one.training_settings(3, [], 4, after(action="continue", train_from=2, sample_from=2)).parent_version == parent
-    )
+    assert one.training_settings(3, [], 4, decided(one, HELD)).parent_version == parent
 
 
-def test_a_schedule_that_answers_to_declines_is_left() -> None:
-    one = plan(training={"learning_rate": {"kind": "plateau", "base": 1e-3}})
-    assert one.training_settings(3, [], 4, after(learning_rate_factor=0.5)).learning_rate == 1e-3
+@pytest.mark.parametrize(("kind", "rate"), [("plateau", 1e-3), ("constant", 5e-4)])
+def test_a_schedule_that_answers_to_declines_is_left(kind: str, rate: float) -> None:
+    one = plan(training={"learning_rate": {"kind": kind, "base" if kind == "plateau" else "value": 1e-3}})
+    assert one.training_settings(3, [], 4, decided(one, FELL)).learning_rate == rate
     mass = plan(training={"learning_rate": None, "learning_rate_mass": 1e-2})
     assert mass.training_settings(3, [], 4, after(learning_rate_factor=0.5)).learning_rate_mass == 5e-3
 

@@ -57,13 +57,13 @@ class Version:
     """One policy version as it was measured.
 
     Attributes:
-        temperature: At which its train prompts were sampled; dev has one for the whole run.
+        sampling: What its train prompts were sampled with; for dev it is the same in the whole run.
         rates: What -> set -> prompt id -> share of its judged samples; `covered` is 1 where one passes.
     """
 
     policy_version: int
     metrics: Mapping[str, float]
-    temperature: float
+    sampling: tuple[float, float, float]
     rates: Mapping[What, Mapping[SetName, Rates]]
 
     @classmethod
@@ -81,7 +81,7 @@ class Version:
         return cls(
             measurement.policy_version,
             measurement.metrics,
-            sampling.temperature,
+            (sampling.temperature, sampling.top_p, sampling.min_p),
             {
                 "passes": {name: {key: c / n for key, (c, n) in each.items()} for name, each in passes.items()},
                 "compiles": {name: {key: c / n for key, (c, n) in each.items()} for name, each in compiles.items()},
@@ -129,12 +129,12 @@ class Facts:
     def change(self, what: What, since: Version, set_name: SetName = "dev") -> Difference | None:
         """`now` minus `since`, paired by prompt; None with too few shared prompts.
 
-        Train prompts are compared where both versions were sampled at one temperature.
+        Train prompts are compared where both versions were sampled in the same way.
         """
         before, after = since.rates[what][set_name], self.now.rates[what][set_name]
         if len(before.keys() & after.keys()) < MIN_PROMPTS:
             return None
-        if set_name == "train" and since.temperature != self.now.temperature:
+        if set_name == "train" and since.sampling != self.now.sampling:
             return None
         return paired_difference(before, after)
 
@@ -156,7 +156,7 @@ def in_words(name: str, difference: Difference) -> str:
 def power(difference: Difference) -> str:
     """How small a true difference could be and still be found."""
     if difference.standard_error == 0.0:
-        return f"{difference.num_prompts} prompts, all with the same difference: how exact it is cannot be told"
+        return f"{difference.num_prompts} prompts, all with the same difference, whose error is not known"
     return (
         f"{difference.num_prompts} prompts: a true difference of {difference.minimum_detectable_effect:.3f} is found in"
         " 80 % of such comparisons"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -74,6 +76,7 @@ def check_rules(config: RaftConfig) -> None:
     broken = {problem.path for problem in outside}
     rules = [
         _learning_rate(config),
+        _metrics(config),
         _single_rules(config),
         _greedy(config, broken),
         _budgeted(config, broken),
@@ -126,6 +129,27 @@ def _learning_rate(config: RaftConfig) -> Iterator[Problem]:
     if rate is not None and mass is not None:
         text = "the peak follows from the mass and the number of rows; keep one of the two"
         yield Problem(_MASS, text, _as_written(mass), ((_RATE, _as_written(rate)),))
+
+
+def _metrics(config: RaftConfig) -> Iterator[Problem]:
+    """A schedule whose metric is never measured would never move, and nothing would say so."""
+    for path in SCHEDULED:
+        metric = getattr(value_at(config, path), "metric", None)
+        if metric is None:
+            continue
+        from halo_forge.metrics import drift_names, measured_names
+
+        place, names = (*path, "metric"), measured_names()
+        if re.sub(r"@[1-9]\d*$", "@k", re.sub(r"_(low|high)$", "", metric)) not in names and metric not in names:
+            near = difflib.get_close_matches(metric, names, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            yield Problem(place, f"found {show(metric)}, allowed: a name of docs/metrics.md with its set{hint}")
+        elif metric in drift_names() and config.evaluation.num_drift_samples == 0:
+            other = (("evaluation", "num_drift_samples"), 0)
+            yield Problem(place, "without such samples it is not measured; take at least 1", metric, (other,))
+        elif metric.startswith("dev/diversity/") and config.evaluation.samples_per_prompt == 1:
+            other = (("evaluation", "samples_per_prompt"), 1)
+            yield Problem(place, "one sample has no diversity; take more", metric, (other,))
 
 
 def _as_written(schedule: Any) -> Any:

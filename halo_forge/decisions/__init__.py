@@ -37,5 +37,5 @@ __all__ = [
 
 
 def dropped_cycles(decisions: Sequence[Decision]) -> Collection[int]:
-    """The cycles that trained a version which then degraded: their samples are not trained on again."""
-    return {decision.policy_version for decision in decisions if decision.outcome == "degraded"}
+    """The cycles whose training was undone by a return to an earlier version: what they kept counts as not kept."""
+    return {decision.policy_version for decision in decisions if decision.action in ("rollback", "from_base")}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from halo_forge.decisions._decision import Action, Conclusion, Decision
@@ -31,7 +31,10 @@ def decide(
     judgement: Judgement,
     history: History,
     num_cycles: int,
+    *,
     at_floor: bool = False,
+    start_from: str = "previous",
+    schedule_lowers: bool = False,
 ) -> Decision:
     """The decision of the lap after `earlier`.
 
@@ -40,6 +43,8 @@ def decide(
         judgement: Of v_{cycle-1}; a suspect was confirmed or cleared before.
         history: The metrics of v_0 .. v_{cycle-1}.
         at_floor: See `stop`.
+        start_from: `training.start_from`, which says where a cycle is trained from when nothing declined.
+        schedule_lowers: The learning rate's schedule answers declines itself.
 
     Raises:
         ValueError: The judgement is still "suspect".
@@ -55,19 +60,23 @@ def decide(
         ending = _all_done(judgement, best)
     action, conclusion, why = _action(settings, judgement, ending, is_last)
     ends = action in ("stop", "finish")
-    follow = {} if ends else _consequences(settings, earlier, action, best)
-    kept = _state(earlier)
+    state = _state(earlier)
+    follow = {} if ends or action == "continue" else _consequences(settings, state, action, best, schedule_lowers)
+    train_from = version if ends else _train_from(start_from, action, version, best)
     return Decision(
         cycle=version + 1,
         outcome=outcome,
         action=action,
         best_version=best,
-        reason="; ".join(part for part in (_found(settings, version, judgement), why, _follow_up(follow)) if part),
+        reason="; ".join(
+            part for part in (_found(settings, version, judgement), why, _follow_up(follow, train_from)) if part
+        ),
         compared_with=judgement.compared_with,
         screen={} if judgement.screen is None else judgement.screen.to_row(),
         confirmation={} if judgement.confirmation is None else judgement.confirmation.to_row(),
         conclusion=conclusion,
-        **{"train_from": version, "sample_from": version, **kept, **follow},
+        train_from=train_from,
+        **{"sample_from": version, **state, **follow},
     )
 
 
@@ -75,10 +84,10 @@ def _all_done(judgement: Judgement, best: int) -> tuple[Conclusion, str]:
     """What may be said of a run that used up its cycles: never that it converged."""
     if judgement.outcome == "improved":
         return "still_improving", "the last version is the best so far: more cycles may help"
-    if judgement.outcome == "degraded":
-        return "declined", "the last version fell"
     if best > 0:
         return "improved", f"v{best} improved, nothing after it did"
+    if judgement.outcome == "degraded":
+        return "declined", "no version improved, and the last one fell"
     return "inconclusive", "no version improved; that alone does not say that training has converged"
 
 
@@ -103,21 +112,26 @@ def _state(earlier: Sequence[Decision]) -> dict[str, Any]:
     return {name: getattr(last, name) for name in names}
 
 
-def _consequences(settings: DecisionsSection, earlier: Sequence[Decision], action: Action, best: int) -> dict[str, Any]:
-    """The fields of a decision that answer a decline; none where there was none."""
-    if action == "continue":
-        return {}
-    last = earlier[-1]
-    lowered = {"learning_rate_factor": last.learning_rate_factor * settings.learning_rate_factor}
+def _train_from(start_from: str, action: Action, version: int, best: int) -> int:
+    if action == "from_base" or start_from == "base":
+        return 0
+    return best if action == "rollback" or start_from == "best" else version
+
+
+def _consequences(
+    settings: DecisionsSection, state: Mapping[str, Any], action: Action, best: int, schedule_lowers: bool
+) -> dict[str, Any]:
+    """The fields of a decision that answer a decline."""
+    factor = 1.0 if schedule_lowers else settings.learning_rate_factor
+    lowered = {"learning_rate_factor": state.get("learning_rate_factor", 1.0) * factor}
     if action == "continue_lower":
         return lowered
     return {
         **lowered,
-        "train_from": 0 if action == "from_base" else best,
         "sample_from": best,
         "seed_tag": "rollback",
-        "temperature_add": last.temperature_add + settings.temperature_add,
-        "num_rollbacks": last.num_rollbacks + 1,
+        "temperature_add": state.get("temperature_add", 0.0) + settings.temperature_add,
+        "num_rollbacks": state.get("num_rollbacks", 0) + 1,
     }
 
 
@@ -133,13 +147,14 @@ def _found(settings: DecisionsSection, version: int, judgement: Judgement) -> st
     return f"{compared}: {judgement.screen.in_words()}{again}: {words}"
 
 
-def _follow_up(follow: dict[str, Any]) -> str:
+def _follow_up(follow: Mapping[str, Any], train_from: int) -> str:
     if not follow:
         return ""
-    rate = f"learning rate x {follow['learning_rate_factor']:g} from here on"
-    if "train_from" not in follow:
-        return f"on from here, {rate}"
+    factor = follow["learning_rate_factor"]
+    rate = f"learning rate x {factor:g} from here on" if factor != 1.0 else "learning rate as its schedule says"
+    if "sample_from" not in follow:
+        return f"train from v{train_from}, {rate}"
     return (
-        f"return {follow['num_rollbacks']}: train from v{follow['train_from']} on samples of v{follow['sample_from']},"
+        f"return {follow['num_rollbacks']}: train from v{train_from} on samples of v{follow['sample_from']},"
         f" {rate}, temperature + {follow['temperature_add']:g}"
     )

@@ -64,7 +64,9 @@ def confirmed(settings: DecisionsSection, judgement: Judgement, before: Totals, 
 
 
 def _look(settings: DecisionsSection, found: Comparison) -> Literal["improved", "suspect", "held"]:
-    clear = found.z is None or abs(found.z) >= settings.screen_z - _ROUNDING
-    if clear and found.difference >= max(settings.min_improvement - _ROUNDING, _ROUNDING):
+    # On the scale of log-odds z may have another sign than the difference: then neither is clear.
+    rises = found.z is None or found.z >= settings.screen_z - _ROUNDING
+    falls = found.z is None or found.z <= -settings.screen_z + _ROUNDING
+    if rises and found.difference >= max(settings.min_improvement - _ROUNDING, _ROUNDING):
         return "improved"
-    return "suspect" if clear and found.difference < -_ROUNDING else "held"
+    return "suspect" if falls and found.difference < -_ROUNDING else "held"

@@ -15,11 +15,14 @@ LOSS_OF_KEPT = "kept/nll_before"
 """Metric: loss of the kept samples before they are trained on, nats per token."""
 
 SIGNS_OF_COLLAPSE: Mapping[str, float] = {
-    "diversity/distinct@4": 0.5,
-    "diversity/duplicate_probability": 2.0,
+    "dev/diversity/distinct@4": 0.5,
+    "dev/diversity/duplicate_probability": 2.0,
     "probe/entropy": 0.5,
 }
-"""Metric -> the multiple of v_0's value beyond which it is a sign of collapse; above 1 means that it rises."""
+"""Metric -> the multiple of v_0's value beyond which it is a sign of collapse; above 1 means that it rises.
+
+On dev, whose prompts and temperature are the same for all versions.
+"""
 
 
 def stop(
@@ -43,6 +46,9 @@ def _rules(
             yield "declined", "decisions.on_decline is stop"
         elif goes_back and num_rollbacks >= settings.max_rollbacks:
             yield "declined", f"{num_rollbacks} returns to an earlier version were all that max_rollbacks allows"
+        if settings.on_decline == "continue_lower" and at_floor and settings.stop_at_floor:
+            yield "declined", "the learning rate is at its floor"
+        return  # the decline has an answer, which must have its chance
     if settings.stop_on_collapse and (signs := signs_of_collapse(history)):
         yield "collapsed", "; ".join(signs)
     loss = history[-1].get(LOSS_OF_KEPT)
@@ -55,12 +61,16 @@ def _rules(
 
 
 def _patience(patience: int, earlier: Sequence[Decision], judgement: Judgement) -> str | None:
-    """The last `patience` versions were all judged, and none improved; an underpowered one is no evidence."""
-    outcomes = [*(decision.outcome for decision in earlier), judgement.outcome][-patience:]
-    if len(outcomes) < patience or any(OUTCOME_NUMBER.get(outcome, 1.0) > 0.0 for outcome in outcomes):
+    """The last `patience` versions were all judged, and all held.
+
+    No evidence: an underpowered version; a decline, whose answer comes after it; and one that gave the incumbent's own
+    answers (no z), which had no chance to show a gain.
+    """
+    screen = judgement.screen.to_row() if judgement.screen is not None else {}
+    recent = [*((each.outcome, each.screen) for each in earlier), (judgement.outcome, screen)][-patience:]
+    if len(recent) < patience or any(OUTCOME_NUMBER.get(outcome) != 0.0 or "z" not in row for outcome, row in recent):
         return None
-    screens = [decision.screen for decision in earlier] + [judgement.screen.to_row() if judgement.screen else {}]
-    detectable = max(screen["minimum_detectable_effect"] for screen in screens[-patience:])
+    detectable = max(row["minimum_detectable_effect"] for _, row in recent)
     return f"{patience} versions in a row without improvement, where a gain of {detectable:.3f} would have shown"
 
 

@@ -42,11 +42,13 @@ __all__ = [
     "TokenValues",
     "TrainingFacts",
     "catalogue",
+    "drift_names",
     "measure_cost",
     "measure_drift",
     "measure_kept",
     "measure_set",
     "measure_training",
+    "measured_names",
 ]
 
 Scope = Literal["set", "drift", "kept", "training", "cost"]
@@ -72,6 +74,22 @@ def catalogue() -> dict[str, MetricInfo]:
             raise ValueError(f"{topic.__name__} repeats {sorted(clash)}")
         found |= topic.CATALOGUE
     return found
+
+
+def measured_names() -> set[str]:
+    """What schedules may read of a version, as far as the configuration measures it; `pass@k` for every k."""
+    sets = {
+        name if set_name == "train" and info.bare_on_train else f"{set_name}/{name}"
+        for topic in _topics("set")
+        for name, info in topic.CATALOGUE.items()
+        for set_name in ("train", "dev")
+    }
+    return sets | drift_names() | {name for topic in _topics("kept") for name in topic.CATALOGUE}
+
+
+def drift_names() -> set[str]:
+    """The metrics of the scope "drift"."""
+    return {name for topic in _topics("drift") for name in topic.CATALOGUE}
 
 
 def measure_set(facts: SetFacts, set_name: SetName) -> dict[str, float]:

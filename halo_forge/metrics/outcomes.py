@@ -92,14 +92,15 @@ def _pass_at(per_prompt: Sequence[tuple[int, int]], num_samples: int) -> dict[st
     """
     found: dict[str, float] = {}
     for k in _ks(num_samples):
-        draws = [(comb(n, k) - comb(n - num_passed, k), comb(n, k)) for num_passed, n in per_prompt if n >= k]
+        enough = [(num_passed, n) for num_passed, n in per_prompt if n >= k]
+        draws = [(comb(n, k) - comb(n - num_passed, k), comb(n, k)) for num_passed, n in enough]
         if draws:
-            found |= _with_interval(f"pass@{k}", draws)
+            found |= _with_interval(f"pass@{k}", draws, sum(n for _, n in enough))
     return found
 
 
-def _with_interval(name: str, counts: Sequence[tuple[int, int]]) -> dict[str, float]:
-    rate = clustered_rate(counts)
+def _with_interval(name: str, counts: Sequence[tuple[int, int]], num_samples: int | None = None) -> dict[str, float]:
+    rate = clustered_rate(counts, num_samples=num_samples)
     return {name: rate.mean, f"{name}_low": rate.low, f"{name}_high": rate.high}
 
 

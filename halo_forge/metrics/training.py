@@ -67,21 +67,28 @@ def _losses(steps: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     for name, row in (("loss_first", steps[0]), ("loss_last", steps[-1])) if steps else ():
         if row.get("loss") is not None and math.isfinite(row["loss"]):
             found[name] = row["loss"]
-    losses = [loss for loss in _values(steps, "loss") if math.isfinite(loss)]
-    return found | {"loss_mean": math.fsum(losses) / len(losses)} | _trend(losses) if losses else found
+    finite = [row for row in steps if row.get("loss") is not None and math.isfinite(row["loss"])]
+    losses = [row["loss"] for row in finite]
+    weights = [float(row.get("num_tokens", 1)) for row in finite]
+    return found | {"loss_mean": math.fsum(losses) / len(losses)} | _trend(losses, weights) if losses else found
 
 
-def _trend(losses: Sequence[float]) -> dict[str, float]:
+def _trend(losses: Sequence[float], weights: Sequence[float]) -> dict[str, float]:
+    """Of a step of few tokens, such as a cycle's last, the loss says little: its variance goes with 1 / tokens."""
     if len(losses) < TREND_STEPS:
         return {}
     middle = statistics.median(losses)
     found = {"loss_spike": max(losses) / middle} if middle > 0 else {}
-    line = statistics.linear_regression(range(len(losses)), losses)
-    residuals = [loss - line.intercept - line.slope * step for step, loss in enumerate(losses)]
-    # The sum of squared distances of 0 .. n-1 from their mean is n (n^2 - 1) / 12.
-    spread = len(losses) * (len(losses) ** 2 - 1) / 12
-    variance = math.fsum(each**2 for each in residuals) / (len(losses) - 2)
-    return found | {"loss_slope": line.slope, "loss_slope_error": math.sqrt(variance / spread)}
+    total = math.fsum(weights)
+    centre = math.fsum(weight * step for step, weight in enumerate(weights)) / total
+    mean = math.fsum(weight * loss for weight, loss in zip(weights, losses, strict=True)) / total
+    terms = [
+        (weight, step - centre, loss - mean) for step, (weight, loss) in enumerate(zip(weights, losses, strict=True))
+    ]
+    spread = math.fsum(weight * x**2 for weight, x, _ in terms)
+    slope = math.fsum(weight * x * y for weight, x, y in terms) / spread
+    variance = math.fsum(weight * (y - slope * x) ** 2 for weight, x, y in terms) / (len(losses) - 2)
+    return found | {"loss_slope": slope, "loss_slope_error": math.sqrt(variance / spread)}
 
 
 def _gradient_norms(facts: TrainingFacts) -> dict[str, float]:

@@ -3,6 +3,7 @@
     model.py     the model in memory
     adapter.py   the adapter on it: made from a seed, or loaded and checked
     merged.py    the adapter added to the weights, as a plain model folder
+    heap.py      freed memory: kept while sampling, given back for training
     packed.py    weights laid out for a CPU's matrix products, while nothing is trained
     turns.py     the chat template: what a prompt looks like, and which token ends an answer
     files.py     what can be found out about model and adapter folders before torch is imported

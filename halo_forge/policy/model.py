@@ -28,6 +28,7 @@ from halo_forge.policy.files import (
     explained,
     identity_of,
 )
+from halo_forge.policy.heap import freed_memory_kept
 from halo_forge.policy.packed import packed_linears
 from halo_forge.policy.turns import end_of_turn_id, generation_stop_ids, templated
 from halo_forge.records import Prompt
@@ -36,12 +37,6 @@ if TYPE_CHECKING:
     import torch
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
-
-
-_M_TRIM_THRESHOLD = -1
-_M_MMAP_THRESHOLD = -3
-_MMAP_THRESHOLD = 4 << 20
-"""Bytes; the activations of a layer are smaller, logits are larger."""
 
 
 class Policy:
@@ -212,7 +207,7 @@ class Policy:
         half a unit in the last place: a small learning rate would look like no learning at all.
         """
         self.model.eval()
-        with _freed_memory_kept(), fused_adapter(self.model), packed_linears(self.model):
+        with freed_memory_kept(), fused_adapter(self.model), packed_linears(self.model):
             yield
 
     def _adapter_state(self) -> dict[str, torch.Tensor]:
@@ -261,33 +256,6 @@ def _limit_memory(profile: Profile) -> None:
     fraction = profile.process_fraction(torch.cuda.get_device_properties(0).total_memory)
     if fraction is not None:
         torch.cuda.set_per_process_memory_fraction(fraction)
-
-
-@contextlib.contextmanager
-def _freed_memory_kept() -> Iterator[None]:
-    """While the block runs, glibc keeps what is freed: a decoding step frees and asks for the same large tensors.
-
-    Giving their pages back and faulting them in anew costs up to a fifth of the step.  Before and after, what is free is
-    given back, and large tensors lie outside the heap: training asks for other sizes each time, and its heap would grow
-    without end.
-    """
-    import ctypes
-
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "mallopt"):  # musl
-        yield
-        return
-    libc.malloc_trim(0)
-    libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
-    libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
-    try:
-        yield
-    finally:
-        # Not glibc's 128 KiB, which it raises by itself only as long as nobody sets it: with that, faults took half as
-        # long again as all the rest of a training step (docs/log.md).
-        libc.mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2 * _MMAP_THRESHOLD)
-        libc.malloc_trim(0)
 
 
 def _quiet_libraries() -> None:

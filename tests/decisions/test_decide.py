@@ -113,7 +113,9 @@ def test_patience_needs_power() -> None:
     # What tells nothing is no evidence that nothing improves.
     assert actions(play(["held", "held", "underpowered", "held", "held"])).count("stop") == 0
     assert actions(play(["held", "improved", "held", "held", "suspect_not_confirmed"]))[-1] == "stop"
-    assert actions(play(["held", "held", "degraded"])).count("stop") == 1
+    # A decline has its answer first, and the count begins anew after it.
+    assert actions(play(["held", "held", "degraded", "held", "held"]))[3:] == ["rollback", "continue", "continue"]
+    assert actions(play(["degraded"] * 5, on_decline="continue_lower"))[1:] == ["continue_lower"] * 5
     assert "stop" not in actions(play(["held"] * 9, **LAX))
 
 
@@ -126,7 +128,9 @@ def test_patience_needs_power() -> None:
         (["underpowered", "underpowered"], "inconclusive"),
         (["held", "held"], "inconclusive"),
         (["held", "held", "held"], "converged"),
-        (["improved", "degraded"], "declined"),
+        (["improved", "degraded"], "improved"),
+        (["held", "degraded"], "declined"),
+        (["held", "held", "degraded"], "declined"),
     ],
 )
 def test_all_cycles_done(outcomes: list[Outcome], conclusion: str) -> None:
@@ -138,7 +142,7 @@ def test_all_cycles_done(outcomes: list[Outcome], conclusion: str) -> None:
 def ended(history: Sequence[Mapping[str, float]], at_floor: bool = False, **values: Any) -> str | None:
     settings = DecisionsSection(**values)
     judgement = Judgement("held", 0, comparison())
-    return decide(settings, [decide_first(9)], judgement, history, 9, at_floor).conclusion
+    return decide(settings, [decide_first(9)], judgement, history, 9, at_floor=at_floor).conclusion
 
 
 def test_the_learning_rate_at_its_floor() -> None:
@@ -153,8 +157,8 @@ def test_nothing_left_to_learn(loss: float, conclusion: str | None) -> None:
     assert ended([{}, {"kept/nll_before": loss}], stop_below_loss=0.0) is None
 
 
-FRESH = {"diversity/distinct@4": 3.2, "diversity/duplicate_probability": 0.1, "probe/entropy": 0.6}
-SPENT = {"diversity/distinct@4": 1.5, "diversity/duplicate_probability": 0.7, "probe/entropy": 0.2}
+FRESH = {"dev/diversity/distinct@4": 3.2, "dev/diversity/duplicate_probability": 0.1, "probe/entropy": 0.6}
+SPENT = {"dev/diversity/distinct@4": 1.5, "dev/diversity/duplicate_probability": 0.7, "probe/entropy": 0.2}
 
 
 def test_collapse_takes_all_signs_and_at_least_two() -> None:
@@ -191,3 +195,54 @@ def test_whatever_happens(outcomes: list[Outcome], num_cycles: int, max_rollback
         assert decision.num_rollbacks <= max_rollbacks
         assert 0.0 < decision.learning_rate_factor <= 1.0
         assert (decision.conclusion is not None) == decision.ends
+
+
+def test_the_incumbents_own_answers_are_no_evidence_that_nothing_improves() -> None:
+    same = Comparison(0.0, 0.04, None, 64, uniform=True)
+    decisions = [decide_first(9)]
+    for _ in range(5):
+        decisions.append(decide(DecisionsSection(), decisions, Judgement("held", 0, same), [{}, {}], 9))
+    assert {decision.action for decision in decisions} == {"continue"}
+
+
+def test_a_decline_comes_before_what_else_could_end_the_run() -> None:
+    gone = {"dev/diversity/distinct@4": 1.0, "probe/entropy": 0.1, "kept/nll_before": 0.0}
+    start = {"dev/diversity/distinct@4": 4.0, "probe/entropy": 1.0}
+    for outcome, action in (("held", "stop"), ("degraded", "rollback")):
+        judgement = Judgement(outcome, 0, comparison(-0.1), comparison(-0.1))  # type: ignore[arg-type]
+        found = decide(DecisionsSection(), [decide_first(9)], judgement, [start, gone], 9, at_floor=True)
+        assert found.action == action
+
+
+def test_on_at_a_lower_rate_ends_where_the_rate_cannot_fall() -> None:
+    settings = DecisionsSection(on_decline="continue_lower")
+    judgement = Judgement("degraded", 0, comparison(-0.1), comparison(-0.1))
+    found = decide(settings, [decide_first(9)], judgement, [{}, {}], 9, at_floor=True)
+    assert (found.action, found.conclusion) == ("stop", "declined")
+
+
+@pytest.mark.parametrize(
+    ("start_from", "on_decline", "train_from"),
+    [
+        ("previous", "rollback", 1), ("previous", "from_base", 0), ("previous", "continue_lower", 2),
+        ("best", "rollback", 1), ("best", "from_base", 0), ("best", "continue_lower", 1),
+        ("base", "rollback", 0), ("base", "from_base", 0), ("base", "continue_lower", 0),
+    ],
+)  # fmt: skip
+def test_the_decision_says_where_training_really_starts(start_from: str, on_decline: Any, train_from: int) -> None:
+    settings = DecisionsSection(on_decline=on_decline)
+    earlier = play(["improved"], on_decline=on_decline)
+    judgement = Judgement("degraded", 1, comparison(-0.1), comparison(-0.1))
+    found = decide(settings, earlier, judgement, [{}, {}, {}], 9, start_from=start_from)
+    assert found.train_from == train_from
+    assert f"train from v{train_from}" in found.reason
+
+
+def test_a_schedule_that_answers_declines_is_left_alone() -> None:
+    judgement = Judgement("degraded", 0, comparison(-0.1), comparison(-0.1))
+    found = decide(DecisionsSection(), [decide_first(9)], judgement, [{}, {}], 9, schedule_lowers=True)
+    assert found.learning_rate_factor == 1.0 and "as its schedule says" in found.reason
+
+
+def test_only_what_was_undone_is_dropped() -> None:
+    assert dropped_cycles(play(["improved", "degraded", "degraded"], on_decline="continue_lower")) == set()

@@ -57,11 +57,20 @@ def test_one_step() -> None:
 
 def test_the_trend_of_the_loss_and_its_error() -> None:
     # Steps 0 .. 4: sum (x - 2)(y - 2.2) / 10 = 0.1 by hand; residuals -.2 .7 -.4 -.5 .4 square to 1.1; 1.1 / 3 / 10.
-    found = measure_training(TrainingFacts(steps(1, 1, 1, 1, 1, losses=[1.8, 2.8, 1.8, 1.8, 2.8]), 1.0))
+    rows = steps(1, 1, 1, 1, 1, losses=[1.8, 2.8, 1.8, 1.8, 2.8])
+    found = measure_training(TrainingFacts([{**row, "num_tokens": 100} for row in rows], 1.0))
     assert found["loss_slope"] == pytest.approx(0.1)
     assert found["loss_slope_error"] == pytest.approx((1.1 / 3 / 10) ** 0.5)
     assert found["loss_spike"] == pytest.approx(2.8 / 1.8)
     assert "loss_slope" not in measure_training(TrainingFacts(steps(1, 1, 1, 1), 1.0))
+
+
+def test_a_last_step_of_few_tokens_makes_no_trend() -> None:
+    rows = steps(1, 1, 1, 1, 1, 1, losses=[2.0, 2.2, 2.0, 2.2, 2.0, 9.0])
+    for row, num_tokens in zip(rows, [800, 800, 800, 800, 800, 1], strict=True):
+        row["num_tokens"] = num_tokens
+    found = measure_training(TrainingFacts(rows, 1.0))
+    assert abs(found["loss_slope"]) < 2 * found["loss_slope_error"] < 0.2
 
 
 def test_no_steps() -> None:

@@ -12,8 +12,8 @@ class Spec(Rule):
     """A flat loss is what to expect (the samples are the model's own); a rise beyond what batches do is not."""
 
     kind: Literal["divergence"] = "divergence"
-    errors: float = 2.0
-    """Standard errors of the slope."""
+    false_alarms: float = 0.005
+    """How often batches alone may look like a rise; by Student's t: the slope of few steps has a wide tail."""
     rise: float = 0.2
     """Over the cycle, as a share of the mean loss."""
 
@@ -26,7 +26,7 @@ class Spec(Rule):
             evidence = f"{nonfinite:.0f} steps whose loss or gradient is infinite or no number"
         elif slope is None or error is None or num_steps is None or mean is None:
             return None
-        elif slope <= self.errors * error or slope * (num_steps - 1) <= self.rise * mean:
+        elif slope <= self._most_by_chance(error, num_steps) or slope * (num_steps - 1) <= self.rise * mean:
             return None
         else:
             evidence = f"{slope:+.3g} nats/token a step (standard error {error:.2g}), mean {mean:.3f}"
@@ -38,3 +38,8 @@ class Spec(Rule):
             action="half the learning rate, or a longer warm-up",
             power="one cycle's steps; batches differ, which the standard error counts",
         )
+
+    def _most_by_chance(self, error: float, num_steps: float) -> float:
+        from scipy.special import stdtrit  # type: ignore[import-untyped]
+
+        return error * float(stdtrit(num_steps - 2, 1 - self.false_alarms))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from halo_forge.advice._facts import Advice, Facts, in_words, power
+from halo_forge.advice._facts import Advice, Facts
 from halo_forge.advice._rule import Rule
 
 
@@ -20,20 +20,18 @@ class Spec(Rule):
 
     def look(self, facts: Facts) -> Advice | None:
         """See the module."""
-        assert facts.last is not None
         step, first = (version.metrics.get("kl_to_previous") for version in (facts.now, facts.versions[1]))
         if facts.now.metrics.get("decision/outcome") != -1.0 or step is None or first is None:
             return None
         if step <= self.times_first * first and step <= self.large_kl:
             return None
-        change = facts.change("passes", facts.versions[facts.last.settings["parent_version"]])
         return Advice(
             kind=self.kind,
             symptom="a large step, and a confirmed decline",
-            evidence=f"KL to the previous version {step:.3g} nats/token (the first cycle's was {first:.3g})"
-            + (f"; {in_words('dev pass rate', change)}" if change is not None else ""),
+            evidence=f"KL to the previous version {step:.3g} nats/token (the first cycle's was {first:.3g}); the"
+            " decline's numbers are in the decision",
             cause="the learning rate, or its sum over the steps, is too high",
             action=f"go back to the version before (decisions.on_decline: rollback does), and {self.factor:g} times the"
             " learning rate",
-            power=power(change) if change is not None else "the decline was confirmed on fresh samples",
+            power="the decline was confirmed on fresh samples",
         )

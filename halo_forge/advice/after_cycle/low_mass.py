@@ -16,6 +16,8 @@ class Spec(Rule):
     """Of peak x steps; a linear decay without warm-up spends a little more than half."""
     few_steps: int = 5
     """Below this there is no warm-up, and a decay has nothing to shape."""
+    moved_kl: float = 0.01
+    """Nats per token of the cycle's step, from which on it did train, however few the steps were."""
 
     def look(self, facts: Facts) -> Advice | None:
         """See the module."""
@@ -26,13 +28,16 @@ class Spec(Rule):
             return None
         if num_steps >= self.few_steps and mass >= self.share * rate * num_steps:
             return None
+        step = facts.now.metrics.get("kl_to_previous")
+        if step is not None and step >= self.moved_kl:
+            return None
         return Advice(
             kind=self.kind,
             symptom="the cycle hardly trained",
             evidence=f"{num_steps:.0f} optimizer steps, learning-rate mass {mass:.3g} of {rate * num_steps:.3g} (peak x"
             f" steps), {facts.last.num_kept} samples kept",
             cause="too few samples kept for the batch size, or a warm-up and decay that take most of the rate",
-            action="a smaller training.gradient_accumulation_steps, more samples_per_prompt, no warm-up, or"
-            " training.learning_rate_mass, which fixes the sum",
+            action="a smaller training.per_device_train_batch_size or gradient_accumulation_steps, more"
+            " samples_per_prompt, or no warm-up",
             power="exact: both numbers are what the optimizer applied",
         )

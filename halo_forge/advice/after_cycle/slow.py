@@ -22,6 +22,8 @@ class Spec(Rule):
         """See the module."""
         if len(facts.reports) < self.num_cycles:
             return None
+        if any(version.metrics.get("decision/outcome") == 1.0 for version in facts.versions[-self.num_cycles :]):
+            return None  # a gain on decisions.metric, whichever that is
         change = facts.change("passes", facts.versions[-1 - self.num_cycles])
         if change is None or change.standard_error == 0.0 or not 0.0 <= change.high < self.worth:
             return None
