@@ -120,6 +120,7 @@ def open_run(
     config = loaded.config
     profile = prepare(config.hardware)  # before anything imports torch
     prompts = load_prompt_sets(config)
+    config.engine.check()
     if config.engine.needs_policy:
         check_local(config.model)
     with ExitStack() as stack:

@@ -241,7 +241,7 @@ class TrainingSettings(Record):
     Attributes:
         learning_rate: The peak; where a mass is aimed at, what follows from it and the number of rows.
         learning_rate_mass: The sum of the learning rates of all steps that is aimed at; None where the peak is given.
-        parent_version: v_cycle is trained from it.  Only from v_{cycle-1} can an optimizer state be carried over.
+        parent_version: v_cycle is trained from it, and may go on with its optimizer state.
     """
 
     cycle: int

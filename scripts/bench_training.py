@@ -1,7 +1,7 @@
 """How fast a cycle's training is, against a bare PyTorch LoRA step on the same batches.
 
 Useful tokens a second (those of prompts and answers, padding not counted) of our trainer on the rows of a made-up
-selection, and of a plain loop over the very same batches: the PEFT model's own forward with its own loss, backward,
+selection, and of a plain loop over batches of as many rows: the PEFT model's own forward with its own loss, backward,
 clipping and AdamW.  Alternately, in one run; both from the same adapter.
 
     python scripts/bench_training.py [--rows 32] [--batch 8] [--repeats 3]

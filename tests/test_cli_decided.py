@@ -65,3 +65,14 @@ def test_status_repeats_the_advice_of_the_latest_version_only(
     print_status(again)
     shown = capsys.readouterr().out
     assert "advice: that of v3 (e)" in shown and "that of v2" not in shown
+
+
+def test_status_after_a_cycle_that_died_while_it_sampled_and_was_moved_away(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}", encoding="utf-8")
+    told = [
+        {"event": "stage_started", "folder": "002", "stage": "completions"},
+        {"event": "superseded", "from_cycle": 2},
+    ]
+    lines = [json.dumps({"time": f"2026-01-01T00:00:0{second}+00:00", **row}) for second, row in enumerate(told)]
+    (tmp_path / "events.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert read_status(tmp_path, 2).laps == []

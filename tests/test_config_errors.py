@@ -85,7 +85,24 @@ ERRORS = [
         'raft.sampling is "budgeted", but raft.samples_per_prompt is 3 (FILE:2): half of the samples must tell',
     ),
     ("M\nreplay: {share: 1}", "replay.share: found 1, allowed: below 1"),
+    (
+        "M\ntraining: {average_weight: 0.7}",
+        'training.average_weight is 0.7, but training.start_from is "previous" (default): only "average" uses it',
+    ),
     ("M\ntraining: {average_weight: 0}", "training.average_weight: found 0, allowed: a number above 0 and up to 1"),
+    (
+        "M\ntraining: {learning_rate: {kind: plateau, base: 1e-4, metric: dev/passrate}}",
+        'training.learning_rate.metric: found "dev/passrate", allowed: a name of docs/metrics.md with its set; did you'
+        " mean dev/pass_rate?",
+    ),
+    (
+        "M\ntraining: {learning_rate: {kind: kl_target, base: 1e-4}}\nevaluation: {num_drift_samples: 0}",
+        'training.learning_rate.metric is "kl_to_previous", but evaluation.num_drift_samples is 0 (FILE:3): ',
+    ),
+    (
+        "M\nengine: {temperature: {kind: temperature_floor, base: 0.7}}\nevaluation: {samples_per_prompt: 1}",
+        'engine.temperature.metric is "dev/diversity/effective_number", but evaluation.samples_per_prompt is 1 ',
+    ),
     ("M\nraft: {curriculum_fraction: [0.5, 1.5]}", "raft.curriculum_fraction: found 1.5 in cycle 2, allowed: a number"),
     ("M\nselection: {kind: everything, deduplicate: true}", "a control arm without a filter: leave out deduplicate"),
     ("M\nengine: {min_p: 1.5}", "engine.min_p: found 1.5, allowed: a number from 0 to 1"),

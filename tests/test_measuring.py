@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from halo_forge.decisions import Decision, DecisionsSection, Judgement
-from halo_forge.measuring import compare, facts, judge, judge_again, measure_lap, measure_test, with_outcome
-from halo_forge.records import Completion, Measurement, Verdict
+from halo_forge.measuring import compare, facts, judge, judge_again, kept_facts, measure_lap, measure_test, with_outcome
+from halo_forge.records import Completion, Measurement, Selection, Verdict
+from halo_forge.selection import PastCycle
 
 REWARD = {"passed": 1.0, "ran": 0.7, "broken": 0.0, "error": 0.0}
 
@@ -175,3 +176,17 @@ def test_prompts_without_a_judged_sample_on_one_side_are_left_out() -> None:
 def test_one_shared_prompt_is_no_comparison() -> None:
     start, chosen = answers({"a": ["passed"], "b": ["error"]}), answers({"a": ["passed"], "b": ["passed"]})
     assert compare(last(1, 1), [start[1], chosen[1]], {}).dev == {}
+
+
+def test_what_a_rollback_undid_was_not_kept() -> None:
+    def cycle(number: int, digest: str) -> PastCycle:
+        completion = Completion(digest, 0, "text", (1,), "stop", 0, 0)
+        passed = Verdict(digest, 0, "tests", "passed", 1.0, normal_digest=digest)
+        return PastCycle.of(number, [completion], [passed], Selection(((digest, 0),), {}, 0.5))
+
+    past = [cycle(1, "a"), cycle(2, "b"), cycle(3, "c")]
+    back = [Decision(1, "baseline", "continue", 0, ""), Decision(2, "improved", "continue", 1, "")]
+    back.append(Decision(3, "degraded", "rollback", 1, ""))
+    assert (kept_facts(past, back).digests, kept_facts(past, back).earlier) == (["c"], {"a"})
+    lower = [*back[:2], Decision(3, "degraded", "continue_lower", 1, "")]
+    assert kept_facts(past, lower).earlier == {"a", "b"}

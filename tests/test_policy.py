@@ -491,7 +491,7 @@ def test_dtype_auto_is_bfloat16_where_the_cpu_computes_it(monkeypatch: pytest.Mo
 
 def test_dtype_auto_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    for native, expected in ((True, torch.bfloat16), (False, torch.float16)):
+    for native, expected in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, native=native: native)
         assert resolve_dtype("auto", Cuda(Machine(), "a test")) is expected
         assert resolve_dtype("auto", Gfx1151(Machine(), "a test")) is torch.bfloat16

@@ -148,6 +148,9 @@ def memory(machine: Machine, profile: Profile, query: Query) -> Iterator[Line]:
         return
     most = 0.0 if budget is None else budget / ROOM_FACTOR / (4 if profile.dtype() == "float32" else 2)
     room = "" if budget is None else f": a model of up to {most / 1e9:.1f} billion parameters"
+    if budget == 0:
+        yield Line("memory budget", "failed", "0: what is free is kept for the host", "free memory, or add some")
+        return
     yield Line("memory budget", _state(budget), f"{_gb(budget)}{room}")
 
 

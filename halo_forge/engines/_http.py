@@ -93,7 +93,7 @@ class Client:
     def _ask(self, method: str, url: str, body: bytes | None, timeout_seconds: float | None = None) -> bytes:
         parts = urlsplit(url)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        connection = kind(parts.netloc, timeout=CONNECT_SECONDS)
+        connection = kind(parts.hostname or "", parts.port, timeout=CONNECT_SECONDS)
         path = parts.path + (f"?{parts.query}" if parts.query else "")
         try:
             with self._lock:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from halo_forge import heartbeat
 from halo_forge.engines._http import CONNECT_SECONDS, Client, Refused, Unreachable
 from halo_forge.engines._leash import GRACE_SECONDS
 from halo_forge.errors import ConfigError, ToolMissing
@@ -166,9 +167,11 @@ class Restarted:
             self._server = None
 
     def _merge(self) -> str:
-        for old in self.folder.glob("merged_v*"):
+        for old in self.folder.glob("merged_v[0-9][0-9][0-9]"):
             shutil.rmtree(old)
-        if self.policy.version == 0 and self.policy.adapter_norm() == 0:
+        as_it_is = self.policy.version == 0 and self.policy.adapter_norm() == 0
+        # A server's command has no place for a revision: the folder is what was loaded here.
+        if as_it_is and "revision" not in self.policy.identity:
             return self.policy.identity["model_name_or_path"]
         path = self.folder / f"merged_v{self.policy.version:03d}"
         save_merged(self.policy, path)
@@ -193,6 +196,7 @@ class Restarted:
             )
         deadline = time.monotonic() + self.start_timeout_seconds
         while not self._answers():
+            heartbeat.beat()  # it has a limit of its own
             if self.client.aborted:
                 raise Unreachable("given up")
             code, late = self._server.poll(), time.monotonic() > deadline

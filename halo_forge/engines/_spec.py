@@ -30,6 +30,14 @@ class EngineSpec(Spec):
     batch_size: int | Literal["auto"] = "auto"
     """Rows sampled together."""
 
+    def check(self) -> None:
+        """Look at what this kind needs outside the configuration, before a model is loaded.
+
+        Raises:
+            ConfigError: A setting leads nowhere here.
+            ToolMissing: A program or package is not there.
+        """
+
     def inputs(self) -> dict[str, str]:
         """What a run of this engine starts from besides the model: names and digests, for run.json."""
         return {}

@@ -6,8 +6,10 @@ until the server is back; one request gives one completion, however often it was
 
 from __future__ import annotations
 
+import os
 import queue
 import random
+import shutil
 import tempfile
 import threading
 import time
@@ -15,8 +17,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from halo_forge.engines._http import Client, Refused, Unreachable
 from halo_forge.engines._served_adapter import AsStarted, Restarted, RuntimeLora, Way
@@ -53,7 +56,7 @@ class OpenaiServerSpec(EngineSpec):
     """How long a request that gets no answer is asked again."""
     api_key_variable: str | None = None
     """The environment variable that holds the server's key."""
-    exchange_folder: str | None = None
+    exchange_folder: str | None = Field(None, min_length=1)
     """Where adapters and merged models are written for the server; null takes a temporary folder."""
     restart_command: list[str] | None = Field(None, min_length=1)
     """The server's command, which stays in the foreground; {model} becomes the model's folder."""
@@ -79,17 +82,44 @@ class OpenaiServerSpec(EngineSpec):
             raise ValueError("min_p is above 0, which the protocol of server openai does not know; allowed: 0")
         return self
 
-    def open(self, policy: Policy) -> OpenaiServerEngine:
-        """An engine that asks the server; nothing is asked yet.
+    @field_validator("base_url", "health_url")
+    @classmethod
+    def _port(cls, url: str | None) -> str | None:
+        if url is not None:
+            try:
+                _ = urlsplit(url).port
+            except ValueError as error:
+                raise ValueError(f"found {url}, allowed: a URL whose port is a number from 0 to 65535") from error
+        return url
 
-        Raises:
-            ConfigError: `batch_size` is set, which this engine has no use for.
-        """
+    def check(self) -> None:
+        """The key, the server's program and the folder; see `EngineSpec`."""
         if self.batch_size != "auto":
             raise ConfigError(
                 f"engine.batch_size: found {self.batch_size}, allowed for kind openai_server: auto",
                 "set engine.max_in_flight instead",
             )
+        if self.api_key_variable is not None and self.api_key_variable not in os.environ:
+            raise ConfigError(
+                f"engine.api_key_variable: {self.api_key_variable} is not set in the environment",
+                f"export {self.api_key_variable}=..., or leave the setting out",
+            )
+        if self.restart_command is not None and shutil.which(self.restart_command[0]) is None:
+            raise ToolMissing(
+                f"engine.restart_command: there is no program {self.restart_command[0]}",
+                "install it, or give its whole path",
+            )
+        if self.exchange_folder is not None:
+            folder = Path(self.exchange_folder).expanduser()
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(
+                    f"engine.exchange_folder: {folder} cannot be made ({error.strerror})", "name a folder to write in"
+                ) from error
+
+    def open(self, policy: Policy) -> OpenaiServerEngine:
+        """An engine that asks the server; nothing is asked yet."""
         return OpenaiServerEngine(policy, self)
 
 

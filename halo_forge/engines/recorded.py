@@ -111,19 +111,22 @@ class RecordedSpec(EngineSpec):
         """Whether the model is loaded."""
         return self.train
 
-    def open(self, policy: Policy | None) -> RecordedEngine:
-        """An engine over the run's files.
-
-        Raises:
-            ConfigError: There is no run, or nothing of it is sealed.
-        """
+    def check(self) -> None:
+        """The run and its files; see `EngineSpec`."""
+        if self.batch_size != "auto":
+            raise ConfigError(
+                f"engine.batch_size: found {self.batch_size}, allowed for kind recorded: auto", "leave it out"
+            )
         root = self._root()
         if not (root / "run.json").is_file() or not _sealed(root):
             raise ConfigError(
                 f"engine.run: {self.run}: no sealed completions of a run here",
                 "name the output_dir of a run (it holds run.json and cycles/)",
             )
-        return RecordedEngine(root, "" if policy is None else policy.response_prefix)
+
+    def open(self, policy: Policy | None) -> RecordedEngine:
+        """An engine over the run's files."""
+        return RecordedEngine(self._root(), "" if policy is None else policy.response_prefix)
 
     def inputs(self) -> dict[str, str]:
         """The digest of the recorded completions: with others it is another run."""

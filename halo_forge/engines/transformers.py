@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _VOCABULARY_COPIES = 4
 """Logits, probabilities, their sums, and what sorting takes."""
+_NUCLEUS_TOKENS = 512
 REFILL_AT = 1 / 8
 """Finished rows are filled again, or dropped at the end, when they are this share: both cost a pass or a copy."""
 
@@ -274,7 +275,14 @@ def sample_tokens(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
 
 
 def _nucleus(probabilities: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-    """Zero all tokens outside the smallest set whose probabilities sum to at least `top_p`."""
-    ordered, order = probabilities.sort(dim=1, descending=True)
-    outside = ordered.cumsum(dim=1) - ordered >= top_p[:, None]
-    return probabilities.masked_fill(outside.scatter(1, order, outside), 0.0)
+    """Zero all tokens outside the smallest set whose probabilities sum to at least `top_p`, where that is below 1."""
+    rows = (top_p < 1).nonzero()[:, 0]
+    asked, limit = probabilities[rows], top_p[rows][:, None]
+    # The whole vocabulary is only sorted where the likeliest tokens are not enough.
+    ordered, order = asked.topk(min(_NUCLEUS_TOKENS, asked.shape[1]), dim=1)
+    if bool((ordered.sum(dim=1, keepdim=True) < limit).any()):
+        ordered, order = asked.sort(dim=1, descending=True)
+    inside = ordered.masked_fill(ordered.cumsum(dim=1) - ordered >= limit, 0.0)
+    found = probabilities.clone()
+    found[rows] = asked.new_zeros(asked.shape).scatter(1, order, inside)
+    return found

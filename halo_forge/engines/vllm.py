@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,22 +30,26 @@ class VllmSpec(EngineSpec):
     gpu_memory_utilization: float = Field(0.45, gt=0, lt=1)
     """vLLM's share of the GPU's memory; the model that is trained needs its own."""
 
+    def check(self) -> None:
+        """The package; see `EngineSpec`."""
+        if importlib.util.find_spec("vllm") is None:
+            raise _missing("there is no such package")
+
     def open(self, policy: Policy) -> VllmEngine:
         """Load the base model into vLLM.
 
         Raises:
-            ToolMissing: The package is not installed.
+            ToolMissing: The package cannot be imported.
         """
         try:
             import vllm
         except ImportError as error:
-            raise ToolMissing(
-                f"engine.kind: vllm: the package vllm cannot be imported ({error})",
-                "pip install 'halo-forge[vllm]', or choose engine.kind transformers or openai_server",
-            ) from error
+            raise _missing(str(error)) from error
         rank = policy.model.peft_config["default"].r
         llm = vllm.LLM(
             model=policy.identity["model_name_or_path"],
+            revision=policy.identity.get("commit"),
+            tokenizer_revision=policy.identity.get("commit"),
             dtype=str(policy.model.dtype).removeprefix("torch."),
             gpu_memory_utilization=self.gpu_memory_utilization,
             enable_lora=True,
@@ -52,6 +57,13 @@ class VllmSpec(EngineSpec):
             **({} if self.batch_size == "auto" else {"max_num_seqs": self.batch_size}),
         )
         return VllmEngine(policy, llm.llm_engine, tuple(self.stop))
+
+
+def _missing(why: str) -> ToolMissing:
+    return ToolMissing(
+        f"engine.kind: vllm: the package vllm cannot be imported ({why})",
+        "pip install 'halo-forge[vllm]', or choose engine.kind transformers or openai_server",
+    )
 
 
 class VllmEngine:

@@ -22,11 +22,14 @@ class Cuda(Profile):
     tokens = ((2e9, 8192), (4e9, 4096), (math.inf, 2048))
 
     def dtype(self) -> str:
-        """bfloat16, or float16 where the GPU only emulates it (compute capability below 8.0)."""
+        """bfloat16, or float32 where the GPU only emulates that (compute capability below 8.0).
+
+        Not float16, whose small gradients would be lost: nothing here scales the loss.
+        """
         torch = sys.modules.get("torch")
         if torch is None or not torch.cuda.is_available():
             return "bfloat16"
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
 
     def memory_budget_bytes(self) -> int | None:
         """A share of what the driver says is free, and of what torch holds and does not use."""

@@ -89,6 +89,8 @@ def identity_of(settings: ModelSettings, base: Any) -> dict[str, str]:
     Reading gigabytes at every start would cost more than it finds: weights that were trained differ in their ends too.
     """
     found = {"model_name_or_path": settings.model_name_or_path}
+    if settings.revision is not None:
+        found["revision"] = settings.revision
     commit = getattr(base.config, "_commit_hash", None)
     if commit is not None:
         found["commit"] = str(commit)

@@ -169,7 +169,8 @@ def _costs(path: Path) -> defaultdict[str, CostFacts]:
                 gpu[name] = {key: value for key, value in event.items() if key in COUNTED}
         elif event["event"] == "superseded":
             for name in [name for name in seconds if name.isdigit() and int(name) >= event["from_cycle"]]:
-                del seconds[name], tokens[name]
+                del seconds[name]
+                tokens.pop(name, None)  # absent where the attempt died while it sampled
         elif "folder" in event:
             folder, now = event["folder"], datetime.fromisoformat(event["time"])
             # The time between two events of a folder is its own: laps follow each other.

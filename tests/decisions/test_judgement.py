@@ -68,6 +68,16 @@ def test_no_spread_at_all_has_no_z() -> None:
     assert "z" not in found.to_row()
 
 
+def test_a_gain_in_points_that_is_a_loss_in_log_odds_is_neither() -> None:
+    """17 prompts fall from 4 of 4 to 3, 9 rise from 1 of 4 to 3: the mean rate rises, the mean log-odds fall."""
+    before, after = counts(*[4] * 17, *[1] * 9, *[2] * 14, num=4), counts(*[3] * 17, *[3] * 9, *[2] * 14, num=4)
+    settings = DecisionsSection(scale="logit", max_standard_error=1.0)
+    found = screened(settings, 0, before, after)
+    assert found.screen is not None and found.screen.z is not None
+    assert found.screen.difference > 0.005 and found.screen.z < 0.0
+    assert screened(settings.model_copy(update={"screen_z": -found.screen.z}), 0, before, after).outcome == "held"
+
+
 def test_logit_counts_what_happens_at_the_ceiling() -> None:
     """A fall from 100 % is small in points and large in log-odds; difference and error stay rates."""
     before = counts(*[8] * 20, *[4] * 20)

@@ -297,6 +297,9 @@ def test_a_vllm_that_takes_no_adapters(server: StandIn, tiny_models: dict[str, P
         ({"server": "openai", "top_k": 5}, "top_k is 5"),
         ({"server": "openai", "min_p": 0.1}, "min_p is above 0"),
         ({"base_url": "localhost:8000"}, "base_url"),
+        ({"base_url": "http://127.0.0.1:abc/v1"}, "a URL whose port is a number"),
+        ({"health_url": "http://127.0.0.1:99999/"}, "a URL whose port is a number"),
+        ({"exchange_folder": ""}, "at least 1 character"),
     ],
 )
 def test_settings_that_contradict_each_other(settings: dict[str, Any], message: str) -> None:
@@ -304,9 +307,22 @@ def test_settings_that_contradict_each_other(settings: dict[str, Any], message: 
         OpenaiServerSpec(**{"adapter": "none", **settings})
 
 
-def test_batch_size_is_told_where_it_belongs(policy: Any, server: StandIn) -> None:
+def test_what_leads_nowhere_is_found_before_a_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(**settings: Any) -> None:
+        OpenaiServerSpec(**{"adapter": "none", **settings}).check()
+
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    check(exchange_folder=str(tmp_path / "new" / "folder"))
+    assert (tmp_path / "new" / "folder").is_dir()
     with pytest.raises(ConfigError, match=r"engine.batch_size: found 4"):
-        engine(policy, server, batch_size=4)
+        check(batch_size=4)
+    with pytest.raises(ConfigError, match=r"engine.api_key_variable: NO_SUCH_KEY is not set"):
+        check(api_key_variable="NO_SUCH_KEY")
+    with pytest.raises(ConfigError, match=r"engine.exchange_folder: .*cannot be made"):
+        check(exchange_folder=str(tmp_path / "file" / "folder"))
+    with pytest.raises(ToolMissing, match=r"no program no-such-server"):
+        check(adapter="merged_restart", restart_command=["no-such-server", "{model}"])
 
 
 def test_a_run_is_continued_at_another_address_but_not_in_another_way(tmp_path: Path) -> None:

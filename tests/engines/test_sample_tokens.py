@@ -168,3 +168,22 @@ def test_min_p_belongs_to_the_row() -> None:
     batch = [Row(request("p0", min_p=min_p), uniforms=[0.999]) for min_p in (0.0, 0.2, 0.6)]
     tokens = sample_tokens(torch.tensor([[3.0, 2.0, 1.0]] * 3), batch)
     assert tokens.tolist() == [2, 1, 0]
+
+
+def test_the_nucleus_of_a_large_vocabulary_is_that_of_the_whole_order() -> None:
+    """Rows that need a few tokens, more than are looked at first, and all; each alone and all together."""
+    stream = torch.Generator().manual_seed(0)
+    noise = torch.rand(3, 5000, generator=stream, dtype=torch.float64)
+    probabilities = (noise * torch.tensor([[40.0], [0.5], [5.0]])).softmax(dim=1)
+    top_p = torch.tensor([0.9, 0.8, 1.0], dtype=torch.float64)
+    together = _nucleus(probabilities, top_p)
+    sizes = []
+    for row, limit in enumerate(top_p.tolist()):
+        order = probabilities[row].sort(descending=True).indices
+        needed = int((probabilities[row][order].cumsum(0) < limit).sum()) + 1 if limit < 1 else len(order)
+        expected = torch.zeros_like(probabilities[row])
+        expected[order[:needed]] = probabilities[row][order[:needed]]
+        alone = _nucleus(probabilities[row : row + 1], top_p[row : row + 1])[0]
+        assert torch.equal(together[row], expected) and torch.equal(alone, expected)
+        sizes.append(needed)
+    assert sizes[0] < 512 < sizes[1] < sizes[2] == 5000

@@ -13,6 +13,7 @@ from halo_forge.metrics import SetFacts, measure_set
 from halo_forge.metrics.compare import prompt_totals
 from halo_forge.metrics.outcomes import measure
 from halo_forge.records import Completion, Stage, Status, Verdict
+from halo_forge.statistics import wilson_interval
 
 # One letter per sample: Passes, Runs but fails its tests, does not Compile, Error of the verifier.
 LETTERS: dict[str, tuple[Stage, Status, float]] = {
@@ -71,6 +72,13 @@ def test_one_sample_per_prompt_has_the_plain_wilson_interval() -> None:
         assert (found[name], found[f"{name}_low"], found[f"{name}_high"]) == pytest.approx(
             (0.5, 0.2366, 0.7634), abs=1e-4
         )
+
+
+def test_the_interval_of_pass_at_k_rests_on_the_samples_not_on_their_subsets() -> None:
+    # 10 prompts with 4 of 8 each: 70 subsets of 4 a prompt, and no spread between prompts; 80 samples all the same.
+    found = measure(facts({f"p{number}": "PPPPCCCC" for number in range(10)}, 8))
+    low, high = wilson_interval(69 / 70, 80)
+    assert (found["pass@4_low"], found["pass@4_high"]) == pytest.approx((low, high))
 
 
 def test_equal_samples_of_a_prompt_count_once() -> None:
