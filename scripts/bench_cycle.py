@@ -2,8 +2,9 @@
 
 One cycle of configs/quickstart.yaml with fewer prompts, as `halo-forge raft run` runs it: its wall-clock seconds from
 the run's own events.  The baseline is the same work without overlap: its sampling, the very completions checked
-afterwards by a fresh verifier, and its training, one after the other.  Printed too: the share of a cycle that is
-neither sampling nor checking nor training, of which at most 3 % is wanted, and peak memory.
+afterwards by a fresh verifier, its training and the drift metrics, one after the other; only the checking is measured
+again.  Printed too: the share of drift, of which at most 10 % is wanted, of what is none of these, at most 3 %, and
+peak memory.
 
     python scripts/bench_cycle.py [--prompts 16] [--repeats 1] [--set KEY=VALUE]
 
@@ -29,7 +30,8 @@ from halo_forge.store.files import read_jsonl
 from halo_forge.store.status import read_status
 
 CONFIG = Path("configs/quickstart.yaml")
-OTHER_LIMIT = 0.03
+LIMITS = {"drift": 0.1, "other": 0.03}
+"""Phase -> the largest share of a cycle that is wanted."""
 
 
 def one_cycle(root: Path, num_prompts: int, overrides: Sequence[str]) -> None:
@@ -82,17 +84,21 @@ def main() -> None:
             phases = {phase: metrics.get(f"seconds/{phase}", 0.0) for phase in PHASES}
             alone = checking_seconds(root)
         ours.append(sum(phases.values()))
-        baseline.append(phases["generate"] + alone + phases["train"])
-        rest = phases["drift"] + phases["other"]
-        share = rest / ours[-1]
+        baseline.append(phases["generate"] + alone + phases["train"] + phases["drift"])
+        shares = {name: phases[name] / ours[-1] for name in LIMITS}
         print(
             f"sampling {phases['generate']:.1f} s, checking {phases['verify']:.1f} s after it ({alone:.1f} s alone),"
-            f" training {phases['train']:.1f} s, drift {phases['drift']:.1f} s and other {phases['other']:.2f} s ="
-            f" {100 * share:.1f} % of the cycle;"
+            f" training {phases['train']:.1f} s, drift {phases['drift']:.1f} s, other {phases['other']:.2f} s;"
             f" peak memory {metrics['peak_memory_bytes'] / 1e9:.2f} GB"
         )
-        print(f"target other <= {100 * OTHER_LIMIT:g} %: {'met' if share <= OTHER_LIMIT else 'MISSED'}")
-        print(json.dumps({"other_share": round(share, 4), **{name: round(value, 2) for name, value in phases.items()}}))
+        for name, share in shares.items():
+            met = "met" if share <= LIMITS[name] else "MISSED"
+            print(f"{name}: {100 * share:.1f} % of the cycle; target <= {100 * LIMITS[name]:g} %: {met}")
+        print(
+            json.dumps(
+                {"other_share": round(shares["other"], 4), **{name: round(value, 2) for name, value in phases.items()}}
+            )
+        )
     Figure("cycle, quickstart", ours, baseline, "seconds", less_is_better=True).show()
 
 

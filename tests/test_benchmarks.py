@@ -125,7 +125,7 @@ def test_cycle(tmp_path: Path) -> None:
     last = last_object(done)
     assert last["benchmark"] == "cycle, quickstart" and last["unit"] == "seconds"
     phases = next(json.loads(line) for line in done.stdout.splitlines() if "other_share" in line)
-    assert set(phases) == {"other_share", "generate", "verify", "train", "other"}
+    assert set(phases) == {"other_share", "generate", "verify", "drift", "train", "other"}
     assert 0 <= phases["other_share"] <= 1
     assert last["ours"] == pytest.approx(sum(phases[name] for name in set(phases) - {"other_share"}), abs=0.03)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -40,10 +41,11 @@ def version(
     dev: Sequence[int] = (),
     train: Sequence[int] = (),
     temperature: float = 1.0,
+    min_p: float = 0.0,
     compiled: Sequence[int] | None = None,
 ) -> Version:
     measurement = Measurement(number + 1, number, {} if metrics is None else metrics)
-    settings = SamplingSettings(number + 1, temperature, 1.0, 4)
+    settings = SamplingSettings(number + 1, temperature, 1.0, 4, min_p=min_p)
     return Version.of(measurement, settings, samples("t", train), samples("d", dev, compiled))
 
 
@@ -65,6 +67,13 @@ def four_cycles(*, spread: bool) -> tuple[list[Version], list[CycleReport]]:
     last = [2 + (1 if prompt % 20 == 0 else -1 if prompt % 20 == 1 else 0) * spread for prompt in range(400)]
     found = [version(number, {"kl_to_previous": 0.01}, dev=[2] * 400) for number in range(3)]
     return [*found, version(3, {"kl_to_previous": 0.01}, dev=last)], [report(1), report(2), report(3)]
+
+
+def improved_on_another_metric() -> tuple[list[Version], list[CycleReport]]:
+    """The same, but v2 was judged better on what decisions look at, such as the compile rate."""
+    versions, reports = four_cycles(spread=True)
+    metrics = {**versions[2].metrics, "decision/outcome": 1.0}
+    return [*versions[:2], dataclasses.replace(versions[2], metrics=metrics), versions[3]], reports
 
 
 def two(name: str, before: float, after: float, **options: Any) -> list[Version]:
@@ -90,6 +99,12 @@ CASES: list[tuple[str, Callable[[], tuple[Any, ...]], Callable[[], tuple[Any, ..
         "low_mass",
         lambda: ([version(0), version(1)], [report(1, optimizer_steps=4.0, learning_rate_mass=4e-4)]),
         lambda: ([version(0), version(1)], [report(1, optimizer_steps=5.0, learning_rate_mass=4e-4)]),
+        "4 optimizer steps",
+    ),
+    (
+        "low_mass",  # not where the few steps did move the model
+        lambda: ([version(0), version(1, {"kl_to_previous": 0.009})], [report(1, optimizer_steps=4.0)]),
+        lambda: ([version(0), version(1, {"kl_to_previous": 0.01})], [report(1, optimizer_steps=4.0)]),
         "4 optimizer steps",
     ),
     (
@@ -257,6 +272,16 @@ CASES: list[tuple[str, Callable[[], tuple[Any, ...]], Callable[[], tuple[Any, ..
         "before anything else",
     ),
     ("slow", lambda: four_cycles(spread=True), lambda: four_cycles(spread=False), "a gain of 0.02 is ruled out"),
+    ("slow", lambda: four_cycles(spread=True), improved_on_another_metric, "a gain of 0.02 is ruled out"),
+    (
+        "overfit",  # not where the train prompts were sampled in another way
+        lambda: ([version(0, dev=[2] * NUM, train=[1] * NUM), version(1, dev=[2] * NUM, train=[3] * NUM)], [report(1)]),
+        lambda: (
+            [version(0, dev=[2] * NUM, train=[1] * NUM), version(1, dev=[2] * NUM, train=[3] * NUM, min_p=0.1)],
+            [report(1)],
+        ),
+        "train pass rate",
+    ),
 ]
 
 
