@@ -57,7 +57,7 @@ def decide(
     ending = stop(settings, earlier, judgement, history, at_floor) if version > 0 else None
     is_last = version >= num_cycles
     if is_last and ending is None:
-        ending = _all_done(judgement, best)
+        ending = _all_done(settings, judgement, best)
     action, conclusion, why = _action(settings, judgement, ending, is_last)
     ends = action in ("stop", "finish")
     state = _state(earlier)
@@ -80,10 +80,10 @@ def decide(
     )
 
 
-def _all_done(judgement: Judgement, best: int) -> tuple[Conclusion, str]:
+def _all_done(settings: DecisionsSection, judgement: Judgement, best: int) -> tuple[Conclusion, str]:
     """What may be said of a run that used up its cycles: never that it converged."""
     if judgement.outcome == "improved":
-        return "still_improving", "the last version is the best so far: more cycles may help"
+        return "still_improving", f"the last version is the best so far on {settings.metric}: more cycles may raise it"
     if best > 0:
         return "improved", f"v{best} improved, nothing after it did"
     if judgement.outcome == "degraded":
