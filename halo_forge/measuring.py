@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from halo_forge.decisions import (
+    MASS,
     OUTCOME_NUMBER,
     Decision,
     DecisionsSection,
@@ -68,9 +69,9 @@ def measure_lap(cycle: int, train: Answers, dev: Answers, drift: Mapping[str, fl
 
 
 def with_kept(measurement: Measurement, reports: Sequence[CycleReport]) -> Measurement:
-    """The measurement as decisions see it: with what the version's own training was on (`kept/...`)."""
+    """The measurement as decisions see it: with what the version's own training was on (`kept/...`), and its mass."""
     last = reports[-1].trained if reports else {}
-    kept = {name: value for name, value in last.items() if name.startswith("kept/")}
+    kept = {name: value for name, value in last.items() if name.startswith("kept/") or name == MASS}
     return dataclasses.replace(measurement, metrics={**measurement.metrics, **kept})
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from scripted_runs import MemoryVerifier, execute, steady_answers, write_inputs
 
-from halo_forge.cli.decided import DECISION_COLUMNS, RESULT_COLUMNS, decision_rows, result_rows
+from halo_forge.cli.decided import DECISION_COLUMNS, RESULT_COLUMNS, decision_rows, result_rows, time_line
 from halo_forge.cli.render import print_status
 from halo_forge.store.run import cycle_folder
-from halo_forge.store.status import Status, read_status
+from halo_forge.store.status import Lap, Status, read_status
 from halo_forge.verifiers.c import Spec
 
 
@@ -76,3 +76,10 @@ def test_status_after_a_cycle_that_died_while_it_sampled_and_was_moved_away(tmp_
     lines = [json.dumps({"time": f"2026-01-01T00:00:0{second}+00:00", **row}) for second, row in enumerate(told)]
     (tmp_path / "events.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     assert read_status(tmp_path, 2).laps == []
+
+
+def test_status_says_where_the_time_went() -> None:
+    first = {"seconds/generate": 60.0, "seconds/drift": 5.0, "seconds/train": 25.0}
+    laps = [Lap(1, 0, "done", metrics=first), Lap(2, 1, "done", metrics={"seconds/generate": 10.0})]
+    assert time_line(laps) == "time: sampling 1 min 10 s (70%), drift 5 s (5%), training 25 s (25%)"
+    assert time_line([Lap(1, 0, "starting")]) == ""

@@ -171,6 +171,7 @@ def test_nothing_changes_nothing_is_said(tmp_path: Path, monkeypatch: pytest.Mon
     assert [outcome for outcome, _, _ in decided(tmp_path)] == ["baseline", "held", "held", "held"]
     assert not list((tmp_path / "run").rglob("confirm_*"))
     assert (result.chosen_version, result.dev["pass_rate"]["difference"]) == (0, 0.0)
+    assert result.conclusion == "inconclusive"
 
 
 def test_decisions_are_events_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,11 @@
-"""Decisions and results as rows of tables: every difference with its error and what could have been detected."""
+"""What a run decided, found and spent its time on: every difference with its error and what could be detected."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from halo_forge.cli.watch import duration
 from halo_forge.store.status import Lap
 
 DECISION_COLUMNS = {
@@ -20,6 +21,10 @@ ACTIONS = {
     "from_base": "from v0 on",
     "continue_lower": "on, lower",
 }
+
+PHASES_IN_WORDS = {
+    "sampling": "generate", "checking after it": "verify", "drift": "drift", "training": "train", "other": "other",
+}  # fmt: skip
 
 
 def decision_rows(laps: Sequence[Lap]) -> Iterator[list[str]]:
@@ -67,6 +72,16 @@ def result_rows(result: Mapping[str, Any]) -> Iterator[list[str]]:
                     f"{row['low']:+.3f} to {row['high']:+.3f}",
                     _form(row.get("minimum_detectable_effect"), ".3f"),
                 ]
+
+
+def time_line(laps: Sequence[Lap]) -> str:
+    """Where the time of all laps went, such as "time: sampling 4 min 0 s (80 %), drift 30 s (10 %)"; empty before."""
+    seconds = {
+        word: sum(lap.metrics.get(f"seconds/{phase}", 0.0) for lap in laps) for word, phase in PHASES_IN_WORDS.items()
+    }
+    total = sum(seconds.values())
+    parts = [f"{word} {duration(spent)} ({spent / total:.0%})" for word, spent in seconds.items() if spent > 0.0]
+    return "time: " + ", ".join(parts) if parts else ""
 
 
 def _form(value: Any, form: str, absent: str = "") -> str:

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from halo_forge.advice import Advised
-from halo_forge.cli.decided import DECISION_COLUMNS, RESULT_COLUMNS, decision_rows, result_rows
+from halo_forge.cli.decided import DECISION_COLUMNS, RESULT_COLUMNS, decision_rows, result_rows, time_line
 from halo_forge.cli.watch import advice_lines, duration
 from halo_forge.decisions import Decision
 from halo_forge.preview import CyclePlan, Preview
@@ -72,6 +72,8 @@ def print_status(status: Status) -> None:
     console.print(f"{status.root}: {status.state}")
     if status.laps:
         console.print(fitting_table(console, status.laps))
+        if spent := time_line(status.laps):
+            console.print(spent, soft_wrap=True)
     if decided := list(decision_rows(status.laps)):
         print_table(DECISION_COLUMNS, decided)
     for row in status.latest_advice:

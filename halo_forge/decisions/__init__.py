@@ -14,9 +14,10 @@ from halo_forge.decisions._decide import decide, incumbent
 from halo_forge.decisions._decision import OUTCOME_NUMBER, Action, Conclusion, Decision, Outcome
 from halo_forge.decisions._judgement import Judgement, confirmed, screened
 from halo_forge.decisions._settings import DecisionsSection
-from halo_forge.decisions._stopping import signs_of_collapse
+from halo_forge.decisions._stopping import MASS, signs_of_collapse
 
 __all__ = [
+    "MASS",
     "OUTCOME_NUMBER",
     "Action",
     "Comparison",

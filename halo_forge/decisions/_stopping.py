@@ -11,6 +11,9 @@ from halo_forge.decisions._settings import DecisionsSection
 History = Sequence[Mapping[str, float]]
 """The metrics of v_0 .. v_{cycle-1}."""
 
+MASS = "learning_rate_mass"
+"""Metric: the sum of the learning rates that the version was trained with."""
+
 LOSS_OF_KEPT = "kept/nll_before"
 """Metric: loss of the kept samples before they are trained on, nats per token."""
 
@@ -56,16 +59,20 @@ def _rules(
         yield "exhausted", f"the kept samples had a loss of {loss:.3f} before training: there is little left to learn"
     if at_floor and settings.stop_at_floor:
         yield "converged", "no improvement with the learning rate at its floor"
-    if settings.stop_patience is not None and (reason := _patience(settings.stop_patience, earlier, judgement)):
+    if settings.stop_patience is not None and (
+        reason := _patience(settings.stop_patience, earlier, judgement, history)
+    ):
         yield "converged", reason
 
 
-def _patience(patience: int, earlier: Sequence[Decision], judgement: Judgement) -> str | None:
+def _patience(patience: int, earlier: Sequence[Decision], judgement: Judgement, history: History) -> str | None:
     """The last `patience` versions were all judged, and all held.
 
-    No evidence: an underpowered version; a decline, whose answer comes after it; and one that gave the incumbent's own
-    answers (no z), which had no chance to show a gain.
+    No evidence: an underpowered version; a decline, whose answer comes after it; and one that had no chance to show a
+    gain, trained at learning rate 0 or with the incumbent's own answers (no z).
     """
+    if any(row.get(MASS) == 0.0 for row in history[-patience:]):
+        return None
     screen = judgement.screen.to_row() if judgement.screen is not None else {}
     recent = [*((each.outcome, each.screen) for each in earlier), (judgement.outcome, screen)][-patience:]
     if len(recent) < patience or any(OUTCOME_NUMBER.get(outcome) != 0.0 or "z" not in row for outcome, row in recent):

@@ -246,3 +246,11 @@ def test_a_schedule_that_answers_declines_is_left_alone() -> None:
 
 def test_only_what_was_undone_is_dropped() -> None:
     assert dropped_cycles(play(["improved", "degraded", "degraded"], on_decline="continue_lower")) == set()
+
+
+@pytest.mark.parametrize(("mass", "ends"), [(1e-3, True), (0.0, False)])
+def test_a_model_that_was_not_trained_has_not_converged(mass: float, ends: bool) -> None:
+    earlier = play(["held", "held"])
+    history = [{}, *[{"learning_rate_mass": mass}] * 3]
+    found = decide(DecisionsSection(), earlier, Judgement("held", 0, comparison()), history, 9)
+    assert (found.conclusion == "converged") is ends
