@@ -16,7 +16,6 @@ from halo_forge.decisions import (
     Totals,
     compare_totals,
     confirmed,
-    dropped_cycles,
     incumbent,
     screened,
 )
@@ -76,15 +75,22 @@ def with_kept(measurement: Measurement, reports: Sequence[CycleReport]) -> Measu
 
 
 def kept_facts(past: Sequence[PastCycle], decisions: Sequence[Decision]) -> KeptFacts:
-    """The programs that the last cycle kept, and those of all cycles before it whose training was not undone."""
-    undone = dropped_cycles(decisions)
-    programs = [
-        {candidate.verdict.normal_digest for candidate in each.kept if candidate.verdict.normal_digest is not None}
-        for each in past[:-1]
-        if each.cycle not in undone
-    ]
-    last = [each.verdict.normal_digest for each in past[-1].kept if each.verdict.normal_digest is not None]
-    return KeptFacts(last, {digest for each in programs for digest in each})
+    """The programs that the last cycle kept, and those of the cycles that made the version it sampled.
+
+    Args:
+        past: All cycles so far.
+        decisions: As many, the last one that of the last cycle.
+    """
+    made, version = set(), decisions[-1].sample_from
+    while version > 0:
+        made.add(version)
+        version = decisions[version - 1].train_from
+    digests = {
+        each.cycle: [kept.verdict.normal_digest for kept in each.kept if kept.verdict.normal_digest is not None]
+        for each in past
+    }
+    earlier = {digest for cycle, found in digests.items() if cycle in made for digest in found}
+    return KeptFacts(digests[past[-1].cycle], earlier)
 
 
 def measure_test(version: int, test: Answers) -> Measurement:

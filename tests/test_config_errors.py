@@ -92,8 +92,8 @@ ERRORS = [
     ("M\ntraining: {average_weight: 0}", "training.average_weight: found 0, allowed: a number above 0 and up to 1"),
     (
         "M\ntraining: {learning_rate: {kind: plateau, base: 1e-4, metric: dev/passrate}}",
-        'training.learning_rate.metric: found "dev/passrate", allowed: a name of docs/metrics.md with its set; did you'
-        " mean dev/pass_rate?",
+        'training.learning_rate.metric: found "dev/passrate", allowed: what docs/metrics.md lists of a prompt set (with'
+        " dev/ or train/), of drift or of kept samples; did you mean dev/pass_rate?",
     ),
     (
         "M\ntraining: {learning_rate: {kind: kl_target, base: 1e-4}}\nevaluation: {num_drift_samples: 0}",
@@ -103,6 +103,17 @@ ERRORS = [
         "M\nengine: {temperature: {kind: temperature_floor, base: 0.7}}\nevaluation: {samples_per_prompt: 1}",
         'engine.temperature.metric is "dev/diversity/effective_number", but evaluation.samples_per_prompt is 1 ',
     ),
+    (
+        "M\nengine: {temperature: {kind: temperature_floor, base: 0.7, metric: dev/diversity/distinct@4}}\n"
+        "evaluation: {samples_per_prompt: 3}",
+        "but evaluation.samples_per_prompt is 3 (FILE:3): it takes at least 4 samples of a prompt",
+    ),
+    (
+        "M\ntraining: {learning_rate: {kind: plateau, base: 1e-4, metric: dev/pass@8}}\n"
+        "evaluation: {samples_per_prompt: 4}",
+        "it takes at least 8 samples of a prompt",
+    ),
+    ("M\ntraining: {learning_rate: {kind: plateau, base: 1e-4, metric: dev/pass@k}}", 'found "dev/pass@k", allowed'),
     ("M\nraft: {curriculum_fraction: [0.5, 1.5]}", "raft.curriculum_fraction: found 1.5 in cycle 2, allowed: a number"),
     ("M\nselection: {kind: everything, deduplicate: true}", "a control arm without a filter: leave out deduplicate"),
     ("M\nengine: {min_p: 1.5}", "engine.min_p: found 1.5, allowed: a number from 0 to 1"),

@@ -178,15 +178,19 @@ def test_one_shared_prompt_is_no_comparison() -> None:
     assert compare(last(1, 1), [start[1], chosen[1]], {}).dev == {}
 
 
-def test_what_a_rollback_undid_was_not_kept() -> None:
+def test_only_what_led_to_the_sampled_version_was_kept_before() -> None:
     def cycle(number: int, digest: str) -> PastCycle:
         completion = Completion(digest, 0, "text", (1,), "stop", 0, 0)
         passed = Verdict(digest, 0, "tests", "passed", 1.0, normal_digest=digest)
         return PastCycle.of(number, [completion], [passed], Selection(((digest, 0),), {}, 0.5))
 
-    past = [cycle(1, "a"), cycle(2, "b"), cycle(3, "c")]
-    back = [Decision(1, "baseline", "continue", 0, ""), Decision(2, "improved", "continue", 1, "")]
-    back.append(Decision(3, "degraded", "rollback", 1, ""))
-    assert (kept_facts(past, back).digests, kept_facts(past, back).earlier) == (["c"], {"a"})
-    lower = [*back[:2], Decision(3, "degraded", "continue_lower", 1, "")]
-    assert kept_facts(past, lower).earlier == {"a", "b"}
+    def decision(cycle: int, train_from: int, sample_from: int) -> Decision:
+        return Decision(cycle, "held", "continue", 0, "", train_from=train_from, sample_from=sample_from)
+
+    past = [cycle(1, "a"), cycle(2, "b"), cycle(3, "c"), cycle(4, "d")]
+    straight = [decision(each, each - 1, each - 1) for each in (1, 2, 3, 4)]
+    assert (kept_facts(past, straight).digests, kept_facts(past, straight).earlier) == (["d"], {"a", "b", "c"})
+    # v1 improved, v2 held, v3 fell: cycle 4 samples v1, which only cycle 1 made; cycle 5 samples v4.
+    back = [*straight[:3], decision(4, 1, 1)]
+    assert kept_facts(past, back).earlier == {"a"}
+    assert kept_facts([*past, cycle(5, "e")], [*back, decision(5, 4, 4)]).earlier == {"a", "d"}

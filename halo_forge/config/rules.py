@@ -137,19 +137,20 @@ def _metrics(config: RaftConfig) -> Iterator[Problem]:
         metric = getattr(value_at(config, path), "metric", None)
         if metric is None:
             continue
-        from halo_forge.metrics import drift_names, measured_names
+        from halo_forge.metrics import drift_names, fewest_samples, measured_names
 
         place, names = (*path, "metric"), measured_names()
-        if re.sub(r"@[1-9]\d*$", "@k", re.sub(r"_(low|high)$", "", metric)) not in names and metric not in names:
+        samples = (("evaluation", "samples_per_prompt"), config.evaluation.samples_per_prompt)
+        if (re.sub(r"@[1-9]\d*$", "@k", metric) not in names and metric not in names) or metric.endswith("@k"):
             near = difflib.get_close_matches(metric, names, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            yield Problem(place, f"found {show(metric)}, allowed: a name of docs/metrics.md with its set{hint}")
+            text = "what docs/metrics.md lists of a prompt set (with dev/ or train/), of drift or of kept samples"
+            yield Problem(place, f"found {show(metric)}, allowed: {text}{hint}")
         elif metric in drift_names() and config.evaluation.num_drift_samples == 0:
             other = (("evaluation", "num_drift_samples"), 0)
             yield Problem(place, "without such samples it is not measured; take at least 1", metric, (other,))
-        elif metric.startswith("dev/diversity/") and config.evaluation.samples_per_prompt == 1:
-            other = (("evaluation", "samples_per_prompt"), 1)
-            yield Problem(place, "one sample has no diversity; take more", metric, (other,))
+        elif metric.startswith("dev/") and samples[1] < (least := fewest_samples(metric)):
+            yield Problem(place, f"it takes at least {least} samples of a prompt", metric, (samples,))
 
 
 def _as_written(schedule: Any) -> Any:

@@ -49,8 +49,6 @@ def _rules(
             yield "declined", "decisions.on_decline is stop"
         elif goes_back and num_rollbacks >= settings.max_rollbacks:
             yield "declined", f"{num_rollbacks} returns to an earlier version were all that max_rollbacks allows"
-        if settings.on_decline == "continue_lower" and at_floor and settings.stop_at_floor:
-            yield "declined", "the learning rate is at its floor"
         return  # the decline has an answer, which must have its chance
     if settings.stop_on_collapse and (signs := signs_of_collapse(history)):
         yield "collapsed", "; ".join(signs)

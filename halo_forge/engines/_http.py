@@ -93,7 +93,9 @@ class Client:
     def _ask(self, method: str, url: str, body: bytes | None, timeout_seconds: float | None = None) -> bytes:
         parts = urlsplit(url)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        connection = kind(parts.hostname or "", parts.port, timeout=CONNECT_SECONDS)
+        # Without a port of its own an IPv6 address would be taken apart at its last colon.
+        port = (443 if parts.scheme == "https" else 80) if parts.port is None else parts.port
+        connection = kind(parts.hostname or "", port, timeout=CONNECT_SECONDS)
         path = parts.path + (f"?{parts.query}" if parts.query else "")
         try:
             with self._lock:

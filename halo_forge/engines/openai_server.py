@@ -110,13 +110,14 @@ class OpenaiServerSpec(EngineSpec):
                 "install it, or give its whole path",
             )
         if self.exchange_folder is not None:
-            folder = Path(self.exchange_folder).expanduser()
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
+            # Made later: a run directory that a refused run left behind would be in the way of the next one.
+            folder = Path(self.exchange_folder).expanduser().absolute()
+            there = next(each for each in (folder, *folder.parents) if each.exists())
+            if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
                 raise ConfigError(
-                    f"engine.exchange_folder: {folder} cannot be made ({error.strerror})", "name a folder to write in"
-                ) from error
+                    f"engine.exchange_folder: {folder} cannot be made or written: {there} is no folder to write in",
+                    "name a folder that can be",
+                )
 
     def open(self, policy: Policy) -> OpenaiServerEngine:
         """An engine that asks the server; nothing is asked yet."""

@@ -20,6 +20,7 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
+import re
 from types import ModuleType
 from typing import Literal, get_args
 
@@ -43,6 +44,7 @@ __all__ = [
     "TrainingFacts",
     "catalogue",
     "drift_names",
+    "fewest_samples",
     "measure_cost",
     "measure_drift",
     "measure_kept",
@@ -85,6 +87,14 @@ def measured_names() -> set[str]:
         for set_name in ("train", "dev")
     }
     return sets | drift_names() | {name for topic in _topics("kept") for name in topic.CATALOGUE}
+
+
+def fewest_samples(name: str) -> int:
+    """Samples of a prompt without which a metric of a prompt set, its prefix included, is absent."""
+    bare = name.split("/", 1)[1]
+    if re.fullmatch(r"pass@\d+", bare):
+        return int(bare[5:])
+    return max((topic.FEWEST.get(bare, 1) for topic in _topics("set") if hasattr(topic, "FEWEST")), default=1)
 
 
 def drift_names() -> set[str]:

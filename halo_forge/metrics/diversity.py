@@ -60,6 +60,13 @@ CATALOGUE = {
     ),
 }
 
+FEWEST = {
+    f"{prefix}/{name}": RAREFIED_SIZE if name == f"distinct@{RAREFIED_SIZE}" else 2
+    for prefix in ("diversity", "diversity/passing")
+    for name in _NAMED
+}
+"""Metric -> programs of a prompt without which the prompt is left out."""
+
 
 def measure(facts: SetFacts) -> dict[str, float]:
     """The metrics of `CATALOGUE`; those that no prompt has enough programs for are absent."""

@@ -214,13 +214,6 @@ def test_a_decline_comes_before_what_else_could_end_the_run() -> None:
         assert found.action == action
 
 
-def test_on_at_a_lower_rate_ends_where_the_rate_cannot_fall() -> None:
-    settings = DecisionsSection(on_decline="continue_lower")
-    judgement = Judgement("degraded", 0, comparison(-0.1), comparison(-0.1))
-    found = decide(settings, [decide_first(9)], judgement, [{}, {}], 9, at_floor=True)
-    assert (found.action, found.conclusion) == ("stop", "declined")
-
-
 @pytest.mark.parametrize(
     ("start_from", "on_decline", "train_from"),
     [
