@@ -66,7 +66,6 @@ def kinds_of(path: tuple[str, ...]) -> list[Any]:
 
 # A level of reward cannot rise above the next one.
 NEEDS: dict[tuple[str, ...], Any] = {
-    ("training", "average_weight"): {"training": {"start_from": "average"}},
     ("engine", "server"): {"engine": {"adapter": "none"}},
     ("engine", "restart_command"): {"engine": {"adapter": "merged_restart", "restart_command": ["needed"]}},
     ("verifier", "rewards", "no_program"): {"verifier": {"rewards": {"not_compiling": 0.2}}},

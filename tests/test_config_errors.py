@@ -85,10 +85,6 @@ ERRORS = [
         'raft.sampling is "budgeted", but raft.samples_per_prompt is 3 (FILE:2): half of the samples must tell',
     ),
     ("M\nreplay: {share: 1}", "replay.share: found 1, allowed: below 1"),
-    (
-        "M\ntraining: {average_weight: 0.7}",
-        'training.average_weight is 0.7, but training.start_from is "previous" (default): only "average" uses it',
-    ),
     ("M\ntraining: {average_weight: 0}", "training.average_weight: found 0, allowed: a number above 0 and up to 1"),
     (
         "M\ntraining: {learning_rate: {kind: plateau, base: 1e-4, metric: dev/passrate}}",

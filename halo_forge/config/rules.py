@@ -171,11 +171,6 @@ def _single_rules(config: RaftConfig) -> Iterator[Problem]:
         base = (("training", "start_from"), "base")
         text = "the state belongs to weights that the next cycle does not start from; set across_cycles to reset"
         yield Problem(("training", "optimizer", "across_cycles"), text, across, (base,))
-    if config.training.start_from != "average":
-        weight = config.training.average_weight
-        if weight != type(config.training)().average_weight:
-            start = (("training", "start_from"), config.training.start_from)
-            yield Problem(("training", "average_weight"), 'only "average" uses it', _as_written(weight), (start,))
     if "" in engine.stop:
         yield Problem(
             ("engine", "stop"), 'found "" in it, allowed: text that is not empty; an empty text ends every answer'

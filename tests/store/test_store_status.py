@@ -123,7 +123,8 @@ def test_plain_data(tmp_path: Path) -> None:
     status = read_status(put(tmp_path, RUN | lap(1, rate=0.25, best=0)), 2)
     row = json.loads(json.dumps(status.to_row(), allow_nan=False))
     assert set(row) == {"root", "state", "num_cycles", "laps", "best_version", "best_adapter", "result"}
-    assert set(row["laps"][0]) == {"cycle", "policy_version", "state", "metrics", "settings", "num_kept", "decision"}
+    keys = {"cycle", "policy_version", "state", "metrics", "settings", "num_kept", "decision", "advice"}
+    assert set(row["laps"][0]) == keys
 
 
 def test_a_lap_that_is_being_superseded_ends_the_table(tmp_path: Path) -> None:
