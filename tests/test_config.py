@@ -295,20 +295,12 @@ def test_json_schema_has_every_key() -> None:
 # ---- cost
 
 
-def test_loading_is_fast_and_imports_nothing_heavy(tmp_path: Path) -> None:
+def test_loading_imports_nothing_heavy(tmp_path: Path) -> None:
     path = write(tmp_path, MODEL)
     program = (
-        "import sys, time\nfrom halo_forge.config import load_config\nload_config(sys.argv[1])\n"
+        "import sys\nfrom halo_forge.config import load_config\nload_config(sys.argv[1])\n"
         "heavy = {'torch', 'transformers', 'peft', 'trl', 'datasets', 'numpy', 'scipy'} & set(sys.modules)\n"
-        "assert not heavy, heavy\nprint(time.process_time())"
+        "assert not heavy, heavy"
     )
-    seconds = [
-        float(
-            subprocess.run(
-                [sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True
-            ).stdout
-        )
-        for _ in range(3)
-    ]
-    # 0.2 s on one core of a laptop; the rest is room for slow machines.
-    assert min(seconds) < 0.6
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -79,8 +79,8 @@ def choose(settings: HardwareSettings, machine: Machine | None = None) -> Profil
     else:
         machine = Machine() if machine is None else machine
         profile = profile_class(settings.profile)(machine, "hardware.profile names it", given=True)
-    values = {name: getattr(settings, name) for name in _SETTINGS}
-    return dataclasses.replace(profile, **{name: value for name, value in values.items() if value != "auto"})
+    values = {name: getattr(settings, name) for name in _SETTINGS if getattr(settings, name) != "auto"}
+    return dataclasses.replace(profile, chosen=frozenset(values), **values)
 
 
 def prepare(settings: HardwareSettings | None = None) -> Profile:
@@ -107,8 +107,8 @@ def as_torch_sees_it(profile: Profile, has_gpu: bool, gfx_name: str | None) -> P
         return profile
     found = Cuda if gfx_name is None else Gfx1151 if gfx_name == "gfx1151" else Rocm
     seen = "torch has a GPU that /sys and /dev do not show" + ("" if gfx_name is None else f": {gfx_name}")
-    values = {name: getattr(profile, name) for name in _SETTINGS if getattr(profile, name) != getattr(Cpu, name)}
-    return found(profile.machine, seen, **values)
+    values = {name: getattr(profile, name) for name in profile.chosen}
+    return found(profile.machine, seen, chosen=profile.chosen, **values)
 
 
 def _gpu(machine: Machine) -> tuple[type[Profile] | None, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import os
+import sys
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -29,6 +30,7 @@ class Profile(abc.ABC):
         machine: Where memory and processors are read from.
         why: What this profile was chosen by.
         given: The configuration names it, so that nothing else may take its place.
+        chosen: Which of the values below the configuration gives.
         memory_fraction: The share of the memory at hand that a run may take.
         optimizer: As transformers calls it (`TrainingArguments.optim`).
         pin_memory: Batches are copied to the device from page-locked memory.
@@ -37,6 +39,7 @@ class Profile(abc.ABC):
     machine: Machine
     why: str
     given: bool = False
+    chosen: frozenset[str] = frozenset()
     memory_fraction: float = 0.6
     optimizer: str = "adamw_torch"
     pin_memory: bool = False
@@ -105,6 +108,14 @@ def activation_bytes(num_parameters: int) -> int:
     tokens have, and activations that grow with the model; 1.6 MB at 0.5 and 6.1 MB at 7 billion parameters in all.
     """
     return int(1_200_000 + 0.7e-3 * num_parameters)
+
+
+def unused_by_torch() -> int:
+    """Bytes that torch holds on the GPU and can use again, which the driver counts as used; 0 while it is not there."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return 0
+    return int(torch.cuda.memory_reserved() - torch.cuda.memory_allocated())
 
 
 def _step(table: tuple[tuple[float, int], ...], num_parameters: int) -> int:

@@ -6,7 +6,7 @@ import math
 import sys
 from dataclasses import dataclass
 
-from halo_forge.hardware._profile import Profile
+from halo_forge.hardware._profile import Profile, unused_by_torch
 
 
 @dataclass(frozen=True)
@@ -36,5 +36,4 @@ class Cuda(Profile):
         torch = sys.modules.get("torch")
         if torch is None or not torch.cuda.is_available():
             return None
-        unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-        return int((torch.cuda.mem_get_info()[0] + unused) * self.memory_fraction)
+        return int((torch.cuda.mem_get_info()[0] + unused_by_torch()) * self.memory_fraction)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from halo_forge.hardware._profile import LARGE_MODEL, LONG_ROW, Profile
+from halo_forge.hardware._profile import LARGE_MODEL, LONG_ROW, Profile, unused_by_torch
 
 HOST_RESERVE_BYTES = 16 * 1024**3
 """Left to the rest of the machine: a GPU that takes the last of it freezes the host instead of raising an error."""
@@ -29,7 +29,8 @@ class Gfx1151(Profile):
     def memory_budget_bytes(self) -> int | None:
         """A share of the least of three: what the kernel's two limits leave, and what the host can spare.
 
-        torch's own figure (mem_get_info) is not asked: more free than total memory was seen there.
+        What torch holds and does not use comes back to all of them.  Its own figure of what is free (mem_get_info) is
+        not asked: more free than total memory was seen there.
         """
         machine = self.machine
         limits = [each for each in (machine.ttm_bytes(), machine.card_bytes("mem_info_gtt_total")) if each is not None]
@@ -37,7 +38,7 @@ class Gfx1151(Profile):
         found = [min(limits) - (0 if used is None else used)] if limits else []
         if available is not None:
             found.append(available - HOST_RESERVE_BYTES)
-        return max(0, int(min(found) * self.memory_fraction)) if found else None
+        return max(0, int((min(found) + unused_by_torch()) * self.memory_fraction)) if found else None
 
     def process_fraction(self, total_bytes: int) -> float | None:
         """The budget as a share of what torch takes for the total."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import select
 import signal
 from types import FrameType
 from typing import NoReturn
@@ -26,6 +27,8 @@ def join() -> None:
         return
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     pipe = int(variable)
+    if _nobody_reads(pipe):  # it ended before this process was tied to it
+        os.kill(os.getpid(), signal.SIGKILL)
     os.set_inheritable(pipe, False)  # no program of the model's may give signs
     heartbeat.connect(pipe)
     faulthandler.register(signal.SIGUSR1, file=2)
@@ -33,6 +36,12 @@ def join() -> None:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _interrupt_once)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
+def _nobody_reads(pipe: int) -> bool:
+    poll = select.poll()
+    poll.register(pipe, 0)  # errors are told in any case
+    return any(found & select.POLLERR for _, found in poll.poll(0))
 
 
 def _interrupt_once(number: int, frame: FrameType | None) -> NoReturn:

@@ -150,7 +150,7 @@ def test_who_stops_looking_ends_what_is_in_flight(policy: Any, server: StandIn) 
         next(found)
         start = time.monotonic()
         found.close()
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 30  # the answers take a minute
         num_asked = len(server.bodies())
         assert num_asked < len(REQUESTS)
         server.completion = lambda body: (200, choice("later"))

@@ -93,15 +93,19 @@ def test_the_configuration_wins(tmp_path: Path) -> None:
 
 def test_torch_has_the_last_word(tmp_path: Path) -> None:
     laptop = machine(tmp_path, LAPTOP)
-    cuda, cpu = Cuda(laptop, "files"), Cpu(laptop, "files", memory_fraction=0.3)
+    # A value that is the default of one profile is not that of another.
+    settings = HardwareSection(memory_fraction=0.6, optimizer=Cpu.optimizer, pin_memory=False)
+    cuda, cpu = Cuda(laptop, "files"), choose(HardwareSection(memory_fraction=settings.memory_fraction), laptop)
     assert as_torch_sees_it(cuda, True, None) is cuda
     assert as_torch_sees_it(cuda, False, None) is None
     assert as_torch_sees_it(cpu, False, None) is cpu
     for gfx_name, name in ((None, "cuda"), ("gfx1151", "gfx1151"), ("gfx942", "rocm")):
         found = as_torch_sees_it(cpu, True, gfx_name)
         assert found is not None and found.name == name
-        assert found.memory_fraction == 0.3, "the configuration's own values go along"
+        assert found.memory_fraction == 0.6, "the configuration's own values go along"
         assert found.optimizer == profile_class(name)(laptop, "").optimizer
+        every = as_torch_sees_it(choose(settings, laptop), True, gfx_name)
+        assert every is not None and (every.optimizer, every.pin_memory) == (settings.optimizer, False)
     asked_for = Cpu(laptop, "hardware.profile", given=True)
     assert as_torch_sees_it(asked_for, True, None) is asked_for
 
@@ -123,6 +127,19 @@ def test_the_memory_of_gfx1151_is_the_least_of_three_figures(tmp_path: Path) -> 
     assert budget(5) is None
     renamed = {"sys/module/amdttm/parameters/pages_limit": 10 * GIB // 4096}
     assert budget(6, **renamed) == int(10 * GIB * 0.8)
+
+
+def test_what_torch_can_use_again_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    profile = Gfx1151(machine(tmp_path / "0", strix_halo()), "")
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 9 * GIB)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 3 * GIB)
+    assert profile.memory_budget_bytes() == int(84 * GIB * 0.8)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (10 * GIB, 20 * GIB))
+    assert profile.memory_budget_bytes() == int(90 * GIB * 0.8)
+    assert Cuda(Machine(), "").memory_budget_bytes() == int(16 * GIB * 0.9)
 
 
 def test_the_share_that_torch_may_take(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -85,6 +84,4 @@ def test_the_thread_ends_with_the_block_even_by_an_error(tmp_path: Path) -> None
     with pytest.raises(ZeroDivisionError), telemetry(here):
         assert any(thread.name == "telemetry" for thread in threading.enumerate())
         raise ZeroDivisionError
-    started = time.monotonic()
     assert not any(thread.name == "telemetry" for thread in threading.enumerate())
-    assert time.monotonic() - started < 1

@@ -28,4 +28,4 @@ def test_a_megabyte_of_anything_takes_no_time(piece: bytes) -> None:
     text = piece * (2**20 // len(piece))
     start = time.monotonic()
     num_warnings(readable(text))
-    assert time.monotonic() - start < 2.0
+    assert time.monotonic() - start < 20.0  # 0.1 s on one core; an expression that goes back takes hours
