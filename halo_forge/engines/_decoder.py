@@ -23,8 +23,10 @@ from halo_forge.errors import ConfigError
 
 MAX_COHORTS = 4
 """Every cohort costs products of its own in every layer; to wait for older rows costs wider ones."""
-PREFILL_TOKENS = 8192
-"""The most tokens of prompts, padding included, that go through the model at once; a longer prompt goes alone."""
+PREFILL_TOKENS = {"cpu": 1024, "cuda": 8192}
+"""The most tokens of prompts, padding included, that go through the model at once; a longer prompt goes alone.
+
+A CPU gains nothing from more (docs/log.md), and the shorter of many prompts are padded to the longest."""
 
 
 class _CohortsLayer(CacheLayerMixin):  # type: ignore[misc]
@@ -139,12 +141,12 @@ class Decoder:
 
     def _passes(self, prompts: Sequence[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
         """The prompts in order, cut where the model takes in as many tokens as it should at once."""
-        kept = None if self._kept is None else self._kept[0]
+        kept, limit = None if self._kept is None else self._kept[0], PREFILL_TOKENS[self._device.type]
         part: list[tuple[int, ...]] = []
         num_distinct = longest = 0
         for prompt, equal in groupby(prompts):
             longest, num_distinct = max(longest, len(prompt)), num_distinct + 1
-            if part and (part[-1] == kept or num_distinct * longest > PREFILL_TOKENS):
+            if part and (part[-1] == kept or num_distinct * longest > limit):
                 yield part
                 part, num_distinct, longest = [], 1, len(prompt)
             part += equal
