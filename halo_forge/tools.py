@@ -103,11 +103,12 @@ class Tools:
     """What the GPU needed since the last call; nothing where it has no sensors."""
 
     def sample(self, requests: Sequence[SampleRequest], version: int, adapter: Path | None) -> Iterator[Completion]:
-        """Completions by v_version as they finish; each goes to the verifier at once, to be checked meanwhile."""
+        """Completions by v_version as they finish; each is checked meanwhile where processors are left for that."""
         self._bring(version, adapter)
         drawn = self.engine.sample(self.prompts, requests, version)
         for completion in self.watch.track(f"sample v{version}", drawn, len(requests)):
-            self.verifier.submit(self.prompts[completion.prompt_id], completion)
+            if not self.engine.takes_processors:
+                self.verifier.submit(self.prompts[completion.prompt_id], completion)
             yield completion
 
     def verify(self, completions: Sequence[Completion]) -> Iterator[Verdict]:

@@ -2,9 +2,9 @@
 
 One cycle of configs/quickstart.yaml with fewer prompts, as `halo-forge raft run` runs it: its wall-clock seconds from
 the run's own events.  The baseline is the same work without overlap: its sampling, the very completions checked
-afterwards by a fresh verifier, its training and the drift metrics, one after the other; only the checking is measured
-again.  Printed too: the share of drift, of which at most 10 % is wanted, of what is none of these, at most 3 %, and
-peak memory.
+afterwards by a fresh verifier, its training and the drift metrics, one after the other.  Only the checking is measured
+again, so this says little where checking slows sampling down; where the CPU samples, nothing overlaps.  Printed too:
+the share of drift, of which at most 10 % is wanted, of what is none of these, at most 3 %, and peak memory.
 
     python scripts/bench_cycle.py [--prompts 16] [--repeats 1] [--set KEY=VALUE]
 

@@ -52,6 +52,7 @@ class MemoryVerifier:
         self.error_once = set(error_once)
         self.flaky = set(flaky)
         self.bad_versions = set(bad_versions)
+        self.submitted: list[tuple[str, int]] = []
         self.checked: list[tuple[str, int]] = []
         self.checked_again: list[tuple[str, int]] = []
 
@@ -69,7 +70,7 @@ class MemoryVerifier:
         pass
 
     def submit(self, prompt: Prompt, completion: Completion) -> None:
-        pass
+        self.submitted.append((completion.prompt_id, completion.index))
 
     def close(self) -> None:
         pass

@@ -22,6 +22,7 @@ from scripted_runs import (
 )
 
 from halo_forge.config import load_config
+from halo_forge.engines.scripted import ScriptedEngine
 from halo_forge.errors import TooFewSamples, VerifierBroken
 from halo_forge.records import Completion, SampleRequest
 from halo_forge.store.run import Run
@@ -398,6 +399,19 @@ def test_scheduled_values_are_written_before_they_are_used(
     assert column("settings", "reward_threshold") == [0.5, "pass", "pass", "pass"]
     assert column("sampling", "temperature") == pytest.approx([1.0, 0.8, 0.6, 0.4])
     assert column("sampling", "samples_per_prompt") == [2, 1, 1, 1]
+
+
+def test_answers_are_checked_while_others_are_sampled_where_processors_are_left(
+    tmp_path: Path, verifier: MemoryVerifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_inputs(tmp_path)
+    execute(config, tmp_path / "meanwhile")
+    assert verifier.submitted == verifier.checked != []
+    verifier.submitted.clear()
+    monkeypatch.setattr(ScriptedEngine, "takes_processors", True)
+    execute(config, tmp_path / "afterwards")
+    assert verifier.submitted == []
+    assert differences(tree(tmp_path / "meanwhile/cycles"), tree(tmp_path / "afterwards/cycles")) == []
 
 
 @pytest.mark.parametrize("from_cycle", [1, 2, 3])

@@ -7,7 +7,8 @@ One module, one engine: a frozen Spec that extends `EngineSpec` with `kind: Lite
 where `policy` is the model (`halo_forge.policy.Policy`), or None for a kind whose `needs_policy` is False.  An
 `Engine` answers `sample(prompts, requests, policy_version)` with completions as they finish, in any order, exactly
 one for each request.  A request carries its own seed: batch size and order must not change what is drawn beyond
-floating-point noise (a server may promise less).  An engine that is a context manager too is left when the run ends.
+floating-point noise (a server may promise less).  Its `takes_processors` says whether checking has to wait.  An engine
+that is a context manager too is left when the run ends.
 """
 
 from __future__ import annotations
@@ -20,6 +21,11 @@ from halo_forge.records import Completion, Prompt, SampleRequest
 
 class Engine(Protocol):
     """What the loop asks of an engine."""
+
+    @property
+    def takes_processors(self) -> bool:
+        """Sampling keeps all processors busy: answers are checked after it, because beside it both are slower."""
+        ...
 
     def sample(
         self, prompts: Mapping[str, Prompt], requests: Sequence[SampleRequest], policy_version: int

@@ -127,6 +127,8 @@ class OpenaiServerSpec(EngineSpec):
 class OpenaiServerEngine:
     """Asks the server; a context manager that ends what it started."""
 
+    takes_processors = False
+
     def __init__(self, policy: Policy, spec: OpenaiServerSpec) -> None:
         self.policy, self.spec = policy, spec
         self.form = FORMS[spec.server]

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from halo_forge.engines._spec import EngineSpec
 from halo_forge.errors import ConfigError
@@ -38,6 +38,7 @@ class RecordedEngine:
 
     root: Path
     prefix: str
+    takes_processors: ClassVar[bool] = False
 
     def sample(
         self, prompts: Mapping[str, Prompt], requests: Sequence[SampleRequest], policy_version: int

@@ -19,6 +19,7 @@ class ScriptedEngine:
     """Draws one of the prompt's scripted answers by the request's seed."""
 
     answers: Mapping[str, Sequence[str]]
+    takes_processors: ClassVar[bool] = False
 
     def sample(
         self, prompts: Mapping[str, Prompt], requests: Sequence[SampleRequest], policy_version: int

@@ -72,6 +72,11 @@ class TransformersEngine:
         self._tail = max((len(text.encode()) for text in stop), default=0) + 8
         self._may_end: dict[int, bool] = {}
 
+    @property
+    def takes_processors(self) -> bool:
+        """On a CPU: every product waits for the slowest of torch's threads, and a compiler makes one slow."""
+        return self.policy.device.type == "cpu"
+
     def sample(
         self, prompts: Mapping[str, Prompt], requests: Sequence[SampleRequest], policy_version: int
     ) -> Iterator[Completion]:

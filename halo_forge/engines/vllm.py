@@ -69,6 +69,8 @@ def _missing(why: str) -> ToolMissing:
 class VllmEngine:
     """Hands requests to vLLM's own scheduler."""
 
+    takes_processors = False
+
     def __init__(self, policy: Policy, engine: Any, stop: tuple[str, ...]) -> None:
         self.policy, self.engine, self.stop = policy, engine, stop
         self._folder = tempfile.TemporaryDirectory(prefix="halo-forge-")

@@ -176,6 +176,27 @@ def test_each_prompt_goes_through_the_model_once_for_all_of_its_samples(
     assert len(seen) == len(set(seen)) == len(PROMPTS)
 
 
+@pytest.mark.parametrize("limit", [1, 80])
+def test_prompts_go_through_the_model_in_passes(policy: Any, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    at_once = sample(policy, greedy(24))
+    sizes: list[tuple[int, int]] = []
+    whole = Decoder._prefill
+
+    def prefill(self: Any, asked: Any) -> Any:
+        sizes.append((len(asked), len(asked) * max(map(len, asked))))
+        return whole(self, asked)
+
+    monkeypatch.setattr(Decoder, "_prefill", prefill)
+    monkeypatch.setattr("halo_forge.engines._decoder.PREFILL_TOKENS", {"cpu": limit})
+    found = sample(policy, greedy(24))
+    assert {key: each.token_ids for key, each in found.items()} == {
+        key: each.token_ids for key, each in at_once.items()
+    }
+    assert sum(number for number, _ in sizes) == len(PROMPTS) and 1 < len(sizes) <= len(PROMPTS)
+    assert all(number == 1 or tokens <= limit for number, tokens in sizes)
+    assert limit == 1 or any(number > 1 for number, _ in sizes)
+
+
 def test_the_seed_decides(llama: Any) -> None:
     one = sample(llama, [request("p0", seed=5), request("p1", seed=5)])
     again = sample(llama, [request("p0", seed=5), request("p1", seed=6)])
@@ -209,6 +230,13 @@ def test_completions_come_out_before_all_are_done(llama: Any) -> None:
     found = TransformersEngine(llama, batch_size=2, stop=()).sample(PROMPTS, requests, 0)
     assert next(found).prompt_id == "p0"
     assert [each.prompt_id for each in found] == ["p1"]
+
+
+def test_it_takes_the_processors_where_it_computes_on_them(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = TransformersEngine(llama, batch_size=1, stop=())
+    assert engine.takes_processors
+    monkeypatch.setattr(type(llama), "device", torch.device("cuda"))
+    assert not engine.takes_processors
 
 
 def test_another_version_than_the_one_in_memory_is_refused(llama: Any) -> None:
