@@ -16,7 +16,7 @@ _OUTCOME_IN_WORDS = {
     "held": "no difference that can be told",
     "suspect_not_confirmed": "the fall was not confirmed",
     "degraded": "degraded",
-    "underpowered": "underpowered: this tells nothing",
+    "underpowered": "underpowered: too inexact to be judged",
 }
 
 
@@ -85,7 +85,7 @@ def _all_done(settings: DecisionsSection, judgement: Judgement, best: int) -> tu
     if judgement.outcome == "improved":
         return "still_improving", f"the last version is the best so far on {settings.metric}: more cycles may raise it"
     if best > 0:
-        return "improved", f"v{best} improved, nothing after it did"
+        return "improved", f"v{best} improved, nothing after it was shown to"
     if judgement.outcome == "degraded":
         return "declined", "no version improved, and the last one fell"
     return "inconclusive", "no version improved; that alone does not say that training has converged"
