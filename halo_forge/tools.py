@@ -106,8 +106,9 @@ class Tools:
         """Completions by v_version as they finish; each is checked meanwhile where processors are left for that."""
         self._bring(version, adapter)
         drawn = self.engine.sample(self.prompts, requests, version)
+        at_once = not self.engine.takes_processors
         for completion in self.watch.track(f"sample v{version}", drawn, len(requests)):
-            if not self.engine.takes_processors:
+            if at_once:
                 self.verifier.submit(self.prompts[completion.prompt_id], completion)
             yield completion
 

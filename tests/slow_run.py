@@ -33,7 +33,7 @@ def main() -> None:
         def slow_train(self: Any, rows: Any, settings: Any, folder: Any, on_step: Any, *more: Any) -> Any:
             def slow_step(*arguments: Any) -> None:
                 on_step(*arguments)
-                time.sleep(30)
+                time.sleep(120)
 
             return train(self, rows, settings, folder, slow_step, *more)
 

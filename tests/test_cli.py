@@ -46,7 +46,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- light commands
 
 
-def test_help_of_the_program(tmp_path: Path) -> None:
+def test_help_of_the_program() -> None:
     done = subprocess.run([sys.executable, "-m", "halo_forge", "--help"], capture_output=True, text=True, check=True)
     assert "RAFT fine-tuning" in done.stdout
 
@@ -619,7 +619,7 @@ def test_interrupted(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
             os.killpg(process.pid, signal.SIGINT)  # a terminal tells the whole process group
         else:
             process.terminate()
-        out, err = process.communicate(timeout=30)  # the answer that runs has a minute
+        out, err = process.communicate(timeout=30)  # a step takes two minutes, an answer one
     finally:
         process.kill()
     assert process.returncode == 130, err

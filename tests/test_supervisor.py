@@ -268,14 +268,13 @@ def is_gone(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("how", ["the supervisor", "its group", "the terminal", "hang-up"])
-def test_both_end_within_seconds(config: str, tmp_path: Path, how: str) -> None:
+def test_an_interrupt_ends_both(config: str, tmp_path: Path, how: str) -> None:
     command = troubled("wait", 1, 1, tmp_path / "starts", "run", config, "--output-dir", "out")
     command[-1] = "600"
     process, output = on_a_terminal(command) if how == "the terminal" else in_a_session(command)
     try:
         wait_for(lambda: (tmp_path / "starts/0").exists() and any(tmp_path.glob("out/cycles/001/*.part")))
         child = child_of(process)
-        start = time.monotonic()
         if how == "the terminal":
             os.write(output, b"\x03")
         elif how == "its group":
@@ -287,7 +286,7 @@ def test_both_end_within_seconds(config: str, tmp_path: Path, how: str) -> None:
     finally:
         end(process)
         os.close(output)
-    assert time.monotonic() - start < 60  # the child waits ten minutes
+    assert (tmp_path / "starts.interrupted").exists()  # a child that does not answer is killed after a while
     assert status == 130, said
     assert said.count("interrupted; what is finished is on disk") == 1 and "Traceback" not in said
     assert is_gone(child)

@@ -4,7 +4,7 @@ The first TIMES attempts meet the trouble when they have sampled AFTER completio
 
     spin     the thread that samples never comes back from a call in C: no signal handler of Python runs again
     die      the process is killed (SIGKILL)
-    wait     the thread sleeps in Python
+    wait     the thread sleeps in Python, and leaves the file FOLDER.interrupted when an interrupt wakes it
 """
 
 from __future__ import annotations
@@ -26,14 +26,18 @@ from halo_forge.engines.scripted import ScriptedEngine
 from halo_forge.verifiers.c import Spec
 
 
-def meet(trouble: str) -> None:
+def meet(trouble: str, folder: str) -> None:
     match trouble:
         case "spin":
             collections.deque(itertools.repeat(None), maxlen=0)
         case "die":
             os.kill(os.getpid(), signal.SIGKILL)
         case "wait":
-            time.sleep(120)
+            try:
+                time.sleep(120)
+            except KeyboardInterrupt:
+                Path(f"{folder}.interrupted").touch()
+                raise
 
 
 def main() -> None:
@@ -48,7 +52,7 @@ def main() -> None:
             (Path(folder) / str(count)).touch()
         for number, completion in enumerate(sample(*arguments)):
             if count < int(times) and number == int(after):
-                meet(trouble)
+                meet(trouble, folder)
             yield completion
 
     ScriptedEngine.sample = troubled  # type: ignore[method-assign]

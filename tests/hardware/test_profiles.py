@@ -135,6 +135,7 @@ def test_what_torch_can_use_again_is_not_used(tmp_path: Path, monkeypatch: pytes
     profile = Gfx1151(machine(tmp_path / "0", strix_halo()), "")
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 9 * GIB)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 3 * GIB)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert profile.memory_budget_bytes() == int(84 * GIB * 0.8)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (10 * GIB, 20 * GIB))

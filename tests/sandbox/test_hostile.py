@@ -107,7 +107,7 @@ def one_try(arena: Arena, program: Program) -> list[str]:
         problems.append(
             f"ended with {found}, expected {program.expected}: {outcome.stdout[:500]!r} {outcome.stderr[:500]!r}"
         )
-    if seconds > job.limits.wall_seconds + 1.0:
+    if seconds > job.limits.wall_seconds + 3.0:
         problems.append(f"took {seconds:.2f} s of {job.limits.wall_seconds:g} s")
     said = (outcome.stdout, outcome.stderr, b"" if outcome.fetched is None else outcome.fetched)
     problems += [f"tells {secret!r}" for secret in arena.secrets(program) if any(secret in part for part in said)]
