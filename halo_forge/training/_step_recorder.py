@@ -63,11 +63,11 @@ class _StepRecordingTrainer(SFTTrainer):  # type: ignore[misc]
         """The rows of one optimizer step, a forward and a backward pass for each part that fits into memory."""
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
         num_items = (inputs["labels"][:, 1:] != -100).sum()
-        total = torch.zeros(())
+        total = torch.zeros((), device=inputs["labels"].device)  # the library adds it up there
         for part in micro_batches(lengths, self._max_tokens):
             longest = max(lengths[position] for position in part)
             cut = {name: inputs[name][part, :longest] for name in ("input_ids", "attention_mask", "labels")}
-            total = total + super().training_step(model, cut, num_items).cpu()
+            total = total + super().training_step(model, cut, num_items)
             heartbeat.beat()
         return total
 
