@@ -139,6 +139,8 @@ class LoraSftTrainer:
             use_cpu=self.policy.device.type == "cpu",
             dataloader_pin_memory=profile.pin_memory,
         )
+        if arguments.n_gpu > 1:
+            arguments._n_gpu = 1  # the library would put the model on every visible GPU, and a run uses one
         return step_recording_trainer(
             factors=factors,
             on_step=on_step,
