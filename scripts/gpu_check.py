@@ -32,10 +32,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from get_smollm2 import DEFAULT_TARGET
+from pack_gpu_check import SITE
+
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "scripts"
-MODEL = "models/smollm2-135m-instruct"
-SITE = "build/gpu-check/site"
+MODEL = str(DEFAULT_TARGET)
 BUDGET_SECONDS = 480.0
 REPORT_SECONDS = 3.0
 """Left for what follows the last part."""
