@@ -29,10 +29,12 @@ bench: model  ## all five benchmarks one after the other, half an hour on 2 core
 gpu-check:  ## what only a GPU can show, in at most 8 minutes: docs/gpu-check.md
 	$(or $(wildcard $(BIN)/python),$(PYTHON)) scripts/gpu_check.py
 
-# The sandbox's tests run alone: they look at times and at all processes.
+# The sandbox's tests run alone: they look at times and at all processes.  Those of tests/gpu make a pretended GPU, which
+# no other test must see.
 test: model lint  ## lint, type-check and run all tests
 	$(BIN)/python -m pytest -q tests/sandbox
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/sandbox tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/gpu
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/sandbox --ignore=tests/gpu tests
 
 lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .
