@@ -4,10 +4,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 MODEL := models/smollm2-135m-instruct
 
-.PHONY: help setup model demo bench test lint format clean
+.PHONY: help setup model demo bench gpu-check test lint format clean
 
 help:  ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
 
 setup:  ## make .venv with halo-forge, a CPU build of torch unless one is there, and the test tools
 	@PYTHON=$(PYTHON) bash scripts/setup_venv.sh
@@ -24,6 +24,10 @@ bench: model  ## all five benchmarks one after the other, half an hour on 2 core
 	$(BIN)/python scripts/bench_training.py
 	$(BIN)/python scripts/bench_generation.py --prompts 16
 	$(BIN)/python scripts/bench_cycle.py
+
+# Sets nothing up: where there is a GPU there may be no network, and a torch that must stay (docs/gpu-check.md).
+gpu-check:  ## what only a GPU can show, in at most 8 minutes: docs/gpu-check.md
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) scripts/gpu_check.py
 
 # The sandbox's tests run alone: they look at times and at all processes.
 test: model lint  ## lint, type-check and run all tests
