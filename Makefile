@@ -4,8 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 MODEL := models/smollm2-135m-instruct
 
-
-.PHONY: help setup lock model demo bench system test test-oldest test-newest test-stripped lint format clean
+.PHONY: help setup lock model demo bench gpu-check system test test-oldest test-newest test-stripped lint format clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -31,6 +30,10 @@ bench: model  ## all five benchmarks one after the other, half an hour on 2 core
 
 system:  ## install the compilers that tests use, as root; otherwise say which are missing
 	@bash scripts/install_system_packages.sh
+
+# Sets nothing up: where there is a GPU there may be no network, and a torch that must stay (docs/gpu-check.md).
+gpu-check:  ## what only a GPU can show, in at most 8 minutes: docs/gpu-check.md
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) scripts/gpu_check.py
 
 # The sandbox's tests run alone: they look at times and at all processes.
 test: system model lint  ## lint, type-check and run all tests

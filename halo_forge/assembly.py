@@ -22,7 +22,7 @@ import halo_forge
 from halo_forge.choices import hardware_choices
 from halo_forge.config import LoadedConfig, RaftConfig, config_digest, differing_keys, resolved
 from halo_forge.errors import ConfigError, RunDirError
-from halo_forge.hardware import Profile, prepare
+from halo_forge.hardware import Profile, choose, prepare
 from halo_forge.hardware.telemetry import telemetry
 from halo_forge.plan import Plan, PromptSets
 from halo_forge.policy import Policy, check_local
@@ -118,7 +118,8 @@ def open_run(
         ToolMissing: A compiler is missing or does not work.
     """
     config = loaded.config
-    profile = prepare(config.hardware)  # before anything imports torch
+    # Before anything imports torch.
+    profile = prepare(config.hardware) if config.engine.needs_policy else choose(config.hardware)
     prompts = load_prompt_sets(config)
     config.engine.check()
     if config.engine.needs_policy:

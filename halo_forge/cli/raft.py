@@ -137,8 +137,8 @@ def _execute(loaded: LoadedConfig, *, resume: bool, as_json: bool, from_cycle: i
             open_watch(loaded.config) as watch,
             open_run(loaded, watch, resume=resume, from_cycle=from_cycle) as (plan, directory, tools),
         ):
-            hardware = choose(loaded.config.hardware)
-            print(f"hardware: {hardware.name} ({hardware.why})", file=sys.stderr)
+            hardware = choose(loaded.config.hardware) if tools.policy is None else tools.policy.profile
+            print(f"hardware: {hardware.described()}", file=sys.stderr)
             toolchain = tools.verifier.toolchain()
             print(f"verifier: {toolchain['version']}, isolation level {toolchain['isolation']}", file=sys.stderr)
             run_raft(plan, directory, tools)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -71,6 +71,7 @@ class TransformersEngine:
         # A stop string can only be completed by the newest token, so looking at this many is enough.
         self._tail = max((len(text.encode()) for text in stop), default=0) + 8
         self._may_end: dict[int, bool] = {}
+        self._adjust_threads: Callable[[], None]
 
     @property
     def takes_processors(self) -> bool:
@@ -86,11 +87,16 @@ class TransformersEngine:
         if not requests:
             return
         from halo_forge.engines._attention import fast_decoding
+        from halo_forge.policy.threads import free_processors
 
         needed = dict.fromkeys(request.prompt_id for request in requests)
         ids = {prompt_id: self.policy.prompt_ids(prompts[prompt_id]) for prompt_id in needed}
         ordered = sorted(requests, key=lambda each: (len(ids[each.prompt_id]), each.prompt_id, each.index))
-        with self.policy.sampling(), fast_decoding(self.policy.model.get_base_model()):
+        with (
+            self.policy.sampling(),
+            fast_decoding(self.policy.model.get_base_model()),
+            free_processors(self.policy.device) as self._adjust_threads,
+        ):
             for row in self._all(ordered, ids):
                 yield self._completion(row, policy_version)
 
@@ -147,6 +153,7 @@ class TransformersEngine:
                 rows, tokens = rows + new, torch.cat([tokens, self._draw(logits, new)])
                 yield from (row for row in new if row.finish is not None)
             else:
+                self._adjust_threads()
                 logits = decoder.step(tokens)
                 asked = [rows[number] for number in going]
                 tokens[going] = self._draw(logits if len(going) == len(rows) else logits[going], asked)
