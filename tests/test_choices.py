@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -12,12 +11,13 @@ from typing import Any
 
 import pytest
 from made_up_machines import LAPTOP, NVIDIA, machine, strix_halo
+from scripted_runs import write_inputs
 from tiny_models import TrainingOptions, load_policy
 
 from halo_forge import hardware
 from halo_forge.choices import estimated_parameters, hardware_choices
 from halo_forge.cli import raft, render
-from halo_forge.config import RaftConfig, config_digest
+from halo_forge.config import RaftConfig, config_digest, load_config
 from halo_forge.engines.transformers import TransformersSpec
 from halo_forge.hardware import Profile, choose
 from halo_forge.policy.device import on_this_torch
@@ -214,17 +214,11 @@ def test_a_run_says_what_it_is_on_and_not_what_files_suggest(
 ) -> None:
     monkeypatch.setenv("TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL", "1")
     found = on_this_torch(hardware.detect(machine(tmp_path, LAPTOP)))
-    tools = SimpleNamespace(
-        policy=SimpleNamespace(profile=found),
-        verifier=SimpleNamespace(toolchain=lambda: {"version": "gcc", "isolation": "limits"}),
-    )
-    directory = SimpleNamespace(event=lambda name: None)
-    opened = contextlib.nullcontext((None, directory, tools))
-    monkeypatch.setattr("halo_forge.assembly.open_run", lambda *arguments, **options: opened)
+    policy = SimpleNamespace(profile=found, num_parameters=1, identity={}, check_lengths=lambda *arguments: None)
+    monkeypatch.setattr("halo_forge.assembly._load_policy", lambda config, profile: policy)
     monkeypatch.setattr("halo_forge.loop.run_raft", lambda plan, directory, tools: None)
-    monkeypatch.setattr("halo_forge.store.status.read_status", lambda root, num_cycles: None)
-    monkeypatch.setattr("halo_forge.cli.render.print_status", lambda found: None)
-    raft._execute(SimpleNamespace(config=config()), resume=False, as_json=False)  # type: ignore[arg-type]
+    loaded = load_config(write_inputs(tmp_path / "inputs"), [f"output_dir={json.dumps(str(tmp_path / 'run'))}"])
+    raft._execute(loaded, resume=False, as_json=True)
     said = capsys.readouterr().err.splitlines()[0]
     seen = "torch uses Radeon 8060S, gfx1151, which /sys and /dev do not show"
     assert said == f"hardware: gfx1151 ({seen}): Radeon 8060S, 0.0 GB free"
