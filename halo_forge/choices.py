@@ -22,6 +22,8 @@ def hardware_choices(config: RaftConfig, profile: Profile, num_parameters: int |
         num_parameters: Of the model; None where it is unknown, and with it what depends on it.
     """
     found: Choices = {"profile": profile.name, "why": profile.why}
+    if profile.gpu is not None:
+        found["gpu"] = profile.gpu.name
     if not config.engine.needs_policy:
         return found
     model, training = config.model, config.training
@@ -53,7 +55,7 @@ def hardware_choices(config: RaftConfig, profile: Profile, num_parameters: int |
         "hardware.memory_fraction": profile.memory_fraction,
         "hardware.optimizer": profile.optimizer,
         "hardware.pin_memory": profile.pin_memory,
-        "environment": dict(profile.environment),
+        "environment": profile.environment_in_force(),
     }
 
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from made_up_machines import LAPTOP, NVIDIA, machine, strix_halo
+from scripted_runs import write_inputs
 from tiny_models import TrainingOptions, load_policy
 
 from halo_forge import hardware
 from halo_forge.choices import estimated_parameters, hardware_choices
-from halo_forge.cli import render
-from halo_forge.config import RaftConfig, config_digest
+from halo_forge.cli import raft, render
+from halo_forge.config import RaftConfig, config_digest, load_config
 from halo_forge.engines.transformers import TransformersSpec
 from halo_forge.hardware import Profile, choose
-from halo_forge.policy.model import on_this_torch
+from halo_forge.policy.device import on_this_torch
 from halo_forge.preview import preview
 from halo_forge.store.status import Lap, read_status
 from halo_forge.training.lora_sft import LoraSftTrainer
@@ -168,6 +172,56 @@ def test_a_gpu_that_torch_cannot_use_is_an_error_with_a_way_out(
     with pytest.raises(ModelError, match="can use no GPU") as caught:
         on_this_torch(hardware.detect(machine(tmp_path, NVIDIA)))
     assert "hardware.profile: cpu" in caught.value.hint
+
+
+@pytest.fixture
+def strix_halo_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that only torch sees."""
+    import torch
+
+    for name, value in {
+        "is_available": lambda: True,
+        "device_count": lambda: 1,
+        "get_device_properties": lambda index: SimpleNamespace(name="Radeon 8060S", gcnArchName="gfx1151:xnack-"),
+        "mem_get_info": lambda index=0: (7, 9),
+        "memory_reserved": lambda: 0,
+        "memory_allocated": lambda: 0,
+        "get_arch_list": list,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch.version, "hip", "7.14")
+
+
+@pytest.mark.parametrize("given", [None, "0"])
+def test_a_gpu_that_only_torch_sees_gets_its_variables_and_what_is_recorded_is_what_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strix_halo_of_torch: None, given: str | None
+) -> None:
+    name = "TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL"
+    monkeypatch.delenv(name, raising=False)
+    if given is not None:
+        monkeypatch.setenv(name, given)
+    here = dataclasses.replace(machine(tmp_path, LAPTOP), environment=os.environ)
+    found = on_this_torch(hardware.detect(here))
+    in_force = "1" if given is None else given
+    assert (found.name, os.environ[name]) == ("gfx1151", in_force)
+    recorded = hardware_choices(config(), found, None)
+    assert (recorded["environment"], recorded["gpu"]) == ({name: in_force}, "Radeon 8060S")
+    monkeypatch.delenv(name)
+
+
+def test_a_run_says_what_it_is_on_and_not_what_files_suggest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], strix_halo_of_torch: None
+) -> None:
+    monkeypatch.setenv("TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL", "1")
+    found = on_this_torch(hardware.detect(machine(tmp_path, LAPTOP)))
+    policy = SimpleNamespace(profile=found, num_parameters=1, identity={}, check_lengths=lambda *arguments: None)
+    monkeypatch.setattr("halo_forge.assembly._load_policy", lambda config, profile: policy)
+    monkeypatch.setattr("halo_forge.loop.run_raft", lambda plan, directory, tools: None)
+    loaded = load_config(write_inputs(tmp_path / "inputs"), [f"output_dir={json.dumps(str(tmp_path / 'run'))}"])
+    raft._execute(loaded, resume=False, as_json=True)
+    said = capsys.readouterr().err.splitlines()[0]
+    seen = "torch uses Radeon 8060S, gfx1151, which /sys and /dev do not show"
+    assert said == f"hardware: gfx1151 ({seen}): Radeon 8060S, 0.0 GB free"
 
 
 # ---- what the sensors said

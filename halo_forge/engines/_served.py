@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from halo_forge import heartbeat
 from halo_forge.engines._http import Away, Client, Refused, Unreachable
 from halo_forge.engines._policy_proof import NUM_PROMPTS, NUM_TOKENS, prove
 from halo_forge.engines._served_adapter import Way
@@ -220,7 +221,9 @@ class ServedEngine:
 
         def answer(prompt: Prompt) -> Scored:
             request = SampleRequest(prompt.id, 0, 0, temperature, 1.0, None, NUM_TOKENS)
-            return scored(self.policy, request, self._ask(request, self._prompt(prompt), model, (), fields))
+            found = scored(self.policy, request, self._ask(request, self._prompt(prompt), model, (), fields))
+            heartbeat.beat()
+            return found
 
         with ThreadPoolExecutor(len(self._to_prove), "prove") as pool:
             return list(pool.map(answer, self._to_prove))

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from halo_forge import heartbeat
 from halo_forge.engines._http import CONNECT_SECONDS, Client, Refused, Unreachable
 from halo_forge.engines._leash import GRACE_SECONDS
 from halo_forge.engines._server_process import POLL_SECONDS, NotStarted, ServerFailed, ServerProcess
@@ -204,7 +205,8 @@ class Restarted(Way):
         if self.adapter.path() is None and "revision" not in self.policy.identity:
             return self.policy.identity["model_name_or_path"]
         path = self.folder / f"merged_v{self.policy.version:03d}"
-        save_merged(self.policy, path)
+        with heartbeat.loading():
+            save_merged(self.policy, path)
         return str(path)
 
     def _start(self) -> None:

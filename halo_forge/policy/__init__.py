@@ -13,7 +13,7 @@ torch, transformers and peft are imported inside functions: nothing here costs a
 
 from __future__ import annotations
 
-from halo_forge.policy.adapter import fused_adapter
+from halo_forge.policy.adapter import fused_adapter, moved_together
 from halo_forge.policy.files import (
     ADAPTER_FILES,
     OPTIMIZER_FILE,
@@ -36,6 +36,7 @@ __all__ = [
     "explained",
     "file_digest",
     "fused_adapter",
+    "moved_together",
     "resolve_dtype",
     "save_merged",
 ]

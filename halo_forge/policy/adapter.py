@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from halo_forge.errors import ModelError
@@ -134,6 +134,15 @@ def named_weights(model: PeftModel) -> dict[str, torch.Tensor]:
 
     # Never the embeddings: the default asks a model hub whether the vocabulary was resized.
     return dict(get_peft_model_state_dict(model, save_embedding_layers=False))
+
+
+def moved_together(tensors: Sequence[torch.Tensor], device: torch.device | str) -> list[torch.Tensor]:
+    """Copies of many small tensors of one dtype on another device, in one transfer; a GPU is waited for once."""
+    import torch
+
+    flat = torch.cat([tensor.flatten() for tensor in tensors]).to(device)
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 def trainable_weights(model: PeftModel) -> dict[str, torch.Tensor]:

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from halo_forge.errors import RunDirError
-from halo_forge.policy import explained
+from halo_forge.policy import explained, moved_together
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 STEP = "step"
@@ -17,12 +17,15 @@ STEP = "step"
 
 def save_state(optimizer: Any, model: Any, path: Path) -> None:
     """Write `<weight>.exp_avg`, `<weight>.exp_avg_sq` and `<weight>.step` of every trained weight, in float32."""
-    tensors = {
-        f"{name}.{part}": optimizer.state[weight][part].detach().to("cpu", copy=True).contiguous()
+    states = {
+        name: optimizer.state[weight]
         for name, weight in model.named_parameters()
         if weight.requires_grad and optimizer.state.get(weight)
-        for part in (*MOMENTS, STEP)
     }
+    tensors: dict[str, torch.Tensor] = {}
+    for part in (*MOMENTS, STEP):
+        found = moved_together([state[part].detach() for state in states.values()], "cpu")
+        tensors |= {f"{name}.{part}": tensor for name, tensor in zip(states, found, strict=True)}
     save_file(tensors, str(path))
 
 
@@ -46,9 +49,13 @@ def restore_state(optimizer: Any, model: Any, path: Path, *, with_steps: bool) -
             f"{path}: not the optimizer state of this adapter: {name} differs",
             "redo the cycle that wrote it with `halo-forge raft resume RUN --from-cycle N`",
         )
-    for name, weight in weights.items():
-        steps = tensors[f"{name}.{STEP}"]
-        optimizer.state[weight] = {
-            STEP: steps if with_steps else torch.zeros_like(steps),
-            **{part: tensors[f"{name}.{part}"].to(weight.device) for part in MOMENTS},
-        }
+    device = next(iter(weights.values())).device
+    # As AdamW itself places its step counts: a fused kernel reads them on the device, all other code on the host.
+    on_device = any(group.get("fused") or group.get("capturable") for group in optimizer.param_groups)
+    for part in (*MOMENTS, STEP):
+        found = [tensors[f"{name}.{part}"] for name in weights]
+        if part == STEP and not with_steps:
+            found = [torch.zeros_like(steps) for steps in found]
+        placed = moved_together(found, device if part != STEP or on_device else "cpu")
+        for weight, tensor in zip(weights.values(), placed, strict=True):
+            optimizer.state[weight][part] = tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from trl import SFTTrainer
 from halo_forge import heartbeat
 from halo_forge.training import StepListener
 from halo_forge.training._loss import completion_loss
-from halo_forge.training._micro_batches import micro_batches
+from halo_forge.training._step_batch import passes, step_batch
 
 
 class _StepRecordingTrainer(SFTTrainer):  # type: ignore[misc]
@@ -27,26 +28,23 @@ class _StepRecordingTrainer(SFTTrainer):  # type: ignore[misc]
         factors: list[float],
         on_step: StepListener,
         max_tokens: int,
+        fused_head: bool,
         prepare_optimizer: Callable[[Optimizer, Any], None] | None = None,
         **arguments: Any,
     ) -> None:
         self._factors = factors
-        self._max_tokens = max_tokens
+        self._fused_head = fused_head
         self._prepare_optimizer = prepare_optimizer
         self._on_step = on_step
         self._num_tokens = 0
         self._num_rows = 0
         self._applied = 0.0
         self.step_rows: list[dict[str, float]] = []
-        super().__init__(callbacks=[_AppliedRate(self)], **arguments)
+        collator = functools.partial(step_batch, max_tokens=max_tokens)
+        super().__init__(callbacks=[_AtSteps(self)], data_collator=collator, **arguments)
+        # Each loss is over the labels of the whole step already.
+        self.loss_is_scaled_for_ga = True
         self.remove_callback(PrinterCallback)  # it prints every log line to stdout
-
-    def create_optimizer(self, model: Any = None) -> Optimizer:
-        """The library's own AdamW, with the state that it is to start with."""
-        optimizer: Optimizer = super().create_optimizer(model)
-        if self._prepare_optimizer is not None:
-            self._prepare_optimizer(optimizer, self.model)
-        return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LambdaLR:
         """Our own shape in place of the library's, whose warm-up starts at a learning rate of 0."""
@@ -61,23 +59,23 @@ class _StepRecordingTrainer(SFTTrainer):  # type: ignore[misc]
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """The rows of one optimizer step, a forward and a backward pass for each part that fits into memory."""
-        lengths = inputs["attention_mask"].sum(dim=1).tolist()
-        num_items = (inputs["labels"][:, 1:] != -100).sum()
-        total = torch.zeros(())
-        for part in micro_batches(lengths, self._max_tokens):
-            longest = max(lengths[position] for position in part)
-            cut = {name: inputs[name][part, :longest] for name in ("input_ids", "attention_mask", "labels")}
-            total = total + super().training_step(model, cut, num_items).cpu()
+        parts = list(passes(inputs))
+        num_items = sum(len(part.targets) for part in parts)
+        # The library adds it up on the device; nothing here waits for that.
+        total = torch.zeros((), device=inputs["numbers"].device)
+        for part in parts:
+            total += super().training_step(model, {"part": part}, num_items)
+            self._num_rows += len(part.input_ids)
             heartbeat.beat()
+        self._num_tokens += num_items
         return total
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Our own loss, which leaves out the logits of the prompt; counts the tokens it falls on."""
-        self._num_tokens += int((inputs["labels"] != -100).sum())
-        self._num_rows += int(inputs["labels"].shape[0])
-        return completion_loss(self.accelerator.unwrap_model(model), inputs, num_items_in_batch)
+        """Our own loss, which leaves out the logits of the prompt."""
+        model = self.accelerator.unwrap_model(model)
+        return completion_loss(model, inputs["part"], num_items_in_batch, self._fused_head)
 
     def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
         """Called once a step (logging_steps=1), and once more at the end without a loss."""
@@ -96,13 +94,23 @@ class _StepRecordingTrainer(SFTTrainer):  # type: ignore[misc]
         super().log(logs, *arguments, **options)
 
 
-class _AppliedRate(TrainerCallback):  # type: ignore[misc]
-    """Reads the learning rate from the optimizer just before it steps."""
+class _AtSteps(TrainerCallback):  # type: ignore[misc]
+    """What is to happen between the trainer's own steps."""
 
     def __init__(self, trainer: _StepRecordingTrainer) -> None:
         self._trainer = trainer
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
+        """The optimizer gets the state that it is to start with.
+
+        Not before: accelerate, which wraps it, moves all that it finds in it to the device, the step counts too, and
+        AdamW without a fused kernel would read each of them back at every step.
+        """
+        if self._trainer._prepare_optimizer is not None:
+            self._trainer._prepare_optimizer(objects["optimizer"], self._trainer.model)
+
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
+        """Reads the learning rate from the optimizer just before it steps."""
         self._trainer._applied = float(objects["optimizer"].param_groups[0]["lr"])
 
 

@@ -21,9 +21,6 @@ from halo_forge.training import SftSettings, StepListener, TrainingRow, planned_
 if TYPE_CHECKING:
     from halo_forge.policy import Policy
 
-IGNORED = -100
-"""The label of a token that the loss leaves out (torch's cross entropy default)."""
-
 
 class LoraSftTrainer:
     """Trains the policy's adapter in place.
@@ -83,6 +80,8 @@ class LoraSftTrainer:
 
     def _tokenized(self, row: TrainingRow) -> dict[str, list[int]]:
         """`input_ids` and `labels` of one row, of equal length."""
+        from halo_forge.training._step_batch import IGNORED
+
         prompt = self.policy.prompt_ids(row.prompt)
         answer = [*row.completion.token_ids, self.policy.end_of_turn_id]
         return {"input_ids": prompt + answer, "labels": [IGNORED] * len(prompt) + answer}
@@ -140,10 +139,13 @@ class LoraSftTrainer:
             use_cpu=self.policy.device.type == "cpu",
             dataloader_pin_memory=profile.pin_memory,
         )
+        if arguments.n_gpu > 1:
+            arguments._n_gpu = 1  # the library would put the model on every visible GPU, and a run uses one
         return step_recording_trainer(
             factors=factors,
             on_step=on_step,
             prepare_optimizer=prepare,
+            fused_head=False,
             max_tokens=profile.max_tokens_per_pass(size) if max_tokens == "auto" else max_tokens,
             model=model,
             args=arguments,
@@ -169,7 +171,8 @@ def _unwrapped_after(base: Any) -> Iterator[None]:
             base.__dict__.pop("forward", None)
         else:
             base.forward = forward
-        if base.is_activation_checkpointing:
+        # The model's own property for this has another name before transformers 5.23.
+        if any(getattr(module, "gradient_checkpointing", False) for module in base.modules()):
             base.gradient_checkpointing_disable()
         for key in hooks.keys() - hooks_before.keys():
             del hooks[key]

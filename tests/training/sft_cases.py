@@ -63,16 +63,22 @@ class Batches:
 
     def spy(self, monkeypatch: Any) -> Batches:
         """Listen to the trainer's loss."""
+        import torch
+
         from halo_forge.training import _step_recorder
 
         completion_loss = _step_recorder.completion_loss
 
-        def listening(model: Any, inputs: Any, num_items: Any) -> Any:
-            self.shapes.append(tuple(inputs["input_ids"].shape))
-            self.input_ids.append(inputs["input_ids"].clone())
-            self.labels.append(inputs["labels"].clone())
-            self.masks.append(inputs["attention_mask"].clone())
-            return completion_loss(model, inputs, num_items)
+        def listening(model: Any, batch: Any, *arguments: Any) -> Any:
+            labels = torch.full_like(batch.input_ids, -100)
+            labels.view(-1)[batch.positions + 1] = batch.targets
+            self.shapes.append(tuple(batch.input_ids.shape))
+            self.input_ids.append(batch.input_ids.clone())
+            self.labels.append(labels)
+            # Every row ends with a label.
+            ends = torch.tensor([int((row != -100).nonzero().max()) for row in labels])
+            self.masks.append((torch.arange(labels.shape[1]) <= ends[:, None]).long())
+            return completion_loss(model, batch, *arguments)
 
         monkeypatch.setattr(_step_recorder, "completion_loss", listening)
         return self

@@ -13,6 +13,7 @@ from halo_forge.policy import fused_adapter
 torch = pytest.importorskip("torch")
 
 from halo_forge.training._loss import completion_loss  # noqa: E402 -- needs torch
+from halo_forge.training._step_batch import passes, step_batch  # noqa: E402 -- needs torch
 
 ALL_AT_ONCE = TrainingOptions(per_device_train_batch_size=8)
 
@@ -54,7 +55,8 @@ def test_gradients_are_those_of_the_library(name: str, tiny_models: dict[str, Pa
 
     theirs, expected = gradients(policy.model(**inputs).loss)
     with fused_adapter(policy.model):
-        ours, found = gradients(completion_loss(policy.model, inputs, None))
+        (part,) = passes(step_batch([{"input_ids": a + b, "labels": [-100] * len(a) + b} for a, b in rows], 10_000))
+        ours, found = gradients(completion_loss(policy.model, part, len(part.targets)))
     assert ours == pytest.approx(theirs, rel=1e-5)
     assert len(found) > 10 and all(gradient.abs().max() > 0 for gradient in expected.values())
     for key, gradient in expected.items():

@@ -1,0 +1,69 @@
+"""The rows of one optimizer step as tensors of its passes; imported late, because it needs torch.
+
+Everything that a pass needs is found out where the rows are still lists.  A GPU would have to be waited for each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from halo_forge.training._micro_batches import micro_batches
+
+IGNORED = -100
+"""The label of a token that the loss leaves out (torch's cross entropy default)."""
+PADDING_ID = 0
+"""Any token would do: no real token sees the padding behind it, and no loss falls on it."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What goes through the model together.
+
+    Attributes:
+        input_ids: (rows, length), padded on the right.
+        positions: (labels,), where in the flattened `input_ids` the states are that predict a label.
+        targets: (labels,), the label that each of them predicts.
+    """
+
+    input_ids: torch.Tensor
+    positions: torch.Tensor
+    targets: torch.Tensor
+
+
+def step_batch(rows: Sequence[dict[str, list[int]]], max_tokens: int) -> dict[str, Any]:
+    """`numbers`, one flat int64 tensor, so that one copy brings it to the device; `shapes` cuts it again.
+
+    Args:
+        rows: `input_ids` and `labels` of each, of equal length.
+        max_tokens: See `micro_batches`.
+    """
+    numbers: list[int] = []
+    shapes: list[tuple[int, int, int]] = []
+    for part in micro_batches([len(row["input_ids"]) for row in rows], max_tokens):
+        length = len(rows[part[0]]["input_ids"])
+        positions: list[int] = []
+        targets: list[int] = []
+        for place, number in enumerate(part):
+            ids, labels = rows[number]["input_ids"], rows[number]["labels"]
+            numbers += ids + [PADDING_ID] * (length - len(ids))
+            # The state at a position predicts the token after it.
+            learned = [position for position in range(1, len(labels)) if labels[position] != IGNORED]
+            positions += [place * length + position - 1 for position in learned]
+            targets += [labels[position] for position in learned]
+        numbers += positions + targets
+        shapes.append((len(part), length, len(targets)))
+    return {"numbers": torch.tensor(numbers), "shapes": shapes}
+
+
+def passes(batch: dict[str, Any]) -> Iterator[Pass]:
+    """The passes of a `step_batch`, wherever its tensor is by now; views of it."""
+    numbers = batch["numbers"]
+    for num_rows, length, num_labels in batch["shapes"]:
+        ids, positions, targets, numbers = numbers.split(
+            [num_rows * length, num_labels, num_labels, len(numbers) - num_rows * length - 2 * num_labels]
+        )
+        yield Pass(ids.view(num_rows, length), positions, targets)
