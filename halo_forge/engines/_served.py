@@ -31,6 +31,8 @@ from halo_forge.records import Completion, Prompt, SampleRequest
 if TYPE_CHECKING:
     from halo_forge.policy import Policy
 
+_UNKNOWN_FIELD = (400, 422)
+"""What a server may answer to a field that it does not know."""
 FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 0.25, 15.0
 
 
@@ -199,9 +201,7 @@ class ServedEngine:
         """
         start = time.monotonic()
         rows = [self.policy.prompt_ids(prompt) for prompt in self._to_prove]
-        answers = self._scores(model, 1.0) if self.form.scores else []
-        if any(each.log_probabilities is None for each in answers) or not any(each.token_ids for each in answers):
-            answers = self._scores(model, 0.0)
+        answers = self._scored(model)
         self.way.adapter.path()
         proof = prove(self.policy, rows, answers, self.way.adapter.before)
         self.note(
@@ -215,9 +215,20 @@ class ServedEngine:
         proof.check(self.policy.version, max_gap)
         self._proved = True
 
-    def _scores(self, model: str, temperature: float) -> list[Scored]:
-        """The prompts' answers, with log-probabilities where the server says them; none at temperature 0."""
-        fields = self.form.scores if temperature > 0 else {}
+    def _scored(self, model: str) -> list[Scored]:
+        """The prompts' answers: sampled, with log-probabilities, or the likeliest where the server says none."""
+        answers: list[Scored] = []
+        if self.form.scores:
+            try:
+                answers = self._answers(model, 1.0, self.form.scores)
+            except Refused as error:
+                if error.status not in _UNKNOWN_FIELD:
+                    raise
+        if any(each.token_ids for each in answers) and all(each.log_probabilities is not None for each in answers):
+            return answers
+        return self._answers(model, 0.0, {})
+
+    def _answers(self, model: str, temperature: float, fields: Mapping[str, object]) -> list[Scored]:
 
         def answer(prompt: Prompt) -> Scored:
             request = SampleRequest(prompt.id, 0, 0, temperature, 1.0, None, NUM_TOKENS)

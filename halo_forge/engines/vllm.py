@@ -179,8 +179,10 @@ class Managed(Way):
     def bring(self) -> str:
         """The name of the adapter; see `Way`."""
         if not self._server.is_running or self._num_tokens < self._wanted:
+            self._free_memory()
             self._start()
         if self._is_asleep:
+            self._free_memory()
             self.client.post_root("/wake_up")
             self._is_asleep = False
         return self._lora.bring()
@@ -208,6 +210,13 @@ class Managed(Way):
     def close(self) -> None:
         """End the server, if it runs."""
         self._server.close()
+
+    def _free_memory(self) -> None:
+        """What training used is still torch's; the server finds its share taken unless it is given back."""
+        if self.policy.device.type != "cpu":
+            import torch
+
+            torch.cuda.empty_cache()
 
     def _start(self) -> None:
         if (code := self._server.exit_code) is not None:

@@ -206,6 +206,17 @@ def test_a_server_that_was_away_has_to_prove_itself_again(server: StandIn, tiny_
         assert len(events) == 3  # once for each lap
 
 
+def test_a_server_that_refuses_log_probabilities_is_asked_for_its_likeliest_tokens(
+    server: StandIn, tiny_models: dict[str, Path]
+) -> None:
+    policy, events = policy_of(tiny_models["llama"]), Events()
+    right = answering(policy, ids=False)
+    server.completion = lambda body: (400, {"message": "unknown: logprobs"}) if "logprobs" in body else right(body)
+    with asking(policy, server, events, server="openai", adapter="none") as engine:
+        assert lap(engine) == 3
+    assert [event["method"] for event in events] == ["likeliest"]
+
+
 def test_no_proof_is_asked_for_where_that_is_set(server: StandIn, tiny_models: dict[str, Path]) -> None:
     server.completion = lambda body: (200, choice("text"))
     with asking(policy_of(tiny_models["llama"]), server, max_policy_gap=None) as engine:
