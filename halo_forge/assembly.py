@@ -152,8 +152,8 @@ def open_run(
         num_drift = config.evaluation.num_drift_samples
         probe = Probe(policy, prompts.by_id(), num_drift) if policy is not None and num_drift > 0 else None
         limit = config.verifier.max_error_fraction
-        needed = stack.enter_context(telemetry(profile.machine)).take
         profile = profile if policy is None else policy.profile
+        needed = stack.enter_context(telemetry(profile)).take
         tools = Tools(
             prompts.by_id(), engine, verifier, trainer, policy, watch, limit, probe, needed, profile.described()
         )
