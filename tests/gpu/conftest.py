@@ -7,6 +7,7 @@ see it.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from halo_forge.hardware import Machine, Profile, profile_class
 
 HERE = Path(__file__).parent
+sys.path.append(str(HERE.parent / "training"))  # sft_cases
 IS_REAL = os.environ.get("HALO_FORGE_TEST_GPU") == "real"
 
 
