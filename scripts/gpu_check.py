@@ -172,18 +172,34 @@ def own(name: str, *arguments: str) -> Callable[[Settings], list[str]]:
     return command
 
 
-def bench(name: str, real: Sequence[str], tiny: Sequence[str]) -> Callable[[Settings], list[str]]:
-    """A benchmark of scripts/."""
+def bench(name: str, real: str, tiny: str) -> Callable[[Settings], list[str]]:
+    """A benchmark of scripts/, with its options at both sizes."""
 
     def command(settings: Settings) -> list[str]:
-        sizes = tiny if settings.tiny else real
-        return [sys.executable, f"scripts/{name}.py", "--model", settings.model, *sizes]
+        options = (tiny if settings.tiny else real).split()
+        return [sys.executable, f"scripts/{name}.py", "--model", settings.model, *options]
 
     return command
 
 
+def generation(real: str, *, against: str, shape: bool = False) -> Callable[[Settings], list[str]]:
+    """bench_generation.py, for the model or for random weights of a larger shape."""
+    shapes = ("--shape qwen2.5-1.5b", "--shape qwen2-tiny") if shape else ("", "")
+    return bench(
+        "bench_generation",
+        f"{real} {shapes[0]} --against {against}",
+        f"--prompts 2 --samples 2 --new-tokens 8 {shapes[1]} --against {against}",
+    )
+
+
 def needs_gpu(settings: Settings) -> str:
     return "it needs a GPU (--device cpu)" if settings.device == "cpu" else ""
+
+
+def no_tests(settings: Settings) -> str:
+    if not (ROOT / "tests/gpu").is_dir():
+        return "there is no tests/gpu in this checkout"
+    return needs_gpu(settings)
 
 
 PARTS = (
@@ -212,27 +228,53 @@ PARTS = (
         read_own,
     ),
     Part(
+        "tests",
+        "the tests of tests/gpu on the real GPU",
+        60,
+        120,
+        lambda settings: [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/gpu"],
+        read_tests,
+        no_tests,
+        {"HALO_FORGE_TEST_GPU": "real"},
+    ),
+    Part(
         "training",
         "bench_training.py: our training against a bare loop",
         25,
         60,
-        bench(
-            "bench_training",
-            ["--rows", "32", "--batch", "8", "--repeats", "3"],
-            ["--rows", "4", "--batch", "2", "--repeats", "1"],
-        ),
+        bench("bench_training", "--rows 32 --batch 8 --repeats 3", "--rows 4 --batch 2 --repeats 1"),
         read_figure,
     ),
     Part(
         "generation",
-        "bench_generation.py: SmolLM2-135M, against generate",
+        "bench_generation.py: the model, against generate",
+        50,
+        100,
+        generation("--prompts 32 --samples 8 --new-tokens 128", against="generate"),
+        read_figure,
+    ),
+    Part(
+        "generation-1.5b",
+        "bench_generation.py: random weights of Qwen2.5-1.5B's shape, against generate",
+        55,
+        100,
+        generation("--prompts 32 --samples 8 --new-tokens 64", against="generate", shape=True),
+        read_figure,
+    ),
+    Part(
+        "batch",
+        "bench_generation.py: the model, against generate_batch",
         40,
         80,
-        bench(
-            "bench_generation",
-            ["--prompts", "32", "--samples", "8", "--new-tokens", "128"],
-            ["--prompts", "2", "--samples", "2", "--new-tokens", "8"],
-        ),
+        generation("--prompts 32 --samples 8 --new-tokens 128", against="generate_batch"),
+        read_figure,
+    ),
+    Part(
+        "batch-1.5b",
+        "bench_generation.py: random weights of Qwen2.5-1.5B's shape, against generate_batch",
+        45,
+        80,
+        generation("--prompts 32 --samples 8 --new-tokens 64", against="generate_batch", shape=True),
         read_figure,
     ),
 )
