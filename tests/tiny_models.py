@@ -150,7 +150,7 @@ def disturb_adapter(policy: Any, *, seed: int = 1, scale: float = 0.3) -> None:
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in policy.model.named_parameters():
         if "lora_B" in name:
-            parameter.data = torch.randn(parameter.shape, generator=generator) * scale
+            parameter.data = (torch.randn(parameter.shape, generator=generator) * scale).to(parameter.device)
 
 
 def adapter_weights(policy: Any) -> dict[str, Any]:
