@@ -59,6 +59,7 @@ class DecodeStep:
 
 def decode_step(policy: Policy, num_rows: int, **values: Any) -> DecodeStep:
     """One step of engine `transformers` with all rows in flight; `values` are those of the requests."""
+    sampled(policy, num_rows, 2, values)  # what is done once for a model and a number of rows
     short = sampled(policy, num_rows, WARM_UP, values)[0]
     found, layer = sampled(policy, num_rows, WARM_UP + STEPS, values)
     places = {" ".join(place): number / STEPS for place, number in (found.places - short.places).items()}
