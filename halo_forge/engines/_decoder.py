@@ -52,6 +52,8 @@ class _CohortsLayer(CacheLayerMixin):  # type: ignore[misc]
         self, key_states: torch.Tensor, value_states: torch.Tensor, *arguments: Any, **options: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write one position of every row; returns all slots, or with several cohorts what attention finds them by."""
+        if len(self.cohorts) == 1:
+            return self.cohorts[0].write(self.number, key_states, value_states)
         sizes = [len(cohort) for cohort in self.cohorts]
         parts = [
             cohort.write(self.number, keys, values)
@@ -59,7 +61,7 @@ class _CohortsLayer(CacheLayerMixin):  # type: ignore[misc]
                 self.cohorts, key_states.split(sizes), value_states.split(sizes), strict=True
             )
         ]
-        return parts[0] if len(parts) == 1 else with_parts(key_states, value_states, parts)
+        return with_parts(key_states, value_states, parts)
 
     def get_seq_length(self) -> int:
         """Slots that the next token can look back on."""

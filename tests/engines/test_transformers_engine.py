@@ -427,6 +427,28 @@ def test_one_row_that_does_not_fit_is_an_error(llama: Any, monkeypatch: pytest.M
         list(TransformersEngine(llama, batch_size=4, stop=()).sample(PROMPTS, greedy(), 0))
 
 
+@pytest.mark.parametrize(("num_requests", "most"), [(6, 6), (8, 8), (9, 6)])
+def test_a_few_requests_too_many_go_at_once_rather_than_in_a_round_of_their_own(
+    llama: Any, monkeypatch: pytest.MonkeyPatch, num_requests: int, most: int
+) -> None:
+    asked: list[int] = []
+
+    class Counting(Decoder):
+        def step(self, tokens: Any) -> Any:
+            asked.append(len(tokens))
+            return super().step(tokens)
+
+    monkeypatch.setattr("halo_forge.engines._decoder.Decoder", Counting)
+    requests = [request("p0", number) for number in range(num_requests)]
+    assert len(list(TransformersEngine(llama, batch_size=6, stop=(), fitted=True).sample(PROMPTS, requests, 0))) == len(
+        requests
+    )
+    assert max(asked) == most
+    asked.clear()
+    list(TransformersEngine(llama, batch_size=6, stop=()).sample(PROMPTS, requests, 0))
+    assert max(asked) == 6, "what the configuration says is what is done"
+
+
 def test_rows_are_as_many_as_the_memory_holds(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 

@@ -1,46 +1,38 @@
-"""Decoding on a GPU, pretended or real: the CPU's tokens, few launches, one wait for each step."""
+"""Decoding on a GPU: few launches, one wait for each step, and nothing that a graph could not capture."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_models import LoraOptions, ModelOptions, disturb_adapter, prompts, request, same_bits, save_model
+from tiny_models import LoraOptions, disturb_adapter, load_policy, prompts, request, same_bits, save_model
+
+from halo_forge.engines.transformers import TransformersEngine, TransformersSpec
+from halo_forge.errors import LogitsNotFinite
+from halo_forge.hardware import Profile
 
 torch = pytest.importorskip("torch")
-if not torch.cuda.is_available():
-    pytest.skip("needs a GPU, pretended or real", allow_module_level=True)
+Decoder = pytest.importorskip("halo_forge.engines._decoder").Decoder
 
-from halo_forge.engines._decoder import Decoder  # noqa: E402
-from halo_forge.engines.transformers import TransformersEngine, TransformersSpec  # noqa: E402
-from halo_forge.errors import LogitsNotFinite  # noqa: E402
-from halo_forge.hardware.cpu import Cpu  # noqa: E402
-from halo_forge.hardware.machine import Machine  # noqa: E402
-from halo_forge.policy import Policy  # noqa: E402
-
-IS_PRETENDED = torch.cuda.get_device_name() == "Pretended GPU"
-on_the_pretended_gpu = pytest.mark.skipif(
-    not IS_PRETENDED, reason="launches and waits are counted on the pretended GPU"
-)
-on_a_real_gpu = pytest.mark.skipif(IS_PRETENDED, reason="the pretended GPU has no graphs")
 PROMPTS = prompts(["add two numbers", "Write a C function that adds two numbers.", "x", "the user and the assistant"])
 
 
-def load(folder: Path, *, on_cpu: bool = False, dtype: str = "float32", **lora: Any) -> Any:
-    profile = Cpu(Machine(), why="a test", given=True) if on_cpu else None
-    policy = Policy.load(ModelOptions(str(folder), dtype=dtype), LoraOptions(**lora), seed=0, profile=profile)
+def load(folder: Path, **options: Any) -> Any:
+    policy = load_policy(folder, **options)
     disturb_adapter(policy)
-    assert policy.device.type == ("cpu" if on_cpu else "cuda")
     return policy
 
 
 @pytest.fixture(scope="module", params=["llama", "qwen2", "gemma2"])
-def pair(request: pytest.FixtureRequest, tiny_models: dict[str, Path]) -> Any:
+def pair(request: pytest.FixtureRequest, tiny_models: dict[str, Path], on_cpu: Profile) -> Any:
     """The same policy on the CPU and on the GPU, in float32."""
-    return [load(tiny_models[request.param], on_cpu=on_cpu) for on_cpu in (True, False)]
+    found = [load(tiny_models[request.param], profile=on_cpu), load(tiny_models[request.param])]
+    assert [policy.device.type for policy in found] == ["cpu", "cuda"]
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -80,36 +72,7 @@ def steps_watched(action: Callable[[Any, Any], None]) -> Iterator[None]:
         Decoder.step = plain
 
 
-# ---- tokens
-
-
-def test_greedy_tokens_are_those_of_the_cpu(pair: Any) -> None:
-    requests = requests_of(4, temperature=0.0)
-    assert sample(pair[1], requests) == sample(pair[0], requests)
-
-
-@on_the_pretended_gpu
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"top_p": 0.7}, {"min_p": 0.1, "temperature": 0.6}, {"top_k": 9, "top_p": 0.8, "temperature": 1.7}],
-)
-def test_sampled_tokens_are_those_of_the_cpu(pair: Any, options: Any) -> None:
-    requests = requests_of(5, **options)
-    found = sample(pair[1], requests, stop=("nt",))
-    assert found == sample(pair[0], requests, stop=("nt",))
-    assert {each.finish for each in found.values()} == {"stop", "length"}
-
-
-def test_every_row_has_its_own_settings(llama: Any, tiny_models: dict[str, Path]) -> None:
-    mixed = [
-        request("p0", 0, temperature=0.0),
-        request("p1", 1, temperature=0.5),
-        request("p2", 2, top_p=0.5),
-        request("p3", 3, min_p=0.3),
-    ]
-    together = sample(llama, mixed)
-    for one in mixed:
-        assert sample(llama, [one])[one.prompt_id, one.index] == together[one.prompt_id, one.index]
+# ---- tokens that are read one step late
 
 
 def test_a_row_that_ends_computes_one_token_too_many_at_most(llama: Any) -> None:
@@ -163,14 +126,14 @@ def counted_steps(policy: Any, num_rows: int, **values: Any) -> list[tuple[int, 
     return found[1:-1]
 
 
-@on_the_pretended_gpu
+@pytest.mark.pretended_gpu
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.0}, {"top_p": 0.9, "min_p": 0.1, "top_k": 9}])
 def test_the_host_waits_once_in_a_step(pair: Any, options: Any) -> None:
     waits = {waits for _, waits in counted_steps(pair[1], 4, **options)}
     assert waits == {1}
 
 
-@on_the_pretended_gpu
+@pytest.mark.pretended_gpu
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("architecture", ["llama", "qwen2"])
 def test_a_layer_starts_at_most_25_kernels_in_a_step_and_none_for_each_row(
@@ -179,14 +142,14 @@ def test_a_layer_starts_at_most_25_kernels_in_a_step_and_none_for_each_row(
     launches = []
     for num_layers, num_rows in ((2, 4), (5, 4), (2, 12)):
         folder = save_model(tmp_path / f"{num_layers}-{num_rows}", architecture, layers=num_layers)
-        steps = {each for each, _ in counted_steps(load(folder, dtype=dtype), num_rows)}
-        assert len(steps) == 1, "every step is the same"
-        launches.append(steps.pop())
+        steps = [each for each, _ in counted_steps(load(folder, dtype=dtype), num_rows)]
+        launches.append(min(steps))
+        assert steps.count(min(steps)) > len(steps) / 2, "all are the same, but for those that drop a row"
     assert (launches[1] - launches[0]) / 3 <= 25
     assert launches[2] == launches[0]
 
 
-@on_the_pretended_gpu
+@pytest.mark.pretended_gpu
 def test_dropping_rows_waits_for_nothing(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from support.pretended_gpu import counted
 
@@ -224,7 +187,7 @@ class EagerGraphs:
 made: list[EagerGraphs] = []
 
 
-@on_the_pretended_gpu
+@pytest.mark.pretended_gpu
 def test_what_a_graph_would_capture_is_the_same_step_in_few_shapes(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("halo_forge.engines._decoder.Graphs", EagerGraphs)
     requests = requests_of(9)
@@ -234,7 +197,7 @@ def test_what_a_graph_would_capture_is_the_same_step_in_few_shapes(pair: Any, mo
     assert {rows for rows, _ in graphs.addresses} <= {2, 4, 6, 8, 10, 12, 14, 16}
 
 
-@on_a_real_gpu
+@pytest.mark.skipif(os.environ.get("HALO_FORGE_TEST_GPU") != "real", reason="the pretended GPU has no graphs")
 def test_a_graph_gives_the_same_tokens(pair: Any) -> None:
     requests = requests_of(9, temperature=0.0)
     assert sample(pair[1], requests, batch_size=16, graphs=True) == sample(pair[1], requests, batch_size=16)
@@ -259,7 +222,7 @@ def weights_of(policy: Any) -> Any:
 
 
 def test_grouped_layers_keep_their_weights_and_take_no_second_copy(tmp_path: Path) -> None:
-    policy = load(save_model(tmp_path / "model", "qwen2", hidden_size=256), r=4)
+    policy = load(save_model(tmp_path / "model", "qwen2", hidden_size=256), lora=LoraOptions(r=4))
     before, num_bytes = weights_of(policy), torch.cuda.memory_allocated()
     with policy.sampling():
         pass
@@ -305,8 +268,8 @@ def test_layers_that_are_more_than_a_product_keep_their_own_way(tiny_models: dic
     base = policy.model.unload()
     layers = base.model.layers
     layers[1].self_attn.k_proj.weight = layers[0].self_attn.k_proj.weight
-    layers[1].mlp.up_proj.requires_grad_(True)
     model = get_peft_model(base, LoraConfig(r=4, use_dora=True, target_modules=["q_proj", "o_proj"]))
+    layers[1].mlp.up_proj.requires_grad_(True)
     ids = torch.tensor([policy.prompt_ids(PROMPTS["p1"])], device="cuda")
     with torch.no_grad():
         expected = model(ids).logits

@@ -17,6 +17,11 @@ class PluginError(RuntimeError):
     """The plugin cannot be compiled."""
 
 
+def has_compiler() -> bool:
+    """Whether the plugin can be compiled here."""
+    return shutil.which("g++") is not None
+
+
 def load_plugin() -> ctypes.CDLL:
     """The plugin, loaded into this process.
 

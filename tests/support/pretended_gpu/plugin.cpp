@@ -10,6 +10,7 @@
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <torch/library.h>
 
+#include <array>
 #include <atomic>
 #include <cstring>
 #include <list>
@@ -407,7 +408,7 @@ void run(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
 at::Tensor attention(
   const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, const std::optional<at::Tensor>& mask,
   double dropout, bool is_causal, std::optional<double> scale, bool enable_gqa) {
-  if (dropout > 0)
+  if (dropout > 0 || query.dim() != 4 || (mask.has_value() && mask->requires_grad()))
     return std::get<0>(at::_scaled_dot_product_attention_math(
       query, key, value, mask, dropout, is_causal, std::nullopt, scale, enable_gqa));
   std::optional<at::Tensor> bias;
@@ -422,6 +423,20 @@ at::Tensor attention(
   const auto values = groups == 1 ? value : value.repeat_interleave(groups, 1);
   return std::get<0>(
     at::_scaled_dot_product_flash_attention_for_cpu(query, keys, values, dropout, is_causal, bias, scale));
+}
+
+// The gradient of _fused_rms_norm, for which a CPU build has no kernel at all.
+std::tuple<at::Tensor, at::Tensor> rms_norm_backward(
+  const at::Tensor& grad, const at::Tensor& input, at::IntArrayRef shape, const at::Tensor& rstd,
+  const std::optional<at::Tensor>& weight, std::array<bool, 2> wanted) {
+  std::vector<int64_t> normed;
+  for (int64_t i = input.dim() - static_cast<int64_t>(shape.size()); i < input.dim(); ++i) normed.push_back(i);
+  const auto scaled = input * rstd;
+  const auto inner = weight.has_value() ? grad * *weight : grad;
+  at::Tensor of_input, of_weight;
+  if (wanted[0]) of_input = rstd * (inner - scaled * (inner * scaled).mean(normed, true));
+  if (wanted[1]) of_weight = (grad * scaled).sum_to_size(shape);
+  return {of_input, of_weight};
 }
 
 // Kernels are overridden on purpose; torch would warn about it.
@@ -443,12 +458,14 @@ void register_kernels() {
     if (!op.has_value() || !op->hasSchema()) continue;
     const bool is_taken_apart =
       op->hasKernelForDispatchKey(c10::DispatchKey::CompositeExplicitAutogradNonFunctional) ||
-      name.name.rfind("aten::_foreach_", 0) == 0 || name.name == "aten::copy_";
+      name.name.rfind("aten::_foreach_", 0) == 0 || name.name == "aten::copy_" ||
+      name.name == "aten::_fused_rms_norm";
     if (!is_taken_apart) continue;
     const auto short_name = name.name.substr(6) + (name.overload_name.empty() ? "" : "." + name.overload_name);
     kernels.impl(short_name.c_str(), torch::CppFunction::makeFromBoxedFunction<&run>());
   }
   kernels.impl("scaled_dot_product_attention", attention);
+  kernels.impl("_fused_rms_norm_backward", rms_norm_backward);
   static torch::Library gradients(torch::Library::IMPL, "aten", c10::DispatchKey::AutogradCUDA, __FILE__, __LINE__);
   gradients.impl("scaled_dot_product_attention", attention);
 }
