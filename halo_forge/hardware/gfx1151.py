@@ -21,7 +21,7 @@ class Gfx1151(Profile):
     spare_processors = 2
     memory_fraction: float = 0.8
     environment = {"TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL": "1"}  # noqa: RUF012
-    rows = ((3.5e9, 64), (10e9, 32), (math.inf, 16))
+    rows = ((3.5e9, 128), (10e9, 64), (math.inf, 32))
     tokens = ((2e9, 8192), (4e9, 4096), (math.inf, 2048))
 
     def gradient_checkpointing(self, num_parameters: int, longest: int) -> bool:
