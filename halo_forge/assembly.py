@@ -25,7 +25,7 @@ from halo_forge.errors import ConfigError, RunDirError
 from halo_forge.hardware import Profile, prepare
 from halo_forge.hardware.telemetry import telemetry
 from halo_forge.plan import Plan, PromptSets
-from halo_forge.policy import Policy, check_local
+from halo_forge.policy import Policy, check_local, check_quantization
 from halo_forge.policy.probe import Probe
 from halo_forge.preview import Preview, preview
 from halo_forge.prompts import is_remote, load_prompts
@@ -123,6 +123,7 @@ def open_run(
     config.engine.check()
     if config.engine.needs_policy:
         check_local(config.model)
+        check_quantization(config.model.quantization)
     with ExitStack() as stack:
         run = stack.enter_context(Run(Path(config.output_dir)))
         if not run.is_new:

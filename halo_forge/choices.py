@@ -27,6 +27,7 @@ def hardware_choices(config: RaftConfig, profile: Profile, num_parameters: int |
     model, training = config.model, config.training
     given: dict[str, Any] = {
         "model.dtype": model.dtype,
+        "model.quantization": model.quantization,
         "model.attn_implementation": model.attn_implementation,
         "training.max_tokens_per_pass": training.max_tokens_per_pass,
         "training.gradient_checkpointing": training.gradient_checkpointing,
@@ -53,6 +54,7 @@ def hardware_choices(config: RaftConfig, profile: Profile, num_parameters: int |
         "hardware.memory_fraction": profile.memory_fraction,
         "hardware.optimizer": profile.optimizer,
         "hardware.pin_memory": profile.pin_memory,
+        "hardware.fused_head": profile.takes_fused_head(),
         "environment": dict(profile.environment),
     }
 

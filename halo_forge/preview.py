@@ -19,6 +19,7 @@ from halo_forge.config import RaftConfig
 from halo_forge.config.problems import dotted
 from halo_forge.config.rules import SCHEDULED, bounds, value_at
 from halo_forge.hardware import choose
+from halo_forge.policy import why_not_quantized
 from halo_forge.schedules import Schedule
 from halo_forge.schedules.cosine_restarts import CosineRestarts
 from halo_forge.selection import most_replayed
@@ -207,6 +208,9 @@ def _spent(scheduled: Bounds, factors: Sequence[float] | None) -> float | None:
 
 
 def _warnings(config: RaftConfig, cycles: Sequence[CyclePlan], has_tests: bool) -> Iterator[str]:
+    why = why_not_quantized(config.model.quantization)
+    if why is not None:
+        yield f"model.quantization is {config.model.quantization}, but {why}: a run on this machine would be refused"
     requested = config.training.warmup_steps
     eaten = [
         plan for plan in cycles if plan.max_optimizer_steps is not None and requested >= plan.max_optimizer_steps > 0

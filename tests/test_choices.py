@@ -38,6 +38,7 @@ def test_the_values_of_a_profile(tmp_path: Path) -> None:
         "why": "gfx_target_version 110501 in /sys/class/kfd",
         "num_parameters": 1_500_000_000,
         "model.dtype": "bfloat16",
+        "model.quantization": "none",
         "model.attn_implementation": "sdpa",
         "training.max_tokens_per_pass": 8192,
         "training.gradient_checkpointing": False,
@@ -45,12 +46,14 @@ def test_the_values_of_a_profile(tmp_path: Path) -> None:
         "hardware.memory_fraction": 0.8,
         "hardware.optimizer": "adamw_torch",
         "hardware.pin_memory": False,
+        "hardware.fused_head": False,
         "environment": {"TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL": "1"},
     }
 
 
 GIVEN = {
     "model.dtype": "float32",
+    "model.quantization": "4bit",
     "model.attn_implementation": "eager",
     "training.max_tokens_per_pass": 1000,
     "training.gradient_checkpointing": True,
@@ -58,6 +61,7 @@ GIVEN = {
     "hardware.memory_fraction": 0.5,
     "hardware.optimizer": "adamw_torch_fused",
     "hardware.pin_memory": True,
+    "hardware.fused_head": True,
 }
 
 

@@ -30,7 +30,7 @@ __all__ = [
 
 PROFILES: tuple[type[Profile], ...] = (Gfx1151, Rocm, Cuda, Cpu)
 
-_SETTINGS = ("memory_fraction", "optimizer", "pin_memory")
+_SETTINGS = ("memory_fraction", "optimizer", "pin_memory", "fused_head")
 _HIDING = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 
 
@@ -45,6 +45,8 @@ class HardwareSettings(Protocol):
     def optimizer(self) -> str: ...
     @property
     def pin_memory(self) -> bool | Literal["auto"]: ...
+    @property
+    def fused_head(self) -> bool | Literal["auto"]: ...
 
 
 def profile_class(name: str) -> type[Profile]:

@@ -34,6 +34,7 @@ class Profile(abc.ABC):
         memory_fraction: The share of the memory at hand that a run may take.
         optimizer: As transformers calls it (`TrainingArguments.optim`).
         pin_memory: Batches are copied to the device from page-locked memory.
+        fused_head: See `takes_fused_head`; None where the configuration leaves it open.
     """
 
     machine: Machine
@@ -43,6 +44,7 @@ class Profile(abc.ABC):
     memory_fraction: float = 0.6
     optimizer: str = "adamw_torch"
     pin_memory: bool = False
+    fused_head: bool | None = None
 
     name: ClassVar[str]
     device: ClassVar[Device]
@@ -57,6 +59,14 @@ class Profile(abc.ABC):
     def dtype(self) -> str:
         """Number format of the base weights."""
         return "bfloat16"
+
+    def takes_fused_head(self) -> bool:
+        """Whether training takes TRL's loss, which goes over the vocabulary in tiles, by a Triton kernel.
+
+        It holds 64 kB for a labelled token, and the plain one 12 bytes for each word of the vocabulary: 1.8 MB at
+        152,000.  Without Triton it is written out in torch, and computes logits twice for no gain.
+        """
+        return self.device == "cuda" and self.machine.triton if self.fused_head is None else self.fused_head
 
     def rows_in_flight(self, num_parameters: int) -> int:
         """Completions that are sampled together; fewer where their caches do not fit into the memory."""

@@ -143,7 +143,7 @@ class LoraSftTrainer:
             factors=factors,
             on_step=on_step,
             prepare_optimizer=prepare,
-            fused_head=False,
+            fused_head=profile.takes_fused_head(),
             max_tokens=profile.max_tokens_per_pass(size) if max_tokens == "auto" else max_tokens,
             model=model,
             args=arguments,

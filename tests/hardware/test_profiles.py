@@ -207,6 +207,16 @@ def test_little_memory_means_short_passes_then_recomputed_activations(tmp_path: 
     assert [unknown.gradient_checkpointing(size, 900) for size in (10**9, 3 * 10**9)] == [False, True]
 
 
+def test_the_fused_head_is_taken_where_a_gpu_has_triton(tmp_path: Path) -> None:
+    with_triton, without = (machine(tmp_path / str(each), {}, triton=each) for each in (True, False))
+    for profile in PROFILES:
+        assert profile(with_triton, "").takes_fused_head() is (profile is not Cpu)
+        assert profile(without, "").takes_fused_head() is False
+        given = choose(HardwareSection(profile=profile.name, fused_head=True), without)
+        assert given.takes_fused_head() is True
+    assert choose(HardwareSection(profile="cuda", fused_head=False), with_triton).takes_fused_head() is False
+
+
 def test_the_processor_decides_the_dtype(tmp_path: Path) -> None:
     assert Cpu(machine(tmp_path / "0", LAPTOP), "").dtype() == "float32"  # what the first processor says
     for number, flag in enumerate(("avx512_bf16", "amx_bf16"), start=1):
