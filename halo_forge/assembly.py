@@ -19,10 +19,12 @@ from typing import Any
 from pydantic import ValidationError
 
 import halo_forge
-from halo_forge.choices import hardware_choices
+from halo_forge import heartbeat
+from halo_forge.choices import hardware_choices, verifier_workers
 from halo_forge.config import LoadedConfig, RaftConfig, config_digest, differing_keys, resolved
+from halo_forge.engines import Noting
 from halo_forge.errors import ConfigError, RunDirError
-from halo_forge.hardware import Profile, prepare
+from halo_forge.hardware import Profile, choose, prepare
 from halo_forge.hardware.telemetry import telemetry
 from halo_forge.plan import Plan, PromptSets
 from halo_forge.policy import Policy, check_local, check_quantization
@@ -118,17 +120,20 @@ def open_run(
         ToolMissing: A compiler is missing or does not work.
     """
     config = loaded.config
-    profile = prepare(config.hardware)  # before anything imports torch
-    prompts = load_prompt_sets(config)
-    config.engine.check()
-    if config.engine.needs_policy:
-        check_local(config.model)
-        check_quantization(config.model.quantization)
-    with ExitStack() as stack:
+    # Before anything imports torch.
+    profile = prepare(config.hardware) if config.engine.needs_policy else choose(config.hardware)
+    with ExitStack() as stack, ExitStack() as until_loaded:
+        until_loaded.enter_context(heartbeat.loading())
+        prompts = load_prompt_sets(config)
+        config.engine.check()
+        if config.engine.needs_policy:
+            check_local(config.model)
+            check_quantization(config.model.quantization)
         run = stack.enter_context(Run(Path(config.output_dir)))
         if not run.is_new:
             _check_same_run(run, config, prompts, resume=resume)
-        verifier = stack.enter_context(config.verifier.open())
+        workers = verifier_workers(config, profile)
+        verifier = stack.enter_context(config.verifier.model_copy(update={"workers": workers}).open())
         verifier.check_prompts(list(prompts.by_id().values()))
         policy = _load_policy(config, profile)
         if policy is not None:
@@ -136,6 +141,8 @@ def open_run(
         engine = config.engine.open(policy)
         if isinstance(engine, AbstractContextManager):  # it may have started a server
             stack.enter_context(engine)
+        if isinstance(engine, Noting):
+            engine.note = run.event
         trainer = (
             ScriptedTrainer(config.training)
             if policy is None
@@ -149,10 +156,14 @@ def open_run(
         num_drift = config.evaluation.num_drift_samples
         probe = Probe(policy, prompts.by_id(), num_drift) if policy is not None and num_drift > 0 else None
         limit = config.verifier.max_error_fraction
-        needed = stack.enter_context(telemetry(profile.machine)).take
-        tools = Tools(prompts.by_id(), engine, verifier, trainer, policy, watch, limit, probe, needed)
-        size = None if policy is None else policy.num_parameters
-        choices = hardware_choices(config, profile if policy is None else policy.profile, size)
+        profile = profile if policy is None else policy.profile
+        needed = stack.enter_context(telemetry(profile)).take
+        tools = Tools(
+            prompts.by_id(), engine, verifier, trainer, policy, watch, limit, probe, needed, profile.described()
+        )
+        choices = hardware_choices(config, profile, None if policy is None else policy.num_parameters)
+        if policy is not None:
+            choices["verifier.workers"] = workers  # chosen before torch could say that there is a GPU, or none
         identity = _identity(config, prompts, verifier.toolchain(), policy) | {"hardware": choices}
         if run.is_new:
             run.start(identity, given=loaded.document.text, resolved=dump(resolved(config)))
@@ -160,6 +171,7 @@ def open_run(
             _check_start_model(run, identity)
         if from_cycle is not None:
             run.supersede(from_cycle)
+        until_loaded.close()
         run.event("attempt_started", resumed=resume, halo_forge_version=halo_forge.__version__)
         yield Plan(config, prompts), run, tools
 

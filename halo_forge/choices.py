@@ -15,6 +15,14 @@ Choices = dict[str, Any]
 """Dotted key of the configuration -> the value that is used, beside "profile", "why" and "num_parameters"."""
 
 
+def verifier_workers(config: RaftConfig, profile: Profile) -> int:
+    """Programs that are checked at the same time; `auto` leaves some processors to a GPU, which samples meanwhile."""
+    workers = config.verifier.num_workers
+    if config.verifier.workers != "auto" or not config.engine.needs_policy:
+        return workers
+    return max(1, workers - profile.spare_processors)
+
+
 def hardware_choices(config: RaftConfig, profile: Profile, num_parameters: int | None) -> Choices:
     """Every value that follows the machine, the configuration's own where it gives one.
 
@@ -22,6 +30,8 @@ def hardware_choices(config: RaftConfig, profile: Profile, num_parameters: int |
         num_parameters: Of the model; None where it is unknown, and with it what depends on it.
     """
     found: Choices = {"profile": profile.name, "why": profile.why}
+    if profile.gpu is not None:
+        found["gpu"] = profile.gpu.name
     if not config.engine.needs_policy:
         return found
     model, training = config.model, config.training
@@ -51,11 +61,12 @@ def hardware_choices(config: RaftConfig, profile: Profile, num_parameters: int |
         **found,
         "num_parameters": num_parameters,
         **{key: chosen[key] if value == "auto" else value for key, value in given.items()},
+        "verifier.workers": verifier_workers(config, profile),
         "hardware.memory_fraction": profile.memory_fraction,
         "hardware.optimizer": profile.optimizer,
         "hardware.pin_memory": profile.pin_memory,
         "hardware.fused_head": profile.takes_fused_head(),
-        "environment": dict(profile.environment),
+        "environment": profile.environment_in_force(),
     }
 
 

@@ -61,5 +61,9 @@ class VerifierBroken(StoppedByRule):
     """The verifier itself failed too often: its verdicts cannot be trusted."""
 
 
+class LogitsNotFinite(StoppedByRule):
+    """The model's logits have NaN or infinity in them: whatever was drawn from them would be noise."""
+
+
 class NoProgress(StoppedByRule):
     """A supervised run was started again and again without finishing anything, or could not be ended."""

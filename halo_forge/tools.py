@@ -101,6 +101,8 @@ class Tools:
     probe: Probe | None = None
     telemetry: Callable[[], Mapping[str, float]] = dict
     """What the GPU needed since the last call; nothing where it has no sensors."""
+    hardware: str = "not said"
+    """What the model is on, in one line."""
 
     def sample(self, requests: Sequence[SampleRequest], version: int, adapter: Path | None) -> Iterator[Completion]:
         """Completions by v_version as they finish; each is checked meanwhile where processors are left for that."""

@@ -1,10 +1,12 @@
-"""How fast the `transformers` engine samples, against the library's `generate` on the same work.
+"""How fast the `transformers` engine samples, against others on the same work.
 
-Real tokens a second (the end of turn counted, padding not) of our engine and of `generate` at its own best batch size,
-alternately, in one run: the same prompts of builtin:c/train, the same number of samples, temperature 1, the same
-limit of new tokens, the adapter on.  The ceiling is what the matrix products of the model's own shapes reach here.
+Real tokens a second (the end of turn counted, padding not) of our engine and of a baseline, alternately, in one run:
+the same prompts of builtin:c/train, the same number of samples, temperature 1, the same limit of new tokens, an adapter
+on.  Baselines: the library's `generate` at its own best batch size, its `generate_batch`, and OpenVINO GenAI in an
+environment of its own.  The ceiling is what the matrix products of the model's own shapes reach here.
 
     python scripts/bench_generation.py [--new-tokens 256] [--prompts 64] [--samples 8] [--repeats 1]
+    python scripts/bench_generation.py --prompts 16 --against openvino --openvino FOLDER [--busy 1]
     python scripts/bench_generation.py --shape qwen2.5-1.5b      # random weights of that shape; for a GPU
 
 The last line is one JSON object.
@@ -13,10 +15,14 @@ The last line is one JSON object.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +38,10 @@ from halo_forge.seeds import derive_seed
 MODEL = "models/smollm2-135m-instruct"
 TARGETS = {("cpu", 256): 2.5, ("cpu", 512): 3.0}
 GPU_TARGET = 5.0
+OPENVINO_TARGETS = (1.2, 1.0)
+"""Alone, and beside a busy process."""
+OPENVINO_SEQUENCES = 128
+AGAINST = ("generate", "generate_batch", "openvino")
 BATCH_SIZES = {"cpu": (32, 64, 128), "cuda": (64, 128, 256)}
 SHAPES = {
     "qwen2.5-1.5b": {
@@ -42,7 +52,17 @@ SHAPES = {
         "num_key_value_heads": 2,
         "vocab_size": 151936,
         "tie_word_embeddings": True,
-    }
+    },
+    # Shows only that the script works.
+    "qwen2-tiny": {
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
+    },
 }
 
 
@@ -54,7 +74,8 @@ def random_model(name: str, tokenizer_of: str, folder: Path) -> str:
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_of)
     torch.manual_seed(0)
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    model = Qwen2ForCausalLM(Qwen2Config(**SHAPES[name], **ends)).to(torch.bfloat16)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):  # billions of random numbers
+        model = Qwen2ForCausalLM(Qwen2Config(**SHAPES[name], **ends)).to(torch.bfloat16)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
@@ -150,7 +171,141 @@ def _seconds(action: Any) -> float:
     return time.perf_counter() - started
 
 
-def main() -> None:
+def batch_rate(policy: Policy, prompts: Mapping[str, Prompt], requests: list[SampleRequest]) -> float:
+    """Real tokens a second of transformers' continuous batching, `generate_batch`."""
+    from transformers import GenerationConfig
+
+    settings = GenerationConfig(
+        do_sample=True,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=0,
+        max_new_tokens=requests[0].max_new_tokens,
+        eos_token_id=sorted(policy.stop_ids),
+        pad_token_id=policy.tokenizer.pad_token_id,
+    )
+    ids = {prompt_id: policy.prompt_ids(prompt) for prompt_id, prompt in prompts.items()}
+    started = time.perf_counter()
+    # The adapter's layers are in the base model; PEFT's own wrapper has no such method.
+    done = policy.model.get_base_model().generate_batch(
+        [ids[request.prompt_id] for request in requests], generation_config=settings
+    )
+    if len(done) != len(requests):
+        raise RuntimeError(f"generate_batch answered {len(done)} of {len(requests)} requests")
+    num_tokens = sum(len(each.generated_tokens) for each in done.values())
+    return num_tokens / (time.perf_counter() - started)
+
+
+@contextlib.contextmanager
+def openvino(
+    policy: Policy, prompts: Sequence[Prompt], num_samples: int, new_tokens: int, folder: Path
+) -> Iterator[Any]:
+    """Gives a function that has OpenVINO GenAI do the work and returns its real tokens a second.
+
+    Args:
+        folder: What `scripts/setup_openvino.sh` made.
+    """
+    with tempfile.TemporaryDirectory(prefix="halo-forge-bench-") as name:
+        policy.save_adapter(Path(name))
+        work = {
+            "model": str(folder / "model"),
+            "adapter": f"{name}/adapter_model.safetensors",
+            "prompts": [policy.prompt_ids(prompt) for prompt in prompts],
+            "samples": num_samples,
+            "new_tokens": new_tokens,
+            "stop_ids": sorted(policy.stop_ids),
+            "sequences": OPENVINO_SEQUENCES,
+            "warm_up": 2,
+        }
+        script = Path(__file__).with_name("openvino_rate.py")
+        with subprocess.Popen(
+            [folder / "bin/python", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as child:
+            assert child.stdin is not None and child.stdout is not None
+
+            def ask(line: str) -> dict[str, float]:
+                assert child.stdin is not None and child.stdout is not None
+                answer = ""
+                with contextlib.suppress(BrokenPipeError):  # it has ended, and so there is no answer
+                    child.stdin.write(line + "\n")
+                    child.stdin.flush()
+                    answer = child.stdout.readline()
+                if not answer:
+                    sys.exit("error: OpenVINO's side ended; what it said is above")
+                return dict(json.loads(answer))
+
+            ask(json.dumps(work))
+
+            def rate() -> float:
+                found = ask("again")
+                return found["tokens"] / found["seconds"]
+
+            yield rate
+            child.stdin.close()
+
+
+@contextlib.contextmanager
+def busy_processes(number: int) -> Iterator[None]:
+    """So many processes that each keep a processor busy while the block runs."""
+    started = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(number)]
+    try:
+        yield
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def trained_adapter(policy: Policy) -> None:
+    """A small random adapter in place of a new one, whose B is 0: nobody may leave it out."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in policy.model.named_parameters():
+        if "lora_B" in name:
+            values = 0.002 * torch.randn(parameter.shape, generator=generator)
+            parameter.data = values.to(parameter.device, parameter.dtype)
+
+
+def compare(policy: Policy, arguments: argparse.Namespace) -> None:
+    """Measure both sides and print the comparison."""
+    chosen = load_prompts("builtin:c/train", language="c", limit=arguments.prompts)
+    prompts = {prompt.id: prompt for prompt in chosen}
+    requests = make_requests(chosen, arguments.samples, arguments.new_tokens)
+    rows = "auto" if arguments.rows is None else arguments.rows
+    device, target = policy.device.type, None
+    ceiling = product_ceiling(policy)
+    with contextlib.ExitStack() as stack:
+        baseline: Callable[[], float]
+        # Each also warms its side up.
+        if arguments.against == "generate":
+            size = best_batch_size(policy, prompts, requests)
+            unit = f"tokens/s (generate at batch size {size})"
+            target = TARGETS.get((device, arguments.new_tokens)) if device == "cpu" else GPU_TARGET
+            baseline = partial(generate_rate, policy, prompts, requests, size)
+        elif arguments.against == "generate_batch":
+            unit = "tokens/s (generate_batch)"
+            baseline = partial(batch_rate, policy, prompts, requests)
+            batch_rate(policy, prompts, requests[:8])
+        else:
+            unit = f"tokens/s (OpenVINO GenAI, {OPENVINO_SEQUENCES} sequences)"
+            baseline = stack.enter_context(
+                openvino(policy, chosen, arguments.samples, arguments.new_tokens, arguments.openvino)
+            )
+            target = OPENVINO_TARGETS[min(arguments.busy, 1)]
+        engine_rate(policy, prompts, requests[:64], rows)
+        stack.enter_context(busy_processes(arguments.busy))
+        ours, theirs = alternately(arguments.repeats, baseline, lambda: engine_rate(policy, prompts, requests, rows))
+    beside = f", beside {arguments.busy} busy processes" if arguments.busy else ""
+    what = (
+        f"{arguments.shape or Path(arguments.model).name}, {len(requests)} samples,"
+        f" {arguments.new_tokens} new tokens{beside}"
+    )
+    Figure(f"generation, {what}", ours, theirs, unit, target, ceiling).show()
+
+
+def parsed() -> argparse.Namespace:
+    """The command line, checked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=MODEL, help=f"folder or hub id (default {MODEL})")
     parser.add_argument("--shape", choices=sorted(SHAPES), help="random weights of this shape in place of the model's")
@@ -159,36 +314,34 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=8, help="samples of each prompt (default 8)")
     parser.add_argument("--repeats", type=int, default=1, help="alternations of both sides (default 1)")
     parser.add_argument("--rows", type=int, help="our rows in flight (default: what batch_size auto takes)")
+    parser.add_argument("--against", choices=AGAINST, default=AGAINST[0], help=f"the baseline (default {AGAINST[0]})")
+    parser.add_argument("--openvino", type=Path, metavar="FOLDER", help="what scripts/setup_openvino.sh made")
+    parser.add_argument("--busy", type=int, default=0, help="busy processes beside both sides (default 0)")
     arguments = parser.parse_args()
-    if min(arguments.new_tokens, arguments.prompts, arguments.samples, arguments.repeats) < 1:
-        parser.error("--new-tokens, --prompts, --samples and --repeats must be at least 1")
+    if min(arguments.new_tokens, arguments.prompts, arguments.samples, arguments.repeats) < 1 or arguments.busy < 0:
+        parser.error("--new-tokens, --prompts, --samples and --repeats must be at least 1, --busy at least 0")
     if not Path(arguments.model).exists() and arguments.model == MODEL:
         sys.exit(f"error: {MODEL} is missing\n  do: make model")
+    if arguments.against == "openvino":
+        if arguments.shape is not None:
+            parser.error("--against openvino has an exported model of its own, so there is no --shape")
+        if arguments.openvino is None or not (arguments.openvino / "model/openvino_model.xml").exists():
+            sys.exit(
+                "error: --against openvino needs an environment of its own\n"
+                "  do: scripts/setup_openvino.sh FOLDER, then --openvino FOLDER"
+            )
+    return arguments
+
+
+def main() -> None:
+    arguments = parsed()
     with tempfile.TemporaryDirectory(prefix="halo-forge-bench-") as name:
         model = (
             arguments.model if arguments.shape is None else random_model(arguments.shape, arguments.model, Path(name))
         )
         policy = Policy.load(ModelSection(model_name_or_path=model), LoraSection(), seed=0)
-    chosen = load_prompts("builtin:c/train", language="c", limit=arguments.prompts)
-    prompts = {prompt.id: prompt for prompt in chosen}
-    requests = make_requests(chosen, arguments.samples, arguments.new_tokens)
-    rows = "auto" if arguments.rows is None else arguments.rows
-    ceiling = product_ceiling(policy)
-    # Also warms both sides up.
-    theirs = best_batch_size(policy, prompts, requests)
-    engine_rate(policy, prompts, requests[:64], rows)
-    ours, baseline = alternately(
-        arguments.repeats,
-        lambda: generate_rate(policy, prompts, requests, theirs),
-        lambda: engine_rate(policy, prompts, requests, rows),
-    )
-    device = policy.device.type
-    what = (
-        f"{arguments.shape or Path(arguments.model).name}, {len(requests)} samples, {arguments.new_tokens} new tokens"
-    )
-    target = TARGETS.get((device, arguments.new_tokens)) if device == "cpu" else GPU_TARGET
-    unit = f"tokens/s (generate at batch size {theirs})"
-    Figure(f"generation, {what}", ours, baseline, unit, target, ceiling).show()
+    trained_adapter(policy)
+    compare(policy, arguments)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
-# Make .venv with everything the project and its tests need.  Can be run again at any time.
+# Make .venv with everything the project and its tests need, at the versions and SHA-256 sums of requirements.lock.
+# Can be run again at any time.
 #
-# A torch that is already in .venv is kept, so a ROCm or CUDA build that you installed stays; without one, the CPU
-# build is installed: from PyTorch's own index where it can be reached, else from the index pip is set up with.
+# torch is not in the lock, because its builds for CPU, CUDA and ROCm carry one version and different files. A torch
+# that is already in .venv is kept, so the ROCm or CUDA build that you installed stays; without one, the CPU build of
+# the version below is installed: from PyTorch's own index where it can be reached, else from the index pip is set up
+# with. What torch itself needs (sympy, networkx ...) is locked.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,17 +27,24 @@ if [ ! -x .venv/bin/python ]; then
 fi
 pip() { .venv/bin/python -m pip --disable-pip-version-check --quiet "$@"; }
 
-if ! .venv/bin/python -c 'import torch' 2>/dev/null; then
+# Installed again only when the project's metadata or the lock changed.
+stamp=.venv/.halo-forge-$(cat pyproject.toml requirements.lock | cksum | cut -d' ' -f1)
+if [ ! -e "$stamp" ]; then
+    echo "installing the packages of requirements.lock"
+    rm -f .venv/.halo-forge-*
+    pip install --no-deps --require-hashes --requirement requirements.lock
+fi
+
+if ! .venv/bin/python -c 'from importlib.metadata import version; version("torch")' 2>/dev/null; then
     echo "installing torch $torch_version (CPU build)"
     pip install --index-url https://download.pytorch.org/whl/cpu --retries 0 --timeout 10 "torch==$torch_version" 2>/dev/null ||
         pip install "torch==$torch_version"
 fi
+.venv/bin/python scripts/check_torch.py
 
-# The project is installed again only when its list of dependencies changed.
-stamp=.venv/.halo-forge-$(cksum <pyproject.toml | cut -d' ' -f1)
 if [ ! -e "$stamp" ]; then
-    echo "installing halo-forge and its tools"
-    pip install --editable '.[dev]'
-    rm -f .venv/.halo-forge-*
+    echo "installing halo-forge"
+    .venv/bin/python scripts/check_torch.py --import
+    pip install --no-deps --no-build-isolation --editable .
     touch "$stamp"
 fi

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -80,6 +81,8 @@ def test_the_machine_in_words(bench: ModuleType) -> None:
         ("bench_startup", ["--repeats", "0"], "at least 1"),
         ("bench_generation", ["--samples", "0"], "at least 1"),
         ("bench_generation", ["--shape", "no-such-shape"], "invalid choice"),
+        ("bench_generation", ["--busy", "-1"], "at least 0"),
+        ("bench_generation", ["--against", "openvino", "--shape", "qwen2.5-1.5b"], "exported model"),
         ("bench_training", ["--batch", "0"], "at least 1"),
         ("bench_cycle", ["--prompts", "3"], "at least 4"),
     ],
@@ -106,6 +109,51 @@ def test_generation(model: Path) -> None:
     assert last["unit"] == "tokens/s (generate at batch size 4)"
     assert last["ours"] > 0 and last["baseline"] > 0 and 0 <= last["ceiling_fraction"] < 1
     assert "matrix products: " in done.stdout
+
+
+def test_generation_against_generate_batch(model: Path) -> None:
+    arguments = ["--model", model, "--new-tokens", 8, "--prompts", 2, "--samples", 1, "--against", "generate_batch"]
+    last = last_object(run("bench_generation", *arguments))
+    assert last["unit"] == "tokens/s (generate_batch)"
+    assert last["ours"] > 0 and last["baseline"] > 0
+
+
+OPENVINO = """#!{python}
+import json, pathlib, sys
+work = json.loads(sys.stdin.readline())
+assert pathlib.Path(work["adapter"]).stat().st_size > 0
+assert work["model"].endswith("environment/model") and (len(work["prompts"]), work["samples"]) == (2, 3)
+print("{{}}", flush=True)
+for line in sys.stdin:
+    print(json.dumps({{"tokens": 50, "seconds": 2.0}}), flush=True)
+"""
+
+
+def stand_in_for_openvino(folder: Path, program: str) -> Path:
+    for name, text in {"bin/python": program, "model/openvino_model.xml": ""}.items():
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    (folder / "bin/python").chmod(0o755)
+    return folder
+
+
+def test_generation_against_openvino_beside_a_busy_process(model: Path, tmp_path: Path) -> None:
+    environment = stand_in_for_openvino(tmp_path / "environment", OPENVINO.format(python=sys.executable))
+    arguments = ["--model", model, "--new-tokens", 8, "--prompts", 2, "--samples", 3, "--busy", 1]
+    done = run("bench_generation", *arguments, "--against", "openvino", "--openvino", environment)
+    last = last_object(done)
+    assert last["benchmark"] == "generation, tiny, 6 samples, 8 new tokens, beside 1 busy processes"
+    assert last["unit"] == "tokens/s (OpenVINO GenAI, 128 sequences)" and last["baseline"] == 25.0
+    assert "target ratio >= 1:" in done.stdout
+
+
+def test_an_openvino_that_is_missing_or_dies_is_told(model: Path, tmp_path: Path) -> None:
+    arguments = ["--model", model, "--new-tokens", 8, "--prompts", 1, "--samples", 1, "--against", "openvino"]
+    done = run("bench_generation", *arguments, "--openvino", tmp_path)
+    assert done.returncode == 1 and "do: scripts/setup_openvino.sh FOLDER" in done.stderr
+    environment = stand_in_for_openvino(tmp_path / "environment", "#!/bin/sh\nexit 3\n")
+    done = run("bench_generation", *arguments, "--openvino", environment)
+    assert done.returncode == 1 and "OpenVINO's side ended" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_training(model: Path) -> None:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from made_up_machines import LAPTOP, NVIDIA, machine, strix_halo
+from scripted_runs import MemoryVerifier, execute, write_inputs
 from tiny_models import TrainingOptions, load_policy
 
 from halo_forge import hardware
 from halo_forge.choices import estimated_parameters, hardware_choices
-from halo_forge.cli import render
-from halo_forge.config import RaftConfig, config_digest
+from halo_forge.cli import raft, render
+from halo_forge.config import RaftConfig, config_digest, load_config
+from halo_forge.engines.scripted import ScriptedSpec
 from halo_forge.engines.transformers import TransformersSpec
-from halo_forge.hardware import Profile, choose
-from halo_forge.policy.model import on_this_torch
+from halo_forge.hardware import Profile, choose, detect
+from halo_forge.policy.device import on_this_torch
 from halo_forge.preview import preview
 from halo_forge.store.status import Lap, read_status
 from halo_forge.training.lora_sft import LoraSftTrainer
+from halo_forge.verifiers.c import Spec as CSpec
 
 
 def config(**sections: Any) -> RaftConfig:
@@ -30,6 +36,14 @@ def config(**sections: Any) -> RaftConfig:
 def chosen(root: Path, files: dict[str, object], num_parameters: int | None = 1_500_000_000, **sections: Any) -> Any:
     settings = config(**sections)
     return hardware_choices(settings, choose(settings.hardware, machine(root, files)), num_parameters)
+
+
+@pytest.fixture(autouse=True)
+def processors(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """32 of them."""
+    found = set(range(32))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: found)
+    return found
 
 
 def test_the_values_of_a_profile(tmp_path: Path) -> None:
@@ -43,6 +57,7 @@ def test_the_values_of_a_profile(tmp_path: Path) -> None:
         "training.max_tokens_per_pass": 8192,
         "training.gradient_checkpointing": False,
         "engine.batch_size": 64,
+        "verifier.workers": 30,
         "hardware.memory_fraction": 0.8,
         "hardware.optimizer": "adamw_torch",
         "hardware.pin_memory": False,
@@ -58,6 +73,7 @@ GIVEN = {
     "training.max_tokens_per_pass": 1000,
     "training.gradient_checkpointing": True,
     "engine.batch_size": 5,
+    "verifier.workers": 4,
     "hardware.memory_fraction": 0.5,
     "hardware.optimizer": "adamw_torch_fused",
     "hardware.pin_memory": True,
@@ -69,11 +85,55 @@ GIVEN = {
 def test_every_value_can_be_given_by_its_name(tmp_path: Path, key: str) -> None:
     section, name = key.split(".")
     given: dict[str, Any] = {section: {name: GIVEN[key]}}
+    if section == "verifier":
+        given["verifier"]["kind"] = "c"
     if section == "model":
         given["model"]["model_name_or_path"] = "nobody/model"
     automatic, found = chosen(tmp_path, strix_halo()), chosen(tmp_path, strix_halo(), **given)
     assert found[key] == GIVEN[key] != automatic[key]
     assert {other for other in found if found[other] != automatic[other]} == {key}
+
+
+@pytest.mark.parametrize(
+    ("files", "num_processors", "workers", "expected"),
+    [
+        (strix_halo(), 32, "auto", 30),
+        (NVIDIA, 8, "auto", 6),
+        (NVIDIA, 2, "auto", 1),
+        (NVIDIA, 1, "auto", 1),
+        (NVIDIA, 8, 8, 8),
+        (LAPTOP, 8, "auto", 8),
+    ],
+)
+def test_checking_leaves_processors_to_a_gpu(
+    tmp_path: Path, processors: set[int], files: dict[str, object], num_processors: int, workers: Any, expected: int
+) -> None:
+    processors -= set(range(num_processors, 32))
+    verifier = {"kind": "c", "workers": workers}
+    assert chosen(tmp_path, files, verifier=verifier)["verifier.workers"] == expected
+
+
+def test_the_verifier_of_a_run_has_as_many_workers_as_are_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[int] = []
+    monkeypatch.setattr(CSpec, "open", lambda self: (opened.append(self.num_workers), MemoryVerifier())[1])
+    profile = choose(config().hardware, machine(tmp_path, NVIDIA))
+    _loads_policy(monkeypatch, profile)
+    monkeypatch.setattr("halo_forge.assembly.prepare", lambda settings: profile)
+    monkeypatch.setattr("scripted_runs.run_raft", lambda plan, directory, tools: None)
+    execute(write_inputs(tmp_path / "inputs"), tmp_path / "run")
+    recorded = json.loads((tmp_path / "run/run.json").read_text())["hardware"]
+    assert opened == [30] and recorded["verifier.workers"] == 30
+    resolved = (tmp_path / "run/config.resolved.yaml").read_text()
+    assert "workers: auto" in resolved, "the configuration stays what it was"
+
+
+def _loads_policy(monkeypatch: pytest.MonkeyPatch, profile: Profile) -> None:
+    """Opening a run loads a policy with this profile, and no model."""
+    policy = SimpleNamespace(profile=profile, num_parameters=1, identity={}, check_lengths=lambda *arguments: None)
+    monkeypatch.setattr(ScriptedSpec, "needs_policy", True)
+    monkeypatch.setattr("halo_forge.assembly._load_policy", lambda config, profile: policy)
 
 
 def test_a_model_of_unknown_size_and_a_run_without_a_model(tmp_path: Path) -> None:
@@ -172,6 +232,56 @@ def test_a_gpu_that_torch_cannot_use_is_an_error_with_a_way_out(
     with pytest.raises(ModelError, match="can use no GPU") as caught:
         on_this_torch(hardware.detect(machine(tmp_path, NVIDIA)))
     assert "hardware.profile: cpu" in caught.value.hint
+
+
+@pytest.fixture
+def strix_halo_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that only torch sees."""
+    import torch
+
+    for name, value in {
+        "is_available": lambda: True,
+        "device_count": lambda: 1,
+        "get_device_properties": lambda index: SimpleNamespace(name="Radeon 8060S", gcnArchName="gfx1151:xnack-"),
+        "mem_get_info": lambda index=0: (7, 9),
+        "memory_reserved": lambda: 0,
+        "memory_allocated": lambda: 0,
+        "get_arch_list": list,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch.version, "hip", "7.14")
+
+
+@pytest.mark.parametrize("given", [None, "0"])
+def test_a_gpu_that_only_torch_sees_gets_its_variables_and_what_is_recorded_is_what_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strix_halo_of_torch: None, given: str | None
+) -> None:
+    name = "TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL"
+    monkeypatch.delenv(name, raising=False)
+    if given is not None:
+        monkeypatch.setenv(name, given)
+    here = dataclasses.replace(machine(tmp_path, LAPTOP), environment=os.environ)
+    found = on_this_torch(hardware.detect(here))
+    in_force = "1" if given is None else given
+    assert (found.name, os.environ[name]) == ("gfx1151", in_force)
+    recorded = hardware_choices(config(), found, None)
+    assert (recorded["environment"], recorded["gpu"]) == ({name: in_force}, "Radeon 8060S")
+    monkeypatch.delenv(name)
+
+
+def test_a_run_says_what_it_is_on_and_not_what_files_suggest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], strix_halo_of_torch: None
+) -> None:
+    monkeypatch.setenv("TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL", "1")
+    found = on_this_torch(hardware.detect(machine(tmp_path, LAPTOP)))
+    _loads_policy(monkeypatch, found)
+    monkeypatch.setattr("halo_forge.assembly.prepare", lambda settings: detect(machine(tmp_path, LAPTOP)))
+    monkeypatch.setattr("halo_forge.loop.run_raft", lambda plan, directory, tools: None)
+    loaded = load_config(write_inputs(tmp_path / "inputs"), [f"output_dir={json.dumps(str(tmp_path / 'run'))}"])
+    raft._execute(loaded, resume=False, as_json=True)
+    said = capsys.readouterr().err.splitlines()[0]
+    seen = "torch uses Radeon 8060S, gfx1151, which /sys and /dev do not show"
+    assert said == f"hardware: gfx1151 ({seen}): Radeon 8060S, 0.0 GB free"
 
 
 # ---- what the sensors said

@@ -54,7 +54,7 @@ def test_a_strix_halo_that_is_well(tmp_path: Path) -> None:
     assert [each.name for each in found.lines if each.do] == []
     assert found.facts["profile"] == "gfx1151"
     assert found.facts["memory_budget_bytes"] == int(84 * GIB * 0.8)
-    assert found.facts["sensors"] == ["busy", "celsius", "gtt_bytes", "watts"]
+    assert found.facts["sensors"] == ["busy", "celsius", "memory_bytes", "watts"]
     assert line(found, "matrix products").found == "30.0 TFLOP/s in bfloat16"
     assert line(found, "TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL").found == "1 in a run"
 
@@ -77,7 +77,8 @@ CHANGES: list[tuple[dict[str, object], dict[str, Any], str, str, str, str]] = [
     ({}, {"firmware": "20251125-1"}, "firmware", "failed", "known to hang", "20260110"),
     ({}, {"firmware": "20240318.git3b128b60-0ubuntu2"}, "firmware", "note", "older than 20260110", ""),
     ({}, {"firmware": "1:99"}, "firmware", "unknown", "no date", "20251125 hangs"),
-    ({f"{CARD}/mem_info_vram_total": 64 * GIB}, {}, "VRAM", "note", "68.7 GB", "BIOS"),
+    ({f"{CARD}/mem_info_vram_total": 64 * GIB}, {}, "VRAM", "note", "68.7 GB are set aside and not used", "BIOS"),
+    ({f"{CARD}/mem_info_vram_total": 120 * GIB}, {}, "GPU memory limit", "fine", "128.8 GB of its own", ""),
     ({"sys/module/ttm/parameters/pages_limit": 62 * GIB // 4096}, {}, "GPU memory limit", "note", "66.6 GB",
      "sudo amd-ttm --set 94"),
     ({"proc/cmdline": "ro amd_iommu=off"}, {}, "IOMMU", "note", "off", ""),

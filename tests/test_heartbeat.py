@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import http.server
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import scripted_runs
 from scripted_runs import MemoryVerifier, execute, write_inputs
 from tiny_models import load_policy, prompts, request
 
 from halo_forge import heartbeat
+from halo_forge.engines.scripted import ScriptedSpec
 from halo_forge.store.files import GrowingFile, write_json
 from halo_forge.verifiers.c import Spec
 
@@ -79,6 +84,100 @@ def test_a_sign_for_the_prompt_and_each_token(pipe: int, tiny_models: dict[str, 
     (done,) = engine.sample(prompts(["x"]), [request("p0", max_new_tokens=12)], 0)
     # One more for the prompt.
     assert signs(pipe) == 1 + len(done.token_ids) + (done.finish == "stop")
+
+
+# ---- loading
+
+
+def read(pipe: int) -> bytes:
+    try:
+        return os.read(pipe, 100_000)
+    except BlockingIOError:
+        return b""
+
+
+def wait_for_signs(pipe: int) -> bytes:
+    deadline = time.monotonic() + 30
+    while not (found := read(pipe)):
+        assert time.monotonic() < deadline, "no sign"
+        time.sleep(0.01)
+    return found
+
+
+def test_data_that_moves_while_loading_is_a_sign_and_nothing_else_is(
+    pipe: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "LOOK_SECONDS", 0.01)
+    with heartbeat.loading():
+        assert read(pipe) == b"l"
+        time.sleep(0.3)
+        assert read(pipe) == b"", "a process that waits gives no sign"
+        (tmp_path / "weights").write_bytes(bytes(2 * heartbeat.LOADED_BYTES))
+        assert set(wait_for_signs(pipe)) == set(b"l")
+        (tmp_path / "weights").read_bytes()
+        assert set(wait_for_signs(pipe)) == set(b"l")
+        heartbeat.beat()
+        assert set(wait_for_signs(pipe)) == set(b"l"), "what is made meanwhile does not end the phase"
+    assert read(pipe) == b"."
+    heartbeat.beat()
+    assert read(pipe) == b"."
+
+
+def test_a_download_gives_signs_while_it_goes_on(pipe: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the hub's own library, from a server that stops in the middle until a sign is there."""
+    monkeypatch.setattr(heartbeat, "LOOK_SECONDS", 0.01)
+    half = bytes(12 << 20)  # the library writes 10 MiB at a time
+    seen = threading.Event()
+
+    class Slow(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(2 * len(half)))
+            self.end_headers()
+            self.wfile.write(half)
+            self.wfile.flush()
+            assert seen.wait(30)
+            self.wfile.write(half)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    from huggingface_hub.file_download import http_get
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with heartbeat.loading(), (tmp_path / "weights.incomplete").open("wb") as into:
+            assert read(pipe) == b"l"
+            url = f"http://127.0.0.1:{server.server_port}/weights"
+            download = threading.Thread(target=http_get, args=(url, into), kwargs={"expected_size": 2 * len(half)})
+            download.start()
+            assert set(wait_for_signs(pipe)) == set(b"l")
+            seen.set()
+            download.join(30)
+        server.shutdown()
+    assert (tmp_path / "weights.incomplete").stat().st_size == 2 * len(half)
+
+
+def test_an_error_while_loading_ends_the_watching(pipe: int) -> None:
+    with pytest.raises(ZeroDivisionError), heartbeat.loading():
+        raise ZeroDivisionError
+    assert read(pipe) == b"l."
+    assert not any(thread.name == "loading" for thread in threading.enumerate())
+
+
+def test_nobody_watches_where_nobody_listens() -> None:
+    with heartbeat.loading():
+        assert not any(thread.name == "loading" for thread in threading.enumerate())
+
+
+def test_opening_a_run_is_loading(pipe: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Spec, "open", lambda self: MemoryVerifier())
+    phases: list[str] = []
+    monkeypatch.setattr(ScriptedSpec, "check", lambda self: phases.append(read(pipe).decode()))
+    monkeypatch.setattr(scripted_runs, "run_raft", lambda *arguments: phases.append(read(pipe).decode()))
+    execute(write_inputs(tmp_path), tmp_path / "run")
+    loading, loaded = phases
+    assert loading == "l" and "." not in loaded.rstrip(".") and loaded.endswith(".")
 
 
 JOINED = """

@@ -11,25 +11,33 @@ import signal
 import stat
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ROOT / "scripts"
 BENCHMARKS = ("startup", "verification", "training", "generation", "cycle")
 
 
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """scripts/get_smollm2.py as a module, with the network cut off."""
-    spec = importlib.util.spec_from_file_location("get_smollm2", SCRIPTS / "get_smollm2.py")
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """scripts/get_smollm2.py as a module, with the network cut off."""
+    module = load("get_smollm2")
 
     def refuse(*arguments: Any, **options: Any) -> None:
         raise AssertionError("a test must not download")
@@ -251,7 +259,7 @@ def test_setup_says_what_is_missing_and_leaves_no_half_environment(
 
 def test_make_help_lists_every_target() -> None:
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z]+):", text, re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", text, re.MULTILINE))
     assert targets == set(re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE)[0].split())
     done = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert {line.split()[0] for line in done.stdout.splitlines()} == targets
@@ -261,7 +269,7 @@ def test_make_help_lists_every_target() -> None:
     ("target", "steps"),
     [
         ("demo", ["setup_venv.sh", "get_smollm2.py", "halo-forge raft run configs/quickstart.yaml --resume"]),
-        ("test", ["setup_venv.sh", "get_smollm2.py", "ruff check", "mypy", "pytest"]),
+        ("test", ["install_system_packages.sh", "setup_venv.sh", "get_smollm2.py", "ruff check", "mypy", "pytest"]),
         (
             "bench",
             ["get_smollm2.py", *(f"bench_{name}.py" for name in BENCHMARKS)],
@@ -272,3 +280,105 @@ def test_one_command_does_all_steps_in_order(target: str, steps: list[str]) -> N
     done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True)
     positions = [done.stdout.index(step) for step in steps]
     assert positions == sorted(positions)
+
+
+def test_ci_runs_the_test_command_of_the_readme_and_nothing_before_it() -> None:
+    assert re.search(r"^make test +#", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    ours = ("#", "set ", "cd ", "[ ! -d ../shared/data ] || export HALO_FORGE_TEST_DATA=")
+    commands = [line for line in lines if not line.startswith(ours)]
+    assert commands[0] == "make test" and all(line.startswith("make ") for line in commands)
+
+
+LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+LOCKED = re.findall(r"^([a-z0-9.-]+)==([^ ]+)", LOCK, re.MULTILINE)
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def test_the_lock_holds_files_by_their_sums_and_names_no_host() -> None:
+    assert len(LOCKED) > 60
+    assert "://" not in LOCK and "--index" not in LOCK and "--find-links" not in LOCK
+    blocks = re.split(r"\n(?=[a-z])", LOCK)[1:]
+    assert len(blocks) == len(LOCKED)
+    assert [block.splitlines()[0] for block in blocks if "--hash=sha256:" not in block] == []
+
+
+def test_the_lock_leaves_torch_and_its_gpu_libraries_to_the_machine() -> None:
+    assert [name for name, _ in LOCKED if re.match("torch$|triton|nvidia-|cuda-|pytorch-", name)] == []
+
+
+@pytest.mark.parametrize("text", [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]])
+def test_the_lock_and_the_bounds_agree(text: str) -> None:
+    """Otherwise the lock is older than pyproject.toml: `make lock`."""
+    needed = Requirement(text)
+    pinned = [version for name, version in LOCKED if name == canonicalize_name(needed.name)]
+    if needed.name == "torch":
+        pinned = re.findall(
+            "^torch_version=(.*)$", (SCRIPTS / "setup_venv.sh").read_text(encoding="utf-8"), re.MULTILINE
+        )
+    assert pinned and all(version in needed.specifier for version in pinned)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "found", "allowed"),
+    [
+        (">=2.11", "2.11.0", True),
+        (">=2.11", "2.11.0+rocm7.13", True),
+        (">=2.11", "2.15.0.dev20261101+rocm10.1", True),
+        (">=2.11", "2.10.0+cpu", False),
+        (">=2.11,<3", "3.0.0", False),
+    ],
+)
+def test_setup_keeps_a_torch_within_the_bounds_and_refuses_another(
+    bounds: str, found: str, allowed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = load("check_torch")
+    (tmp_path / "pyproject.toml").write_text(f"[project]\ndependencies = ['numpy>=2', 'torch{bounds}']\n")
+    monkeypatch.setattr(module, "PYPROJECT", tmp_path / "pyproject.toml")
+    monkeypatch.setattr(module, "version", {"torch": found}.__getitem__)
+    monkeypatch.setattr(sys, "argv", ["check_torch.py"])
+    if allowed:
+        module.main()
+    else:
+        with pytest.raises(SystemExit, match=re.escape(f"has torch {found}, halo-forge needs torch") + "(?s:.*)do:"):
+            module.main()
+
+
+def test_a_torch_that_cannot_be_imported_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('libmissing.so.9: cannot open')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["check_torch.py", "--import"])
+    with pytest.raises(SystemExit, match=r"cannot be imported: ImportError: libmissing\.so\.9(?s:.*)do:"):
+        load("check_torch").main()
+
+
+def test_upper_bounds_are_taken_off_for_the_newest_versions() -> None:
+    without = load("without_upper_bounds").without_upper_bound
+    assert [without(text) for text in ("trl>=1.6,<1.17", "numpy>=2.2", "transformers[serving]<6,>=5.13")] == [
+        "trl>=1.6",
+        "numpy>=2.2",
+        "transformers[serving]>=5.13",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("present", "missing"), [((), "rustc"), (("go", "clang++"), "rustc"), (("rustc",), "golang-go")]
+)
+def test_an_ordinary_user_is_told_which_packages_are_missing(
+    present: tuple[str, ...], missing: str, tmp_path: Path
+) -> None:
+    """What is in PATH decides; nothing is installed, and nothing fails."""
+    for name in ("bash", *present):
+        (tmp_path / name).symlink_to(shutil.which("bash") or "")
+    (tmp_path / "id").write_text("#!/bin/sh\necho 1000\n")
+    (tmp_path / "id").chmod(0o755)
+    done = subprocess.run(
+        ["bash", str(SCRIPTS / "install_system_packages.sh")],
+        env={"PATH": str(tmp_path), "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    packages = done.stdout.splitlines()[0].removeprefix("note: not installed here: ").split()
+    assert missing in packages and not {"golang-go" if name == "go" else name for name in present} & set(packages)
+    assert f"sudo apt-get install -y --no-install-recommends {' '.join(packages)}" in done.stdout

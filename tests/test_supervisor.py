@@ -35,7 +35,15 @@ class Children:
         self.root = root
         self.said: list[str] = []
 
-    def run(self, body: str, *, stall: float = 60.0, restarts: int = 3, machine: Machine = NO_GPU) -> int:
+    def run(
+        self,
+        body: str,
+        *,
+        stall: float = 60.0,
+        loading: float | None = None,
+        restarts: int = 3,
+        machine: Machine = NO_GPU,
+    ) -> int:
         program = f"""
 import os, signal, time
 with open({str(self.root / "starts")!r}, "a") as starts:
@@ -44,12 +52,13 @@ attempt = len(open({str(self.root / "starts")!r}).readlines())
 os.makedirs({str(self.root / "cycles/001/training.part")!r}, exist_ok=True)
 os.chdir({str(self.root / "cycles/001")!r})
 signal.pthread_sigmask(signal.SIG_SETMASK, [])
-beat = lambda: os.write(int(os.environ["HALO_FORGE_HEARTBEAT"]), b".")
+beat = lambda sign=b".": os.write(int(os.environ["HALO_FORGE_HEARTBEAT"]), sign)
 die = lambda: os.kill(os.getpid(), signal.SIGKILL)
 {body}
 """
         command = [sys.executable, "-I", "-S", "-c", program]
-        return supervise(command, lambda: command, self.root, Limits(stall, restarts), self.said.append, machine)
+        limits = Limits(stall, restarts, stall if loading is None else loading)
+        return supervise(command, lambda: command, self.root, limits, self.said.append, machine)
 
     @property
     def starts(self) -> list[str]:
@@ -83,6 +92,32 @@ def test_a_stopped_process_is_stalled_too(children: Children) -> None:
     assert children.run("if attempt == 1: os.kill(os.getpid(), signal.SIGSTOP)", stall=1.0) == 0
     (said,) = children.said
     assert "state T" in said and "ended by SIGKILL" in said
+
+
+@pytest.mark.parametrize("begun", ["", "beat(); beat(b'l')"], ids=["before the first sign", "after one of loading"])
+def test_loading_may_be_silent_for_longer(children: Children, begun: str) -> None:
+    assert children.run(f"{begun}\ntime.sleep(2.5); beat()", stall=0.8, loading=30.0) == 0
+    assert children.said == []
+
+
+def test_loading_that_moves_nothing_is_stalled_too(children: Children) -> None:
+    body = "if attempt == 1: beat(); beat(b'l'); time.sleep(60)"
+    assert children.run(body, stall=60.0, loading=1.0) == 0
+    (said,) = children.said
+    assert "moved no data while loading for" in said
+
+
+def test_after_loading_silence_counts_as_before(children: Children) -> None:
+    assert children.run("if attempt == 1: beat(b'l'); beat(); time.sleep(60)", stall=1.0, loading=60.0) == 0
+    (said,) = children.said
+    assert "made no token, verdict or training pass for" in said
+
+
+@pytest.mark.parametrize(("sign", "option"), [(".", "--stall-seconds"), ("l", "--loading-seconds")])
+def test_what_is_given_up_names_the_limit_that_was_hit(children: Children, sign: str, option: str) -> None:
+    with pytest.raises(NoProgress) as caught:
+        children.run(f"beat(b'{sign}'); time.sleep(60)", stall=0.8, restarts=0)
+    assert f"raise {option} if it was only slow" in caught.value.hint
 
 
 def test_what_finishes_something_is_never_given_up(children: Children) -> None:
@@ -410,7 +445,7 @@ def end(process: int) -> None:
 
 
 def test_settings_without_a_supervisor_are_refused(cli: Cli, config: str) -> None:
-    for option in ("--stall-seconds", "--max-restarts"):
+    for option in ("--stall-seconds", "--loading-seconds", "--max-restarts"):
         refused = cli("raft", "run", config, option, "1")
         assert refused.code == 2 and f"{option} 1: nobody supervises this run" in refused.err
 

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 import typer
 
 from halo_forge.cli.config import CONFIG, SET
-from halo_forge.cli.supervise import MAX_RESTARTS, STALL_SECONDS, SUPERVISED, check_unused, supervise_run
+from halo_forge.cli.supervise import (
+    LOADING_SECONDS,
+    MAX_RESTARTS,
+    STALL_SECONDS,
+    SUPERVISED,
+    check_unused,
+    supervise_run,
+)
 
 if TYPE_CHECKING:
     from halo_forge.config import LoadedConfig, RaftConfig
@@ -30,6 +37,7 @@ def run(
     overrides: list[str] | None = SET,
     supervised: bool = SUPERVISED,
     stall_seconds: float | None = STALL_SECONDS,
+    loading_seconds: float | None = LOADING_SECONDS,
     max_restarts: int | None = MAX_RESTARTS,
     as_json: bool = JSON,
 ) -> None:
@@ -41,7 +49,7 @@ def run(
         changes.append(f"output_dir={json.dumps(output_dir)}")
     loaded = load_config(config, changes)
     if not supervised:
-        check_unused(stall_seconds, max_restarts)
+        check_unused(stall_seconds, loading_seconds, max_restarts)
     if dry_run:
         _print_preview(loaded.config, as_json)
     elif supervised:
@@ -49,7 +57,8 @@ def run(
         first = ["raft", "run", str(config), *settings, *(["--json"] if as_json else [])]
         again = [*first, "--resume"]
         root = Path(loaded.config.output_dir)
-        raise supervise_run(again if resume else first, lambda: again, root, stall_seconds, max_restarts)
+        limits = (stall_seconds, loading_seconds, max_restarts)
+        raise supervise_run(again if resume else first, lambda: again, root, *limits)
     else:
         _execute(loaded, resume=resume, as_json=as_json)
 
@@ -62,6 +71,7 @@ def resume(
     ),
     supervised: bool = SUPERVISED,
     stall_seconds: float | None = STALL_SECONDS,
+    loading_seconds: float | None = LOADING_SECONDS,
     max_restarts: int | None = MAX_RESTARTS,
     as_json: bool = JSON,
 ) -> None:
@@ -78,8 +88,8 @@ def resume(
                 f"name a cycle from 1 to {num_cycles} ({num_cycles + 1} measures the last model again)",
             )
     if supervised:
-        raise _supervised_resume(run, from_cycle, stall_seconds, max_restarts, as_json)
-    check_unused(stall_seconds, max_restarts)
+        raise _supervised_resume(run, from_cycle, (stall_seconds, loading_seconds, max_restarts), as_json)
+    check_unused(stall_seconds, loading_seconds, max_restarts)
     _execute(loaded, resume=True, as_json=as_json, from_cycle=from_cycle)
 
 
@@ -99,7 +109,7 @@ def status(run: Path = RUN, as_json: bool = JSON) -> None:
 
 
 def _supervised_resume(
-    run: Path, from_cycle: int | None, stall_seconds: float | None, max_restarts: int | None, as_json: bool
+    run: Path, from_cycle: int | None, limits: tuple[float | None, float | None, int | None], as_json: bool
 ) -> typer.Exit:
     from halo_forge.supervisor import num_attempts
 
@@ -107,9 +117,7 @@ def _supervised_resume(
     first = plain if from_cycle is None else [*plain, "--from-cycle", str(from_cycle)]
     before = num_attempts(run)
     # Once an attempt has begun, the old files are out of the way, and what is there since then must stay.
-    return supervise_run(
-        first, lambda: plain if num_attempts(run) > before else first, run, stall_seconds, max_restarts
-    )
+    return supervise_run(first, lambda: plain if num_attempts(run) > before else first, run, *limits)
 
 
 def _print_preview(config: RaftConfig, as_json: bool) -> None:
@@ -127,7 +135,6 @@ def _print_preview(config: RaftConfig, as_json: bool) -> None:
 def _execute(loaded: LoadedConfig, *, resume: bool, as_json: bool, from_cycle: int | None = None) -> None:
     from halo_forge.assembly import is_finished, open_run
     from halo_forge.cli.watch import open_watch
-    from halo_forge.hardware import choose
     from halo_forge.loop import run_raft
     from halo_forge.store.status import read_status
 
@@ -137,8 +144,7 @@ def _execute(loaded: LoadedConfig, *, resume: bool, as_json: bool, from_cycle: i
             open_watch(loaded.config) as watch,
             open_run(loaded, watch, resume=resume, from_cycle=from_cycle) as (plan, directory, tools),
         ):
-            hardware = choose(loaded.config.hardware)
-            print(f"hardware: {hardware.name} ({hardware.why})", file=sys.stderr)
+            print(f"hardware: {tools.hardware}", file=sys.stderr)
             toolchain = tools.verifier.toolchain()
             print(f"verifier: {toolchain['version']}, isolation level {toolchain['isolation']}", file=sys.stderr)
             run_raft(plan, directory, tools)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,12 +12,15 @@ SUPERVISED = typer.Option(False, "--supervised", help="Watch the run: end it whe
 STALL_SECONDS = typer.Option(
     None, "--stall-seconds", min=1, help="Time without a new token, verdict or training pass (default 600)."
 )
+LOADING_SECONDS = typer.Option(
+    None, "--loading-seconds", min=1, help="Time without data read or written while a model is loaded (default 900)."
+)
 MAX_RESTARTS = typer.Option(
     None, "--max-restarts", min=0, help="Restarts in a row that finish nothing, before giving up (default 3)."
 )
 
 
-def check_unused(stall_seconds: float | None, max_restarts: int | None) -> None:
+def check_unused(stall_seconds: float | None, loading_seconds: float | None, max_restarts: int | None) -> None:
     """Refuse settings of a supervisor where there is none.
 
     Raises:
@@ -26,7 +28,12 @@ def check_unused(stall_seconds: float | None, max_restarts: int | None) -> None:
     """
     from halo_forge.errors import ConfigError
 
-    for name, value in (("--stall-seconds", stall_seconds), ("--max-restarts", max_restarts)):
+    options = {
+        "--stall-seconds": stall_seconds,
+        "--loading-seconds": loading_seconds,
+        "--max-restarts": max_restarts,
+    }
+    for name, value in options.items():
         if value is not None:
             raise ConfigError(f"{name} {value:g}: nobody supervises this run", f"add --supervised, or leave {name} out")
 
@@ -36,16 +43,14 @@ def supervise_run(
     again: Callable[[], Sequence[str]],
     root: Path,
     stall_seconds: float | None,
+    loading_seconds: float | None,
     max_restarts: int | None,
 ) -> typer.Exit:
     """Run `halo-forge` with these arguments under a supervisor; what to leave with."""
     from halo_forge.supervisor import Limits, supervise
 
-    limits = Limits()
-    if stall_seconds is not None:
-        limits = dataclasses.replace(limits, stall_seconds=stall_seconds)
-    if max_restarts is not None:
-        limits = dataclasses.replace(limits, max_restarts=max_restarts)
+    given = {"stall_seconds": stall_seconds, "loading_seconds": loading_seconds, "max_restarts": max_restarts}
+    limits = Limits(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     code = supervise([*_program(), *first], lambda: [*_program(), *again()], root, limits, _say)
     return typer.Exit(code)
 

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from halo_forge.doctor._section import Line, State
 from halo_forge.doctor.surroundings import container
 from halo_forge.hardware import Machine, Profile
+from halo_forge.hardware.gfx1151 import Gfx1151
+from halo_forge.hardware.machine import GFX1151_PCI
 from halo_forge.hardware.telemetry import find_sensors
 
 Query = Callable[[list[str]], str | None]
@@ -115,33 +117,8 @@ def memory(machine: Machine, profile: Profile, query: Query) -> Iterator[Line]:
     """How much a run may take, and what of the kernel's limits keeps it from more."""
     total, available = machine.memory_bytes("MemTotal"), machine.memory_bytes("MemAvailable")
     yield Line("main memory", _state(total), f"{_gb(total)}, of which {_gb(available)} are available")
-    if profile.name == "gfx1151":
-        vram, gtt, ttm = (
-            machine.card_bytes("mem_info_vram_total"),
-            machine.card_bytes("mem_info_gtt_total"),
-            machine.ttm_bytes(),
-        )
-        if vram is not None and vram > LARGE_CARVE_OUT:
-            yield Line("VRAM", "note", f"{_gb(vram)} are set aside for the GPU alone", "0.5 GB in the BIOS is enough")
-        else:
-            yield Line("VRAM", _state(vram), _gb(vram))
-        limits = [each for each in (gtt, ttm) if each is not None]
-        found = f"the GPU may use {_gb(min(limits, default=None))} of main memory (GTT {_gb(gtt)}, TTM {_gb(ttm)})"
-        low = bool(limits) and total is not None and min(limits) < 0.6 * total
-        do = (
-            f"sudo amd-ttm --set {int(0.75 * total / 2**30)} (package amd-debug-tools), then reboot"
-            if low and total
-            else ""
-        )
-        yield Line("GPU memory limit", "note" if low else _state(min(limits, default=None)), found, do)
-        swap = machine.memory_bytes("SwapTotal")
-        yield Line("swap", _state(swap), _gb(swap))
-        command_line = machine.text("proc/cmdline")
-        off = None if command_line is None else "amd_iommu=off" in command_line.split()
-        found = (
-            "unknown" if off is None else "off: faster by 5 to 12 % in reports" if off else "on: keeps devices apart"
-        )
-        yield Line("IOMMU", "unknown" if off is None else "note", found)
+    if isinstance(profile, Gfx1151):
+        yield from _shared_memory(machine, profile, total)
     budget = profile.memory_budget_bytes()
     if budget is None and profile.device == "cuda":
         yield Line("memory budget", "unknown", "known once torch is loaded")
@@ -152,6 +129,33 @@ def memory(machine: Machine, profile: Profile, query: Query) -> Iterator[Line]:
         yield Line("memory budget", "failed", "0: what is free is kept for the host", "free memory, or add some")
         return
     yield Line("memory budget", _state(budget), f"{_gb(budget)}{room}")
+
+
+def _shared_memory(machine: Machine, profile: Gfx1151, total: int | None) -> Iterator[Line]:
+    vram, gtt = (machine.card_bytes(f"mem_info_{pool}_total", GFX1151_PCI) for pool in ("vram", "gtt"))
+    ttm = machine.ttm_bytes()
+    if profile.uses_vram():
+        found = f"the GPU has {_gb(vram)} of its own, set aside in the BIOS, and uses no main memory (GTT {_gb(gtt)})"
+        yield Line("GPU memory limit", "fine", found)
+    else:
+        large = vram is not None and vram > LARGE_CARVE_OUT
+        found = f"{_gb(vram)} are set aside and not used: GTT is larger ({_gb(gtt)})" if large else _gb(vram)
+        yield Line("VRAM", "note" if large else _state(vram), found, "0.5 GB in the BIOS is enough" if large else "")
+        limits = [each for each in (gtt, ttm) if each is not None]
+        found = f"the GPU may use {_gb(min(limits, default=None))} of main memory (GTT {_gb(gtt)}, TTM {_gb(ttm)})"
+        low = bool(limits) and total is not None and min(limits) < 0.6 * total
+        do = (
+            f"sudo amd-ttm --set {int(0.75 * total / 2**30)} (package amd-debug-tools), then reboot"
+            if low and total is not None
+            else ""
+        )
+        yield Line("GPU memory limit", "note" if low else _state(min(limits, default=None)), found, do)
+    swap = machine.memory_bytes("SwapTotal")
+    yield Line("swap", _state(swap), _gb(swap))
+    command_line = machine.text("proc/cmdline")
+    off = None if command_line is None else "amd_iommu=off" in command_line.split()
+    found = "unknown" if off is None else "off: faster by 5 to 12 % in reports" if off else "on: keeps devices apart"
+    yield Line("IOMMU", "unknown" if off is None else "note", found)
 
 
 def environment(machine: Machine, profile: Profile, query: Query) -> Iterator[Line]:
@@ -190,16 +194,14 @@ BAD_ON_AMD: BadVariables = (
 
 def sensors(machine: Machine, profile: Profile, query: Query) -> Iterator[Line]:
     """What telemetry will show, and what it says now."""
-    if profile.name in ("cpu", "cuda"):
-        why = "no GPU" if profile.name == "cpu" else "NVIDIA's driver shows none in files: no telemetry"
-        yield Line("sensors", "skipped", why)
+    if profile.name == "cpu":
+        yield Line("sensors", "skipped", "no GPU")
         return
-    found = find_sensors(machine)
-    missing = [name for name in ("watts", "celsius", "busy", "gtt_bytes") if name not in found.paths]
+    found = find_sensors(profile)
     reading = found.read()
     text = ", ".join(f"{name} {value:g}" for name, value in reading.items())
-    blank = f"; no {', '.join(missing)}: such columns stay away" if missing else ""
-    yield Line("sensors", "fine" if reading else "unknown", (text or "none can be read") + blank)
+    blank = f"; not there: {found.why_not}" if found.why_not else ""
+    yield Line("sensors", "fine" if reading else "unknown", (f"{found.source}: {text}" if text else "none") + blank)
     if reading.get("celsius", 0.0) > HOT_CELSIUS:
         yield Line(
             "temperature", "note", f"{reading['celsius']:.0f} degrees Celsius", "expect throttling: cool it better"

@@ -1,4 +1,4 @@
-"""The caches of rows in flight that go in step; imported late, because it needs torch.
+"""The caches of rows in flight that go in step, on a CPU; imported late, because it needs torch.
 
 All rows of a cohort write their next key and value into the same slot, and what a row has seen lies in the slots right
 before it.  So each row looks at `lengths` slots, and rows that are of one age waste none.  Rotary positions are applied
@@ -23,8 +23,8 @@ class Cohort:
         slot: Where the next key and value go.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.lengths = torch.zeros(0, dtype=torch.long, device=device)
+    def __init__(self) -> None:
+        self.lengths = torch.zeros(0, dtype=torch.long)
         self.slot = 0
         # (at least rows, key-value heads, slots, head size); slots after `slot` are zeros, because a masked NaN would
         # still spoil the sum over values.
@@ -44,18 +44,18 @@ class Cohort:
         return int(self.lengths.max())
 
     def append(
-        self, layers: Sequence[tuple[torch.Tensor, torch.Tensor]], lengths: torch.Tensor, index: torch.Tensor
+        self, layers: Sequence[tuple[torch.Tensor, torch.Tensor]], lengths: Sequence[int], index: Sequence[int]
     ) -> None:
         """Take in rows.
 
         Args:
             layers: Keys and values of each layer, each (sources, key-value heads, positions, head size), the newest
                 position last; not kept, and not written to.
-            lengths: (sources,) how many of the last positions count.
-            index: (new rows,) the source of each row; several rows may have the same.
+            lengths: How many of each source's last positions count.
+            index: The source of each new row; several rows may have the same.
         """
-        lengths = lengths[index]
-        first, last, needed = len(self), len(self) + len(lengths), layers[0][0].shape[2]
+        first, last, needed = len(self), len(self) + len(index), layers[0][0].shape[2]
+        sources = torch.tensor(index)
         if not self._layers:
             self._layers = [(keys.new_zeros(0, *keys.shape[1:]), values[:0]) for keys, values in layers]
         if self.slot < needed or self._layers[0][0].shape[0] < last:
@@ -63,14 +63,14 @@ class Cohort:
         for own, new in zip(self._layers, layers, strict=True):
             for own_states, new_states in zip(own, new, strict=True):
                 # Layer by layer: nothing but one layer's new rows is there twice.
-                own_states[first:last, :, self.slot - needed : self.slot] = new_states[index]
-        self.lengths = torch.cat([self.lengths, lengths])
+                own_states[first:last, :, self.slot - needed : self.slot] = new_states[sources]
+        self.lengths = torch.cat([self.lengths, torch.tensor(lengths)[sources]])
 
     def absorb(self, other: Cohort) -> None:
         """Take in all rows of another cohort, which must not be used afterwards."""
         seen = slice(other.slot - other.num_seen, other.slot)
         layers = [(keys[:, :, seen], values[:, :, seen]) for keys, values in other._layers]
-        self.append(layers, other.lengths, torch.arange(len(other), device=other.lengths.device))
+        self.append(layers, other.lengths.tolist(), range(len(other)))
 
     def keep(self, rows: Sequence[int]) -> list[int]:
         """Drop all rows but these; the last of them move into the gaps, so that little is copied.
@@ -81,16 +81,13 @@ class Cohort:
         Returns:
             What is left, by the old numbers, in the new order.
         """
-        order = list(range(len(rows)))
-        gaps = sorted(set(order) - set(rows))
-        moved = rows[len(rows) - len(gaps) :]
-        for gap, row in zip(gaps, moved, strict=True):
-            order[gap] = row
+        order, gaps, moved = filled_gaps(rows)
         if gaps:
+            into, source = torch.tensor(gaps), torch.tensor(moved)
             for layer in self._layers:
                 for states in layer:
-                    states[gaps] = states[list(moved)]
-        self.lengths = self.lengths[order]
+                    states[into] = states[source]
+        self.lengths = self.lengths[torch.tensor(order, dtype=torch.long)]
         return order
 
     def make_room(self) -> None:
@@ -117,7 +114,7 @@ class Cohort:
             num_slots: At least those of this cohort.
             window: Positions that it looks back on, itself included; None for all.
         """
-        back = self.slot - torch.arange(num_slots, device=self.lengths.device)
+        back = self.slot - torch.arange(num_slots)
         farthest = self.lengths if window is None else self.lengths.clamp(max=window - 1)
         return (back < 0) | (back > farthest[:, None])
 
@@ -145,3 +142,17 @@ class Cohort:
                 roomy.append(room)
             self._layers[number] = (roomy[0], roomy[1])  # layer by layer: only one is there twice
         self.slot = num_before
+
+
+def filled_gaps(rows: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
+    """How `rows`, numbers that rise, become the first ones with few moves.
+
+    Returns:
+        Their numbers in the new order; the places of dropped rows that are filled; the rows that move there.
+    """
+    order = list(range(len(rows)))
+    gaps = sorted(set(order) - set(rows))
+    moved = list(rows[len(rows) - len(gaps) :])
+    for gap, row in zip(gaps, moved, strict=True):
+        order[gap] = row
+    return order, gaps, moved

@@ -1,12 +1,14 @@
 """Decoding of rows in flight; imported late, because it needs torch.
 
-Rows that were filled in together form a cohort, with a cache of their own: attention goes over what they have seen and
-no further, and nothing is copied but now and then.  The other layers see all rows as one batch.  Memory depends on the
-rows in flight, not on the number of requests.
+On a CPU rows that were filled in together form a cohort, with a cache of their own: attention goes over what they have
+seen and no further, and nothing is copied but now and then.  On a GPU, where starting another product costs more than
+its width, all rows have one cache, made once.  The other layers see all rows as one batch.  Memory depends on the rows
+in flight, not on the number of requests.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -19,6 +21,8 @@ from transformers.cache_utils import CacheLayerMixin
 from halo_forge import heartbeat
 from halo_forge.engines._attention import NAME, with_parts
 from halo_forge.engines._cohort import Cohort
+from halo_forge.engines._fixed_cache import FixedCache
+from halo_forge.engines._transfer import upload, upload_indices
 from halo_forge.errors import ConfigError
 
 MAX_COHORTS = 4
@@ -35,7 +39,7 @@ class _CohortsLayer(CacheLayerMixin):  # type: ignore[misc]
     is_sliding = False
     """Sliding-window layers keep all slots too: the mask hides what is too far back."""
 
-    def __init__(self, cohorts: Sequence[Cohort], number: int) -> None:
+    def __init__(self, cohorts: Sequence[Cohort | FixedCache], number: int) -> None:
         super().__init__()
         self.cohorts, self.number = cohorts, number
         self.is_initialized = True
@@ -75,19 +79,18 @@ class _States:
 
     Attributes:
         layers: Keys and values of each layer, (prompts, key-value heads, length, head size).
-        lengths: (prompts,) tokens of each.
+        lengths: Tokens of each.
         logits: (prompts, vocabulary), of the token after the prompt.
     """
 
     layers: list[tuple[torch.Tensor, torch.Tensor]]
-    lengths: torch.Tensor
+    lengths: Sequence[int]
     logits: torch.Tensor
 
-    def at(self, numbers: Sequence[int]) -> _States:
-        """A copy of some prompts', in that order, which holds on to no memory of the others."""
-        index = torch.tensor(numbers, device=self.lengths.device)
-        layers = [(keys[index], values[index]) for keys, values in self.layers]
-        return _States(layers, self.lengths[index], self.logits[index])
+    def last(self) -> _States:
+        """A copy of the last prompt's, which holds on to no memory of the others."""
+        layers = [(keys[-1:].clone(), values[-1:].clone()) for keys, values in self.layers]
+        return _States(layers, self.lengths[-1:], self.logits[-1:].clone())
 
 
 class Decoder:
@@ -95,20 +98,22 @@ class Decoder:
 
     Args:
         model: A causal language model of transformers.
+        max_rows: The most rows in flight.
         max_length: Tokens of the longest prompt together with its answer.
 
     Raises:
         ConfigError: The model has layers that keep something other than keys and values of each position.
     """
 
-    def __init__(self, model: Any, *, max_length: int) -> None:
+    def __init__(self, model: Any, *, max_rows: int, max_length: int) -> None:
         self._model = model
         self._device = model.device
+        self._cache_argument = cache_argument(model)
         self._windows = _attention_windows(model.config.get_text_config())
-        self._max_length = max_length
+        self._max_rows, self._max_length = max_rows, max_length
         # The library's own attention takes one tensor of keys.
         self._max_cohorts = MAX_COHORTS if model.config._attn_implementation == NAME else 1
-        self._cohorts: list[Cohort] = []
+        self._cohorts: list[Any] = []  # each a Cohort; on a GPU a single FixedCache, from the first rows on
         self._cache: Cache | None = None
         self._kept: tuple[tuple[int, ...], _States] | None = None
 
@@ -125,19 +130,26 @@ class Decoder:
         Returns:
             (prompts, vocabulary) next-token logits.
         """
-        cohort, logits = Cohort(self._device), []
+        cohort, logits = self._for_new_rows(), []
         for part in self._passes([tuple(prompt) for prompt in prompts]):
             distinct = list(dict.fromkeys(part))
             states = self._prefill(distinct) if self._kept is None or distinct != [self._kept[0]] else self._kept[1]
-            self._kept = distinct[-1], states.at([len(distinct) - 1])
-            index = torch.tensor([distinct.index(prompt) for prompt in part], device=self._device)
+            self._kept = distinct[-1], states.last()
+            index = [distinct.index(prompt) for prompt in part]
             cohort.append(states.layers, states.lengths, index)
-            logits.append(states.logits[index])
+            logits.append(states.logits[upload_indices(index, device=self._device)[0]])
             if self._device.type == "cpu":
                 heartbeat.beat()  # many passes over long prompts; on a GPU this would be before they are computed
-        self._cohorts.append(cohort)
         self._merge()
         return torch.cat(logits)
+
+    def _for_new_rows(self) -> Any:
+        """Where they go: a cohort of their own, or on a GPU where all are."""
+        if self._device.type == "cpu":
+            self._cohorts.append(Cohort())
+        elif not self._cohorts:
+            self._cohorts.append(FixedCache(self._device, max_rows=self._max_rows, max_length=self._max_length))
+        return self._cohorts[-1]
 
     def _passes(self, prompts: Sequence[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
         """The prompts in order, cut where the model takes in as many tokens as it should at once."""
@@ -157,20 +169,20 @@ class Decoder:
         # Any id serves as padding: the mask hides it.
         ids = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
         seen = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-        attention = torch.tensor(seen, device=self._device)
+        attention, cache = upload(seen, self._device), DynamicCache()
         output = self._model(
-            input_ids=torch.tensor(ids, device=self._device),
+            input_ids=upload(ids, self._device),
             attention_mask=attention,
             position_ids=(attention.cumsum(dim=1) - 1).clamp(min=0),
-            past_key_values=DynamicCache(),
             use_cache=True,
             # An index and not a count: it copies the last states, and the head then multiplies them in one product.
-            logits_to_keep=torch.tensor([longest - 1], device=self._device),
+            logits_to_keep=upload([longest - 1], self._device),
+            **{self._cache_argument: cache},
         )
-        layers = [(layer.keys, layer.values) for layer in output.past_key_values.layers]
+        layers = [(layer.keys, layer.values) for layer in cache.layers]
         if self._cache is None:
             self._cache = Cache(layers=[_CohortsLayer(self._cohorts, number) for number in range(len(layers))])
-        return _States(layers, attention.sum(dim=1), output.logits[:, -1])
+        return _States(layers, [len(prompt) for prompt in prompts], output.logits[:, -1])
 
     def _merge(self) -> None:
         """No more cohorts than allowed: neighbours become one where that wastes the fewest slots."""
@@ -212,9 +224,9 @@ class Decoder:
         output = self._model(
             input_ids=tokens[:, None],
             attention_mask=self._masks(),
-            position_ids=torch.cat([cohort.lengths for cohort in self._cohorts])[:, None],
-            past_key_values=self._cache,
+            position_ids=_joined([cohort.lengths for cohort in self._cohorts])[:, None],
             use_cache=True,
+            **{self._cache_argument: self._cache},
         )
         logits: torch.Tensor = output.logits[:, -1]
         return logits
@@ -236,7 +248,8 @@ class Decoder:
             own = [row - first for row in rows if first <= row < first + num_rows]
             order += [first + row for row in cohort.keep(own)]
             first += num_rows
-        self._cohorts[:] = [cohort for cohort in self._cohorts if len(cohort)]
+        if self._device.type == "cpu":
+            self._cohorts[:] = [cohort for cohort in self._cohorts if len(cohort)]
         return order
 
     def _masks(self) -> Any:
@@ -247,9 +260,19 @@ class Decoder:
     def _mask_of(self, window: int | None) -> torch.Tensor:
         """(rows, 1, 1, slots): 0 where a row may look, minus infinity elsewhere; every kind of attention takes that."""
         num_slots = max(cohort.num_slots for cohort in self._cohorts)
-        hidden = torch.cat([cohort.hidden(num_slots, window) for cohort in self._cohorts])
+        hidden = _joined([cohort.hidden(num_slots, window) for cohort in self._cohorts])
         mask = torch.zeros(hidden.shape, dtype=self._model.dtype, device=self._device)
         return mask.masked_fill_(hidden, float("-inf"))[:, None, None]
+
+
+def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def cache_argument(model: Any) -> str:
+    """What the model's forward calls its cache: `cache`, or `past_key_values` as before transformers 5.24."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return "cache" if "cache" in inspect.signature(base.forward).parameters else "past_key_values"
 
 
 def _attention_windows(config: Any) -> dict[str, int | None]:

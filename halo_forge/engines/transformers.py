@@ -2,31 +2,38 @@
 
 A finished row is filled with the next request, each prompt is computed once for the samples that are filled in
 together, and completions come out as they finish.  Every row draws from its own stream of uniform numbers (seeded by
-its request), turned into tokens by the inverse of the cumulative distribution: the same request gives the same tokens
-whatever else is in flight, up to floating-point noise in the logits.
+its request), turned into tokens by the inverse of the cumulative distribution: in exact arithmetic the same request
+gives the same tokens whatever else is in flight.  Logits are not exact: a GPU's products in bfloat16 depend on the
+number of rows, so there a near tie can fall the other way when the rows are others.
+
+On a GPU the host reads the tokens of a step while the next one is computed.  A row that was finished by then computes
+one token too many, which is thrown away; every row has its own stream of uniform numbers, so no other token changes.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from halo_forge import heartbeat
 from halo_forge.engines._spec import EngineSpec
+from halo_forge.errors import LogitsNotFinite
 from halo_forge.records import Completion, Finish, Prompt, SampleRequest
 
 if TYPE_CHECKING:
-    import torch
-
+    from halo_forge.engines._transfer import Readback
     from halo_forge.policy import Policy
 
 _log = logging.getLogger(__name__)
 _VOCABULARY_COPIES = 4
 """Logits, probabilities, their sums, and what sorting takes."""
-_NUCLEUS_TOKENS = 512
+STOPPED, BROKEN = -1, -2
+"""In place of a token: one that ends the answer was drawn; the logits were not finite, so nothing could be drawn."""
+LEFTOVER = 1 / 3
+"""So many rows more than asked for, as a share, are in flight where that leaves no request for a second round."""
 REFILL_AT = 1 / 8
 """Finished rows are filled again, or dropped at the end, when they are this share: both cost a pass or a copy."""
 
@@ -46,13 +53,22 @@ class TransformersSpec(EngineSpec):
 
 @dataclass
 class Row:
-    """One completion in the making."""
+    """One completion in the making.
+
+    Attributes:
+        num_drawn: Tokens that were asked for; the newest of them may not have been read yet.
+    """
 
     request: SampleRequest
-    uniforms: Any
+    num_drawn: int = 0
     token_ids: list[int] = field(default_factory=list)
     finish: Finish | None = None
     text: str = ""
+
+    @property
+    def is_going(self) -> bool:
+        """Whether another token is to be drawn, as far as is known."""
+        return self.finish is None and self.num_drawn < self.request.max_new_tokens
 
 
 class TransformersEngine:
@@ -60,7 +76,8 @@ class TransformersEngine:
 
     Args:
         batch_size: The most rows in flight.
-        fitted: Take fewer rows where their caches would not fit into the profile's memory budget.
+        fitted: Take fewer rows where their caches would not fit into the profile's memory budget, and a few more where
+            a second round of few rows is saved.
     """
 
     def __init__(self, policy: Policy, *, batch_size: int, stop: tuple[str, ...], fitted: bool = False) -> None:
@@ -71,6 +88,7 @@ class TransformersEngine:
         # A stop string can only be completed by the newest token, so looking at this many is enough.
         self._tail = max((len(text.encode()) for text in stop), default=0) + 8
         self._may_end: dict[int, bool] = {}
+        self._adjust_threads: Callable[[], None]
 
     @property
     def takes_processors(self) -> bool:
@@ -86,24 +104,32 @@ class TransformersEngine:
         if not requests:
             return
         from halo_forge.engines._attention import fast_decoding
+        from halo_forge.engines._fused import fused_operations
+        from halo_forge.policy.threads import free_processors
 
         needed = dict.fromkeys(request.prompt_id for request in requests)
         ids = {prompt_id: self.policy.prompt_ids(prompts[prompt_id]) for prompt_id in needed}
         ordered = sorted(requests, key=lambda each: (len(ids[each.prompt_id]), each.prompt_id, each.index))
-        with self.policy.sampling(), fast_decoding(self.policy.model.get_base_model()):
+        base = self.policy.model.get_base_model()
+        with (
+            self.policy.sampling(),
+            fast_decoding(base),
+            fused_operations(base),
+            free_processors(self.policy.device) as self._adjust_threads,
+        ):
             for row in self._all(ordered, ids):
                 yield self._completion(row, policy_version)
 
     def _all(self, requests: Sequence[SampleRequest], ids: Mapping[str, list[int]]) -> Iterator[Row]:
         """Every request answered; each time that the GPU's memory runs out, what is left is asked with half the rows.
 
-        Rows that were in flight begin anew and get the same tokens, which follow from their seeds.
+        Rows that were in flight begin anew, with the same uniform numbers.
         """
         import torch
 
         left = {(request.prompt_id, request.index): request for request in requests}
         while left:
-            num_rows = min(self.batch_size, len(left), self._fitting(left.values(), ids))
+            num_rows = min(self._most_rows(len(left)), len(left), self._fitting(left.values(), ids))
             try:
                 for row in self._run(deque(left.values()), ids, num_rows):
                     del left[row.request.prompt_id, row.request.index]
@@ -118,6 +144,11 @@ class TransformersEngine:
             torch.cuda.empty_cache()
             _log.warning("the GPU's memory ran out; sampling goes on with %d rows in flight", self.batch_size)
 
+    def _most_rows(self, num_requests: int) -> int:
+        """Rows in flight, with a few more where all the rest fits in: alone it would take as many steps once more."""
+        all_at_once = self.fitted and num_requests <= self.batch_size * (1 + LEFTOVER)
+        return num_requests if all_at_once else self.batch_size
+
     def _fitting(self, requests: Iterable[SampleRequest], ids: Mapping[str, list[int]]) -> int:
         """The most rows whose caches fit into the memory that is left."""
         budget = self.policy.profile.memory_budget_bytes() if self.fitted else None
@@ -128,44 +159,74 @@ class TransformersEngine:
 
     def _run(self, waiting: deque[SampleRequest], ids: Mapping[str, list[int]], num_rows: int) -> Iterator[Row]:
         """Decode until every request is answered; yields each row once, when it is finished."""
-        import torch
-
         from halo_forge.engines._decoder import Decoder
+        from halo_forge.engines._sampling import Sampler
+        from halo_forge.engines._transfer import Readback
 
-        longest = max(map(len, ids.values())) + max(request.max_new_tokens for request in waiting)
-        decoder = Decoder(self.policy.model, max_length=longest)
+        most = max(request.max_new_tokens for request in waiting)
+        device, longest = self.policy.device, max(map(len, ids.values())) + most
+        decoder = Decoder(self.policy.model, max_rows=num_rows, max_length=longest)
+        sampler = Sampler(device, self.policy.stop_ids, max_rows=num_rows, max_new_tokens=most)
         rows: list[Row] = []
-        tokens = torch.zeros(0, dtype=torch.long, device=self.policy.device)
+        drawn: deque[tuple[list[Row], Readback]] = deque()
         while waiting or rows:
-            going = [number for number, row in enumerate(rows) if row.finish is None]
+            going = [number for number, row in enumerate(rows) if row.is_going]
             if rows and len(rows) - len(going) >= REFILL_AT * len(rows):
                 order = decoder.keep(going)
-                rows, tokens = [rows[number] for number in order], tokens[order]
-            elif waiting and num_rows - len(rows) >= REFILL_AT * num_rows:
-                new = [_new_row(waiting.popleft()) for _ in range(min(len(waiting), num_rows - len(rows)))]
+                sampler.keep(order)
+                rows = [rows[number] for number in order]
+                continue
+            if waiting and num_rows - len(rows) >= REFILL_AT * num_rows:
+                new = [Row(waiting.popleft()) for _ in range(min(len(waiting), num_rows - len(rows)))]
                 logits = decoder.add([ids[row.request.prompt_id] for row in new])
-                rows, tokens = rows + new, torch.cat([tokens, self._draw(logits, new)])
-                yield from (row for row in new if row.finish is not None)
+                sampler.add([row.request for row in new], [uniforms_of(row.request) for row in new])
+                rows = rows + new
             else:
-                logits = decoder.step(tokens)
-                asked = [rows[number] for number in going]
-                tokens[going] = self._draw(logits if len(going) == len(rows) else logits[going], asked)
-                yield from (row for row in asked if row.finish is not None)
+                new = rows
+                self._adjust_threads()
+                logits = decoder.step(sampler.tokens[: len(rows)])
+            drawn.append((new, Readback(sampler.draw(logits))))
+            for row in new:
+                row.num_drawn += 1
+            # A CPU has computed the tokens by now; a GPU goes on with the next step while the last one's are read.
+            if len(drawn) > (device.type != "cpu"):
+                yield from self._read(*drawn.popleft())
+        while drawn:
+            yield from self._read(*drawn.popleft())
 
-    def _draw(self, logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
-        """The next token of each row, appended to it."""
-        import torch
-
-        with torch.inference_mode():
-            tokens = sample_tokens(logits, rows)
-        for row, token in zip(rows, tokens.tolist(), strict=True):
-            self._append(row, token)
+    def _read(self, rows: Sequence[Row], drawn: Readback) -> Iterator[Row]:
+        """Append to each row what was drawn for it; yields those that are finished by it."""
+        tokens = drawn.read()
         heartbeat.beat()
-        return tokens
+        open_rows = [(row, token) for row, token in zip(rows, tokens, strict=True) if row.finish is None]
+        broken = [row for row, token in open_rows if token == BROKEN]
+        for row, token in open_rows:
+            if token != BROKEN:
+                self._append(row, token)
+            if row.finish is not None:
+                yield row
+        if broken:
+            raise self._not_finite(broken, len(open_rows))
+
+    def _not_finite(self, broken: Sequence[Row], num_rows: int) -> LogitsNotFinite:
+        first, version = broken[0], self.policy.version
+        rows = f", and {len(broken) - 1} more of {num_rows} rows" if len(broken) > 1 else ""
+        what = (
+            f"prompt {first.request.prompt_id!r}, sample {first.request.index}, token {len(first.token_ids) + 1}{rows}"
+        )
+        trained = (
+            "" if version == 0 else "; if it is only this version, its training diverged: lower training.learning_rate"
+        )
+        return LogitsNotFinite(
+            f"v{version} gave logits that are not finite on {self.policy.device} ({what}): nothing can be drawn from"
+            " them; what was drawn before is kept",
+            "--resume with --set model.attn_implementation=eager, or model.dtype=float32: attention kernels are known"
+            f" that give NaN (docs/HARDWARE_NOTES.md){trained}",
+        )
 
     def _append(self, row: Row, token: int) -> None:
-        """Add a sampled token to the row and say whether the row is finished by it."""
-        if token in self.policy.stop_ids:
+        """Add what was drawn to the row, and find out whether the row is finished by it."""
+        if token == STOPPED:
             row.finish, row.text = "stop", self._decode(row.token_ids)
             return
         row.token_ids.append(token)
@@ -222,72 +283,15 @@ def row_bytes(model: Any, num_tokens: int) -> int:
     return int(cache + _VOCABULARY_COPIES * 4 * shape.vocab_size)
 
 
-def _new_row(request: SampleRequest) -> Row:
+def uniforms_of(request: SampleRequest) -> Any:
+    """(max_new_tokens,) numbers in [0, 1), one for each token."""
     import numpy
 
     # Philox is counter-based: the stream of a row is a pure function of its seed.
-    stream = numpy.random.Generator(numpy.random.Philox(key=request.seed))
-    return Row(request, uniforms=stream.random(request.max_new_tokens))
+    return numpy.random.Generator(numpy.random.Philox(key=request.seed)).random(request.max_new_tokens)
 
 
 def cut_after(text: str, stop: Sequence[str]) -> str:
     """`text` up to and including the stop string that ends first; the whole text if none is in it."""
     ends = [text.index(mark) + len(mark) for mark in stop if mark in text]
     return text[: min(ends)] if ends else text
-
-
-def sample_tokens(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
-    """One token for each row.
-
-    Args:
-        logits: (rows, vocabulary), any floating dtype; computed in float32.
-        rows: Their requests (temperature, top_p, top_k, min_p) and uniform numbers.
-
-    Returns:
-        (rows,) token ids.
-    """
-    import torch
-
-    scores = logits.float()
-    temperatures = torch.tensor([row.request.temperature for row in rows], device=scores.device)
-    greedy = temperatures == 0
-    scores = scores / temperatures.masked_fill(greedy, 1.0)[:, None]
-    top_k = rows[0].request.top_k
-    if top_k is not None and top_k < scores.shape[1]:
-        floor = scores.topk(top_k, dim=1).values[:, -1:]
-        scores = scores.masked_fill(scores < floor, float("-inf"))
-    probabilities = scores.softmax(dim=1)
-    top_p = torch.tensor([row.request.top_p for row in rows], device=scores.device)
-    if bool((top_p < 1).any()):
-        probabilities = _nucleus(probabilities, top_p)
-    min_p = torch.tensor([row.request.min_p for row in rows], device=scores.device)
-    if bool((min_p > 0).any()):
-        # After the nucleus, whose likeliest token is the likeliest of all: the shares are those of the whole.
-        floor = probabilities.amax(dim=1) * min_p
-        probabilities = probabilities.masked_fill(probabilities < floor[:, None], 0.0)
-    cumulative = probabilities.cumsum(dim=1)
-    drawn = [row.uniforms[min(len(row.token_ids), len(row.uniforms) - 1)] for row in rows]
-    uniforms = torch.tensor(drawn, dtype=torch.float32, device=scores.device)
-    # Rounding may leave the total a little below or above 1, so the draw is scaled to it; right=True never lands
-    # on a token of probability 0 when the draw is exactly 0.
-    targets = (uniforms * cumulative[:, -1])[:, None]
-    tokens = torch.searchsorted(cumulative, targets, right=True)[:, 0]
-    # The draw can round up to the total itself; then nothing lies beyond it.
-    likeliest = greedy | (tokens >= scores.shape[1])
-    if bool(likeliest.any()):
-        tokens[likeliest] = probabilities[likeliest].argmax(dim=1)
-    return tokens
-
-
-def _nucleus(probabilities: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-    """Zero all tokens outside the smallest set whose probabilities sum to at least `top_p`, where that is below 1."""
-    rows = (top_p < 1).nonzero()[:, 0]
-    asked, limit = probabilities[rows], top_p[rows][:, None]
-    # The whole vocabulary is only sorted where the likeliest tokens are not enough.
-    ordered, order = asked.topk(min(_NUCLEUS_TOKENS, asked.shape[1]), dim=1)
-    if bool((ordered.sum(dim=1, keepdim=True) < limit).any()):
-        ordered, order = asked.sort(dim=1, descending=True)
-    inside = ordered.masked_fill(ordered.cumsum(dim=1) - ordered >= limit, 0.0)
-    found = probabilities.clone()
-    found[rows] = asked.new_zeros(asked.shape).scatter(1, order, inside)
-    return found

@@ -1,35 +1,44 @@
 """Hardware: which kind of machine this is, and what every `auto` of a configuration becomes on it.
 
 One file is one profile.  `detect` reads files alone, so it is done before torch is imported; `choose` adds what the
-configuration says, and `prepare` sets the environment that torch reads when it is imported.
+configuration says, `prepare` sets the environment that torch reads when it is imported and leaves it one GPU, and
+`as_torch_sees_it` has the last word.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Literal, Protocol
 
 from halo_forge.hardware._profile import Profile
 from halo_forge.hardware.cpu import Cpu
 from halo_forge.hardware.cuda import Cuda
+from halo_forge.hardware.devices import Gpu, ask_torch, freest, visibility
 from halo_forge.hardware.gfx1151 import Gfx1151
 from halo_forge.hardware.machine import GFX1151_PCI, GFX1151_TARGET, Machine
 from halo_forge.hardware.rocm import Rocm
 
 __all__ = [
     "PROFILES",
+    "Gpu",
     "HardwareSettings",
     "Machine",
     "Profile",
     "as_torch_sees_it",
     "choose",
     "detect",
+    "free_bytes",
     "prepare",
     "profile_class",
 ]
 
 PROFILES: tuple[type[Profile], ...] = (Gfx1151, Rocm, Cuda, Cpu)
 
+NO_GPU = "no GPU found"
 _SETTINGS = ("memory_fraction", "optimizer", "pin_memory", "fused_head")
 _HIDING = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 
@@ -59,19 +68,21 @@ def profile_class(name: str) -> type[Profile]:
 
 
 def detect(machine: Machine | None = None) -> Profile:
-    """The profile of a machine, by default this one; never imports torch."""
+    """The profile of a machine, by default this one; never imports torch.
+
+    Of GPUs of several makers it is that of the first one that the installed torch is built for and that is not hidden.
+    """
     machine = Machine() if machine is None else machine
-    found, why = _gpu(machine)
-    if found is None:
-        return Cpu(machine, why)
-    for name in _HIDING[: 1 if found is Cuda else 3]:
-        if machine.environment.get(name) in ("", "-1"):
-            return Cpu(machine, f"{name} hides the GPU ({why})")
-    build = machine.torch_build()
-    fitting = "cuda" if found is Cuda else "rocm"
-    if build not in (fitting, "unknown"):
-        return Cpu(machine, f"torch {machine.torch_version} is not built for the GPU ({why})")
-    return found(machine, why)
+    build, refused = machine.torch_build(), []
+    for found, why in _gpus(machine):
+        hiding = [name for name in _HIDING[: 1 if found is Cuda else 3] if machine.environment.get(name) in ("", "-1")]
+        if hiding:
+            refused.append(f"{hiding[0]} hides the GPU ({why})")
+        elif build not in ("cuda" if found is Cuda else "rocm", "unknown"):
+            refused.append(f"torch {machine.torch_version} is not built for the GPU ({why})")
+        else:
+            return found(machine, why)
+    return Cpu(machine, refused[0] if refused else NO_GPU)
 
 
 def choose(settings: HardwareSettings, machine: Machine | None = None) -> Profile:
@@ -85,43 +96,90 @@ def choose(settings: HardwareSettings, machine: Machine | None = None) -> Profil
     return dataclasses.replace(profile, chosen=frozenset(values), **values)
 
 
-def prepare(settings: HardwareSettings | None = None) -> Profile:
+Ask = Callable[[Mapping[str, str]], list[Gpu]]
+
+
+def prepare(
+    settings: HardwareSettings | None = None,
+    *,
+    ask: Ask = ask_torch,
+    environment: MutableMapping[str, str] = os.environ,
+) -> Profile:
     """The profile of this machine, with its environment set; call it before torch is imported.
 
     Args:
         settings: None takes the machine's own profile.
+        ask: What a torch with an environment sees; asked only where there may be several GPUs.
+        environment: That of this process and its children.
     """
     profile = detect() if settings is None else choose(settings)
-    profile.set_environment()
-    return profile
+    profile.set_environment(environment)
+    return with_one_gpu(profile, ask, environment)
 
 
-def as_torch_sees_it(profile: Profile, has_gpu: bool, gfx_name: str | None) -> Profile | None:
+def with_one_gpu(profile: Profile, ask: Ask, environment: MutableMapping[str, str]) -> Profile:
+    """The profile with every GPU but the freest hidden from torch; a torch that is initialised already stays as it is.
+
+    What the user hides stays hidden.
+    """
+    torch = sys.modules.get("torch")
+    if profile.device == "cpu" or profile.machine.num_gpus(profile.name) == 1:
+        return profile
+    if torch is not None and torch.cuda.is_initialized():
+        return profile
+    try:
+        gpus = ask(environment)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        return dataclasses.replace(profile, why=f"{profile.why}; torch did not say which GPUs there are: {error}")
+    if len(gpus) < 2:
+        return profile
+    gpus = [dataclasses.replace(gpu, free_bytes=free_bytes(gpu, profile.machine)) for gpu in gpus]
+    index = freest(gpus)
+    name, value = visibility(index, gpus[index].architecture is not None, environment)
+    environment[name] = value
+    others = tuple(gpu for number, gpu in enumerate(gpus) if number != index)
+    why = f"{profile.why}; the freest of {len(gpus)} GPUs, by {name}={value}"
+    return dataclasses.replace(profile, why=why, gpu=gpus[index], unused=others)
+
+
+def free_bytes(gpu: Gpu, machine: Machine) -> int:
+    """The free memory of a GPU: the kernel's figures where torch's cannot be relied on."""
+    found = Gfx1151(machine, "").at_hand_bytes() if gpu.architecture == "gfx1151" else None
+    return gpu.free_bytes if found is None else found
+
+
+def as_torch_sees_it(profile: Profile, gpu: Gpu | None, num_gpus: int = 1) -> Profile | None:
     """The profile to go on with once torch is there; None where it needs a GPU and torch has none.
 
     Args:
-        has_gpu: `torch.cuda.is_available()`.
-        gfx_name: `gcnArchName` of the first GPU up to its colon; None where torch is not built for ROCm.
+        gpu: The first one that torch sees, which a run uses; None where it sees none.
+        num_gpus: How many it sees.
     """
-    if profile.device == "cuda":
-        return profile if has_gpu else None
-    if profile.given or not has_gpu:
+    if gpu is None:
+        return None if profile.device == "cuda" else profile
+    if profile.device == "cpu" and profile.given:
         return profile
-    found = Cuda if gfx_name is None else Gfx1151 if gfx_name == "gfx1151" else Rocm
-    seen = "torch has a GPU that /sys and /dev do not show" + ("" if gfx_name is None else f": {gfx_name}")
+    why = profile.why if num_gpus == 1 else f"{profile.why}; the first of {num_gpus} GPUs: torch was initialised before"
+    found = Cuda if gpu.architecture is None else Gfx1151 if gpu.architecture == "gfx1151" else Rocm
+    if profile.given or type(profile) is found:
+        return dataclasses.replace(profile, gpu=gpu, why=why)
+    name = gpu.name if gpu.architecture is None else f"{gpu.name}, {gpu.architecture}"
+    files = "which /sys and /dev do not show" if profile.why == NO_GPU else f"although: {why}"
     values = {name: getattr(profile, name) for name in profile.chosen}
-    return found(profile.machine, seen, chosen=profile.chosen, **values)
+    return found(
+        profile.machine, f"torch uses {name}, {files}", chosen=profile.chosen, gpu=gpu, unused=profile.unused, **values
+    )
 
 
-def _gpu(machine: Machine) -> tuple[type[Profile] | None, str]:
+def _gpus(machine: Machine) -> Iterator[tuple[type[Profile], str]]:
     targets, ids = machine.gfx_targets(), machine.amd_display_ids()
     if GFX1151_TARGET in targets:
-        return Gfx1151, f"gfx_target_version {GFX1151_TARGET} in /sys/class/kfd"
-    if GFX1151_PCI in ids:
-        return Gfx1151, f"PCI device 1002:{GFX1151_PCI[2:]}"
+        yield Gfx1151, f"gfx_target_version {GFX1151_TARGET} in /sys/class/kfd"
+    elif GFX1151_PCI in ids:
+        yield Gfx1151, f"PCI device 1002:{GFX1151_PCI[2:]}"
     driver = machine.nvidia_driver()
     if driver is not None:
-        return Cuda, f"{driver} is there"
-    if targets:
-        return Rocm, f"gfx_target_version {targets[0]} in /sys/class/kfd"
-    return None, "no GPU found"
+        yield Cuda, f"{driver} is there"
+    other = [target for target in targets if target != GFX1151_TARGET]
+    if other:
+        yield Rocm, f"gfx_target_version {other[0]} in /sys/class/kfd"

@@ -7,8 +7,9 @@ import os
 import sys
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+from halo_forge.hardware.devices import Gpu
 from halo_forge.hardware.machine import Machine
 
 Device = Literal["cpu", "cuda"]
@@ -31,6 +32,8 @@ class Profile(abc.ABC):
         why: What this profile was chosen by.
         given: The configuration names it, so that nothing else may take its place.
         chosen: Which of the values below the configuration gives.
+        gpu: The GPU that is used, once torch has said which.
+        unused: Others that torch could have used.
         memory_fraction: The share of the memory at hand that a run may take.
         optimizer: As transformers calls it (`TrainingArguments.optim`).
         pin_memory: Batches are copied to the device from page-locked memory.
@@ -41,6 +44,8 @@ class Profile(abc.ABC):
     why: str
     given: bool = False
     chosen: frozenset[str] = frozenset()
+    gpu: Gpu | None = None
+    unused: tuple[Gpu, ...] = ()
     memory_fraction: float = 0.6
     optimizer: str = "adamw_torch"
     pin_memory: bool = False
@@ -51,6 +56,8 @@ class Profile(abc.ABC):
     attention: ClassVar[str] = "sdpa"
     environment: ClassVar[Mapping[str, str]] = {}
     """Set before torch is imported, where the user has not set them."""
+    spare_processors: ClassVar[int] = 0
+    """Left free of checking: a GPU waits for the thread that launches its kernels, and for those of its driver."""
     rows: ClassVar[tuple[tuple[float, int], ...]]
     """(up to so many parameters, rows in flight), the smallest first; the last holds for all larger ones."""
     tokens: ClassVar[tuple[tuple[float, int], ...]]
@@ -100,15 +107,38 @@ class Profile(abc.ABC):
     def process_fraction(self, total_bytes: int) -> float | None:
         """The share of the device's memory that torch may take at most; None leaves it without a limit of its own.
 
+        A limit of torch's own is set where the configuration gives `memory_fraction`: the rest is for others then.
+
         Args:
             total_bytes: The device's memory as torch sees it.
         """
-        return None
+        if "memory_fraction" not in self.chosen:
+            return None
+        budget = self.memory_budget_bytes()
+        return self.memory_fraction if budget is None or total_bytes <= 0 else min(1.0, budget / total_bytes)
 
     def set_environment(self, environment: MutableMapping[str, str] = os.environ) -> None:
         """Set what this profile wants, and nothing that the user set."""
         for name, value in self.environment.items():
             environment.setdefault(name, value)
+
+    def environment_in_force(self) -> dict[str, str]:
+        """The variables of this profile with the values that a run has: the user's own where there is one."""
+        return {name: self.machine.environment.get(name, value) for name, value in self.environment.items()}
+
+    def described(self) -> str:
+        """The profile, why it was chosen, and which GPU is used and which are not, in one line."""
+        text = f"{self.name} ({self.why})"
+        if self.gpu is not None:
+            text += f": {_free(self.gpu)}"
+        if self.unused:
+            text += f"; not used: {', '.join(map(_free, self.unused))}"
+        return text
+
+
+def _free(gpu: Gpu) -> str:
+    reason = "" if gpu.has_kernels else ", and this torch has no kernels for it"
+    return f"{gpu.name}, {gpu.free_bytes / 1e9:.1f} GB free{reason}"
 
 
 def activation_bytes(num_parameters: int) -> int:
@@ -122,10 +152,19 @@ def activation_bytes(num_parameters: int) -> int:
 
 def unused_by_torch() -> int:
     """Bytes that torch holds on the GPU and can use again, which the driver counts as used; 0 while it is not there."""
+    torch = _torch_with_gpu()
+    return 0 if torch is None else int(torch.cuda.memory_reserved() - torch.cuda.memory_allocated())
+
+
+def held_by_torch() -> int:
+    """Bytes that torch has taken from the GPU, in use or not; 0 while it is not there."""
+    torch = _torch_with_gpu()
+    return 0 if torch is None else int(torch.cuda.memory_reserved())
+
+
+def _torch_with_gpu() -> Any | None:
     torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
-        return 0
-    return int(torch.cuda.memory_reserved() - torch.cuda.memory_allocated())
+    return torch if torch is not None and torch.cuda.is_available() else None
 
 
 def _step(table: tuple[tuple[float, int], ...], num_parameters: int) -> int:

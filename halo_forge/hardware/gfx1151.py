@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from halo_forge.hardware._profile import LARGE_MODEL, LONG_ROW, Profile, unused_by_torch
+from halo_forge.hardware._profile import LARGE_MODEL, LONG_ROW, Profile, held_by_torch, unused_by_torch
+from halo_forge.hardware.machine import GFX1151_PCI
 
 HOST_RESERVE_BYTES = 16 * 1024**3
 """Left to the rest of the machine: a GPU that takes the last of it freezes the host instead of raising an error."""
@@ -17,6 +18,7 @@ class Gfx1151(Profile):
 
     name = "gfx1151"
     device = "cuda"
+    spare_processors = 2
     memory_fraction: float = 0.8
     environment = {"TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL": "1"}  # noqa: RUF012
     rows = ((3.5e9, 64), (10e9, 32), (math.inf, 16))
@@ -27,22 +29,50 @@ class Gfx1151(Profile):
         return num_parameters >= LARGE_MODEL or longest > LONG_ROW
 
     def memory_budget_bytes(self) -> int | None:
-        """A share of the least of three: what the kernel's two limits leave, and what the host can spare.
+        """A share of what is at hand."""
+        found = self.at_hand_bytes()
+        return None if found is None else int(found * self.memory_fraction)
 
-        What torch holds and does not use comes back to all of them.  Its own figure of what is free (mem_get_info) is
-        not asked: more free than total memory was seen there.
+    def at_hand_bytes(self) -> int | None:
+        """What torch could take now, and what it holds and does not use; None where the kernel says nothing.
+
+        The kernel (from 6.15 on) takes the GPU's memory from VRAM, which the BIOS set aside for it, where that is at
+        least as large as GTT, else from GTT, which is main memory: never from both.  In the second case the least of
+        three counts: what the limits GTT and TTM leave, and what the host can spare.  VRAM is nothing of the host's.
+
+        The driver's count of used memory did not follow allocations everywhere, so it is at least what torch holds.
+        torch's own figure of what is free (mem_get_info) is not asked: more free than total memory was seen.
         """
+        if self.uses_vram():
+            return max(
+                0, _or_0(self._card("mem_info_vram_total")) - self._used("mem_info_vram_used") + unused_by_torch()
+            )
         machine = self.machine
-        limits = [each for each in (machine.ttm_bytes(), machine.card_bytes("mem_info_gtt_total")) if each is not None]
-        available, used = machine.memory_bytes("MemAvailable"), machine.card_bytes("mem_info_gtt_used")
-        found = [min(limits) - (0 if used is None else used)] if limits else []
+        limits = [each for each in (machine.ttm_bytes(), self._card("mem_info_gtt_total")) if each is not None]
+        available = machine.memory_bytes("MemAvailable")
+        found = [min(limits) - self._used("mem_info_gtt_used")] if limits else []
         if available is not None:
             found.append(available - HOST_RESERVE_BYTES)
-        return max(0, int((min(found) + unused_by_torch()) * self.memory_fraction)) if found else None
+        return max(0, min(found) + unused_by_torch()) if found else None
+
+    def uses_vram(self) -> bool:
+        """Whether the kernel gives the GPU its own memory and not the host's."""
+        vram, gtt = self._card("mem_info_vram_total"), self._card("mem_info_gtt_total")
+        return vram is not None and gtt is not None and vram >= gtt
 
     def process_fraction(self, total_bytes: int) -> float | None:
-        """The budget as a share of what torch takes for the total."""
+        """The budget as a share of what torch takes for the total: always, because the host would freeze."""
         budget = self.memory_budget_bytes()
         if budget is None or total_bytes <= 0:
             return self.memory_fraction
         return min(1.0, budget / total_bytes)
+
+    def _card(self, name: str) -> int | None:
+        return self.machine.card_bytes(name, GFX1151_PCI)
+
+    def _used(self, name: str) -> int:
+        return max(_or_0(self._card(name)), held_by_torch())
+
+
+def _or_0(value: int | None) -> int:
+    return 0 if value is None else value

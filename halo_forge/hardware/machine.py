@@ -84,15 +84,31 @@ class Machine:
                 found.append(device if device is not None else "unknown")
         return found
 
-    def amd_cards(self) -> list[str]:
-        """Device folders of AMD's cards, such as "sys/class/drm/card1/device", relative to the root."""
+    def amd_cards(self, pci_id: str | None = None) -> list[str]:
+        """Device folders of AMD's cards, such as "sys/class/drm/card1/device", relative to the root.
+
+        Args:
+            pci_id: Only cards of this kind, such as "0x1586"; all of them where none says what it is.
+        """
         names = sorted(path.name for path in self.root.glob("sys/class/drm/card*") if path.name[4:].isdecimal())
         folders = [f"sys/class/drm/{name}/device" for name in names]
-        return [folder for folder in folders if self.text(f"{folder}/vendor") == AMD_VENDOR]
+        found = [folder for folder in folders if self.text(f"{folder}/vendor") == AMD_VENDOR]
+        kinds = {folder: self.text(f"{folder}/device") for folder in found}
+        if pci_id is None or not any(kinds.values()):
+            return found
+        return [folder for folder in found if kinds[folder] == pci_id]
 
-    def card_bytes(self, name: str) -> int | None:
-        """A memory figure of the AMD card with the most of it, such as "mem_info_gtt_total"."""
-        found = [self.number(f"{folder}/{name}") for folder in self.amd_cards()]
+    def card_at(self, pci: str) -> str | None:
+        """The folder of the AMD card at this place on the bus, such as "0000:c5:00.0"."""
+        for folder in self.amd_cards():
+            text = self.text(f"{folder}/uevent")
+            if text is not None and f"PCI_SLOT_NAME={pci}" in text.splitlines():
+                return folder
+        return None
+
+    def card_bytes(self, name: str, pci_id: str | None = None) -> int | None:
+        """A memory figure, such as "mem_info_gtt_total", of the AMD card (of this kind) with the most of it."""
+        found = [self.number(f"{folder}/{name}") for folder in self.amd_cards(pci_id)]
         return max((value for value in found if value is not None), default=None)
 
     def ttm_bytes(self) -> int | None:
@@ -107,6 +123,15 @@ class Machine:
         """The file that shows a loaded NVIDIA driver with a device; None where there is none."""
         names = ("dev/nvidiactl", "dev/nvidia0", "proc/driver/nvidia/version", "dev/dxg")
         return next((f"/{name}" for name in names if (self.root / name).exists()), None)
+
+    def num_gpus(self, profile: str) -> int | None:
+        """How many GPUs the driver of a profile shows; None where it does not say."""
+        if profile in ("gfx1151", "rocm"):
+            found = len(self.gfx_targets())
+        else:
+            cards = [path for path in self.root.glob("dev/nvidia*") if path.name[6:].isdecimal()]
+            found = max(len(list(self.root.glob("proc/driver/nvidia/gpus/*"))), len(cards))
+        return found if found > 0 else None
 
     def memory_bytes(self, name: str) -> int | None:
         """A row of /proc/meminfo: "MemTotal", "MemAvailable", "SwapTotal" ..."""

@@ -91,8 +91,10 @@ def fused_adapter(model: PeftModel) -> Iterator[None]:
     that drop parts of x in training, keep their own way.
     """
     layers = [module for module in model.modules() if is_plain(module)]
-    for layer in layers:
-        layer.forward = _fused_forward(layer, model.dtype)
+    # All of them before the first is used: when the memory runs out here, no layer is left with a copy of its weights.
+    forwards = [_fused_forward(layer, model.dtype) for layer in layers]
+    for layer, forward in zip(layers, forwards, strict=True):
+        layer.forward = forward
     try:
         yield
     finally:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from halo_forge import heartbeat
 from halo_forge.policy.quantized import dequantized, is_quantized, plain_when_saved
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 MERGED_DTYPE = "bfloat16"
 
 
+@heartbeat.loading()
 def save_merged(policy: Policy, folder: Path) -> None:
     """Write W + s B A in bfloat16, with configuration and tokenizer, as `from_pretrained` loads it.
 

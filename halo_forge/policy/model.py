@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from halo_forge.errors import ConfigError, ModelError
-from halo_forge.hardware import Profile, as_torch_sees_it, detect, prepare
+from halo_forge.hardware import Profile, detect, prepare
 from halo_forge.policy.adapter import (
     LoraSettings,
     adapter_weights,
@@ -20,6 +20,7 @@ from halo_forge.policy.adapter import (
     trainable_weights,
     with_adapter,
 )
+from halo_forge.policy.device import limit_memory, on_this_torch
 from halo_forge.policy.files import (
     ADAPTER_FILES,
     ModelSettings,
@@ -28,6 +29,7 @@ from halo_forge.policy.files import (
     explained,
     identity_of,
 )
+from halo_forge.policy.grouped import grouped_linears
 from halo_forge.policy.heap import freed_memory_kept
 from halo_forge.policy.packed import packed_linears
 from halo_forge.policy.quantized import check_quantization, keep_one_layout, loading_arguments, num_weights
@@ -51,6 +53,7 @@ class Policy:
         stop_ids: Tokens that end a completion when sampled.
         identity: What says that two runs start from the same model, for run.json.
         profile: What the automatic settings of sampling and training follow.
+        trust_remote_code: Code of the model's own folder or repository may run (`model.trust_remote_code`).
         num_parameters: Those of the base model and the adapter.
     """
 
@@ -62,8 +65,10 @@ class Policy:
         identity: Mapping[str, str],
         response_prefix: str | None = None,
         profile: Profile | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
         self.model = model
+        self.trust_remote_code = trust_remote_code
         self.identity = dict(identity)
         self.profile = detect() if profile is None else profile
         self.num_parameters = sum(num_weights(parameter) for parameter in model.parameters())
@@ -109,7 +114,7 @@ class Policy:
                 "use an instruction-tuned model, or add a chat_template.jinja to a local copy of this one",
             )
         profile = on_this_torch(wanted)
-        _limit_memory(profile)
+        limit_memory(profile)
         # `auto` names no kernel: transformers takes sdpa itself, and eager for the models that have no sdpa.
         attention = (
             {} if settings.attn_implementation == "auto" else {"attn_implementation": settings.attn_implementation}
@@ -123,7 +128,14 @@ class Policy:
         model = with_adapter(base if quantization else base.to(profile.device), settings, lora, seed)
         model.eval()
         identity = identity_of(settings, base)
-        return cls(model, tokenizer, identity=identity, response_prefix=response_prefix, profile=profile)
+        return cls(
+            model,
+            tokenizer,
+            identity=identity,
+            response_prefix=response_prefix,
+            profile=profile,
+            trust_remote_code=settings.trust_remote_code,
+        )
 
     @property
     def device(self) -> torch.device:
@@ -211,7 +223,12 @@ class Policy:
         half a unit in the last place: a small learning rate would look like no learning at all.
         """
         self.model.eval()
-        with freed_memory_kept(), fused_adapter(self.model), packed_linears(self.model):
+        with (
+            freed_memory_kept(),
+            fused_adapter(self.model),
+            packed_linears(self.model),
+            grouped_linears(self.model),
+        ):
             yield
 
     def _adapter_state(self) -> dict[str, torch.Tensor]:
@@ -224,42 +241,6 @@ def resolve_dtype(name: str, profile: Profile) -> torch.dtype:
 
     found: torch.dtype = getattr(torch, profile.dtype() if name == "auto" else name)
     return found
-
-
-def on_this_torch(profile: Profile) -> Profile:
-    """The profile to go on with, now that torch can say what it sees.
-
-    Raises:
-        ModelError: The profile needs a GPU and torch has none, or there are several.
-    """
-    import torch
-
-    has_gpu = torch.cuda.is_available()
-    gfx_name = None
-    if has_gpu and torch.version.hip is not None:
-        gfx_name = torch.cuda.get_device_properties(0).gcnArchName.split(":")[0]
-    found = as_torch_sees_it(profile, has_gpu, gfx_name)
-    if found is None:
-        raise ModelError(
-            f"hardware.profile: {profile.name} ({profile.why}), but torch {torch.__version__} can use no GPU",
-            "`halo-forge doctor` says why; hardware.profile: cpu goes on without the GPU",
-        )
-    if found.device != "cpu" and torch.cuda.device_count() > 1:
-        raise ModelError(
-            f"{torch.cuda.device_count()} GPUs are visible; a run uses one", "choose one: CUDA_VISIBLE_DEVICES=0"
-        )
-    return found
-
-
-def _limit_memory(profile: Profile) -> None:
-    """Where GPU and host share their memory, an allocation that is refused is better than a host that freezes."""
-    if profile.device == "cpu":
-        return
-    import torch
-
-    fraction = profile.process_fraction(torch.cuda.get_device_properties(0).total_memory)
-    if fraction is not None:
-        torch.cuda.set_per_process_memory_fraction(fraction)
 
 
 def _quiet_libraries() -> None:

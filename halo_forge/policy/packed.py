@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -28,10 +29,13 @@ def packed_linears(model: Any) -> Iterator[None]:
     """
     layers = _suitable(model)
     forwards: dict[Any, Callable[..., torch.Tensor]] = {}
-    for members in _groups(model, layers):
-        group = _Group(members, model.dtype)
+    for members in siblings(model, layers):
+        group = _Packed(members, model.dtype)
         forwards |= {member: group.forward_of(number) for number, member in enumerate(members)}
-        layers -= {_base(member) for member in members}
+        layers -= {base_of(member) for member in members}
+    for layer in _adapted(model, layers):
+        forwards[layer] = _Packed([layer], model.dtype).forward_of(0)
+        layers.remove(base_of(layer))
     forwards |= {layer: _packed_forward(layer) for layer in layers}
     # An adapter's layer may have a forward of `fused_adapter` already.
     before = {layer: layer.__dict__.get("forward") for layer in forwards}
@@ -65,30 +69,41 @@ def _suitable(model: Any) -> set[Any]:
     return layers if num_bytes <= _MEMORY_SHARE * free_bytes else set()
 
 
-def _groups(model: Any, layers: set[Any]) -> list[list[Any]]:
-    """Siblings that can become one product: linear layers, or plain LoRA layers around such."""
+def siblings(model: Any, layers: set[Any]) -> list[list[Any]]:
+    """Layers with the same input that can become one product: some of `layers`, or plain LoRA layers around such."""
     found = []
     for parent in model.modules():
         for names in _SIBLINGS:
             members = [getattr(parent, name, None) for name in names]
-            if all(_base(member) in layers and _is_plain(member) for member in members):
+            if all(base_of(member) in layers and is_plain(member) for member in members):
                 found.append(members)
     return found
 
 
-def _base(member: Any) -> Any:
+def _adapted(model: Any, layers: set[Any]) -> list[Any]:
+    """Plain LoRA layers around some of `layers`."""
+    return [
+        module
+        for module in model.modules()
+        if base_of(module) in layers and module is not base_of(module) and is_plain(module)
+    ]
+
+
+def base_of(member: Any) -> Any:
+    """The linear layer itself, without the adapter around it."""
     return getattr(member, "base_layer", member)
 
 
-def _is_plain(member: Any) -> bool:
+def is_plain(member: Any) -> bool:
+    """Whether the layer computes W x, or W x + s B A x, and nothing else."""
     from peft.tuners.lora.layer import Linear
 
-    if member is _base(member):
+    if member is base_of(member):
         return True
     return type(member) is Linear and not member.lora_variant and len(member.active_adapters) == 1
 
 
-class _Group:
+class Group(abc.ABC):
     """Layers with the same input as one: y = [W1; W2; ...] x + [s1 B1 A1; s2 B2 A2; ...] x.
 
     The first layer that is called computes the output of all of them; the others take their part of it.
@@ -97,17 +112,16 @@ class _Group:
     def __init__(self, members: Sequence[Any], dtype: torch.dtype) -> None:
         import torch
 
-        bases = [_base(member) for member in members]
+        bases = [base_of(member) for member in members]
         self._sizes = [base.out_features for base in bases]
-        self._members = list(members)
+        self.members = list(members)
         with torch.no_grad():
-            whole = torch.cat([base.weight for base in bases])
-            self._weight = torch.ops.mkldnn._reorder_linear_weight(whole, _ROWS)
             self._bias = None
             if any(base.bias is not None for base in bases):
-                biases = [whole.new_zeros(base.out_features) if base.bias is None else base.bias for base in bases]
-                self._bias = torch.cat(biases)
+                zeros = bases[0].weight.new_zeros
+                self._bias = torch.cat([zeros(base.out_features) if base.bias is None else base.bias for base in bases])
             self._down, self._up = self._adapters(dtype)
+            self._lay_out(bases)
         self._input: torch.Tensor | None = None
         self._output: tuple[torch.Tensor, ...] = ()
 
@@ -115,13 +129,13 @@ class _Group:
         """(input size, ranks) and (ranks, output size), the second with a block for each layer; None without any."""
         import torch
 
-        adapted = [member for member in self._members if member is not _base(member)]
+        adapted = [member for member in self.members if member is not base_of(member)]
         if not adapted:
             return None, None
         names = {member: member.active_adapters[0] for member in adapted}
         downs = [member.lora_A[names[member]].weight for member in adapted]
         blocks = []
-        for member, size in zip(self._members, self._sizes, strict=True):
+        for member, size in zip(self.members, self._sizes, strict=True):
             if member in names:
                 name = names[member]
                 blocks.append((member.scaling[name] * member.lora_B[name].weight).T)
@@ -142,12 +156,47 @@ class _Group:
 
         return forward
 
+    def _adapters_are_on(self) -> bool:
+        return not any(getattr(member, "disable_adapters", False) for member in self.members)
+
+    @abc.abstractmethod
+    def _lay_out(self, bases: Sequence[Any]) -> None:
+        """Bring the weights of the layers into the form that `_compute` takes."""
+
+    @abc.abstractmethod
     def _compute(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The outputs of all layers, (..., output size) each, for the input (..., input size)."""
+
+
+class _Packed(Group):
+    """One product with a packed copy of all weights, the adapters' B beside them: y = [W, s B] [x; A x]."""
+
+    def _lay_out(self, bases: Sequence[Any]) -> None:
+        import torch
+
+        whole = torch.cat([base.weight for base in bases])
+        if self._down is None or self._up is None:
+            self._weight = _pack(whole)
+        else:
+            self._packed_down = _pack(self._down.T.contiguous())
+            self._weight = _pack(torch.cat([whole, self._up.T], dim=1))
+
+    def _compute(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        import torch
+
         flat = x.reshape(-1, x.shape[-1])
+        if self._down is not None:
+            low = _product(flat, self._packed_down, None)
+            flat = torch.cat([flat, low if self._adapters_are_on() else torch.zeros_like(low)], dim=1)
         product = _product(flat, self._weight, self._bias)
-        if self._down is not None and not any(getattr(member, "disable_adapters", False) for member in self._members):
-            product.addmm_(flat @ self._down, self._up)
         return product.view(*x.shape[:-1], product.shape[-1]).split(self._sizes, dim=-1)
+
+
+def _pack(weight: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
+    return packed
 
 
 def _product(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -161,7 +210,7 @@ def _packed_forward(layer: torch.nn.Linear) -> Callable[[torch.Tensor], torch.Te
     import torch
 
     with torch.no_grad():
-        weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.data, _ROWS)
+        weight = _pack(layer.weight.data)
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         product = _product(x.reshape(-1, x.shape[-1]), weight, layer.bias)

@@ -1,9 +1,9 @@
 """Runs the job as a child, ends it when nothing moves, and starts it again from what is on disk.
 
-A child is alive while it gives signs of progress (`heartbeat`): a new token, a record on disk, a training pass.  One
-that gives none for the set time is ended, whatever it waits for; one that a signal ended is started again too.  An
-attempt has got further if the run directory holds more finished work than before it; a run whose attempts get no
-further is given up.  Exit codes of the child pass through.
+A child is alive while it gives signs of progress (`heartbeat`): a new token, a record on disk, a training pass, or data
+that moves while it downloads or loads a model.  One that gives none for the set time is ended, whatever it waits for;
+one that a signal ended is started again too.  An attempt has got further if the run directory holds more finished work
+than before it; a run whose attempts get no further is given up.  Exit codes of the child pass through.
 """
 
 from __future__ import annotations
@@ -33,11 +33,14 @@ class Limits:
 
     Attributes:
         stall_seconds: Time without any sign of progress.
+        loading_seconds: The same while the child starts, downloads or loads: copying a large model to a GPU, or waiting
+            for another process that downloads it, moves no data of its own for minutes.
         max_restarts: Restarts in a row without finished work in between.
     """
 
     stall_seconds: float = 600.0
     max_restarts: int = 3
+    loading_seconds: float = 900.0
 
 
 def supervise(
@@ -64,7 +67,7 @@ def supervise(
     machine = Machine() if machine is None else machine
     with held_back_signals() as signals:
         while True:
-            end = Child(command, environment, limits.stall_seconds, signals, machine).run()
+            end = Child(command, environment, limits.stall_seconds, limits.loading_seconds, signals, machine).run()
             if end.why in ("exited", "interrupted"):
                 return end.code
             now = finished_work(root)
@@ -81,7 +84,7 @@ def supervise(
                 raise NoProgress(
                     f"given up after {limits.max_restarts} restarts that finished nothing; the last attempt {end.seen}",
                     "see the stacks above for where it was and `halo-forge doctor` for the machine; raise"
-                    " --stall-seconds if it was only slow; then run the same command with --resume",
+                    f" {end.option} if it was only slow; then run the same command with --resume",
                 )
             number = f"restart {num_restarts} of at most {limits.max_restarts} without progress"
             settings = "".join(f", with {name}={value}" for name, value in changes.items())

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from halo_forge import heartbeat
 from halo_forge.errors import NoProgress
-from halo_forge.hardware import Machine
+from halo_forge.hardware import Machine, detect
 from halo_forge.hardware.telemetry import find_sensors
 from halo_forge.sandbox import processes
 from halo_forge.supervisor._join import PIPE_VARIABLE
@@ -36,12 +37,14 @@ class End:
         code: The exit code where it exited.
         seen: What was seen, in words.
         fields: The same for events.jsonl.
+        option: What a user raises to let such a child live longer.
     """
 
     why: str
     code: int
     seen: str
     fields: Mapping[str, Any]
+    option: str = "--stall-seconds"
 
 
 @contextlib.contextmanager
@@ -60,6 +63,7 @@ class Child:
 
     Args:
         stall_seconds: It is ended after that time without a sign.
+        loading_seconds: The same before its first sign, and after one of loading.
         signals: Those that are held back; the child inherits this until it joins.
         machine: Whose sensors are read when it hangs.
     """
@@ -69,10 +73,12 @@ class Child:
         command: Sequence[str],
         environment: Mapping[str, str],
         stall_seconds: float,
+        loading_seconds: float,
         signals: set[signal.Signals],
         machine: Machine,
     ) -> None:
         self._stall_seconds = stall_seconds
+        self._loading_seconds = loading_seconds
         self._signals = signals
         self._machine = machine
         reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -99,8 +105,8 @@ class Child:
 
     def _watch(self) -> End:
         process = self._process
-        tick = min(TICK_SECONDS, self._stall_seconds / 4)
-        still, at_sign = 0.0, _cpu_seconds(process.pid)
+        tick = min(TICK_SECONDS, self._stall_seconds / 4, self._loading_seconds / 4)
+        still, at_sign, is_loading = 0.0, _cpu_seconds(process.pid), True
         woken = time.monotonic()
         while True:
             select.select([self._signs], [], [], tick)
@@ -115,11 +121,12 @@ class Child:
             before, woken = woken, time.monotonic()
             if made:
                 still, at_sign = 0.0, _cpu_seconds(process.pid)
+                is_loading = made.endswith(heartbeat.LOADING)
                 continue
             # A machine that slept, or Ctrl-Z, stops us as well: only the time that we were awake counts.
             still += min(woken - before, tick)
-            if still >= self._stall_seconds:
-                return self._end_stalled(still, at_sign)
+            if still >= (self._loading_seconds if is_loading else self._stall_seconds):
+                return self._end_stalled(still, at_sign, is_loading)
 
     def _received(self) -> signal.Signals | None:
         """A signal that is held back, if there is one.
@@ -141,12 +148,12 @@ class Child:
         code = process.returncode
         return End("interrupted", code if code > 0 else INTERRUPTED, "was interrupted", {})
 
-    def _end_stalled(self, still: float, at_sign: float) -> End:
+    def _end_stalled(self, still: float, at_sign: float, is_loading: bool) -> End:
         process = self._process
         seen = processes.read(process.pid)
         state = "gone" if seen is None else seen.state
         cores = round(max(0.0, _cpu_seconds(process.pid) - at_sign) / still, 2)
-        gpu = find_sensors(self._machine).read()
+        gpu = find_sensors(detect(self._machine)).read()
         words = [f"{cores:g} cores busy"]
         words += [f"GPU {gpu['busy']:.0%} busy"] if "busy" in gpu else []
         words += [f"GPU at {gpu['watts']:.0f} W"] if "watts" in gpu else []
@@ -158,12 +165,21 @@ class Child:
         except subprocess.TimeoutExpired:
             by = "SIGKILL"
             _kill(process)
+        missed = "moved no data while loading" if is_loading else "made no token, verdict or training pass"
         return End(
             "stalled",
             process.returncode,
-            f"made no token, verdict or training pass for {still:.0f} s (process {process.pid}, state {state},"
-            f" {', '.join(words)}) and was ended by {by}",
-            {"seconds": round(still, 1), "process_state": state, "cores_busy": cores, "gpu": gpu, "signal": by},
+            f"{missed} for {still:.0f} s (process {process.pid}, state {state}, {', '.join(words)})"
+            f" and was ended by {by}",
+            {
+                "seconds": round(still, 1),
+                "phase": "loading" if is_loading else "working",
+                "process_state": state,
+                "cores_busy": cores,
+                "gpu": gpu,
+                "signal": by,
+            },
+            "--loading-seconds" if is_loading else "--stall-seconds",
         )
 
 

@@ -139,6 +139,8 @@ class LoraSftTrainer:
             use_cpu=self.policy.device.type == "cpu",
             dataloader_pin_memory=profile.pin_memory,
         )
+        if arguments.n_gpu > 1:
+            arguments._n_gpu = 1  # the library would put the model on every visible GPU, and a run uses one
         return step_recording_trainer(
             factors=factors,
             on_step=on_step,
@@ -169,7 +171,8 @@ def _unwrapped_after(base: Any) -> Iterator[None]:
             base.__dict__.pop("forward", None)
         else:
             base.forward = forward
-        if base.is_activation_checkpointing:
+        # The model's own property for this has another name before transformers 5.23.
+        if any(getattr(module, "gradient_checkpointing", False) for module in base.modules()):
             base.gradient_checkpointing_disable()
         for key in hooks.keys() - hooks_before.keys():
             del hooks[key]

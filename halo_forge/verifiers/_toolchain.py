@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from halo_forge.sandbox.local import shows_too_much
+
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _ALTERNATIVES = "/etc/alternatives/"
 
@@ -40,7 +42,8 @@ def outside_system(paths: Iterable[str]) -> list[str]:
         for place in {os.path.dirname(path), os.path.dirname(os.path.realpath(path))}:
             around = os.path.dirname(place)
             private = around in ("/", os.path.expanduser("~")) or os.path.dirname(around) in ("/", "/home")
-            found.add(around if os.path.basename(place) == "bin" and not private else place)
+            whole = os.path.basename(place) == "bin" and not private and not shows_too_much(around)
+            found.add(around if whole else place)
     return sorted(directory for directory in found if not _in_system(directory))
 
 

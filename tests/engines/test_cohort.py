@@ -21,14 +21,14 @@ def states(rows: list[list[int]], layer: int) -> Any:
 
 
 def cohort_of(rows: list[list[int]]) -> Any:
-    cohort = Cohort(torch.device("cpu"))
+    cohort = Cohort()
     append(cohort, rows)
     return cohort
 
 
 def append(cohort: Any, rows: list[list[int]]) -> None:
     layers = [(states(rows, layer), -states(rows, layer)) for layer in range(LAYERS)]
-    cohort.append(layers, torch.tensor([len(row) for row in rows]), torch.arange(len(rows)))
+    cohort.append(layers, [len(row) for row in rows], range(len(rows)))
 
 
 def step(cohort: Any, rows: list[list[int]], newest: list[int]) -> None:

@@ -1,4 +1,4 @@
-"""The draw from logits: `sample_tokens` against probabilities computed by hand."""
+"""The draw from logits: `Sampler` against probabilities computed by hand."""
 
 from __future__ import annotations
 
@@ -12,13 +12,31 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from tiny_models import request
 
-from halo_forge.engines.transformers import Row, _nucleus, sample_tokens
+from halo_forge.engines.transformers import BROKEN, STOPPED
+from halo_forge.records import SampleRequest
 
 torch = pytest.importorskip("torch")
+sampling = pytest.importorskip("halo_forge.engines._sampling")
+_nucleus = sampling.nucleus
+
+
+Row = tuple[SampleRequest, list[float]]
 
 
 def rows(uniforms: Any, **values: Any) -> list[Row]:
-    return [Row(request("p0", **values), uniforms=[uniform]) for uniform in uniforms]
+    return [(request("p0", **values), [uniform]) for uniform in uniforms]
+
+
+def sampler_of(batch: list[Row], *, stop_ids: Any = ()) -> Any:
+    made = sampling.Sampler(
+        torch.device("cpu"), frozenset(stop_ids), max_rows=len(batch), max_new_tokens=batch[0][0].max_new_tokens
+    )
+    made.add([asked for asked, _ in batch], [uniforms for _, uniforms in batch])
+    return made
+
+
+def sample_tokens(logits: Any, batch: list[Row]) -> Any:
+    return sampler_of(batch).draw(logits)
 
 
 def draws(logits: list[float], num_draws: int = 20000, *, seed: int = 7, **values: Any) -> Any:
@@ -48,12 +66,8 @@ def test_tokens_are_drawn_with_their_softmax_probabilities(temperature: float) -
 
 def test_a_row_uses_one_uniform_number_for_each_of_its_tokens() -> None:
     logits = torch.zeros(1, 10)
-    row = Row(request("p0"), uniforms=[0.05, 0.95, 0.55])
-    drawn = []
-    for _ in range(3):
-        drawn.append(int(sample_tokens(logits, [row])[0]))
-        row.token_ids.append(drawn[-1])
-    assert drawn == [0, 9, 5]
+    found = sampler_of([(request("p0"), [0.05, 0.95, 0.55])])
+    assert [int(found.draw(logits)[0]) for _ in range(3)] == [0, 9, 5]
 
 
 @pytest.mark.parametrize("top_k", [2, 3, 8, 100])
@@ -106,13 +120,39 @@ def test_the_nucleus_is_minimal_and_sufficient(logits: list[float], top_p: float
     assert len(outside) == 0 or float(outside.max()) <= float(inside.min())
 
 
+def test_rows_that_join_and_leave_keep_their_own_settings_and_their_place_in_their_stream() -> None:
+    logits = torch.zeros(4, 10)
+    found = sampling.Sampler(torch.device("cpu"), frozenset({7}), max_rows=4, max_new_tokens=3)
+    found.add([request("p0"), request("p1", temperature=0.0)], [[0.15, 0.25, 0.35], [0.9, 0.9, 0.9]])
+    assert found.draw(logits[:2]).tolist() == [1, 0]
+    found.add([request("p2"), request("p3")], [[0.45, 0.75, 0.65], [0.55, 0.95, 0.85]])
+    assert found.draw(logits[:2]).tolist() == [4, 5], "the rows that are new"
+    assert found.tokens.tolist() == [1, 0, 4, 5]
+    found.keep([0, 3, 2])
+    assert found.tokens[:3].tolist() == [1, 5, 4]
+    assert found.draw(logits[:3]).tolist() == [2, 9, STOPPED]
+    assert found.tokens[:3].tolist() == [2, 9, 7], "the model gets the token itself"
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("options", [{}, {"top_p": 0.5}, {"min_p": 0.1}, {"top_k": 3}])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nothing_is_drawn_from_logits_that_are_not_finite(value: float, options: Any, temperature: float) -> None:
+    logits = torch.arange(12.0).repeat(3, 1)
+    logits[1, 5] = value
+    found = sampler_of(rows([0.0, 0.0, 0.999], temperature=temperature, **options))
+    codes = found.draw(logits).tolist()
+    assert codes[1] == BROKEN and 0 <= codes[0] < 12 and codes[2] == 11
+    assert ((0 <= found.tokens) & (found.tokens < 12)).all(), "the model gets a token that it knows all the same"
+
+
 def test_top_p_and_temperature_belong_to_the_row() -> None:
     logits = torch.tensor(HALVES).expand(4, -1)
     mixed = [
-        Row(request("p0", top_p=0.3), uniforms=[0.999]),
-        Row(request("p0", top_p=0.6), uniforms=[0.999]),
-        Row(request("p0", top_p=1.0), uniforms=[0.999]),
-        Row(request("p0", temperature=0.0), uniforms=[0.999]),
+        (request("p0", top_p=0.3), [0.999]),
+        (request("p0", top_p=0.6), [0.999]),
+        (request("p0", top_p=1.0), [0.999]),
+        (request("p0", temperature=0.0), [0.999]),
     ]
     assert sample_tokens(logits, mixed).tolist() == [1, 3, 4, 1]
 
@@ -165,7 +205,7 @@ def test_min_p_is_a_share_after_the_temperature_and_before_nothing_else() -> Non
 
 
 def test_min_p_belongs_to_the_row() -> None:
-    batch = [Row(request("p0", min_p=min_p), uniforms=[0.999]) for min_p in (0.0, 0.2, 0.6)]
+    batch = [(request("p0", min_p=min_p), [0.999]) for min_p in (0.0, 0.2, 0.6)]
     tokens = sample_tokens(torch.tensor([[3.0, 2.0, 1.0]] * 3), batch)
     assert tokens.tolist() == [2, 1, 0]
 

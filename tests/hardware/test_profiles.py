@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from made_up_machines import CARD, GIB, KFD, LAPTOP, NVIDIA, machine, meminfo, strix_halo
 
 from halo_forge.config.sections import HardwareSection
-from halo_forge.hardware import PROFILES, Machine, as_torch_sees_it, choose, detect, profile_class
+from halo_forge.hardware import PROFILES, Gpu, Machine, as_torch_sees_it, choose, detect, profile_class
 from halo_forge.hardware._profile import LEAST_TOKENS
 from halo_forge.hardware.cpu import Cpu
 from halo_forge.hardware.cuda import Cuda
@@ -20,6 +21,9 @@ from halo_forge.hardware.gfx1151 import Gfx1151
 DISCRETE = {f"{KFD}/1/properties": "gfx_target_version 110000"}
 INTEGRATED = {f"{KFD}/1/properties": "gfx_target_version 100306"}
 WITHOUT_KFD = {name: content for name, content in strix_halo().items() if not name.startswith(KFD)}
+
+NVIDIA_GPU = Gpu("NVIDIA RTX 4090", None, "0000:01:00.0", 20 * GIB, 24 * GIB)
+STRIX_HALO_GPU = Gpu("AMD Radeon Graphics", "gfx1151", "0000:c5:00.0", 120 * GIB, 62 * GIB)
 
 # (files, torch, environment, profile, part of why)
 MACHINES: list[tuple[dict[str, Any], str | None, dict[str, str], str, str]] = [
@@ -35,6 +39,9 @@ MACHINES: list[tuple[dict[str, Any], str | None, dict[str, str], str, str]] = [
     (NVIDIA, "2.13.0+cpu", {}, "cpu", "torch 2.13.0+cpu is not built for the GPU"),
     (strix_halo(), "2.13.0+cu130", {}, "cpu", "torch 2.13.0+cu130 is not built for the GPU"),
     (NVIDIA, "2.13.0+rocm7.2", {}, "cpu", "not built for the GPU"),
+    (strix_halo() | NVIDIA, "2.13.0+cu130", {}, "cuda", "/dev/nvidiactl is there"),
+    (strix_halo() | NVIDIA, "2.14.0+rocm10.1", {}, "gfx1151", "gfx_target_version 110501"),
+    (strix_halo() | NVIDIA, None, {"HIP_VISIBLE_DEVICES": ""}, "cuda", "/dev/nvidiactl is there"),
     (NVIDIA, None, {"CUDA_VISIBLE_DEVICES": ""}, "cpu", "CUDA_VISIBLE_DEVICES hides the GPU"),
     (NVIDIA, None, {"CUDA_VISIBLE_DEVICES": "0"}, "cuda", "/dev/nvidiactl"),
     (strix_halo(), None, {"ROCR_VISIBLE_DEVICES": "-1"}, "cpu", "ROCR_VISIBLE_DEVICES hides the GPU"),
@@ -96,18 +103,38 @@ def test_torch_has_the_last_word(tmp_path: Path) -> None:
     # A value that is the default of one profile is not that of another.
     settings = HardwareSection(memory_fraction=0.6, optimizer=Cpu.optimizer, pin_memory=False)
     cuda, cpu = Cuda(laptop, "files"), choose(HardwareSection(memory_fraction=settings.memory_fraction), laptop)
-    assert as_torch_sees_it(cuda, True, None) is cuda
-    assert as_torch_sees_it(cuda, False, None) is None
-    assert as_torch_sees_it(cpu, False, None) is cpu
-    for gfx_name, name in ((None, "cuda"), ("gfx1151", "gfx1151"), ("gfx942", "rocm")):
-        found = as_torch_sees_it(cpu, True, gfx_name)
-        assert found is not None and found.name == name
+    assert as_torch_sees_it(cuda, NVIDIA_GPU) == dataclasses.replace(cuda, gpu=NVIDIA_GPU)
+    assert as_torch_sees_it(cuda, None) is None
+    assert as_torch_sees_it(cpu, None) is cpu
+    for architecture, name in ((None, "cuda"), ("gfx1151", "gfx1151"), ("gfx942", "rocm")):
+        gpu = Gpu("a GPU", architecture)
+        found = as_torch_sees_it(cpu, gpu)
+        assert found is not None and (found.name, found.gpu) == (name, gpu)
+        assert "torch uses a GPU" in found.why and "which /sys and /dev do not show" in found.why
         assert found.memory_fraction == 0.6, "the configuration's own values go along"
         assert found.optimizer == profile_class(name)(laptop, "").optimizer
-        every = as_torch_sees_it(choose(settings, laptop), True, gfx_name)
+        every = as_torch_sees_it(choose(settings, laptop), gpu)
         assert every is not None and (every.optimizer, every.pin_memory) == (settings.optimizer, False)
     asked_for = Cpu(laptop, "hardware.profile", given=True)
-    assert as_torch_sees_it(asked_for, True, None) is asked_for
+    assert as_torch_sees_it(asked_for, NVIDIA_GPU) is asked_for
+
+
+@pytest.mark.parametrize(
+    ("gpu", "name"),
+    [(NVIDIA_GPU, "cuda"), (Gpu("AMD Radeon RX 7900 XTX", "gfx1100"), "rocm"), (STRIX_HALO_GPU, "gfx1151")],
+)
+def test_a_strix_halo_beside_another_card_gets_the_profile_of_the_gpu_that_torch_uses(
+    tmp_path: Path, gpu: Gpu, name: str
+) -> None:
+    """Files show a Strix Halo, whatever torch runs on: its budget is that of another memory, its variables no help."""
+    files = choose(HardwareSection(memory_fraction=0.5), machine(tmp_path, strix_halo() | NVIDIA))
+    assert files.name == "gfx1151"
+    found = as_torch_sees_it(files, gpu)
+    assert found is not None and (found.name, found.gpu, found.memory_fraction) == (name, gpu, 0.5)
+    assert (gpu.name in found.why) == (name != "gfx1151")
+    named = choose(HardwareSection(profile="gfx1151"), files.machine)
+    kept = as_torch_sees_it(named, gpu)
+    assert kept is not None and kept.name == "gfx1151", "what the configuration names stays"
 
 
 # ---- memory
@@ -127,6 +154,52 @@ def test_the_memory_of_gfx1151_is_the_least_of_three_figures(tmp_path: Path) -> 
     assert budget(5) is None
     renamed = {"sys/module/amdttm/parameters/pages_limit": 10 * GIB // 4096}
     assert budget(6, **renamed) == int(10 * GIB * 0.8)
+
+
+def test_the_gpu_has_the_larger_of_vram_and_gtt_as_the_kernel_gives_it(tmp_path: Path) -> None:
+    """BIOS settings of 96 GB for the GPU and 32 GB for the host are in use; GTT is half of the host's there."""
+
+    def budget(number: int, vram: float, gtt: float, **more: object) -> int | None:
+        files = strix_halo() | {
+            f"{CARD}/mem_info_vram_total": int(vram * GIB),
+            f"{CARD}/mem_info_gtt_total": int(gtt * GIB),
+            "sys/module/ttm/parameters/pages_limit": int(gtt * GIB) // 4096,
+            "proc/meminfo": meminfo(31, 26),
+            **more,
+        }
+        return Gfx1151(machine(tmp_path / str(number), files), "").memory_budget_bytes()
+
+    assert budget(0, 96, 15.5) == int(96 * GIB * 0.8)
+    assert budget(1, 96, 15.5, **{f"{CARD}/mem_info_vram_used": 6 * GIB}) == int(90 * GIB * 0.8)
+    assert budget(2, 16, 16) == int(16 * GIB * 0.8), "equal: the kernel asks whether VRAM is less"
+    assert budget(3, 15, 15.5) == int(10 * GIB * 0.8), "host memory: 26 available - 16"
+    assert budget(4, 96, 15.5, **{f"{CARD}/mem_info_vram_used": 97 * GIB}) == 0
+
+
+def test_another_card_does_not_lend_its_memory(tmp_path: Path) -> None:
+    """An AMD card beside the chip has VRAM of its own, more than the chip's GTT here."""
+    other = "sys/class/drm/card0/device"
+    files = strix_halo() | {
+        f"{CARD}/device": "0x1586",
+        f"{CARD}/mem_info_gtt_total": 30 * GIB,
+        f"{other}/vendor": "0x1002",
+        f"{other}/device": "0x744c",
+        f"{other}/mem_info_vram_total": 48 * GIB,
+        f"{other}/mem_info_gtt_total": 64 * GIB,
+    }
+    assert Gfx1151(machine(tmp_path, files), "").memory_budget_bytes() == int(28 * GIB * 0.8)
+
+
+def test_memory_that_the_driver_does_not_count_as_used_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 50 * GIB)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 50 * GIB)
+    roomy = strix_halo() | {"proc/meminfo": meminfo(256, 200)}
+    assert Gfx1151(machine(tmp_path / "0", roomy), "").memory_budget_bytes() == int(70 * GIB * 0.8)
+    carved = strix_halo() | {f"{CARD}/mem_info_vram_total": 130 * GIB}
+    assert Gfx1151(machine(tmp_path / "1", carved), "").memory_budget_bytes() == int(80 * GIB * 0.8)
 
 
 def test_what_torch_can_use_again_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +223,22 @@ def test_the_share_that_torch_may_take(tmp_path: Path) -> None:
     assert profile.process_fraction(15 * GIB) == 1.0
     assert profile.process_fraction(0) == 0.8
     assert Gfx1151(machine(tmp_path / "bare", {}), "").process_fraction(GIB) == 0.8
-    assert Cuda(Machine(), "").process_fraction(GIB) is None
+
+
+def test_a_memory_fraction_that_is_given_limits_torch_on_every_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (20 * GIB, 24 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 0)
+    for name in ("cuda", "rocm"):
+        given = choose(HardwareSection(profile=name, memory_fraction=0.5), machine(tmp_path, {}))
+        assert given.process_fraction(24 * GIB) == pytest.approx(10 / 24)
+        automatic = choose(HardwareSection(profile=name), machine(tmp_path, {}))
+        assert automatic.process_fraction(24 * GIB) is None
 
 
 def test_the_memory_of_a_cpu_is_what_the_container_leaves(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from known_sets import known_set
 
 from halo_forge.errors import ConfigError
 from halo_forge.prompts import load_prompts
 
-DATA = Path(__file__).parents[2].parent / "shared" / "data"
 HUMANEVAL = {
     "task_id": "Toy/0",
     "prompt": 'def twice(x):\n    """Double x."""\n',
@@ -35,14 +35,6 @@ def load(folder: Path, *rows: dict[str, Any], language: str | None = "python") -
     path = folder / "a.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return load_prompts(str(path), language=language)
-
-
-def needs(name: str) -> str:
-    if not (DATA / name).is_file():
-        pytest.skip(
-            f"{name} is not at hand: it belongs next to the repository, in shared/data, and is never copied into it"
-        )
-    return str(DATA / name)
 
 
 def test_humaneval_row(tmp_path: Path) -> None:
@@ -125,14 +117,14 @@ def test_a_bad_mbpp_row_is_an_error(name: str, tmp_path: Path) -> None:
 
 
 def test_real_humaneval() -> None:
-    prompts = load_prompts(needs("humaneval.jsonl"), language="python")
+    prompts = load_prompts(str(known_set("humaneval.jsonl")), language="python")
     assert len(prompts) == 164
     assert prompts[0].id == "HumanEval/0"
     assert all(prompt.tests["kind"] == "humaneval" and prompt.info["reference"] for prompt in prompts if prompt.tests)
 
 
 def test_every_real_mbpp_statement_names_what_its_tests_call() -> None:
-    prompts = load_prompts(needs("mbpp_train.jsonl"), language="python")
+    prompts = load_prompts(str(known_set("mbpp_train.jsonl")), language="python")
     assert len(prompts) == 374
     for prompt in prompts:
         assert prompt.tests is not None

@@ -76,7 +76,7 @@ def test_the_fused_head_learns_the_same_without_the_output_layer(
         called: list[int] = []
         layer = policy.model.get_output_embeddings()
         layer.register_forward_hook(lambda layer, x, logits, called=called: called.append(logits.shape[1]))
-        logs.append(train(policy, tmp_path / str(fused), learning_rate=1e-2).log)
+        logs.append(train(policy, tmp_path / str(fused)).log)
         weights.append(adapter_weights(policy))
         calls.append(called)
     assert len(logs[0]) == 4

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from known_sets import known_set
 from python_answers import spec
 
 from halo_forge.prompts import load_prompts
 from halo_forge.records import Completion, Prompt, Verdict
 
-DATA = Path(__file__).parents[2].parent / "shared" / "data"
 # The tests of this one use trees that nothing defines.
 WRONG_IN_MBPP = ["mbpp/927"]
 
 
 def prompts(name: str) -> list[Prompt]:
-    if not (DATA / name).is_file():
-        pytest.skip(f"{name} is not at hand: it belongs next to the repository, in shared/data")
-    return list(load_prompts(str(DATA / name), language="python"))
+    return list(load_prompts(str(known_set(name)), language="python"))
 
 
 def check(rows: list[Prompt], codes: list[str]) -> list[Verdict]:

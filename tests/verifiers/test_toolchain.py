@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 from pathlib import Path
 
@@ -46,6 +47,15 @@ def test_links_lead_to_the_installation(tmp_path: Path) -> None:
     link.parent.mkdir()
     link.symlink_to(real)
     assert outside_system([str(link)]) == sorted([str(tmp_path / "links"), str(tmp_path / "suite")])
+
+
+def test_a_directory_that_holds_the_temporary_files_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Tools in `x/bin` and TMPDIR in `x/tmp`: jobs see the tools, and no files of other jobs."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    assert outside_system([str(tmp_path / "bin" / "gcc")]) == [str(tmp_path / "bin")]
 
 
 def test_the_home_directory_is_not_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 
 import pytest
+from known_sets import known_set
 from trivial_programs import BUSY_BODIES, BUSY_MAINS, BUSY_PROGRAMS, IDLE_BODIES, IDLE_MAINS, IDLE_PROGRAMS
 
 from halo_forge.prompts.load import load_prompts
 from halo_forge.verifiers._trivial import does_nothing
-
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 def program(body: str) -> str:
@@ -53,10 +51,8 @@ def test_no_reference_of_ours_does_nothing() -> None:
 
 @pytest.mark.parametrize("name", ["humaneval.jsonl", "mbpp_train.jsonl"])
 def test_no_reference_of_others_does_nothing(name: str) -> None:
-    if not (SHARED / name).exists():
-        pytest.skip(f"{name} is not at hand: it belongs next to the repository, in shared/data")
     wrong = []
-    for line in (SHARED / name).read_text(encoding="utf-8").splitlines():
+    for line in known_set(name).read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         if "canonical_solution" in row:
             body, entry_point = row["canonical_solution"], row["entry_point"]

@@ -1,0 +1,141 @@
+"""The cache of rows in flight on a GPU; imported late, because it needs torch.
+
+It is made once, at the size that it needs at most, and never grows or moves: freed blocks of many sizes are what a
+caching allocator cannot use again, and a step whose tensors keep their addresses can be captured as a graph.  A row's
+position `p` lies in its slot `p`, so rows join and leave at any time, and attention goes over the slots of the longest
+row.  Where the next state goes is a tensor on the device; how far attention has to look, the host counts by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from halo_forge.engines._cohort import filled_gaps
+from halo_forge.engines._transfer import upload_indices
+
+SLOT_BUCKET = 64
+"""Attention goes over a multiple of so many slots: a mask that is not aligned costs another copy in every layer."""
+
+
+class FixedCache:
+    """Rows in flight, at first none; for the decoder what a `Cohort` is.
+
+    Args:
+        device: Where the model is.
+        max_rows: The most rows at once.
+        max_length: Tokens of the longest prompt together with its answer.
+    """
+
+    def __init__(self, device: torch.device, *, max_rows: int, max_length: int) -> None:
+        self._device = device
+        self._max_rows, self._max_length = max_rows, max_length
+        self._capacity = rounded_up(max_length)
+        self._lengths = torch.zeros(max_rows, dtype=torch.long, device=device)
+        self._slots = torch.arange(self._capacity, device=device)
+        self._seen: list[int] = []
+        # (most rows, key-value heads, most slots, head size); never uninitialised, because a masked NaN would still
+        # spoil the sum over values.
+        self._layers: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        """(rows,) positions that each row has seen, which is also the position of its next token."""
+        return self._lengths[: len(self)]
+
+    @property
+    def num_slots(self) -> int:
+        """Slots that attention goes over in the next step."""
+        return min(self._capacity, rounded_up(max(self._seen, default=0) + 1))
+
+    def append(
+        self, layers: Sequence[tuple[torch.Tensor, torch.Tensor]], lengths: Sequence[int], index: Sequence[int]
+    ) -> None:
+        """Take in rows.
+
+        Args:
+            layers: Keys and values of each layer, each (sources, key-value heads, positions, head size), the newest
+                position last; not kept, and not written to.
+            lengths: How many of each source's last positions count.
+            index: The source of each new row; several rows may have the same.
+        """
+        if not self._layers:
+            self._layers = [(self._room(keys), self._room(values)) for keys, values in layers]
+        rows = slice(len(self), len(self) + len(index))
+        longest = layers[0][0].shape[2]
+        own = [lengths[source] for source in index]
+        sources, counts = upload_indices(index, own, device=self._device)
+        # Slot s of a row is its position s; what lies after its length is hidden until it is written.
+        positions = (self._slots[:longest] + (longest - counts)[:, None]).clamp_(max=longest - 1)
+        for own_layer, new_layer in zip(self._layers, layers, strict=True):
+            for states, new in zip(own_layer, new_layer, strict=True):
+                states[rows, :, :longest] = new[sources[:, None], :, positions].transpose(1, 2)
+        self._lengths[rows] = counts
+        self._seen += own
+
+    def _room(self, states: torch.Tensor) -> torch.Tensor:
+        return states.new_zeros(self._max_rows, states.shape[1], self._capacity, states.shape[3])
+
+    def keep(self, rows: Sequence[int]) -> list[int]:
+        """Drop all rows but these; the last of them move into the gaps, so that little is copied.
+
+        Args:
+            rows: Numbers of rows, rising.
+
+        Returns:
+            What is left, by the old numbers, in the new order.
+        """
+        order, gaps, moved = filled_gaps(rows)
+        if gaps:
+            into, source = upload_indices(gaps, moved, device=self._device)
+            for states in (self._lengths, *(states for layer in self._layers for states in layer)):
+                states[into] = states[source]
+        self._seen = [self._seen[row] for row in order]
+        return order
+
+    def make_room(self) -> None:
+        """Nothing: all the room there will be is there."""
+
+    def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Put one position of every row into its slot; returns the slots of that layer that are looked at, uncopied.
+
+        Args:
+            layer: The layer's number.
+            keys, values: (rows, key-value heads, 1, head size).
+        """
+        where = self.lengths[:, None, None, None]
+        found = []
+        for states, new in zip(self._layers[layer], (keys, values), strict=True):
+            states[: len(self)].scatter_(2, where.expand_as(new), new)
+            found.append(states[: len(self), :, : self.num_slots])
+        return found[0], found[1]
+
+    def hidden(self, num_slots: int, window: int | None) -> torch.Tensor:
+        """(rows, num_slots): True where a row's new position may not look.
+
+        Args:
+            num_slots: At most all.
+            window: Positions that it looks back on, itself included; None for all.
+        """
+        slots, newest = self._slots[:num_slots], self.lengths[:, None]
+        hidden = slots > newest
+        return hidden if window is None else hidden | (slots <= newest - window)
+
+    def advance(self, max_length: int) -> None:
+        """After a step.
+
+        Args:
+            max_length: What lengths stop at: a finished row that was not dropped goes on counting, and its position
+                must stay one that the model knows.
+        """
+        self.lengths.add_(1).clamp_(max=max_length)
+        self._seen = [min(length + 1, max_length) for length in self._seen]
+
+
+def rounded_up(num_slots: int) -> int:
+    """To a multiple of `SLOT_BUCKET`."""
+    return -(-num_slots // SLOT_BUCKET) * SLOT_BUCKET

@@ -1,0 +1,169 @@
+"""The models' own small operations in fewer kernels, for a GPU; imported late, because it needs torch.
+
+Normalising, and turning queries and keys by their positions, are written in the library's models as many operations
+that each start a kernel: 24 of the 51 launches of a Llama layer's decoding step.  What takes their place is tried
+against the model's own on random numbers first: a model that computes something else keeps its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+_log = logging.getLogger(__name__)
+_ROTARY = "apply_rotary_pos_emb"
+"""What the library's models call the function, each in its own module."""
+_said: set[str] = set()
+
+
+@contextmanager
+def fused_operations(model: Any) -> Iterator[None]:
+    """While the block runs, norms and rotary positions of a model on a GPU are computed in fewer kernels.
+
+    The numbers are the same but for rounding: a fused norm rounds to the model's dtype once, at the end.
+
+    Args:
+        model: A causal language model of transformers, without the adapter's wrapper.
+    """
+    if model.device.type == "cpu":
+        yield
+        return
+    norms = _fused_norms(model)
+    home = sys.modules[type(model).__module__]
+    own = getattr(home, _ROTARY, None)
+    rotary = _Rotary(own) if own is not None and _turns_halves(own, model.device) else None
+    if rotary is None:
+        _say_once(f"rotary positions of {type(model).__name__} keep the model's own operations")
+    for module, forward in norms.items():
+        module.forward = forward
+    if rotary is not None:
+        setattr(home, _ROTARY, rotary)
+    try:
+        yield
+    finally:
+        for module in norms:
+            del module.forward
+        if rotary is not None:
+            setattr(home, _ROTARY, own)
+
+
+def _say_once(message: str) -> None:
+    if message not in _said:
+        _said.add(message)
+        _log.warning("%s: decoding starts more kernels than it could", message)
+
+
+# --- norms ------------------------------------------------------------------------------------------------------------
+
+
+def _fused_norms(model: Any) -> dict[Any, Callable[[torch.Tensor], torch.Tensor]]:
+    """Module -> what computes the same in few kernels."""
+    found: dict[Any, Callable[[torch.Tensor], torch.Tensor]] = {}
+    kinds: dict[type, Callable[[Any], Callable[[torch.Tensor], torch.Tensor]] | None] = {}
+    for module in model.modules():
+        kind = type(module)
+        if not kind.__name__.endswith("RMSNorm") or "forward" in module.__dict__:
+            continue
+        if kind not in kinds:
+            kinds[kind] = next((make for make in (_by_weight, _by_weight_and_one) if _is_same(make, module)), None)
+            if kinds[kind] is None:
+                _say_once(f"{kind.__name__} keeps the model's own operations")
+        make = kinds[kind]
+        if make is not None:
+            found[module] = make(module)
+    return found
+
+
+def _by_weight(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """x / rms(x) * weight, as in Llama, Qwen and Mistral."""
+    shape, epsilon = module.weight.shape, _epsilon(module)
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.rms_norm(x, shape, module.weight, epsilon)
+
+    return forward
+
+
+def _by_weight_and_one(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """x / rms(x) * (1 + weight) in float32, as in Gemma."""
+    weight, epsilon = 1 + module.weight.detach().float(), _epsilon(module)
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.rms_norm(x.float(), weight.shape, weight, epsilon).type_as(x)
+
+    return forward
+
+
+def _epsilon(module: Any) -> float:
+    return float(getattr(module, "variance_epsilon", getattr(module, "eps", 0.0)))
+
+
+@torch.no_grad()
+def _is_same(make: Callable[[Any], Callable[[torch.Tensor], torch.Tensor]], module: Any) -> bool:
+    weight = getattr(module, "weight", None)
+    if weight is None or weight.dim() != 1:
+        return False
+    stream = torch.Generator().manual_seed(0)
+    x = (3 * torch.randn(2, 3, len(weight), generator=stream)).to(weight.device, weight.dtype)
+    return _close(module(x), make(module)(x))
+
+
+# --- rotary positions -------------------------------------------------------------------------------------------------
+
+
+class _Rotary:
+    """x cos + (-x2, x1) sin, for x = (x1, x2), as (x cos) + (x2, x1) (-sin1, sin2): three kernels in place of five.
+
+    Args:
+        own: The model's function, which is called for anything but whole heads in the shape that decoding uses.
+    """
+
+    def __init__(self, own: Callable[..., Any]) -> None:
+        self._own = own
+        self._cos: torch.Tensor | None = None
+        self._sin: torch.Tensor | None = None
+        self._factors: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def __call__(self, q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, **options: Any) -> Any:
+        if options or cos.shape[-1] != q.shape[-1]:
+            return self._own(q, k, cos, sin, **options)
+        if self._cos is not cos or self._sin is not sin or self._factors is None:
+            # All layers of a step get the same tensors.
+            left, right = sin.chunk(2, dim=-1)
+            self._cos, self._sin = cos, sin
+            self._factors = cos.unsqueeze(1), torch.cat((-left, right), dim=-1).unsqueeze(1)
+        return self._turned(q, *self._factors), self._turned(k, *self._factors)
+
+    @staticmethod
+    def _turned(x: torch.Tensor, cos: torch.Tensor, signed_sin: torch.Tensor) -> torch.Tensor:
+        left, right = x.chunk(2, dim=-1)
+        return (x * cos).addcmul_(torch.cat((right, left), dim=-1), signed_sin)
+
+
+@torch.no_grad()
+def _turns_halves(own: Callable[..., Any], device: torch.device) -> bool:
+    """Whether the model's function is what `_Rotary` computes."""
+    stream = torch.Generator().manual_seed(0)
+    q, k = (torch.randn(2, heads, 3, 8, generator=stream).to(device) for heads in (4, 2))
+    cos, sin = (torch.randn(2, 3, 8, generator=stream).to(device) for _ in range(2))
+    try:
+        expected = own(q, k, cos, sin)
+    except (TypeError, ValueError, RuntimeError):
+        return False  # another function of that name, with other arguments
+    found = _Rotary(own)(q, k, cos, sin)
+    return all(_close(one, other) for one, other in zip(expected, found, strict=True))
+
+
+def _close(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two results differ by rounding alone."""
+    tolerance = 4 * torch.finfo(one.dtype).eps
+    return (
+        one.shape == other.shape
+        and one.dtype == other.dtype
+        and bool(torch.allclose(one.float(), other.float(), rtol=tolerance, atol=tolerance))
+    )

@@ -1,0 +1,117 @@
+"""Which GPU a run uses where torch sees several: the freest, and the others are hidden before torch is initialised.
+
+torch, transformers' trainer ("cuda:0", every visible GPU in a `DataParallel`) and servers that a run starts all read
+`CUDA_VISIBLE_DEVICES` or `HIP_VISIBLE_DEVICES`, once.  So the question is asked in a child process, which may also
+crash without harm, and the answer goes into the environment: afterwards there is one GPU, and it is number 0.
+
+    python -m halo_forge.hardware.devices      what torch sees, as a JSON object
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+ASK_SECONDS = 120.0
+"""The first start of torch and of a GPU takes most of it."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU as torch sees it.
+
+    Attributes:
+        name: As its driver calls it: "NVIDIA H200", "AMD Radeon Graphics".
+        architecture: AMD's name of the chip, such as "gfx1151"; None for NVIDIA's.
+        pci: Its place on the bus, "0000:c5:00.0"; None where torch does not say.
+        uuid: What NVIDIA's tools know it by, "GPU-5e...", None where torch does not say.
+        free_bytes, total_bytes: `torch.cuda.mem_get_info`, which is not dependable on gfx1151.
+        has_kernels: This torch was built for the chip; without that the first operation fails.
+    """
+
+    name: str
+    architecture: str | None = None
+    pci: str | None = None
+    free_bytes: int = 0
+    total_bytes: int = 0
+    has_kernels: bool = True
+    uuid: str | None = None
+
+
+def gpu_of_torch(index: int = 0) -> Gpu:
+    """One GPU that torch sees; it takes some hundred megabytes of that GPU for as long as this process lives."""
+    import torch
+
+    properties = torch.cuda.get_device_properties(index)
+    free, total = torch.cuda.mem_get_info(index)
+    is_amd = torch.version.hip is not None
+    architecture = properties.gcnArchName.split(":")[0] if is_amd else None
+    built_for = [each.split(":")[0] for each in torch.cuda.get_arch_list()]
+    # NVIDIA's code runs on later chips too, or is compiled for them; AMD's only where a generic target is among it.
+    fits = (
+        not is_amd or not built_for or architecture in built_for or any(each.endswith("generic") for each in built_for)
+    )
+    place = [getattr(properties, f"pci_{part}_id", None) for part in ("domain", "bus", "device")]
+    domain, bus, device = (0 if each is None else int(each) for each in place)
+    pci = None if None in place else f"{domain:04x}:{bus:02x}:{device:02x}.0"
+    uuid = getattr(properties, "uuid", None)
+    uuid = None if uuid is None or is_amd else f"GPU-{str(uuid).removeprefix('GPU-')}"
+    return Gpu(properties.name, architecture, pci, free, total, fits, uuid)
+
+
+def seen_by_torch() -> dict[str, Any]:
+    """Version of torch and every GPU that it sees; `available` is false where it can use none."""
+    import torch
+
+    available = torch.cuda.is_available()
+    gpus = [asdict(gpu_of_torch(index)) for index in range(torch.cuda.device_count())] if available else []
+    return {"available": available, "torch": torch.__version__, "hip": torch.version.hip, "gpus": gpus}
+
+
+def ask_torch(environment: Mapping[str, str]) -> list[Gpu]:
+    """What a torch with this environment sees, found out by a child process.
+
+    Raises:
+        OSError: The child does not start.
+        ValueError: It printed no answer.
+        subprocess.SubprocessError: It failed, or did not end in time.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", __name__],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=ASK_SECONDS,
+        env=dict(environment),
+        check=True,
+    )
+    lines = done.stdout.splitlines()
+    return [Gpu(**row) for row in json.loads(lines[-1] if lines else "")["gpus"]]
+
+
+def freest(gpus: Sequence[Gpu]) -> int:
+    """The index of the GPU with the most free memory among those that torch has kernels for, the first of equals."""
+    return max(range(len(gpus)), key=lambda index: (gpus[index].has_kernels, gpus[index].free_bytes, -index))
+
+
+def visibility(index: int, is_amd: bool, environment: Mapping[str, str]) -> tuple[str, str]:
+    """The variable and the value that leave one of the visible GPUs.
+
+    Args:
+        index: Among those that are visible now: a list that the user gave counts from its own first entry.
+    """
+    names = ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES") if is_amd else ("CUDA_VISIBLE_DEVICES",)
+    name = next((name for name in names if name in environment), names[0])
+    given = environment.get(name)
+    return name, str(index) if given is None else given.split(",")[index].strip()
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(seen_by_torch()) + "\n")
+    sys.stdout.flush()
+    os._exit(0)  # a GPU library that hangs while it unloads changes nothing any more

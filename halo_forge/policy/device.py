@@ -1,0 +1,42 @@
+"""What the model is put on: the hardware profile once torch says what it sees, and torch's own memory limit."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from halo_forge.errors import ModelError
+from halo_forge.hardware import Profile, as_torch_sees_it, free_bytes
+from halo_forge.hardware.devices import gpu_of_torch
+
+
+def on_this_torch(profile: Profile) -> Profile:
+    """The profile to go on with, now that torch can say what it sees, with its environment set.
+
+    Raises:
+        ModelError: The profile needs a GPU and torch has none.
+    """
+    import torch
+
+    gpu = None
+    if torch.cuda.is_available() and not (profile.device == "cpu" and profile.given):
+        gpu = gpu_of_torch()
+        gpu = dataclasses.replace(gpu, free_bytes=free_bytes(gpu, profile.machine))
+    found = as_torch_sees_it(profile, gpu, torch.cuda.device_count())
+    if found is None:
+        raise ModelError(
+            f"hardware.profile: {profile.name} ({profile.why}), but torch {torch.__version__} can use no GPU",
+            "`halo-forge doctor` says why; hardware.profile: cpu goes on without the GPU",
+        )
+    found.set_environment()  # torch reads these variables when it first needs them
+    return found
+
+
+def limit_memory(profile: Profile) -> None:
+    """Where GPU and host share their memory, an allocation that is refused is better than a host that freezes."""
+    if profile.device == "cpu":
+        return
+    import torch
+
+    fraction = profile.process_fraction(torch.cuda.get_device_properties(0).total_memory)
+    if fraction is not None:
+        torch.cuda.set_per_process_memory_fraction(fraction)

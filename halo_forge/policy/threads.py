@@ -1,0 +1,104 @@
+"""As many of torch's threads as processors are free.
+
+Every product of a model waits for the slowest thread, and torch's threads wait by spinning.  With one thread more than
+there are free processors, two of them share one with another program: the one waits, at full load, for the other to
+get its turn, and a step takes three times as long, at times twenty.  A thread less costs what it computed and no more
+(docs/log.md).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+_log = logging.getLogger(__name__)
+_INTERVAL_SECONDS = 0.5
+"""The kernel counts in hundredths of a second."""
+_TOLERATED = 0.3
+"""Processors that others may use without a thread of ours giving way."""
+_QUIET_INTERVALS = 3
+"""So long must processors be free before another thread comes back: work that comes and goes is no reason."""
+_STAT = Path("/proc/stat")
+
+
+class FreeProcessors:
+    """Decides how many threads to compute with, from what other processes use of the processors.
+
+    Args:
+        most: Threads on an idle machine.
+        num_processors: Those that this process may use.
+        used_by_others: Processor seconds that other processes have used since some moment; None where the system does
+            not say.
+        clock: Seconds.
+    """
+
+    def __init__(
+        self,
+        most: int,
+        num_processors: int,
+        used_by_others: Callable[[], float | None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.most, self.num_processors = most, num_processors
+        self.threads = most
+        self._used_by_others, self._clock = used_by_others, clock
+        self._since, self._used = clock(), used_by_others()
+        self._num_quiet = 0
+
+    def look(self) -> int:
+        """How many threads to compute with from now on; cheap, so ask before every step."""
+        now = self._clock()
+        seconds = now - self._since
+        if self.most == 1 or self._used is None or seconds < _INTERVAL_SECONDS:
+            return self.threads
+        used = self._used_by_others()
+        if used is None:
+            return self.threads
+        others = (used - self._used) / seconds
+        self._since, self._used = now, used
+        fitting = max(1, min(self.most, math.floor(self.num_processors - others + _TOLERATED)))
+        self._num_quiet = self._num_quiet + 1 if fitting > self.threads else 0
+        if fitting < self.threads or self._num_quiet >= _QUIET_INTERVALS:
+            _log.info("other programs use %.1f processors: %d of %d threads", others, fitting, self.most)
+            self.threads, self._num_quiet = fitting, 0
+        return self.threads
+
+
+def used_by_others(stat: Path = _STAT) -> float | None:
+    """Processor seconds that all other processes have used on the processors that are ours to use; None if unknown."""
+    try:
+        lines = stat.read_text(encoding="ascii").splitlines()
+    except OSError:  # not Linux, or hidden
+        return None
+    ours = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+    # user, nice and system time; what the kernel does for nobody and what a hypervisor took is no program's.
+    ticks = [sum(map(int, line.split()[1:4])) for line in lines if line.split(" ", 1)[0] in ours]
+    return sum(ticks) / os.sysconf("SC_CLK_TCK") - time.process_time()
+
+
+@contextlib.contextmanager
+def free_processors(device: torch.device) -> Iterator[Callable[[], None]]:
+    """Gives what has to be called before every step; all threads are back when the block ends.  Nothing on a GPU."""
+    import torch
+
+    most = torch.get_num_threads()
+    processors = FreeProcessors(most, len(os.sched_getaffinity(0)), used_by_others)
+
+    def adjust() -> None:
+        threads = processors.look()
+        if threads != torch.get_num_threads():
+            torch.set_num_threads(threads)
+
+    try:
+        yield adjust if device.type == "cpu" else lambda: None
+    finally:
+        torch.set_num_threads(most)

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Renew requirements.lock: every package of CPU development and CI with its version and the SHA-256 of its files.
+#
+# It holds for Linux and Python 3.11 and newer; where a package dropped an older Python, markers choose. torch and the
+# libraries of its GPU builds are left out: which build is right depends on the machine (scripts/setup_venv.sh).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+torch=$(sed -n 's/^torch_version=//p' scripts/setup_venv.sh)
+compile() {
+    .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate "$@"
+}
+left_out=$(echo "torch==$torch" | compile - | sed -n -E 's/^((torch|triton|cuda-|nvidia-)[^= ]*)==.*/--no-emit-package \1/p')
+
+{
+    echo "# Made by 'make lock'; not edited by hand. torch is not in it: scripts/setup_venv.sh says why."
+    # shellcheck disable=SC2086  # a list of words
+    echo "torch==$torch" | compile pyproject.toml - --extra dev --upgrade --generate-hashes $left_out
+} >requirements.lock.new
+mv requirements.lock.new requirements.lock

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Make an environment of its own for `scripts/bench_generation.py --against openvino`, with the model exported into it:
+#
+#     scripts/setup_openvino.sh ENV_DIR [MODEL_DIR]
+#
+# OpenVINO's exporter needs older versions of our own dependencies, so nothing of it goes into .venv.  About 3 GB and
+# five minutes; can be run again.  The exported model is ENV_DIR/model.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+environment=${1:?usage: scripts/setup_openvino.sh ENV_DIR [MODEL_DIR]}
+model=${2:-models/smollm2-135m-instruct}
+python=${PYTHON:-python3}
+torch_version=2.13.0
+
+if [ ! -e "$model/config.json" ]; then
+    echo "error: $model is missing" >&2
+    echo "  do: make model" >&2
+    exit 1
+fi
+[ -x "$environment/bin/python" ] || "$python" -m venv "$environment"
+pip() { "$environment/bin/python" -m pip --disable-pip-version-check --quiet "$@"; }
+
+if ! "$environment/bin/python" -c 'import torch' 2>/dev/null; then
+    pip install --index-url https://download.pytorch.org/whl/cpu --retries 0 --timeout 10 "torch==$torch_version" 2>/dev/null ||
+        pip install "torch==$torch_version"
+fi
+# torch is named once more, or a newer one comes with torchvision, which is for images only and does not fit the CPU build.
+pip install "torch==$torch_version" 'openvino-genai==2026.4.*' 'optimum-intel==2.2.*'
+pip uninstall --yes torchvision
+if [ ! -e "$environment/model/openvino_model.xml" ]; then
+    # Half-precision files; the pipeline computes in bfloat16 by a hint.
+    "$environment/bin/optimum-cli" export openvino --task text-generation-with-past --weight-format fp16 \
+        --model "$model" "$environment/model"
+fi
+echo "ready: scripts/bench_generation.py --against openvino --openvino $environment"

@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Run the tests that touch the machine once more where little is at hand (make test-stripped):
+#
+#   - as an ordinary user, whose home nobody else may read, and who can read no other home;
+#   - with gcc and g++ in PATH, without Go, Clang, Rust and MinGW;
+#   - with umask 077, no variables but PATH, HOME and LANG, and a checkout that the user can read but not write.
+#
+# Needs root, to become that user. Everything lies in a temporary directory and is removed at the end.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if [ "$(id -u)" -ne 0 ]; then
+    echo "test-stripped: skipped, only root can become another user"
+    exit 0
+fi
+user=65432 # an id that no account has
+optional='^(.*-)?(go|gofmt|clang|clang\+\+|clang-cpp|rustc|cargo|rustdoc)(-[0-9.]+)?$|mingw'
+
+stage=$(mktemp -d /var/tmp/halo-forge-stripped-XXXXXX)
+trap 'rm -rf "$stage"' EXIT
+chmod 755 "$stage"
+mkdir "$stage/bin" "$stage/home" "$stage/tmp" "$stage/checkout"
+
+# The checkout as it is: tracked files and new ones, not what git ignores.
+git -c safe.directory='*' ls-files -z --cached --others --exclude-standard |
+    xargs -0 sh -c 'for each; do [ ! -e "$each" ] || printf "%s\0" "$each"; done' sh |
+    tar --create --null --files-from=- | tar --extract --no-same-owner --directory "$stage/checkout"
+
+# The interpreter and its packages, because both may lie where only root may go (pyenv in root's home).
+base=$(.venv/bin/python -c 'import sys; print(sys.base_prefix)')
+python=$(.venv/bin/python -c 'import sys; print(f"python{sys.version_info.major}.{sys.version_info.minor}")')
+mkdir -p "$stage/python/bin" "$stage/python/lib"
+cp -L "$base/bin/$python" "$stage/python/bin/"
+tar --create --directory "$base/lib" --exclude="$python/site-packages" --exclude="$python/config-*" \
+    --exclude="$python/test" --exclude=__pycache__ "$python" | tar --extract --directory "$stage/python/lib"
+"$stage/python/bin/$python" -m venv --without-pip "$stage/venv"
+rm -r "$stage/venv/lib/$python/site-packages"
+cp -al ".venv/lib/$python/site-packages" "$stage/venv/lib/$python/" 2>/dev/null || # links where one file system holds both
+    { rm -rf "$stage/venv/lib/$python/site-packages" && cp -a ".venv/lib/$python/site-packages" "$stage/venv/lib/$python/"; }
+rm -f "$stage/venv/lib/$python/site-packages/"__editable__*halo_forge* # the copy is what is tested
+
+for tool in /usr/bin/* /bin/*; do
+    name=${tool##*/}
+    [[ $name =~ $optional ]] || [ -e "$stage/bin/$name" ] || ln -s "$tool" "$stage/bin/$name"
+done
+
+chmod -R a+rX,go-w "$stage/checkout" "$stage/python" "$stage/venv/bin"
+chown -R "$user:$user" "$stage/home" "$stage/tmp"
+chmod 700 "$stage/home" "$stage/tmp"
+
+cd "$stage/checkout"
+umask 077
+tests=("$@")
+[ $# -gt 0 ] || tests=(tests/sandbox tests/verifiers tests/test_cli.py tests/test_cli_doctor.py tests/test_cli_tasks.py
+    tests/test_cli_verify.py tests/test_doctor_hardware.py tests/test_scripts.py tests/test_supervisor.py tests/store)
+run() {
+    setpriv --reuid="$user" --regid="$user" --clear-groups --no-new-privs -- \
+        env -i PATH="$stage/bin" HOME="$stage/home" TMPDIR="$stage/tmp" LANG=C.UTF-8 OMP_NUM_THREADS=1 \
+        PYTHONPATH="$stage/checkout" PYTHONDONTWRITEBYTECODE=1 \
+        "$stage/venv/bin/python" -m pytest -q -p no:cacheprovider "$@"
+}
+run "${tests[@]}"

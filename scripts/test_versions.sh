@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Run the tests that touch the libraries with other versions of them (make test-oldest, make test-newest).
+#
+#     scripts/test_versions.sh oldest      the lowest versions that pyproject.toml allows
+#     scripts/test_versions.sh newest      the newest releases there are, upper bounds of pyproject.toml ignored
+#
+# The versions go to an environment of their own, .venv-oldest or .venv-newest, made anew each time; torch is a CPU
+# build where PyTorch's own index can be reached, else whatever the ordinary index holds (several GB with CUDA).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+case "${1-}" in
+oldest) resolution=(--resolution lowest-direct) ;;
+newest) resolution=(--resolution highest --upgrade) ;;
+*)
+    echo "usage: $0 oldest|newest" >&2
+    exit 2
+    ;;
+esac
+venv=.venv-$1
+shift
+
+.venv/bin/uv venv --quiet --clear --python .venv/bin/python "$venv"
+overrides=$venv/overrides.txt
+if [ "$venv" = .venv-newest ]; then
+    .venv/bin/python scripts/without_upper_bounds.py >"$overrides"
+else
+    : >"$overrides"
+fi
+install() {
+    .venv/bin/uv pip install --quiet --python "$venv/bin/python" "${resolution[@]}" --overrides "$overrides" \
+        --requirement pyproject.toml --extra dev "$@"
+}
+UV_HTTP_TIMEOUT=10 UV_HTTP_RETRIES=0 install --torch-backend cpu 2>/dev/null || install
+.venv/bin/uv pip list --quiet --python "$venv/bin/python" |
+    grep -E '^(accelerate|datasets|numpy|peft|pyarrow|pydantic|scipy|torch|transformers|trl) '
+
+PYTHONPATH=$PWD OMP_NUM_THREADS=1 "$venv/bin/python" -m pytest -q -n 2 --dist loadfile -p no:cacheprovider \
+    tests/engines tests/policy* tests/test_policy.py tests/test_probe.py tests/training tests/prompts \
+    tests/test_across_cycles.py tests/test_cli.py tests/test_cli_decided.py tests/test_config.py \
+    tests/test_config_errors.py tests/test_doctor_hardware.py tests/test_drift_run.py tests/test_end_to_end.py \
+    tests/test_loop.py tests/test_loop_decline.py tests/test_loop_kill.py tests/test_shipped_configs.py "$@"

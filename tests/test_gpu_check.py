@@ -1,0 +1,320 @@
+"""scripts/gpu_check.py: a part that hangs, crashes or cannot run costs its own result and no other."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import benchmarks
+import pytest
+from benchmarks import ROOT
+from docs_text import table
+from tiny_models import save_model
+
+DRIVER = """
+import json, sys
+sys.path.insert(0, "scripts")
+import gpu_check
+from gpu_check import Part, read_own
+
+def part(name, code, limit=20, seconds=0, missing=""):
+    return Part(name, "a part of a test", seconds, limit, lambda settings: [sys.executable, "-c", code], read_own,
+                lambda settings: missing)
+
+gpu_check.LOOK = part("machine", "print('{\\"passed\\": true, \\"found\\": \\"it\\", \\"values\\": {}}')")
+gpu_check.PARTS = tuple(part(**each) for each in json.loads(sys.argv.pop(1)))
+sys.exit(gpu_check.main())
+"""
+"""The check with parts of a test's own: small programs."""
+FINE = """print('{"passed": true, "found": "all is well", "values": {"number": 3}}')"""
+HANGS = """
+import pathlib, subprocess, sys, time
+daemon = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+pathlib.Path(FILE).write_text(str(daemon.pid))
+print("half of the work", flush=True)
+time.sleep(600)
+"""
+
+
+def start(parts: list[dict[str, Any]], output: Path, *options: str, **more: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", DRIVER, json.dumps(parts), "--device", "cpu", "--tiny", "--model", "tests"]
+    return subprocess.Popen(
+        [*command, "--output", str(output), *options],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **more,
+    )
+
+
+def run(parts: list[dict[str, Any]], output: Path, *options: str) -> tuple[int, str, str, list[dict[str, Any]]]:
+    """Exit code, standard output, standard error, and the rows of results.jsonl but the machine's."""
+    with start(parts, output, *options) as process:
+        out, err = process.communicate(timeout=60)
+    path = output / "results.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return process.returncode, out, err, rows[1:]
+
+
+def hanging(folder: Path) -> str:
+    return f"FILE = {str(folder / 'daemon')!r}\n" + HANGS
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def appears(path: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not (path.exists() and path.read_text()):
+        assert time.monotonic() < deadline, path
+        time.sleep(0.02)
+
+
+def gone(pid: int) -> None:
+    deadline = time.monotonic() + 10
+    while is_alive(pid):
+        assert time.monotonic() < deadline, "still alive"
+        time.sleep(0.02)
+
+
+def test_what_passes(tmp_path: Path) -> None:
+    code, out, _, (row,) = run([{"name": "one", "code": FINE}], tmp_path / "out")
+    assert code == 0
+    assert (row["part"], row["outcome"], row["found"]) == ("one", "passed", "all is well")
+    assert row["values"] == {"number": 3} and row["exit_code"] == 0 and row["date"].endswith("+00:00")
+    assert "all is well" in out and str(tmp_path / "out" / "results.jsonl") in out
+
+
+def test_a_part_that_hangs_is_killed_with_what_it_started_and_the_next_goes_on(tmp_path: Path) -> None:
+    parts = [{"name": "hangs", "code": hanging(tmp_path), "limit": 2}, {"name": "next", "code": FINE}]
+    code, _, _, rows = run(parts, tmp_path / "out")
+    assert code == 1
+    assert [(row["part"], row["outcome"]) for row in rows] == [("hangs", "killed"), ("next", "passed")]
+    assert rows[0]["found"] == "did not end within 2 s; last words: half of the work"
+    assert 2 <= rows[0]["seconds"] < 12 and rows[0]["exit_code"] is None
+    gone(int((tmp_path / "daemon").read_text()))  # in a session of its own
+
+
+def test_a_part_that_crashes(tmp_path: Path) -> None:
+    parts = [
+        {"name": "signal", "code": "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"},
+        {"name": "raises", "code": "print('a line'); raise RuntimeError('out of luck')"},
+        {"name": "lies", "code": FINE + "\nraise SystemExit(3)"},
+        {"name": "mumbles", "code": "print('well')"},
+        {"name": "next", "code": FINE},
+    ]
+    code, _, _, rows = run(parts, tmp_path / "out")
+    assert code == 1
+    assert [row["outcome"] for row in rows] == ["failed"] * 4 + ["passed"]
+    assert "ended by SIGSEGV" in rows[0]["found"]
+    assert rows[1]["found"] == "exit code 1; last words: RuntimeError: out of luck"
+    assert rows[2]["found"] == "exit code 3; all is well"
+    assert "its output cannot be read" in rows[3]["found"] and "last words: well" in rows[3]["found"]
+
+
+def test_what_a_part_leaves_behind_is_killed_and_told(tmp_path: Path) -> None:
+    daemon = hanging(tmp_path).replace("time.sleep(600)\n", "\n") + FINE
+    code, _, _, (row,) = run([{"name": "untidy", "code": daemon}], tmp_path / "out")
+    assert (code, row["outcome"]) == (1, "failed")
+    assert "processes that were still there were killed" in row["found"]
+    gone(int((tmp_path / "daemon").read_text()))
+
+
+def test_a_part_whose_tool_is_missing_is_not_run(tmp_path: Path) -> None:
+    parts = [{"name": "missing", "code": "1 / 0", "missing": "vllm is not installed"}, {"name": "next", "code": FINE}]
+    code, out, _, rows = run(parts, tmp_path / "out")
+    assert code == 4
+    assert [(row["outcome"], row["found"]) for row in rows] == [
+        ("not run", "vllm is not installed"), ("passed", "all is well")
+    ]  # fmt: skip
+    assert "vllm is not installed" in out
+
+
+def test_no_part_is_begun_or_goes_on_beyond_the_time_of_all(tmp_path: Path) -> None:
+    parts = [{"name": "long", "code": "import time; time.sleep(600)", "limit": 300}, {"name": "late", "code": FINE}]
+    started = time.monotonic()
+    code, _, _, rows = run(parts, tmp_path / "out", "--budget-seconds", "6")
+    assert code == 1 and time.monotonic() - started < 30
+    assert [row["outcome"] for row in rows] == ["killed", "not run"]
+    assert "no time left" in rows[1]["found"]
+
+
+def test_a_check_that_is_killed_leaves_what_it_had_and_no_process(tmp_path: Path) -> None:
+    parts = [{"name": "first", "code": FINE}, {"name": "hangs", "code": hanging(tmp_path)}]
+    with start(parts, tmp_path / "out") as process:
+        appears(tmp_path / "daemon")
+        (child,) = [int(each) for each in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+        process.kill()
+    gone(child)
+    os.kill(int((tmp_path / "daemon").read_text()), signal.SIGKILL)  # nobody is left who could know of it
+    shown = subprocess.run(
+        [sys.executable, "scripts/gpu_check.py", "--show", str(tmp_path / "out")],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert shown.returncode == 0 and "all is well" in shown.stdout and "hangs" not in shown.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_kills_its_part_and_shows_what_it_has(number: signal.Signals, tmp_path: Path) -> None:
+    parts = [{"name": "hangs", "code": hanging(tmp_path)}, {"name": "next", "code": FINE}]
+    with start(parts, tmp_path / "out") as process:
+        appears(tmp_path / "daemon")
+        process.send_signal(number)
+        out, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted before it" in out
+    gone(int((tmp_path / "daemon").read_text()))
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+def test_the_table_fits_the_terminal(columns: int, tmp_path: Path) -> None:
+    code = FINE.replace("all is well", "word " * 60)
+    assert run([{"name": "generation-1.5b", "code": code}], tmp_path / "out")[0] == 0
+    terminal, other = pty.openpty()
+    environment = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm"}
+    command = [sys.executable, "scripts/gpu_check.py", "--show", str(tmp_path / "out")]
+    subprocess.run(command, cwd=ROOT, stdout=other, env=environment, check=True)
+    os.close(other)
+    with os.fdopen(terminal, "rb") as handle:
+        text = b""
+        try:
+            while chunk := handle.read1():
+                text += chunk
+        except OSError:  # what Linux says where the other end is closed
+            pass
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text.decode())
+    assert columns - 20 < max(len(line.rstrip()) for line in plain.splitlines()) <= columns
+    assert plain.split().count("word") == 60 and "generation-1.5b" in plain
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--only", "no-such-part"], "there is no part 'no-such-part' (parts: one)"),
+        (["--skip", "one"], "no part is left"),
+        (["--budget-seconds", "0"], "--budget-seconds must be more than"),
+        (["--show", "tests"], "there is no results.jsonl in it"),
+    ],
+)
+def test_useless_arguments_are_refused(options: list[str], message: str, tmp_path: Path) -> None:
+    code, _, err, rows = run([{"name": "one", "code": FINE}], tmp_path / "out", *options)
+    assert (code, rows) == (2, []) and message in err
+
+
+def test_an_output_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "note").write_text("keep me")
+    code, _, err, rows = run([{"name": "one", "code": FINE}], tmp_path)
+    assert (code, rows) == (2, []) and "not an empty folder" in err and "do:" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["note"]
+
+
+# ---- what the parts say, read
+
+
+@pytest.fixture(scope="module")
+def script() -> Iterator[ModuleType]:
+    with benchmarks.script("gpu_check") as module:
+        yield module
+
+
+FIGURE = (
+    'target ratio >= 5: {met}\n{{"ours": 30.0, "baseline": 10.0, "unit": "tokens/s", "ratio": 3.0, "benchmark": "it"}}'
+)
+
+
+def test_a_benchmark_below_its_target_has_not_passed(script: ModuleType) -> None:
+    real, tiny = script.Settings(), script.Settings(tiny=True)
+    outcome, words, values = script.read_figure(0, FIGURE.format(met="MISSED"), real)
+    assert outcome == "missed" and values["ratio"] == 3.0
+    assert words == "30 against 10 tokens/s: ratio 3 (target ratio >= 5, MISSED)"
+    assert script.read_figure(0, FIGURE.format(met="met"), real)[0] == "passed"
+    assert script.read_figure(0, FIGURE.format(met="MISSED"), tiny)[0] == "passed"  # its speed means nothing
+    assert script.exit_code([script.Result("it", "missed", "")]) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "last", "outcome"),
+    [
+        (0, "12 passed, 1 skipped in 3.21s", "passed"),
+        (0, "5 skipped in 0.10s", "failed"),
+        (1, "1 failed, 12 passed in 3.21s", "failed"),
+        (5, "no tests ran in 0.01s", "failed"),
+    ],
+)
+def test_tests_pass_when_some_ran_and_none_failed(script: ModuleType, code: int, last: str, outcome: str) -> None:
+    output = f"..F\nFAILED tests/gpu/test_it.py::test_that - assert 0\n{last}\n"
+    found = script.read_tests(code, output, script.Settings())
+    assert found[0] == outcome and last in found[1] and "test_it.py::test_that" in found[1]
+
+
+def doctor(profile: str, state: str = "fine", can_run: bool = True) -> str:
+    lines = [{"name": "kernel launch", "state": state, "found": "it is so", "do": ""}]
+    facts = {"profile": profile, "why": "because", "torch": "2.13.0"}
+    other = {"name": "verifiers", "facts": {}, "lines": [{"name": "go", "state": "failed", "found": "no go"}]}
+    return json.dumps({"can_run": can_run, "sections": [other, {"name": "hardware", "facts": facts, "lines": lines}]})
+
+
+def test_the_doctor_has_to_see_the_gpu(script: ModuleType) -> None:
+    gpu, cpu = script.Settings(), script.Settings(device="cpu")
+    assert script.read_doctor(0, doctor("cuda"), gpu)[0] == "passed"
+    assert script.read_doctor(0, doctor("cpu"), gpu)[0] == "failed"
+    assert script.read_doctor(0, doctor("cpu"), cpu)[0] == "passed"
+    assert script.read_doctor(0, doctor("cuda", can_run=False), gpu)[0] == "failed"
+    outcome, words, _ = script.read_doctor(0, doctor("cuda", state="failed"), gpu)
+    assert outcome == "failed" and "kernel launch: it is so" in words
+
+
+# ---- the parts themselves
+
+
+def test_the_plan_leaves_no_part_without_time(script: ModuleType) -> None:
+    machine = 10
+    assert machine + sum(part.seconds for part in script.PARTS) <= script.BUDGET_SECONDS - script.REPORT_SECONDS
+    assert all(part.seconds <= part.limit <= script.BUDGET_SECONDS / 3 for part in script.PARTS)
+
+
+def test_the_page_has_the_plan_of_every_part(script: ModuleType) -> None:
+    rows = table(ROOT / "docs/gpu-check.md", "## The parts")
+    written = [(row[0].strip("`"), row[1], row[2]) for row in rows]
+    assert written == [(part.name, f"{part.seconds:g} s", f"{part.limit:g} s") for part in script.PARTS]
+
+
+def test_tests_on_the_gpu_need_the_tests_and_a_gpu(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(script, "ROOT", tmp_path)
+    assert "no tests/gpu" in script.no_tests(script.Settings())
+    (tmp_path / "tests/gpu").mkdir(parents=True)
+    assert script.no_tests(script.Settings()) == ""
+    assert "needs a GPU" in script.no_tests(script.Settings(device="cpu"))
+
+
+def test_parts_of_each_kind_work_at_tiny_sizes(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "tiny", hidden_size=128)
+    command = [sys.executable, "scripts/gpu_check.py", "--device", "cpu", "--tiny", "--model", str(model)]
+    done = subprocess.run(
+        [*command, "--only", "quickstart,greedy,training,generation", "--output", str(tmp_path / "out")],
+        cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    rows = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    assert done.returncode == 0, done.stdout
+    found = {row["part"]: row for row in rows}
+    assert {row["outcome"] for row in rows} == {"passed"}, done.stdout
+    assert found["quickstart"]["found"].startswith("finished, profile cpu")
+    assert found["greedy"]["found"].startswith("float32: 3 of 3 answers equal; bfloat16 agrees for")
+    assert found["training"]["values"]["ratio"] > 0 and found["generation"]["values"]["ratio"] > 0

@@ -1,0 +1,160 @@
+"""Torch computes with as many threads as there are processors that other programs leave free."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import load_policy, prompts, request
+
+from halo_forge.engines.transformers import TransformersEngine
+from halo_forge.policy import threads
+from halo_forge.policy.threads import FreeProcessors, free_processors, used_by_others
+from halo_forge.records import Completion
+
+
+class Machine:
+    """Processors on which other programs use `others` of them; a clock that only we move."""
+
+    def __init__(self, num_processors: int, most: int) -> None:
+        self.now = self.used = self.others = 0.0
+        self.processors = FreeProcessors(most, num_processors, lambda: self.used, lambda: self.now)
+
+    def pass_time(self, seconds: float) -> int:
+        """The number of threads after so long."""
+        self.now += seconds
+        self.used += self.others * seconds
+        return self.processors.look()
+
+
+@pytest.fixture
+def torch_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("num_processors", "others", "left"),
+    [(2, 0.0, 2), (2, 0.2, 2), (2, 0.5, 1), (2, 1.0, 1), (2, 2.0, 1), (16, 1.0, 15), (16, 6.6, 9), (16, 40.0, 1)],
+)
+def test_a_thread_gives_way_for_each_processor_that_others_use(num_processors: int, others: float, left: int) -> None:
+    machine = Machine(num_processors, most=num_processors)
+    machine.others = others
+    assert machine.pass_time(0.6) == left
+
+
+def test_threads_that_fit_beside_the_others_do_not_give_way() -> None:
+    machine = Machine(num_processors=16, most=8)
+    machine.others = 7.0
+    assert machine.pass_time(0.6) == 8
+    machine.others = 10.0
+    assert machine.pass_time(0.6) == 6
+
+
+def test_a_thread_comes_back_after_some_time_of_quiet_only() -> None:
+    machine = Machine(2, most=2)
+    machine.others = 1.0
+    assert machine.pass_time(0.6) == 1
+    for _ in range(3):  # work that comes and goes
+        machine.others = 0.0
+        assert [machine.pass_time(0.6), machine.pass_time(0.6)] == [1, 1]
+        machine.others = 1.0
+        assert machine.pass_time(0.6) == 1
+    machine.others = 0.0
+    assert [machine.pass_time(0.6) for _ in range(3)] == [1, 1, 2]
+
+
+def test_nothing_is_concluded_from_a_moment() -> None:
+    machine = Machine(2, most=2)
+    machine.others = 2.0
+    assert machine.pass_time(0.1) == 2
+    assert machine.pass_time(0.5) == 1
+
+
+def test_one_thread_never_gives_way() -> None:
+    machine = Machine(2, most=1)
+    machine.others = 2.0
+    assert machine.pass_time(5.0) == 1
+
+
+def test_without_proc_all_threads_are_used(tmp_path: Path) -> None:
+    assert used_by_others(tmp_path / "stat") is None
+    processors = FreeProcessors(2, 2, lambda: used_by_others(tmp_path / "stat"), iter([0.0, 9.0]).__next__)
+    assert processors.look() == 2
+
+
+def test_only_what_others_do_on_our_processors_counts(tmp_path: Path) -> None:
+    one = min(os.sched_getaffinity(0))
+    lines = [
+        "cpu  900000 900000 900000 1 2 3 4 5 6 7",
+        *(f"cpu{number} 1000 200 300 9 9 9 9 9 9 9" for number in (one, 9999)),
+        "ctxt 5",
+    ]
+    (tmp_path / "stat").write_text("\n".join(lines), encoding="ascii")
+    used = used_by_others(tmp_path / "stat")
+    assert used is not None
+    assert used + time.process_time() == pytest.approx(1500 / os.sysconf("SC_CLK_TCK"), abs=0.1)
+
+
+def test_a_busy_process_counts_and_our_own_work_does_not() -> None:
+    def others_during(seconds: float) -> float:
+        before = used_by_others()
+        end = time.process_time() + seconds
+        while time.process_time() < end:
+            pass
+        after = used_by_others()
+        assert before is not None and after is not None
+        return after - before
+
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        try:
+            seen = others_during(1.0)
+        finally:
+            busy.kill()
+    assert seen >= 0.2  # other tests may run too, so there is no upper limit to test
+
+
+def test_sampling_beside_others_gives_the_same_tokens_and_gives_the_threads_back(
+    tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, torch_threads: None
+) -> None:
+    policy = load_policy(tiny_models["llama"])
+    asked = {f"p{number}": request(f"p{number}") for number in range(3)}
+    texts = prompts(["add two numbers", "x", "the user and the assistant"])
+
+    def sample() -> tuple[list[Completion], set[int]]:
+        engine = TransformersEngine(policy, batch_size=2, stop=())
+        drawn, found, seen = engine.sample(texts, list(asked.values()), 0), [], set()
+        for completion in drawn:
+            found.append(completion)
+            seen.add(torch.get_num_threads())
+        return found, seen
+
+    torch.set_num_threads(2)
+    monkeypatch.setattr(threads, "_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr(threads, "used_by_others", lambda: 0.0)
+    alone, seen = sample()
+    assert seen == {2}
+    moments = iter(range(10**6))
+    monkeypatch.setattr(threads, "used_by_others", lambda: 1000.0 * next(moments))
+    beside, seen = sample()
+    assert seen == {1}
+    assert beside == alone
+    assert torch.get_num_threads() == 2
+
+
+def test_on_a_gpu_no_thread_gives_way(monkeypatch: pytest.MonkeyPatch, torch_threads: None) -> None:
+    torch.set_num_threads(2)
+    monkeypatch.setattr(threads, "_INTERVAL_SECONDS", 0.0)
+    moments = iter(range(10**6))
+    monkeypatch.setattr(threads, "used_by_others", lambda: 1000.0 * next(moments))
+    for device, left in (("cpu", 1), ("cuda", 2)):
+        with free_processors(torch.device(device)) as adjust:
+            adjust()
+            assert torch.get_num_threads() == left
