@@ -161,7 +161,8 @@ def open_run(
         tools = Tools(
             prompts.by_id(), engine, verifier, trainer, policy, watch, limit, probe, needed, profile.described()
         )
-        choices = hardware_choices(config, profile, None if policy is None else policy.num_parameters)
+        size = None if policy is None else policy.size
+        choices = hardware_choices(config, profile, *((None,) if size is None else (size.num_parameters, size.shape)))
         if policy is not None:
             choices["verifier.workers"] = workers  # chosen before torch could say that there is a GPU, or none
         identity = _identity(config, prompts, verifier.toolchain(), policy) | {"hardware": choices}

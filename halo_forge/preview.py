@@ -14,7 +14,7 @@ from typing import Any
 from halo_forge import within_cycle
 from halo_forge.advice import Advice, PlanFacts, advise_plan
 from halo_forge.asking import num_easiest
-from halo_forge.choices import estimated_adapter_bytes, estimated_parameters, hardware_choices
+from halo_forge.choices import estimated_adapter_bytes, estimated_parameters, hardware_choices, local_shape
 from halo_forge.config import RaftConfig
 from halo_forge.config.problems import dotted
 from halo_forge.config.rules import SCHEDULED, bounds, value_at
@@ -118,7 +118,7 @@ def preview(config: RaftConfig, num_train_prompts: int | None, num_dev_prompts: 
         model_name=config.model.model_name_or_path,
     )
     profile = choose(config.hardware)
-    hardware = hardware_choices(config, profile, estimated_parameters(config))
+    hardware = hardware_choices(config, profile, estimated_parameters(config), local_shape(config))
     hardware["memory_budget_bytes"] = profile.memory_budget_bytes()
     return Preview(cycles, tuple(_warnings(config, cycles, has_tests)), advise_plan(facts), hardware)
 

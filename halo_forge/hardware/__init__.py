@@ -21,12 +21,15 @@ from halo_forge.hardware.devices import Gpu, ask_torch, freest, visibility
 from halo_forge.hardware.gfx1151 import Gfx1151
 from halo_forge.hardware.machine import GFX1151_PCI, GFX1151_TARGET, Machine
 from halo_forge.hardware.rocm import Rocm
+from halo_forge.hardware.shape import ModelShape, ModelSize
 
 __all__ = [
     "PROFILES",
     "Gpu",
     "HardwareSettings",
     "Machine",
+    "ModelShape",
+    "ModelSize",
     "Profile",
     "as_torch_sees_it",
     "choose",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from halo_forge.errors import ConfigError, ModelError
-from halo_forge.hardware import Profile, detect, prepare
+from halo_forge.hardware import ModelShape, ModelSize, Profile, detect, prepare
 from halo_forge.policy.adapter import (
     LoraSettings,
     adapter_weights,
@@ -136,6 +136,12 @@ class Policy:
             profile=profile,
             trust_remote_code=settings.trust_remote_code,
         )
+
+    @property
+    def size(self) -> ModelSize:
+        """How large the model is, for what a training pass needs."""
+        shape = ModelShape.of(self.model.config.get_text_config().to_dict())
+        return ModelSize(self.num_parameters, shape, self.model.dtype.itemsize)
 
     @property
     def device(self) -> torch.device:
