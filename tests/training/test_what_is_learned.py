@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sft_cases import Batches, answer_loss, train, training_rows
@@ -62,6 +63,22 @@ def test_gradients_are_those_of_the_library(name: str, tiny_models: dict[str, Pa
     assert len(found) > 10 and all(gradient.abs().max() > 0 for gradient in expected.values())
     for key, gradient in expected.items():
         torch.testing.assert_close(found[key], gradient, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2"])
+def test_attention_takes_its_causal_kernel_for_rows_of_unlike_lengths(
+    name: str, tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mask would have keys and values spread out to all heads, and rule out flash attention on a GPU."""
+    plain, seen = torch.nn.functional.scaled_dot_product_attention, []
+
+    def listening(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **options: Any) -> torch.Tensor:
+        seen.append((options["attn_mask"] is None, options["is_causal"], key.shape[1] < query.shape[1]))
+        return plain(query, key, value, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", listening)
+    train(load_policy(tiny_models[name]), tmp_path / "one", options=ALL_AT_ONCE)
+    assert set(seen) == {(True, True, True)}
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
