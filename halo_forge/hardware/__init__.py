@@ -21,12 +21,15 @@ from halo_forge.hardware.devices import Gpu, ask_torch, freest, visibility
 from halo_forge.hardware.gfx1151 import Gfx1151
 from halo_forge.hardware.machine import GFX1151_PCI, GFX1151_TARGET, Machine
 from halo_forge.hardware.rocm import Rocm
+from halo_forge.hardware.shape import ModelShape, ModelSize
 
 __all__ = [
     "PROFILES",
     "Gpu",
     "HardwareSettings",
     "Machine",
+    "ModelShape",
+    "ModelSize",
     "Profile",
     "as_torch_sees_it",
     "choose",
@@ -39,7 +42,7 @@ __all__ = [
 PROFILES: tuple[type[Profile], ...] = (Gfx1151, Rocm, Cuda, Cpu)
 
 NO_GPU = "no GPU found"
-_SETTINGS = ("memory_fraction", "optimizer", "pin_memory")
+_SETTINGS = ("memory_fraction", "optimizer", "pin_memory", "fused_head")
 _HIDING = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 
 
@@ -54,6 +57,8 @@ class HardwareSettings(Protocol):
     def optimizer(self) -> str: ...
     @property
     def pin_memory(self) -> bool | Literal["auto"]: ...
+    @property
+    def fused_head(self) -> bool | Literal["auto"]: ...
 
 
 def profile_class(name: str) -> type[Profile]:

@@ -107,10 +107,13 @@ class LoraSftTrainer:
         # The library reports its own progress and defaults; ours is the one the user sees.
         logging.getLogger("trl").setLevel(logging.ERROR)
         model, seed = self.policy.model, derive_seed(self.seed, "train", settings.cycle) % 2**32
-        profile, size = self.policy.profile, self.policy.num_parameters
-        max_tokens, checkpointing = self.settings.max_tokens_per_pass, self.settings.gradient_checkpointing
-        if checkpointing == "auto":
-            checkpointing = profile.gradient_checkpointing(size, max(map(len, dataset["input_ids"])))
+        profile = self.policy.profile
+        max_tokens, checkpointing = profile.training_pass(
+            self.policy.size,
+            max(map(len, dataset["input_ids"])),
+            self.settings.max_tokens_per_pass,
+            self.settings.gradient_checkpointing,
+        )
         arguments = SFTConfig(
             output_dir=str(folder / "trainer"),
             # All rows of an optimizer step at once: our trainer cuts them by length (see `micro_batches`).
@@ -145,8 +148,8 @@ class LoraSftTrainer:
             factors=factors,
             on_step=on_step,
             prepare_optimizer=prepare,
-            fused_head=False,
-            max_tokens=profile.max_tokens_per_pass(size) if max_tokens == "auto" else max_tokens,
+            fused_head=profile.takes_fused_head(),
+            max_tokens=max_tokens,
             model=model,
             args=arguments,
             train_dataset=dataset,
