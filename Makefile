@@ -35,10 +35,12 @@ system:  ## install the compilers that tests use, as root; otherwise say which a
 gpu-check:  ## what only a GPU can show, in at most 8 minutes: docs/gpu-check.md
 	$(or $(wildcard $(BIN)/python),$(PYTHON)) scripts/gpu_check.py
 
-# The sandbox's tests run alone: they look at times and at all processes.
+# The sandbox's tests run alone: they look at times and at all processes.  Those of tests/gpu make a pretended GPU, which
+# no other test must see.
 test: system model lint  ## lint, type-check and run all tests
 	$(BIN)/python -m pytest -q tests/sandbox
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/sandbox tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/gpu
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/sandbox --ignore=tests/gpu tests
 
 test-oldest: setup  ## test with the lowest versions that pyproject.toml allows
 	@bash scripts/test_versions.sh oldest
