@@ -22,6 +22,7 @@ import halo_forge
 from halo_forge import heartbeat
 from halo_forge.choices import hardware_choices, verifier_workers
 from halo_forge.config import LoadedConfig, RaftConfig, config_digest, differing_keys, resolved
+from halo_forge.engines import Noting
 from halo_forge.errors import ConfigError, RunDirError
 from halo_forge.hardware import Profile, choose, prepare
 from halo_forge.hardware.telemetry import telemetry
@@ -139,6 +140,8 @@ def open_run(
         engine = config.engine.open(policy)
         if isinstance(engine, AbstractContextManager):  # it may have started a server
             stack.enter_context(engine)
+        if isinstance(engine, Noting):
+            engine.note = run.event
         trainer = (
             ScriptedTrainer(config.training)
             if policy is None
