@@ -173,6 +173,21 @@ def test_without_a_gpu_nothing_is_tried_and_a_run_can_start(tmp_path: Path, file
 # ---- probes
 
 
+def test_a_gpu_that_only_torch_sees_is_tried_too(tmp_path: Path) -> None:
+    found = section(tmp_path, LAPTOP, torch="2.13.0+rocm7.2", probes={"seen": seen(architecture="gfx1100")})
+    assert line(found, "profile of this GPU").found.startswith("rocm: torch uses AMD Radeon Graphics, gfx1100, which")
+    assert line(found, "kernel launch").state == line(found, "attention").state == "fine"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "text"),
+    [(Outcome({"available": False}), "no GPU found"), (Outcome(None, "killed by SIGSEGV"), "killed by SIGSEGV")],
+)
+def test_where_neither_files_nor_torch_see_a_gpu_a_run_can_start(tmp_path: Path, outcome: Outcome, text: str) -> None:
+    found = section(tmp_path, LAPTOP, torch="2.13.0+cu130", probes={"seen": outcome})
+    assert found.can_run and text in line(found, "probes").found
+
+
 def test_a_gpu_that_torch_does_not_see_stops_a_run(tmp_path: Path) -> None:
     found = section(tmp_path, NVIDIA, torch="2.13.0+cu130", probes={"seen": Outcome({"available": False})})
     assert not found.can_run

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from halo_forge.doctor._section import Line
-from halo_forge.hardware import Gpu, Profile, as_torch_sees_it
+from halo_forge.hardware import NO_GPU, Gpu, Profile, as_torch_sees_it
 from halo_forge.hardware.gfx1151 import Gfx1151
 
 PROBE_SECONDS = 120.0
@@ -93,12 +93,19 @@ def outcome_of(command: Sequence[str], environment: dict[str, str], seconds: flo
 
 
 def probe_lines(profile: Profile, run: Runner, torch_is_there: bool) -> Iterator[Line]:
-    """One line for each probe; one that says why none was tried where there is no GPU or no torch for it."""
-    if profile.device == "cpu" or not torch_is_there:
-        why = f"no GPU for a run: {profile.why}" if profile.device == "cpu" else "torch has to be mended first"
-        yield Line("probes", "skipped", why)
+    """One line for each probe; one that says why none was tried where there is no GPU or no torch for it.
+
+    Where files show no GPU, a torch that is not built for the CPU alone is asked all the same: it has the last word.
+    """
+    if not torch_is_there:
+        yield Line("probes", "skipped", "torch has to be fixed first")
         return
-    seen = run("seen")
+    asked = profile.device == "cpu" and profile.why == NO_GPU and profile.machine.torch_build() != "cpu"
+    seen = run("seen") if asked or profile.device != "cpu" else Outcome({"available": False})
+    if profile.device == "cpu" and (seen.found is None or not seen.found["available"]):
+        failure = f", and torch does not say whether it sees one: {seen.failure}" if seen.found is None else ""
+        yield Line("probes", "skipped", f"no GPU for a run: {profile.why}{failure}")
+        return
     if seen.found is None or not seen.found["available"]:
         failure = seen.failure if seen.found is None else "torch sees no GPU"
         do = seen.do or "see the lines on devices and on torch above; the groups are render and video"

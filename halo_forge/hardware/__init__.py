@@ -23,6 +23,7 @@ from halo_forge.hardware.machine import GFX1151_PCI, GFX1151_TARGET, Machine
 from halo_forge.hardware.rocm import Rocm
 
 __all__ = [
+    "NO_GPU",
     "PROFILES",
     "Gpu",
     "HardwareSettings",
@@ -40,6 +41,7 @@ __all__ = [
 PROFILES: tuple[type[Profile], ...] = (Gfx1151, Rocm, Cuda, Cpu)
 
 NO_GPU = "no GPU found"
+"""Why, where files show none."""
 _SETTINGS = ("memory_fraction", "optimizer", "pin_memory")
 _HIDING = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 
