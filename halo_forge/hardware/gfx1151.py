@@ -61,6 +61,10 @@ class Gfx1151(Profile):
         vram, gtt = self._card("mem_info_vram_total"), self._card("mem_info_gtt_total")
         return vram is not None and gtt is not None and vram >= gtt
 
+    def pool_bytes(self) -> int | None:
+        """How much memory the kernel lets the GPU have in all."""
+        return self._card("mem_info_vram_total" if self.uses_vram() else "mem_info_gtt_total")
+
     def process_fraction(self, total_bytes: int) -> float | None:
         """The budget as a share of what torch takes for the total: always, because the host would freeze."""
         budget = self.memory_budget_bytes()
