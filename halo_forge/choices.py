@@ -15,6 +15,14 @@ Choices = dict[str, Any]
 """Dotted key of the configuration -> the value that is used, beside "profile", "why" and "num_parameters"."""
 
 
+def verifier_workers(config: RaftConfig, profile: Profile) -> int:
+    """Programs that are checked at the same time; `auto` leaves some processors to a GPU, which samples meanwhile."""
+    workers = config.verifier.num_workers
+    if config.verifier.workers != "auto" or not config.engine.needs_policy:
+        return workers
+    return max(1, workers - profile.spare_processors)
+
+
 def hardware_choices(config: RaftConfig, profile: Profile, num_parameters: int | None) -> Choices:
     """Every value that follows the machine, the configuration's own where it gives one.
 
@@ -52,6 +60,7 @@ def hardware_choices(config: RaftConfig, profile: Profile, num_parameters: int |
         **found,
         "num_parameters": num_parameters,
         **{key: chosen[key] if value == "auto" else value for key, value in given.items()},
+        "verifier.workers": verifier_workers(config, profile),
         "hardware.memory_fraction": profile.memory_fraction,
         "hardware.optimizer": profile.optimizer,
         "hardware.pin_memory": profile.pin_memory,

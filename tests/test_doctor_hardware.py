@@ -54,7 +54,7 @@ def test_a_strix_halo_that_is_well(tmp_path: Path) -> None:
     assert [each.name for each in found.lines if each.do] == []
     assert found.facts["profile"] == "gfx1151"
     assert found.facts["memory_budget_bytes"] == int(84 * GIB * 0.8)
-    assert found.facts["sensors"] == ["busy", "celsius", "gtt_bytes", "watts"]
+    assert found.facts["sensors"] == ["busy", "celsius", "memory_bytes", "watts"]
     assert line(found, "matrix products").found == "30.0 TFLOP/s in bfloat16"
     assert line(found, "TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL").found == "1 in a run"
 

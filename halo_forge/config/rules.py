@@ -79,6 +79,7 @@ def check_rules(config: RaftConfig) -> None:
         _metrics(config),
         _single_rules(config),
         _greedy(config, broken),
+        _temperature(config, broken),
         _budgeted(config, broken),
         _counts(config, broken),
     ]
@@ -183,6 +184,28 @@ def _single_rules(config: RaftConfig) -> Iterator[Problem]:
     if per_cycle is not None and limit is not None and per_cycle > limit:
         text = "a cycle cannot take more prompts than there are; lower prompts_per_cycle or raise train_limit"
         yield Problem(_PER_CYCLE, text, per_cycle, ((_LIMIT, limit),))
+
+
+def _temperature(config: RaftConfig, broken: set[KeyPath]) -> Iterator[Problem]:
+    """Not hotter than the engine can sample; returns to an earlier version may add to the schedule."""
+    if _TEMPERATURE in broken:
+        return
+    limit, decisions, raft = config.engine.max_temperature, config.decisions, config.raft
+    allowed = f"allowed with engine.kind {config.engine.kind}: up to {limit:g}"  # type: ignore[attr-defined]
+    if config.evaluation.temperature > limit:
+        yield Problem(("evaluation", "temperature"), f"found {show(config.evaluation.temperature)}, {allowed}")
+    schedule = config.engine.temperature
+    hottest = max(schedule.bounds(cycle, raft.num_cycles)[1] for cycle in _cycles(config))
+    if hottest > limit:
+        yield Problem(_TEMPERATURE, f"found {show(hottest)}, {allowed}")
+        return
+    added = decisions.temperature_add * decisions.max_rollbacks if decisions.on_decline == "rollback" else 0.0
+    if hottest + added > limit:
+        others = (
+            (("decisions", "temperature_add"), decisions.temperature_add),
+            (("decisions", "max_rollbacks"), decisions.max_rollbacks),
+        )
+        yield Problem(_TEMPERATURE, f"{hottest + added:g} after all rollbacks, {allowed}", hottest, others)
 
 
 def _greedy(config: RaftConfig, broken: set[KeyPath]) -> Iterator[Problem]:

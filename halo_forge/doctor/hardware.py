@@ -41,7 +41,7 @@ def hardware_section(
         "why": profile.why,
         "torch": machine.torch_version,
         "memory_budget_bytes": profile.memory_budget_bytes(),
-        "sensors": sorted(find_sensors(machine).paths),
+        "sensors": sorted(find_sensors(profile).readers),
         "environment": dict(profile.environment),
     }
     # A GPU that fails is a GPU that a run would take: only these keep it from starting.

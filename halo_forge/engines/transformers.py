@@ -32,6 +32,8 @@ _VOCABULARY_COPIES = 4
 """Logits, probabilities, their sums, and what sorting takes."""
 STOPPED, BROKEN = -1, -2
 """In place of a token: one that ends the answer was drawn; the logits were not finite, so nothing could be drawn."""
+LEFTOVER = 1 / 3
+"""So many rows more than asked for, as a share, are in flight where that leaves no request for a second round."""
 REFILL_AT = 1 / 8
 """Finished rows are filled again, or dropped at the end, when they are this share: both cost a pass or a copy."""
 
@@ -74,7 +76,8 @@ class TransformersEngine:
 
     Args:
         batch_size: The most rows in flight.
-        fitted: Take fewer rows where their caches would not fit into the profile's memory budget.
+        fitted: Take fewer rows where their caches would not fit into the profile's memory budget, and a few more where
+            a second round of few rows is saved.
     """
 
     def __init__(self, policy: Policy, *, batch_size: int, stop: tuple[str, ...], fitted: bool = False) -> None:
@@ -126,7 +129,7 @@ class TransformersEngine:
 
         left = {(request.prompt_id, request.index): request for request in requests}
         while left:
-            num_rows = min(self.batch_size, len(left), self._fitting(left.values(), ids))
+            num_rows = min(self._most_rows(len(left)), len(left), self._fitting(left.values(), ids))
             try:
                 for row in self._run(deque(left.values()), ids, num_rows):
                     del left[row.request.prompt_id, row.request.index]
@@ -140,6 +143,11 @@ class TransformersEngine:
             # Past the handler, so that the traceback no longer holds the caches that have to go.
             torch.cuda.empty_cache()
             _log.warning("the GPU's memory ran out; sampling goes on with %d rows in flight", self.batch_size)
+
+    def _most_rows(self, num_requests: int) -> int:
+        """Rows in flight, with a few more where all the rest fits in: alone it would take as many steps once more."""
+        all_at_once = self.fitted and num_requests <= self.batch_size * (1 + LEFTOVER)
+        return num_requests if all_at_once else self.batch_size
 
     def _fitting(self, requests: Iterable[SampleRequest], ids: Mapping[str, list[int]]) -> int:
         """The most rows whose caches fit into the memory that is left."""

@@ -54,6 +54,8 @@ class Profile(abc.ABC):
     attention: ClassVar[str] = "sdpa"
     environment: ClassVar[Mapping[str, str]] = {}
     """Set before torch is imported, where the user has not set them."""
+    spare_processors: ClassVar[int] = 0
+    """Left free of checking: a GPU waits for the thread that launches its kernels, and for those of its driver."""
     rows: ClassVar[tuple[tuple[float, int], ...]]
     """(up to so many parameters, rows in flight), the smallest first; the last holds for all larger ones."""
     tokens: ClassVar[tuple[tuple[float, int], ...]]

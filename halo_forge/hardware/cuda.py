@@ -15,6 +15,7 @@ class Cuda(Profile):
 
     name = "cuda"
     device = "cuda"
+    spare_processors = 2
     memory_fraction: float = 0.9
     optimizer: str = "adamw_torch_fused"
     pin_memory: bool = True

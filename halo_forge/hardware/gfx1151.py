@@ -18,6 +18,7 @@ class Gfx1151(Profile):
 
     name = "gfx1151"
     device = "cuda"
+    spare_processors = 2
     memory_fraction: float = 0.8
     environment = {"TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL": "1"}  # noqa: RUF012
     rows = ((3.5e9, 64), (10e9, 32), (math.inf, 16))

@@ -90,6 +90,14 @@ class Machine:
             return found
         return [folder for folder in found if kinds[folder] == pci_id]
 
+    def card_at(self, pci: str) -> str | None:
+        """The folder of the AMD card at this place on the bus, such as "0000:c5:00.0"."""
+        for folder in self.amd_cards():
+            text = self.text(f"{folder}/uevent")
+            if text is not None and f"PCI_SLOT_NAME={pci}" in text.splitlines():
+                return folder
+        return None
+
     def card_bytes(self, name: str, pci_id: str | None = None) -> int | None:
         """A memory figure, such as "mem_info_gtt_total", of the AMD card (of this kind) with the most of it."""
         found = [self.number(f"{folder}/{name}") for folder in self.amd_cards(pci_id)]

@@ -92,8 +92,10 @@ def fused_adapter(model: PeftModel) -> Iterator[None]:
     from peft.tuners.lora.layer import Linear
 
     layers = [module for module in model.modules() if type(module) is Linear and not module.lora_variant]
-    for layer in layers:
-        layer.forward = _fused_forward(layer, model.dtype)
+    # All of them before the first is used: when the memory runs out here, no layer is left with a copy of its weights.
+    forwards = [_fused_forward(layer, model.dtype) for layer in layers]
+    for layer, forward in zip(layers, forwards, strict=True):
+        layer.forward = forward
     try:
         yield
     finally:

@@ -52,6 +52,7 @@ class Policy:
         stop_ids: Tokens that end a completion when sampled.
         identity: What says that two runs start from the same model, for run.json.
         profile: What the automatic settings of sampling and training follow.
+        trust_remote_code: Code of the model's own folder or repository may run (`model.trust_remote_code`).
         num_parameters: Those of the base model and the adapter.
     """
 
@@ -63,8 +64,10 @@ class Policy:
         identity: Mapping[str, str],
         response_prefix: str | None = None,
         profile: Profile | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
         self.model = model
+        self.trust_remote_code = trust_remote_code
         self.identity = dict(identity)
         self.profile = detect() if profile is None else profile
         self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -121,7 +124,14 @@ class Policy:
         model = with_adapter(base.to(profile.device), settings, lora, seed)
         model.eval()
         identity = identity_of(settings, base)
-        return cls(model, tokenizer, identity=identity, response_prefix=response_prefix, profile=profile)
+        return cls(
+            model,
+            tokenizer,
+            identity=identity,
+            response_prefix=response_prefix,
+            profile=profile,
+            trust_remote_code=settings.trust_remote_code,
+        )
 
     @property
     def device(self) -> torch.device:

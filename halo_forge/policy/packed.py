@@ -33,6 +33,9 @@ def packed_linears(model: Any) -> Iterator[None]:
         group = _Packed(members, model.dtype)
         forwards |= {member: group.forward_of(number) for number, member in enumerate(members)}
         layers -= {base_of(member) for member in members}
+    for layer in _adapted(model, layers):
+        forwards[layer] = _Packed([layer], model.dtype).forward_of(0)
+        layers.remove(base_of(layer))
     forwards |= {layer: _packed_forward(layer) for layer in layers}
     # An adapter's layer may have a forward of `fused_adapter` already.
     before = {layer: layer.__dict__.get("forward") for layer in forwards}
@@ -75,6 +78,15 @@ def siblings(model: Any, layers: set[Any]) -> list[list[Any]]:
             if all(base_of(member) in layers and is_plain(member) for member in members):
                 found.append(members)
     return found
+
+
+def _adapted(model: Any, layers: set[Any]) -> list[Any]:
+    """Plain LoRA layers around some of `layers`."""
+    return [
+        module
+        for module in model.modules()
+        if base_of(module) in layers and module is not base_of(module) and is_plain(module)
+    ]
 
 
 def base_of(member: Any) -> Any:
@@ -157,20 +169,34 @@ class Group(abc.ABC):
 
 
 class _Packed(Group):
-    """One product with a packed copy of all weights, and two for the adapters."""
+    """One product with a packed copy of all weights, the adapters' B beside them: y = [W, s B] [x; A x]."""
 
     def _lay_out(self, bases: Sequence[Any]) -> None:
         import torch
 
         whole = torch.cat([base.weight for base in bases])
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(whole, _ROWS)
+        if self._down is None or self._up is None:
+            self._weight = _pack(whole)
+        else:
+            self._packed_down = _pack(self._down.T.contiguous())
+            self._weight = _pack(torch.cat([whole, self._up.T], dim=1))
 
     def _compute(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        import torch
+
         flat = x.reshape(-1, x.shape[-1])
+        if self._down is not None:
+            low = _product(flat, self._packed_down, None)
+            flat = torch.cat([flat, low if self._adapters_are_on() else torch.zeros_like(low)], dim=1)
         product = _product(flat, self._weight, self._bias)
-        if self._down is not None and self._adapters_are_on():
-            product.addmm_(flat @ self._down, self._up)
         return product.view(*x.shape[:-1], product.shape[-1]).split(self._sizes, dim=-1)
+
+
+def _pack(weight: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
+    return packed
 
 
 def _product(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -184,7 +210,7 @@ def _packed_forward(layer: torch.nn.Linear) -> Callable[[torch.Tensor], torch.Te
     import torch
 
     with torch.no_grad():
-        weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.data, _ROWS)
+        weight = _pack(layer.weight.data)
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         product = _product(x.reshape(-1, x.shape[-1]), weight, layer.bias)
