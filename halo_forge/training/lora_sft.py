@@ -128,7 +128,7 @@ class LoraSftTrainer:
             # The weights are in the dtype they compute in; autocast would only add casts.
             bf16=False,
             fp16=False,
-            gradient_checkpointing=checkpointing,
+            **{_checkpointing_argument(SFTConfig): checkpointing},
             max_length=None,
             packing=False,
             dataset_kwargs={"skip_prepare_dataset": True},
@@ -157,6 +157,12 @@ class LoraSftTrainer:
         )
 
 
+def _checkpointing_argument(arguments: type) -> str:
+    """The name of the switch: the one before transformers 5.23 is deprecated."""
+    new = "activation_checkpointing"
+    return new if hasattr(arguments, new) else "gradient_checkpointing"
+
+
 @contextlib.contextmanager
 def _unwrapped_after(base: Any) -> Iterator[None]:
     """Take off again what the library puts around the model for a training.
@@ -174,8 +180,9 @@ def _unwrapped_after(base: Any) -> Iterator[None]:
             base.__dict__.pop("forward", None)
         else:
             base.forward = forward
-        # The model's own property for this has another name before transformers 5.23.
+        # What asks and what switches it off have other names before transformers 5.23.
         if any(getattr(module, "gradient_checkpointing", False) for module in base.modules()):
-            base.gradient_checkpointing_disable()
+            off = "activation_checkpointing_disable"
+            getattr(base, off if hasattr(base, off) else "gradient_checkpointing_disable")()
         for key in hooks.keys() - hooks_before.keys():
             del hooks[key]
