@@ -155,6 +155,8 @@ def test_on_a_gpu_no_thread_gives_way(monkeypatch: pytest.MonkeyPatch, torch_thr
     moments = iter(range(10**6))
     monkeypatch.setattr(threads, "used_by_others", lambda: 1000.0 * next(moments))
     for device, left in (("cpu", 1), ("cuda", 2)):
-        with free_processors(torch.device(device)) as adjust:
-            adjust()
+        with free_processors(torch.device(device)):
+            threads.adjust()
             assert torch.get_num_threads() == left
+        threads.adjust()
+        assert torch.get_num_threads() == 2

@@ -24,6 +24,7 @@ from halo_forge.engines._cohort import Cohort
 from halo_forge.engines._fixed_cache import FixedCache
 from halo_forge.engines._transfer import upload, upload_indices
 from halo_forge.errors import ConfigError
+from halo_forge.policy import threads
 
 MAX_COHORTS = 4
 """Every cohort costs products of its own in every layer; to wait for older rows costs wider ones."""
@@ -132,6 +133,7 @@ class Decoder:
         """
         cohort, logits = self._for_new_rows(), []
         for part in self._passes([tuple(prompt) for prompt in prompts]):
+            threads.adjust()
             distinct = list(dict.fromkeys(part))
             states = self._prefill(distinct) if self._kept is None or distinct != [self._kept[0]] else self._kept[1]
             self._kept = distinct[-1], states.last()
@@ -204,6 +206,7 @@ class Decoder:
         Returns:
             (rows, vocabulary) next-token logits.
         """
+        threads.adjust()
         try:
             logits = self._forward(tokens)
         except RuntimeError as error:

@@ -85,20 +85,33 @@ def used_by_others(stat: Path = _STAT) -> float | None:
     return sum(ticks) / os.sysconf("SC_CLK_TCK") - time.process_time()
 
 
+_current: FreeProcessors | None = None
+
+
 @contextlib.contextmanager
-def free_processors(device: torch.device) -> Iterator[Callable[[], None]]:
-    """Gives what has to be called before every step; all threads are back when the block ends.  Nothing on a GPU."""
+def free_processors(device: torch.device) -> Iterator[None]:
+    """While the block runs, `adjust` gives threads away and takes them back; then all are back.  Nothing on a GPU."""
+    global _current
+    if device.type != "cpu":
+        yield
+        return
     import torch
 
-    most = torch.get_num_threads()
-    processors = FreeProcessors(most, len(os.sched_getaffinity(0)), used_by_others)
-
-    def adjust() -> None:
-        threads = processors.look()
-        if threads != torch.get_num_threads():
-            torch.set_num_threads(threads)
-
+    most, outer = torch.get_num_threads(), _current
+    _current = FreeProcessors(most, len(os.sched_getaffinity(0)), used_by_others)
     try:
-        yield adjust if device.type == "cpu" else lambda: None
+        yield
     finally:
+        _current = outer
         torch.set_num_threads(most)
+
+
+def adjust() -> None:
+    """Look whether processors are free, and compute with as many threads; call it before every step or pass."""
+    if _current is None:
+        return
+    import torch
+
+    threads = _current.look()
+    if threads != torch.get_num_threads():
+        torch.set_num_threads(threads)
