@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _INTERVAL_SECONDS = 0.5
 """The kernel counts in hundredths of a second."""
+_FIRST_SECONDS = 0.05
+"""Before the first step, because one alone can take seconds with a thread too many."""
 _TOLERATED = 0.3
 """Processors that others may use without a thread of ours giving way."""
 _QUIET_INTERVALS = 3
@@ -54,11 +56,15 @@ class FreeProcessors:
         self._since, self._used = clock(), used_by_others()
         self._num_quiet = 0
 
-    def look(self) -> int:
-        """How many threads to compute with from now on; cheap, so ask before every step."""
+    def look(self, least_seconds: float) -> int:
+        """How many threads to compute with from now on; cheap, so ask before every step.
+
+        Args:
+            least_seconds: Nothing is concluded from less time since the last conclusion.
+        """
         now = self._clock()
         seconds = now - self._since
-        if self.most == 1 or self._used is None or seconds < _INTERVAL_SECONDS:
+        if self.most == 1 or self._used is None or seconds < least_seconds:
             return self.threads
         used = self._used_by_others()
         if used is None:
@@ -100,6 +106,9 @@ def free_processors(device: torch.device) -> Iterator[None]:
     most, outer = torch.get_num_threads(), _current
     _current = FreeProcessors(most, len(os.sched_getaffinity(0)), used_by_others)
     try:
+        if most > 1:
+            time.sleep(_FIRST_SECONDS)
+            _take(_current.look(_FIRST_SECONDS))
         yield
     finally:
         _current = outer
@@ -108,10 +117,12 @@ def free_processors(device: torch.device) -> Iterator[None]:
 
 def adjust() -> None:
     """Look whether processors are free, and compute with as many threads; call it before every step or pass."""
-    if _current is None:
-        return
+    if _current is not None:
+        _take(_current.look(_INTERVAL_SECONDS))
+
+
+def _take(threads: int) -> None:
     import torch
 
-    threads = _current.look()
     if threads != torch.get_num_threads():
         torch.set_num_threads(threads)

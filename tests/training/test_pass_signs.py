@@ -29,12 +29,12 @@ def test_beside_other_programs_threads_give_way_and_the_adapter_is_the_same(
     tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, seen = torch.get_num_threads(), set()
-    moments = iter(range(10**6))
+    moments = iter(range(-1, 10**6))  # busy once the training is going
     monkeypatch.setattr(threads, "_INTERVAL_SECONDS", 0.0)
     monkeypatch.setattr(heartbeat, "beat", lambda: seen.add(torch.get_num_threads()))
     found = []
     try:
-        for used, num_threads in ((lambda: 0.0, 2), (lambda: 1000.0 * next(moments), 1)):
+        for used, num_threads in ((lambda: 0.0, 2), (lambda: 1000.0 * max(0, next(moments)), 1)):
             torch.set_num_threads(2)
             monkeypatch.setattr(threads, "used_by_others", used)
             policy = load_policy(tiny_models["llama"])
