@@ -33,6 +33,7 @@ from halo_forge.policy.grouped import grouped_linears
 from halo_forge.policy.heap import freed_memory_kept
 from halo_forge.policy.packed import packed_linears
 from halo_forge.policy.quantized import check_quantization, keep_one_layout, loading_arguments, num_weights
+from halo_forge.policy.threads import free_processors
 from halo_forge.policy.turns import end_of_turn_id, generation_stop_ids, templated
 from halo_forge.records import Prompt
 
@@ -226,7 +227,8 @@ class Policy:
         """Evaluation mode, with a copy of the adapter in the base weights' dtype while the block runs.
 
         Merging it into the base weights would be faster still, but rounding W + sBA to bfloat16 drops updates below
-        half a unit in the last place: a small learning rate would look like no learning at all.
+        half a unit in the last place: a small learning rate would look like no learning at all.  `threads.adjust`
+        works meanwhile.
         """
         self.model.eval()
         with (
@@ -234,6 +236,7 @@ class Policy:
             fused_adapter(self.model),
             packed_linears(self.model),
             grouped_linears(self.model),
+            free_processors(self.device),
         ):
             yield
 

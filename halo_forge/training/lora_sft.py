@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from halo_forge.metrics import TrainingFacts, measure_training
 from halo_forge.policy import OPTIMIZER_FILE, adapter_digest, disk_full_is_os_error, file_digest, fused_adapter
+from halo_forge.policy.threads import free_processors
 from halo_forge.records import Trained, TrainingSettings
 from halo_forge.seeds import derive_seed
 from halo_forge.training import SftSettings, StepListener, TrainingRow, planned_factors
@@ -55,7 +56,8 @@ class LoraSftTrainer:
             self.settings, len(rows), settings.num_train_epochs, settings.gradient_accumulation_steps
         )
         dataset = Dataset.from_list([self._tokenized(row) for row in rows])
-        with _unwrapped_after(self.policy.model.get_base_model()), fused_adapter(self.policy.model):
+        base = self.policy.model.get_base_model()
+        with _unwrapped_after(base), fused_adapter(self.policy.model), free_processors(self.policy.device):
             trainer = self._build(dataset, settings, factors, folder, on_step, optimizer_state)
             trainer.train()
         steps = trainer.step_rows
