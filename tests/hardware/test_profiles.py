@@ -275,7 +275,7 @@ def test_gfx1151(tmp_path: Path) -> None:
     )  # fmt: skip
     table = [(size, found.rows_in_flight(int(size * 1e9)), found.max_tokens_per_pass(int(size * 1e9)))
              for size in (0.5, 1.5, 3, 7)]  # fmt: skip
-    assert table == [(0.5, 64, 8192), (1.5, 64, 8192), (3, 64, 4096), (7, 32, 2048)]
+    assert table == [(0.5, 128, 8192), (1.5, 128, 8192), (3, 128, 4096), (7, 64, 2048)]
     assert [found.gradient_checkpointing(size, 1024) for size in (500_000_000, 1_500_000_000, 3_100_000_000)] == [
         False, False, True,
     ]  # fmt: skip
