@@ -268,7 +268,7 @@ def test_layers_that_are_more_than_a_product_keep_their_own_way(tiny_models: dic
     base = policy.model.unload()
     layers = base.model.layers
     layers[1].self_attn.k_proj.weight = layers[0].self_attn.k_proj.weight
-    model = get_peft_model(base, LoraConfig(r=4, use_dora=True, target_modules=["q_proj", "o_proj"]))
+    model = get_peft_model(base, LoraConfig(r=4, use_dora=True, target_modules=["o_proj"]))
     layers[1].mlp.up_proj.requires_grad_(True)
     ids = torch.tensor([policy.prompt_ids(PROMPTS["p1"])], device="cuda")
     with torch.no_grad():
