@@ -25,6 +25,7 @@ from halo_forge.engines._fixed_cache import FixedCache
 from halo_forge.engines._graphs import Graphs
 from halo_forge.engines._transfer import upload, upload_indices
 from halo_forge.errors import ConfigError
+from halo_forge.policy import threads
 
 MAX_COHORTS = 4
 """Every cohort costs products of its own in every layer; to wait for older rows costs wider ones."""
@@ -137,6 +138,7 @@ class Decoder:
         """
         cohort, logits = self._for_new_rows(), []
         for part in self._passes([tuple(prompt) for prompt in prompts]):
+            threads.adjust()
             distinct = list(dict.fromkeys(part))
             states = self._prefill(distinct) if self._kept is None or distinct != [self._kept[0]] else self._kept[1]
             self._kept = distinct[-1], states.last()
@@ -211,6 +213,7 @@ class Decoder:
         Returns:
             (rows, vocabulary) next-token logits; with graphs the next step may overwrite them.
         """
+        threads.adjust()
         if self._graphs is not None:
             (cache,) = self._cohorts
             inputs = tokens[: cache.width]

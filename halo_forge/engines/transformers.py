@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -94,7 +94,6 @@ class TransformersEngine:
         # A stop string can only be completed by the newest token, so looking at this many is enough.
         self._tail = max((len(text.encode()) for text in stop), default=0) + 8
         self._may_end: dict[int, bool] = {}
-        self._adjust_threads: Callable[[], None]
 
     @property
     def takes_processors(self) -> bool:
@@ -111,7 +110,6 @@ class TransformersEngine:
             return
         from halo_forge.engines._attention import fast_decoding
         from halo_forge.engines._fused import fused_operations
-        from halo_forge.policy.threads import free_processors
 
         needed = dict.fromkeys(request.prompt_id for request in requests)
         ids = {prompt_id: self.policy.prompt_ids(prompts[prompt_id]) for prompt_id in needed}
@@ -121,7 +119,6 @@ class TransformersEngine:
             self.policy.sampling(),
             fast_decoding(base),
             fused_operations(base),
-            free_processors(self.policy.device) as self._adjust_threads,
         ):
             for row in self._all(ordered, ids):
                 yield self._completion(row, policy_version)
@@ -193,7 +190,6 @@ class TransformersEngine:
                 rows = rows + new
             else:
                 new = rows
-                self._adjust_threads()
                 logits = decoder.step(sampler.tokens if self.graphs else sampler.tokens[: len(rows)])
             drawn.append((new, Readback(sampler.draw(logits))))
             for row in new:
