@@ -22,7 +22,7 @@ class Gfx1151(Profile):
     spare_processors = 2
     memory_fraction: float = 0.8
     environment = {"TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL": "1"}  # noqa: RUF012
-    rows = ((3.5e9, 64), (10e9, 32), (math.inf, 16))
+    rows = ((3.5e9, 128), (10e9, 64), (math.inf, 32))
     tokens = ((2e9, 8192), (4e9, 4096), (math.inf, 2048))
 
     def gradient_checkpointing(self, size: ModelSize, longest: int) -> bool:
@@ -60,6 +60,10 @@ class Gfx1151(Profile):
         """Whether the kernel gives the GPU its own memory and not the host's."""
         vram, gtt = self._card("mem_info_vram_total"), self._card("mem_info_gtt_total")
         return vram is not None and gtt is not None and vram >= gtt
+
+    def pool_bytes(self) -> int | None:
+        """How much memory the kernel lets the GPU have in all."""
+        return self._card("mem_info_vram_total" if self.uses_vram() else "mem_info_gtt_total")
 
     def process_fraction(self, total_bytes: int) -> float | None:
         """The budget as a share of what torch takes for the total: always, because the host would freeze."""

@@ -34,6 +34,7 @@ from halo_forge.policy.grouped import grouped_linears
 from halo_forge.policy.heap import freed_memory_kept
 from halo_forge.policy.packed import packed_linears
 from halo_forge.policy.quantized import check_quantization, keep_one_layout, loading_arguments, num_weights
+from halo_forge.policy.threads import free_processors
 from halo_forge.policy.turns import end_of_turn_id, generation_stop_ids, templated
 from halo_forge.records import Prompt
 
@@ -230,7 +231,8 @@ class Policy:
         """Evaluation mode, with a copy of the adapter in the base weights' dtype while the block runs.
 
         Merging it into the base weights would be faster still, but rounding W + sBA to bfloat16 drops updates below
-        half a unit in the last place: a small learning rate would look like no learning at all.
+        half a unit in the last place: a small learning rate would look like no learning at all.  `threads.adjust`
+        works meanwhile.
         """
         self.model.eval()
         with (
@@ -238,6 +240,7 @@ class Policy:
             fused_adapter(self.model),
             packed_linears(self.model),
             grouped_linears(self.model),
+            free_processors(self.device),
         ):
             yield
 
@@ -254,11 +257,12 @@ def resolve_dtype(name: str, profile: Profile) -> torch.dtype:
 
 
 def _quiet_libraries() -> None:
-    """The libraries' own progress bars and notes about their next version would tear our progress apart."""
+    """The libraries' own progress bars and log lines would tear our progress apart."""
     import warnings
 
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
+    # TRL 1.16 itself reads the old name of what transformers 5.23 renamed; nothing of ours does.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)

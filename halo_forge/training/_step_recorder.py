@@ -14,6 +14,7 @@ from transformers.trainer_callback import PrinterCallback
 from trl import SFTTrainer
 
 from halo_forge import heartbeat
+from halo_forge.policy import threads
 from halo_forge.training import StepListener
 from halo_forge.training._loss import completion_loss
 from halo_forge.training._step_batch import passes, step_batch
@@ -69,6 +70,7 @@ class _StepRecordingTrainer(SFTTrainer):  # type: ignore[misc]
         # The library adds it up on the device; nothing here waits for that.
         total = torch.zeros((), device=inputs["numbers"].device)
         for part in parts:
+            threads.adjust()
             total += super().training_step(model, {"part": part}, num_items)
             self._num_rows += len(part.input_ids)
             heartbeat.beat()

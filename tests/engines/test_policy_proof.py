@@ -77,7 +77,7 @@ class Events(list[dict[str, Any]]):
         self.append({"event": event, **fields})
 
 
-def asking(policy: Any, server: StandIn, events: Events | None = None, **settings: Any) -> ServedEngine:
+def asking(policy: Any, server: StandIn, events: Events | None = None, /, **settings: Any) -> ServedEngine:
     values = {"base_url": server.base_url, "served_model": "base", "adapter": "vllm_runtime_lora"}
     engine = OpenaiServerSpec(**{**values, "retry_seconds": 5.0, **settings}).open(policy)
     if events is not None:

@@ -17,6 +17,7 @@ from scripted_runs import execute, rows
 from served_run import Content, write_config
 from tiny_models import LoraOptions, load_policy, prompts, request
 
+from halo_forge.engines._server_spec import MAX_POLICY_GAP
 from halo_forge.engines.openai_server import OpenaiServerSpec
 from halo_forge.errors import ConfigError
 from halo_forge.verifiers.c import Spec
@@ -67,7 +68,7 @@ def test_token_ids_come_from_the_server_and_stop_strings_are_cut(tmp_path: Path)
         found = list(engine.sample(PROMPTS, requests, 0))
     (proof,) = proofs
     print(f"v0: {proof}")
-    assert proof["method"] == "log_probabilities" and proof["num_tokens"] > 100 and 0 < proof["gap"] < 0.1
+    assert proof["method"] == "log_probabilities" and proof["num_tokens"] > 100 and 0 < proof["gap"] < MAX_POLICY_GAP
     assert {(each.prompt_id, each.index) for each in found} == {(each.prompt_id, each.index) for each in requests}
     ended = [each for each in found if ";" in each.text]
     assert ended and all(each.finish == "stop" and each.text.index(";") == len(each.text) - 1 for each in ended)
@@ -93,7 +94,7 @@ def test_a_cycle_and_a_server_that_stays_with_the_start_model(tmp_path: Path, mo
     for proof in proofs:
         print(f"v{proof['policy_version']}: {proof}")
     assert [proof["policy_version"] for proof in proofs] == [0, 1]
-    assert all(proof["gap"] < 0.1 for proof in proofs)
+    assert all(proof["gap"] < MAX_POLICY_GAP for proof in proofs)
     assert proofs[1]["told_apart"]
 
     stale = OpenaiServerSpec(**settings(tmp_path / "stale", str(tmp_path / "exchange/merged_v000.gguf")))

@@ -22,6 +22,7 @@ from processes import eventually, is_alive
 from scripted_runs import read, rows
 from served_run import write_config
 
+from halo_forge.engines._server_spec import MAX_POLICY_GAP
 from halo_forge.sandbox import processes
 
 PYTHON = os.environ.get("VLLM_PYTHON")
@@ -109,7 +110,7 @@ def check_finished(root: Path) -> None:
         kept = {key: proof[key] for key in ("policy_version", "model", "method", "num_tokens", "gap", "other_gaps")}
         say(f"proof: {kept}, told apart {proof['told_apart']}, {proof['seconds']} s")
     assert {proof["policy_version"] for proof in proofs} == set(range(NUM_CYCLES + 1))
-    assert all(proof["method"] == "log_probabilities" and 0 < proof["gap"] < 0.1 for proof in proofs)
+    assert all(proof["method"] == "log_probabilities" and 0 < proof["gap"] < MAX_POLICY_GAP for proof in proofs)
     for cycle in range(1, NUM_CYCLES + 1):
         found = rows(root / f"cycles/{cycle:03d}/completions.jsonl")
         assert len(found) == len({(row["prompt_id"], row["index"]) for row in found}) == 2 * NUM_SAMPLES

@@ -180,6 +180,8 @@ def test_the_gpu_has_the_larger_of_vram_and_gtt_as_the_kernel_gives_it(tmp_path:
         return Gfx1151(machine(tmp_path / str(number), files), "").memory_budget_bytes()
 
     assert budget(0, 96, 15.5) == int(96 * GIB * 0.8)
+    limit = Gfx1151(Machine(tmp_path / "0", {}, None), "").process_fraction(96 * GIB)
+    assert limit == pytest.approx(0.8), "torch may take it too"
     assert budget(1, 96, 15.5, **{f"{CARD}/mem_info_vram_used": 6 * GIB}) == int(90 * GIB * 0.8)
     assert budget(2, 16, 16) == int(16 * GIB * 0.8), "equal: the kernel asks whether VRAM is less"
     assert budget(3, 15, 15.5) == int(10 * GIB * 0.8), "host memory: 26 available - 16"
