@@ -151,7 +151,7 @@ def test_out_of_memory_in_training_is_raised_and_leaves_nothing(
 def test_a_step_waits_once_for_each_pass_and_twice_more(
     tiny_models: dict[str, Path], tmp_path: Path, pretended: None
 ) -> None:
-    """Loss and norm are read back, and transformers looks for packed rows in each pass; rows come from pinned memory."""
+    """Loss and norm are read back, and transformers looks for packed rows in each pass; rows lie in pinned memory."""
     from support.pretended_gpu import counted
 
     policy = load(tiny_models["llama"])

@@ -193,7 +193,7 @@ def test_a_server_that_has_the_weights_in_full_is_refused() -> None:
 
     model = {"model_name_or_path": "nobody/model", "quantization": "4bit"}
     server = {"kind": "openai_server", "base_url": "http://127.0.0.1:1/v1", "server": "vllm"}
-    for engine in ({"kind": "vllm"}, server):
+    for engine in ({"kind": "vllm", "python": "/usr/bin/python3"}, server):
         with pytest.raises(ValidationError, match="another policy than the one that is trained"):
             RaftConfig.model_validate({"model": model, "engine": engine, "output_dir": "run"})
     RaftConfig.model_validate({"model": model, "output_dir": "run"})
