@@ -68,7 +68,7 @@ def keep_one_layout(model: Any) -> None:
     """Have a CPU multiply with the same weights in sampling and in training.
 
     bitsandbytes lays the weights out for AVX512-BF16 at the first forward without gradients, for good: through that
-    layout no gradient passes, it rounds to bfloat16 whatever the dtype, and it fails on layers of fewer than 64 inputs.
+    layout no gradient passes, it rounds to bfloat16 whatever the dtype, and it fails on small layers.
     """
     for layer in model.modules():
         if is_quantized(layer):
