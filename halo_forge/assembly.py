@@ -27,7 +27,7 @@ from halo_forge.errors import ConfigError, RunDirError
 from halo_forge.hardware import Profile, choose, prepare
 from halo_forge.hardware.telemetry import telemetry
 from halo_forge.plan import Plan, PromptSets
-from halo_forge.policy import Policy, check_local
+from halo_forge.policy import Policy, check_local, check_quantization
 from halo_forge.policy.probe import Probe
 from halo_forge.preview import Preview, preview
 from halo_forge.prompts import is_remote, load_prompts
@@ -128,6 +128,7 @@ def open_run(
         config.engine.check()
         if config.engine.needs_policy:
             check_local(config.model)
+            check_quantization(config.model.quantization)
         run = stack.enter_context(Run(Path(config.output_dir)))
         if not run.is_new:
             _check_same_run(run, config, prompts, resume=resume)
@@ -160,7 +161,8 @@ def open_run(
         tools = Tools(
             prompts.by_id(), engine, verifier, trainer, policy, watch, limit, probe, needed, profile.described()
         )
-        choices = hardware_choices(config, profile, None if policy is None else policy.num_parameters)
+        size = None if policy is None else policy.size
+        choices = hardware_choices(config, profile, *((None,) if size is None else (size.num_parameters, size.shape)))
         if policy is not None:
             choices["verifier.workers"] = workers  # chosen before torch could say that there is a GPU, or none
         identity = _identity(config, prompts, verifier.toolchain(), policy) | {"hardware": choices}

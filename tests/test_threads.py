@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,7 +30,7 @@ class Machine:
         """The number of threads after so long."""
         self.now += seconds
         self.used += self.others * seconds
-        return self.processors.look()
+        return self.processors.look(0.5)
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_one_thread_never_gives_way() -> None:
 def test_without_proc_all_threads_are_used(tmp_path: Path) -> None:
     assert used_by_others(tmp_path / "stat") is None
     processors = FreeProcessors(2, 2, lambda: used_by_others(tmp_path / "stat"), iter([0.0, 9.0]).__next__)
-    assert processors.look() == 2
+    assert processors.look(0.5) == 2
 
 
 def test_only_what_others_do_on_our_processors_counts(tmp_path: Path) -> None:
@@ -121,6 +121,12 @@ def test_a_busy_process_counts_and_our_own_work_does_not() -> None:
     assert seen >= 0.2  # other tests may run too, so there is no upper limit to test
 
 
+def busy_after(quiet_looks: int) -> Callable[[], float]:
+    """Used by others: nothing at first, and from then on more than there can be."""
+    moments = iter(range(10**6))
+    return lambda: 1000.0 * max(0, next(moments) - quiet_looks)
+
+
 def test_sampling_beside_others_gives_the_same_tokens_and_gives_the_threads_back(
     tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, torch_threads: None
 ) -> None:
@@ -141,20 +147,20 @@ def test_sampling_beside_others_gives_the_same_tokens_and_gives_the_threads_back
     monkeypatch.setattr(threads, "used_by_others", lambda: 0.0)
     alone, seen = sample()
     assert seen == {2}
-    moments = iter(range(10**6))
-    monkeypatch.setattr(threads, "used_by_others", lambda: 1000.0 * next(moments))
-    beside, seen = sample()
-    assert seen == {1}
-    assert beside == alone
-    assert torch.get_num_threads() == 2
+    for quiet_looks, expected in ((0, {1}), (40, {1, 2})):
+        monkeypatch.setattr(threads, "used_by_others", busy_after(quiet_looks))
+        beside, seen = sample()
+        assert seen == expected
+        assert beside == alone
+        assert torch.get_num_threads() == 2
 
 
 def test_on_a_gpu_no_thread_gives_way(monkeypatch: pytest.MonkeyPatch, torch_threads: None) -> None:
     torch.set_num_threads(2)
-    monkeypatch.setattr(threads, "_INTERVAL_SECONDS", 0.0)
-    moments = iter(range(10**6))
-    monkeypatch.setattr(threads, "used_by_others", lambda: 1000.0 * next(moments))
+    monkeypatch.setattr(threads, "used_by_others", busy_after(0))
     for device, left in (("cpu", 1), ("cuda", 2)):
-        with free_processors(torch.device(device)) as adjust:
-            adjust()
+        with free_processors(torch.device(device)):
+            threads.adjust()
             assert torch.get_num_threads() == left
+        threads.adjust()
+        assert torch.get_num_threads() == 2

@@ -37,6 +37,7 @@ class ModelOptions:
     revision: str | None = None
     adapter: str | None = None
     dtype: str = "float32"
+    quantization: str = "none"
     attn_implementation: str = "auto"
     trust_remote_code: bool = False
 

@@ -165,6 +165,9 @@ def _single_rules(config: RaftConfig) -> Iterator[Problem]:
         do = f"{_GREEDY}; raise the temperature, or set evaluation.samples_per_prompt to 1"
         yield Problem(("evaluation", "temperature"), do, evaluation.temperature, (other,))
     engine = config.engine
+    if config.model.quantization != "none" and "vllm" in (engine.kind, getattr(engine, "adapter", "")[:4]):  # type: ignore[attr-defined]
+        text = "vLLM would sample with the weights in full: another policy than the one that is trained; set it to none"
+        yield Problem(("model", "quantization"), text, config.model.quantization, ((("engine", "kind"), engine.kind),))  # type: ignore[attr-defined]
     if engine.batch_size != "auto" and engine.batch_size < 1:
         yield Problem(("engine", "batch_size"), f"found {engine.batch_size}, allowed: auto or at least 1")
     across = config.training.optimizer.across_cycles

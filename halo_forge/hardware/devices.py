@@ -13,7 +13,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -71,6 +71,10 @@ def seen_by_torch() -> dict[str, Any]:
     available = torch.cuda.is_available()
     gpus = [asdict(gpu_of_torch(index)) for index in range(torch.cuda.device_count())] if available else []
     return {"available": available, "torch": torch.__version__, "hip": torch.version.hip, "gpus": gpus}
+
+
+Ask = Callable[[Mapping[str, str]], list[Gpu]]
+"""What a torch with these environment variables sees."""
 
 
 def ask_torch(environment: Mapping[str, str]) -> list[Gpu]:

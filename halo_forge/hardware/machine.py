@@ -6,6 +6,7 @@ unknown, never 0.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,11 @@ GFX1151_TARGET = 110501
 GFX1151_PCI = "0x1586"
 PAGE_BYTES = 4096
 _DISPLAY_CLASS = "0x03"
+
+
+def has_triton() -> bool:
+    """Whether Triton, which compiles kernels for a GPU, is installed; torch's builds for GPUs bring it."""
+    return importlib.util.find_spec("triton") is not None
 
 
 def installed_torch() -> str | None:
@@ -39,11 +45,13 @@ class Machine:
         root: Where its file system starts.
         environment: Its environment variables.
         torch_version: The installed torch; None where there is none.
+        triton: Triton is installed.
     """
 
     root: Path = Path("/")
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
     torch_version: str | None = field(default_factory=installed_torch)
+    triton: bool = field(default_factory=has_triton)
 
     def text(self, path: str) -> str | None:
         """A file's text without white space around it; None where it cannot be read."""

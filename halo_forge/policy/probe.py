@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from halo_forge.metrics import DriftFacts, TokenValues
+from halo_forge.policy import threads
 from halo_forge.policy.model import Policy
 from halo_forge.records import Completion, Prompt
 
@@ -138,6 +139,7 @@ class Probe:
         found: dict[int, torch.Tensor] = {}
         with self.policy.sampling(), torch.inference_mode():
             for batch in _batches([len(row) for row in rows]):
+                threads.adjust()
                 ids = torch.zeros(len(batch), max(len(rows[number]) for number in batch), dtype=torch.long)
                 mask = torch.zeros_like(ids)
                 for line, number in enumerate(batch):

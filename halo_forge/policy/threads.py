@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _INTERVAL_SECONDS = 0.5
 """The kernel counts in hundredths of a second."""
+_FIRST_SECONDS = 0.05
+"""Before the first step, because one alone can take seconds with a thread too many."""
 _TOLERATED = 0.3
 """Processors that others may use without a thread of ours giving way."""
 _QUIET_INTERVALS = 3
@@ -54,11 +56,15 @@ class FreeProcessors:
         self._since, self._used = clock(), used_by_others()
         self._num_quiet = 0
 
-    def look(self) -> int:
-        """How many threads to compute with from now on; cheap, so ask before every step."""
+    def look(self, least_seconds: float) -> int:
+        """How many threads to compute with from now on; cheap, so ask before every step.
+
+        Args:
+            least_seconds: Nothing is concluded from less time since the last conclusion.
+        """
         now = self._clock()
         seconds = now - self._since
-        if self.most == 1 or self._used is None or seconds < _INTERVAL_SECONDS:
+        if self.most == 1 or self._used is None or seconds < least_seconds:
             return self.threads
         used = self._used_by_others()
         if used is None:
@@ -85,20 +91,38 @@ def used_by_others(stat: Path = _STAT) -> float | None:
     return sum(ticks) / os.sysconf("SC_CLK_TCK") - time.process_time()
 
 
+_current: FreeProcessors | None = None
+
+
 @contextlib.contextmanager
-def free_processors(device: torch.device) -> Iterator[Callable[[], None]]:
-    """Gives what has to be called before every step; all threads are back when the block ends.  Nothing on a GPU."""
+def free_processors(device: torch.device) -> Iterator[None]:
+    """While the block runs, `adjust` gives threads away and takes them back; then all are back.  Nothing on a GPU."""
+    global _current
+    if device.type != "cpu":
+        yield
+        return
     import torch
 
-    most = torch.get_num_threads()
-    processors = FreeProcessors(most, len(os.sched_getaffinity(0)), used_by_others)
-
-    def adjust() -> None:
-        threads = processors.look()
-        if threads != torch.get_num_threads():
-            torch.set_num_threads(threads)
-
+    most, outer = torch.get_num_threads(), _current
+    _current = FreeProcessors(most, len(os.sched_getaffinity(0)), used_by_others)
     try:
-        yield adjust if device.type == "cpu" else lambda: None
+        if most > 1:
+            time.sleep(_FIRST_SECONDS)
+            _take(_current.look(_FIRST_SECONDS))
+        yield
     finally:
+        _current = outer
         torch.set_num_threads(most)
+
+
+def adjust() -> None:
+    """Look whether processors are free, and compute with as many threads; call it before every step or pass."""
+    if _current is not None:
+        _take(_current.look(_INTERVAL_SECONDS))
+
+
+def _take(threads: int) -> None:
+    import torch
+
+    if threads != torch.get_num_threads():
+        torch.set_num_threads(threads)

@@ -145,3 +145,24 @@ def test_out_of_memory_in_training_is_raised_and_leaves_nothing(
     other = load(tiny_models["llama"])
     train(other, tmp_path / "other", rows=rows, options=options)
     assert_close(adapter_weights(policy), adapter_weights(other))
+
+
+@pytest.mark.pretended_gpu
+def test_a_step_waits_once_for_each_pass_and_three_times_more(
+    tiny_models: dict[str, Path], tmp_path: Path, pretended: None
+) -> None:
+    """A copy to the device, loss and norm read back; transformers looks for packed rows in each pass."""
+    from support.pretended_gpu import counted
+
+    policy = load(tiny_models["llama"])
+    rows = training_rows(policy, 7)
+    waits = []
+    for name, most, epochs in (("few", 4096, 2), ("more", 4096, 6), ("cut few", 1, 2), ("cut more", 1, 6)):
+        policy.version = 0
+        options = TrainingOptions(per_device_train_batch_size=8, max_tokens_per_pass=most)
+        with counted() as found:
+            done = train(policy, tmp_path / name, rows=rows, options=options, num_train_epochs=epochs)
+        assert len(done.log) == epochs
+        waits.append(found.waits)
+    assert waits[1] - waits[0] <= 4 * (3 + 1)
+    assert waits[3] - waits[2] <= 4 * (3 + 7)
