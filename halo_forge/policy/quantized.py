@@ -91,7 +91,8 @@ def dequantized(layer: Any) -> torch.Tensor:
 @contextlib.contextmanager
 def plain_when_saved(base: Any) -> Iterator[None]:
     """While the block runs, `save_pretrained` writes what it is given: a quantizer would put its own weights there."""
-    quantizer, settings = base.hf_quantizer, base.config.__dict__.pop("quantization_config", None)
+    # Not every version of transformers gives a model that was loaded without a quantizer this attribute.
+    quantizer, settings = getattr(base, "hf_quantizer", None), base.config.__dict__.pop("quantization_config", None)
     base.hf_quantizer = None
     try:
         yield
