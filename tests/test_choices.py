@@ -56,7 +56,7 @@ def test_the_values_of_a_profile(tmp_path: Path) -> None:
         "model.attn_implementation": "sdpa",
         "training.max_tokens_per_pass": 8192,
         "training.gradient_checkpointing": False,
-        "engine.batch_size": 64,
+        "engine.batch_size": 128,
         "verifier.workers": 30,
         "hardware.memory_fraction": 0.8,
         "hardware.optimizer": "adamw_torch",
