@@ -15,7 +15,7 @@ from halo_forge.doctor._section import Line, Section
 from halo_forge.hardware import Machine, Profile, detect
 from halo_forge.hardware.telemetry import find_sensors
 
-LEAST_TORCH = (2, 13)
+LEAST_TORCH = (2, 11)
 
 
 def hardware_section(
@@ -56,7 +56,9 @@ def torch_line(machine: Machine) -> Line:
         return Line("torch", "missing", "not installed", _install(profile.name))
     numbers = [int(part) for part in version.partition("+")[0].split(".")[:2] if part.isdecimal()]
     if len(numbers) == 2 and tuple(numbers) < LEAST_TORCH:
-        return Line("torch", "failed", f"{version}, older than 2.13", _install(profile.name))
+        return Line(
+            "torch", "failed", f"{version}, older than {LEAST_TORCH[0]}.{LEAST_TORCH[1]}", _install(profile.name)
+        )
     bare = detect(Machine(machine.root, {}, None))
     if bare.name != "cpu" and machine.torch_build() not in ("unknown", "cuda" if bare.name == "cuda" else "rocm"):
         found = f"{version} is not built for the GPU of this machine ({bare.why}); a run goes on without it"
