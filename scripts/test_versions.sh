@@ -36,7 +36,7 @@ UV_HTTP_TIMEOUT=10 UV_HTTP_RETRIES=0 install --torch-backend cpu 2>/dev/null || 
     grep -E '^(accelerate|datasets|numpy|peft|pyarrow|pydantic|scipy|torch|transformers|trl) '
 
 PYTHONPATH=$PWD OMP_NUM_THREADS=1 "$venv/bin/python" -m pytest -q -n 2 --dist loadfile -p no:cacheprovider \
-    tests/engines tests/policy* tests/test_policy.py tests/test_probe.py tests/training tests/prompts \
+    tests/engines tests/test_policy.py tests/test_probe.py tests/training tests/prompts \
     tests/test_across_cycles.py tests/test_cli.py tests/test_cli_decided.py tests/test_config.py \
     tests/test_config_errors.py tests/test_doctor_hardware.py tests/test_drift_run.py tests/test_end_to_end.py \
     tests/test_loop.py tests/test_loop_decline.py tests/test_loop_kill.py tests/test_shipped_configs.py "$@"
