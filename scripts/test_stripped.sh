@@ -5,6 +5,8 @@
 #   - with gcc and g++ in PATH, without Go, Clang, Rust and MinGW;
 #   - with umask 077, no variables but PATH, HOME and LANG, and a checkout that the user can read but not write.
 #
+# Words after the script's name go to pytest in place of the usual tests.
+#
 # Needs root, to become that user. Everything lies in a temporary directory and is removed at the end.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -50,13 +52,16 @@ chmod 700 "$stage/home" "$stage/tmp"
 
 cd "$stage/checkout"
 umask 077
-tests=("$@")
-[ $# -gt 0 ] || tests=(tests/sandbox tests/verifiers tests/test_cli.py tests/test_cli_doctor.py tests/test_cli_tasks.py
-    tests/test_cli_verify.py tests/test_doctor_hardware.py tests/test_scripts.py tests/test_supervisor.py tests/store)
 run() {
     setpriv --reuid="$user" --regid="$user" --clear-groups --no-new-privs -- \
         env -i PATH="$stage/bin" HOME="$stage/home" TMPDIR="$stage/tmp" LANG=C.UTF-8 OMP_NUM_THREADS=1 \
         PYTHONPATH="$stage/checkout" PYTHONDONTWRITEBYTECODE=1 \
         "$stage/venv/bin/python" -m pytest -q -p no:cacheprovider "$@"
 }
-run "${tests[@]}"
+if [ $# -gt 0 ]; then
+    run "$@"
+else
+    run tests/sandbox # alone, as in make test
+    run -n 2 --dist loadfile tests/verifiers tests/store tests/test_cli.py tests/test_cli_doctor.py \
+        tests/test_cli_tasks.py tests/test_cli_verify.py tests/test_doctor_hardware.py tests/test_scripts.py
+fi

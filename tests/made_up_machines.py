@@ -12,13 +12,15 @@ CARD = "sys/class/drm/card1/device"
 KFD = "sys/class/kfd/kfd/topology/nodes"
 
 
-def machine(root: Path, files: dict[str, object], *, torch: str | None = None, **environment: str) -> Machine:
+def machine(
+    root: Path, files: dict[str, object], *, torch: str | None = None, triton: bool = False, **environment: str
+) -> Machine:
     """A machine with these files below `root`."""
     for name, content in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{content}\n")
-    return Machine(root, environment, torch)
+    return Machine(root, environment, torch, triton)
 
 
 def meminfo(total: float, available: float) -> str:

@@ -11,19 +11,21 @@ from typing import Any
 
 import pytest
 from made_up_machines import LAPTOP, NVIDIA, machine, strix_halo
-from scripted_runs import write_inputs
+from scripted_runs import MemoryVerifier, execute, write_inputs
 from tiny_models import TrainingOptions, load_policy
 
 from halo_forge import hardware
 from halo_forge.choices import estimated_parameters, hardware_choices
 from halo_forge.cli import raft, render
 from halo_forge.config import RaftConfig, config_digest, load_config
+from halo_forge.engines.scripted import ScriptedSpec
 from halo_forge.engines.transformers import TransformersSpec
-from halo_forge.hardware import Profile, choose
+from halo_forge.hardware import ModelSize, Profile, choose, detect
 from halo_forge.policy.device import on_this_torch
 from halo_forge.preview import preview
 from halo_forge.store.status import Lap, read_status
 from halo_forge.training.lora_sft import LoraSftTrainer
+from halo_forge.verifiers.c import Spec as CSpec
 
 
 def config(**sections: Any) -> RaftConfig:
@@ -36,32 +38,46 @@ def chosen(root: Path, files: dict[str, object], num_parameters: int | None = 1_
     return hardware_choices(settings, choose(settings.hardware, machine(root, files)), num_parameters)
 
 
+@pytest.fixture(autouse=True)
+def processors(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """32 of them."""
+    found = set(range(32))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: found)
+    return found
+
+
 def test_the_values_of_a_profile(tmp_path: Path) -> None:
     assert chosen(tmp_path, strix_halo()) == {
         "profile": "gfx1151",
         "why": "gfx_target_version 110501 in /sys/class/kfd",
         "num_parameters": 1_500_000_000,
         "model.dtype": "bfloat16",
+        "model.quantization": "none",
         "model.attn_implementation": "sdpa",
         "training.max_tokens_per_pass": 8192,
         "training.gradient_checkpointing": False,
         "engine.batch_size": 64,
+        "verifier.workers": 30,
         "hardware.memory_fraction": 0.8,
         "hardware.optimizer": "adamw_torch",
         "hardware.pin_memory": False,
+        "hardware.fused_head": False,
         "environment": {"TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL": "1"},
     }
 
 
 GIVEN = {
     "model.dtype": "float32",
+    "model.quantization": "4bit",
     "model.attn_implementation": "eager",
     "training.max_tokens_per_pass": 1000,
     "training.gradient_checkpointing": True,
     "engine.batch_size": 5,
+    "verifier.workers": 4,
     "hardware.memory_fraction": 0.5,
     "hardware.optimizer": "adamw_torch_fused",
     "hardware.pin_memory": True,
+    "hardware.fused_head": True,
 }
 
 
@@ -69,11 +85,56 @@ GIVEN = {
 def test_every_value_can_be_given_by_its_name(tmp_path: Path, key: str) -> None:
     section, name = key.split(".")
     given: dict[str, Any] = {section: {name: GIVEN[key]}}
+    if section == "verifier":
+        given["verifier"]["kind"] = "c"
     if section == "model":
         given["model"]["model_name_or_path"] = "nobody/model"
-    automatic, found = chosen(tmp_path, strix_halo()), chosen(tmp_path, strix_halo(), **given)
+    # Of a size whose passes are as long in float32, and with less memory.
+    automatic, found = (chosen(tmp_path, strix_halo(), 500_000_000, **each) for each in ({}, given))
     assert found[key] == GIVEN[key] != automatic[key]
     assert {other for other in found if found[other] != automatic[other]} == {key}
+
+
+@pytest.mark.parametrize(
+    ("files", "num_processors", "workers", "expected"),
+    [
+        (strix_halo(), 32, "auto", 30),
+        (NVIDIA, 8, "auto", 6),
+        (NVIDIA, 2, "auto", 1),
+        (NVIDIA, 1, "auto", 1),
+        (NVIDIA, 8, 8, 8),
+        (LAPTOP, 8, "auto", 8),
+    ],
+)
+def test_checking_leaves_processors_to_a_gpu(
+    tmp_path: Path, processors: set[int], files: dict[str, object], num_processors: int, workers: Any, expected: int
+) -> None:
+    processors -= set(range(num_processors, 32))
+    verifier = {"kind": "c", "workers": workers}
+    assert chosen(tmp_path, files, verifier=verifier)["verifier.workers"] == expected
+
+
+def test_the_verifier_of_a_run_has_as_many_workers_as_are_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[int] = []
+    monkeypatch.setattr(CSpec, "open", lambda self: (opened.append(self.num_workers), MemoryVerifier())[1])
+    profile = choose(config().hardware, machine(tmp_path, NVIDIA))
+    _loads_policy(monkeypatch, profile)
+    monkeypatch.setattr("halo_forge.assembly.prepare", lambda settings: profile)
+    monkeypatch.setattr("scripted_runs.run_raft", lambda plan, directory, tools: None)
+    execute(write_inputs(tmp_path / "inputs"), tmp_path / "run")
+    recorded = json.loads((tmp_path / "run/run.json").read_text())["hardware"]
+    assert opened == [30] and recorded["verifier.workers"] == 30
+    resolved = (tmp_path / "run/config.resolved.yaml").read_text()
+    assert "workers: auto" in resolved, "the configuration stays what it was"
+
+
+def _loads_policy(monkeypatch: pytest.MonkeyPatch, profile: Profile) -> None:
+    """Opening a run loads a policy with this profile, and no model."""
+    policy = SimpleNamespace(profile=profile, size=ModelSize(1), identity={}, check_lengths=lambda *arguments: None)
+    monkeypatch.setattr(ScriptedSpec, "needs_policy", True)
+    monkeypatch.setattr("halo_forge.assembly._load_policy", lambda config, profile: policy)
 
 
 def test_a_model_of_unknown_size_and_a_run_without_a_model(tmp_path: Path) -> None:
@@ -214,8 +275,8 @@ def test_a_run_says_what_it_is_on_and_not_what_files_suggest(
 ) -> None:
     monkeypatch.setenv("TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL", "1")
     found = on_this_torch(hardware.detect(machine(tmp_path, LAPTOP)))
-    policy = SimpleNamespace(profile=found, num_parameters=1, identity={}, check_lengths=lambda *arguments: None)
-    monkeypatch.setattr("halo_forge.assembly._load_policy", lambda config, profile: policy)
+    _loads_policy(monkeypatch, found)
+    monkeypatch.setattr("halo_forge.assembly.prepare", lambda settings: detect(machine(tmp_path, LAPTOP)))
     monkeypatch.setattr("halo_forge.loop.run_raft", lambda plan, directory, tools: None)
     loaded = load_config(write_inputs(tmp_path / "inputs"), [f"output_dir={json.dumps(str(tmp_path / 'run'))}"])
     raft._execute(loaded, resume=False, as_json=True)

@@ -10,16 +10,30 @@ from typing import Any
 import pytest
 from made_up_machines import CARD, GIB, LAPTOP, NVIDIA, machine, meminfo, strix_halo
 
-from halo_forge.doctor import Line
+from halo_forge.doctor import Line, _probes
 from halo_forge.doctor._machine_checks import kernel_is_new_enough
-from halo_forge.doctor._probe_checks import Outcome, outcome_of
+from halo_forge.doctor._probe_checks import MOST_ERROR, Outcome, outcome_of
 from halo_forge.doctor.hardware import hardware_section
+from halo_forge.hardware import Gpu
 
-SEEN = {"available": True, "name": "AMD Radeon Graphics", "architecture": "gfx1151", "free_bytes": 9, "total_bytes": 10}
+CASES = [f"{case}, {scores} scores" for case in ("training", "prompts", "decoding") for scores in ("small", "large")]
+RIGHT: dict[str, Any] = dict.fromkeys(CASES, 0.004)
+REFUSED: dict[str, Any] = dict.fromkeys(CASES, "No available kernel")
+
+
+def seen(free: float = 100 * GIB, total: float = 120 * GIB, architecture: str | None = "gfx1151") -> Outcome:
+    gpu = {"name": "AMD Radeon Graphics", "architecture": architecture, "free_bytes": free, "total_bytes": total}
+    return Outcome({"available": True, "gpus": [gpu]})
+
+
+def attention(**kernels: dict[str, Any]) -> Outcome:
+    return Outcome({"chosen": RIGHT, "flash": RIGHT, "efficient": RIGHT, **kernels})
+
+
 WELL: dict[str, Outcome] = {
-    "seen": Outcome(SEEN | {"free_bytes": 100 * GIB, "total_bytes": 120 * GIB}),
+    "seen": seen(),
     "kernel": Outcome({"relative_error": 0.003}),
-    "attention": Outcome({"flash": 0.004, "efficient": 0.005}),
+    "attention": attention(),
     "speed": Outcome({"flops": 30e12}),
 }
 ROCM = "2.14.0+rocm10.1"
@@ -54,7 +68,7 @@ def test_a_strix_halo_that_is_well(tmp_path: Path) -> None:
     assert [each.name for each in found.lines if each.do] == []
     assert found.facts["profile"] == "gfx1151"
     assert found.facts["memory_budget_bytes"] == int(84 * GIB * 0.8)
-    assert found.facts["sensors"] == ["busy", "celsius", "gtt_bytes", "watts"]
+    assert found.facts["sensors"] == ["busy", "celsius", "memory_bytes", "watts"]
     assert line(found, "matrix products").found == "30.0 TFLOP/s in bfloat16"
     assert line(found, "TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL").found == "1 in a run"
 
@@ -91,6 +105,8 @@ CHANGES: list[tuple[dict[str, object], dict[str, Any], str, str, str, str]] = [
     ({}, {"LD_LIBRARY_PATH": "/usr/lib:/opt/rocm/lib"}, "LD_LIBRARY_PATH", "note", "mixes", "unset"),
     ({}, {"OMP_NUM_THREADS": "1"}, "OMP_NUM_THREADS", "note", "one thread", "unset"),
     ({}, {"torch": "2.9.1+rocm7.2"}, "torch", "failed", "older than 2.13", "whl/gfx1151"),
+    ({}, {"torch": "2.13.0a0+rocm7.14.0a20260612"}, "torch", "note", "crashes as soon as", "whl/gfx1151"),
+    ({}, {"torch": "2.15.0a0+rocm10.1.0a20260821"}, "torch", "note", "does not come back", "whl/gfx1151"),
     ({}, {"torch": None}, "torch", "missing", "not installed", "whl/gfx1151"),
     ({}, {"torch": "2.13.0+cpu"}, "torch", "note", "not built for the GPU", "whl/gfx1151"),
 ]  # fmt: skip
@@ -157,6 +173,21 @@ def test_without_a_gpu_nothing_is_tried_and_a_run_can_start(tmp_path: Path, file
 # ---- probes
 
 
+def test_a_gpu_that_only_torch_sees_is_tried_too(tmp_path: Path) -> None:
+    found = section(tmp_path, LAPTOP, torch="2.13.0+rocm7.2", probes={"seen": seen(architecture="gfx1100")})
+    assert line(found, "profile of this GPU").found.startswith("rocm: torch uses AMD Radeon Graphics, gfx1100, which")
+    assert line(found, "kernel launch").state == line(found, "attention").state == "fine"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "text"),
+    [(Outcome({"available": False}), "no GPU found"), (Outcome(None, "killed by SIGSEGV"), "killed by SIGSEGV")],
+)
+def test_where_neither_files_nor_torch_see_a_gpu_a_run_can_start(tmp_path: Path, outcome: Outcome, text: str) -> None:
+    found = section(tmp_path, LAPTOP, torch="2.13.0+cu130", probes={"seen": outcome})
+    assert found.can_run and text in line(found, "probes").found
+
+
 def test_a_gpu_that_torch_does_not_see_stops_a_run(tmp_path: Path) -> None:
     found = section(tmp_path, NVIDIA, torch="2.13.0+cu130", probes={"seen": Outcome({"available": False})})
     assert not found.can_run
@@ -168,12 +199,17 @@ PROBES: list[tuple[dict[str, Outcome], str, str, str, bool]] = [
     ({"kernel": Outcome(None, "killed by SIGSEGV", "pin")}, "kernel launch", "failed", "SIGSEGV", False),
     ({"kernel": Outcome({"relative_error": 0.7})}, "kernel launch", "failed", "wrong result", False),
     ({"kernel": Outcome({"relative_error": float("nan")})}, "kernel launch", "failed", "wrong result", False),
-    ({"attention": Outcome({"flash": "no kernel", "efficient": 0.004})}, "attention", "fine", "flash no kernel", True),
-    ({"attention": Outcome({"flash": "no", "efficient": "no"})}, "attention", "note", "plain attention", True),
-    ({"attention": Outcome({"flash": 0.5, "efficient": 0.004})}, "attention", "failed", "wrong results", True),
+    ({"attention": attention(flash=REFUSED)}, "attention", "fine",
+     "sdpa: chosen: right; flash: refuses (No available kernel); efficient: right", True),
+    ({"attention": attention(flash=RIGHT | {CASES[4]: "no masks"})}, "attention", "fine", f"refuses {CASES[4]}", True),
+    ({"attention": attention(flash=REFUSED, efficient=REFUSED)}, "attention", "note", "plain attention", True),
+    ({"attention": attention(chosen=RIGHT | {CASES[5]: float("nan")})}, "attention", "failed",
+     "chosen: WRONG for decoding, large scores nan; flash: right", True),
+    ({"attention": attention(chosen=RIGHT | {CASES[0]: 0.5})}, "attention", "failed", f"{CASES[0]} 0.5", True),
+    ({"attention": attention(flash=RIGHT | {CASES[1]: float("nan")})}, "attention", "note", "does not choose", True),
     ({"attention": Outcome(None, "did not end within 120 s")}, "attention", "failed", "did not end", True),
     ({"speed": Outcome({"flops": 5.1e12})}, "matrix products", "note", "5.1 TFLOP/s", True),
-    ({"seen": Outcome(SEEN | {"free_bytes": 120 * GIB, "total_bytes": 62 * GIB})}, "torch's memory figure", "note",
+    ({"seen": seen(120 * GIB, 62 * GIB)}, "torch's memory figure", "note",
      "cannot be right", True),
 ]  # fmt: skip
 
@@ -186,6 +222,107 @@ def test_what_probes_say(
     assert line(found, name).state == state
     assert text in line(found, name).found
     assert found.can_run == can_run
+
+
+@pytest.mark.parametrize(("architecture", "name"), [(None, "cuda"), ("gfx1100", "rocm"), ("gfx1151", None)])
+def test_a_gpu_that_is_not_the_one_of_the_files_is_told_of(
+    tmp_path: Path, architecture: str | None, name: str | None
+) -> None:
+    found = section(tmp_path, strix_halo(), probes={"seen": seen(architecture=architecture)})
+    assert [each.found.split(":")[0] for each in lines(found, "profile of this GPU")] == (
+        [] if name is None else [name]
+    )
+
+
+def test_the_freest_of_several_gpus_is_what_the_probes_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    gpus = [Gpu("NVIDIA T400", None, None, 3 * GIB, 4 * GIB), Gpu("NVIDIA RTX 4090", None, None, 20 * GIB, 24 * GIB)]
+    visible: list[str] = []
+
+    def run(name: str) -> Outcome:
+        visible.append(os.environ["CUDA_VISIBLE_DEVICES"])
+        return WELL[name]
+
+    here = machine(tmp_path, {**NVIDIA, "dev/nvidia1": ""}, torch="2.13.0+cu130")
+    found = hardware_section(here, lambda command: None, lambda profile: run, lambda environment: gpus)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert set(visible) == {"1"}
+    gpus_line = line(found, "GPUs")
+    assert gpus_line.state == "fine"
+    assert "NVIDIA RTX 4090, 21.5 GB free; not used: NVIDIA T400, 3.2 GB free" in gpus_line.found
+
+
+# ---- the probe of attention, with the CPU's kernels in the place of a GPU's
+
+
+def probed(monkeypatch: pytest.MonkeyPatch, broken: Any = None) -> dict[str, Any]:
+    """What the probe finds where `broken(original, *arguments, **options)` takes the place of a kernel of the GPU."""
+    import torch
+    from torch.nn import functional
+
+    original = functional.scaled_dot_product_attention
+    moved: list[Any] = []
+
+    def to_gpu(tensor: Any) -> Any:
+        moved.append(copy := tensor.clone())
+        return copy
+
+    def attend(query: Any, *others: Any, **options: Any) -> Any:
+        on_gpu = any(query.untyped_storage().data_ptr() == each.untyped_storage().data_ptr() for each in moved)
+        return (broken if on_gpu and broken is not None else _as_it_is)(original, query, *others, **options)
+
+    monkeypatch.setattr(torch.Tensor, "cuda", to_gpu)
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", attend)
+    return _probes.attention()
+
+
+def _as_it_is(original: Any, *inputs: Any, **options: Any) -> Any:
+    return original(*inputs, **options)
+
+
+def test_an_attention_that_is_right_is_called_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = probed(monkeypatch)
+    assert list(found["chosen"]) == CASES
+    assert all(error <= MOST_ERROR for error in found["chosen"].values())
+    assert all(isinstance(error, str) for error in found["efficient"].values()), "the CPU has no such kernel"
+
+
+def half_range(original: Any, query: Any, key: Any, value: Any, **options: Any) -> Any:
+    """As a kernel that keeps products of queries and keys in float16: NaN where they are too large."""
+    mixed = original(query, key, value, **options)
+    groups = query.shape[1] // key.shape[1]
+    products = (query.float() @ key.repeat_interleave(groups, 1).float().transpose(-1, -2)).abs().amax(-1, keepdim=True)
+    return mixed.masked_fill(products > 65_504, float("nan"))
+
+
+def ignores_masks(original: Any, query: Any, key: Any, value: Any, attn_mask: Any = None, **options: Any) -> Any:
+    return original(query, key, value, **options)
+
+
+def one_group(original: Any, query: Any, key: Any, value: Any, **options: Any) -> Any:
+    """As a kernel that gives every query head the first head of the keys."""
+    return original(query, key[:, :1], value[:, :1], **options)
+
+
+@pytest.mark.parametrize(
+    ("broken", "wrong"),
+    [
+        (half_range, [case for case in CASES if "large" in case]),
+        (ignores_masks, [case for case in CASES if "training" not in case]),
+        (one_group, CASES),
+    ],
+)
+def test_a_broken_attention_is_found(monkeypatch: pytest.MonkeyPatch, broken: Any, wrong: list[str]) -> None:
+    found = probed(monkeypatch, broken)["chosen"]
+    assert [case for case, error in found.items() if not error <= MOST_ERROR] == wrong
+
+
+def test_an_error_that_only_gradients_have_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def detached(original: Any, query: Any, key: Any, value: Any, **options: Any) -> Any:
+        return original(query, key.detach() + 0 * key, value, **options)
+
+    found = probed(monkeypatch, detached)["chosen"]
+    assert [case for case, error in found.items() if not error <= MOST_ERROR] == ["training, small scores"]
 
 
 PROGRAMS: list[tuple[str, float, dict[str, Any] | None, str, str]] = [

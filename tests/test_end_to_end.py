@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -179,6 +180,26 @@ def test_killed_resumed_and_redone(tiny_config: Path, tmp_path: Path) -> None:
     (moved,) = (run / "superseded").iterdir()
     assert (moved / "cycles" / "002" / "report.json").exists() and (moved / "cycles" / "003").exists()
     assert not (moved / "cycles" / "001").exists()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_no_library_warns_during_a_run(checkpointing: bool, tiny_config: Path) -> None:
+    """A deprecated name breaks with the library's next version, and its warning tears the progress apart."""
+    settings = {
+        "raft.num_cycles": 1,
+        "training.num_train_epochs": 1,
+        "training.gradient_checkpointing": json.dumps(checkpointing),
+    }
+    overrides = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    done = subprocess.run(
+        command("raft", "run", tiny_config, *overrides),
+        capture_output=True,
+        text=True,
+        env={**ENVIRONMENT, "PYTHONWARNINGS": "default"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "cycle 1: trained" in done.stderr
+    assert [line for line in (done.stdout + done.stderr).splitlines() if re.search(r"\bwarn|Warning\b", line)] == []
 
 
 EASY = [

@@ -18,6 +18,7 @@ from typing import Any
 import benchmarks
 import pytest
 from benchmarks import ROOT
+from docs_text import table
 from tiny_models import save_model
 
 DRIVER = """
@@ -278,14 +279,36 @@ def test_the_doctor_has_to_see_the_gpu(script: ModuleType) -> None:
     assert outcome == "failed" and "kernel launch: it is so" in words
 
 
-# ---- the parts themselves, at tiny sizes
+# ---- the parts themselves
 
 
-def test_every_part_works_at_tiny_sizes(tmp_path: Path) -> None:
+def test_the_plan_leaves_no_part_without_time(script: ModuleType) -> None:
+    machine = 10
+    assert machine + sum(part.seconds for part in script.PARTS) <= script.BUDGET_SECONDS - script.REPORT_SECONDS
+    assert all(part.seconds <= part.limit <= script.BUDGET_SECONDS / 3 for part in script.PARTS)
+
+
+def test_the_page_has_the_plan_of_every_part(script: ModuleType) -> None:
+    rows = table(ROOT / "docs/gpu-check.md", "## The parts")
+    written = [(row[0].strip("`"), row[1], row[2]) for row in rows]
+    assert written == [(part.name, f"{part.seconds:g} s", f"{part.limit:g} s") for part in script.PARTS]
+
+
+def test_tests_on_the_gpu_need_the_tests_and_a_gpu(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(script, "ROOT", tmp_path)
+    assert "no tests/gpu" in script.no_tests(script.Settings())
+    (tmp_path / "tests/gpu").mkdir(parents=True)
+    assert script.no_tests(script.Settings()) == ""
+    assert "needs a GPU" in script.no_tests(script.Settings(device="cpu"))
+
+
+def test_parts_of_each_kind_work_at_tiny_sizes(tmp_path: Path) -> None:
     model = save_model(tmp_path / "tiny", hidden_size=128)
     command = [sys.executable, "scripts/gpu_check.py", "--device", "cpu", "--tiny", "--model", str(model)]
     done = subprocess.run(
-        [*command, "--skip", "doctor", "--output", str(tmp_path / "out")],
+        [*command, "--only", "quickstart,greedy,training,generation", "--output", str(tmp_path / "out")],
         cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     rows = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]

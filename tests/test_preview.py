@@ -255,6 +255,7 @@ def test_the_size_of_an_adapter(tmp_path: Path) -> None:
         "num_hidden_layers": 3,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
+        "vocab_size": 100,
     }
     (tmp_path / "config.json").write_text(json.dumps(shape))
     local = config(model={"model_name_or_path": str(tmp_path)}, lora={"r": 5})

@@ -262,6 +262,16 @@ def test_a_troubled_run_ends_as_one_that_was_not(config: str, tmp_path: Path, un
         assert [event["resumed"] for event in events if event["event"] == "attempt_started"] == [False, True]
 
 
+def test_a_run_that_loads_for_longer_than_a_stall_may_last_is_left_alone(config: str, tmp_path: Path) -> None:
+    command = troubled("load", 4, 1, tmp_path / "starts", "run", config, "--output-dir", "out")
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and "supervisor" not in done.stderr, done.stderr
+    command = troubled("load", 30, 1, tmp_path / "starts", "run", config, "--output-dir", "other")
+    command += ["--loading-seconds", "1", "--max-restarts", "0"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 5 and "moved no data while loading" in done.stderr, done.stderr
+
+
 def test_a_run_that_fails_for_good(config: str, tmp_path: Path) -> None:
     command = troubled("die", 0, 9, tmp_path / "starts", "run", config, "--output-dir", "out", "--max-restarts", "1")
     done = subprocess.run(command, capture_output=True, text=True)

@@ -37,6 +37,7 @@ class ModelOptions:
     revision: str | None = None
     adapter: str | None = None
     dtype: str = "float32"
+    quantization: str = "none"
     attn_implementation: str = "auto"
     trust_remote_code: bool = False
 
@@ -135,12 +136,12 @@ def save_model(
 
 
 def load_policy(folder: Path, *, seed: int = 0, lora: LoraOptions | None = None, **options: Any) -> Any:
-    """The policy on a saved tiny model; `response_prefix` and fields of `ModelOptions` as keywords."""
+    """The policy on a saved tiny model; `response_prefix`, `profile` and fields of `ModelOptions` as keywords."""
     from halo_forge.policy import Policy
 
-    prefix = options.pop("response_prefix", None)
+    others = {name: options.pop(name, None) for name in ("response_prefix", "profile")}
     settings = ModelOptions(str(folder), **options)
-    return Policy.load(settings, LoraOptions() if lora is None else lora, seed=seed, response_prefix=prefix)
+    return Policy.load(settings, LoraOptions() if lora is None else lora, seed=seed, **others)
 
 
 def disturb_adapter(policy: Any, *, seed: int = 1, scale: float = 0.3) -> None:
@@ -150,7 +151,7 @@ def disturb_adapter(policy: Any, *, seed: int = 1, scale: float = 0.3) -> None:
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in policy.model.named_parameters():
         if "lora_B" in name:
-            parameter.data = torch.randn(parameter.shape, generator=generator) * scale
+            parameter.data = (torch.randn(parameter.shape, generator=generator) * scale).to(parameter.device)
 
 
 def adapter_weights(policy: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ The first TIMES attempts meet the trouble when they have sampled AFTER completio
     spin     the thread that samples never comes back from a call in C: no signal handler of Python runs again
     die      the process is killed (SIGKILL)
     wait     the thread sleeps in Python, and leaves the file FOLDER.interrupted when an interrupt wakes it
+    load     AFTER seconds pass, in which nothing moves, before the engine is there; sampling goes well
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 from scripted_runs import MemoryVerifier
 
 from halo_forge.cli import app
-from halo_forge.engines.scripted import ScriptedEngine
+from halo_forge.engines.scripted import ScriptedEngine, ScriptedSpec
 from halo_forge.verifiers.c import Spec
 
 
@@ -45,6 +46,10 @@ def main() -> None:
     del sys.argv[1:5]
     Spec.open = lambda self: MemoryVerifier()  # type: ignore[assignment, method-assign]
     sample = ScriptedEngine.sample
+
+    if trouble == "load":
+        ScriptedSpec.check = lambda self: time.sleep(float(after))  # type: ignore[method-assign]
+        app.main()
 
     def troubled(*arguments: Any) -> Iterator[Any]:
         count = len(list(Path(folder).iterdir()))

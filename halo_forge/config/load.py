@@ -25,7 +25,9 @@ WITHOUT_INFLUENCE = (
     (None, "hardware"),
     ("verifier", "workers"),
     ("engine", "batch_size"),
+    ("engine", "cuda_graphs"),
     *(("engine", key) for key in ("base_url", "health_url", "exchange_folder", "api_key_variable", "run")),
+    *(("engine", key) for key in ("python", "gpu_memory_utilization", "max_policy_gap")),
     *(("engine", key) for key in ("max_in_flight", "timeout_seconds", "retry_seconds", "start_timeout_seconds")),
     ("training", "max_tokens_per_pass"),
 )

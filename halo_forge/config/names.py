@@ -45,6 +45,7 @@ FOREIGN: dict[str, tuple[str, ...]] = {
     "num_prompts": ("raft.prompts_per_cycle", "prompts.train_limit"),
     **dict.fromkeys(("base_model", "model_name", "pretrained_model_name_or_path"), ("model.model_name_or_path",)),
     **dict.fromkeys(("torch_dtype", "precision", "bf16", "fp16"), ("model.dtype",)),
+    **dict.fromkeys(("load_in_4bit", "quantization_config"), ("model.quantization",)),
     **dict.fromkeys(("checkpoint", "adapter_path", "lora_path"), ("model.adapter",)),
     **dict.fromkeys(("dataset", "dataset_name", "data", "train_file", "train_dataset"), ("prompts.train",)),
     **dict.fromkeys(("eval_dataset", "eval_prompts", "validation"), ("prompts.dev",)),

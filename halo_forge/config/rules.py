@@ -79,6 +79,7 @@ def check_rules(config: RaftConfig) -> None:
         _metrics(config),
         _single_rules(config),
         _greedy(config, broken),
+        _temperature(config, broken),
         _budgeted(config, broken),
         _counts(config, broken),
     ]
@@ -164,6 +165,9 @@ def _single_rules(config: RaftConfig) -> Iterator[Problem]:
         do = f"{_GREEDY}; raise the temperature, or set evaluation.samples_per_prompt to 1"
         yield Problem(("evaluation", "temperature"), do, evaluation.temperature, (other,))
     engine = config.engine
+    if config.model.quantization != "none" and "vllm" in (engine.kind, getattr(engine, "adapter", "")[:4]):  # type: ignore[attr-defined]
+        text = "vLLM would sample with the weights in full: another policy than the one that is trained; set it to none"
+        yield Problem(("model", "quantization"), text, config.model.quantization, ((("engine", "kind"), engine.kind),))  # type: ignore[attr-defined]
     if engine.batch_size != "auto" and engine.batch_size < 1:
         yield Problem(("engine", "batch_size"), f"found {engine.batch_size}, allowed: auto or at least 1")
     across = config.training.optimizer.across_cycles
@@ -183,6 +187,28 @@ def _single_rules(config: RaftConfig) -> Iterator[Problem]:
     if per_cycle is not None and limit is not None and per_cycle > limit:
         text = "a cycle cannot take more prompts than there are; lower prompts_per_cycle or raise train_limit"
         yield Problem(_PER_CYCLE, text, per_cycle, ((_LIMIT, limit),))
+
+
+def _temperature(config: RaftConfig, broken: set[KeyPath]) -> Iterator[Problem]:
+    """Not hotter than the engine can sample; returns to an earlier version may add to the schedule."""
+    if _TEMPERATURE in broken:
+        return
+    limit, decisions, raft = config.engine.max_temperature, config.decisions, config.raft
+    allowed = f"allowed with engine.kind {config.engine.kind}: up to {limit:g}"  # type: ignore[attr-defined]
+    if config.evaluation.temperature > limit:
+        yield Problem(("evaluation", "temperature"), f"found {show(config.evaluation.temperature)}, {allowed}")
+    schedule = config.engine.temperature
+    hottest = max(schedule.bounds(cycle, raft.num_cycles)[1] for cycle in _cycles(config))
+    if hottest > limit:
+        yield Problem(_TEMPERATURE, f"found {show(hottest)}, {allowed}")
+        return
+    added = decisions.temperature_add * decisions.max_rollbacks if decisions.on_decline == "rollback" else 0.0
+    if hottest + added > limit:
+        others = (
+            (("decisions", "temperature_add"), decisions.temperature_add),
+            (("decisions", "max_rollbacks"), decisions.max_rollbacks),
+        )
+        yield Problem(_TEMPERATURE, f"{hottest + added:g} after all rollbacks, {allowed}", hottest, others)
 
 
 def _greedy(config: RaftConfig, broken: set[KeyPath]) -> Iterator[Problem]:

@@ -54,6 +54,8 @@ class ModelSection(Spec):
     """A PEFT adapter folder to start from; null starts from a new adapter."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of the frozen base weights; auto takes bfloat16 where the device computes it natively."""
+    quantization: Literal["none", "4bit"] = "none"
+    """Format in which the frozen linear layers are kept: 4bit is NF4 by bitsandbytes, computed in dtype."""
     attn_implementation: Literal[
         "auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"
     ] = "auto"
@@ -204,6 +206,8 @@ class HardwareSection(Spec):
     """Which implementation of AdamW; both compute the same."""
     pin_memory: Literal["auto"] | bool = "auto"
     """Copy training batches to the device from page-locked memory."""
+    fused_head: Literal["auto"] | bool = "auto"
+    """Compute the training loss over tiles of the vocabulary, by TRL's kernel; auto where a GPU has Triton."""
 
 
 class RaftConfig(Spec):

@@ -194,16 +194,14 @@ BAD_ON_AMD: BadVariables = (
 
 def sensors(machine: Machine, profile: Profile, query: Query) -> Iterator[Line]:
     """What telemetry will show, and what it says now."""
-    if profile.name in ("cpu", "cuda"):
-        why = "no GPU" if profile.name == "cpu" else "NVIDIA's driver shows none in files: no telemetry"
-        yield Line("sensors", "skipped", why)
+    if profile.name == "cpu":
+        yield Line("sensors", "skipped", "no GPU")
         return
-    found = find_sensors(machine)
-    missing = [name for name in ("watts", "celsius", "busy", "gtt_bytes") if name not in found.paths]
+    found = find_sensors(profile)
     reading = found.read()
     text = ", ".join(f"{name} {value:g}" for name, value in reading.items())
-    blank = f"; no {', '.join(missing)}: such columns stay away" if missing else ""
-    yield Line("sensors", "fine" if reading else "unknown", (text or "none can be read") + blank)
+    blank = f"; not there: {found.why_not}" if found.why_not else ""
+    yield Line("sensors", "fine" if reading else "unknown", (f"{found.source}: {text}" if text else "none") + blank)
     if reading.get("celsius", 0.0) > HOT_CELSIUS:
         yield Line(
             "temperature", "note", f"{reading['celsius']:.0f} degrees Celsius", "expect throttling: cool it better"

@@ -7,12 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from halo_forge.doctor._section import Line
-from halo_forge.hardware import Profile
+from halo_forge.hardware import NO_GPU, Gpu, Profile, as_torch_sees_it
+from halo_forge.hardware.gfx1151 import Gfx1151
 
 PROBE_SECONDS = 120.0
 """The first start of torch and of a GPU takes most of it."""
@@ -92,12 +93,19 @@ def outcome_of(command: Sequence[str], environment: dict[str, str], seconds: flo
 
 
 def probe_lines(profile: Profile, run: Runner, torch_is_there: bool) -> Iterator[Line]:
-    """One line for each probe; one that says why none was tried where there is no GPU or no torch for it."""
-    if profile.device == "cpu" or not torch_is_there:
-        why = f"no GPU for a run: {profile.why}" if profile.device == "cpu" else "torch has to be mended first"
-        yield Line("probes", "skipped", why)
+    """One line for each probe; one that says why none was tried where there is no GPU or no torch for it.
+
+    Where files show no GPU, a torch that is not built for the CPU alone is asked all the same: it has the last word.
+    """
+    if not torch_is_there:
+        yield Line("probes", "skipped", "torch has to be fixed first")
         return
-    seen = run("seen")
+    asked = profile.device == "cpu" and profile.why == NO_GPU and profile.machine.torch_build() != "cpu"
+    seen = run("seen") if asked or profile.device != "cpu" else Outcome({"available": False})
+    if profile.device == "cpu" and (seen.found is None or not seen.found["available"]):
+        failure = f", and torch does not say whether it sees one: {seen.failure}" if seen.found is None else ""
+        yield Line("probes", "skipped", f"no GPU for a run: {profile.why}{failure}")
+        return
     if seen.found is None or not seen.found["available"]:
         failure = seen.failure if seen.found is None else "torch sees no GPU"
         do = seen.do or "see the lines on devices and on torch above; the groups are render and video"
@@ -105,8 +113,12 @@ def probe_lines(profile: Profile, run: Runner, torch_is_there: bool) -> Iterator
         yield Line("kernel launch", "failed", "not tried: torch sees no GPU", "hardware.profile: cpu runs without it")
         yield from (Line(name, "skipped", "torch sees no GPU") for name in NAMES[2:])
         return
-    facts = seen.found
-    yield Line("torch sees", "fine", " ".join(filter(None, (facts["name"], facts["architecture"]))))
+    gpu = Gpu(**seen.found["gpus"][0])
+    yield Line("torch sees", "fine", " ".join(filter(None, (gpu.name, gpu.architecture))))
+    found = as_torch_sees_it(profile, gpu)
+    if found is not None and found.name != profile.name:
+        yield Line("profile of this GPU", "note", f"{found.name}: {found.why}; a run uses it")
+        profile = found
     launched = run("kernel")
     yield _kernel(launched)
     if launched.found is None:
@@ -114,7 +126,7 @@ def probe_lines(profile: Profile, run: Runner, torch_is_there: bool) -> Iterator
         return
     yield _attention(run("attention"))
     yield _speed(profile, run("speed"))
-    yield _memory(profile, facts)
+    yield _memory(profile, gpu)
 
 
 def _kernel(outcome: Outcome) -> Line:
@@ -130,14 +142,36 @@ def _kernel(outcome: Outcome) -> Line:
 def _attention(outcome: Outcome) -> Line:
     if outcome.found is None:
         return Line("attention", "failed", outcome.failure, outcome.do or "model.attn_implementation: eager")
-    works = {name: isinstance(value, float) and value <= MOST_ERROR for name, value in outcome.found.items()}
-    wrong = [name for name, value in outcome.found.items() if isinstance(value, float) and not works[name]]
-    text = ", ".join(f"{name} {'works' if works[name] else outcome.found[name]}" for name in works)
-    if wrong:
+    text = "; ".join(f"{kernel}: {_cases_in_words(cases)}" for kernel, cases in outcome.found.items())
+    wrong = {kernel for kernel, cases in outcome.found.items() if any(map(_is_wrong, cases.values()))}
+    if "chosen" in wrong:
         return Line("attention", "failed", f"wrong results: {text}", "model.attn_implementation: eager")
-    if not any(works.values()):
-        return Line("attention", "note", f"sdpa falls back to plain attention: {text}", "see docs/HARDWARE_NOTES.md")
+    if wrong:
+        found = f"torch does not choose what is wrong here, but may for other shapes: {text}"
+        return Line("attention", "note", found, "model.attn_implementation: eager is on the safe side")
+    forced = [error for kernel, cases in outcome.found.items() if kernel != "chosen" for error in cases.values()]
+    if not any(map(_works, forced)):
+        found = f"sdpa falls back to plain attention, which is right but slow: {text}"
+        return Line("attention", "note", found, "see docs/HARDWARE_NOTES.md")
     return Line("attention", "fine", f"sdpa: {text}")
+
+
+def _works(error: float | str) -> bool:
+    return not isinstance(error, str) and error <= MOST_ERROR
+
+
+def _is_wrong(error: float | str) -> bool:
+    return not isinstance(error, str) and not error <= MOST_ERROR
+
+
+def _cases_in_words(cases: Mapping[str, float | str]) -> str:
+    """Those of one kernel: all right, or which are not, with NaN or the relative error, and which are refused."""
+    wrong = [f"{case} {error:.2g}" for case, error in cases.items() if _is_wrong(error) and not isinstance(error, str)]
+    refused = [case for case, error in cases.items() if isinstance(error, str)]
+    if len(refused) == len(cases):
+        return f"refuses ({next(iter(cases.values()), 'nothing tried')})"
+    words = [f"WRONG for {', '.join(wrong)}"] if wrong else ["right"]
+    return ", ".join(words + ([f"refuses {', '.join(refused)}"] if refused else []))
 
 
 def _speed(profile: Profile, outcome: Outcome) -> Line:
@@ -151,10 +185,10 @@ def _speed(profile: Profile, outcome: Outcome) -> Line:
     return Line("matrix products", "fine", found)
 
 
-def _memory(profile: Profile, facts: dict[str, Any]) -> Line:
-    free, total = facts["free_bytes"], facts["total_bytes"]
+def _memory(profile: Profile, gpu: Gpu) -> Line:
+    free, total = gpu.free_bytes, gpu.total_bytes
     found = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
-    limit = profile.machine.card_bytes("mem_info_gtt_total") if profile.name == "gfx1151" else None
+    limit = profile.pool_bytes() if isinstance(profile, Gfx1151) else None
     if free > total or (limit is not None and total < limit / 2):
         return Line("torch's memory figure", "note", f"{found}: cannot be right; the kernel's figures are used")
     return Line("torch's memory figure", "fine", found)

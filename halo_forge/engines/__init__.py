@@ -8,13 +8,13 @@ where `policy` is the model (`halo_forge.policy.Policy`), or None for a kind who
 `Engine` answers `sample(prompts, requests, policy_version)` with completions as they finish, in any order, exactly
 one for each request.  A request carries its own seed: batch size and order must not change what is drawn beyond
 floating-point noise (a server may promise less).  Its `takes_processors` says whether checking has to wait.  An engine
-that is a context manager too is left when the run ends.
+that is a context manager too is left when the run ends; one that is `Noting` can write into the run's events.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 from halo_forge.records import Completion, Prompt, SampleRequest
 
@@ -32,3 +32,14 @@ class Engine(Protocol):
     ) -> Iterator[Completion]:
         """Completions of `requests` by the current policy, as they finish; one for each request."""
         ...
+
+
+@runtime_checkable
+class Noting(Protocol):
+    """An engine that has something to say about how it sampled.
+
+    Attributes:
+        note: Set by who opens the run; takes the name of an event and its fields (docs/run-directory.md).
+    """
+
+    note: Callable[..., None]

@@ -22,6 +22,7 @@ from halo_forge import heartbeat
 from halo_forge.engines._attention import NAME, with_parts
 from halo_forge.engines._cohort import Cohort
 from halo_forge.engines._fixed_cache import FixedCache
+from halo_forge.engines._graphs import Graphs
 from halo_forge.engines._transfer import upload, upload_indices
 from halo_forge.errors import ConfigError
 from halo_forge.policy import threads
@@ -52,6 +53,8 @@ class _CohortsLayer(CacheLayerMixin):  # type: ignore[misc]
         self, key_states: torch.Tensor, value_states: torch.Tensor, *arguments: Any, **options: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write one position of every row; returns all slots, or with several cohorts what attention finds them by."""
+        if len(self.cohorts) == 1:
+            return self.cohorts[0].write(self.number, key_states, value_states)
         sizes = [len(cohort) for cohort in self.cohorts]
         parts = [
             cohort.write(self.number, keys, values)
@@ -59,7 +62,7 @@ class _CohortsLayer(CacheLayerMixin):  # type: ignore[misc]
                 self.cohorts, key_states.split(sizes), value_states.split(sizes), strict=True
             )
         ]
-        return parts[0] if len(parts) == 1 else with_parts(key_states, value_states, parts)
+        return with_parts(key_states, value_states, parts)
 
     def get_seq_length(self) -> int:
         """Slots that the next token can look back on."""
@@ -101,12 +104,13 @@ class Decoder:
         model: A causal language model of transformers.
         max_rows: The most rows in flight.
         max_length: Tokens of the longest prompt together with its answer.
+        graphs: On a GPU a step runs as a CUDA graph, and the tokens come in one tensor for the most rows.
 
     Raises:
         ConfigError: The model has layers that keep something other than keys and values of each position.
     """
 
-    def __init__(self, model: Any, *, max_rows: int, max_length: int) -> None:
+    def __init__(self, model: Any, *, max_rows: int, max_length: int, graphs: bool = False) -> None:
         self._model = model
         self._device = model.device
         self._cache_argument = cache_argument(model)
@@ -114,6 +118,7 @@ class Decoder:
         self._max_rows, self._max_length = max_rows, max_length
         # The library's own attention takes one tensor of keys.
         self._max_cohorts = MAX_COHORTS if model.config._attn_implementation == NAME else 1
+        self._graphs = Graphs() if graphs else None
         self._cohorts: list[Any] = []  # each a Cohort; on a GPU a single FixedCache, from the first rows on
         self._cache: Cache | None = None
         self._kept: tuple[tuple[int, ...], _States] | None = None
@@ -150,7 +155,8 @@ class Decoder:
         if self._device.type == "cpu":
             self._cohorts.append(Cohort())
         elif not self._cohorts:
-            self._cohorts.append(FixedCache(self._device, max_rows=self._max_rows, max_length=self._max_length))
+            sizes = {"max_rows": self._max_rows, "max_length": self._max_length}
+            self._cohorts.append(FixedCache(self._device, **sizes, few_shapes=self._graphs is not None))
         return self._cohorts[-1]
 
     def _passes(self, prompts: Sequence[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
@@ -201,12 +207,19 @@ class Decoder:
         """Feed every row its newest token.
 
         Args:
-            tokens: (rows,) ids; those of rows that are finished do not matter.
+            tokens: (rows,) ids; those of rows that are finished do not matter.  With graphs the first of them are
+                taken, and have to lie where they lay at the last step.
 
         Returns:
-            (rows, vocabulary) next-token logits.
+            (rows, vocabulary) next-token logits; with graphs the next step may overwrite them.
         """
         threads.adjust()
+        if self._graphs is not None:
+            (cache,) = self._cohorts
+            inputs = tokens[: cache.width]
+            logits = self._graphs.run((cache.width, cache.num_slots), lambda: self._forward(inputs))[: len(cache)]
+            cache.advance(self._max_length - 1)
+            return logits
         try:
             logits = self._forward(tokens)
         except RuntimeError as error:

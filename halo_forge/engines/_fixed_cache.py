@@ -15,8 +15,11 @@ import torch
 from halo_forge.engines._cohort import filled_gaps
 from halo_forge.engines._transfer import upload_indices
 
-SLOT_BUCKET = 64
-"""Attention goes over a multiple of so many slots: a mask that is not aligned costs another copy in every layer."""
+SLOT_BUCKET, GRAPH_SLOT_BUCKET = 64, 256
+"""Attention goes over a multiple of so many slots: a mask that is not aligned costs another copy in every layer, and
+every number of slots is a graph of its own."""
+GRAPH_ROW_BUCKETS = 8
+"""With graphs the step computes an eighth, two eighths ... or all of the most rows; those that are not in use too."""
 
 
 class FixedCache:
@@ -26,12 +29,15 @@ class FixedCache:
         device: Where the model is.
         max_rows: The most rows at once.
         max_length: Tokens of the longest prompt together with its answer.
+        few_shapes: Of rows and slots, so that each can have its graph.
     """
 
-    def __init__(self, device: torch.device, *, max_rows: int, max_length: int) -> None:
+    def __init__(self, device: torch.device, *, max_rows: int, max_length: int, few_shapes: bool = False) -> None:
         self._device = device
-        self._max_rows, self._max_length = max_rows, max_length
-        self._capacity = rounded_up(max_length)
+        self._max_rows = max_rows
+        self._row_bucket = -(-max_rows // GRAPH_ROW_BUCKETS) if few_shapes else 1
+        self._slot_bucket = GRAPH_SLOT_BUCKET if few_shapes else SLOT_BUCKET
+        self._capacity = rounded_up(max_length, SLOT_BUCKET)
         self._lengths = torch.zeros(max_rows, dtype=torch.long, device=device)
         self._slots = torch.arange(self._capacity, device=device)
         self._seen: list[int] = []
@@ -43,14 +49,19 @@ class FixedCache:
         return len(self._seen)
 
     @property
+    def width(self) -> int:
+        """Rows that a step computes: those in flight, and with few shapes some whose results nobody reads."""
+        return min(self._max_rows, rounded_up(len(self), self._row_bucket))
+
+    @property
     def lengths(self) -> torch.Tensor:
-        """(rows,) positions that each row has seen, which is also the position of its next token."""
-        return self._lengths[: len(self)]
+        """(width,) positions that each row has seen, which is also the position of its next token."""
+        return self._lengths[: self.width]
 
     @property
     def num_slots(self) -> int:
         """Slots that attention goes over in the next step."""
-        return min(self._capacity, rounded_up(max(self._seen, default=0) + 1))
+        return min(self._capacity, rounded_up(max(self._seen, default=0) + 1, self._slot_bucket))
 
     def append(
         self, layers: Sequence[tuple[torch.Tensor, torch.Tensor]], lengths: Sequence[int], index: Sequence[int]
@@ -105,17 +116,17 @@ class FixedCache:
 
         Args:
             layer: The layer's number.
-            keys, values: (rows, key-value heads, 1, head size).
+            keys, values: (width, key-value heads, 1, head size).
         """
-        where = self.lengths[:, None, None, None]
+        where, width, num_slots = self.lengths[:, None, None, None], self.width, self.num_slots
         found = []
         for states, new in zip(self._layers[layer], (keys, values), strict=True):
-            states[: len(self)].scatter_(2, where.expand_as(new), new)
-            found.append(states[: len(self), :, : self.num_slots])
+            states[:width].scatter_(2, where.expand_as(new), new)
+            found.append(states[:width, :, :num_slots])
         return found[0], found[1]
 
     def hidden(self, num_slots: int, window: int | None) -> torch.Tensor:
-        """(rows, num_slots): True where a row's new position may not look.
+        """(width, num_slots): True where a row's new position may not look.
 
         Args:
             num_slots: At most all.
@@ -136,6 +147,6 @@ class FixedCache:
         self._seen = [min(length + 1, max_length) for length in self._seen]
 
 
-def rounded_up(num_slots: int) -> int:
-    """To a multiple of `SLOT_BUCKET`."""
-    return -(-num_slots // SLOT_BUCKET) * SLOT_BUCKET
+def rounded_up(number: int, multiple: int) -> int:
+    """The smallest multiple that is not below it."""
+    return -(-number // multiple) * multiple

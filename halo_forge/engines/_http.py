@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
 import socket
 import threading
 from collections.abc import Mapping
@@ -19,6 +18,10 @@ TRY_AGAIN = frozenset({408, 425, 429}) | frozenset(range(500, 600))
 
 class Unreachable(Exception):
     """No answer, or one that says to come back: what was asked may be asked again."""
+
+
+class Away(Unreachable):
+    """Nobody answered, or the connection broke: whoever answers next may be another server."""
 
 
 class Refused(Exception):
@@ -42,13 +45,12 @@ class Client:
     Args:
         base_url: Such as `http://127.0.0.1:8000/v1`.
         timeout_seconds: The longest wait for an answer.
-        key_variable: The environment variable that holds the key of the server, if it asks for one.
+        key: What the server asks for, if it asks for one.
     """
 
-    def __init__(self, base_url: str, *, timeout_seconds: float, key_variable: str | None = None) -> None:
+    def __init__(self, base_url: str, *, timeout_seconds: float, key: str | None = None) -> None:
         self.base_url = base_url.rstrip("/")
-        self.timeout_seconds = timeout_seconds
-        key = None if key_variable is None else os.environ.get(key_variable)
+        self.timeout_seconds, self.key = timeout_seconds, key
         self._headers = {"Content-Type": "application/json"}
         if key is not None:
             self._headers["Authorization"] = f"Bearer {key}"
@@ -64,6 +66,11 @@ class Client:
             Refused: It must not be asked again like this.
         """
         return self._ask("POST", self.base_url + path, json.dumps(body).encode())
+
+    def post_root(self, path: str) -> bytes:
+        """What the server answers to `POST path` outside of the protocol; raises as `post` does."""
+        parts = urlsplit(self.base_url)
+        return self._ask("POST", f"{parts.scheme}://{parts.netloc}{path}", b"")
 
     def get(self, url: str, *, timeout_seconds: float | None = None) -> bytes:
         """What the server answers to `GET url`; raises as `post` does."""
@@ -109,7 +116,7 @@ class Client:
             answer = connection.getresponse()
             data = answer.read()
         except (OSError, http.client.HTTPException) as error:
-            raise Unreachable(f"{method} {url}: {str(error) or type(error).__name__}") from error
+            raise Away(f"{method} {url}: {str(error) or type(error).__name__}") from error
         finally:
             with self._lock:
                 self._open.discard(connection)

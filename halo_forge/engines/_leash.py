@@ -1,40 +1,48 @@
-"""A program of its own: runs a server, and ends it with the process that holds the other end of standard input.
+"""A process of its own between us and a server: it ends the server, and all that the server started, with us.
 
-However that process ends, the operating system closes its end: no server stays behind on the port and in memory.
+It is started as `python -I -S -c <BOOT> <package root> <command ...>` and holds the other end of a pipe on standard
+input.  However the process at the first end goes, by SIGKILL too, the kernel closes that end.  Being a subreaper, the
+leash becomes the parent of whatever the server's processes leave behind, in sessions of their own as well: vLLM's
+engine process, for one, outlives a server that was killed (vllm#55510).
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
-import threading
 
+from halo_forge.sandbox import processes, syscalls
+
+BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from halo_forge.engines._leash import main; main()"
 GRACE_SECONDS = 10.0
+"""From SIGTERM to SIGKILL."""
 
 
-def main() -> int:
-    """Run the command line's command; its exit code, 128 + number for a signal."""
-    server = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=True)
-
-    def end_with_holder() -> None:
-        while os.read(0, 1024):  # not sys.stdin, whose lock a thread must not hold when the interpreter ends
-            pass
+def main() -> None:
+    """Run the command; exits with its code, 128 + number for a signal."""
+    syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+    server = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_end_with_us)
+    ended = os.pidfd_open(server.pid)
+    ready, _, _ = select.select([sys.stdin.fileno(), ended], [], [])
+    if ended not in ready:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGTERM)
-            try:
-                server.wait(GRACE_SECONDS)
-            except subprocess.TimeoutExpired:
-                os.killpg(server.pid, signal.SIGKILL)
-
-    threading.Thread(target=end_with_holder, daemon=True).start()
+        if not select.select([ended], [], [], GRACE_SECONDS)[0]:
+            server.kill()
     code = server.wait()
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(server.pid, signal.SIGKILL)  # processes that it left behind hold its port and its memory
-    return code if code >= 0 else 128 - code
+    processes.kill_all_below(os.getpid(), _reap)  # what it left behind holds its port and its memory
+    sys.exit(code if code >= 0 else 128 - code)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _end_with_us() -> None:
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _reap() -> None:
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass

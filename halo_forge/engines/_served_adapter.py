@@ -2,31 +2,79 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from halo_forge import heartbeat
 from halo_forge.engines._http import CONNECT_SECONDS, Client, Refused, Unreachable
 from halo_forge.engines._leash import GRACE_SECONDS
-from halo_forge.errors import ConfigError, ToolMissing
+from halo_forge.engines._server_process import POLL_SECONDS, NotStarted, ServerFailed, ServerProcess
+from halo_forge.errors import ConfigError
 from halo_forge.policy import adapter_digest, save_merged
 
 if TYPE_CHECKING:
     from halo_forge.policy import Policy
 
-POLL_SECONDS = 0.1
 LEFTOVER_SECONDS = GRACE_SECONDS + 2
 """A server that a killed attempt of this run started may still be ending."""
-LOG_LINES = 15
 
 
-class Way(Protocol):
-    """One way; `bring` may be called again and again, and does only what is still to do."""
+class SavedAdapter:
+    """The adapter in memory as a folder, written once for each version; the version before is kept beside it.
+
+    Attributes:
+        digest: SHA-256 of the adapter written last; None for a start model without an adapter of its own.
+        before: (version, folder) of the version before; the folder is None where that was such a start model.
+    """
+
+    def __init__(self, policy: Policy, folder: Path) -> None:
+        self.policy, self.folder = policy, folder
+        self.digest: str | None = None
+        self.before: tuple[int, Path | None] | None = None
+        self._now: tuple[int, Path | None] | None = None
+
+    def path(self) -> Path | None:
+        """`halo_forge_v<version>_<digest>` in the folder; None for a start model without an adapter of its own."""
+        if self._now is not None and self._now[0] == self.policy.version:
+            return self._now[1]
+        path = self._write()
+        if self.before is not None and self.before[1] is not None and self.before[1] != path:
+            shutil.rmtree(self.before[1])
+        self.before, self._now = self._now, (self.policy.version, path)
+        return path
+
+    def _write(self) -> Path | None:
+        version = self.policy.version
+        if version == 0 and self.policy.adapter_norm() == 0:
+            self.digest = None
+            return None
+        part = self.folder / "adapter.part"
+        shutil.rmtree(part, ignore_errors=True)
+        self.policy.save_adapter(part)
+        self.digest = adapter_digest(part)
+        # With the digest in the name no server can take an older adapter, or its cached prefixes, for this one.
+        path = self.folder / f"halo_forge_v{version:03d}_{self.digest[:12]}"
+        shutil.rmtree(path, ignore_errors=True)
+        part.rename(path)
+        return path
+
+
+class Way:
+    """One way; `bring` may be called again and again, and does only what is still to do.
+
+    Attributes:
+        key: What messages about the server begin with.
+    """
+
+    key = "engine.base_url"
+
+    def __init__(self, policy: Policy, folder: Path, client: Client) -> None:
+        self.policy, self.folder, self.client = policy, folder, client
+        self.adapter = SavedAdapter(policy, folder)
 
     def bring(self) -> str:
         """Make the server answer with the policy; what it calls that model.
@@ -37,18 +85,33 @@ class Way(Protocol):
             ConfigError: This way cannot bring this policy.
             ToolMissing: The server that was started is not there.
         """
-        ...
+        raise NotImplementedError
+
+    @property
+    def away_hint(self) -> str:
+        """What to do when the server does not answer."""
+        return f"start the server at {self.client.base_url}"
+
+    @property
+    def refused_hint(self) -> str:
+        """What to do when the server says no."""
+        return "see what the server misses: engine.served_model, engine.server, or its own options"
+
+    def expect(self, num_tokens: int) -> None:
+        """Prompt and answer together will have up to so many tokens."""
+
+    def rest(self) -> None:
+        """Nobody asks for a while: the policy may be trained meanwhile."""
 
     def close(self) -> None:
         """End what was started."""
-        ...
 
 
-class AsStarted:
+class AsStarted(Way):
     """The server serves the start model, and nothing is brought to it."""
 
-    def __init__(self, policy: Policy, served_model: str) -> None:
-        self.policy = policy
+    def __init__(self, policy: Policy, folder: Path, client: Client, served_model: str) -> None:
+        super().__init__(policy, folder, client)
         self.served_model = served_model
 
     def bring(self) -> str:
@@ -60,41 +123,16 @@ class AsStarted:
             )
         return self.served_model
 
-    def close(self) -> None:
-        """Nothing was started."""
 
+class RuntimeLora(Way):
+    """vLLM loads the adapter while it runs, under a name that says which one it is.
 
-class SavedAdapter:
-    """The adapter in memory as a folder, written once for each version."""
+    The server keeps the last adapter at the end: it is not ours to end.
+    """
 
-    def __init__(self, policy: Policy, folder: Path) -> None:
-        self.policy, self.folder = policy, folder
-        self._written: tuple[int, Path] | None = None
-
-    def path(self) -> Path | None:
-        """`halo_forge_v<version>_<digest>` in the folder; None for a start model without an adapter of its own."""
-        version = self.policy.version
-        if version == 0 and self.policy.adapter_norm() == 0:
-            return None
-        if self._written is None or self._written[0] != version:
-            part = self.folder / "adapter.part"
-            shutil.rmtree(part, ignore_errors=True)
-            self.policy.save_adapter(part)
-            # With the digest in the name no server can take an older adapter, or its cached prefixes, for this one.
-            path = self.folder / f"halo_forge_v{version:03d}_{adapter_digest(part)[:12]}"
-            shutil.rmtree(path, ignore_errors=True)
-            part.rename(path)
-            if self._written is not None:
-                shutil.rmtree(self._written[1])
-            self._written = version, path
-        return self._written[1]
-
-
-class RuntimeLora:
-    """vLLM loads the adapter while it runs, under a name that says which one it is."""
-
-    def __init__(self, policy: Policy, client: Client, served_model: str, folder: Path) -> None:
-        self.client, self.served_model, self.adapter = client, served_model, SavedAdapter(policy, folder)
+    def __init__(self, policy: Policy, folder: Path, client: Client, served_model: str) -> None:
+        super().__init__(policy, folder, client)
+        self.served_model = served_model
         self._loaded: str | None = None
 
     def bring(self) -> str:
@@ -117,9 +155,6 @@ class RuntimeLora:
         self._loaded = path.name
         return path.name
 
-    def close(self) -> None:
-        """The server keeps the last adapter: it is not ours to end."""
-
     def _unload(self, name: str) -> None:
         try:
             self.client.post("/unload_lora_adapter", {"lora_name": name})
@@ -128,23 +163,24 @@ class RuntimeLora:
                 raise
 
 
-class Restarted:
+class Restarted(Way):
     """A server of ours is started anew with every policy, merged into a plain model."""
 
     def __init__(
         self,
         policy: Policy,
+        folder: Path,
         client: Client,
         served_model: str | None,
-        folder: Path,
         *,
         command: Sequence[str],
         health_url: str,
         start_timeout_seconds: float,
     ) -> None:
-        self.policy, self.client, self.served_model, self.folder = policy, client, served_model, folder
+        super().__init__(policy, folder, client)
+        self.served_model = served_model
         self.command, self.health_url, self.start_timeout_seconds = command, health_url, start_timeout_seconds
-        self._server: subprocess.Popen[bytes] | None = None
+        self._server = ServerProcess(folder / "server.log")
         self._version: int | None = None
         self._model = ""
 
@@ -154,27 +190,23 @@ class Restarted:
             self.close()
             self._model = self._merge()
             self._version = self.policy.version
-        if self._server is None or self._server.poll() is not None:
+        if not self._server.is_running:
             self._start()
         return self._model if self.served_model is None else self.served_model
 
     def close(self) -> None:
         """End the server, if it runs."""
-        if self._server is not None:
-            assert self._server.stdin is not None
-            self._server.stdin.close()
-            self._server.wait(GRACE_SECONDS + CONNECT_SECONDS)
-            self._server = None
+        self._server.close()
 
     def _merge(self) -> str:
         for old in self.folder.glob("merged_v[0-9][0-9][0-9]"):
             shutil.rmtree(old)
-        as_it_is = self.policy.version == 0 and self.policy.adapter_norm() == 0
         # A server's command has no place for a revision: the folder is what was loaded here.
-        if as_it_is and "revision" not in self.policy.identity:
+        if self.adapter.path() is None and "revision" not in self.policy.identity:
             return self.policy.identity["model_name_or_path"]
         path = self.folder / f"merged_v{self.policy.version:03d}"
-        save_merged(self.policy, path)
+        with heartbeat.loading():
+            save_merged(self.policy, path)
         return str(path)
 
     def _start(self) -> None:
@@ -186,34 +218,33 @@ class Restarted:
                 f"engine.restart_command: a server that this run did not start answers at {self.health_url}",
                 "end it: this run starts its own; then run the same command with --resume",
             )
-        leash = [sys.executable, str(Path(__file__).with_name("_leash.py"))]
         command = [word.replace("{model}", self._model) for word in self.command]
-        log = self.folder / "server.log"
-        with log.open("wb") as output:
-            # A session of its own: Ctrl-C is ours, and the server is ended once we are done.
-            self._server = subprocess.Popen(
-                [*leash, *command], stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True
-            )
-        deadline = time.monotonic() + self.start_timeout_seconds
-        while not self._answers():
-            heartbeat.beat()  # it has a limit of its own
-            if self.client.aborted:
-                raise Unreachable("given up")
-            code, late = self._server.poll(), time.monotonic() > deadline
-            if code is not None or late:
-                what = f"ended with code {code}" if code is not None else f"did not answer at {self.health_url} in time"
-                lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
-                self.close()
-                raise ToolMissing(
-                    f"engine.restart_command: {' '.join(command)} {what}:\n" + "\n".join(lines),
-                    "try this command by hand; it has to stay in the foreground and to answer within"
-                    f" engine.start_timeout_seconds ({self.start_timeout_seconds:g}); then run again with --resume",
-                )
-            time.sleep(POLL_SECONDS)
+        try:
+            self._server.start(command, os.environ, self._answers, self.start_timeout_seconds)
+        except NotStarted as error:
+            what = f"did not answer at {self.health_url} in time"
+            what = what if error.code is None else f"ended with code {error.code}"
+            raise ServerFailed(
+                f"engine.restart_command: {' '.join(command)} {what}; the end of its log {self._server.log}:\n"
+                f"{error.last_lines}",
+                "try this command by hand; it has to stay in the foreground and to answer within"
+                f" engine.start_timeout_seconds ({self.start_timeout_seconds:g}); then run again with --resume",
+            ) from error
 
     def _answers(self) -> bool:
-        try:
-            self.client.get(self.health_url, timeout_seconds=CONNECT_SECONDS)
-        except (Unreachable, Refused):
-            return False
-        return True
+        return answers(self.client, self.health_url)
+
+
+def answers(client: Client, url: str) -> bool:
+    """Whether the server answers there, with success.
+
+    Raises:
+        Unreachable: Nobody waits for answers any more.
+    """
+    if client.aborted:
+        raise Unreachable("given up")
+    try:
+        client.get(url, timeout_seconds=CONNECT_SECONDS)
+    except (Unreachable, Refused):
+        return False
+    return True

@@ -6,9 +6,10 @@ special tokens kept, the stop string kept.  Every server has its own fields for 
 
 from __future__ import annotations
 
+import bisect
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from halo_forge.engines.transformers import cut_after
@@ -33,6 +34,7 @@ class Form:
         keeps_stop: It leaves the stop string in the text.  Without that nobody knows which one ended an answer, so
             it is not told of them: it samples on to the end, and the answer is cut here.
         stop_ids: It takes token ids that end an answer.
+        scores: Fields that make it say the log-probabilities of what it samples; empty where it cannot.
     """
 
     extra: Mapping[str, Any]
@@ -40,6 +42,7 @@ class Form:
     all_tokens: int | None = None
     keeps_stop: bool = False
     stop_ids: bool = False
+    scores: Mapping[str, Any] = field(default_factory=dict)
 
 
 FORMS: dict[Server, Form] = {
@@ -49,11 +52,21 @@ FORMS: dict[Server, Form] = {
         all_tokens=-1,
         keeps_stop=True,
         stop_ids=True,
+        # Not prompt_logprobs: vLLM 0.32 on a CPU dies of them when it has adapters and several requests.
+        scores={"logprobs": 0},
     ),
-    "sglang": Form({**_PLAIN, "no_stop_trim": True}, takes_ids=True, all_tokens=-1, keeps_stop=True, stop_ids=True),
-    "llama_cpp": Form({"repeat_penalty": 1.0}, takes_ids=True, all_tokens=0),
+    "sglang": Form(
+        {**_PLAIN, "no_stop_trim": True},
+        takes_ids=True,
+        all_tokens=-1,
+        keeps_stop=True,
+        stop_ids=True,
+        scores={"logprobs": 1},
+    ),
+    # Only beside log-probabilities it says which tokens it took.
+    "llama_cpp": Form({"repeat_penalty": 1.0, "logprobs": 1}, takes_ids=True, all_tokens=0, scores={"logprobs": 1}),
     "transformers": Form({}, keeps_stop=True),
-    "openai": Form({}),
+    "openai": Form({}, scores={"logprobs": 1}),
 }
 
 
@@ -104,11 +117,15 @@ class Reply:
     Attributes:
         token_ids: Those that were sampled, the end of turn included; None where the server does not say.
         reason: Why it ended, as the server says.
+        log_probabilities: Of the sampled tokens, in nats; None where the server does not say.
+        num_tokens: How many were sampled; None where the server does not say.
     """
 
     text: str
     token_ids: tuple[int, ...] | None
     reason: str | None
+    log_probabilities: tuple[float, ...] | None = None
+    num_tokens: int | None = None
 
 
 def reply(data: bytes) -> Reply:
@@ -118,11 +135,46 @@ def reply(data: bytes) -> Reply:
         ValueError: It is not an answer of this protocol.
     """
     try:
-        (choice,) = json.loads(data)["choices"]
-        ids, reason = choice.get("token_ids"), choice.get("finish_reason")
-        return Reply(str(choice["text"]), None if ids is None else tuple(int(each) for each in ids), reason)
+        answer = json.loads(data)
+        (choice,) = answer["choices"]
+        ids, logs = choice.get("token_ids"), choice.get("logprobs")
+        values = None
+        if logs is not None and "content" in logs:  # llama.cpp
+            ids, values = [each["id"] for each in logs["content"]], [each["logprob"] for each in logs["content"]]
+        elif logs is not None:
+            values = logs["token_logprobs"]
+        return Reply(
+            text=str(choice["text"]),
+            token_ids=None if ids is None else tuple(int(each) for each in ids),
+            reason=choice.get("finish_reason"),
+            log_probabilities=None if values is None else tuple(float(each) for each in values),
+            num_tokens=(answer.get("usage") or {}).get("completion_tokens"),
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a completion: {data[:200]!r}") from error
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a server says of the tokens that it took after a prompt; see `Reply`."""
+
+    token_ids: tuple[int, ...]
+    log_probabilities: tuple[float, ...] | None
+
+
+def scored(policy: Policy, request: SampleRequest, found: Reply) -> Scored:
+    """The scores of an answer.
+
+    Token ids that a server does not say are found by tokenising its text, which the model may have written with other
+    tokens: where their number is not that of the server, the answer tells nothing and has no tokens.
+    """
+    ids, logs = found.token_ids, found.log_probabilities
+    if ids is None:
+        ids = completion(policy, request, found, ()).token_ids
+        num = found.num_tokens if logs is None else len(logs)
+        if num is not None and num - len(ids) not in ((0, 1) if found.reason == "stop" else (0,)):
+            return Scored((), None if logs is None else ())
+    return Scored(ids, None if logs is None else logs[: len(ids)])  # the end of turn is not in a text
 
 
 def completion(policy: Policy, request: SampleRequest, found: Reply, stop: Sequence[str]) -> Completion:
@@ -135,7 +187,9 @@ def completion(policy: Policy, request: SampleRequest, found: Reply, stop: Seque
         for token in policy.stop_ids:
             text = text.removesuffix(str(tokenizer.decode([token])))
     ended = found.reason == "stop" or any(mark in text for mark in stop)
-    text = cut_after(text, stop)
+    whole, text = text, cut_after(text, stop)
+    if ids is not None and text != whole:
+        ids = ids[: _num_tokens(policy, ids, stop)]
     if ids is None:
         ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
     return Completion(
@@ -147,3 +201,13 @@ def completion(policy: Policy, request: SampleRequest, found: Reply, stop: Seque
         seed=request.seed,
         policy_version=policy.version,
     )
+
+
+def _num_tokens(policy: Policy, ids: Sequence[int], stop: Sequence[str]) -> int:
+    """How many of the tokens it takes until a stop string is whole."""
+
+    def has_stop(num: int) -> bool:
+        text = policy.tokenizer.decode(list(ids[:num]), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return any(mark in text for mark in stop)
+
+    return bisect.bisect_left(range(len(ids)), True, key=has_stop)

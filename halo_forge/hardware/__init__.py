@@ -11,22 +11,26 @@ import dataclasses
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, MutableMapping
 from typing import Literal, Protocol
 
 from halo_forge.hardware._profile import Profile
 from halo_forge.hardware.cpu import Cpu
 from halo_forge.hardware.cuda import Cuda
-from halo_forge.hardware.devices import Gpu, ask_torch, freest, visibility
+from halo_forge.hardware.devices import Ask, Gpu, ask_torch, freest, visibility
 from halo_forge.hardware.gfx1151 import Gfx1151
 from halo_forge.hardware.machine import GFX1151_PCI, GFX1151_TARGET, Machine
 from halo_forge.hardware.rocm import Rocm
+from halo_forge.hardware.shape import ModelShape, ModelSize
 
 __all__ = [
+    "NO_GPU",
     "PROFILES",
     "Gpu",
     "HardwareSettings",
     "Machine",
+    "ModelShape",
+    "ModelSize",
     "Profile",
     "as_torch_sees_it",
     "choose",
@@ -34,12 +38,14 @@ __all__ = [
     "free_bytes",
     "prepare",
     "profile_class",
+    "with_one_gpu",
 ]
 
 PROFILES: tuple[type[Profile], ...] = (Gfx1151, Rocm, Cuda, Cpu)
 
 NO_GPU = "no GPU found"
-_SETTINGS = ("memory_fraction", "optimizer", "pin_memory")
+"""Why, where files show none."""
+_SETTINGS = ("memory_fraction", "optimizer", "pin_memory", "fused_head")
 _HIDING = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 
 
@@ -54,6 +60,8 @@ class HardwareSettings(Protocol):
     def optimizer(self) -> str: ...
     @property
     def pin_memory(self) -> bool | Literal["auto"]: ...
+    @property
+    def fused_head(self) -> bool | Literal["auto"]: ...
 
 
 def profile_class(name: str) -> type[Profile]:
@@ -92,9 +100,6 @@ def choose(settings: HardwareSettings, machine: Machine | None = None) -> Profil
         profile = profile_class(settings.profile)(machine, "hardware.profile names it", given=True)
     values = {name: getattr(settings, name) for name in _SETTINGS if getattr(settings, name) != "auto"}
     return dataclasses.replace(profile, chosen=frozenset(values), **values)
-
-
-Ask = Callable[[Mapping[str, str]], list[Gpu]]
 
 
 def prepare(

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from halo_forge.hardware.devices import Gpu
 from halo_forge.hardware.machine import Machine
+from halo_forge.hardware.shape import ModelSize
 
 Device = Literal["cpu", "cuda"]
 """torch's name: an AMD GPU is "cuda" too."""
@@ -37,6 +38,7 @@ class Profile(abc.ABC):
         memory_fraction: The share of the memory at hand that a run may take.
         optimizer: As transformers calls it (`TrainingArguments.optim`).
         pin_memory: Batches are copied to the device from page-locked memory.
+        fused_head: See `takes_fused_head`; None where the configuration leaves it open.
     """
 
     machine: Machine
@@ -48,12 +50,15 @@ class Profile(abc.ABC):
     memory_fraction: float = 0.6
     optimizer: str = "adamw_torch"
     pin_memory: bool = False
+    fused_head: bool | None = None
 
     name: ClassVar[str]
     device: ClassVar[Device]
     attention: ClassVar[str] = "sdpa"
     environment: ClassVar[Mapping[str, str]] = {}
     """Set before torch is imported, where the user has not set them."""
+    spare_processors: ClassVar[int] = 0
+    """Left free of checking: a GPU waits for the thread that launches its kernels, and for those of its driver."""
     rows: ClassVar[tuple[tuple[float, int], ...]]
     """(up to so many parameters, rows in flight), the smallest first; the last holds for all larger ones."""
     tokens: ClassVar[tuple[tuple[float, int], ...]]
@@ -63,30 +68,46 @@ class Profile(abc.ABC):
         """Number format of the base weights."""
         return "bfloat16"
 
+    def takes_fused_head(self) -> bool:
+        """Whether training takes TRL's loss, which goes over the vocabulary in tiles, by a Triton kernel.
+
+        It holds 64 kB for a labelled token, and the plain one 12 bytes for each word of the vocabulary: 1.8 MB at
+        152,000.  Without Triton it is written out in torch, and computes logits twice for no gain.
+        """
+        return self.device == "cuda" and self.machine.triton if self.fused_head is None else self.fused_head
+
     def rows_in_flight(self, num_parameters: int) -> int:
         """Completions that are sampled together; fewer where their caches do not fit into the memory."""
         return _step(self.rows, num_parameters)
 
-    def max_tokens_per_pass(self, num_parameters: int) -> int:
-        """Tokens of one forward pass of training, padding included; at least `LEAST_TOKENS`."""
-        most, budget = _step(self.tokens, num_parameters), self.memory_budget_bytes()
-        if budget is None:
-            return most
-        fitting = int(budget * _TRAINING_SHARE / activation_bytes(num_parameters))
-        while most > LEAST_TOKENS and most > fitting:
-            most //= 2  # in powers of two: a little more or less free memory is the same choice
-        return most
-
-    def gradient_checkpointing(self, num_parameters: int, longest: int) -> bool:
-        """Whether activations are recomputed: it costs half as many operations again, so only where memory asks.
+    def training_pass(
+        self, size: ModelSize, longest: int, max_tokens: int | str = "auto", checkpointing: bool | str = "auto"
+    ) -> tuple[int, bool]:
+        """Tokens of one forward pass of training, and whether activations are recomputed; what is given stays.
 
         Args:
             longest: Tokens of the longest row.
         """
+        recomputed = self.gradient_checkpointing(size, longest) if isinstance(checkpointing, str) else checkpointing
+        tokens = self.max_tokens_per_pass(size, recomputed) if isinstance(max_tokens, str) else max_tokens
+        return tokens, recomputed
+
+    def max_tokens_per_pass(self, size: ModelSize, checkpointing: bool) -> int:
+        """Tokens of one forward pass of training, padding included; at least `LEAST_TOKENS`."""
+        most, budget = _step(self.tokens, size.num_parameters), self.memory_budget_bytes()
+        if budget is None:
+            return most
+        each = size.activation_bytes(checkpointing=checkpointing, fused_head=self.takes_fused_head())
+        while most > LEAST_TOKENS and most * each > budget * _TRAINING_SHARE:
+            most //= 2  # in powers of two: a little more or less free memory is the same choice
+        return most
+
+    def gradient_checkpointing(self, size: ModelSize, longest: int) -> bool:
+        """Whether activations are recomputed: it costs a third more operations, so only where a row does not fit."""
         budget = self.memory_budget_bytes()
         if budget is None:
-            return num_parameters >= LARGE_MODEL or longest > LONG_ROW
-        return longest * activation_bytes(num_parameters) > budget * _TRAINING_SHARE
+            return size.num_parameters >= LARGE_MODEL or longest > LONG_ROW
+        return longest * size.activation_bytes(fused_head=self.takes_fused_head()) > budget * _TRAINING_SHARE
 
     @abc.abstractmethod
     def memory_budget_bytes(self) -> int | None:
@@ -127,15 +148,6 @@ class Profile(abc.ABC):
 def _free(gpu: Gpu) -> str:
     reason = "" if gpu.has_kernels else ", and this torch has no kernels for it"
     return f"{gpu.name}, {gpu.free_bytes / 1e9:.1f} GB free{reason}"
-
-
-def activation_bytes(num_parameters: int) -> int:
-    """A rough bound of the memory of one token in a training pass without checkpointing, in bytes.
-
-    From the shapes of SmolLM2 and Qwen2.5 in bfloat16 with LoRA on every linear layer: logits, which half of the
-    tokens have, and activations that grow with the model; 1.6 MB at 0.5 and 6.1 MB at 7 billion parameters in all.
-    """
-    return int(1_200_000 + 0.7e-3 * num_parameters)
 
 
 def unused_by_torch() -> int:

@@ -15,10 +15,12 @@ class Cuda(Profile):
 
     name = "cuda"
     device = "cuda"
+    spare_processors = 2
     memory_fraction: float = 0.9
     optimizer: str = "adamw_torch_fused"
     pin_memory: bool = True
-    rows = ((3.5e9, 128), (math.inf, 64))
+    # A step starts as many kernels for one row as for all, and is bound by that up to hundreds of rows.
+    rows = ((3.5e9, 512), (math.inf, 256))
     tokens = ((2e9, 8192), (4e9, 4096), (math.inf, 2048))
 
     def dtype(self) -> str:

@@ -13,7 +13,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ class Gpu:
         name: As its driver calls it: "NVIDIA H200", "AMD Radeon Graphics".
         architecture: AMD's name of the chip, such as "gfx1151"; None for NVIDIA's.
         pci: Its place on the bus, "0000:c5:00.0"; None where torch does not say.
+        uuid: What NVIDIA's tools know it by, "GPU-5e...", None where torch does not say.
         free_bytes, total_bytes: `torch.cuda.mem_get_info`, which is not dependable on gfx1151.
         has_kernels: This torch was built for the chip; without that the first operation fails.
     """
@@ -39,6 +40,7 @@ class Gpu:
     free_bytes: int = 0
     total_bytes: int = 0
     has_kernels: bool = True
+    uuid: str | None = None
 
 
 def gpu_of_torch(index: int = 0) -> Gpu:
@@ -57,7 +59,9 @@ def gpu_of_torch(index: int = 0) -> Gpu:
     place = [getattr(properties, f"pci_{part}_id", None) for part in ("domain", "bus", "device")]
     domain, bus, device = (0 if each is None else int(each) for each in place)
     pci = None if None in place else f"{domain:04x}:{bus:02x}:{device:02x}.0"
-    return Gpu(properties.name, architecture, pci, free, total, fits)
+    uuid = getattr(properties, "uuid", None)
+    uuid = None if uuid is None or is_amd else f"GPU-{str(uuid).removeprefix('GPU-')}"
+    return Gpu(properties.name, architecture, pci, free, total, fits, uuid)
 
 
 def seen_by_torch() -> dict[str, Any]:
@@ -67,6 +71,10 @@ def seen_by_torch() -> dict[str, Any]:
     available = torch.cuda.is_available()
     gpus = [asdict(gpu_of_torch(index)) for index in range(torch.cuda.device_count())] if available else []
     return {"available": available, "torch": torch.__version__, "hip": torch.version.hip, "gpus": gpus}
+
+
+Ask = Callable[[Mapping[str, str]], list[Gpu]]
+"""What a torch with these environment variables sees."""
 
 
 def ask_torch(environment: Mapping[str, str]) -> list[Gpu]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from halo_forge.hardware._profile import LARGE_MODEL, LONG_ROW, Profile, held_by_torch, unused_by_torch
 from halo_forge.hardware.machine import GFX1151_PCI
+from halo_forge.hardware.shape import ModelSize
 
 HOST_RESERVE_BYTES = 16 * 1024**3
 """Left to the rest of the machine: a GPU that takes the last of it freezes the host instead of raising an error."""
@@ -18,14 +19,15 @@ class Gfx1151(Profile):
 
     name = "gfx1151"
     device = "cuda"
+    spare_processors = 2
     memory_fraction: float = 0.8
     environment = {"TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL": "1"}  # noqa: RUF012
-    rows = ((3.5e9, 64), (10e9, 32), (math.inf, 16))
+    rows = ((3.5e9, 128), (10e9, 64), (math.inf, 32))
     tokens = ((2e9, 8192), (4e9, 4096), (math.inf, 2048))
 
-    def gradient_checkpointing(self, num_parameters: int, longest: int) -> bool:
+    def gradient_checkpointing(self, size: ModelSize, longest: int) -> bool:
         """From about 3 billion parameters or for long rows on; below, there is room for all activations."""
-        return num_parameters >= LARGE_MODEL or longest > LONG_ROW
+        return size.num_parameters >= LARGE_MODEL or longest > LONG_ROW
 
     def memory_budget_bytes(self) -> int | None:
         """A share of what is at hand."""
@@ -58,6 +60,10 @@ class Gfx1151(Profile):
         """Whether the kernel gives the GPU its own memory and not the host's."""
         vram, gtt = self._card("mem_info_vram_total"), self._card("mem_info_gtt_total")
         return vram is not None and gtt is not None and vram >= gtt
+
+    def pool_bytes(self) -> int | None:
+        """How much memory the kernel lets the GPU have in all."""
+        return self._card("mem_info_vram_total" if self.uses_vram() else "mem_info_gtt_total")
 
     def process_fraction(self, total_bytes: int) -> float | None:
         """The budget as a share of what torch takes for the total: always, because the host would freeze."""

@@ -6,6 +6,7 @@ unknown, never 0.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,11 @@ GFX1151_TARGET = 110501
 GFX1151_PCI = "0x1586"
 PAGE_BYTES = 4096
 _DISPLAY_CLASS = "0x03"
+
+
+def has_triton() -> bool:
+    """Whether Triton, which compiles kernels for a GPU, is installed; torch's builds for GPUs bring it."""
+    return importlib.util.find_spec("triton") is not None
 
 
 def installed_torch() -> str | None:
@@ -39,11 +45,13 @@ class Machine:
         root: Where its file system starts.
         environment: Its environment variables.
         torch_version: The installed torch; None where there is none.
+        triton: Triton is installed.
     """
 
     root: Path = Path("/")
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
     torch_version: str | None = field(default_factory=installed_torch)
+    triton: bool = field(default_factory=has_triton)
 
     def text(self, path: str) -> str | None:
         """A file's text without white space around it; None where it cannot be read."""
@@ -89,6 +97,14 @@ class Machine:
         if pci_id is None or not any(kinds.values()):
             return found
         return [folder for folder in found if kinds[folder] == pci_id]
+
+    def card_at(self, pci: str) -> str | None:
+        """The folder of the AMD card at this place on the bus, such as "0000:c5:00.0"."""
+        for folder in self.amd_cards():
+            text = self.text(f"{folder}/uevent")
+            if text is not None and f"PCI_SLOT_NAME={pci}" in text.splitlines():
+                return folder
+        return None
 
     def card_bytes(self, name: str, pci_id: str | None = None) -> int | None:
         """A memory figure, such as "mem_info_gtt_total", of the AMD card (of this kind) with the most of it."""

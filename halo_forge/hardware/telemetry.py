@@ -1,63 +1,217 @@
-"""What the GPU needed while a cycle ran, from files of the kernel; nothing where they are not there.
+"""What the GPU needed while a cycle ran: from files of the kernel, or from its maker's library where that is installed.
 
-AMD's driver shows power, temperature, load and memory without root.  A figure whose file is missing is absent.
+AMD's driver shows power, temperature, load and memory in /sys, without root; `amdsmi` is asked for what is missing
+there, and not first, because it was seen to crash the process that asks.  NVIDIA's driver has no such files: its
+figures come from NVML, by the package `nvidia-ml-py`.  Neither is required, and a figure that nobody gives is absent.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import statistics
+import sys
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from halo_forge.hardware.machine import Machine
+from halo_forge.hardware._profile import Profile
+from halo_forge.hardware.machine import GFX1151_PCI, Machine
 
 INTERVAL_SECONDS = 1.0
+NAMES = ("watts", "celsius", "busy", "memory_bytes")
 _POWER = ("power1_average", "power1_input")
 """Microwatts; which of the two there is depends on the kernel."""
-_FACTORS = {"watts": 1e-6, "celsius": 1e-3, "busy": 0.01, "gtt_bytes": 1.0}
 _FIELDS = (
     ("gpu_power_watts_mean", "watts", statistics.fmean),
     ("gpu_power_watts_max", "watts", max),
     ("gpu_temperature_celsius_max", "celsius", max),
     ("gpu_busy_mean", "busy", statistics.fmean),
-    ("gpu_memory_bytes_max", "gtt_bytes", max),
+    ("gpu_memory_bytes_max", "memory_bytes", max),
 )
+Reader = Callable[[], float | None]
+"""One figure in plain units; None where it cannot be read just now."""
+
+
+class NotReadable(Exception):
+    """Why a library shows nothing; a run goes on without its figures, and the doctor says so."""
 
 
 @dataclass(frozen=True)
 class Sensors:
-    """One AMD GPU's files.
+    """What can be read of one GPU.
 
     Attributes:
-        machine: Whose files.
-        paths: What is measured ("watts", "celsius", "busy", "gtt_bytes") -> its file, where it can be read.
+        readers: What is measured (of `NAMES`: watts, degrees Celsius, share of time in [0, 1], bytes) -> how.
+        source: Where it comes from, in words.
+        why_not: What keeps the rest from being read; empty where nothing does.
     """
 
-    machine: Machine
-    paths: Mapping[str, str]
+    readers: Mapping[str, Reader] = field(default_factory=dict)
+    source: str = "nothing"
+    why_not: str = ""
 
     def read(self) -> dict[str, float]:
-        """Watts, degrees Celsius, busy in [0, 1], bytes; what cannot be read just now is left out."""
-        found = {name: self.machine.number(path) for name, path in self.paths.items()}
-        return {name: value * _FACTORS[name] for name, value in found.items() if value is not None}
+        """What the sensors say now; what cannot be read just now is left out."""
+        found = {name: reader() for name, reader in self.readers.items()}
+        return {name: value for name, value in found.items() if value is not None}
 
 
-def find_sensors(machine: Machine) -> Sensors:
-    """The readable sensors of the first AMD card; none of them where there is no such card."""
-    paths: dict[str, str] = {}
-    for card in machine.amd_cards()[:1]:
-        wanted = [("busy", f"{card}/gpu_busy_percent"), ("gtt_bytes", f"{card}/mem_info_gtt_used")]
-        for folder in sorted((machine.root / card / "hwmon").glob("hwmon*")):
-            monitor = f"{card}/hwmon/{folder.name}"
-            if machine.text(f"{monitor}/name") == "amdgpu":
-                wanted += [("watts", f"{monitor}/{name}") for name in _POWER]
-                wanted.append(("celsius", f"{monitor}/temp1_input"))
-        for name, path in wanted:
-            if name not in paths and machine.number(path) is not None:
-                paths[name] = path
-    return Sensors(machine, paths)
+def find_sensors(profile: Profile) -> Sensors:
+    """The sensors of the GPU of a profile; none of them for the CPU."""
+    if profile.name == "cpu":
+        return Sensors(why_not="no GPU")
+    return _nvidia(profile) if profile.name == "cuda" else _amd(profile)
+
+
+def _amd(profile: Profile) -> Sensors:
+    card, machine = _card(profile), profile.machine
+    readers = {} if card is None else _file_readers(machine, card)
+    if readers.keys() >= set(NAMES):
+        return Sensors(readers, "/sys")
+    place = None if profile.gpu is None else profile.gpu.pci
+    try:
+        more = _amdsmi_readers(place)
+    except NotReadable as error:
+        return Sensors(readers, "/sys" if readers else "nothing", f"{', '.join(_missing(readers))}: {error}")
+    found = {**more, **readers}
+    why = ", ".join(_missing(found))
+    return Sensors(found, "/sys and amdsmi" if readers else "amdsmi", why and f"{why}: neither shows it")
+
+
+def _missing(readers: Mapping[str, Reader]) -> list[str]:
+    return [name for name in NAMES if name not in readers]
+
+
+def _card(profile: Profile) -> str | None:
+    """The card's folder: at the place that torch names, else the one of the chip, else the first."""
+    machine = profile.machine
+    at = None if profile.gpu is None or profile.gpu.pci is None else machine.card_at(profile.gpu.pci)
+    if at is not None:
+        return at
+    cards = machine.amd_cards(GFX1151_PCI if profile.name == "gfx1151" else None)
+    return cards[0] if cards else None
+
+
+def _file_readers(machine: Machine, card: str) -> dict[str, Reader]:
+    def scaled(factor: float, *paths: str) -> Reader:
+        def read() -> float | None:
+            found = [machine.number(path) for path in paths]
+            known = [value for value in found if value is not None]
+            return sum(known) * factor if known else None
+
+        return read
+
+    wanted = [
+        ("busy", scaled(0.01, f"{card}/gpu_busy_percent")),
+        ("memory_bytes", scaled(1.0, f"{card}/mem_info_vram_used", f"{card}/mem_info_gtt_used")),
+    ]
+    for folder in sorted((machine.root / card / "hwmon").glob("hwmon*")):
+        monitor = f"{card}/hwmon/{folder.name}"
+        if machine.text(f"{monitor}/name") == "amdgpu":
+            wanted += [("watts", scaled(1e-6, f"{monitor}/{name}")) for name in _POWER]
+            wanted.append(("celsius", scaled(1e-3, f"{monitor}/temp1_input")))
+    readers: dict[str, Reader] = {}
+    for name, reader in wanted:
+        if name not in readers and reader() is not None:
+            readers[name] = reader
+    return readers
+
+
+def _amdsmi_readers(pci: str | None) -> dict[str, Reader]:
+    """By AMD SMI's Python package, which comes with ROCm; "N/A" is what it says for unknown.
+
+    Raises:
+        NotReadable: It is not installed, does not work, or shows several GPUs and nobody says which is meant.
+    """
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # it prints what it does not find; standard output is the result's
+            amdsmi = importlib.import_module("amdsmi")
+    except ImportError as error:
+        raise NotReadable(f"{error}; ROCm's package amdsmi may show it") from error
+    except (OSError, KeyError, AttributeError) as error:  # how it fails where its library is not there
+        raise NotReadable(f"amdsmi cannot be imported: {type(error).__name__}: {error}") from error
+    try:
+        amdsmi.amdsmi_init()
+        handles = amdsmi.amdsmi_get_processor_handles()
+        one = handles[:1] if pci is None else [amdsmi.amdsmi_get_processor_handle_from_bdf(pci)]
+    except amdsmi.AmdSmiException as error:
+        raise NotReadable(f"amdsmi: {' '.join(str(error).split())}") from error
+    if not one or (pci is None and len(handles) > 1):
+        raise NotReadable(f"amdsmi shows {len(handles)} GPUs, and torch does not say which is used")
+    handle = one[0]
+    celsius = (handle, amdsmi.AmdSmiTemperatureType.EDGE, amdsmi.AmdSmiTemperatureMetric.CURRENT)
+    pools = (amdsmi.AmdSmiMemoryType.VRAM, amdsmi.AmdSmiMemoryType.GTT)
+
+    def watts() -> Any:
+        info = amdsmi.amdsmi_get_power_info(handle)
+        names = ("current_socket_power", "average_socket_power", "socket_power")
+        return next((info[name] for name in names if isinstance(info.get(name), int)), None)
+
+    def busy() -> Any:
+        share = amdsmi.amdsmi_get_gpu_activity(handle)["gfx_activity"]
+        return share / 100 if isinstance(share, int) else None
+
+    asked = {
+        "watts": watts,
+        "celsius": lambda: amdsmi.amdsmi_get_temp_metric(*celsius),
+        "busy": busy,
+        "memory_bytes": lambda: sum(amdsmi.amdsmi_get_gpu_memory_usage(handle, pool) for pool in pools),
+    }
+    return _answering(asked, amdsmi.AmdSmiException)
+
+
+def _nvidia(profile: Profile) -> Sensors:
+    try:
+        return Sensors(_nvml_readers(None if profile.gpu is None else profile.gpu.uuid), "NVML")
+    except NotReadable as error:
+        return Sensors(why_not=str(error))
+
+
+def _nvml_readers(uuid: str | None) -> dict[str, Reader]:
+    """By NVML, whose Python package is `nvidia-ml-py`.
+
+    Raises:
+        NotReadable: As with AMD's.
+    """
+    try:
+        pynvml = importlib.import_module("pynvml")
+    except ImportError as error:
+        more = "`pip install nvidia-ml-py` shows power, temperature, load and memory"
+        raise NotReadable(f"{error}; {more}") from error
+    try:
+        pynvml.nvmlInit()
+        count = pynvml.nvmlDeviceGetCount()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(0) if uuid is None else pynvml.nvmlDeviceGetHandleByUUID(uuid)
+    except pynvml.NVMLError as error:
+        raise NotReadable(f"NVML: {error}") from error
+    if uuid is None and count > 1:
+        raise NotReadable(f"NVML shows {count} GPUs, and torch does not say which is used")
+    asked = {
+        "watts": lambda: pynvml.nvmlDeviceGetPowerUsage(handle) / 1000,
+        "celsius": lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
+        "busy": lambda: pynvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100,
+        "memory_bytes": lambda: pynvml.nvmlDeviceGetMemoryInfo(handle).used,
+    }
+    return _answering(asked, pynvml.NVMLError)
+
+
+def _answering(asked: Mapping[str, Callable[[], Any]], refused: type[Exception]) -> dict[str, Reader]:
+    """Those that give a figure now; a refusal later (a sensor that goes away) is no figure."""
+
+    def reader(ask: Callable[[], Any]) -> Reader:
+        def read() -> float | None:
+            try:
+                value = ask()
+            except refused:
+                return None
+            return None if value is None else float(value)
+
+        return read
+
+    readers = {name: reader(ask) for name, ask in asked.items()}
+    return {name: read for name, read in readers.items() if read() is not None}
 
 
 class Telemetry:
@@ -73,7 +227,7 @@ class Telemetry:
 
     def start(self) -> None:
         """Begin to read; without sensors nothing is started."""
-        if self._sensors.paths:
+        if self._sensors.readers:
             self._thread.start()
 
     def stop(self) -> None:
@@ -102,10 +256,10 @@ class Telemetry:
                 self._readings.append(reading)
 
 
-@contextmanager
-def telemetry(machine: Machine) -> Iterator[Telemetry]:
-    """The machine's sensors, read until the block ends, however it ends."""
-    found = Telemetry(find_sensors(machine))
+@contextlib.contextmanager
+def telemetry(profile: Profile) -> Iterator[Telemetry]:
+    """The sensors of a profile's GPU, read until the block ends, however it ends."""
+    found = Telemetry(find_sensors(profile))
     found.start()
     try:
         yield found

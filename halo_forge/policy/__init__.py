@@ -4,6 +4,7 @@
     adapter.py   the adapter on it: made from a seed, or loaded and checked
     merged.py    the adapter added to the weights, as a plain model folder
     heap.py      freed memory: kept while sampling, given back for training
+    quantized.py base weights in 4 bits
     packed.py    weights laid out for a CPU's matrix products, while nothing is trained
     turns.py     the chat template: what a prompt looks like, and which token ends an answer
     files.py     what can be found out about model and adapter folders before torch is imported
@@ -25,6 +26,7 @@ from halo_forge.policy.files import (
 )
 from halo_forge.policy.merged import save_merged
 from halo_forge.policy.model import Policy, resolve_dtype
+from halo_forge.policy.quantized import check_quantization, why_not_quantized
 
 __all__ = [
     "ADAPTER_FILES",
@@ -32,6 +34,7 @@ __all__ = [
     "Policy",
     "adapter_digest",
     "check_local",
+    "check_quantization",
     "disk_full_is_os_error",
     "explained",
     "file_digest",
@@ -39,4 +42,5 @@ __all__ = [
     "moved_together",
     "resolve_dtype",
     "save_merged",
+    "why_not_quantized",
 ]

@@ -85,20 +85,30 @@ def _trainable(model: PeftModel) -> PeftModel:
 def fused_adapter(model: PeftModel) -> Iterator[None]:
     """While the block runs, every plain LoRA layer adds s B A x to its output in one product, in the model's dtype.
 
+    Whether the base weights are in 4 bits or not makes no difference here.
     The layer's own way casts its input to float32, scales and adds in separate passes over the output.  The float32
     weights stay as they are; gradients reach them through the cast.  Layers that are more than W x + s B A x, and those
     that drop parts of x in training, keep their own way.
     """
-    from peft.tuners.lora.layer import Linear
-
-    layers = [module for module in model.modules() if type(module) is Linear and not module.lora_variant]
-    for layer in layers:
-        layer.forward = _fused_forward(layer, model.dtype)
+    layers = [module for module in model.modules() if is_plain(module)]
+    # All of them before the first is used: when the memory runs out here, no layer is left with a copy of its weights.
+    forwards = [_fused_forward(layer, model.dtype) for layer in layers]
+    for layer, forward in zip(layers, forwards, strict=True):
+        layer.forward = forward
     try:
         yield
     finally:
         for layer in layers:
             del layer.forward
+
+
+def is_plain(module: Any) -> bool:
+    """Whether a module is a LoRA layer that computes W x + s B A x and nothing else."""
+    from peft.tuners import lora
+
+    # Only there where bitsandbytes is.
+    plain = {lora.Linear, getattr(lora, "Linear4bit", lora.Linear)}
+    return type(module) in plain and not module.lora_variant
 
 
 def _fused_forward(layer: Any, dtype: torch.dtype) -> Callable[..., torch.Tensor]:

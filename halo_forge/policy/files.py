@@ -30,6 +30,8 @@ class ModelSettings(Protocol):
     @property
     def dtype(self) -> str: ...
     @property
+    def quantization(self) -> str: ...
+    @property
     def attn_implementation(self) -> str: ...
     @property
     def trust_remote_code(self) -> bool: ...
@@ -97,6 +99,8 @@ def identity_of(settings: ModelSettings, base: Any) -> dict[str, str]:
     folder = Path(settings.model_name_or_path).expanduser()
     if folder.is_dir():
         found["sha256"] = _folder_digest(folder)
+    if settings.quantization != "none":
+        found["quantization"] = settings.quantization
     if settings.adapter is not None:
         found["adapter_sha256"] = adapter_digest(Path(settings.adapter).expanduser())
     return found

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from halo_forge.errors import ConfigError, ModelError
-from halo_forge.hardware import Profile, detect, prepare
+from halo_forge.hardware import ModelShape, ModelSize, Profile, detect, prepare
 from halo_forge.policy.adapter import (
     LoraSettings,
     adapter_weights,
@@ -32,6 +32,7 @@ from halo_forge.policy.files import (
 from halo_forge.policy.grouped import grouped_linears
 from halo_forge.policy.heap import freed_memory_kept
 from halo_forge.policy.packed import packed_linears
+from halo_forge.policy.quantized import check_quantization, keep_one_layout, loading_arguments, num_weights
 from halo_forge.policy.threads import free_processors
 from halo_forge.policy.turns import end_of_turn_id, generation_stop_ids, templated
 from halo_forge.records import Prompt
@@ -46,13 +47,14 @@ class Policy:
     """A causal language model with one trainable LoRA adapter.
 
     Attributes:
-        model: The PEFT model; base weights frozen in `dtype`, adapter weights in float32.
+        model: The PEFT model; base weights frozen in `dtype` or in 4 bits, adapter weights in float32.
         tokenizer: Its tokenizer, with a chat template.
         version: Which policy version the adapter in memory is: 0 is the start model.
         end_of_turn_id: The token that ends an assistant message in the chat template; learned in training.
         stop_ids: Tokens that end a completion when sampled.
         identity: What says that two runs start from the same model, for run.json.
         profile: What the automatic settings of sampling and training follow.
+        trust_remote_code: Code of the model's own folder or repository may run (`model.trust_remote_code`).
         num_parameters: Those of the base model and the adapter.
     """
 
@@ -64,11 +66,13 @@ class Policy:
         identity: Mapping[str, str],
         response_prefix: str | None = None,
         profile: Profile | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
         self.model = model
+        self.trust_remote_code = trust_remote_code
         self.identity = dict(identity)
         self.profile = detect() if profile is None else profile
-        self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
+        self.num_parameters = sum(num_weights(parameter) for parameter in model.parameters())
         self.tokenizer = tokenizer
         self.response_prefix = response_prefix if response_prefix is not None else ""
         self.version = 0
@@ -93,8 +97,10 @@ class Policy:
 
         Raises:
             ModelError: The model, its tokenizer, its chat template or the start adapter cannot be used.
+            ToolMissing: The package for `model.quantization` is missing or too old.
         """
         check_local(settings)
+        check_quantization(settings.quantization)
         wanted = prepare() if profile is None else profile
         _quiet_libraries()
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -114,15 +120,29 @@ class Policy:
         attention = (
             {} if settings.attn_implementation == "auto" else {"attn_implementation": settings.attn_implementation}
         )
+        dtype = resolve_dtype(settings.dtype, profile)
+        quantization = loading_arguments(settings.quantization, dtype, profile.device)
         with explained(name):
-            base = AutoModelForCausalLM.from_pretrained(
-                name, dtype=resolve_dtype(settings.dtype, profile), **attention, **common
-            )
+            base = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **quantization, **attention, **common)
+        keep_one_layout(base)
         base.requires_grad_(False)
-        model = with_adapter(base.to(profile.device), settings, lora, seed)
+        model = with_adapter(base if quantization else base.to(profile.device), settings, lora, seed)
         model.eval()
         identity = identity_of(settings, base)
-        return cls(model, tokenizer, identity=identity, response_prefix=response_prefix, profile=profile)
+        return cls(
+            model,
+            tokenizer,
+            identity=identity,
+            response_prefix=response_prefix,
+            profile=profile,
+            trust_remote_code=settings.trust_remote_code,
+        )
+
+    @property
+    def size(self) -> ModelSize:
+        """How large the model is, for what a training pass needs."""
+        shape = ModelShape.of(self.model.config.get_text_config().to_dict())
+        return ModelSize(self.num_parameters, shape, self.model.dtype.itemsize)
 
     @property
     def device(self) -> torch.device:
@@ -233,11 +253,12 @@ def resolve_dtype(name: str, profile: Profile) -> torch.dtype:
 
 
 def _quiet_libraries() -> None:
-    """The libraries' own progress bars and notes about their next version would tear our progress apart."""
+    """The libraries' own progress bars and log lines would tear our progress apart."""
     import warnings
 
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
+    # TRL 1.16 itself reads the old name of what transformers 5.23 renamed; nothing of ours does.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)

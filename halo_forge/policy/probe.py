@@ -96,16 +96,41 @@ class Probe:
         mine = self._states(answers)
         return [[-value for value in values] for values in self._own(mine, mine, answers)[1]]
 
+    def log_probabilities(self, rows: Sequence[Sequence[int]], given: Sequence[int]) -> tuple[TokenValues, TokenValues]:
+        """Of the tokens of each row after the first `given` ones, and of the likeliest tokens in their places; in nats.
+
+        Args:
+            rows: Token ids; nothing is added to them.
+            given: For each row at least 1.
+        """
+        import torch
+
+        targets = [list(row[first:]) for row, first in zip(rows, given, strict=True)]
+        states = self._row_states(rows, given)
+
+        def formulas(
+            scores: Callable[[torch.Tensor], torch.Tensor], number: int, part: slice
+        ) -> tuple[list[float], list[float], list[float]]:
+            tokens = torch.tensor(targets[number][part], device=self.policy.device)[:, None]
+            logs = scores(states[number][part])
+            return logs.gather(1, tokens)[:, 0].tolist(), logs.amax(dim=1).tolist(), []
+
+        return self._by_portion([len(each) for each in targets], formulas)[:2]
+
     @property
     def _num_others(self) -> int:
         return -(-self.num_answers // 4)
 
     def _states(self, answers: Sequence[Completion]) -> States:
         """The states from which the adapter in memory predicts the tokens of each answer, teacher-forced."""
-        import torch
-
         prompts = [self.policy.prompt_ids(self.prompts[each.prompt_id]) for each in answers]
         rows = [prompt + list(each.token_ids) for prompt, each in zip(prompts, answers, strict=True)]
+        return self._row_states(rows, [len(prompt) for prompt in prompts])
+
+    def _row_states(self, rows: Sequence[Sequence[int]], given: Sequence[int]) -> States:
+        """The states that predict the tokens of each row after the first `given` ones."""
+        import torch
+
         decoder = self.policy.model.get_base_model().get_decoder()
         found: dict[int, torch.Tensor] = {}
         with self.policy.sampling(), torch.inference_mode():
@@ -120,7 +145,7 @@ class Probe:
                 hidden = decoder(**on_device, use_cache=False).last_hidden_state
                 for line, number in enumerate(batch):
                     # The state at a position predicts the token after it.
-                    found[number] = hidden[line, len(prompts[number]) - 1 : len(rows[number]) - 1].clone()
+                    found[number] = hidden[line, given[number] - 1 : len(rows[number]) - 1].clone()
         return [found[number] for number in range(len(rows))]
 
     def _compare(self, mine: States, previous: States, start: States) -> tuple[TokenValues, TokenValues, TokenValues]:

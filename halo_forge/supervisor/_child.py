@@ -14,7 +14,7 @@ from typing import Any
 
 from halo_forge import heartbeat
 from halo_forge.errors import NoProgress
-from halo_forge.hardware import Machine
+from halo_forge.hardware import Machine, detect
 from halo_forge.hardware.telemetry import find_sensors
 from halo_forge.sandbox import processes
 from halo_forge.supervisor._join import PIPE_VARIABLE
@@ -153,7 +153,7 @@ class Child:
         seen = processes.read(process.pid)
         state = "gone" if seen is None else seen.state
         cores = round(max(0.0, _cpu_seconds(process.pid) - at_sign) / still, 2)
-        gpu = find_sensors(self._machine).read()
+        gpu = find_sensors(detect(self._machine)).read()
         words = [f"{cores:g} cores busy"]
         words += [f"GPU {gpu['busy']:.0%} busy"] if "busy" in gpu else []
         words += [f"GPU at {gpu['watts']:.0f} W"] if "watts" in gpu else []

@@ -42,7 +42,12 @@ class _StepRecordingTrainer(SFTTrainer):  # type: ignore[misc]
         self._applied = 0.0
         self.step_rows: list[dict[str, float]] = []
         collator = functools.partial(step_batch, max_tokens=max_tokens)
+        model = arguments["model"]
+        trained = {weight: weight.data for weight in model.parameters() if weight.requires_grad}
         super().__init__(callbacks=[_AtSteps(self)], data_collator=collator, **arguments)
+        # On a base in 4 bits the library casts adapters to bfloat16, in which small updates are lost.
+        for weight, value in trained.items():
+            weight.data = value
         # Each loss is over the labels of the whole step already.
         self.loss_is_scaled_for_ga = True
         self.remove_callback(PrinterCallback)  # it prints every log line to stdout

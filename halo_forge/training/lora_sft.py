@@ -109,10 +109,13 @@ class LoraSftTrainer:
         # The library reports its own progress and defaults; ours is the one the user sees.
         logging.getLogger("trl").setLevel(logging.ERROR)
         model, seed = self.policy.model, derive_seed(self.seed, "train", settings.cycle) % 2**32
-        profile, size = self.policy.profile, self.policy.num_parameters
-        max_tokens, checkpointing = self.settings.max_tokens_per_pass, self.settings.gradient_checkpointing
-        if checkpointing == "auto":
-            checkpointing = profile.gradient_checkpointing(size, max(map(len, dataset["input_ids"])))
+        profile = self.policy.profile
+        max_tokens, checkpointing = profile.training_pass(
+            self.policy.size,
+            max(map(len, dataset["input_ids"])),
+            self.settings.max_tokens_per_pass,
+            self.settings.gradient_checkpointing,
+        )
         arguments = SFTConfig(
             output_dir=str(folder / "trainer"),
             # All rows of an optimizer step at once: our trainer cuts them by length (see `micro_batches`).
@@ -127,7 +130,7 @@ class LoraSftTrainer:
             # The weights are in the dtype they compute in; autocast would only add casts.
             bf16=False,
             fp16=False,
-            gradient_checkpointing=checkpointing,
+            **{_checkpointing_argument(SFTConfig): checkpointing},
             max_length=None,
             packing=False,
             dataset_kwargs={"skip_prepare_dataset": True},
@@ -147,13 +150,19 @@ class LoraSftTrainer:
             factors=factors,
             on_step=on_step,
             prepare_optimizer=prepare,
-            fused_head=False,
-            max_tokens=profile.max_tokens_per_pass(size) if max_tokens == "auto" else max_tokens,
+            fused_head=profile.takes_fused_head(),
+            max_tokens=max_tokens,
             model=model,
             args=arguments,
             train_dataset=dataset,
             processing_class=self.policy.tokenizer,
         )
+
+
+def _checkpointing_argument(arguments: type) -> str:
+    """The name of the switch: the one before transformers 5.23 is deprecated."""
+    new = "activation_checkpointing"
+    return new if hasattr(arguments, new) else "gradient_checkpointing"
 
 
 @contextlib.contextmanager
@@ -173,8 +182,9 @@ def _unwrapped_after(base: Any) -> Iterator[None]:
             base.__dict__.pop("forward", None)
         else:
             base.forward = forward
-        # The model's own property for this has another name before transformers 5.23.
+        # What asks and what switches it off have other names before transformers 5.23.
         if any(getattr(module, "gradient_checkpointing", False) for module in base.modules()):
-            base.gradient_checkpointing_disable()
+            off = "activation_checkpointing_disable"
+            getattr(base, off if hasattr(base, off) else "gradient_checkpointing_disable")()
         for key in hooks.keys() - hooks_before.keys():
             del hooks[key]

@@ -22,6 +22,7 @@ class StandIn:
     Attributes:
         completion: Body of a request -> status and answer.
         adapters: Name -> path of what was loaded; the start model is `base`.
+        key: What the server asks for below /v1.
         asked: (path, body) of every POST.
     """
 
@@ -31,6 +32,11 @@ class StandIn:
         self.loads_adapters = True
         self.completion: Callable[[dict[str, Any]], Answer] = lambda body: (200, choice("text"))
         self.base_url = ""
+        self.base = "base"
+        self.key: str | None = None
+
+    def is_refused(self, path: str, authorization: str | None) -> bool:
+        return self.key is not None and path.startswith("/v1") and authorization != f"Bearer {self.key}"
 
     def restart(self) -> None:
         """As after a restart: no adapter is left."""
@@ -40,13 +46,13 @@ class StandIn:
         return [body for asked, body in self.asked if asked == path]
 
     def get(self, path: str) -> Answer:
-        names = ["base", *self.adapters]
+        names = [self.base, *self.adapters]
         return (200, {"data": [{"id": name} for name in names]}) if path == "/v1/models" else (404, {})
 
     def post(self, path: str, body: dict[str, Any]) -> Answer:
         self.asked.append((path, body))
         if path == "/v1/completions":
-            if body["model"] not in ("base", *self.adapters):
+            if body["model"] not in (self.base, *self.adapters):
                 return 404, {"message": f"The model `{body['model']}` does not exist."}
             return self.completion(body)
         if not self.loads_adapters:
@@ -65,9 +71,9 @@ def choice(text: str, reason: str = "stop", **fields: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def stand_in() -> Iterator[StandIn]:
-    """One on a free port."""
-    state = StandIn()
+def stand_in(state: StandIn | None = None, port: int = 0) -> Iterator[StandIn]:
+    """One on a free port, or on the given one."""
+    state = StandIn() if state is None else state
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self, status: int, value: Any) -> None:
@@ -78,12 +84,18 @@ def stand_in() -> Iterator[StandIn]:
             self.wfile.write(data)
 
         def do_GET(self) -> None:
-            self.answer(*state.get(self.path))
+            if state.is_refused(self.path, self.headers["Authorization"]):
+                self.answer(401, {"error": "Unauthorized"})
+            else:
+                self.answer(*state.get(self.path))
 
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            data = self.rfile.read(int(self.headers["Content-Length"]))
             try:
-                self.answer(*state.post(self.path, body))
+                if state.is_refused(self.path, self.headers["Authorization"]):
+                    self.answer(401, {"error": "Unauthorized"})
+                else:
+                    self.answer(*state.post(self.path, json.loads(data) if data else {}))
             except OSError:
                 self.close_connection = True  # nobody waits any more
 
@@ -94,7 +106,7 @@ def stand_in() -> Iterator[StandIn]:
         daemon_threads = True
         request_queue_size = 128
 
-    server = Server(("127.0.0.1", 0), Handler)
+    server = Server(("127.0.0.1", port), Handler)
     state.base_url = f"http://127.0.0.1:{server.server_port}/v1"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()

@@ -14,7 +14,8 @@ from openai_stand_in import StandIn, choice, stand_in
 from tiny_models import disturb_adapter, load_policy, prompts, request
 
 from halo_forge.config import config_digest, load_config
-from halo_forge.engines.openai_server import OpenaiServerEngine, OpenaiServerSpec
+from halo_forge.engines._served import ServedEngine
+from halo_forge.engines.openai_server import OpenaiServerSpec
 from halo_forge.errors import ConfigError, ToolMissing
 from halo_forge.preview import preview
 from halo_forge.records import Completion
@@ -41,12 +42,13 @@ def write_json(path: Path, value: Any) -> Path:
     return path
 
 
-def engine(policy: Any, server: StandIn, /, **settings: Any) -> OpenaiServerEngine:
+def engine(policy: Any, server: StandIn, /, **settings: Any) -> ServedEngine:
     values = {"base_url": server.base_url, "served_model": "base", "adapter": "none", "retry_seconds": 10.0}
+    values |= {"max_policy_gap": None}  # it answers whatever it is told to
     return OpenaiServerSpec(**{**values, **settings}).open(policy)
 
 
-def sample(asking: OpenaiServerEngine, requests: Any = REQUESTS[:1]) -> list[Completion]:
+def sample(asking: ServedEngine, requests: Any = REQUESTS[:1]) -> list[Completion]:
     with asking:
         return list(asking.sample(PROMPTS, requests, asking.policy.version))
 
@@ -259,7 +261,12 @@ def test_vllm_gets_each_adapter_once_and_again_after_a_restart(
         policy.version = 2
         second = ask()
         assert list(server.adapters) == [second] and second.startswith("halo_forge_v002_")
-        assert [path.name for path in (tmp_path / "shared").iterdir()] == [second]
+        assert {path.name for path in (tmp_path / "shared").iterdir()} == {first, second}
+        policy.version = 3
+        third = ask()
+        assert {path.name for path in (tmp_path / "shared").iterdir()} == {second, third}
+        policy.version = 2
+        assert ask() == second
 
         killed = []
 

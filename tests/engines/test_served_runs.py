@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,16 +12,16 @@ from typing import Any
 
 import pytest
 from loopback_server import LoopbackServer, command, free_port
-from scripted_runs import STATUS, MemoryVerifier, execute, ids, read, rows, write_rows
+from processes import is_alive
+from scripted_runs import execute, ids, read, rows
+from served_run import Content, write_config
 from tiny_models import disturb_adapter, load_policy, prompts, request
 
-import halo_forge.engines._leash
 from halo_forge.engines import _served_adapter
 from halo_forge.engines.openai_server import OpenaiServerSpec
 from halo_forge.engines.transformers import TransformersEngine
 from halo_forge.errors import ConfigError, ToolMissing
 from halo_forge.policy import save_merged
-from halo_forge.records import Completion, Verdict
 from halo_forge.verifiers.c import Spec
 
 torch = pytest.importorskip("torch")
@@ -33,16 +30,6 @@ for name in ("fastapi", "uvicorn", "openai"):
 
 PROMPTS = prompts(["add two numbers", "the user and the assistant", "x"])
 NUM_SAMPLES = 12
-
-
-class Content(MemoryVerifier):
-    """Every answer passes: random weights write nothing that would."""
-
-    def verdict(self, completion: Completion) -> Verdict:
-        stage, status, reward = STATUS["pass"]
-        digest = f"{completion.prompt_id} {completion.index}"
-        where = {"prompt_id": completion.prompt_id, "index": completion.index}
-        return Verdict(**where, stage=stage, status=status, reward=reward, source_digest=digest)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -59,32 +46,8 @@ def asking(server: LoopbackServer, **settings: Any) -> OpenaiServerSpec:
 
 
 def run_config(folder: Path, model: Path, engine: dict[str, Any]) -> Path:
-    """A run of one cycle: 2 prompts x 12 samples, and 1 dev prompt x 2 at each lap."""
-    sets = {"train": ids("train", 2), "dev": ids("dev", 1), "test": ids("test", 1)}
-    config = {
-        "model": {"model_name_or_path": str(model), "dtype": "float32"},
-        "prompts": {
-            name: str(
-                write_rows(folder / f"{name}.jsonl", [{"id": each, "prompt": f"Write {each}."} for each in names])
-            )
-            for name, names in sets.items()
-        },
-        "engine": {
-            "kind": "openai_server",
-            "server": "transformers",
-            "max_new_tokens": 40,
-            "stop": ["e", "}"],
-            **engine,
-        },
-        "selection": {"reward_threshold": 0.0},
-        "training": {"learning_rate": 1e-2, "gradient_accumulation_steps": 1},
-        "lora": {"r": 4, "lora_alpha": 8},
-        "evaluation": {"samples_per_prompt": 2, "test_at_end": False},
-        "raft": {"num_cycles": 1, "samples_per_prompt": NUM_SAMPLES, "min_selected": 1},
-    }
-    path = folder / "run.yaml"
-    path.write_text(json.dumps(config), encoding="utf-8")
-    return path
+    settings = {"kind": "openai_server", "server": "transformers", "max_new_tokens": 40, "stop": ["e", "}"]}
+    return write_config(folder, model, {**settings, **engine})
 
 
 def when(reached: Any, act: Any) -> threading.Thread:
@@ -107,14 +70,6 @@ def num_lines(path: Path) -> int:
 
 def keys(path: Path) -> list[tuple[str, int]]:
     return [(row["prompt_id"], row["index"]) for row in rows(path)]
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):  # the second: it ended between open and read
-        return False
-    return state != "Z"
 
 
 def test_greedy_answers_are_those_of_the_engine_in_process(
@@ -222,7 +177,9 @@ def test_a_command_that_ends_is_told_with_its_last_words(tiny_models: dict[str, 
     )
     with (
         spec.open(load_policy(tiny_models["llama"])) as engine,
-        pytest.raises(ToolMissing, match="ended with code 3:\nno memory left"),
+        pytest.raises(
+            ToolMissing, match=rf"ended with code 3; the end of its log {tmp_path}/server.log:\nno memory left"
+        ),
     ):
         next(engine.sample(PROMPTS, [request("p0")], 0))
 
@@ -240,26 +197,6 @@ def test_a_server_of_somebody_else_is_not_taken_for_ours(
         pytest.raises(ConfigError, match="a server that this run did not start answers"),
     ):
         next(engine.sample(PROMPTS, [request("p0")], 0))
-
-
-def test_no_server_outlives_the_process_that_started_it(tmp_path: Path) -> None:
-    holder = f"""
-import subprocess, sys, time
-child = subprocess.Popen([sys.executable, {halo_forge.engines._leash.__file__!r}, "sh", "-c",
-    'echo $$ > {tmp_path}/pid; exec sleep 60'], stdin=subprocess.PIPE, start_new_session=True)
-time.sleep(60)
-"""
-    process = subprocess.Popen([sys.executable, "-c", holder])
-    deadline = time.monotonic() + 30
-    while num_lines(tmp_path / "pid") == 0 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    pid = int((tmp_path / "pid").read_text())
-    assert is_alive(pid)
-    process.kill()
-    process.wait()
-    while is_alive(pid) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not is_alive(pid)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma2"])

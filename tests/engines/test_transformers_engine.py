@@ -17,10 +17,12 @@ from tiny_models import (
 )
 
 from halo_forge.engines.transformers import TransformersEngine, TransformersSpec, cut_after, row_bytes
+from halo_forge.errors import LogitsNotFinite
 from halo_forge.records import Completion, SampleRequest
 
 torch = pytest.importorskip("torch")
-Decoder = pytest.importorskip("halo_forge.engines._decoder").Decoder
+decoder = pytest.importorskip("halo_forge.engines._decoder")
+Decoder, cache_argument = decoder.Decoder, decoder.cache_argument
 
 TEXTS = [
     "add two numbers",
@@ -470,3 +472,62 @@ def test_rows_are_as_many_as_the_memory_holds(llama: Any, monkeypatch: pytest.Mo
     monkeypatch.setattr(type(llama.profile), "memory_budget_bytes", lambda self: 0)
     list(given.sample(PROMPTS, [request(prompt_id) for prompt_id in PROMPTS], 0))
     assert max(asked) == 4, "what the configuration says is what is done"
+
+
+# ---- logits that are not finite
+
+
+def spoil(policy: Any, tokens: Any) -> None:
+    """Any of these tokens, once seen, makes all logits after it NaN."""
+    with torch.no_grad():
+        policy.model.get_input_embeddings().weight[tokens] = float("nan")
+
+
+def test_a_row_whose_logits_are_not_finite_is_an_error_and_what_was_done_is_kept(tiny_models: dict[str, Path]) -> None:
+    policy = load_policy(tiny_models["llama"])
+    reference = sample(policy, greedy(10))
+    # The third token of one answer, which no other has: its fourth cannot be drawn.
+    third = reference["p3", 0].token_ids[2]
+    others = {token for (prompt_id, _), each in reference.items() if prompt_id != "p3" for token in each.token_ids}
+    assert third not in {*others, *(token for text in PROMPTS.values() for token in policy.prompt_ids(text))}
+    assert third not in reference["p3", 0].token_ids[:2]
+    spoil(policy, third)
+    policy.version = 2
+    limits = {"p0": 2, "p1": 10, "p2": 4, "p3": 10, "p4": 10}
+    requests = [request(each, temperature=0.0, max_new_tokens=limit) for each, limit in limits.items()]
+    done = []
+    with pytest.raises(LogitsNotFinite) as caught:
+        for completion in TransformersEngine(policy, batch_size=8, stop=()).sample(PROMPTS, requests, 2):
+            done.append(completion)
+    assert {each.prompt_id: each.token_ids for each in done} == {
+        prompt_id: reference[prompt_id, 0].token_ids[: limits[prompt_id]] for prompt_id in ("p0", "p2")
+    }
+    assert "v2" in caught.value.message and "prompt 'p3', sample 0, token 4)" in caught.value.message
+    assert "learning_rate" in caught.value.hint and caught.value.exit_code == 5
+
+
+def test_logits_of_a_prompt_that_are_not_finite_are_an_error_too(tiny_models: dict[str, Path]) -> None:
+    policy = load_policy(tiny_models["llama"])
+    spoil(policy, policy.prompt_ids(PROMPTS["p1"])[-1])
+    requests = [request(prompt_id, index) for prompt_id in PROMPTS for index in range(2)]
+    with pytest.raises(LogitsNotFinite, match=r"v0 .*prompt 'p2', sample 0, token 1, and 9 more of 10 rows"):
+        list(TransformersEngine(policy, batch_size=16, stop=()).sample(PROMPTS, requests, 0))
+
+
+# ---- the library's names
+
+
+@pytest.mark.filterwarnings("error::FutureWarning")
+def test_the_installed_library_warns_of_no_name_that_is_to_go(policy: Any) -> None:
+    found = sample(policy, greedy(3))
+    assert all(len(each.token_ids) <= 3 for each in found.values())
+
+
+def test_the_cache_has_the_name_that_the_model_knows() -> None:
+    class Older:
+        def forward(self, input_ids: Any, past_key_values: Any = None, **options: Any) -> None: ...
+
+    class Newer:
+        def forward(self, input_ids: Any, cache: Any = None, **options: Any) -> None: ...
+
+    assert (cache_argument(Older()), cache_argument(Newer())) == ("past_key_values", "cache")

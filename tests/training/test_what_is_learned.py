@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sft_cases import Batches, answer_loss, train, training_rows
-from tiny_models import ARCHITECTURES, TrainingOptions, disturb_adapter, load_policy
+from tiny_models import ARCHITECTURES, TrainingOptions, adapter_weights, disturb_adapter, load_policy
 
 from halo_forge.policy import fused_adapter
 
@@ -63,6 +65,45 @@ def test_gradients_are_those_of_the_library(name: str, tiny_models: dict[str, Pa
         torch.testing.assert_close(found[key], gradient, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["llama", "qwen2"])
+def test_attention_takes_its_causal_kernel_for_rows_of_unlike_lengths(
+    name: str, tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mask would have keys and values spread out to all heads, and rule out flash attention on a GPU."""
+    plain, seen = torch.nn.functional.scaled_dot_product_attention, []
+
+    def listening(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **options: Any) -> torch.Tensor:
+        seen.append((options["attn_mask"] is None, options["is_causal"], key.shape[1] < query.shape[1]))
+        return plain(query, key, value, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", listening)
+    train(load_policy(tiny_models[name]), tmp_path / "one", options=ALL_AT_ONCE)
+    assert set(seen) == {(True, True, True)}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_fused_head_learns_the_same_without_the_output_layer(
+    name: str, tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    """TRL's loss in torch, as it is written for devices without Triton; its kernel needs a GPU."""
+    logs, weights, calls = [], [], []
+    for fused in (False, True):
+        policy = load_policy(tiny_models[name])
+        policy.profile = dataclasses.replace(policy.profile, fused_head=fused)
+        called: list[int] = []
+        layer = policy.model.get_output_embeddings()
+        layer.register_forward_hook(lambda layer, x, logits, called=called: called.append(logits.shape[1]))
+        logs.append(train(policy, tmp_path / str(fused)).log)
+        weights.append(adapter_weights(policy))
+        calls.append(called)
+    assert len(logs[0]) == 4
+    for plain, fused_row in zip(*logs, strict=True):
+        assert fused_row == pytest.approx(plain, rel=1e-4)
+    for key, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][key], weight, rtol=0, atol=1e-4)
+    assert calls[1] == [] and sum(calls[0]) == sum(row["num_tokens"] for row in logs[0])
+
+
 @pytest.mark.parametrize("name", ["llama", "llama_pad_is_eos"])
 def test_labels_are_the_sampled_ids_and_the_end_of_turn(
     name: str, tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -102,8 +143,6 @@ def test_no_row_is_padded_beyond_its_batch(
 
 def test_long_rows_are_not_cut(tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Longer than the library's default of 1024 tokens; the tiny model's own limit is not enforced by anyone."""
-    import dataclasses
-
     policy = load_policy(tiny_models["llama"])
     batches = Batches().spy(monkeypatch)
     row = training_rows(policy)[2]

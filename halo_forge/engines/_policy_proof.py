@@ -1,0 +1,170 @@
+"""Does a server answer with the policy that is in memory?  Before a lap samples, both sides score a few answers.
+
+The server continues some prompts and says how likely it took each token to be; the policy in memory is asked the same
+about the same tokens.  Of a server that says no log-probabilities, the tokens at temperature 0 are looked at: by how
+much they are less likely here than our likeliest.
+
+Two numbers decide.  The gap to the policy in memory finds another model, another tokenizer and coarse weights.  A
+stale or lost adapter may lie within the gap that two implementations in bfloat16 have anyway; it is found by
+comparison: the server must not be significantly closer to a policy that it could answer with by mistake, the model
+without its adapter and the version that was served before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from halo_forge.errors import ConfigError
+from halo_forge.policy.probe import Probe
+
+if TYPE_CHECKING:
+    from halo_forge.engines._server_forms import Scored
+    from halo_forge.policy import Policy
+
+NUM_PROMPTS, NUM_TOKENS = 4, 64
+"""What is asked: so many prompts, and at most so many tokens after each."""
+STANDARD_ERRORS = 3.0
+"""From here on a difference between two policies is no chance."""
+Method = Literal["log_probabilities", "likeliest"]
+_COMPARED: dict[Method, str] = {
+    "log_probabilities": "its log-probabilities differ from ours",
+    "likeliest": "the tokens that it takes at temperature 0 fall behind our likeliest",
+}
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What the comparison found.
+
+    Attributes:
+        method: "log_probabilities" of sampled tokens, or "likeliest" where the server says none.
+        gap: Mean over tokens of |ln p_server - ln p_ours|; by method "likeliest" of ln p_ours(our likeliest token)
+            - ln p_ours(the server's); in nats per token.
+        others: Name of a policy that the server should not answer with -> its gap.
+        told_apart: Those of them that the server is significantly further from than from ours.
+        closer: The one that it is significantly closer to; None where there is none.
+    """
+
+    method: Method
+    num_tokens: int
+    gap: float
+    others: Mapping[str, float]
+    told_apart: tuple[str, ...]
+    closer: str | None
+
+    def fields(self) -> dict[str, Any]:
+        """For events.jsonl."""
+        others = {name: round(gap, 6) for name, gap in self.others.items()}
+        return {
+            "method": self.method,
+            "num_tokens": self.num_tokens,
+            "gap": round(self.gap, 6),
+            "other_gaps": others,
+            "told_apart": list(self.told_apart),
+        }
+
+    def check(self, version: int, max_gap: float) -> None:
+        """Nothing if the server answers with v_version.
+
+        Raises:
+            ConfigError: It does not; with the figures.
+        """
+        mine = f"{_COMPARED[self.method]} by {self.gap:.4f} nats per token ({self.num_tokens} tokens)"
+        if self.gap > max_gap:
+            raise ConfigError(
+                f"the server does not answer with v{version}: {mine}; engine.max_policy_gap is {max_gap:g}",
+                "it serves another model, revision or tokenizer than model.model_name_or_path, or coarser weights"
+                " (quantised, another number format); serve that model in model.dtype, then run the same command with"
+                " --resume; a higher engine.max_policy_gap accepts samples of another policy",
+            )
+        if self.closer is not None:
+            raise ConfigError(
+                f"the server does not answer with v{version}: it is closer to {self.closer}: {mine}, from"
+                f" {self.closer} by {self.others[self.closer]:.4f}",
+                "the adapter did not reach it: see engine.adapter and the server's log; with merged_restart the"
+                " rounding of merged weights can lose it (use a server that loads adapters); then run the same command"
+                " with --resume",
+            )
+
+
+def prove(
+    policy: Policy, rows: Sequence[Sequence[int]], scored: Sequence[Scored], before: tuple[int, Path | None] | None
+) -> Proof:
+    """Compare what the server said with the policy in memory, which is the same afterwards.
+
+    Args:
+        rows: Token ids of the prompts.
+        scored: What the server answered to each.
+        before: Version and adapter of what was served before, if that was another.
+    """
+    said = [each.log_probabilities for each in scored]
+    theirs = None if any(each is None for each in said) else [value for each in said for value in each or ()]
+    given = [len(row) for row in rows]
+    whole = [[*row, *each.token_ids] for row, each in zip(rows, scored, strict=True)]
+    probe = Probe(policy, {})
+
+    def differences() -> list[float]:
+        logs, likeliest = (
+            [value for row in values for value in row] for values in probe.log_probabilities(whole, given)
+        )
+        return [one - ours for one, ours in zip(likeliest if theirs is None else theirs, logs, strict=True)]
+
+    mine = differences()
+    others: dict[str, list[float]] = {}
+    if policy.adapter_norm() > 0:
+        with policy.model.disable_adapter():
+            others["the model without its adapter"] = differences()
+    if before is not None:
+        with _brought(policy, *before):
+            others[f"v{before[0]}"] = differences()
+    ranks = {name: _closer(mine, values, square=theirs is not None) for name, values in others.items()}
+    closest = max(ranks, key=lambda name: ranks[name], default=None)
+    return Proof(
+        method="likeliest" if theirs is None else "log_probabilities",
+        num_tokens=len(mine),
+        gap=_mean_size(mine),
+        others={name: _mean_size(values) for name, values in others.items()},
+        told_apart=tuple(name for name, rank in ranks.items() if rank < -STANDARD_ERRORS),
+        closer=closest if closest is not None and ranks[closest] > STANDARD_ERRORS else None,
+    )
+
+
+@contextlib.contextmanager
+def _brought(policy: Policy, version: int, folder: Path | None) -> Iterator[None]:
+    """Another version in memory while the block runs; float32 files, so that the same bits come back."""
+    import torch
+
+    kept, now = policy.trainable_weights(), policy.version
+    policy.load_adapter(folder, version)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, value in policy.model.named_parameters():
+                if name in kept:
+                    value.copy_(kept[name])
+        policy.version = now
+
+
+def _closer(mine: Sequence[float], others: Sequence[float], *, square: bool) -> float:
+    """By how many standard errors the server is closer to the other policy than to ours; negative where to ours.
+
+    Squares of differences of log-probabilities are compared: with a server s = p + noise, mean (s - mine)^2 less mean
+    (s - other)^2 is minus the mean square of mine - other when p is mine and plus that when it is the other,
+    whatever the noise of the two sides is.
+    """
+    size: Callable[[float], float] = (lambda value: value * value) if square else abs
+    apart = [size(own) - size(other) for own, other in zip(mine, others, strict=True)]
+    mean = statistics.fmean(apart) if apart else 0.0
+    error = statistics.stdev(apart) / math.sqrt(len(apart)) if len(apart) > 1 else 0.0
+    return mean / error if error > 0 else 0.0
+
+
+def _mean_size(values: Sequence[float]) -> float:
+    return statistics.fmean(map(abs, values)) if values else 0.0

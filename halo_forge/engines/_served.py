@@ -1,0 +1,258 @@
+"""An engine whose completions come from a server with an OpenAI-compatible `/completions` endpoint.
+
+Many requests are in flight, and completions come out as they finish.  A request whose server is away is asked again
+until the server is back; one request gives one completion, however often it was asked.  Before it is asked anything,
+and again when it was away, the server proves that it answers with the policy in memory (`_policy_proof`).
+"""
+
+from __future__ import annotations
+
+import queue
+import random
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from halo_forge import heartbeat
+from halo_forge.engines._http import Away, Client, Refused, Unreachable
+from halo_forge.engines._policy_proof import NUM_PROMPTS, NUM_TOKENS, prove
+from halo_forge.engines._served_adapter import Way
+from halo_forge.engines._server_forms import FORMS, Reply, Scored, Server, completion, question, reply, scored
+from halo_forge.engines._server_process import ServerFailed
+from halo_forge.engines._server_spec import ServerSpec
+from halo_forge.errors import ConfigError, HaloForgeError, ToolMissing
+from halo_forge.records import Completion, Prompt, SampleRequest
+
+if TYPE_CHECKING:
+    from halo_forge.policy import Policy
+
+_UNKNOWN_FIELD = (400, 422)
+"""What a server may answer to a field that it does not know."""
+FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 0.25, 15.0
+
+
+class ServedEngine:
+    """Asks the server; a context manager that ends what was started.
+
+    Args:
+        server: Whose fields beyond the protocol are used.
+        way: How the adapter comes to the server, given a folder that it may write in.
+
+    Attributes:
+        note: Gets what events.jsonl should hold: the name of an event, and its fields.
+    """
+
+    takes_processors = False
+
+    def __init__(
+        self,
+        policy: Policy,
+        spec: ServerSpec,
+        client: Client,
+        server: Server,
+        way: Callable[[Path], Way],
+    ) -> None:
+        self.policy, self.spec, self.client, self.server = policy, spec, client, server
+        self.form = FORMS[server]
+        self.note: Callable[..., None] = lambda event, **fields: None
+        self._is_temporary = spec.exchange_folder is None
+        if spec.exchange_folder is None:
+            self.folder = Path(tempfile.mkdtemp(prefix="halo-forge-"))
+        else:
+            self.folder = Path(spec.exchange_folder).expanduser().absolute()
+            self.folder.mkdir(parents=True, exist_ok=True)
+        self.way = way(self.folder)
+        self._bringing = threading.Lock()
+        self._model: str | None = None
+        self._lengths: dict[str, int] = {}
+        self._to_prove: list[Prompt] = []
+        self._proved = False
+        self._failure: HaloForgeError | None = None
+        self._given_up = threading.Event()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        self.way.close()
+        # A server that did not start is explained by its log, which the error names.
+        if self._is_temporary and not (kind is not None and issubclass(kind, ServerFailed)):
+            shutil.rmtree(self.folder)
+
+    def sample(
+        self, prompts: Mapping[str, Prompt], requests: Sequence[SampleRequest], policy_version: int
+    ) -> Iterator[Completion]:
+        """Completions of `requests` as they finish.
+
+        Raises:
+            ConfigError: The server refuses a request, cannot be brought the policy, or answers with another one.
+            ToolMissing: The server did not answer for `retry_seconds`, or did not start.
+        """
+        if policy_version != self.policy.version:
+            raise RuntimeError(f"asked for v{policy_version}, but v{self.policy.version} is in memory")
+        if not requests:
+            return
+        needed = dict.fromkeys(request.prompt_id for request in requests)
+        asked = {prompt_id: self._prompt(prompts[prompt_id]) for prompt_id in needed}
+        every = list(prompts.values())
+        for prompt in every:
+            if prompt.id not in self._lengths:
+                self._lengths[prompt.id] = len(self.policy.prompt_ids(prompt))
+        longest = max(self._lengths[prompt.id] for prompt in every)
+        self.way.expect(longest + max(NUM_TOKENS, *(request.max_new_tokens for request in requests)))
+        num = min(NUM_PROMPTS, len(every))
+        self._to_prove = [every[place * len(every) // num] for place in range(num)]
+        self._model, self._proved, self._failure = None, False, None
+        self._given_up.clear()
+        self.client.begin()
+        done: queue.SimpleQueue[Future[Completion]] = queue.SimpleQueue()
+        pool = ThreadPoolExecutor(min(self.spec.max_in_flight, len(requests)), "ask")
+        try:
+            # In the order of the requests: samples of a prompt follow each other, and servers share its cache.
+            for request in requests:
+                pool.submit(self._complete, request, asked[request.prompt_id]).add_done_callback(done.put)
+            for _ in requests:
+                yield done.get().result()
+        finally:
+            # Also drains: the next policy comes to a server that nobody waits for.
+            self._given_up.set()
+            self.client.abort()
+            pool.shutdown(cancel_futures=True)
+        self.client.begin()
+        self.way.rest()
+
+    def _prompt(self, prompt: Prompt) -> str | list[int]:
+        """What the server is sent so that it sees exactly `policy.prompt_ids(prompt)`."""
+        ids = self.policy.prompt_ids(prompt)
+        if self.form.takes_ids:
+            return ids
+        text, tokenizer = self.policy.render(prompt), self.policy.tokenizer
+        # A server adds the tokenizer's special tokens to a text; the template may have them already.
+        first = "" if tokenizer.bos_token is None else tokenizer.bos_token
+        for each in (text, text.removeprefix(first)):
+            if list(tokenizer(each)["input_ids"]) == ids:
+                return each
+        raise ConfigError(
+            f"engine.server: {self.server} takes prompts as text, and this model's tokenizer adds special tokens"
+            " to it that its chat template does not have",
+            "use a server that takes token ids: vllm, sglang or llama_cpp",
+        )
+
+    def _complete(self, request: SampleRequest, prompt: str | list[int]) -> Completion:
+        """Ask until there is an answer."""
+        deadline: float | None = None
+        delay, refused = FIRST_DELAY_SECONDS, False
+        while True:
+            try:
+                before = time.monotonic()
+                model = self._served()
+                if deadline is not None:
+                    deadline += time.monotonic() - before  # waiting until a server has started is not asking it
+                found = self._ask(request, prompt, model, self.spec.stop)
+                return completion(self.policy, request, found, self.spec.stop)
+            except Refused as error:
+                self._model = None
+                # A server that was started again between the two knows nothing of our adapter; asked twice it does.
+                if error.status != 404 or refused:
+                    raise ConfigError(
+                        f"{self.way.key}: {error}",
+                        self.way.refused_hint,
+                    ) from error
+                refused = True
+            except Unreachable as error:
+                self._model, self._proved = None, self._proved and not isinstance(error, Away)
+                deadline = time.monotonic() + self.spec.retry_seconds if deadline is None else deadline
+                if time.monotonic() >= deadline or self._given_up.is_set():
+                    raise ToolMissing(
+                        f"{self.way.key}: {error} (asked again for {self.spec.retry_seconds:g} seconds)",
+                        f"{self.way.away_hint}; then run the same command with --resume: no answer that came is lost",
+                    ) from error
+                # Apart from each other, or all that waited would knock at the same moment.
+                self._given_up.wait(min(delay * random.uniform(0.5, 1.5), max(0.0, deadline - time.monotonic())))
+                delay = min(2 * delay, LONGEST_DELAY_SECONDS)
+
+    def _served(self) -> str:
+        """What the server calls the policy; looked after once, and again whenever it failed somebody."""
+        with self._bringing:
+            if self._failure is not None:  # the others would only start the same server once more
+                raise self._failure
+            if self._model is None:
+                try:
+                    model = self.way.bring()
+                    if self.spec.max_policy_gap is not None and not self._proved:
+                        self._prove(model, self.spec.max_policy_gap)
+                except HaloForgeError as error:
+                    self._failure = error
+                    raise
+                self._model = model
+            return self._model
+
+    def _prove(self, model: str, max_gap: float) -> None:
+        """Compare the server with the policy in memory; see `_policy_proof`.
+
+        Raises:
+            ConfigError: It answers with another one.
+            Refused, Unreachable: It does not answer.
+        """
+        start = time.monotonic()
+        rows = [self.policy.prompt_ids(prompt) for prompt in self._to_prove]
+        answers = self._scored(model)
+        self.way.adapter.path()
+        proof = prove(self.policy, rows, answers, self.way.adapter.before)
+        self.note(
+            "served_policy",
+            policy_version=self.policy.version,
+            model=model,
+            adapter_digest=self.way.adapter.digest,
+            **proof.fields(),
+            seconds=round(time.monotonic() - start, 3),
+        )
+        proof.check(self.policy.version, max_gap)
+        self._proved = True
+
+    def _scored(self, model: str) -> list[Scored]:
+        """The prompts' answers: sampled, with log-probabilities, or the likeliest where the server says none."""
+        answers: list[Scored] = []
+        if self.form.scores:
+            try:
+                answers = self._answers(model, 1.0, self.form.scores)
+            except Refused as error:
+                if error.status not in _UNKNOWN_FIELD:
+                    raise
+        if any(each.token_ids for each in answers) and all(each.log_probabilities is not None for each in answers):
+            return answers
+        return self._answers(model, 0.0, {})
+
+    def _answers(self, model: str, temperature: float, fields: Mapping[str, object]) -> list[Scored]:
+
+        def answer(prompt: Prompt) -> Scored:
+            request = SampleRequest(prompt.id, 0, 0, temperature, 1.0, None, NUM_TOKENS)
+            found = scored(self.policy, request, self._ask(request, self._prompt(prompt), model, (), fields))
+            heartbeat.beat()
+            return found
+
+        with ThreadPoolExecutor(len(self._to_prove), "prove") as pool:
+            return list(pool.map(answer, self._to_prove))
+
+    def _ask(
+        self,
+        request: SampleRequest,
+        prompt: str | list[int],
+        model: str,
+        stop: Sequence[str],
+        fields: Mapping[str, object] | None = None,
+    ) -> Reply:
+        body = question(self.server, model, prompt, request, stop=stop, stop_ids=self.policy.stop_ids)
+        data = self.client.post("/completions", {**body, **(fields or {})})
+        try:
+            found = reply(data)
+        except ValueError as error:
+            raise Refused(200, f"POST {self.client.base_url}/completions: {error}") from error
+        if found.reason not in ("stop", "length"):  # such as "abort", by a server that is being ended
+            raise Unreachable(f"POST {self.client.base_url}/completions: ended for the reason {found.reason!r}")
+        return found

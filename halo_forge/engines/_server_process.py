@@ -1,0 +1,117 @@
+"""A server that a run starts, watches and ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from halo_forge import heartbeat
+from halo_forge.engines._leash import BOOT, GRACE_SECONDS
+from halo_forge.errors import ToolMissing
+
+POLL_SECONDS = 0.1
+LOG_LINES = 15
+LOG_BYTES = 64 * 1024
+_END_SECONDS = GRACE_SECONDS + 25.0
+"""The leash's grace, and the time in which the kernel has to end what is killed."""
+
+
+class NotStarted(Exception):
+    """The server is not there.
+
+    Attributes:
+        code: Its exit code; None where it did not answer in time.
+        log: The end of what it printed.
+    """
+
+    def __init__(self, code: int | None, log: str) -> None:
+        super().__init__(code, log)
+        self.code, self.log = code, log
+
+    @property
+    def last_lines(self) -> str:
+        """The last lines it printed that are not empty."""
+        return "\n".join([line for line in self.log.splitlines() if line.strip()][-LOG_LINES:])
+
+
+class ServerFailed(ToolMissing):
+    """A server of ours did not start; the message names its log, which stays."""
+
+
+class ServerProcess:
+    """One server at a time, on a leash: it and everything it starts end with this process, however that ends.
+
+    Args:
+        log: Gets what it prints, from its start on.
+    """
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+        self._leash: subprocess.Popen[bytes] | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """It was started and has not ended."""
+        return self._leash is not None and self._leash.poll() is None
+
+    @property
+    def exit_code(self) -> int | None:
+        """Of a server that ended by itself; None where it runs, or was never started."""
+        return None if self._leash is None else self._leash.poll()
+
+    def start(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        answers: Callable[[], bool],
+        timeout_seconds: float,
+    ) -> None:
+        """Start it and wait until `answers()`, which may raise to give up.
+
+        Every look counts as a sign of life: waiting for a server has its own limit.
+
+        Raises:
+            NotStarted: It ended, or did not answer in time; then it has been ended.
+        """
+        self.close()
+        root = str(Path(__file__).resolve().parents[2])
+        with self.log.open("wb") as output:
+            # A session of its own: Ctrl-C is ours, and the server is ended once we are done.
+            self._leash = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", BOOT, root, *command],
+                env=dict(environment),
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        try:
+            self._wait(self._leash, answers, time.monotonic() + timeout_seconds)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End it, if it runs; nothing that it started is left afterwards."""
+        if self._leash is not None:
+            assert self._leash.stdin is not None
+            self._leash.stdin.close()
+            self._leash.wait(_END_SECONDS)
+            self._leash = None
+
+    def _wait(self, leash: subprocess.Popen[bytes], answers: Callable[[], bool], deadline: float) -> None:
+        while not answers():
+            heartbeat.beat()
+            code = leash.poll()
+            if code is not None or time.monotonic() > deadline:
+                raise NotStarted(code, self._tail())
+            time.sleep(POLL_SECONDS)
+
+    def _tail(self) -> str:
+        with self.log.open("rb") as written:
+            written.seek(max(0, os.fstat(written.fileno()).st_size - LOG_BYTES))
+            return written.read().decode(errors="replace")

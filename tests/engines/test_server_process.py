@@ -1,0 +1,89 @@
+"""Servers that a run starts end with it, whoever is killed, and take with them what they started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from processes import eventually, is_alive
+
+from halo_forge import heartbeat
+from halo_forge.engines._server_process import NotStarted, ServerProcess
+
+SERVER = "setsid sleep 300 & echo $! > {0}/child; echo $$ > {0}/server; exec sleep 300"
+"""It starts a process in a session of its own, out of reach of a signal to its group."""
+
+
+def pid(folder: Path, name: str) -> int:
+    path = folder / name
+    assert eventually(lambda: path.is_file() and path.read_text().endswith("\n"))
+    return int(path.read_text())
+
+
+@pytest.mark.parametrize("victim", ["holder", "server", "nobody"])
+def test_nothing_outlives_the_run_or_the_server(tmp_path: Path, victim: str) -> None:
+    holder = f"""
+import os, sys, time
+from pathlib import Path
+from halo_forge.engines._server_process import ServerProcess
+server = ServerProcess(Path({str(tmp_path)!r}) / "log")
+server.start(["sh", "-c", {SERVER.format(tmp_path)!r}], os.environ, lambda: True, 10.0)
+sys.stdin.read()
+server.close()
+"""
+    process = subprocess.Popen([sys.executable, "-c", holder], stdin=subprocess.PIPE)
+    try:
+        child, server = pid(tmp_path, "child"), pid(tmp_path, "server")
+        assert is_alive(child) and is_alive(server)
+        if victim == "holder":
+            process.kill()
+        elif victim == "server":
+            os.kill(server, signal.SIGKILL)
+        else:
+            assert process.stdin is not None
+            process.stdin.close()
+            assert process.wait(60) == 0
+            assert not is_alive(child) and not is_alive(server)
+        assert eventually(lambda: not is_alive(child) and not is_alive(server))
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_server_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = ServerProcess(tmp_path / "log")
+    script = f"trap '' TERM; echo $$ > {tmp_path}/server; while :; do sleep 0.1; done"
+    server.start(["sh", "-c", script], os.environ, lambda: True, 10.0)
+    found = pid(tmp_path, "server")
+    server.close()
+    assert not is_alive(found) and not server.is_running
+
+
+def test_a_server_that_ends_says_how_and_with_which_last_words(tmp_path: Path) -> None:
+    server = ServerProcess(tmp_path / "log")
+    with pytest.raises(NotStarted) as caught:
+        server.start(["sh", "-c", "seq 1 40; echo no memory left; exit 3"], os.environ, lambda: False, 10.0)
+    assert caught.value.code == 3
+    assert caught.value.last_lines.splitlines() == [*map(str, range(27, 41)), "no memory left"]
+
+
+def test_a_server_that_is_not_ready_in_time_is_ended(tmp_path: Path) -> None:
+    server = ServerProcess(tmp_path / "log")
+    script = f"echo $$ > {tmp_path}/server; exec sleep 300"
+    with pytest.raises(NotStarted) as caught:
+        server.start(["sh", "-c", script], os.environ, lambda: False, 0.5)
+    assert caught.value.code is None and not is_alive(pid(tmp_path, "server"))
+
+
+def test_waiting_for_a_server_is_a_sign_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    signs = []
+    monkeypatch.setattr(heartbeat, "beat", lambda: signs.append(1))
+    looks = iter([False, False, True])
+    server = ServerProcess(tmp_path / "log")
+    server.start(["sleep", "300"], os.environ, lambda: next(looks), 10.0)
+    assert len(signs) == 2
+    server.close()
