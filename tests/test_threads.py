@@ -71,6 +71,17 @@ def test_a_thread_comes_back_after_some_time_of_quiet_only() -> None:
     assert [machine.pass_time(0.6) for _ in range(3)] == [1, 1, 2]
 
 
+def test_it_is_said_once_where_others_stay(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(threads, "_said", False)
+    machine = Machine(2, most=2)
+    for others, seconds, num_said in ((1.0, 9.0, 0), (0.0, 3.0, 0), (1.0, 9.0, 0), (1.0, 3.0, 1), (1.0, 60.0, 1)):
+        machine.others = others
+        for _ in range(int(seconds)):
+            machine.pass_time(1.0)
+        assert len(caplog.records) == num_said
+    assert "keep 1.0 of 2 processors busy; meanwhile the model computes with 1 of 2 threads" in caplog.text
+
+
 def test_nothing_is_concluded_from_a_moment() -> None:
     machine = Machine(2, most=2)
     machine.others = 2.0

@@ -29,7 +29,9 @@ _TOLERATED = 0.3
 """Processors that others may use without a thread of ours giving way."""
 _QUIET_INTERVALS = 3
 """So long must processors be free before another thread comes back: work that comes and goes is no reason."""
+_SAID_AFTER_SECONDS = 10.0
 _STAT = Path("/proc/stat")
+_said = False
 
 
 class FreeProcessors:
@@ -55,6 +57,7 @@ class FreeProcessors:
         self._used_by_others, self._clock = used_by_others, clock
         self._since, self._used = clock(), used_by_others()
         self._num_quiet = 0
+        self._fewer_since: float | None = None
 
     def look(self, least_seconds: float) -> int:
         """How many threads to compute with from now on; cheap, so ask before every step.
@@ -74,9 +77,27 @@ class FreeProcessors:
         fitting = max(1, min(self.most, math.floor(self.num_processors - others + _TOLERATED)))
         self._num_quiet = self._num_quiet + 1 if fitting > self.threads else 0
         if fitting < self.threads or self._num_quiet >= _QUIET_INTERVALS:
-            _log.info("other programs use %.1f processors: %d of %d threads", others, fitting, self.most)
             self.threads, self._num_quiet = fitting, 0
+        if fitting < self.most:
+            self._say(now, others)
+        elif self.threads == self.most:
+            self._fewer_since = None
         return self.threads
+
+    def _say(self, now: float, others: float) -> None:
+        """Once, and not at work that comes and goes: why this takes longer than it could."""
+        global _said
+        if self._fewer_since is None:
+            self._fewer_since = now
+        elif now - self._fewer_since >= _SAID_AFTER_SECONDS and not _said:
+            _said = True
+            _log.warning(
+                "other programs keep %.1f of %d processors busy; meanwhile the model computes with %d of %d threads",
+                others,
+                self.num_processors,
+                self.threads,
+                self.most,
+            )
 
 
 def used_by_others(stat: Path = _STAT) -> float | None:
