@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 NUM_PROMPTS, NUM_TOKENS = 4, 64
 """What is asked: so many prompts, and at most so many tokens after each."""
+MIN_TOKENS = 8
+"""Fewer compared tokens show nothing: an answer of one token to each prompt is 4."""
 STANDARD_ERRORS = 3.0
 """From here on a difference between two policies is no chance."""
 Method = Literal["log_probabilities", "likeliest"]
@@ -52,6 +54,7 @@ class Proof:
     """
 
     method: Method
+    num_answers: int
     num_tokens: int
     gap: float
     others: Mapping[str, float]
@@ -73,8 +76,17 @@ class Proof:
         """Nothing if the server answers with v_version.
 
         Raises:
-            ConfigError: It does not; with the figures.
+            ConfigError: It does not, or there is too little to tell by; with the figures.
         """
+        if self.num_tokens < MIN_TOKENS:
+            raise ConfigError(
+                f"whether the server answers with v{version} cannot be told: {self.num_tokens} tokens of its answers to"
+                f" {self.num_answers} prompts could be compared, needed: {MIN_TOKENS}",
+                "its answers are nearly empty, or its token counts are not those of our tokenizer: it serves another"
+                " model or tokenizer than model.model_name_or_path; serve that one, or use a server that says token ids"
+                " (vllm, llama_cpp), then run the same command with --resume; engine.max_policy_gap: null asks for no"
+                " proof",
+            )
         mine = f"{_COMPARED[self.method]} by {self.gap:.4f} nats per token ({self.num_tokens} tokens)"
         if self.gap > max_gap:
             raise ConfigError(
@@ -131,6 +143,7 @@ def prove(
     closest = max(ranks, key=lambda name: ranks[name], default=None)
     return Proof(
         method="likeliest" if theirs is None else "log_probabilities",
+        num_answers=len(rows),
         num_tokens=len(mine),
         gap=_mean_size(mine),
         others={name: _mean_size(values) for name, values in others.items()},

@@ -222,3 +222,24 @@ def test_no_proof_is_asked_for_where_that_is_set(server: StandIn, tiny_models: d
     with asking(policy_of(tiny_models["llama"]), server, max_policy_gap=None) as engine:
         assert lap(engine) == 3
     assert len(server.bodies()) == 3
+
+
+def test_a_server_of_whose_answers_nothing_can_be_compared_is_refused(
+    server: StandIn, tiny_models: dict[str, Path]
+) -> None:
+    """Without ids and log-probabilities another tokenizer shows in its counts alone, and such answers are left out."""
+    right, events = answering(policy_of(tiny_models["llama"]), ids=False, logs=False), Events()
+
+    def answer(body: dict[str, Any]) -> Any:
+        status, value = right(body)
+        return status, {**value, "usage": {"completion_tokens": len(value["choices"][0]["text"])}}  # one a character
+
+    server.completion = answer
+    policy = policy_of(tiny_models["llama"])
+    with (
+        asking(policy, server, events, server="openai", adapter="none") as engine,
+        pytest.raises(ConfigError, match=r"cannot be told: 3 tokens of its answers to 4 prompts") as caught,
+    ):
+        lap(engine)
+    assert "another model or tokenizer" in caught.value.hint
+    assert events[-1]["num_tokens"] == 3 and events[-1]["gap"] < 1e-6  # one short answer has as many characters
