@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from halo_forge.errors import ConfigError
+from halo_forge.errors import ConfigError, LogitsNotFinite
 from halo_forge.policy.probe import Probe
 
 if TYPE_CHECKING:
@@ -114,9 +114,20 @@ def prove(
         rows: Token ids of the prompts.
         scored: What the server answered to each.
         before: Version and adapter of what was served before, if that was another.
+
+    Raises:
+        ConfigError: The server says a log-probability that is not finite.
+        LogitsNotFinite: The policy in memory, or one that it is compared with, has such ones.
     """
     said = [each.log_probabilities for each in scored]
     theirs = None if any(each is None for each in said) else [value for each in said for value in each or ()]
+    if theirs is not None and not all(map(math.isfinite, theirs)):
+        raise ConfigError(
+            f"the server says log-probabilities that are not finite ({_first_not_finite(theirs)}): what it samples from"
+            f" for v{policy.version} is no distribution",
+            "see the server's log; its number format may overflow with this model: start it with bfloat16 or float32,"
+            " then run the same command with --resume",
+        )
     given = [len(row) for row in rows]
     answers = [list(each.token_ids) for each in scored]
     probe = Probe(policy, {})
@@ -126,19 +137,30 @@ def prove(
             if not each.is_exact:
                 del answer[_num_told(policy, answer, best) :]
 
-    def differences() -> list[float]:
+    def differences(name: str) -> list[float]:
         logs, likeliest, _ = probe.log_probabilities(_joined(rows, answers), given)
+        ours = [value for row in logs for value in row]
         other = [value for row in likeliest for value in row] if theirs is None else theirs
-        return [one - ours for one, ours in zip(other, [value for row in logs for value in row], strict=True)]
+        for values in (ours, other):
+            if not all(map(math.isfinite, values)):
+                raise LogitsNotFinite(
+                    f"the log-probabilities that {name} gives to the server's tokens are not finite"
+                    f" ({_first_not_finite(values)})",
+                    "--resume with --set model.attn_implementation=eager, or model.dtype=float32: attention kernels are"
+                    " known that give NaN (docs/HARDWARE_NOTES.md)",
+                )
+        return [one - own for one, own in zip(other, ours, strict=True)]
 
-    mine = differences()
+    mine = differences(f"v{policy.version} in memory")
     others: dict[str, list[float]] = {}
     if policy.adapter_norm() > 0:
         with policy.model.disable_adapter():
-            others["the model without its adapter"] = differences()
+            name = "the model without its adapter"
+            others[name] = differences(name)
     if before is not None:
         with _brought(policy, *before):
-            others[f"v{before[0]}"] = differences()
+            name = f"v{before[0]}"
+            others[name] = differences(name)
     ranks = {name: _closer(mine, values, square=theirs is not None) for name, values in others.items()}
     closest = max(ranks, key=lambda name: ranks[name], default=None)
     return Proof(
@@ -150,6 +172,10 @@ def prove(
         told_apart=tuple(name for name, rank in ranks.items() if rank < -STANDARD_ERRORS),
         closer=closest if closest is not None and ranks[closest] > STANDARD_ERRORS else None,
     )
+
+
+def _first_not_finite(values: Sequence[float]) -> float:
+    return next(value for value in values if not math.isfinite(value))
 
 
 def _joined(rows: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[list[int]]:

@@ -12,7 +12,7 @@ from tiny_models import disturb_adapter, load_policy, prompts, request, save_mod
 
 from halo_forge.engines._served import ServedEngine
 from halo_forge.engines.openai_server import OpenaiServerSpec
-from halo_forge.errors import ConfigError
+from halo_forge.errors import ConfigError, LogitsNotFinite
 from halo_forge.policy import adapter_digest
 
 torch = pytest.importorskip("torch")
@@ -243,3 +243,42 @@ def test_a_server_of_whose_answers_nothing_can_be_compared_is_refused(
         lap(engine)
     assert "another model or tokenizer" in caught.value.hint
     assert events[-1]["num_tokens"] == 3 and events[-1]["gap"] < 1e-6  # one short answer has as many characters
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_log_probabilities_of_the_server_that_are_not_finite_are_refused(
+    server: StandIn, tiny_models: dict[str, Path], value: float
+) -> None:
+    policy, events = policy_of(tiny_models["llama"], disturbed=1, version=1), Events()
+    right = answering(policy)
+
+    def answer(body: dict[str, Any]) -> Any:
+        status, found = right(body)
+        found["choices"][0]["logprobs"]["token_logprobs"][0] = value
+        return status, found
+
+    server.completion = answer
+    with (
+        asking(policy, server, events) as engine,
+        pytest.raises(ConfigError, match=rf"the server says log-probabilities that are not finite \({value}\)"),
+    ):
+        lap(engine)
+    assert events == []
+
+
+@pytest.mark.parametrize("logs", [True, False])
+@pytest.mark.parametrize("side", ["v1 in memory", "the model without its adapter"])
+def test_log_probabilities_of_the_policy_that_are_not_finite_are_not_put_on_the_server(
+    server: StandIn, tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, side: str, logs: bool
+) -> None:
+    policy = policy_of(tiny_models["llama"], disturbed=1, version=1)
+    server.completion = answering(policy_of(tiny_models["llama"], disturbed=1), logs=logs)
+    base = policy.model.get_base_model()
+    layer = base.model.layers[1].mlp.down_proj
+
+    def overflow(module: Any, inputs: Any, output: Any) -> Any:
+        return output * float("nan") if layer.disable_adapters == (side != "v1 in memory") else output
+
+    layer.register_forward_hook(overflow)
+    with asking(policy, server) as engine, pytest.raises(LogitsNotFinite, match=f"{side} gives to the server's tokens"):
+        lap(engine)
