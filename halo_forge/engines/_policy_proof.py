@@ -32,7 +32,10 @@ NUM_PROMPTS, NUM_TOKENS = 4, 64
 MIN_TOKENS = 8
 """Fewer compared tokens show nothing: an answer of one token to each prompt is 4."""
 STANDARD_ERRORS = 3.0
-"""From here on a difference between two policies is no chance."""
+"""From here on a difference between two policies is hardly chance."""
+MIN_APART = 0.01
+"""Nats per token that two policies must be apart on the compared tokens before a server is said to be closer to one: a
+fifth of the noise of two bfloat16 implementations, which need not be unbiased."""
 Method = Literal["log_probabilities", "likeliest"]
 _COMPARED: dict[Method, str] = {
     "log_probabilities": "its log-probabilities differ from ours",
@@ -50,7 +53,7 @@ class Proof:
             - ln p_ours(the server's); in nats per token.
         others: Name of a policy that the server should not answer with -> its gap.
         told_apart: Those of them that the server is significantly further from than from ours.
-        closer: The one that it is significantly closer to; None where there is none.
+        closer: The one that it is significantly closer to, and that is apart from ours; None where there is none.
     """
 
     method: Method
@@ -71,6 +74,11 @@ class Proof:
             "other_gaps": others,
             "told_apart": list(self.told_apart),
         }
+
+    @property
+    def may_be_chance(self) -> bool:
+        """Another draw may say otherwise: it is refused for less than a gap above the limit."""
+        return self.num_tokens < MIN_TOKENS or self.closer is not None
 
     def check(self, version: int, max_gap: float) -> None:
         """Nothing if the server answers with v_version.
@@ -162,7 +170,8 @@ def prove(
             name = f"v{before[0]}"
             others[name] = differences(name)
     ranks = {name: _closer(mine, values, square=theirs is not None) for name, values in others.items()}
-    closest = max(ranks, key=lambda name: ranks[name], default=None)
+    apart = [name for name, values in others.items() if _mean_size(_less(mine, values)) >= MIN_APART]
+    closest = max(apart, key=lambda name: ranks[name], default=None)
     return Proof(
         method="likeliest" if theirs is None else "log_probabilities",
         num_answers=len(rows),
@@ -202,8 +211,8 @@ def _brought(policy: Policy, version: int, folder: Path | None) -> Iterator[None
     import torch
 
     kept, now = policy.trainable_weights(), policy.version
-    policy.load_adapter(folder, version)
     try:
+        policy.load_adapter(folder, version)
         yield
     finally:
         with torch.no_grad():
@@ -221,10 +230,14 @@ def _closer(mine: Sequence[float], others: Sequence[float], *, square: bool) -> 
     whatever the noise of the two sides is.
     """
     size: Callable[[float], float] = (lambda value: value * value) if square else abs
-    apart = [size(own) - size(other) for own, other in zip(mine, others, strict=True)]
+    apart = _less([size(own) for own in mine], [size(other) for other in others])
     mean = statistics.fmean(apart) if apart else 0.0
     error = statistics.stdev(apart) / math.sqrt(len(apart)) if len(apart) > 1 else 0.0
     return mean / error if error > 0 else 0.0
+
+
+def _less(ones: Sequence[float], others: Sequence[float]) -> list[float]:
+    return [one - other for one, other in zip(ones, others, strict=True)]
 
 
 def _mean_size(values: Sequence[float]) -> float:
