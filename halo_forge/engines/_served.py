@@ -23,7 +23,6 @@ from halo_forge.engines._http import Away, Client, Refused, Unreachable
 from halo_forge.engines._policy_proof import NUM_PROMPTS, NUM_TOKENS, prove
 from halo_forge.engines._served_adapter import Way
 from halo_forge.engines._server_forms import FORMS, Reply, Scored, Server, completion, question, reply, scored
-from halo_forge.engines._server_process import ServerFailed
 from halo_forge.engines._server_spec import ServerSpec
 from halo_forge.errors import ConfigError, HaloForgeError, ToolMissing
 from halo_forge.records import Completion, Prompt, SampleRequest
@@ -81,11 +80,16 @@ class ServedEngine:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
-        self.way.close()
-        # A server that did not start is explained by its log, which the error names.
-        if self._is_temporary and not (kind is not None and issubclass(kind, ServerFailed)):
-            shutil.rmtree(self.folder)
+    def __exit__(self, *exception: object) -> None:
+        try:
+            self.way.close()
+        finally:
+            if self._is_temporary:
+                shutil.rmtree(self.folder)
+
+    def keep_logs(self, folder: Path) -> None:
+        """What a server of ours prints is to be kept there; see `KeepingLogs`."""
+        self.way.keep_logs(folder)
 
     def sample(
         self, prompts: Mapping[str, Prompt], requests: Sequence[SampleRequest], policy_version: int

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from halo_forge import heartbeat
 from halo_forge.engines._leash import BOOT, GRACE_SECONDS
-from halo_forge.errors import ToolMissing
 
 POLL_SECONDS = 0.1
 LOG_LINES = 15
@@ -38,19 +38,21 @@ class NotStarted(Exception):
         return "\n".join([line for line in self.log.splitlines() if line.strip()][-LOG_LINES:])
 
 
-class ServerFailed(ToolMissing):
-    """A server of ours did not start; the message names its log, which stays."""
-
-
 class ServerProcess:
     """One server at a time, on a leash: it and everything it starts end with this process, however that ends.
 
     Args:
-        log: Gets what it prints, from its start on.
+        name: Of its files.
+        folder: Where it is kept what each server printed: `name.1.log`, `name.2.log`, ...; nothing there is overwritten
+            or removed.  None makes a folder of its own when a server is first started.
+
+    Attributes:
+        log: Of the server that was started last; None before.
     """
 
-    def __init__(self, log: Path) -> None:
-        self.log = log
+    def __init__(self, name: str, folder: Path | None = None) -> None:
+        self.name, self.folder = name, folder
+        self.log: Path | None = None
         self._leash: subprocess.Popen[bytes] | None = None
 
     @property
@@ -79,7 +81,8 @@ class ServerProcess:
         """
         self.close()
         root = str(Path(__file__).resolve().parents[2])
-        with self.log.open("wb") as output:
+        self.log = self._new_log()
+        with self.log.open("xb") as output:
             # A session of its own: Ctrl-C is ours, and the server is ended once we are done.
             self._leash = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", BOOT, root, *command],
@@ -111,7 +114,16 @@ class ServerProcess:
                 raise NotStarted(code, self._tail())
             time.sleep(POLL_SECONDS)
 
+    def _new_log(self) -> Path:
+        if self.folder is None:
+            self.folder = Path(tempfile.mkdtemp(prefix="halo-forge-logs-"))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        numbers = [path.name.split(".")[-2] for path in self.folder.glob(f"{self.name}.*.log")]
+        last = max((int(number) for number in numbers if number.isdecimal()), default=0)
+        return self.folder / f"{self.name}.{last + 1}.log"
+
     def _tail(self) -> str:
+        assert self.log is not None
         with self.log.open("rb") as written:
             written.seek(max(0, os.fstat(written.fileno()).st_size - LOG_BYTES))
             return written.read().decode(errors="replace")

@@ -21,7 +21,7 @@ from pydantic import Field
 from halo_forge.engines._http import Client, Refused, Unreachable
 from halo_forge.engines._served import ServedEngine
 from halo_forge.engines._served_adapter import RuntimeLora, Way, answers
-from halo_forge.engines._server_process import NotStarted, ServerFailed, ServerProcess
+from halo_forge.engines._server_process import NotStarted, ServerProcess
 from halo_forge.engines._server_spec import MAX_TEMPERATURE, ServerSpec
 from halo_forge.errors import ConfigError, ToolMissing
 
@@ -167,7 +167,7 @@ class Managed(Way):
         self.spec = spec
         self._lora = RuntimeLora(policy, folder, client, policy.identity["model_name_or_path"])
         self.adapter = self._lora.adapter
-        self._server = ServerProcess(folder / "vllm.log")
+        self._server = ServerProcess("vllm")
         self._sleeps = policy.profile.name in _SLEEPING_PROFILES
         self._is_asleep = False
         self._num_tokens = self._wanted = 0
@@ -206,6 +206,10 @@ class Managed(Way):
             self._is_asleep = True
         except (Unreachable, Refused):
             self.close()  # it is started anew when it is asked again
+
+    def keep_logs(self, folder: Path) -> None:
+        """See `Way`."""
+        self._server.folder = folder
 
     def close(self) -> None:
         """End the server, if it runs."""
@@ -255,7 +259,7 @@ def _free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def _explained(error: NotStarted, command: list[str], log: Path, timeout_seconds: float) -> ServerFailed:
+def _explained(error: NotStarted, command: list[str], log: Path | None, timeout_seconds: float) -> ToolMissing:
     ended = f"ended with code {error.code}" if error.code is not None else f"did not answer in {timeout_seconds:g} s"
     matches = [each for each in _REASONS if any(words in error.log for words in each[0])]
     if matches:
@@ -264,7 +268,7 @@ def _explained(error: NotStarted, command: list[str], log: Path, timeout_seconds
         why, do = "", "raise engine.start_timeout_seconds if it was only slow"
     else:
         why, do = "", f"see {log}, and try the command by hand: {' '.join(command)}"
-    return ServerFailed(
+    return ToolMissing(
         f"engine.kind: vllm: the server {ended} while starting{why}; the end of its log {log}:\n{error.last_lines}",
         f"{do}; then run the same command with --resume",
     )

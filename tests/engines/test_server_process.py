@@ -30,7 +30,7 @@ def test_nothing_outlives_the_run_or_the_server(tmp_path: Path, victim: str) -> 
 import os, sys, time
 from pathlib import Path
 from halo_forge.engines._server_process import ServerProcess
-server = ServerProcess(Path({str(tmp_path)!r}) / "log")
+server = ServerProcess("server", Path({str(tmp_path)!r}))
 server.start(["sh", "-c", {SERVER.format(tmp_path)!r}], os.environ, lambda: True, 10.0)
 sys.stdin.read()
 server.close()
@@ -55,7 +55,7 @@ server.close()
 
 
 def test_a_server_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = ServerProcess(tmp_path / "log")
+    server = ServerProcess("server", tmp_path)
     script = f"trap '' TERM; echo $$ > {tmp_path}/server; while :; do sleep 0.1; done"
     server.start(["sh", "-c", script], os.environ, lambda: True, 10.0)
     found = pid(tmp_path, "server")
@@ -64,7 +64,7 @@ def test_a_server_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: py
 
 
 def test_a_server_that_ends_says_how_and_with_which_last_words(tmp_path: Path) -> None:
-    server = ServerProcess(tmp_path / "log")
+    server = ServerProcess("server", tmp_path)
     with pytest.raises(NotStarted) as caught:
         server.start(["sh", "-c", "seq 1 40; echo no memory left; exit 3"], os.environ, lambda: False, 10.0)
     assert caught.value.code == 3
@@ -72,7 +72,7 @@ def test_a_server_that_ends_says_how_and_with_which_last_words(tmp_path: Path) -
 
 
 def test_a_server_that_is_not_ready_in_time_is_ended(tmp_path: Path) -> None:
-    server = ServerProcess(tmp_path / "log")
+    server = ServerProcess("server", tmp_path)
     script = f"echo $$ > {tmp_path}/server; exec sleep 300"
     with pytest.raises(NotStarted) as caught:
         server.start(["sh", "-c", script], os.environ, lambda: False, 0.5)
@@ -83,7 +83,18 @@ def test_waiting_for_a_server_is_a_sign_of_life(tmp_path: Path, monkeypatch: pyt
     signs = []
     monkeypatch.setattr(heartbeat, "beat", lambda: signs.append(1))
     looks = iter([False, False, True])
-    server = ServerProcess(tmp_path / "log")
+    server = ServerProcess("server", tmp_path)
     server.start(["sleep", "300"], os.environ, lambda: next(looks), 10.0)
     assert len(signs) == 2
     server.close()
+
+
+def test_every_start_has_a_log_that_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "server_logs"
+    for words in ("first", "second"):
+        for server in (ServerProcess("server", folder), ServerProcess("vllm", folder)):
+            with pytest.raises(NotStarted):
+                server.start(["sh", "-c", f"echo {words}"], os.environ, lambda: False, 10.0)
+    names = {path.name: path.read_text() for path in folder.iterdir()}
+    first, second = "first\n", "second\n"
+    assert names == {"server.1.log": first, "vllm.1.log": first, "server.2.log": second, "vllm.2.log": second}

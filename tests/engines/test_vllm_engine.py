@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -160,11 +161,30 @@ def test_a_server_that_does_not_start_is_explained_with_its_log(
         pytest.raises(ToolMissing, match="the server ended with code 1 while starting") as caught,
         spec(tmp_path, python=interpreter(tmp_path, words=words)).open(policy) as engine,
     ):
+        engine.keep_logs(tmp_path / "logs")
         lap(engine)
-    log = engine.folder / "vllm.log"
+    log = tmp_path / "logs" / "vllm.1.log"
+    assert not engine.folder.exists()
     assert f"the end of its log {log}:\nINFO starting\n{words}" in caught.value.message
     assert hint in caught.value.hint and "--resume" in caught.value.hint
     assert words in log.read_text() and gone(tmp_path) and len(starts(tmp_path)) == 1
+
+
+def test_the_log_of_a_server_that_died_stays_beside_that_of_the_next_and_after_the_run(
+    policy: Any, tmp_path: Path
+) -> None:
+    with spec(tmp_path, max_in_flight=1).open(policy) as engine:
+        found = engine.sample(PROMPTS, REQUESTS, 0)
+        next(found)
+        first = engine.way.away_hint.removeprefix("see its log ")
+        os.kill(starts(tmp_path)[0]["pids"][0], signal.SIGKILL)
+        list(found)
+        second = engine.way.away_hint.removeprefix("see its log ")
+    assert not engine.folder.exists()
+    assert [Path(each).name for each in (first, second)] == ["vllm.1.log", "vllm.2.log"]
+    for each in (first, second):
+        assert Path(each).is_file()
+    shutil.rmtree(Path(first).parent)
 
 
 def test_a_server_that_takes_too_long_is_ended(policy: Any, tmp_path: Path) -> None:
