@@ -217,6 +217,7 @@ class Restarted(Way):
         return str(path)
 
     def _start(self) -> None:
+        self._server.wait_for_leftover()
         patience = time.monotonic() + LEFTOVER_SECONDS
         while self._answers() and time.monotonic() < patience and not self.client.aborted:
             time.sleep(POLL_SECONDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from halo_forge import heartbeat
 from halo_forge.engines._leash import BOOT, GRACE_SECONDS
 
+_log = logging.getLogger(__name__)
 POLL_SECONDS = 0.1
 LOG_LINES = 15
 LOG_BYTES = 64 * 1024
@@ -54,6 +56,7 @@ class ServerProcess:
         self.name, self.folder = name, folder
         self.log: Path | None = None
         self._leash: subprocess.Popen[bytes] | None = None
+        self._pid_file: Path | None = None
 
     @property
     def is_running(self) -> bool:
@@ -80,6 +83,7 @@ class ServerProcess:
             NotStarted: It ended, or did not answer in time; then it has been ended.
         """
         self.close()
+        self.wait_for_leftover()
         root = str(Path(__file__).resolve().parents[2])
         self.log = self._new_log()
         with self.log.open("xb") as output:
@@ -92,18 +96,46 @@ class ServerProcess:
                 stderr=output,
                 start_new_session=True,
             )
+        self._pid_file = self._leftover_file
+        self._pid_file.write_text(f"{self._leash.pid}\n", encoding="ascii")
         try:
             self._wait(self._leash, answers, time.monotonic() + timeout_seconds)
         except BaseException:
             self.close()
             raise
 
+    def wait_for_leftover(self) -> None:
+        """Wait for the server of an attempt that was killed to be gone: it holds its memory and its port until then."""
+        if self.folder is None or not self._leftover_file.exists():
+            return
+        text = self._leftover_file.read_text(encoding="ascii").strip()
+        if not text:  # killed between making the file and writing it
+            return
+        pid = int(text)
+        deadline = time.monotonic() + _END_SECONDS
+        while _is_leash(pid) and time.monotonic() < deadline:
+            heartbeat.beat()
+            time.sleep(POLL_SECONDS)
+        if _is_leash(pid):
+            _log.warning("the server %s of an earlier attempt is not gone yet (process %d)", self.name, pid)
+
     def close(self) -> None:
         """End it, if it runs; nothing that it started is left afterwards."""
         if self._leash is not None:
             assert self._leash.stdin is not None
             self._leash.stdin.close()
-            self._leash.wait(_END_SECONDS)
+            try:
+                self._leash.wait(_END_SECONDS)
+                if self._pid_file is not None:
+                    self._pid_file.unlink(missing_ok=True)
+            except subprocess.TimeoutExpired:
+                # Its file stays: the next start waits for it once more.
+                _log.warning(
+                    "process %d, which ends the server %s, is still there %g s after it was told to end",
+                    self._leash.pid,
+                    self.name,
+                    _END_SECONDS,
+                )
             self._leash = None
 
     def _wait(self, leash: subprocess.Popen[bytes], answers: Callable[[], bool], deadline: float) -> None:
@@ -113,6 +145,12 @@ class ServerProcess:
             if code is not None or time.monotonic() > deadline:
                 raise NotStarted(code, self._tail())
             time.sleep(POLL_SECONDS)
+
+    @property
+    def _leftover_file(self) -> Path:
+        """Holds the leash's process id while there is one."""
+        assert self.folder is not None
+        return self.folder / f"{self.name}.pid"
 
     def _new_log(self) -> Path:
         if self.folder is None:
@@ -127,3 +165,11 @@ class ServerProcess:
         with self.log.open("rb") as written:
             written.seek(max(0, os.fstat(written.fileno()).st_size - LOG_BYTES))
             return written.read().decode(errors="replace")
+
+
+def _is_leash(pid: int) -> bool:
+    """Whether the process runs and is a leash: numbers of processes are used again."""
+    try:
+        return BOOT.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
