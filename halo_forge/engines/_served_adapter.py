@@ -208,8 +208,8 @@ class Restarted(Way):
     def _merge(self) -> str:
         for old in self.folder.glob("merged_v[0-9][0-9][0-9]"):
             shutil.rmtree(old)
-        # A server's command has no place for a revision: the folder is what was loaded here.
-        if self.adapter.path() is None and "revision" not in self.policy.identity:
+        # A server's command has no place for a revision or for 4 bits: the folder is what was loaded here.
+        if self.adapter.path() is None and not {"revision", "quantization"} & self.policy.identity.keys():
             return self.policy.identity["model_name_or_path"]
         path = self.folder / f"merged_v{self.policy.version:03d}"
         with heartbeat.loading():

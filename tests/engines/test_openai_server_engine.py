@@ -286,6 +286,24 @@ def test_vllm_gets_each_adapter_once_and_again_after_a_restart(
         assert len(server.bodies("/v1/load_lora_adapter")) == num_loads
 
 
+@pytest.mark.parametrize("what", ["revision", "quantization", None])
+def test_a_restarted_server_gets_the_start_model_as_it_was_loaded_here(
+    server: StandIn, tiny_models: dict[str, Path], tmp_path: Path, what: str | None
+) -> None:
+    """A name alone stands for the newest revision, and for the weights in full."""
+    policy = load_policy(tiny_models["llama"])
+    if what is not None:
+        policy.identity[what] = "4bit"
+    command = ["sh", "-c", f'printf %s "$0" > {tmp_path}/model; exit 3', "{model}"]
+    asking = engine(
+        policy, server, adapter="merged_restart", restart_command=command, health_url="http://127.0.0.1:9/health"
+    )
+    with pytest.raises(ToolMissing, match="ended with code 3"):
+        sample(asking)
+    named = (tmp_path / "model").read_text()
+    assert named == (policy.identity["model_name_or_path"] if what is None else str(asking.folder / "merged_v000"))
+
+
 def test_a_vllm_that_takes_no_adapters(server: StandIn, tiny_models: dict[str, Path]) -> None:
     policy = load_policy(tiny_models["llama"])
     disturb_adapter(policy)
