@@ -73,6 +73,7 @@ class ServedEngine:
         self._model: str | None = None
         self._lengths: dict[str, int] = {}
         self._to_prove: list[list[Prompt]] = []
+        self._num_proof_tokens = NUM_TOKENS
         self._proved = False
         self._failure: HaloForgeError | None = None
         self._given_up = threading.Event()
@@ -111,7 +112,10 @@ class ServedEngine:
             if prompt.id not in self._lengths:
                 self._lengths[prompt.id] = len(self.policy.prompt_ids(prompt))
         longest = max(self._lengths[prompt.id] for prompt in every)
-        self.way.expect(longest + max(NUM_TOKENS, *(request.max_new_tokens for request in requests)))
+        positions = self.policy.num_positions
+        room = NUM_TOKENS if positions is None else positions - longest
+        self._num_proof_tokens = min(NUM_TOKENS, room)
+        self.way.expect(longest + max(self._num_proof_tokens, *(request.max_new_tokens for request in requests)))
         num = min(NUM_PROMPTS, len(every))
         # Other prompts in another draw, where there are any: at temperature 0 a seed changes nothing.
         shift = len(every) // num // NUM_DRAWS
@@ -251,7 +255,7 @@ class ServedEngine:
 
         def answer(prompt: Prompt) -> Scored:
             seed = derive_seed("proof", self.policy.version, prompt.id, draw)
-            request = SampleRequest(prompt.id, 0, seed, temperature, 1.0, None, NUM_TOKENS)
+            request = SampleRequest(prompt.id, 0, seed, temperature, 1.0, None, self._num_proof_tokens)
             found = scored(self.policy, request, self._ask(request, self._prompt(prompt), model, (), fields))
             heartbeat.beat()
             return found

@@ -163,8 +163,8 @@ def test_who_stops_looking_ends_what_is_in_flight(policy: Any, server: StandIn) 
 def test_a_key_is_sent_from_the_environment(policy: Any, server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVER_KEY", "of the house")
     asking = engine(policy, server, api_key_variable="SERVER_KEY")
-    assert asking.client._headers["Authorization"] == "Bearer of the house"
-    assert "Authorization" not in engine(policy, server).client._headers
+    assert asking.client.headers()["Authorization"] == "Bearer of the house"
+    assert "Authorization" not in engine(policy, server).client.headers()
 
 
 # ---- what is asked, and what is made of the answer
