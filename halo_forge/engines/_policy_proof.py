@@ -24,6 +24,7 @@ from halo_forge.errors import ConfigError, LogitsNotFinite
 from halo_forge.policy.probe import Probe
 
 if TYPE_CHECKING:
+    from halo_forge.engines._served_adapter import Way
     from halo_forge.engines._server_forms import Scored
     from halo_forge.policy import Policy
 
@@ -80,36 +81,35 @@ class Proof:
         """Another draw may say otherwise: it is refused for less than a gap above the limit."""
         return self.num_tokens < MIN_TOKENS or self.closer is not None
 
-    def check(self, version: int, max_gap: float) -> None:
+    def check(self, version: int, max_gap: float, way: Way) -> None:
         """Nothing if the server answers with v_version.
+
+        Args:
+            way: Says what to look at.
 
         Raises:
             ConfigError: It does not, or there is too little to tell by; with the figures.
         """
         if self.num_tokens < MIN_TOKENS:
             raise ConfigError(
-                f"whether the server answers with v{version} cannot be told: {self.num_tokens} tokens of its answers to"
-                f" {self.num_answers} prompts could be compared, needed: {MIN_TOKENS}",
-                "its answers are nearly empty, or its token counts are not those of our tokenizer: it serves another"
-                " model or tokenizer than model.model_name_or_path; serve that one, or use a server that says token ids"
-                " (vllm, llama_cpp), then run the same command with --resume; engine.max_policy_gap: null asks for no"
-                " proof",
+                f"{way.key}: whether the server answers with v{version} cannot be told: {self.num_tokens} tokens of its"
+                f" answers to {self.num_answers} prompts could be compared, needed: {MIN_TOKENS}",
+                "its answers are nearly empty, or its token counts are not those of our tokenizer:"
+                f" {way.other_model_hint}; then run the same command with --resume; engine.max_policy_gap: null asks"
+                " for no proof",
             )
         mine = f"{_COMPARED[self.method]} by {self.gap:.4f} nats per token ({self.num_tokens} tokens)"
         if self.gap > max_gap:
             raise ConfigError(
-                f"the server does not answer with v{version}: {mine}; engine.max_policy_gap is {max_gap:g}",
-                "it serves another model, revision or tokenizer than model.model_name_or_path, or coarser weights"
-                " (quantised, another number format); serve that model in model.dtype, then run the same command with"
-                " --resume; a higher engine.max_policy_gap accepts samples of another policy",
+                f"{way.key}: the server does not answer with v{version}: {mine}; engine.max_policy_gap is {max_gap:g}",
+                f"{way.other_model_hint}; then run the same command with --resume; a higher engine.max_policy_gap"
+                " accepts samples of another policy",
             )
         if self.closer is not None:
             raise ConfigError(
-                f"the server does not answer with v{version}: it is closer to {self.closer}: {mine}, from"
+                f"{way.key}: the server does not answer with v{version}: it is closer to {self.closer}: {mine}, from"
                 f" {self.closer} by {self.others[self.closer]:.4f}",
-                "the adapter did not reach it: see engine.adapter and the server's log; with merged_restart the"
-                " rounding of merged weights can lose it (use a server that loads adapters); then run the same command"
-                " with --resume",
+                f"the adapter did not reach it: {way.lost_adapter_hint}; then run the same command with --resume",
             )
 
 
@@ -133,8 +133,8 @@ def prove(
         raise ConfigError(
             f"the server says log-probabilities that are not finite ({_first_not_finite(theirs)}): what it samples from"
             f" for v{policy.version} is no distribution",
-            "see the server's log; its number format may overflow with this model: start it with bfloat16 or float32,"
-            " then run the same command with --resume",
+            "see the server's log; its number format may overflow with this model, as float16 does where bfloat16 and"
+            " float32 do not; then run the same command with --resume",
         )
     given = [len(row) for row in rows]
     answers = [list(each.token_ids) for each in scored]

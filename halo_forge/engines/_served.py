@@ -233,7 +233,7 @@ class ServedEngine:
             )
             if proof.gap > max_gap or not proof.may_be_chance:
                 break
-        proof.check(self.policy.version, max_gap)
+        proof.check(self.policy.version, max_gap, self.way)
         self._proved = True
 
     def _scored(self, model: str, asked: Sequence[Prompt], draw: int) -> list[Scored]:

@@ -97,6 +97,19 @@ class Way:
         """What to do when the server says no."""
         return "see what the server misses: engine.served_model, engine.server, or its own options"
 
+    @property
+    def other_model_hint(self) -> str:
+        """What to do when the server's policy is far from ours."""
+        return (
+            "it serves another model, revision or tokenizer than model.model_name_or_path, or coarser weights"
+            " (quantised, another number format): serve that model in model.dtype"
+        )
+
+    @property
+    def lost_adapter_hint(self) -> str:
+        """What to do when the server answers without the adapter, or with that of another version."""
+        return "see engine.adapter and the server's log"
+
     def keep_logs(self, folder: Path) -> None:
         """What a server of ours prints is to be kept there."""
 
@@ -131,7 +144,16 @@ class RuntimeLora(Way):
     """vLLM loads the adapter while it runs, under a name that says which one it is.
 
     The server keeps the last adapter at the end: it is not ours to end.
+
+    Attributes:
+        load_key, load_hint: Of the message about a server that does not load it.
     """
+
+    load_key = "engine.adapter: vllm_runtime_lora"
+    load_hint = (
+        "start vLLM with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, --enable-lora, a --max-lora-rank of at least lora.r,"
+        " and in sight of the folder engine.exchange_folder"
+    )
 
     def __init__(self, policy: Policy, folder: Path, client: Client, served_model: str) -> None:
         super().__init__(policy, folder, client)
@@ -151,9 +173,7 @@ class RuntimeLora(Way):
                 self.client.post("/load_lora_adapter", {"lora_name": path.name, "lora_path": str(path)})
             except Refused as error:
                 raise ConfigError(
-                    f"engine.adapter: vllm_runtime_lora: {error}",
-                    "start vLLM with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, --enable-lora, a --max-lora-rank of at"
-                    " least lora.r, and in sight of the folder engine.exchange_folder; then --resume",
+                    f"{self.load_key}: {error}", f"{self.load_hint}; then run the same command with --resume"
                 ) from error
         self._loaded = path.name
         return path.name
@@ -196,6 +216,14 @@ class Restarted(Way):
         if not self._server.is_running:
             self._start()
         return self._model if self.served_model is None else self.served_model
+
+    @property
+    def lost_adapter_hint(self) -> str:
+        """See `Way`."""
+        return (
+            f"see its log {self._server.log}; rounding of the merged weights can lose it: raise training.learning_rate,"
+            " or use a server that loads adapters (engine.adapter: vllm_runtime_lora)"
+        )
 
     def keep_logs(self, folder: Path) -> None:
         """See `Way`."""

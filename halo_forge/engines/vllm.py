@@ -178,6 +178,7 @@ class Managed(Way):
         self.spec = spec
         self._lora = RuntimeLora(policy, folder, client, policy.identity["model_name_or_path"])
         self.adapter = self._lora.adapter
+        self._lora.load_key = self.key
         self._server = ServerProcess("vllm")
         self._sleeps = policy.profile.name in _SLEEPING_PROFILES
         self._is_asleep = False
@@ -196,6 +197,7 @@ class Managed(Way):
             self._free_memory()
             self.client.post_root("/wake_up")
             self._is_asleep = False
+        self._lora.load_hint = f"{self.refused_hint}: options there come after ours"
         return self._lora.bring()
 
     @property
@@ -207,6 +209,19 @@ class Managed(Way):
     def refused_hint(self) -> str:
         """See `Way`."""
         return f"see its log {self._server.log}, and engine.options"
+
+    @property
+    def other_model_hint(self) -> str:
+        """See `Way`."""
+        return (
+            "it samples with coarser weights or another implementation of the model than ours: take from engine.options"
+            f" what changes them (such as --quantization), or choose engine.kind transformers; {self.away_hint}"
+        )
+
+    @property
+    def lost_adapter_hint(self) -> str:
+        """See `Way`."""
+        return f"{self.refused_hint}; this vLLM may not apply all of this model's adapter: try another version of it"
 
     def rest(self) -> None:
         """Give the GPU's memory back: weights go to the host's memory, keys and values are dropped."""

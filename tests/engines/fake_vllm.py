@@ -87,6 +87,7 @@ def main(record: str, version: str | None, words: str, seconds: float) -> None:
         sys.exit(1)
     state = FakeVllm(Path(record))
     state.key = os.environ["VLLM_API_KEY"]
+    state.loads_adapters = "--no-enable-lora" not in options
     state.base = options[options.index("--served-model-name") + 1]
     state.completion = lambda body: (200, choice("text", token_ids=[5, 6]))
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))

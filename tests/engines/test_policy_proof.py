@@ -244,7 +244,7 @@ def test_a_server_of_whose_answers_nothing_can_be_compared_is_refused(
         pytest.raises(ConfigError, match=r"cannot be told: 3 tokens of its answers to 4 prompts") as caught,
     ):
         lap(engine)
-    assert "another model or tokenizer" in caught.value.hint
+    assert "another model, revision or tokenizer" in caught.value.hint
     assert events[-1]["num_tokens"] == 3 and events[-1]["gap"] < 1e-6  # one short answer has as many characters
     assert len(events) == 2
 

@@ -19,6 +19,7 @@ from tiny_models import LoraOptions, disturb_adapter, load_policy, prompts, requ
 
 from halo_forge.config import config_digest, load_config
 from halo_forge.engines import vllm
+from halo_forge.engines._policy_proof import Proof
 from halo_forge.engines.vllm import VllmSpec
 from halo_forge.errors import ConfigError, ToolMissing
 from halo_forge.hardware import Machine, profile_class
@@ -204,6 +205,36 @@ def test_the_log_of_a_server_that_died_stays_beside_that_of_the_next_and_after_t
     for each in (first, second):
         assert Path(each).is_file()
     shutil.rmtree(Path(first).parent)
+
+
+OTHERS = ("engine.adapter", "engine.exchange_folder", "engine.base_url", "VLLM_ALLOW", "merged_restart", "serve that")
+"""What nobody can set who chose this kind."""
+
+
+def test_an_adapter_that_is_not_loaded_is_explained_by_settings_of_this_kind(policy: Any, tmp_path: Path) -> None:
+    disturb_adapter(policy)
+    with (
+        pytest.raises(ConfigError, match=r"^engine\.kind: vllm: POST .*load_lora_adapter: HTTP 404") as caught,
+        spec(tmp_path, options=["--no-enable-lora"]).open(policy) as engine,
+    ):
+        engine.keep_logs(tmp_path / "logs")
+        lap(engine, 1)
+    hint = caught.value.hint
+    assert f"see its log {tmp_path}/logs/vllm.1.log, and engine.options" in hint
+    assert not any(each in str(caught.value) for each in OTHERS)
+
+
+@pytest.mark.parametrize(
+    ("gap", "closer", "num_tokens"), [(1.0, None, 64), (0.1, "v1", 64), (0.0, None, 2)], ids=["gap", "closer", "few"]
+)
+def test_another_policy_is_explained_by_settings_of_this_kind(
+    policy: Any, tmp_path: Path, gap: float, closer: str | None, num_tokens: int
+) -> None:
+    proof = Proof("log_probabilities", 4, num_tokens, gap, {"v1": 0.05}, (), closer)
+    with spec(tmp_path).open(policy) as engine, pytest.raises(ConfigError, match=r"^engine\.kind: vllm: ") as caught:
+        proof.check(2, 0.15, engine.way)
+    assert "its log" in caught.value.hint and "engine.options" in caught.value.hint
+    assert not any(each in str(caught.value) for each in OTHERS)
 
 
 def test_a_server_that_takes_too_long_is_ended(policy: Any, tmp_path: Path) -> None:
