@@ -22,7 +22,7 @@ import halo_forge
 from halo_forge import heartbeat
 from halo_forge.choices import hardware_choices, verifier_workers
 from halo_forge.config import LoadedConfig, RaftConfig, config_digest, differing_keys, resolved
-from halo_forge.engines import KeepingLogs, Noting
+from halo_forge.engines import Engine, KeepingLogs, Noting
 from halo_forge.errors import ConfigError, RunDirError
 from halo_forge.hardware import Profile, choose, prepare
 from halo_forge.hardware.telemetry import telemetry
@@ -138,13 +138,7 @@ def open_run(
         policy = _load_policy(config, profile)
         if policy is not None:
             policy.check_lengths(prompts.by_id().values(), config.engine.max_new_tokens)
-        engine = config.engine.open(policy)
-        if isinstance(engine, AbstractContextManager):  # it may have started a server
-            stack.enter_context(engine)
-        if isinstance(engine, Noting):
-            engine.note = run.event
-        if isinstance(engine, KeepingLogs):
-            engine.keep_logs(run.root / "server_logs")
+        engine = _open_engine(config, policy, run, stack)
         trainer = (
             ScriptedTrainer(config.training)
             if policy is None
@@ -208,6 +202,17 @@ def run_config(root: Path) -> LoadedConfig:
     except ValidationError as error:
         raise RunDirError(f"{path}: not a configuration of this version: {error}", EDITED) from error
     return LoadedConfig(config, document)
+
+
+def _open_engine(config: RaftConfig, policy: Policy | None, run: Run, stack: ExitStack) -> Engine:
+    engine: Engine = config.engine.open(policy)
+    if isinstance(engine, AbstractContextManager):  # it may have started a server
+        stack.enter_context(engine)
+    if isinstance(engine, Noting):
+        engine.note = run.event
+    if isinstance(engine, KeepingLogs):
+        engine.keep_logs(run.root / "server_logs")
+    return engine
 
 
 def _load_policy(config: RaftConfig, profile: Profile) -> Policy | None:
