@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,12 @@ pytest.importorskip("torch")
 
 PROMPTS = prompts(["add two numbers", "x"])
 REQUESTS = [request(prompt_id, index) for prompt_id in PROMPTS for index in range(3)]
+
+
+@pytest.fixture(autouse=True)
+def _temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logs of servers outside of a run stay, so here they stay in the test's folder."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 @pytest.fixture
@@ -204,7 +210,6 @@ def test_the_log_of_a_server_that_died_stays_beside_that_of_the_next_and_after_t
     assert [Path(each).name for each in (first, second)] == ["vllm.1.log", "vllm.2.log"]
     for each in (first, second):
         assert Path(each).is_file()
-    shutil.rmtree(Path(first).parent)
 
 
 OTHERS = ("engine.adapter", "engine.exchange_folder", "engine.base_url", "VLLM_ALLOW", "merged_restart", "serve that")
