@@ -7,14 +7,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
+import math
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from halo_forge.config.sections import HardwareSection, LoraSection, ModelSection
+from bench_generation import make_requests, num_real_tokens
+
+from halo_forge.config.sections import HardwareSection, LoraSection, ModelSection, TrainingSection
 from halo_forge.engines.transformers import TransformersSpec
 from halo_forge.hardware import choose
 from halo_forge.policy import Policy
@@ -87,10 +95,12 @@ def load_policy(model: str, device: str, dtype: str) -> Policy:
     return policy
 
 
-def greedy_answers(policy: Policy, prompts: Sequence[Prompt], num_tokens: int) -> dict[str, list[int]]:
+def greedy_answers(
+    policy: Policy, prompts: Sequence[Prompt], num_tokens: int, *, cuda_graphs: bool = False
+) -> dict[str, list[int]]:
     """The likeliest tokens of each prompt, by our engine."""
     requests = [SampleRequest(prompt.id, 0, 0, 0.0, 1.0, None, num_tokens) for prompt in prompts]
-    engine = TransformersSpec(max_new_tokens=num_tokens).open(policy)
+    engine = TransformersSpec(max_new_tokens=num_tokens, cuda_graphs=cuda_graphs).open(policy)
     done = engine.sample({prompt.id: prompt for prompt in prompts}, requests, policy.version)
     return {each.prompt_id: list(each.token_ids) for each in done}
 
@@ -116,6 +126,26 @@ def logit_gap(policy: Policy, prompt: Prompt, answer: Sequence[int], other: Sequ
     return float(logits[first] - logits[second])
 
 
+def gaps_of(
+    policy: Policy, prompts: Sequence[Prompt], answers: dict[str, list[int]], others: dict[str, list[int]]
+) -> dict[str, float]:
+    """Prompt -> gap of the logits where its two answers part; those that are equal are left out."""
+    return {
+        prompt.id: logit_gap(policy, prompt, answers[prompt.id], others[prompt.id])
+        for prompt in prompts
+        if answers[prompt.id] != others[prompt.id]
+    }
+
+
+def said_of(gaps: dict[str, float], num_answers: int) -> tuple[bool, str]:
+    """Whether answers part at near ties only, and the comparison in words."""
+    wrong = [abs(gap) for gap in gaps.values() if abs(gap) > NEAR_TIE]
+    words = f"{num_answers - len(gaps)} of {num_answers} answers equal"
+    words += f", {len(gaps) - len(wrong)} part at a near tie" if len(gaps) > len(wrong) else ""
+    words += f", {len(wrong)} DIFFER (logits by up to {max(wrong):.3g})" if wrong else ""
+    return not wrong, words
+
+
 def greedy(arguments: argparse.Namespace) -> dict[str, Any]:
     """Float32 on both devices has to agree, but where two tokens are as good as equally likely."""
     import torch
@@ -133,12 +163,8 @@ def greedy(arguments: argparse.Namespace) -> dict[str, Any]:
         if name == "reference":
             reference = policy
     ours = answers.get(f"{arguments.device} float32", answers["reference"])
-    gaps = {
-        prompt.id: logit_gap(reference, prompt, answers["reference"][prompt.id], ours[prompt.id])
-        for prompt in prompts
-        if answers["reference"][prompt.id] != ours[prompt.id]
-    }
-    wrong = {name: gap for name, gap in gaps.items() if abs(gap) > NEAR_TIE}
+    gaps = gaps_of(reference, prompts, answers["reference"], ours)
+    passed, same = said_of(gaps, len(prompts))
     rough = answers[f"{arguments.device} bfloat16"]
     lengths = [max(len(answers["reference"][prompt.id]), 1) for prompt in prompts]
     shares = [
@@ -146,20 +172,141 @@ def greedy(arguments: argparse.Namespace) -> dict[str, Any]:
         for prompt, length in zip(prompts, lengths, strict=True)
     ]
     share = sum(shares) / len(shares)
-    words = (
-        f"float32: {len(prompts) - len(gaps)} of {len(prompts)} answers equal"
-        + (f", {len(gaps) - len(wrong)} part at a near tie" if len(gaps) > len(wrong) else "")
-        + (f", {len(wrong)} DIFFER (logits by up to {max(map(abs, wrong.values())):.3g})" if wrong else "")
-        + f"; bfloat16 agrees for {share:.0%} of an answer on average"
-    )
+    words = f"float32: {same}; bfloat16 agrees for {share:.0%} of an answer on average"
     values = {
         "num_prompts": len(prompts), "num_tokens": sum(map(len, ours.values())), "gaps": gaps,
         "near_tie": NEAR_TIE, "bfloat16_agreement": shares, "seconds": seconds,
     }  # fmt: skip
-    return {"passed": not wrong, "found": words, "values": values}
+    return {"passed": passed, "found": words, "values": values}
 
 
-PARTS = {"quickstart": quickstart, "greedy": greedy}
+# ---- launches
+
+LAUNCH = re.compile(r"(cuda|cu|hip)\w*Launch\w*")
+"""Also of a graph, which is one launch, whatever is in it."""
+WAIT = re.compile(r"(cuda|cu|hip)\w*Synchronize|(cuda|hip)Memcpy")
+COPY = re.compile(r"(cuda|cu|hip)Mem(cpy|set)\w*")
+MOST_OF_PRETENDED = 1.5
+"""One operator can be several kernels: cumulative sums, sorting, products that are split."""
+TIMED_STEPS = 64
+
+
+def host_calls(names: Iterable[str]) -> Counter[str]:
+    """How often the host started a kernel or a copy, or waited, by the names of its calls to CUDA or HIP."""
+    found: Counter[str] = Counter()
+    for name in names:
+        for kind, pattern in (("launches", LAUNCH), ("waits", WAIT), ("copies", COPY)):
+            found[kind] += pattern.fullmatch(name) is not None
+    return found
+
+
+def profiled(action: Callable[[], object]) -> Counter[str]:
+    """What the host called while `action` ran, by torch's profiler."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
+        action()
+        torch.cuda.synchronize()
+    # Not `found.events()`, which takes minutes to make a tree of some hundred thousand calls.
+    return host_calls(event.name() for event in found.profiler.kineto_results.events())
+
+
+def pretended_launches(text: str) -> dict[str, float]:
+    """Kind of step -> launches that were counted on the pretended GPU, from what bench_launches.py printed."""
+    rows = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    kinds = {"decode": "launches of a decode step", "optimizer": "launches of an optimizer step"}
+    return {kind: row["ours"] for row in rows for kind, words in kinds.items() if row["benchmark"].startswith(words)}
+
+
+def launches(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Launches and waits of both steps as the profiler sees them, beside those of the pretended GPU."""
+    import bench_launches as bench
+    import torch
+    from bench_training import trainer_rate
+
+    policy = load_policy(arguments.model, arguments.device, "bfloat16")
+    rows, short, long = 16, bench.WARM_UP, bench.WARM_UP + bench.STEPS
+    section = TrainingSection(per_device_train_batch_size=4, gradient_checkpointing=False)
+    bench.sample_all(policy, rows, 2)
+    bench.train_steps(policy, trainer_rate, section, 1)
+    decode = [profiled(partial(bench.sample_all, policy, rows, number)) for number in (short, long)]
+    seconds = []
+    for number in (short, short + TIMED_STEPS):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        bench.sample_all(policy, rows, number)
+        seconds.append(time.perf_counter() - started)
+    training = [
+        profiled(partial(bench.train_steps, policy, trainer_rate, section, number)) for number in bench.TRAINING_STEPS
+    ]
+    counts = {
+        kind: {name: (pair[1][name] - pair[0][name]) / steps for name in ("launches", "copies", "waits")}
+        for kind, pair, steps in (
+            ("decode", decode, bench.STEPS),
+            ("optimizer", training, bench.TRAINING_STEPS[1] - bench.TRAINING_STEPS[0]),
+        )
+    }
+    carried = arguments.pretended.read_text(encoding="utf-8") if arguments.pretended else ""
+    pretended = pretended_launches(carried)
+    milliseconds = 1000 * (seconds[1] - seconds[0]) / TIMED_STEPS
+    words = [
+        f"{kind} step: {found['launches']:g} launches"
+        + (f" (pretended {pretended[kind]:g})" if kind in pretended else "")
+        + f", {found['waits']:g} waits"
+        for kind, found in counts.items()
+    ]
+    few = all(found["launches"] <= MOST_OF_PRETENDED * pretended.get(kind, math.inf) for kind, found in counts.items())
+    seen = all(found["launches"] > 0 for found in counts.values())
+    passed = seen and few and counts["decode"]["waits"] <= bench.MOST_WAITS
+    words += [f"decode step of {rows} rows: {milliseconds:.1f} ms"]
+    words += [] if seen else ["the profiler saw no launches"]
+    words += [] if pretended else ["no count of the pretended GPU is there to compare with (pack_gpu_check.py)"]
+    values = {"counts": counts, "pretended": pretended, "rows": rows, "milliseconds": milliseconds}
+    return {"passed": passed, "found": "; ".join(words), "values": values}
+
+
+# ---- CUDA graphs
+
+
+@contextmanager
+def warnings_of(name: str) -> Iterator[list[str]]:
+    """What is logged as a warning by the loggers below `name` while the block runs."""
+    found: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger(name).addHandler(handler)
+    try:
+        yield found
+    finally:
+        logging.getLogger(name).removeHandler(handler)
+
+
+def graphs(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Decoding steps as CUDA graphs: the same tokens as without, and tokens a second of both."""
+    num_prompts, num_samples, num_tokens = (2, 2, 8) if arguments.tiny else (32, 8, 128)
+    prompts = load_prompts("builtin:c/train", language="c", limit=num_prompts)
+    requests = make_requests(prompts, num_samples, num_tokens)
+    rates: dict[bool, float] = {}
+    with warnings_of("halo_forge") as warned:
+        policy = load_policy(arguments.model, arguments.device, "float32")
+        answers = [greedy_answers(policy, prompts, num_tokens // 2, cuda_graphs=on) for on in (False, True)]
+        gaps = gaps_of(policy, prompts, *answers)
+        policy = load_policy(arguments.model, arguments.device, "bfloat16")
+        for on in (False, True):
+            engine = TransformersSpec(max_new_tokens=num_tokens, cuda_graphs=on).open(policy)
+            for _ in range(2):  # the first captures
+                started = time.perf_counter()
+                done = engine.sample({prompt.id: prompt for prompt in prompts}, requests, policy.version)
+                rates[on] = num_real_tokens(done) / (time.perf_counter() - started)
+    equal, same = said_of(gaps, num_prompts)
+    words = f"float32: {same}; {rates[False]:.0f} tokens/s without graphs, {rates[True]:.0f} with"
+    words += "".join(f"; WARNED: {each}" for each in dict.fromkeys(warned))
+    values = {"gaps": gaps, "without": rates[False], "with": rates[True], "warnings": warned}
+    return {"passed": equal and not warned, "found": words, "values": values}
+
+
+PARTS = {"quickstart": quickstart, "greedy": greedy, "launches": launches, "graphs": graphs}
 
 
 def main() -> None:
@@ -169,6 +316,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"), required=True)
     parser.add_argument("--output", type=Path, required=True, help="what the part leaves goes to this folder")
     parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--pretended", type=Path, help="what bench_launches.py printed")
     arguments = parser.parse_args()
     print(json.dumps(PARTS[arguments.part](arguments)), flush=True)
 

@@ -2,11 +2,12 @@
 
 Real tokens a second (the end of turn counted, padding not) of our engine and of a baseline, alternately, in one run:
 the same prompts of builtin:c/train, the same number of samples, temperature 1, the same limit of new tokens, an adapter
-on.  Baselines: the library's `generate` at its own best batch size, its `generate_batch`, and OpenVINO GenAI in an
-environment of its own.  The ceiling is what the matrix products of the model's own shapes reach here.
+on.  Baselines: the library's `generate` at its own best batch size, its `generate_batch`, and OpenVINO GenAI and vLLM
+in environments of their own.  The ceiling is what the matrix products of the model's own shapes reach here.
 
     python scripts/bench_generation.py [--new-tokens 256] [--prompts 64] [--samples 8] [--repeats 1]
     python scripts/bench_generation.py --prompts 16 --against openvino --openvino FOLDER [--busy 1]
+    python scripts/bench_generation.py --against vllm --vllm PYTHON
     python scripts/bench_generation.py --shape qwen2.5-1.5b      # random weights of that shape; for a GPU
 
 The last line is one JSON object.
@@ -21,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,13 @@ from typing import Any
 from _bench import Figure, alternately
 
 from halo_forge.config.sections import LoraSection, ModelSection
+from halo_forge.engines._served import ServedEngine
 from halo_forge.engines.transformers import TransformersSpec
+from halo_forge.engines.vllm import VllmSpec
+from halo_forge.errors import HaloForgeError
 from halo_forge.policy import Policy
 from halo_forge.prompts import load_prompts
-from halo_forge.records import Prompt, SampleRequest
+from halo_forge.records import Completion, Prompt, SampleRequest
 from halo_forge.seeds import derive_seed
 
 MODEL = "models/smollm2-135m-instruct"
@@ -41,7 +45,8 @@ GPU_TARGET = 5.0
 OPENVINO_TARGETS = (1.2, 1.0)
 """Alone, and beside a busy process."""
 OPENVINO_SEQUENCES = 128
-AGAINST = ("generate", "generate_batch", "openvino")
+VLLM_IN_FLIGHT = 256
+AGAINST = ("generate", "generate_batch", "openvino", "vllm")
 BATCH_SIZES = {"cpu": (32, 64, 128), "cuda": (64, 128, 256)}
 SHAPES = {
     "qwen2.5-1.5b": {
@@ -94,9 +99,12 @@ def engine_rate(policy: Policy, prompts: Mapping[str, Prompt], requests: list[Sa
     """Real tokens a second of our engine."""
     engine = TransformersSpec(batch_size=rows, max_new_tokens=requests[0].max_new_tokens).open(policy)
     started = time.perf_counter()
-    done = list(engine.sample(prompts, requests, policy.version))
-    num_tokens = sum(len(each.token_ids) + (each.finish == "stop") for each in done)
-    return num_tokens / (time.perf_counter() - started)
+    return num_real_tokens(engine.sample(prompts, requests, policy.version)) / (time.perf_counter() - started)
+
+
+def num_real_tokens(done: Iterable[Completion]) -> int:
+    """Sampled tokens with the end of turn."""
+    return sum(len(each.token_ids) + (each.finish == "stop") for each in done)
 
 
 def generate_rate(policy: Policy, prompts: Mapping[str, Prompt], requests: list[SampleRequest], rows: int) -> float:
@@ -244,6 +252,12 @@ def openvino(
             child.stdin.close()
 
 
+def vllm_rate(engine: ServedEngine, prompts: Mapping[str, Prompt], requests: list[SampleRequest]) -> float:
+    """Real tokens a second of engine `vllm`, from its waking up to its falling asleep."""
+    started = time.perf_counter()
+    return num_real_tokens(engine.sample(prompts, requests, engine.policy.version)) / (time.perf_counter() - started)
+
+
 @contextlib.contextmanager
 def busy_processes(number: int) -> Iterator[None]:
     """So many processes that each keep a processor busy while the block runs."""
@@ -287,6 +301,12 @@ def compare(policy: Policy, arguments: argparse.Namespace) -> None:
             unit = "tokens/s (generate_batch)"
             baseline = partial(batch_rate, policy, prompts, requests)
             batch_rate(policy, prompts, requests[:8])
+        elif arguments.against == "vllm":
+            unit = f"tokens/s (vLLM, {VLLM_IN_FLIGHT} requests in flight)"
+            spec = VllmSpec(python=arguments.vllm, max_in_flight=VLLM_IN_FLIGHT, max_new_tokens=arguments.new_tokens)
+            server = stack.enter_context(spec.open(policy))
+            baseline = partial(vllm_rate, server, prompts, requests)
+            vllm_rate(server, prompts, requests[:64])
         else:
             unit = f"tokens/s (OpenVINO GenAI, {OPENVINO_SEQUENCES} sequences)"
             baseline = stack.enter_context(
@@ -316,12 +336,20 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, help="our rows in flight (default: what batch_size auto takes)")
     parser.add_argument("--against", choices=AGAINST, default=AGAINST[0], help=f"the baseline (default {AGAINST[0]})")
     parser.add_argument("--openvino", type=Path, metavar="FOLDER", help="what scripts/setup_openvino.sh made")
+    parser.add_argument("--vllm", metavar="PYTHON", help="the interpreter that vLLM is installed for")
     parser.add_argument("--busy", type=int, default=0, help="busy processes beside both sides (default 0)")
     arguments = parser.parse_args()
     if min(arguments.new_tokens, arguments.prompts, arguments.samples, arguments.repeats) < 1 or arguments.busy < 0:
         parser.error("--new-tokens, --prompts, --samples and --repeats must be at least 1, --busy at least 0")
     if not Path(arguments.model).exists() and arguments.model == MODEL:
         sys.exit(f"error: {MODEL} is missing\n  do: make model")
+    if arguments.against == "vllm":
+        if arguments.vllm is None:
+            sys.exit("error: --against vllm needs an environment of its own\n  do: --vllm PYTHON, its interpreter")
+        try:
+            VllmSpec(python=arguments.vllm).check()
+        except HaloForgeError as error:
+            sys.exit(f"error: {error}")
     if arguments.against == "openvino":
         if arguments.shape is not None:
             parser.error("--against openvino has an exported model of its own, so there is no --shape")
@@ -340,8 +368,11 @@ def main() -> None:
             arguments.model if arguments.shape is None else random_model(arguments.shape, arguments.model, Path(name))
         )
         policy = Policy.load(ModelSection(model_name_or_path=model), LoraSection(), seed=0)
-    trained_adapter(policy)
-    compare(policy, arguments)
+        trained_adapter(policy)
+        try:
+            compare(policy, arguments)
+        except HaloForgeError as error:  # of a server
+            sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

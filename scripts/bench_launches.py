@@ -38,6 +38,8 @@ MOST_WAITS, MOST_LAUNCHES = 1, 25
 """Of a decode step, and of one layer of it."""
 WARM_UP, STEPS = 8, 8
 """Tokens before those that are counted, and how many are."""
+TRAINING_STEPS = (2, 4)
+"""What the second has more than the first is counted."""
 PROMPTS = {f"p{number}": Prompt(f"p{number}", ({"role": "user", "content": "add " * number},)) for number in (1, 3)}
 
 
@@ -71,6 +73,13 @@ def sampled(policy: Policy, num_rows: int, num_tokens: int, values: dict[str, An
     """Counts of one call of the engine, and launches of one layer in a step."""
     from support.pretended_gpu import counted
 
+    with layer_launches(policy) as layers, counted(with_names=True) as found:
+        sample_all(policy, num_rows, num_tokens, **values)
+    return found, max(layers)
+
+
+def sample_all(policy: Policy, num_rows: int, num_tokens: int, **values: Any) -> None:
+    """One call of the engine, with all rows in flight, each of exactly so many tokens."""
     options: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": None, **values}
     requests = [
         SampleRequest(f"p{1 + 2 * (number % 2)}", number, seed=number, max_new_tokens=num_tokens, **options)
@@ -79,12 +88,10 @@ def sampled(policy: Policy, num_rows: int, num_tokens: int, values: dict[str, An
     engine = TransformersEngine(policy, batch_size=num_rows, stop=())
     ends, policy.stop_ids = policy.stop_ids, frozenset({policy.end_of_turn_id + 10**6})  # no row ends early
     try:
-        with layer_launches(policy) as layers, counted(with_names=True) as found:
-            done = list(engine.sample(PROMPTS, requests, policy.version))
+        done = list(engine.sample(PROMPTS, requests, policy.version))
     finally:
         policy.stop_ids = ends
     assert all(len(each.token_ids) == num_tokens for each in done)
-    return found, max(layers)
 
 
 @contextmanager
@@ -143,15 +150,20 @@ def optimizer_step(policy: Policy, train: Train, *, batch: int = 4, **settings: 
     """(launches, waits) of one optimizer step of `bench_training`'s trainer_rate or bare_rate."""
     from support.pretended_gpu import counted
 
-    rows = make_rows(policy, 1)
     section = TrainingSection(per_device_train_batch_size=batch, **settings)
     counts = []
-    for num_steps in (2, 4):
+    for num_steps in TRAINING_STEPS:
         with counted() as found:
-            train(policy, section, rows * (num_steps * batch), 1)
+            train_steps(policy, train, section, num_steps)
         counts.append(found)
     one, other = counts
-    return (other.launches - one.launches) / 2, (other.waits - one.waits) / 2
+    steps = TRAINING_STEPS[1] - TRAINING_STEPS[0]
+    return (other.launches - one.launches) / steps, (other.waits - one.waits) / steps
+
+
+def train_steps(policy: Policy, train: Train, section: TrainingSection, num_steps: int) -> None:
+    """So many optimizer steps on equal rows."""
+    train(policy, section, make_rows(policy, 1) * (num_steps * section.per_device_train_batch_size), 1)
 
 
 def load(folder: str, dtype: str) -> Policy:

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from get_smollm2 import DEFAULT_TARGET
-from pack_gpu_check import SITE
+from pack_gpu_check import LAUNCHES, SITE
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "scripts"
@@ -60,12 +60,14 @@ class Settings:
         device: "cuda", or "cpu" or "pretended" (tests/support) to try the parts without a GPU.
         tiny: Sizes that say nothing about speed.
         output: An empty folder of this check's own.
+        vllm: The interpreter that vLLM is installed for.
     """
 
     model: str = MODEL
     device: str = "cuda"
     tiny: bool = False
     output: Path = Path()
+    vllm: str | None = None
 
 
 @dataclass(frozen=True)
@@ -186,15 +188,35 @@ def bench(name: str, real: str, tiny: str) -> Callable[[Settings], list[str]]:
 def generation(real: str, *, against: str, shape: bool = False) -> Callable[[Settings], list[str]]:
     """bench_generation.py, for the model or for random weights of a larger shape."""
     shapes = ("--shape qwen2.5-1.5b", "--shape qwen2-tiny") if shape else ("", "")
-    return bench(
+    plain = bench(
         "bench_generation",
         f"{real} {shapes[0]} --against {against}",
         f"--prompts 2 --samples 2 --new-tokens 8 {shapes[1]} --against {against}",
     )
+    return lambda settings: plain(settings) + (["--vllm", str(settings.vllm)] if against == "vllm" else [])
+
+
+def launches(settings: Settings) -> list[str]:
+    """With the count of the pretended GPU, where one was carried."""
+    carried = ROOT / LAUNCHES
+    return own("launches", *(["--pretended", str(carried)] if carried.is_file() else []))(settings)
 
 
 def needs_gpu(settings: Settings) -> str:
     return f"it needs a GPU (--device {settings.device})" if settings.device != "cuda" else ""
+
+
+def no_vllm(settings: Settings) -> str:
+    from halo_forge.engines.vllm import VllmSpec
+    from halo_forge.errors import HaloForgeError
+
+    if settings.vllm is None:
+        return "no --vllm PYTHON: the interpreter that vLLM is installed for"
+    try:
+        VllmSpec(python=settings.vllm).check()
+    except HaloForgeError as error:
+        return error.message
+    return ""
 
 
 def no_tests(settings: Settings) -> str:
@@ -229,6 +251,15 @@ PARTS = (
         read_own,
     ),
     Part(
+        "launches",
+        "kernels and waits of a decode and an optimizer step by torch's profiler, beside the pretended GPU's",
+        30,
+        75,
+        launches,
+        read_own,
+        needs_gpu,
+    ),
+    Part(
         "tests",
         "the tests of tests/gpu on the real GPU",
         60,
@@ -255,6 +286,15 @@ PARTS = (
         read_figure,
     ),
     Part(
+        "graphs",
+        "decoding steps as CUDA graphs: the same tokens as without, and tokens a second of both",
+        35,
+        80,
+        own("graphs"),
+        read_own,
+        needs_gpu,
+    ),
+    Part(
         "generation-1.5b",
         "bench_generation.py: random weights of Qwen2.5-1.5B's shape, against generate",
         55,
@@ -277,6 +317,24 @@ PARTS = (
         80,
         generation("--prompts 32 --samples 8 --new-tokens 64", against="generate_batch", shape=True),
         read_figure,
+    ),
+    Part(
+        "vllm",
+        "bench_generation.py: the model, against vLLM as our own server",
+        110,
+        160,
+        generation("--prompts 32 --samples 8 --new-tokens 128", against="vllm"),
+        read_figure,
+        no_vllm,
+    ),
+    Part(
+        "vllm-1.5b",
+        "bench_generation.py: random weights of Qwen2.5-1.5B's shape, against vLLM",
+        120,
+        160,
+        generation("--prompts 32 --samples 8 --new-tokens 64", against="vllm", shape=True),
+        read_figure,
+        no_vllm,
     ),
 )
 
@@ -565,6 +623,7 @@ def parser() -> argparse.ArgumentParser:
         default="cuda",
         help="cpu, and the pretended GPU of the tests, try the parts without a GPU",
     )
+    found.add_argument("--vllm", metavar="PYTHON", help="the interpreter that vLLM is installed for, if there is one")
     found.add_argument("--tiny", action="store_true", help="sizes that show only that the parts work")
     found.add_argument(
         "--budget-seconds", type=float, default=BUDGET_SECONDS, help=f"for all parts (default {BUDGET_SECONDS:g})"
@@ -594,7 +653,9 @@ def main() -> int:
         commands.error(f"--budget-seconds must be more than {REPORT_SECONDS:g}")
     if not Path(ROOT, arguments.model).exists():
         fail(4, f"{arguments.model} is missing", "make model")
-    settings = Settings(arguments.model, arguments.device, arguments.tiny, prepared_output(arguments.output))
+    settings = Settings(
+        arguments.model, arguments.device, arguments.tiny, prepared_output(arguments.output), arguments.vllm
+    )
     results: list[Result] = []
     with sigterm_interrupts():
         try:

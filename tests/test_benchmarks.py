@@ -11,11 +11,14 @@ from typing import Any
 
 import benchmarks
 import pytest
-from benchmarks import KEYS, last_object, run
+from benchmarks import KEYS, ROOT, last_object, run
 from scripted_runs import write_rows
 from tiny_models import save_model
 
 from halo_forge.prompts import load_prompts
+
+sys.path.append(str(ROOT / "tests/engines"))
+from fake_vllm import calls, interpreter
 
 TINY_MODEL: dict[str, Any] = {"hidden_size": 128}
 """Wide enough for its matrix products to be told from the adapter's."""
@@ -154,6 +157,19 @@ def test_an_openvino_that_is_missing_or_dies_is_told(model: Path, tmp_path: Path
     environment = stand_in_for_openvino(tmp_path / "environment", "#!/bin/sh\nexit 3\n")
     done = run("bench_generation", *arguments, "--openvino", environment)
     assert done.returncode == 1 and "OpenVINO's side ended" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_vllm_that_is_missing_or_has_another_policy_is_told(model: Path, tmp_path: Path) -> None:
+    arguments = ["--model", model, "--new-tokens", 8, "--prompts", 1, "--samples", 1, "--against", "vllm"]
+    done = run("bench_generation", *arguments)
+    assert done.returncode == 1 and "do: --vllm PYTHON" in done.stderr
+    done = run("bench_generation", *arguments, "--vllm", interpreter(tmp_path, version=None))
+    assert done.returncode == 1 and "has no vllm" in done.stderr
+    # It gives the same tokens to every prompt: nothing is measured against that.
+    done = run("bench_generation", *arguments, "--vllm", interpreter(tmp_path))
+    assert done.returncode == 1 and "error: " in done.stderr and "Traceback" not in done.stderr
+    assert calls(tmp_path / "record.jsonl")[1]["path"] == "/v1/load_lora_adapter"
+    assert "ratio" not in done.stdout
 
 
 def test_training(model: Path) -> None:

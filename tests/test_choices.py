@@ -56,7 +56,7 @@ def test_the_values_of_a_profile(tmp_path: Path) -> None:
         "model.attn_implementation": "sdpa",
         "training.max_tokens_per_pass": 8192,
         "training.gradient_checkpointing": False,
-        "engine.batch_size": 64,
+        "engine.batch_size": 128,
         "verifier.workers": 30,
         "hardware.memory_fraction": 0.8,
         "hardware.optimizer": "adamw_torch",
@@ -220,6 +220,30 @@ def test_sampling_and_training_follow_the_profile(policy: Any, tmp_path: Path, m
     trainer = LoraSftTrainer(policy, TrainingOptions(max_tokens_per_pass=5, gradient_checkpointing=False), seed=0)
     trainer._build(rows, settings, [1.0], tmp_path, lambda row, num_steps: None, None)
     assert (caught["max_tokens"], caught["args"].gradient_checkpointing) == (5, False)
+
+
+def test_training_uses_one_gpu_where_several_are_visible(
+    policy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library would put a copy of the model on each."""
+    import trl
+
+    from halo_forge.records import TrainingSettings
+
+    class Several(trl.SFTConfig):  # type: ignore[misc]
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            self._n_gpu = 2
+
+    caught: dict[str, Any] = {}
+    monkeypatch.setattr(trl, "SFTConfig", Several)
+    monkeypatch.setattr(
+        "halo_forge.training._step_recorder.step_recording_trainer", lambda **arguments: caught.update(arguments)
+    )
+    settings = TrainingSettings(1, 0, "pass", 1.0, 1e-4, 1.0, 1.0, 0.0, 1)
+    trainer = LoraSftTrainer(policy, TrainingOptions(), seed=0)
+    trainer._build({"input_ids": [[1]]}, settings, [1.0], tmp_path, lambda row, num_steps: None, None)
+    assert caught["args"].n_gpu == 1
 
 
 def test_a_gpu_that_torch_cannot_use_is_an_error_with_a_way_out(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from made_up_machines import CARD, GIB, LAPTOP, NVIDIA, machine, meminfo, strix_
 from halo_forge.doctor import Line, _probes
 from halo_forge.doctor._machine_checks import kernel_is_new_enough
 from halo_forge.doctor._probe_checks import MOST_ERROR, Outcome, outcome_of
-from halo_forge.doctor.hardware import hardware_section
+from halo_forge.doctor.hardware import LEAST_TORCH, hardware_section
 from halo_forge.hardware import Gpu
 
 CASES = [f"{case}, {scores} scores" for case in ("training", "prompts", "decoding") for scores in ("small", "large")]
@@ -104,7 +105,7 @@ CHANGES: list[tuple[dict[str, object], dict[str, Any], str, str, str, str]] = [
     ({}, {"PYTORCH_HIP_ALLOC_CONF": "expandable_segments:True"}, "PYTORCH_HIP_ALLOC_CONF", "note", "hangs", "unset"),
     ({}, {"LD_LIBRARY_PATH": "/usr/lib:/opt/rocm/lib"}, "LD_LIBRARY_PATH", "note", "mixes", "unset"),
     ({}, {"OMP_NUM_THREADS": "1"}, "OMP_NUM_THREADS", "note", "one thread", "unset"),
-    ({}, {"torch": "2.9.1+rocm7.2"}, "torch", "failed", "older than 2.13", "whl/gfx1151"),
+    ({}, {"torch": "2.9.1+rocm7.2"}, "torch", "failed", "older than 2.11", "whl/gfx1151"),
     ({}, {"torch": "2.13.0a0+rocm7.14.0a20260612"}, "torch", "note", "crashes as soon as", "whl/gfx1151"),
     ({}, {"torch": "2.15.0a0+rocm10.1.0a20260821"}, "torch", "note", "does not come back", "whl/gfx1151"),
     ({}, {"torch": None}, "torch", "missing", "not installed", "whl/gfx1151"),
@@ -353,3 +354,9 @@ def test_a_real_probe_on_this_machine() -> None:
     import torch
 
     assert outcome.found["available"] == torch.cuda.is_available()
+
+
+def test_the_oldest_torch_is_the_one_of_the_package() -> None:
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (needed,) = [each for each in project["dependencies"] if each.startswith("torch>")]
+    assert needed.startswith(f"torch>={LEAST_TORCH[0]}.{LEAST_TORCH[1]},")

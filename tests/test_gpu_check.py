@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -279,12 +280,54 @@ def test_the_doctor_has_to_see_the_gpu(script: ModuleType) -> None:
     assert outcome == "failed" and "kernel launch: it is so" in words
 
 
+# ---- launches, as the profiler of a real GPU would tell them
+
+
+@pytest.fixture(scope="module")
+def parts() -> Iterator[ModuleType]:
+    with benchmarks.script("_gpu_parts") as module:
+        yield module
+
+
+def test_calls_of_the_host_are_told_apart_by_name(parts: ModuleType) -> None:
+    names = [
+        *["cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernelEx", "cudaGraphLaunch", "hipExtModuleLaunchKernel"],
+        *["cudaStreamSynchronize", "cudaEventSynchronize", "cudaDeviceSynchronize", "cudaMemcpy"],
+        *["cudaMemcpyAsync", "cudaMemsetAsync"],
+        *["aten::add", "cudaMalloc", "cudaStreamWaitEvent", "cudaEventRecord", "Memcpy DtoH (Device -> Pinned)"],
+        *["void at::native::vectorized_elementwise_kernel<4>", "cudaStreamIsCapturing"],
+    ]
+    found = parts.host_calls(names)
+    assert found == {"launches": 5, "waits": 4, "copies": 3}  # a plain cudaMemcpy both copies and waits
+
+
+def test_the_pretended_count_is_read_from_what_the_benchmark_printed(parts: ModuleType) -> None:
+    rows = [
+        {"benchmark": "launches of an optimizer step, tiny", "ours": 443.0},
+        {"benchmark": "launches of a decode step, tiny, 3 rows", "ours": 82.0},
+    ]
+    text = "decode step of 2 rows: 79 launches\n" + "".join(json.dumps(row) + "\n" for row in rows)
+    assert parts.pretended_launches(text) == {"optimizer": 443.0, "decode": 82.0}
+    assert parts.pretended_launches("") == {}
+
+
+def test_a_count_that_was_carried_goes_to_the_part(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(script, "ROOT", tmp_path)
+    assert "--pretended" not in script.launches(script.Settings())
+    (tmp_path / script.LAUNCHES).parent.mkdir(parents=True)
+    (tmp_path / script.LAUNCHES).touch()
+    assert script.launches(script.Settings())[-2:] == ["--pretended", str(tmp_path / script.LAUNCHES)]
+
+
 # ---- the parts themselves
 
 
 def test_the_plan_leaves_no_part_without_time(script: ModuleType) -> None:
     machine = 10
-    assert machine + sum(part.seconds for part in script.PARTS) <= script.BUDGET_SECONDS - script.REPORT_SECONDS
+    parts = [part for part in script.PARTS if not part.name.startswith("vllm")]  # an option asks for those
+    assert machine + sum(part.seconds for part in parts) <= script.BUDGET_SECONDS - script.REPORT_SECONDS
     assert all(part.seconds <= part.limit <= script.BUDGET_SECONDS / 3 for part in script.PARTS)
 
 
@@ -292,6 +335,16 @@ def test_the_page_has_the_plan_of_every_part(script: ModuleType) -> None:
     rows = table(ROOT / "docs/gpu-check.md", "## The parts")
     written = [(row[0].strip("`"), row[1], row[2]) for row in rows]
     assert written == [(part.name, f"{part.seconds:g} s", f"{part.limit:g} s") for part in script.PARTS]
+
+
+def test_vllm_is_asked_for_by_its_interpreter(script: ModuleType) -> None:
+    settings = script.Settings()
+    assert "no --vllm PYTHON" in script.no_vllm(settings)
+    assert "there is no program no-such-python" in script.no_vllm(script.Settings(vllm="no-such-python"))
+    assert "has no vllm" in script.no_vllm(script.Settings(vllm=sys.executable))
+    part = next(part for part in script.PARTS if part.name == "vllm")
+    command = part.command(script.Settings(vllm="/there/python"))
+    assert command[-4:] == ["--against", "vllm", "--vllm", "/there/python"]
 
 
 def test_tests_on_the_gpu_need_the_tests_and_a_gpu(
@@ -304,17 +357,40 @@ def test_tests_on_the_gpu_need_the_tests_and_a_gpu(
     assert "needs a GPU" in script.no_tests(script.Settings(device="cpu"))
 
 
-def test_parts_of_each_kind_work_at_tiny_sizes(tmp_path: Path) -> None:
-    model = save_model(tmp_path / "tiny", hidden_size=128)
-    command = [sys.executable, "scripts/gpu_check.py", "--device", "cpu", "--tiny", "--model", str(model)]
+@pytest.fixture(scope="module")
+def pretended_gpu() -> None:
+    """The pretended GPU can be had here."""
+    import torch
+
+    if torch.version.cuda is not None or torch.version.hip is not None:
+        pytest.skip("the pretended GPU needs a CPU build of torch")
+    if shutil.which("g++") is None:
+        pytest.skip("the pretended GPU is compiled with g++, and there is none")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("gpu-check") / "tiny", hidden_size=128)
+
+
+@pytest.mark.parametrize(
+    ("part", "found"),
+    [
+        ("quickstart", r"finished, profile cuda, .*; dev compile rate 0.00 -> 0.00"),
+        ("greedy", r"float32: 3 of 3 answers equal; bfloat16 agrees for \d+% of an answer on average"),
+        ("training", r"\S+ against \S+ useful tokens/s: ratio \S+"),
+        ("generation", r"\S+ against \S+ tokens/s \(generate at batch size 4\): ratio \S+"),
+    ],
+)
+@pytest.mark.usefixtures("pretended_gpu")
+def test_parts_work_on_the_pretended_gpu(part: str, found: str, model: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "scripts/gpu_check.py", "--device", "pretended", "--tiny", "--model", str(model)]
     done = subprocess.run(
-        [*command, "--only", "quickstart,greedy,training,generation", "--output", str(tmp_path / "out")],
+        [*command, "--only", part, "--output", str(tmp_path / "out")],
         cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     rows = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
     assert done.returncode == 0, done.stdout
-    found = {row["part"]: row for row in rows}
-    assert {row["outcome"] for row in rows} == {"passed"}, done.stdout
-    assert found["quickstart"]["found"].startswith("finished, profile cpu")
-    assert found["greedy"]["found"].startswith("float32: 3 of 3 answers equal; bfloat16 agrees for")
-    assert found["training"]["values"]["ratio"] > 0 and found["generation"]["values"]["ratio"] > 0
+    assert [(row["part"], row["outcome"]) for row in rows] == [("machine", "passed"), (part, "passed")]
+    assert rows[0]["values"]["gpu"] == "Pretended GPU"
+    assert re.fullmatch(found, rows[1]["found"]) and rows[1]["values"]

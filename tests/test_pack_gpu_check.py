@@ -63,7 +63,7 @@ def test_pieces_are_small_and_make_the_whole(script: ModuleType, tmp_path: Path)
 
 
 def packed(script: ModuleType, folder: Path) -> Path:
-    """A packed folder with one small wheel in two pieces."""
+    """A packed folder with one small wheel and a count of launches, in two pieces."""
     folder.mkdir()
     wheel, whole = folder / "small_thing-1.0-py3-none-any.whl", folder / "whole.tar"
     with zipfile.ZipFile(wheel, "w") as archive:
@@ -72,9 +72,12 @@ def packed(script: ModuleType, folder: Path) -> Path:
         archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: small-thing\nVersion: 1.0\n")
         archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr(f"{info}/RECORD", "")
+    launches = folder / script.LAUNCHES.name
+    launches.write_text("counted here\n")
     with tarfile.open(whole, "w") as tar:
-        tar.add(wheel, wheel.name)
-    wheel.unlink()
+        for path in (wheel, launches):
+            tar.add(path, path.name)
+            path.unlink()
     pieces = folder / "pieces"
     pieces.mkdir()
     script.cut(whole, pieces, whole.stat().st_size // 2 + 1)
@@ -100,7 +103,8 @@ def test_unpacking_installs_into_a_folder_of_its_own(script: ModuleType, tmp_pat
     assert "1 packages are in build/gpu-check/site-packages" in done.stdout and "as it was, in " in done.stdout
     site = tmp_path / "tree" / script.SITE
     assert (site / "small_thing.py").read_text() == "answer = 42\n"
-    assert [path.name for path in site.parent.iterdir()] == [site.name]
+    assert (tmp_path / "tree" / script.LAUNCHES).read_text() == "counted here\n"
+    assert {path.name for path in site.parent.iterdir()} == {site.name, script.LAUNCHES.name}
     # datasets hashes with dill, which takes what is not in a folder of the right name for a user's own code.
     pickled = "import dill, small_thing; print(b'answer' in dill.dumps(small_thing))"
     environment = {**os.environ, "PYTHONPATH": str(site)}

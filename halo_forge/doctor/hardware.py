@@ -18,7 +18,7 @@ from halo_forge.hardware import Machine, Profile, detect, with_one_gpu
 from halo_forge.hardware.devices import Ask, ask_torch
 from halo_forge.hardware.telemetry import find_sensors
 
-LEAST_TORCH = (2, 13)
+LEAST_TORCH = (2, 11)
 BAD_ON_GFX1151 = (
     (r"rocm7\.14\.0a202606(09|10|11|12)", "crashes as soon as it looks for a GPU (ROCm/TheRock issue 5763)"),
     (r"rocm10\.1\.0a20260821", "does not come back from attention over 16,000 tokens (ROCm/TheRock issue 7569)"),
@@ -72,7 +72,9 @@ def torch_line(machine: Machine) -> Line:
         return Line("torch", "missing", "not installed", _install(profile.name))
     numbers = [int(part) for part in version.partition("+")[0].split(".")[:2] if part.isdecimal()]
     if len(numbers) == 2 and tuple(numbers) < LEAST_TORCH:
-        return Line("torch", "failed", f"{version}, older than 2.13", _install(profile.name))
+        return Line(
+            "torch", "failed", f"{version}, older than {LEAST_TORCH[0]}.{LEAST_TORCH[1]}", _install(profile.name)
+        )
     bare = detect(Machine(machine.root, {}, None))
     if bare.name != "cpu" and machine.torch_build() not in ("unknown", "cuda" if bare.name == "cuda" else "rocm"):
         found = f"{version} is not built for the GPU of this machine ({bare.why}); a run goes on without it"

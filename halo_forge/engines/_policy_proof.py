@@ -106,14 +106,18 @@ def prove(
     said = [each.log_probabilities for each in scored]
     theirs = None if any(each is None for each in said) else [value for each in said for value in each or ()]
     given = [len(row) for row in rows]
-    whole = [[*row, *each.token_ids] for row, each in zip(rows, scored, strict=True)]
+    answers = [list(each.token_ids) for each in scored]
     probe = Probe(policy, {})
+    if theirs is None:
+        _, _, likeliest = probe.log_probabilities(_joined(rows, answers), given)
+        for each, answer, best in zip(scored, answers, likeliest, strict=True):
+            if not each.is_exact:
+                del answer[_num_told(policy, answer, best) :]
 
     def differences() -> list[float]:
-        logs, likeliest = (
-            [value for row in values for value in row] for values in probe.log_probabilities(whole, given)
-        )
-        return [one - ours for one, ours in zip(likeliest if theirs is None else theirs, logs, strict=True)]
+        logs, likeliest, _ = probe.log_probabilities(_joined(rows, answers), given)
+        other = [value for row in likeliest for value in row] if theirs is None else theirs
+        return [one - ours for one, ours in zip(other, [value for row in logs for value in row], strict=True)]
 
     mine = differences()
     others: dict[str, list[float]] = {}
@@ -133,6 +137,24 @@ def prove(
         told_apart=tuple(name for name, rank in ranks.items() if rank < -STANDARD_ERRORS),
         closer=closest if closest is not None and ranks[closest] > STANDARD_ERRORS else None,
     )
+
+
+def _joined(rows: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[list[int]]:
+    return [[*row, *answer] for row, answer in zip(rows, answers, strict=True)]
+
+
+def _num_told(policy: Policy, token_ids: Sequence[int], likeliest: Sequence[float]) -> int:
+    """How many tokens of a text tell something: until the policy would go on with another token for the same text, or
+    with a special one, which a server may hide."""
+
+    def text(ids: Sequence[int]) -> str:
+        return str(policy.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    special = {*policy.tokenizer.all_special_ids, *policy.stop_ids}
+    for at, (token, best) in enumerate(zip(token_ids, map(int, likeliest), strict=True)):
+        if token != best and (best in special or text(token_ids[at:]).startswith(text([best]))):
+            return at
+    return len(token_ids)
 
 
 @contextlib.contextmanager

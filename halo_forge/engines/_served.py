@@ -180,7 +180,7 @@ class ServedEngine:
         """What the server calls the policy; looked after once, and again whenever it failed somebody."""
         with self._bringing:
             if self._failure is not None:  # the others would only start the same server once more
-                raise self._failure
+                raise self._failure.with_traceback(None)
             if self._model is None:
                 try:
                     model = self.way.bring()

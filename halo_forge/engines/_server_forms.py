@@ -156,10 +156,15 @@ def reply(data: bytes) -> Reply:
 
 @dataclass(frozen=True)
 class Scored:
-    """What a server says of the tokens that it took after a prompt; see `Reply`."""
+    """What a server says of the tokens that it took after a prompt; see `Reply`.
+
+    Attributes:
+        is_exact: The server says which tokens they are; else its text was tokenised here.
+    """
 
     token_ids: tuple[int, ...]
     log_probabilities: tuple[float, ...] | None
+    is_exact: bool = True
 
 
 def scored(policy: Policy, request: SampleRequest, found: Reply) -> Scored:
@@ -173,8 +178,9 @@ def scored(policy: Policy, request: SampleRequest, found: Reply) -> Scored:
         ids = completion(policy, request, found, ()).token_ids
         num = found.num_tokens if logs is None else len(logs)
         if num is not None and num - len(ids) not in ((0, 1) if found.reason == "stop" else (0,)):
-            return Scored((), None if logs is None else ())
-    return Scored(ids, None if logs is None else logs[: len(ids)])  # the end of turn is not in a text
+            return Scored((), None if logs is None else (), is_exact=False)
+    # The end of turn is not in a text.
+    return Scored(ids, None if logs is None else logs[: len(ids)], found.token_ids is not None)
 
 
 def completion(policy: Policy, request: SampleRequest, found: Reply, stop: Sequence[str]) -> Completion:

@@ -3,8 +3,6 @@
 torch, transformers' trainer ("cuda:0", every visible GPU in a `DataParallel`) and servers that a run starts all read
 `CUDA_VISIBLE_DEVICES` or `HIP_VISIBLE_DEVICES`, once.  So the question is asked in a child process, which may also
 crash without harm, and the answer goes into the environment: afterwards there is one GPU, and it is number 0.
-
-    python -m halo_forge.hardware.devices      what torch sees, as a JSON object
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 ASK_SECONDS = 120.0
 """The first start of torch and of a GPU takes most of it."""
@@ -86,7 +84,7 @@ def ask_torch(environment: Mapping[str, str]) -> list[Gpu]:
         subprocess.SubprocessError: It failed, or did not end in time.
     """
     done = subprocess.run(
-        [sys.executable, "-m", __name__],
+        [sys.executable, "-c", f"from {__name__} import tell; tell()"],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -115,7 +113,8 @@ def visibility(index: int, is_amd: bool, environment: Mapping[str, str]) -> tupl
     return name, str(index) if given is None else given.split(",")[index].strip()
 
 
-if __name__ == "__main__":
+def tell() -> NoReturn:
+    """Print what torch sees, as a JSON object, and end this process."""
     sys.stdout.write(json.dumps(seen_by_torch()) + "\n")
     sys.stdout.flush()
     os._exit(0)  # a GPU library that hangs while it unloads changes nothing any more

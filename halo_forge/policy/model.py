@@ -16,6 +16,7 @@ from halo_forge.policy.adapter import (
     adapter_weights,
     average_weights,
     fused_adapter,
+    moved_together,
     named_weights,
     trainable_weights,
     with_adapter,
@@ -187,7 +188,8 @@ class Policy:
         from peft import set_peft_model_state_dict
 
         weights = self._start_adapter if folder is None else adapter_weights(str(folder), self._start_adapter)
-        set_peft_model_state_dict(self.model, weights)
+        moved = moved_together(list(weights.values()), self.device)
+        set_peft_model_state_dict(self.model, dict(zip(weights, moved, strict=True)))
         self.version = version
 
     def save_adapter(self, folder: Path) -> None:
@@ -214,13 +216,15 @@ class Policy:
 
         ||BA||_F^2 = trace((B^T B)(A A^T)), so no matrix larger than r x r is formed.
         """
-        total = 0.0
+        import torch
+
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
         for module in self.model.modules():
             for name, a in getattr(module, "lora_A", {}).items():
                 a_weight, b_weight = a.weight.detach().double(), module.lora_B[name].weight.detach().double()
                 gram = (b_weight.T @ b_weight) * (a_weight @ a_weight.T)
-                total += module.scaling[name] ** 2 * float(gram.sum())
-        return math.sqrt(max(total, 0.0))
+                total += module.scaling[name] ** 2 * gram.sum()
+        return math.sqrt(max(float(total), 0.0))
 
     @contextlib.contextmanager
     def sampling(self) -> Iterator[None]:

@@ -96,8 +96,11 @@ class Probe:
         mine = self._states(answers)
         return [[-value for value in values] for values in self._own(mine, mine, answers)[1]]
 
-    def log_probabilities(self, rows: Sequence[Sequence[int]], given: Sequence[int]) -> tuple[TokenValues, TokenValues]:
-        """Of the tokens of each row after the first `given` ones, and of the likeliest tokens in their places; in nats.
+    def log_probabilities(
+        self, rows: Sequence[Sequence[int]], given: Sequence[int]
+    ) -> tuple[TokenValues, TokenValues, TokenValues]:
+        """Of the tokens of each row after the first `given` ones, of the likeliest tokens in their places, in nats; and
+        which tokens those are.
 
         Args:
             rows: Token ids; nothing is added to them.
@@ -113,9 +116,10 @@ class Probe:
         ) -> tuple[list[float], list[float], list[float]]:
             tokens = torch.tensor(targets[number][part], device=self.policy.device)[:, None]
             logs = scores(states[number][part])
-            return logs.gather(1, tokens)[:, 0].tolist(), logs.amax(dim=1).tolist(), []
+            likeliest = logs.max(dim=1)
+            return logs.gather(1, tokens)[:, 0].tolist(), likeliest.values.tolist(), likeliest.indices.tolist()
 
-        return self._by_portion([len(each) for each in targets], formulas)[:2]
+        return self._by_portion([len(each) for each in targets], formulas)
 
     @property
     def _num_others(self) -> int:

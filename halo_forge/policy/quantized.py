@@ -68,7 +68,7 @@ def keep_one_layout(model: Any) -> None:
     """Have a CPU multiply with the same weights in sampling and in training.
 
     bitsandbytes lays the weights out for AVX512-BF16 at the first forward without gradients, for good: through that
-    layout no gradient passes, it rounds to bfloat16 whatever the dtype, and it fails on layers of fewer than 64 inputs.
+    layout no gradient passes, it rounds to bfloat16 whatever the dtype, and it fails on small layers.
     """
     for layer in model.modules():
         if is_quantized(layer):
@@ -91,7 +91,8 @@ def dequantized(layer: Any) -> torch.Tensor:
 @contextlib.contextmanager
 def plain_when_saved(base: Any) -> Iterator[None]:
     """While the block runs, `save_pretrained` writes what it is given: a quantizer would put its own weights there."""
-    quantizer, settings = base.hf_quantizer, base.config.__dict__.pop("quantization_config", None)
+    # Not every version of transformers gives a model that was loaded without a quantizer this attribute.
+    quantizer, settings = getattr(base, "hf_quantizer", None), base.config.__dict__.pop("quantization_config", None)
     base.hf_quantizer = None
     try:
         yield

@@ -143,6 +143,7 @@ class LoraSftTrainer:
             disable_tqdm=True,
             use_cpu=self.policy.device.type == "cpu",
             dataloader_pin_memory=profile.pin_memory,
+            accelerator_config={"non_blocking": profile.pin_memory},  # what is pinned is waited for all the same, else
         )
         if arguments.n_gpu > 1:
             arguments._n_gpu = 1  # the library would put the model on every visible GPU, and a run uses one

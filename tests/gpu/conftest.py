@@ -6,6 +6,7 @@ see it.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -53,9 +54,10 @@ def gpu() -> None:
 
 @pytest.fixture
 def pretended(gpu: None) -> Iterator[None]:
-    """The pretended GPU as `install()` makes it, before the test and after it."""
+    """The pretended GPU as `install()` makes it, before the test and after it, without earlier tests' garbage."""
     from support.pretended_gpu import install
 
+    gc.collect()
     install()
     yield
     install()

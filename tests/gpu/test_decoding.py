@@ -268,7 +268,7 @@ def test_layers_that_are_more_than_a_product_keep_their_own_way(tiny_models: dic
     base = policy.model.unload()
     layers = base.model.layers
     layers[1].self_attn.k_proj.weight = layers[0].self_attn.k_proj.weight
-    model = get_peft_model(base, LoraConfig(r=4, use_dora=True, target_modules=["q_proj", "o_proj"]))
+    model = get_peft_model(base, LoraConfig(r=4, use_dora=True, target_modules=["o_proj"]))
     layers[1].mlp.up_proj.requires_grad_(True)
     ids = torch.tensor([policy.prompt_ids(PROMPTS["p1"])], device="cuda")
     with torch.no_grad():
@@ -279,3 +279,50 @@ def test_layers_that_are_more_than_a_product_keep_their_own_way(tiny_models: dic
     assert own == {f"base_model.model.model.layers.0.mlp.{name}_proj" for name in ("gate", "up")}
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
     assert not any("forward" in module.__dict__ for module in model.modules())
+
+
+# ---- the models' own operations
+
+
+def test_a_model_that_computes_something_else_keeps_its_own_operations(
+    tiny_models: dict[str, Path], on_cpu: Profile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from transformers.models.llama import modeling_llama as home
+
+    from halo_forge.engines import _fused
+
+    def centred(self: Any, x: Any) -> Any:
+        return self.weight * torch.nn.functional.layer_norm(x, x.shape[-1:])
+
+    def interleaved(q: Any, k: Any, cos: Any, sin: Any, unsqueeze_dim: int = 1) -> Any:
+        def turned(x: Any) -> Any:
+            pairs = torch.stack((-x[..., 1::2], x[..., ::2]), dim=-1).flatten(-2)
+            return x * cos.unsqueeze(unsqueeze_dim) + pairs * sin.unsqueeze(unsqueeze_dim)
+
+        return turned(q), turned(k)
+
+    monkeypatch.setattr(home.LlamaRMSNorm, "forward", centred)
+    monkeypatch.setattr(home, "apply_rotary_pos_emb", interleaved)
+    monkeypatch.setattr(_fused, "_said", set())
+    cpu, gpu = (load(tiny_models["llama"], **options) for options in ({"profile": on_cpu}, {}))
+    requests = requests_of(2, temperature=0.0)
+    assert sample(gpu, requests) == sample(cpu, requests) == sample(gpu, requests)
+    said = [record.getMessage() for record in caplog.records if "keep" in record.getMessage()]
+    assert [each.split(" keep")[0] for each in said] == ["LlamaRMSNorm", "rotary positions of LlamaForCausalLM"]
+    assert home.apply_rotary_pos_emb is interleaved
+
+
+def test_fused_operations_are_undone_afterwards(pair: Any) -> None:
+    import sys
+
+    from halo_forge.engines._fused import fused_operations
+
+    base = pair[1].model.get_base_model()
+    home = sys.modules[type(base).__module__]
+    own = home.apply_rotary_pos_emb
+    with pytest.raises(ZeroDivisionError), fused_operations(base):
+        assert home.apply_rotary_pos_emb is not own
+        assert "forward" in base.model.norm.__dict__ and "forward" in base.model.layers[1].input_layernorm.__dict__
+        raise ZeroDivisionError
+    assert home.apply_rotary_pos_emb is own
+    assert not any("forward" in module.__dict__ for module in base.modules())

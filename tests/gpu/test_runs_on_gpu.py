@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -209,21 +210,32 @@ def test_a_training_that_runs_out_of_memory_is_resumed_with_smaller_passes(
         tmp_path, tiny_models["llama"], 1e-2, raft__num_cycles=1, output_dir=str(tmp_path / "run"),
         training__per_device_train_batch_size=8, training__max_tokens_per_pass=4096,
     )  # fmt: skip
-    train = LoraSftTrainer.train
+    small = ("--set", "training.max_tokens_per_pass=64")
+    train, limit, taken = LoraSftTrainer.train, None, []
 
-    def with_little_memory(*arguments: Any, **options: Any) -> Any:
-        install(memory_bytes=torch.cuda.memory_allocated() + 250_000)
+    def with_limit(*arguments: Any, **options: Any) -> Any:
+        gc.collect()  # what is garbage by now must not count as room
+        before = torch.cuda.memory_allocated()
+        install(**({} if limit is None else {"memory_bytes": before + limit}))
+        torch.cuda.reset_peak_memory_stats()
         try:
             return train(*arguments, **options)
         finally:
+            taken.append(torch.cuda.max_memory_allocated() - before)
             install()
 
     with monkeypatch.context() as patch:
-        patch.setattr(LoraSftTrainer, "train", with_little_memory)
+        patch.setattr(LoraSftTrainer, "train", with_limit)
+        for name, options in (("one pass", ()), ("small passes", small)):
+            done = cli("raft", "run", config, "--output-dir", str(tmp_path / name), *options)
+            assert done.code == 0, done.err
+        one_pass, small_passes = taken
+        assert one_pass > 1.5 * small_passes
+        limit = (one_pass + small_passes) // 2
         done = cli("raft", "run", config)
         assert done.code == 5 and "memory ran out" in done.err and "max_tokens_per_pass" in done.err
         completions = (tmp_path / "run/cycles/001/completions.jsonl").read_bytes()
-        done = cli("raft", "run", config, "--resume", "--set", "training.max_tokens_per_pass=64")
+        done = cli("raft", "run", config, "--resume", *small)
         assert done.code == 0, done.err
     assert (tmp_path / "run/cycles/001/completions.jsonl").read_bytes() == completions
     assert (tmp_path / "run/cycles/001/trained.json").exists()

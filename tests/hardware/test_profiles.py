@@ -287,7 +287,7 @@ def test_gfx1151(tmp_path: Path) -> None:
     )  # fmt: skip
     table = [(size, found.rows_in_flight(int(size * 1e9)), found.max_tokens_per_pass(ModelSize(int(size * 1e9)), False))
              for size in (0.5, 1.5, 3, 7)]  # fmt: skip
-    assert table == [(0.5, 64, 8192), (1.5, 64, 8192), (3, 64, 4096), (7, 32, 2048)]
+    assert table == [(0.5, 128, 8192), (1.5, 128, 8192), (3, 128, 4096), (7, 64, 2048)]
     checkpointing = [found.gradient_checkpointing(ModelSize(int(size * 1e9)), 1024) for size in (0.5, 1.5, 3.1)]
     assert checkpointing == [False, False, True]
     assert found.gradient_checkpointing(ModelSize(500_000_000), 4096)

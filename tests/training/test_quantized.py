@@ -36,9 +36,9 @@ needs_bitsandbytes = pytest.mark.skipif(
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
 
-def both(folder: Path, dtype: str = "float32") -> tuple[Policy, Policy]:
+def both(folder: Path) -> tuple[Policy, Policy]:
     """A policy in 4 bits, and a plain one whose weights are what the other multiplies with."""
-    quantized, plain = load_policy(folder, quantization="4bit", dtype=dtype), load_policy(folder, dtype=dtype)
+    quantized, plain = load_policy(folder, quantization="4bit"), load_policy(folder)
     layers = dict(plain.model.named_modules())
     for name, layer in quantized.model.named_modules():
         if is_quantized(layer):
@@ -109,12 +109,11 @@ def test_the_adapter_in_one_product_is_that_of_the_library(tiny_models: dict[str
 
 
 @needs_bitsandbytes
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_greedy_answers_are_those_of_the_weights_it_multiplies_with(dtype: str, tiny_models: dict[str, Path]) -> None:
+def test_greedy_answers_are_those_of_the_weights_it_multiplies_with(tiny_models: dict[str, Path]) -> None:
     from halo_forge.engines.transformers import TransformersEngine
 
     texts = []
-    for policy in both(tiny_models["llama"], dtype):
+    for policy in both(tiny_models["llama"]):
         disturb_adapter(policy)
         asked = prompts(["add two numbers", "why", "a longer question about values"])
         wanted = [request(prompt_id, temperature=0.0) for prompt_id in asked]
@@ -193,7 +192,7 @@ def test_a_server_that_has_the_weights_in_full_is_refused() -> None:
 
     model = {"model_name_or_path": "nobody/model", "quantization": "4bit"}
     server = {"kind": "openai_server", "base_url": "http://127.0.0.1:1/v1", "server": "vllm"}
-    for engine in ({"kind": "vllm"}, server):
+    for engine in ({"kind": "vllm", "python": "/usr/bin/python3"}, server):
         with pytest.raises(ValidationError, match="another policy than the one that is trained"):
             RaftConfig.model_validate({"model": model, "engine": engine, "output_dir": "run"})
     RaftConfig.model_validate({"model": model, "output_dir": "run"})
