@@ -300,9 +300,17 @@ def ignores_masks(original: Any, query: Any, key: Any, value: Any, attn_mask: An
     return original(query, key, value, **options)
 
 
+def spoils_padding(original: Any, query: Any, key: Any, value: Any, attn_mask: Any = None, **options: Any) -> Any:
+    """As a kernel that divides by the sum of nothing: in the next layer every row sums over such values."""
+    mixed = original(query, key, value, attn_mask=attn_mask, **options)
+    if attn_mask is None or attn_mask.dtype.is_floating_point:
+        return mixed
+    return mixed.masked_fill(~attn_mask.any(-1, keepdim=True), float("nan"))
+
+
 def one_group(original: Any, query: Any, key: Any, value: Any, **options: Any) -> Any:
     """As a kernel that gives every query head the first head of the keys."""
-    return original(query, key[:, :1], value[:, :1], **options)
+    return original(query, key[:, :1].expand_as(key), value[:, :1].expand_as(value), **options)
 
 
 @pytest.mark.parametrize(
@@ -310,6 +318,7 @@ def one_group(original: Any, query: Any, key: Any, value: Any, **options: Any) -
     [
         (half_range, [case for case in CASES if "large" in case]),
         (ignores_masks, [case for case in CASES if "training" not in case]),
+        (spoils_padding, [case for case in CASES if "prompts" in case]),
         (one_group, CASES),
     ],
 )
