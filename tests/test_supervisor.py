@@ -177,6 +177,18 @@ def test_the_second_start_after_a_stall_on_gfx1151(children: Children, monkeypat
     assert [said.endswith("with HSA_ENABLE_INTERRUPT=0") for said in children.said] == [False, True]
 
 
+def test_sensors_that_hang_do_not_keep_the_child_alive(children: Children, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a driver hangs together with what runs on it."""
+    root = children.root / "machine"
+    (root / "dev").mkdir(parents=True)
+    (root / "dev/nvidia0").touch()
+    (root / "pynvml.py").write_text("import time; time.sleep(120)")
+    monkeypatch.setenv("PYTHONPATH", str(root), prepend=":")
+    machine = Machine(root, {}, "2.13.0+cu130")
+    assert children.run("if attempt == 1: time.sleep(60)", stall=1.0, machine=machine) == 0
+    assert "GPU: its sensors do not answer within 5 s" in children.said[0]
+
+
 def test_what_the_user_has_set_stays(children: Children, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HSA_ENABLE_INTERRUPT", "1")
     machine = strix_halo(children.root / "machine")
