@@ -93,6 +93,8 @@ CHANGES: list[tuple[dict[str, object], dict[str, Any], str, str, str, str]] = [
     ({}, {"firmware": "20240318.git3b128b60-0ubuntu2"}, "firmware", "note", "older than 20260110", ""),
     ({}, {"firmware": "1:99"}, "firmware", "unknown", "no date", "20251125 hangs"),
     ({f"{CARD}/mem_info_vram_total": 64 * GIB}, {}, "VRAM", "note", "68.7 GB are set aside and not used", "BIOS"),
+    ({f"{CARD}/mem_info_vram_total": 120 * GIB, "proc/sys/kernel/osrelease": "6.14.0-1018-oem"}, {}, "VRAM", "note",
+     "a kernel before 6.15 uses GTT alone", "BIOS"),
     ({f"{CARD}/mem_info_vram_total": 120 * GIB}, {}, "GPU memory limit", "fine", "128.8 GB of its own", ""),
     ({"sys/module/ttm/parameters/pages_limit": 62 * GIB // 4096}, {}, "GPU memory limit", "note", "66.6 GB",
      "sudo amd-ttm --set 94"),

@@ -9,6 +9,8 @@ from halo_forge.hardware._profile import LARGE_MODEL, LONG_ROW, Profile, held_by
 from halo_forge.hardware.machine import GFX1151_PCI
 from halo_forge.hardware.shape import ModelSize
 
+VRAM_KERNEL = (6, 15)
+"""The first whose compute driver gives this chip its VRAM (commit 759e764f); a backport does not show in the number."""
 HOST_RESERVE_BYTES = 16 * 1024**3
 """Left to the rest of the machine: a GPU that takes the last of it freezes the host instead of raising an error."""
 
@@ -57,9 +59,18 @@ class Gfx1151(Profile):
         return max(0, min(found) + unused_by_torch()) if found else None
 
     def uses_vram(self) -> bool:
-        """Whether the kernel gives the GPU its own memory and not the host's."""
+        """Whether the kernel gives the GPU its own memory and not the host's.
+
+        A kernel before 6.15 that a distribution has given this change counts as one without it: the budget is too small
+        then, never too large.
+        """
         vram, gtt = self._card("mem_info_vram_total"), self._card("mem_info_gtt_total")
-        return vram is not None and gtt is not None and vram >= gtt
+        return self.can_use_vram() and vram is not None and gtt is not None and vram >= gtt
+
+    def can_use_vram(self) -> bool:
+        """Whether the kernel takes VRAM where that is at least as large; older ones always take GTT."""
+        version = self.machine.kernel_version()
+        return version is not None and version >= VRAM_KERNEL
 
     def pool_bytes(self) -> int | None:
         """How much memory the kernel lets the GPU have in all."""
