@@ -36,7 +36,7 @@ class Gfx1151(Profile):
         found = self.at_hand_bytes()
         return None if found is None else int(found * self.memory_fraction)
 
-    def at_hand_bytes(self) -> int | None:
+    def at_hand_bytes(self, *, files_alone: bool = False) -> int | None:
         """What torch could take now, and what it holds and does not use; None where the kernel says nothing.
 
         The kernel (from 6.15 on) takes the GPU's memory from VRAM, which the BIOS set aside for it, where that is at
@@ -45,18 +45,21 @@ class Gfx1151(Profile):
 
         The driver's count of used memory did not follow allocations everywhere, so it is at least what torch holds.
         torch's own figure of what is free (mem_get_info) is not asked: more free than total memory was seen.
+
+        Args:
+            files_alone: torch is not asked what it holds, which would have it look for GPUs.
         """
+        held, unused = (0, 0) if files_alone else (held_by_torch(), unused_by_torch())
         if self.uses_vram():
-            return max(
-                0, _or_0(self._card("mem_info_vram_total")) - self._used("mem_info_vram_used") + unused_by_torch()
-            )
+            used = max(_or_0(self._card("mem_info_vram_used")), held)
+            return max(0, _or_0(self._card("mem_info_vram_total")) - used + unused)
         machine = self.machine
         limits = [each for each in (machine.ttm_bytes(), self._card("mem_info_gtt_total")) if each is not None]
         available = machine.memory_bytes("MemAvailable")
-        found = [min(limits) - self._used("mem_info_gtt_used")] if limits else []
+        found = [min(limits) - max(_or_0(self._card("mem_info_gtt_used")), held)] if limits else []
         if available is not None:
             found.append(available - HOST_RESERVE_BYTES)
-        return max(0, min(found) + unused_by_torch()) if found else None
+        return max(0, min(found) + unused) if found else None
 
     def uses_vram(self) -> bool:
         """Whether the kernel gives the GPU its own memory and not the host's.
@@ -85,9 +88,6 @@ class Gfx1151(Profile):
 
     def _card(self, name: str) -> int | None:
         return self.machine.card_bytes(name, GFX1151_PCI)
-
-    def _used(self, name: str) -> int:
-        return max(_or_0(self._card(name)), held_by_torch())
 
 
 def _or_0(value: int | None) -> int:

@@ -16,6 +16,7 @@ from halo_forge.config.sections import HardwareSection
 from halo_forge.doctor import _probes
 from halo_forge.doctor._probe_checks import MOST_ERROR, outcome_of
 from halo_forge.engines.transformers import TransformersEngine
+from halo_forge.errors import ModelError
 from halo_forge.hardware import Gpu, choose, detect
 from halo_forge.policy.device import limit_memory, on_this_torch
 
@@ -120,6 +121,18 @@ def test_the_profile_is_that_of_the_gpu_that_torch_has(
     assert found.name == name and found.gpu is not None and found.gpu.name == "a card"
     if name != "gfx1151":
         assert found.memory_budget_bytes() == int(12 * GIB * 0.9)
+
+
+@pytest.mark.pretended_gpu
+def test_a_gpu_that_is_full_ends_a_run_before_anything_is_loaded(
+    tmp_path: Path, pretended: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(index: int) -> None:
+        raise torch.AcceleratorError("CUDA error: out of memory\nCompile with ...")
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", full)
+    with pytest.raises(ModelError, match=r"Pretended GPU cannot be used: CUDA error: out of memory\n"):
+        on_this_torch(detect(machine(tmp_path, NVIDIA)))
 
 
 @pytest.mark.pretended_gpu
