@@ -176,6 +176,20 @@ def test_without_a_gpu_nothing_is_tried_and_a_run_can_start(tmp_path: Path, file
 # ---- probes
 
 
+@pytest.mark.parametrize("torch", ["2.15.0a0+rocm10.1.0a20260821", "2.13.0a0+rocm7.14.0a20260612"])
+def test_a_torch_with_a_note_is_tried_all_the_same(tmp_path: Path, torch: str) -> None:
+    found = section(tmp_path, strix_halo(), torch=torch)
+    assert (line(found, "torch").state, line(found, "attention").state) == ("note", "fine")
+    crashes = section(tmp_path, strix_halo(), torch=torch, probes={"seen": Outcome(None, "killed by SIGSEGV")})
+    assert line(crashes, "torch sees").found == "killed by SIGSEGV" and not crashes.can_run
+
+
+@pytest.mark.parametrize("torch", [None, "2.9.1+rocm7.2"])
+def test_a_torch_that_is_missing_or_too_old_is_not_tried(tmp_path: Path, torch: str | None) -> None:
+    found = section(tmp_path, strix_halo(), torch=torch)
+    assert line(found, "probes") == Line("probes", "skipped", "torch has to be fixed first")
+
+
 def test_a_gpu_that_only_torch_sees_is_tried_too(tmp_path: Path) -> None:
     found = section(tmp_path, LAPTOP, torch="2.13.0+rocm7.2", probes={"seen": seen(architecture="gfx1100")})
     assert line(found, "profile of this GPU").found.startswith("rocm: torch uses AMD Radeon Graphics, gfx1100, which")
