@@ -100,6 +100,23 @@ def test_loading_may_be_silent_for_longer(children: Children, begun: str) -> Non
     assert children.said == []
 
 
+@pytest.mark.parametrize(
+    ("limits", "seconds"),
+    [(Limits(), 900), (Limits(60), 900), (Limits(3600), 3600), (Limits(3600, loading_seconds=60), 60)],
+)
+def test_a_longer_stall_is_allowed_while_loading_too(limits: Limits, seconds: float) -> None:
+    assert limits.silent_seconds(is_loading=True) == seconds
+
+
+def test_who_allows_a_longer_silence_allows_it_while_loading(
+    children: Children, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("halo_forge.supervisor.LOADING_SECONDS", 0.5)
+    command = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(1.5)"]
+    assert supervise(command, lambda: command, children.root, Limits(30), children.said.append, NO_GPU) == 0
+    assert children.said == []
+
+
 def test_loading_that_moves_nothing_is_stalled_too(children: Children) -> None:
     body = "if attempt == 1: beat(); beat(b'l'); time.sleep(60)"
     assert children.run(body, stall=60.0, loading=1.0) == 0
