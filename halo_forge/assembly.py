@@ -22,7 +22,7 @@ import halo_forge
 from halo_forge import heartbeat
 from halo_forge.choices import hardware_choices, verifier_workers
 from halo_forge.config import LoadedConfig, RaftConfig, config_digest, differing_keys, resolved
-from halo_forge.engines import Noting
+from halo_forge.engines import KeepingLogs, Noting
 from halo_forge.errors import ConfigError, RunDirError
 from halo_forge.hardware import Profile, choose, prepare
 from halo_forge.hardware.telemetry import telemetry
@@ -143,6 +143,8 @@ def open_run(
             stack.enter_context(engine)
         if isinstance(engine, Noting):
             engine.note = run.event
+        if isinstance(engine, KeepingLogs):
+            engine.keep_logs(run.root / "server_logs")
         trainer = (
             ScriptedTrainer(config.training)
             if policy is None

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from halo_forge import heartbeat
 from halo_forge.engines._http import CONNECT_SECONDS, Client, Refused, Unreachable
 from halo_forge.engines._leash import GRACE_SECONDS
-from halo_forge.engines._server_process import POLL_SECONDS, NotStarted, ServerFailed, ServerProcess
-from halo_forge.errors import ConfigError
+from halo_forge.engines._server_process import POLL_SECONDS, NotStarted, ServerProcess
+from halo_forge.errors import ConfigError, ToolMissing
 from halo_forge.policy import adapter_digest, save_merged
 
 if TYPE_CHECKING:
@@ -96,6 +96,9 @@ class Way:
     def refused_hint(self) -> str:
         """What to do when the server says no."""
         return "see what the server misses: engine.served_model, engine.server, or its own options"
+
+    def keep_logs(self, folder: Path) -> None:
+        """What a server of ours prints is to be kept there."""
 
     def expect(self, num_tokens: int) -> None:
         """Prompt and answer together will have up to so many tokens."""
@@ -180,7 +183,7 @@ class Restarted(Way):
         super().__init__(policy, folder, client)
         self.served_model = served_model
         self.command, self.health_url, self.start_timeout_seconds = command, health_url, start_timeout_seconds
-        self._server = ServerProcess(folder / "server.log")
+        self._server = ServerProcess("server")
         self._version: int | None = None
         self._model = ""
 
@@ -194,6 +197,10 @@ class Restarted(Way):
             self._start()
         return self._model if self.served_model is None else self.served_model
 
+    def keep_logs(self, folder: Path) -> None:
+        """See `Way`."""
+        self._server.folder = folder
+
     def close(self) -> None:
         """End the server, if it runs."""
         self._server.close()
@@ -201,8 +208,8 @@ class Restarted(Way):
     def _merge(self) -> str:
         for old in self.folder.glob("merged_v[0-9][0-9][0-9]"):
             shutil.rmtree(old)
-        # A server's command has no place for a revision: the folder is what was loaded here.
-        if self.adapter.path() is None and "revision" not in self.policy.identity:
+        # A server's command has no place for a revision or for 4 bits: the folder is what was loaded here.
+        if self.adapter.path() is None and not {"revision", "quantization"} & self.policy.identity.keys():
             return self.policy.identity["model_name_or_path"]
         path = self.folder / f"merged_v{self.policy.version:03d}"
         with heartbeat.loading():
@@ -210,6 +217,7 @@ class Restarted(Way):
         return str(path)
 
     def _start(self) -> None:
+        self._server.wait_for_leftover()
         patience = time.monotonic() + LEFTOVER_SECONDS
         while self._answers() and time.monotonic() < patience and not self.client.aborted:
             time.sleep(POLL_SECONDS)
@@ -224,7 +232,7 @@ class Restarted(Way):
         except NotStarted as error:
             what = f"did not answer at {self.health_url} in time"
             what = what if error.code is None else f"ended with code {error.code}"
-            raise ServerFailed(
+            raise ToolMissing(
                 f"engine.restart_command: {' '.join(command)} {what}; the end of its log {self._server.log}:\n"
                 f"{error.last_lines}",
                 "try this command by hand; it has to stay in the foreground and to answer within"
