@@ -36,7 +36,7 @@ def fused_operations(model: Any) -> Iterator[None]:
     norms = _fused_norms(model)
     home = sys.modules[type(model).__module__]
     own = getattr(home, _ROTARY, None)
-    rotary = _Rotary(own) if own is not None and _turns_halves(own, model.device) else None
+    rotary = _Rotary(own) if own is not None and _turns_halves(own, model.device, model.dtype) else None
     if rotary is None:
         _say_once(f"rotary positions of {type(model).__name__} keep the model's own operations")
     for module, forward in norms.items():
@@ -129,9 +129,15 @@ class _Rotary:
         self._sin: torch.Tensor | None = None
         self._factors: tuple[torch.Tensor, torch.Tensor] | None = None
 
-    def __call__(self, q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, **options: Any) -> Any:
-        if options or cos.shape[-1] != q.shape[-1]:
-            return self._own(q, k, cos, sin, **options)
+    def __call__(
+        self, q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *arguments: Any, **options: Any
+    ) -> Any:
+        if arguments or options or cos.shape[-1] != q.shape[-1]:
+            return self._own(q, k, cos, sin, *arguments, **options)
+        if cos.dtype != q.dtype:
+            # OLMo keeps the factors in float32, and rounds the result to the dtype of the model.
+            _say_once(f"rotary positions with factors in {cos.dtype} keep the model's own operations")
+            return self._own(q, k, cos, sin)
         if self._cos is not cos or self._sin is not sin or self._factors is None:
             # All layers of a step get the same tensors.
             left, right = sin.chunk(2, dim=-1)
@@ -146,17 +152,26 @@ class _Rotary:
 
 
 @torch.no_grad()
-def _turns_halves(own: Callable[..., Any], device: torch.device) -> bool:
-    """Whether the model's function is what `_Rotary` computes."""
+def _turns_halves(own: Callable[..., Any], device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the model's function is what `_Rotary` computes, also where only the factors are in float32."""
     stream = torch.Generator().manual_seed(0)
     q, k = (torch.randn(2, heads, 3, 8, generator=stream).to(device) for heads in (4, 2))
     cos, sin = (torch.randn(2, 3, 8, generator=stream).to(device) for _ in range(2))
+
+    def is_same(kind: torch.dtype) -> bool:
+        inputs = q.to(kind), k.to(kind), cos, sin
+        return all(_close(one, other) for one, other in zip(own(*inputs), _Rotary(own)(*inputs), strict=True))
+
+    return _succeeds("rotary positions", lambda: is_same(torch.float32) and is_same(dtype))
+
+
+def _succeeds(what: str, trial: Callable[[], bool]) -> bool:
+    """What the trial says; False, and a line in the log, where the model's own code does not take such inputs."""
     try:
-        expected = own(q, k, cos, sin)
-    except (TypeError, ValueError, RuntimeError):
-        return False  # another function of that name, with other arguments
-    found = _Rotary(own)(q, k, cos, sin)
-    return all(_close(one, other) for one, other in zip(expected, found, strict=True))
+        return trial()
+    except Exception as error:  # noqa: BLE001 -- code from the hub may raise anything
+        _log.warning("%s cannot be tried on their own: %s: %s", what, type(error).__name__, error)
+        return False
 
 
 def _close(one: torch.Tensor, other: torch.Tensor) -> bool:
