@@ -7,7 +7,9 @@ against the model's own on random numbers first: a model that computes something
 
 from __future__ import annotations
 
+import copy
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -67,7 +69,7 @@ def _fused_norms(model: Any) -> dict[Any, Callable[[torch.Tensor], torch.Tensor]
     kinds: dict[type, Callable[[Any], Callable[[torch.Tensor], torch.Tensor]] | None] = {}
     for module in model.modules():
         kind = type(module)
-        if not kind.__name__.endswith("RMSNorm") or "forward" in module.__dict__:
+        if not kind.__name__.endswith("RMSNorm") or "forward" in module.__dict__ or kind is torch.nn.RMSNorm:
             continue
         if kind not in kinds:
             kinds[kind] = next((make for make in (_by_weight, _by_weight_and_one) if _is_same(make, module)), None)
@@ -81,7 +83,7 @@ def _fused_norms(model: Any) -> dict[Any, Callable[[torch.Tensor], torch.Tensor]
 
 def _by_weight(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     """x / rms(x) * weight, as in Llama, Qwen and Mistral."""
-    shape, epsilon = module.weight.shape, _epsilon(module)
+    shape, epsilon = module.weight.shape, float(_epsilon(module))
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.rms_norm(x, shape, module.weight, epsilon)
@@ -91,7 +93,7 @@ def _by_weight(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
 
 def _by_weight_and_one(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     """x / rms(x) * (1 + weight) in float32, as in Gemma."""
-    weight, epsilon = 1 + module.weight.detach().float(), _epsilon(module)
+    weight, epsilon = 1 + module.weight.detach().float(), float(_epsilon(module))
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.rms_norm(x.float(), weight.shape, weight, epsilon).type_as(x)
@@ -99,18 +101,28 @@ def _by_weight_and_one(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     return forward
 
 
-def _epsilon(module: Any) -> float:
-    return float(getattr(module, "variance_epsilon", getattr(module, "eps", 0.0)))
+def _epsilon(module: Any) -> Any:
+    """What is added to the mean square; None where it has a name that no model of the library uses."""
+    return getattr(module, "variance_epsilon", getattr(module, "eps", None))
 
 
 @torch.no_grad()
 def _is_same(make: Callable[[Any], Callable[[torch.Tensor], torch.Tensor]], module: Any) -> bool:
-    weight = getattr(module, "weight", None)
-    if weight is None or weight.dim() != 1:
+    weight, epsilon = getattr(module, "weight", None), _epsilon(module)
+    if weight is None or weight.dim() != 1 or epsilon is None:
         return False
     stream = torch.Generator().manual_seed(0)
-    x = (3 * torch.randn(2, 3, len(weight), generator=stream)).to(weight.device, weight.dtype)
-    return _close(module(x), make(module)(x))
+    x = torch.randn(2, 3, len(weight), generator=stream).to(weight.device)
+    # At this scale an epsilon that is not the model's doubles or halves what is divided by.
+    small = torch.cat((math.sqrt(epsilon) * x, torch.zeros_like(x[:1])))
+
+    def is_same() -> bool:
+        # A copy, because rounding in the dtype of the model would hide such a difference.
+        exact = copy.deepcopy(module).float()
+        given = (3 * x).to(weight.dtype)
+        return _close(module(given), make(module)(given)) and _close(exact(small), make(exact)(small))
+
+    return _succeeds(type(module).__name__, is_same)
 
 
 # --- rotary positions -------------------------------------------------------------------------------------------------

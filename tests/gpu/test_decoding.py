@@ -371,3 +371,38 @@ def test_a_rotary_function_that_fails_its_trial_is_kept_and_the_log_says_why(
     with fused_operations(llama.model.get_base_model()):
         assert home.apply_rotary_pos_emb is picky
     assert "rotary positions cannot be tried on their own: RemoteError: rows must be 7" in caplog.text
+
+
+class ItsOwnRMSNorm(torch.nn.Module):
+    """As Llama's, but for where its epsilon is, and how it is added."""
+
+    def __init__(self, epsilon: str, value: float, used: float) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.linspace(-2, 2, 32))
+        self.used = used
+        if epsilon:
+            setattr(self, epsilon, value)
+
+    def forward(self, states: Any) -> Any:
+        exact = states.float()
+        exact = exact * torch.rsqrt(exact.pow(2).mean(-1, keepdim=True) + self.used)
+        return self.weight * exact.to(states.dtype)
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "value", "used", "is_fused"),
+    [
+        ("eps", 1e-6, 1e-6, True),
+        ("variance_epsilon", 1e-5, 1e-5, True),
+        ("", 0.0, 1e-6, False),
+        ("eps", 1e-6, 2e-6, False),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_norm_is_fused_where_its_epsilon_is_known(
+    epsilon: str, value: float, used: float, is_fused: bool, dtype: Any
+) -> None:
+    from halo_forge.engines._fused import _fused_norms
+
+    norm = ItsOwnRMSNorm(epsilon, value, used).to("cuda", dtype)
+    assert bool(_fused_norms(torch.nn.ModuleList([norm, torch.nn.RMSNorm(8)]))) == is_fused
