@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +14,7 @@ import benchmarks
 import pytest
 from benchmarks import KEYS, ROOT, last_object, run
 from scripted_runs import write_rows
-from tiny_models import save_model
+from tiny_models import load_policy, prompts, request, save_model
 
 from halo_forge.prompts import load_prompts
 
@@ -170,6 +171,46 @@ def test_a_vllm_that_is_missing_or_has_another_policy_is_told(model: Path, tmp_p
     assert done.returncode == 1 and "error: " in done.stderr and "Traceback" not in done.stderr
     assert calls(tmp_path / "record.jsonl")[1]["path"] == "/v1/load_lora_adapter"
     assert "ratio" not in done.stdout
+
+
+def test_vllm_is_proved_before_and_timed_from_the_first_request_to_the_last_answer(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from halo_forge.engines._served import ServedEngine
+    from halo_forge.engines.vllm import Managed
+
+    bring, rest = Managed.bring, Managed.rest
+    proved: list[float] = []
+
+    def slow_bring(way: Managed) -> str:
+        time.sleep(1.0)
+        return bring(way)
+
+    def slow_rest(way: Managed) -> None:
+        rest(way)
+        time.sleep(1.0)
+
+    def prove(engine: ServedEngine, name: str, max_gap: float) -> None:
+        proved.append(max_gap)
+        list(engine._answers(name, 1.0, {}))
+
+    monkeypatch.setattr(Managed, "bring", slow_bring)
+    monkeypatch.setattr(Managed, "rest", slow_rest)
+    monkeypatch.setattr(ServedEngine, "_prove", prove)
+    texts = prompts(["add two numbers", "x"])
+    requests = [request(prompt_id, index) for prompt_id in texts for index in range(10)]
+    with benchmarks.script("bench_generation") as module:
+        policy = load_policy(model)
+        with module.vllm(policy, texts, requests, str(interpreter(tmp_path))) as rate:
+            assert len(proved) == 1
+            started = time.perf_counter()
+            tokens_a_second = rate()
+            seconds = time.perf_counter() - started
+    assert len(proved) == 1
+    # The stand-in answers two tokens and the end of turn.
+    assert 3 * len(requests) / tokens_a_second < seconds - 1.9
+    (start,) = [row for row in calls(tmp_path / "record.jsonl") if "pids" in row]
+    assert start["options"][start["options"].index("--max-num-seqs") + 1] == "512"
 
 
 def test_training(model: Path) -> None:
