@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import subprocess
 import sys
@@ -351,6 +352,22 @@ def compare(policy: Policy, arguments: argparse.Namespace) -> None:
     Figure(f"generation, {what}", ours, theirs, unit, target, ceiling).show()
 
 
+def check_exported(environment: Path, model: Path) -> None:
+    """Exits where what `scripts/setup_openvino.sh` exported is another model than ours."""
+    files = [model / "config.json", *sorted(model.glob("*.safetensors"))]
+    if not files[0].exists():
+        sys.exit(f"error: --against openvino needs a local --model, and {model} has no config.json")
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    recorded = environment / "model.sha256"
+    if not recorded.exists() or recorded.read_text(encoding="ascii").strip() != digest.hexdigest():
+        sys.exit(
+            f"error: {environment}/model was not exported from {model} as it is now\n"
+            f"  do: scripts/setup_openvino.sh {environment} {model}"
+        )
+
+
 def parsed() -> argparse.Namespace:
     """The command line, checked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -385,6 +402,7 @@ def parsed() -> argparse.Namespace:
                 "error: --against openvino needs an environment of its own\n"
                 "  do: scripts/setup_openvino.sh FOLDER, then --openvino FOLDER"
             )
+        check_exported(arguments.openvino, Path(arguments.model))
     return arguments
 
 
