@@ -159,7 +159,6 @@ def _install_streams() -> None:
     cuda.Stream, cuda.Event = Stream, Event
     cuda.stream = lambda stream: nullcontext()
     cuda.synchronize = synchronize
-    torch._C._cuda_getCurrentRawStream = lambda index: 0  # bitsandbytes looks for it when peft imports it
     for module in (torch.cuda, torch.accelerator):
         module.current_stream = module.default_stream = lambda device=None: stream
 
