@@ -4,7 +4,7 @@
 #     scripts/setup_openvino.sh ENV_DIR [MODEL_DIR]
 #
 # OpenVINO's exporter needs older versions of our own dependencies, so nothing of it goes into .venv.  About 3 GB and
-# five minutes; can be run again.  The exported model is ENV_DIR/model.
+# five minutes; can be run again.  The exported model is ENV_DIR/model; another MODEL_DIR replaces it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -28,9 +28,13 @@ fi
 # torch is named once more, or a newer one comes with torchvision, which is for images only and does not fit the CPU build.
 pip install "torch==$torch_version" 'openvino-genai==2026.4.*' 'optimum-intel==2.2.*'
 pip uninstall --yes torchvision
-if [ ! -e "$environment/model/openvino_model.xml" ]; then
+# bench_generation.py compares it with that of the model that it is given.
+digest=$(LC_ALL=C; cat "$model/config.json" "$model"/*.safetensors | sha256sum | cut -d ' ' -f 1)
+if [ "$(cat "$environment/model.sha256" 2>/dev/null)" != "$digest" ]; then
+    rm -rf "$environment/model" "$environment/model.sha256"
     # Half-precision files; the pipeline computes in bfloat16 by a hint.
     "$environment/bin/optimum-cli" export openvino --task text-generation-with-past --weight-format fp16 \
         --model "$model" "$environment/model"
+    echo "$digest" >"$environment/model.sha256"
 fi
 echo "ready: scripts/bench_generation.py --against openvino --openvino $environment"

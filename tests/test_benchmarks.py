@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +15,7 @@ import benchmarks
 import pytest
 from benchmarks import KEYS, ROOT, last_object, run
 from scripted_runs import write_rows
-from tiny_models import save_model
+from tiny_models import load_policy, prompts, request, save_model
 
 from halo_forge.prompts import load_prompts
 
@@ -132,16 +134,45 @@ for line in sys.stdin:
 """
 
 
-def stand_in_for_openvino(folder: Path, program: str) -> Path:
-    for name, text in {"bin/python": program, "model/openvino_model.xml": ""}.items():
-        (folder / name).parent.mkdir(parents=True)
-        (folder / name).write_text(text, encoding="utf-8")
-    (folder / "bin/python").chmod(0o755)
+EXPORTER = """#!/bin/sh
+echo "$@" >>"$(dirname "$0")/exports"
+for folder; do :; done
+mkdir "$folder" && touch "$folder/openvino_model.xml"
+"""
+
+
+def stand_in_for_openvino(folder: Path, program: str, model: Path) -> Path:
+    """What the setup script makes, by the script itself: with a Python that does nothing for pip, and an exporter."""
+    (folder / "bin").mkdir(parents=True)
+    for name, text in {"python": "#!/bin/sh\n", "optimum-cli": EXPORTER}.items():
+        (folder / "bin" / name).write_text(text, encoding="utf-8")
+        (folder / "bin" / name).chmod(0o755)
+    export(folder, model)
+    (folder / "bin/python").write_text(program, encoding="utf-8")
     return folder
 
 
+def export(folder: Path, model: Path) -> list[str]:
+    """Runs the script; returns the arguments of all exports so far."""
+    subprocess.run(["scripts/setup_openvino.sh", str(folder), str(model)], check=True, cwd=ROOT, capture_output=True)
+    return (folder / "bin/exports").read_text(encoding="utf-8").splitlines()
+
+
+def test_the_openvino_model_is_exported_again_for_another_model(model: Path, tmp_path: Path) -> None:
+    environment = stand_in_for_openvino(tmp_path / "environment", "#!/bin/sh\n", model)
+    assert len(export(environment, model)) == 1
+    (environment / "model/old").touch()
+    other = save_model(tmp_path / "other", seed=1, **TINY_MODEL)
+    arguments = ["--model", other, "--against", "openvino", "--openvino", environment]
+    done = run("bench_generation", *arguments)
+    assert done.returncode == 1 and f"not exported from {other}" in done.stderr
+    assert f"do: scripts/setup_openvino.sh {environment} {other}" in done.stderr
+    exports = export(environment, other)
+    assert len(exports) == 2 and str(other) in exports[1] and not (environment / "model/old").exists()
+
+
 def test_generation_against_openvino_beside_a_busy_process(model: Path, tmp_path: Path) -> None:
-    environment = stand_in_for_openvino(tmp_path / "environment", OPENVINO.format(python=sys.executable))
+    environment = stand_in_for_openvino(tmp_path / "environment", OPENVINO.format(python=sys.executable), model)
     arguments = ["--model", model, "--new-tokens", 8, "--prompts", 2, "--samples", 3, "--busy", 1]
     done = run("bench_generation", *arguments, "--against", "openvino", "--openvino", environment)
     last = last_object(done)
@@ -154,7 +185,7 @@ def test_an_openvino_that_is_missing_or_dies_is_told(model: Path, tmp_path: Path
     arguments = ["--model", model, "--new-tokens", 8, "--prompts", 1, "--samples", 1, "--against", "openvino"]
     done = run("bench_generation", *arguments, "--openvino", tmp_path)
     assert done.returncode == 1 and "do: scripts/setup_openvino.sh FOLDER" in done.stderr
-    environment = stand_in_for_openvino(tmp_path / "environment", "#!/bin/sh\nexit 3\n")
+    environment = stand_in_for_openvino(tmp_path / "environment", "#!/bin/sh\nexit 3\n", model)
     done = run("bench_generation", *arguments, "--openvino", environment)
     assert done.returncode == 1 and "OpenVINO's side ended" in done.stderr and "Traceback" not in done.stderr
 
@@ -170,6 +201,46 @@ def test_a_vllm_that_is_missing_or_has_another_policy_is_told(model: Path, tmp_p
     assert done.returncode == 1 and "error: " in done.stderr and "Traceback" not in done.stderr
     assert calls(tmp_path / "record.jsonl")[1]["path"] == "/v1/load_lora_adapter"
     assert "ratio" not in done.stdout
+
+
+def test_vllm_is_proved_before_and_timed_from_the_first_request_to_the_last_answer(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from halo_forge.engines._served import ServedEngine
+    from halo_forge.engines.vllm import Managed
+
+    bring, rest = Managed.bring, Managed.rest
+    proved: list[float] = []
+
+    def slow_bring(way: Managed) -> str:
+        time.sleep(1.0)
+        return bring(way)
+
+    def slow_rest(way: Managed) -> None:
+        rest(way)
+        time.sleep(1.0)
+
+    def prove(engine: ServedEngine, name: str, max_gap: float) -> None:
+        proved.append(max_gap)
+        list(engine._answers(name, 1.0, {}))
+
+    monkeypatch.setattr(Managed, "bring", slow_bring)
+    monkeypatch.setattr(Managed, "rest", slow_rest)
+    monkeypatch.setattr(ServedEngine, "_prove", prove)
+    texts = prompts(["add two numbers", "x"])
+    requests = [request(prompt_id, index) for prompt_id in texts for index in range(10)]
+    with benchmarks.script("bench_generation") as module:
+        policy = load_policy(model)
+        with module.vllm(policy, texts, requests, str(interpreter(tmp_path))) as rate:
+            assert len(proved) == 1
+            started = time.perf_counter()
+            tokens_a_second = rate()
+            seconds = time.perf_counter() - started
+    assert len(proved) == 1
+    # The stand-in answers two tokens and the end of turn.
+    assert 3 * len(requests) / tokens_a_second < seconds - 1.9
+    (start,) = [row for row in calls(tmp_path / "record.jsonl") if "pids" in row]
+    assert start["options"][start["options"].index("--max-num-seqs") + 1] == "512"
 
 
 def test_training(model: Path) -> None:

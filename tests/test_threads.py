@@ -101,7 +101,11 @@ def test_without_proc_all_threads_are_used(tmp_path: Path) -> None:
     assert processors.look(0.5) == 2
 
 
-def test_only_what_others_do_on_our_processors_counts(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("priority", "ticks"), [(0, 1300), (-5, 1300), (10, 1500)])
+def test_only_what_others_do_on_our_processors_counts(
+    priority: int, ticks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And of that not what gives way to us: the second column is the time of processes with a nice value."""
     one = min(os.sched_getaffinity(0))
     lines = [
         "cpu  900000 900000 900000 1 2 3 4 5 6 7",
@@ -109,18 +113,37 @@ def test_only_what_others_do_on_our_processors_counts(tmp_path: Path) -> None:
         "ctxt 5",
     ]
     (tmp_path / "stat").write_text("\n".join(lines), encoding="ascii")
-    used = used_by_others(tmp_path / "stat")
+    monkeypatch.setattr(os, "getpriority", lambda which, who: priority)
+    used = used_by_others(tmp_path / "stat", tmp_path)
     assert used is not None
-    assert used + time.process_time() == pytest.approx(1500 / os.sysconf("SC_CLK_TCK"), abs=0.1)
+    assert used + time.process_time() == pytest.approx(ticks / os.sysconf("SC_CLK_TCK"), abs=0.1)
 
 
-def test_a_busy_process_counts_and_our_own_work_does_not() -> None:
+@pytest.mark.parametrize(
+    ("name", "text", "is_known"),
+    [
+        ("cpu.max", "max 100000", True),
+        ("cpu.max", "200000 100000", False),
+        ("cpu/cpu.cfs_quota_us", "-1", True),
+        ("cpu/cpu.cfs_quota_us", "200000", False),
+    ],
+)
+def test_under_a_quota_what_other_containers_do_is_no_reason(
+    name: str, text: str, is_known: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / name).write_text(f"{text}\n", encoding="ascii")
+    (tmp_path / "stat").write_text(f"cpu{min(os.sched_getaffinity(0))} 1000 200 300 9", encoding="ascii")
+    assert (used_by_others(tmp_path / "stat", tmp_path) is not None) == is_known
+
+
+def test_a_busy_process_counts_and_our_own_work_does_not(tmp_path: Path) -> None:
     def others_during(seconds: float) -> float:
-        before = used_by_others()
+        before = used_by_others(cgroup=tmp_path)  # whatever quota the tests run under
         end = time.process_time() + seconds
         while time.process_time() < end:
             pass
-        after = used_by_others()
+        after = used_by_others(cgroup=tmp_path)
         assert before is not None and after is not None
         return after - before
 

@@ -86,7 +86,7 @@ def build_tokenizer(*, pad_is_eos: bool = False, chat_template: str | None = CHA
 
 
 def _config(architecture: str, tokenizer: Any, num_layers: int, hidden_size: int) -> Any:
-    from transformers import Gemma2Config, LlamaConfig, Qwen2Config
+    from transformers import Gemma2Config, LlamaConfig, Olmo2Config, Qwen2Config
 
     shared = {
         "vocab_size": len(tokenizer),
@@ -107,6 +107,8 @@ def _config(architecture: str, tokenizer: Any, num_layers: int, hidden_size: int
         return LlamaConfig(**shared)
     if architecture == "qwen2":
         return Qwen2Config(**shared)
+    if architecture == "olmo2":
+        return Olmo2Config(**shared)
     # One sliding and one full layer; the window is shorter than prompt and answer.
     return Gemma2Config(**shared, head_dim=8, query_pre_attn_scalar=8, sliding_window=12)
 

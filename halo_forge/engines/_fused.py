@@ -7,7 +7,9 @@ against the model's own on random numbers first: a model that computes something
 
 from __future__ import annotations
 
+import copy
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,7 +38,7 @@ def fused_operations(model: Any) -> Iterator[None]:
     norms = _fused_norms(model)
     home = sys.modules[type(model).__module__]
     own = getattr(home, _ROTARY, None)
-    rotary = _Rotary(own) if own is not None and _turns_halves(own, model.device) else None
+    rotary = _Rotary(own) if own is not None and _turns_halves(own, model.device, model.dtype) else None
     if rotary is None:
         _say_once(f"rotary positions of {type(model).__name__} keep the model's own operations")
     for module, forward in norms.items():
@@ -67,7 +69,7 @@ def _fused_norms(model: Any) -> dict[Any, Callable[[torch.Tensor], torch.Tensor]
     kinds: dict[type, Callable[[Any], Callable[[torch.Tensor], torch.Tensor]] | None] = {}
     for module in model.modules():
         kind = type(module)
-        if not kind.__name__.endswith("RMSNorm") or "forward" in module.__dict__:
+        if not kind.__name__.endswith("RMSNorm") or "forward" in module.__dict__ or kind is torch.nn.RMSNorm:
             continue
         if kind not in kinds:
             kinds[kind] = next((make for make in (_by_weight, _by_weight_and_one) if _is_same(make, module)), None)
@@ -81,7 +83,7 @@ def _fused_norms(model: Any) -> dict[Any, Callable[[torch.Tensor], torch.Tensor]
 
 def _by_weight(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     """x / rms(x) * weight, as in Llama, Qwen and Mistral."""
-    shape, epsilon = module.weight.shape, _epsilon(module)
+    shape, epsilon = module.weight.shape, float(_epsilon(module))
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.rms_norm(x, shape, module.weight, epsilon)
@@ -91,7 +93,7 @@ def _by_weight(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
 
 def _by_weight_and_one(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     """x / rms(x) * (1 + weight) in float32, as in Gemma."""
-    weight, epsilon = 1 + module.weight.detach().float(), _epsilon(module)
+    weight, epsilon = 1 + module.weight.detach().float(), float(_epsilon(module))
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.rms_norm(x.float(), weight.shape, weight, epsilon).type_as(x)
@@ -99,18 +101,28 @@ def _by_weight_and_one(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     return forward
 
 
-def _epsilon(module: Any) -> float:
-    return float(getattr(module, "variance_epsilon", getattr(module, "eps", 0.0)))
+def _epsilon(module: Any) -> Any:
+    """What is added to the mean square; None where it has a name that no model of the library uses."""
+    return getattr(module, "variance_epsilon", getattr(module, "eps", None))
 
 
 @torch.no_grad()
 def _is_same(make: Callable[[Any], Callable[[torch.Tensor], torch.Tensor]], module: Any) -> bool:
-    weight = getattr(module, "weight", None)
-    if weight is None or weight.dim() != 1:
+    weight, epsilon = getattr(module, "weight", None), _epsilon(module)
+    if weight is None or weight.dim() != 1 or epsilon is None:
         return False
     stream = torch.Generator().manual_seed(0)
-    x = (3 * torch.randn(2, 3, len(weight), generator=stream)).to(weight.device, weight.dtype)
-    return _close(module(x), make(module)(x))
+    x = torch.randn(2, 3, len(weight), generator=stream).to(weight.device)
+    # At this scale an epsilon that is not the model's doubles or halves what is divided by.
+    small = torch.cat((math.sqrt(epsilon) * x, torch.zeros_like(x[:1])))
+
+    def is_same() -> bool:
+        # A copy, because rounding in the dtype of the model would hide such a difference.
+        exact = copy.deepcopy(module).float()
+        given = (3 * x).to(weight.dtype)
+        return _close(module(given), make(module)(given)) and _close(exact(small), make(exact)(small))
+
+    return _succeeds(type(module).__name__, is_same)
 
 
 # --- rotary positions -------------------------------------------------------------------------------------------------
@@ -129,9 +141,15 @@ class _Rotary:
         self._sin: torch.Tensor | None = None
         self._factors: tuple[torch.Tensor, torch.Tensor] | None = None
 
-    def __call__(self, q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, **options: Any) -> Any:
-        if options or cos.shape[-1] != q.shape[-1]:
-            return self._own(q, k, cos, sin, **options)
+    def __call__(
+        self, q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *arguments: Any, **options: Any
+    ) -> Any:
+        if arguments or options or cos.shape[-1] != q.shape[-1]:
+            return self._own(q, k, cos, sin, *arguments, **options)
+        if cos.dtype != q.dtype:
+            # OLMo keeps the factors in float32, and rounds the result to the dtype of the model.
+            _say_once(f"rotary positions with factors in {cos.dtype} keep the model's own operations")
+            return self._own(q, k, cos, sin)
         if self._cos is not cos or self._sin is not sin or self._factors is None:
             # All layers of a step get the same tensors.
             left, right = sin.chunk(2, dim=-1)
@@ -146,17 +164,26 @@ class _Rotary:
 
 
 @torch.no_grad()
-def _turns_halves(own: Callable[..., Any], device: torch.device) -> bool:
-    """Whether the model's function is what `_Rotary` computes."""
+def _turns_halves(own: Callable[..., Any], device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the model's function is what `_Rotary` computes, also where only the factors are in float32."""
     stream = torch.Generator().manual_seed(0)
     q, k = (torch.randn(2, heads, 3, 8, generator=stream).to(device) for heads in (4, 2))
     cos, sin = (torch.randn(2, 3, 8, generator=stream).to(device) for _ in range(2))
+
+    def is_same(kind: torch.dtype) -> bool:
+        inputs = q.to(kind), k.to(kind), cos, sin
+        return all(_close(one, other) for one, other in zip(own(*inputs), _Rotary(own)(*inputs), strict=True))
+
+    return _succeeds("rotary positions", lambda: is_same(torch.float32) and is_same(dtype))
+
+
+def _succeeds(what: str, trial: Callable[[], bool]) -> bool:
+    """What the trial says; False, and a line in the log, where the model's own code does not take such inputs."""
     try:
-        expected = own(q, k, cos, sin)
-    except (TypeError, ValueError, RuntimeError):
-        return False  # another function of that name, with other arguments
-    found = _Rotary(own)(q, k, cos, sin)
-    return all(_close(one, other) for one, other in zip(expected, found, strict=True))
+        return trial()
+    except Exception as error:  # noqa: BLE001 -- code from the hub may raise anything
+        _log.warning("%s cannot be tried on their own: %s: %s", what, type(error).__name__, error)
+        return False
 
 
 def _close(one: torch.Tensor, other: torch.Tensor) -> bool:

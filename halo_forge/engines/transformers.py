@@ -220,14 +220,20 @@ class TransformersEngine:
         what = (
             f"prompt {first.request.prompt_id!r}, sample {first.request.index}, token {len(first.token_ids) + 1}{rows}"
         )
+        # A run keeps its configuration, so other arithmetic is another run.
+        adapter = "" if version == 0 else f" --set model.adapter=RUN/cycles/{version:03d}/adapter"
         trained = (
-            "" if version == 0 else "; if it is only this version, its training diverged: lower training.learning_rate"
+            ""
+            if version == 0
+            else f" (RUN is this run's directory: v{version} becomes v0 of the new run); if it is only v{version}, its"
+            " training diverged: begin with an earlier version's adapter, and lower training.learning_rate"
         )
         return LogitsNotFinite(
             f"v{version} gave logits that are not finite on {self.policy.device} ({what}): nothing can be drawn from"
             " them; what was drawn before is kept",
-            "--resume with --set model.attn_implementation=eager, or model.dtype=float32: attention kernels are known"
-            f" that give NaN (docs/HARDWARE_NOTES.md){trained}",
+            "attention kernels are known that give NaN (docs/HARDWARE_NOTES.md): start a new run, the same command with"
+            f" another --output-dir and --set model.attn_implementation=eager{adapter}, or with model.dtype=float32 in"
+            f" place of the first{trained}",
         )
 
     def _append(self, row: Row, token: int) -> None:

@@ -31,6 +31,7 @@ _QUIET_INTERVALS = 3
 """So long must processors be free before another thread comes back: work that comes and goes is no reason."""
 _SAID_AFTER_SECONDS = 10.0
 _STAT = Path("/proc/stat")
+_CGROUP = Path("/sys/fs/cgroup")
 _said = False
 
 
@@ -100,16 +101,35 @@ class FreeProcessors:
             )
 
 
-def used_by_others(stat: Path = _STAT) -> float | None:
-    """Processor seconds that all other processes have used on the processors that are ours to use; None if unknown."""
+def used_by_others(stat: Path = _STAT, cgroup: Path = _CGROUP) -> float | None:
+    """Processor seconds that all other processes have used on the processors that are ours to use.
+
+    Processes of lower priority than ours do not count: they give way by themselves.
+
+    Returns:
+        None where the system does not say, or counts what is none of ours: a container with a quota shares its
+        processors with other containers, whose work lies outside the quota.
+    """
+    if _has_quota(cgroup):
+        return None
     try:
         lines = stat.read_text(encoding="ascii").splitlines()
     except OSError:  # not Linux, or hidden
         return None
     ours = {f"cpu{number}" for number in os.sched_getaffinity(0)}
     # user, nice and system time; what the kernel does for nobody and what a hypervisor took is no program's.
-    ticks = [sum(map(int, line.split()[1:4])) for line in lines if line.split(" ", 1)[0] in ours]
-    return sum(ticks) / os.sysconf("SC_CLK_TCK") - time.process_time()
+    counted = (1, 2, 3) if os.getpriority(os.PRIO_PROCESS, 0) > 0 else (1, 3)
+    fields = [line.split() for line in lines if line.split(" ", 1)[0] in ours]
+    ticks = sum(int(each[number]) for each in fields for number in counted)
+    return ticks / os.sysconf("SC_CLK_TCK") - time.process_time()
+
+
+def _has_quota(cgroup: Path) -> bool:
+    """Whether this container may use less than its processors; version 2 of cgroups says "max" where not, 1 says -1."""
+    for name, none in (("cpu.max", "max"), ("cpu/cpu.cfs_quota_us", "-1")):
+        with contextlib.suppress(OSError):  # the other version, or not in a container
+            return (cgroup / name).read_text(encoding="ascii").split()[0] != none
+    return False
 
 
 _current: FreeProcessors | None = None

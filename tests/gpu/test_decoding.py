@@ -326,3 +326,83 @@ def test_fused_operations_are_undone_afterwards(pair: Any) -> None:
         raise ZeroDivisionError
     assert home.apply_rotary_pos_emb is own
     assert not any("forward" in module.__dict__ for module in base.modules())
+
+
+@contextmanager
+def own_operations(model: Any) -> Iterator[None]:
+    """In place of `fused_operations`."""
+    yield
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_whose_rotary_factors_stay_in_float32_samples_the_same(
+    dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OLMo turns queries and keys in float32, and rounds them afterwards; its norms round once, as the fused ones."""
+    policy = load(save_model(tmp_path / "olmo2", "olmo2"), dtype=dtype)
+    requests = requests_of(2, temperature=0.0)
+    found = sample(policy, requests)
+    monkeypatch.setattr("halo_forge.engines._fused.fused_operations", own_operations)
+    assert found == sample(policy, requests)
+
+
+def test_rotary_positions_with_more_arguments_are_the_models_own() -> None:
+    from halo_forge.engines._fused import _Rotary
+
+    rotary = _Rotary(lambda *arguments: len(arguments))
+    states = torch.zeros(1, 1, 1, 8)
+    assert rotary(states, states, states[0], states[0], None, 1) == 6
+
+
+def test_a_rotary_function_that_fails_its_trial_is_kept_and_the_log_says_why(
+    llama: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from transformers.models.llama import modeling_llama as home
+
+    from halo_forge.engines._fused import fused_operations
+
+    class RemoteError(Exception):
+        pass
+
+    def picky(q: Any, k: Any, cos: Any, sin: Any) -> Any:
+        raise RemoteError("rows must be 7")
+
+    monkeypatch.setattr(home, "apply_rotary_pos_emb", picky)
+    with fused_operations(llama.model.get_base_model()):
+        assert home.apply_rotary_pos_emb is picky
+    assert "rotary positions cannot be tried on their own: RemoteError: rows must be 7" in caplog.text
+
+
+class ItsOwnRMSNorm(torch.nn.Module):
+    """As Llama's, but for where its epsilon is, and how it is added."""
+
+    def __init__(self, epsilon: str, value: float, used: float) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.linspace(-2, 2, 32))
+        self.used = used
+        if epsilon:
+            setattr(self, epsilon, value)
+
+    def forward(self, states: Any) -> Any:
+        exact = states.float()
+        exact = exact * torch.rsqrt(exact.pow(2).mean(-1, keepdim=True) + self.used)
+        return self.weight * exact.to(states.dtype)
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "value", "used", "is_fused"),
+    [
+        ("eps", 1e-6, 1e-6, True),
+        ("variance_epsilon", 1e-5, 1e-5, True),
+        ("", 0.0, 1e-6, False),
+        ("eps", 1e-6, 2e-6, False),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_norm_is_fused_where_its_epsilon_is_known(
+    epsilon: str, value: float, used: float, is_fused: bool, dtype: Any
+) -> None:
+    from halo_forge.engines._fused import _fused_norms
+
+    norm = ItsOwnRMSNorm(epsilon, value, used).to("cuda", dtype)
+    assert bool(_fused_norms(torch.nn.ModuleList([norm, torch.nn.RMSNorm(8)]))) == is_fused

@@ -236,3 +236,34 @@ def test_child_processes_have_it_and_so_have_theirs() -> None:
         [sys.executable, "-c", "import torch; print(torch.cuda.is_available())"], capture_output=True, text=True
     )
     assert without.stdout == "False\n"
+
+
+def test_the_plugin_is_loaded_from_a_folder_of_ours_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from support.pretended_gpu import building
+
+    class LoadedError(Exception):
+        pass
+
+    def load(path: str) -> None:
+        raise LoadedError(path)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(building, "_compile", lambda folder, path: path.touch())
+    monkeypatch.setattr(building.ctypes, "CDLL", load)
+    with pytest.raises(LoadedError) as caught:
+        building.load_plugin()
+    folder = Path(str(caught.value)).parent
+    assert folder.is_relative_to(tmp_path) and folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o770)
+    with pytest.raises(building.PluginError, match="nobody else"):
+        building.load_plugin()
+    folder.chmod(0o700)
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(building.PluginError, match="nobody else"):
+        building.load_plugin()
+    folder.unlink()
+    (tmp_path / "elsewhere").rename(folder)
+    monkeypatch.setattr("os.getuid", lambda: folder.stat().st_uid + 1)
+    with pytest.raises(building.PluginError, match="a folder of yours"):
+        building.load_plugin()

@@ -13,8 +13,8 @@ the CPU's kernels compute them.
   memory holds nonsense.
 
 It cannot show kernels and their numerics, nondeterminism, operators or types that have no CUDA kernel, several
-streams, graphs, compilation, flash attention of its own package, several GPUs, CUDA generators, `torch.save`, and what
-kernels and the caching allocator take beside the tensors.
+streams, graphs, compilation, flash attention of its own package, bitsandbytes (which is not there for Python), several
+GPUs, CUDA generators, `torch.save`, and what kernels and the caching allocator take beside the tensors.
 
     PYTHONPATH=tests python -m support.pretended_gpu -m halo_forge raft run CONFIG      # child processes have it too
     PYTHONPATH=tests python -m support.pretended_gpu -m pytest -p no:cacheprovider tests/training

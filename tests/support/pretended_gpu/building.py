@@ -6,8 +6,8 @@ import ctypes
 import hashlib
 import os
 import shutil
+import stat
 import subprocess
-import tempfile
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("plugin.cpp")
@@ -26,12 +26,12 @@ def load_plugin() -> ctypes.CDLL:
     """The plugin, loaded into this process.
 
     Raises:
-        PluginError: There is no g++, or it fails.
+        PluginError: There is no g++, or it fails; or others can write where the plugin is kept.
     """
     import torch
 
     key = hashlib.sha256(SOURCE.read_bytes() + torch.__version__.encode() + torch.__file__.encode()).hexdigest()[:16]
-    path = Path(tempfile.gettempdir()) / f"halo-forge-pretended-gpu-{os.getuid()}-{key}.so"
+    path = private_folder() / f"{key}.so"
     if not path.exists():
         _compile(Path(torch.__file__).parent, path)
     plugin = ctypes.CDLL(str(path))
@@ -41,6 +41,21 @@ def load_plugin() -> ctypes.CDLL:
     plugin.deliver_copies.argtypes = [ctypes.c_int64]
     plugin.set_limit.argtypes = [ctypes.c_int64]
     return plugin
+
+
+def private_folder() -> Path:
+    """Where compiled plugins are kept: below the user's cache, for nobody else.
+
+    Raises:
+        PluginError: Somebody else could put a library there, and it would be loaded.
+    """
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"  # an empty one is none, says its specification
+    folder = Path(cache) / "halo-forge" / "pretended-gpu"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise PluginError(f"{folder} must be a folder of yours that nobody else can enter (mode 700): remove it")
+    return folder
 
 
 def _compile(torch_folder: Path, path: Path) -> None:

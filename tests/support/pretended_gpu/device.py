@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import sys
 import time
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -26,6 +27,9 @@ def plugin() -> ctypes.CDLL:
         raise RuntimeError(f"the pretended GPU needs a CPU build of torch, and this is {torch.__version__}")
     library = load_plugin()
     library.install()
+    # It has kernels of its own, and its import fails where torch has a GPU but was built without CUDA; None is a
+    # package that is not installed.
+    sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type]
     return library
 
 
