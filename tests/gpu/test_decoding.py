@@ -170,7 +170,7 @@ def test_dropping_rows_waits_for_nothing(llama: Any, monkeypatch: pytest.MonkeyP
 class EagerGraphs:
     """Runs the step itself; a shape that comes again must find all tensors where they were."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_rows: int) -> None:
         self.addresses: dict[Any, Any] = {}
         made.append(self)
 
