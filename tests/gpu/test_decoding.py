@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tiny_models import LoraOptions, disturb_adapter, load_policy, prompts, request, same_bits, save_model
 
-from halo_forge.engines.transformers import TransformersEngine, TransformersSpec
+from halo_forge.engines.transformers import TransformersEngine, TransformersSpec, row_bytes
 from halo_forge.errors import LogitsNotFinite
 from halo_forge.hardware import Profile
 
@@ -406,3 +406,36 @@ def test_a_norm_is_fused_where_its_epsilon_is_known(
 
     norm = ItsOwnRMSNorm(epsilon, value, used).to("cuda", dtype)
     assert bool(_fused_norms(torch.nn.ModuleList([norm, torch.nn.RMSNorm(8)]))) == is_fused
+
+
+# ---- memory
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.7, "min_p": 0.1}, {"top_p": 0.9, "min_p": 0.1}])
+def test_the_memory_of_a_row_holds_what_drawing_takes(llama: Any, options: Any) -> None:
+    from halo_forge.engines._sampling import Sampler
+
+    num_rows, num_words = 64, llama.model.config.vocab_size
+    requests = [request("p1", number, max_new_tokens=1, **options) for number in range(num_rows)]
+    sampler = Sampler(llama.device, frozenset(), max_rows=num_rows, max_new_tokens=1)
+    sampler.add(requests, [[0.5]] * num_rows)
+    before = torch.cuda.memory_allocated()
+    logits = torch.randn(num_rows, num_words, device=llama.device)
+    torch.cuda.reset_peak_memory_stats()
+    sampler.draw(logits)
+    taken = torch.cuda.max_memory_allocated() - before
+    beside = 100  # numbers of a row that are not for each word
+    assert taken <= num_rows * (row_bytes(llama.model, 0, sorts="top_p" in options) + beside)
+
+
+def test_fewer_rows_fit_where_the_vocabulary_is_sorted(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    budget = 5 * row_bytes(llama.model, 64) + 1
+    monkeypatch.setattr(type(llama.profile), "memory_budget_bytes", lambda self: budget)
+    asked: list[int] = []
+    for options in ({}, {"top_p": 0.9}):
+        requests = [request("p2", number, max_new_tokens=8, **options) for number in range(7)]
+        requests[0] = request("p2", 0, max_new_tokens=8)  # one request with a nucleus is enough
+        asked.clear()
+        with steps_watched(lambda decoder, tokens: asked.append(len(tokens))):
+            sample(llama, requests, batch_size=7, fitted=True)
+        assert max(asked) == (3 if options else 5)
