@@ -336,14 +336,28 @@ def own_operations(model: Any) -> Iterator[None]:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_model_whose_rotary_factors_stay_in_float32_samples_the_same(
-    dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """OLMo turns queries and keys in float32, and rounds them afterwards; its norms round once, as the fused ones."""
+    monkeypatch.setattr("halo_forge.engines._fused._said", set())
     policy = load(save_model(tmp_path / "olmo2", "olmo2"), dtype=dtype)
     requests = requests_of(2, temperature=0.0)
     found = sample(policy, requests)
+    assert ("factors in torch.float32 keep the model's own" in caplog.text) == (dtype == "bfloat16")
     monkeypatch.setattr("halo_forge.engines._fused.fused_operations", own_operations)
     assert found == sample(policy, requests)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+def test_nothing_is_said_of_a_model_whose_operations_are_all_fused(
+    architecture: str,
+    tiny_models: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("halo_forge.engines._fused._said", set())
+    sample(load(tiny_models[architecture], dtype="bfloat16"), requests_of(1))
+    assert "own operations" not in caplog.text
 
 
 def test_rotary_positions_with_more_arguments_are_the_models_own() -> None:
