@@ -19,6 +19,7 @@ import argparse
 import contextlib
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -48,6 +49,12 @@ OPENVINO_TARGETS = (1.2, 1.0)
 OPENVINO_SEQUENCES = 128
 VLLM_IN_FLIGHT = 512
 """As many as our rows in flight on a GPU."""
+BUSY = """
+import os, sys
+while os.getppid() == int(sys.argv[1]):
+    for _ in range(10**6):
+        pass
+"""
 AGAINST = ("generate", "generate_batch", "openvino", "vllm")
 BATCH_SIZES = {"cpu": (32, 64, 128), "cuda": (64, 128, 256)}
 SHAPES = {
@@ -291,8 +298,9 @@ def vllm_rate(engine: ServedEngine, prompts: Mapping[str, Prompt], requests: lis
 
 @contextlib.contextmanager
 def busy_processes(number: int) -> Iterator[None]:
-    """So many processes that each keep a processor busy while the block runs."""
-    started = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(number)]
+    """So many processes that each keep a processor busy while the block runs, and end when this process is killed."""
+    command = [sys.executable, "-c", BUSY, str(os.getpid())]
+    started = [subprocess.Popen(command) for _ in range(number)]
     try:
         yield
     finally:

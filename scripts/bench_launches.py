@@ -49,13 +49,15 @@ class DecodeStep:
 
     Attributes:
         launches, waits: Of the whole step.
-        in_layer: Launches of one decoder layer.
+        in_first, in_last: Launches of the first decoder layer, which also makes the rotary factors for all, and of the
+            last.
         places: Where it waits: "kind file:line" -> how often.
     """
 
     launches: float
     waits: float
-    in_layer: float
+    in_first: float
+    in_last: float
     places: dict[str, float]
 
 
@@ -63,19 +65,26 @@ def decode_step(policy: Policy, num_rows: int, **values: Any) -> DecodeStep:
     """One step of engine `transformers` with all rows in flight; `values` are those of the requests."""
     sampled(policy, num_rows, 2, values)  # what is done once for a model and a number of rows
     short = sampled(policy, num_rows, WARM_UP, values)[0]
-    found, layer = sampled(policy, num_rows, WARM_UP + STEPS, values)
+    found, layers = sampled(policy, num_rows, WARM_UP + STEPS, values)
     places = {" ".join(place): number / STEPS for place, number in (found.places - short.places).items()}
     launches, waits = ((getattr(found, name) - getattr(short, name)) / STEPS for name in ("launches", "waits"))
-    return DecodeStep(launches, waits, layer, places)
+    return DecodeStep(launches, waits, *layers, places)
 
 
-def sampled(policy: Policy, num_rows: int, num_tokens: int, values: dict[str, Any]) -> tuple[Counted, float]:
-    """Counts of one call of the engine, and launches of one layer in a step."""
+def sampled(
+    policy: Policy, num_rows: int, num_tokens: int, values: dict[str, Any]
+) -> tuple[Counted, tuple[float, float]]:
+    """Counts of one call of the engine, and launches of the first and of the last layer in a step."""
     from support.pretended_gpu import counted
 
-    with layer_launches(policy) as layers, counted(with_names=True) as found:
+    layers = policy.model.get_base_model().get_decoder().layers
+    with (
+        layer_launches(layers[0]) as first,
+        layer_launches(layers[-1]) as last,
+        counted(with_names=True) as found,
+    ):
         sample_all(policy, num_rows, num_tokens, **values)
-    return found, max(layers)
+    return found, (max(first), max(last))
 
 
 def sample_all(policy: Policy, num_rows: int, num_tokens: int, **values: Any) -> None:
@@ -95,8 +104,8 @@ def sample_all(policy: Policy, num_rows: int, num_tokens: int, **values: Any) ->
 
 
 @contextmanager
-def layer_launches(policy: Policy) -> Iterator[list[int]]:
-    """Launches of every call of the first decoder layer with one position, while the block runs."""
+def layer_launches(layer: Any) -> Iterator[list[int]]:
+    """Launches of every call of a decoder layer with one position, while the block runs."""
     from support.pretended_gpu.device import plugin
 
     library, found, before = plugin(), [0], [0]
@@ -109,7 +118,6 @@ def layer_launches(policy: Policy) -> Iterator[list[int]]:
         if states.shape[1] == 1:
             found.append(library.count_of(0) - before[0])
 
-    layer = policy.model.get_base_model().get_decoder().layers[0]
     hooks = [
         layer.register_forward_pre_hook(enter, with_kwargs=True),
         layer.register_forward_hook(leave, with_kwargs=True),
@@ -179,14 +187,14 @@ def show(policy: Policy, name: str, all_rows: Sequence[int]) -> None:
     steps = {num_rows: decode_step(policy, num_rows) for num_rows in all_rows}
     for num_rows, step in steps.items():
         print(
-            f"decode step of {num_rows} rows: {step.launches:g} launches, {step.in_layer:g} in each layer;"
-            f" {step.waits:g} waits"
+            f"decode step of {num_rows} rows: {step.launches:g} launches, {step.in_first:g} in the first layer and"
+            f" {step.in_last:g} in the last; {step.waits:g} waits"
         )
         for place, number in sorted(step.places.items()):
             print(f"    {number:g} x {place}")
     first, last = steps[all_rows[0]], steps[all_rows[-1]]
     print(f"for each further row: {(last.launches - first.launches) / max(1, all_rows[-1] - all_rows[0]):g} launches")
-    met = last.waits <= MOST_WAITS and last.in_layer <= MOST_LAUNCHES and last.launches == first.launches
+    met = last.waits <= MOST_WAITS and last.in_first <= MOST_LAUNCHES and last.launches == first.launches
     print(
         f"ceilings: {MOST_WAITS} wait, {MOST_LAUNCHES} launches in each layer, 0 for each row:"
         f" {'met' if met else 'MISSED'}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -21,6 +23,7 @@ from halo_forge.prompts import load_prompts
 
 sys.path.append(str(ROOT / "tests/engines"))
 from fake_vllm import calls, interpreter
+from processes import eventually, is_alive
 
 TINY_MODEL: dict[str, Any] = {"hidden_size": 128}
 """Wide enough for its matrix products to be told from the adapter's."""
@@ -201,6 +204,33 @@ def test_a_vllm_that_is_missing_or_has_another_policy_is_told(model: Path, tmp_p
     assert done.returncode == 1 and "error: " in done.stderr and "Traceback" not in done.stderr
     assert calls(tmp_path / "record.jsonl")[1]["path"] == "/v1/load_lora_adapter"
     assert "ratio" not in done.stdout
+
+
+def test_busy_processes_end_with_a_benchmark_that_is_killed() -> None:
+    program = """
+import sys
+sys.path.insert(0, "scripts")
+import subprocess
+from bench_generation import busy_processes
+real, started = subprocess.Popen, []
+subprocess.Popen = lambda command: started.append(real(command)) or started[-1]
+with busy_processes(2):
+    print(*(each.pid for each in started), flush=True)
+    sys.stdin.read()
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, env=environment) as child:
+        assert child.stdout is not None
+        pids = [int(word) for word in child.stdout.readline().split()]
+        try:
+            time.sleep(0.5)
+            assert len(pids) == 2 and all(map(is_alive, pids))
+            child.kill()
+            assert eventually(lambda: not any(map(is_alive, pids)), seconds=10)
+        finally:
+            for pid in filter(is_alive, pids):
+                os.kill(pid, signal.SIGKILL)
 
 
 def test_vllm_is_proved_before_and_timed_from_the_first_request_to_the_last_answer(

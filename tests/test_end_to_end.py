@@ -197,7 +197,8 @@ def test_no_library_warns_during_a_run(checkpointing: bool, tiny_config: Path) -
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "cycle 1: trained" in done.stderr
-    assert [line for line in (done.stdout + done.stderr).splitlines() if re.search(r"\bwarn|Warning\b", line)] == []
+    words = re.compile(r"\bwarn|Warning\b|site-packages|pip install|Failed to")  # the last are bitsandbytes' own
+    assert [line for line in (done.stdout + done.stderr).splitlines() if words.search(line)] == []
 
 
 EASY = [

@@ -362,7 +362,7 @@ def test_upper_bounds_are_taken_off_for_the_newest_versions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("present", "missing"), [((), "rustc"), (("go", "clang++"), "rustc"), (("rustc",), "golang-go")]
+    ("present", "missing"), [((), "golang-go"), (("go", "clang++"), "g++"), (("rustc",), "golang-go")]
 )
 def test_an_ordinary_user_is_told_which_packages_are_missing(
     present: tuple[str, ...], missing: str, tmp_path: Path

@@ -118,7 +118,7 @@ class Decoder:
         self._max_rows, self._max_length = max_rows, max_length
         # The library's own attention takes one tensor of keys.
         self._max_cohorts = MAX_COHORTS if model.config._attn_implementation == NAME else 1
-        self._graphs = Graphs() if graphs else None
+        self._graphs = Graphs(max_rows) if graphs else None
         self._cohorts: list[Any] = []  # each a Cohort; on a GPU a single FixedCache, from the first rows on
         self._cache: Cache | None = None
         self._kept: tuple[tuple[int, ...], _States] | None = None

@@ -41,6 +41,7 @@ class FixedCache:
         self._lengths = torch.zeros(max_rows, dtype=torch.long, device=device)
         self._slots = torch.arange(self._capacity, device=device)
         self._seen: list[int] = []
+        self._num_slots = self._slots_needed()  # kept, because every layer asks
         # (most rows, key-value heads, most slots, head size); never uninitialised, because a masked NaN would still
         # spoil the sum over values.
         self._layers: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -61,6 +62,9 @@ class FixedCache:
     @property
     def num_slots(self) -> int:
         """Slots that attention goes over in the next step."""
+        return self._num_slots
+
+    def _slots_needed(self) -> int:
         return min(self._capacity, rounded_up(max(self._seen, default=0) + 1, self._slot_bucket))
 
     def append(
@@ -87,6 +91,7 @@ class FixedCache:
                 states[rows, :, :longest] = new[sources[:, None], :, positions].transpose(1, 2)
         self._lengths[rows] = counts
         self._seen += own
+        self._num_slots = self._slots_needed()
 
     def _room(self, states: torch.Tensor) -> torch.Tensor:
         return states.new_zeros(self._max_rows, states.shape[1], self._capacity, states.shape[3])
@@ -106,6 +111,7 @@ class FixedCache:
             for states in (self._lengths, *(states for layer in self._layers for states in layer)):
                 states[into] = states[source]
         self._seen = [self._seen[row] for row in order]
+        self._num_slots = self._slots_needed()
         return order
 
     def make_room(self) -> None:
@@ -145,6 +151,7 @@ class FixedCache:
         """
         self.lengths.add_(1).clamp_(max=max_length)
         self._seen = [min(length + 1, max_length) for length in self._seen]
+        self._num_slots = self._slots_needed()
 
 
 def rounded_up(number: int, multiple: int) -> int:

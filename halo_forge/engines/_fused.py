@@ -165,16 +165,17 @@ class _Rotary:
 
 @torch.no_grad()
 def _turns_halves(own: Callable[..., Any], device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the model's function is what `_Rotary` computes, also where only the factors are in float32."""
+    """Whether the model's function is what `_Rotary` computes, and gives it the same form in the model's dtype."""
     stream = torch.Generator().manual_seed(0)
     q, k = (torch.randn(2, heads, 3, 8, generator=stream).to(device) for heads in (4, 2))
     cos, sin = (torch.randn(2, 3, 8, generator=stream).to(device) for _ in range(2))
 
-    def is_same(kind: torch.dtype) -> bool:
-        inputs = q.to(kind), k.to(kind), cos, sin
-        return all(_close(one, other) for one, other in zip(own(*inputs), _Rotary(own)(*inputs), strict=True))
+    def is_same(kind: torch.dtype, same: Callable[[torch.Tensor, torch.Tensor], bool]) -> bool:
+        inputs = [each.to(kind) for each in (q, k, cos, sin)]
+        return all(same(one, other) for one, other in zip(own(*inputs), _Rotary(own)(*inputs), strict=True))
 
-    return _succeeds("rotary positions", lambda: is_same(torch.float32) and is_same(dtype))
+    # Values in float32 only: in bfloat16 a sum of two products differs by more than its own rounding.
+    return _succeeds("rotary positions", lambda: is_same(torch.float32, _close) and is_same(dtype, _same_form))
 
 
 def _succeeds(what: str, trial: Callable[[], bool]) -> bool:
@@ -189,8 +190,8 @@ def _succeeds(what: str, trial: Callable[[], bool]) -> bool:
 def _close(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether two results differ by rounding alone."""
     tolerance = 4 * torch.finfo(one.dtype).eps
-    return (
-        one.shape == other.shape
-        and one.dtype == other.dtype
-        and bool(torch.allclose(one.float(), other.float(), rtol=tolerance, atol=tolerance))
-    )
+    return _same_form(one, other) and bool(torch.allclose(one.float(), other.float(), rtol=tolerance, atol=tolerance))
+
+
+def _same_form(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and one.dtype == other.dtype

@@ -107,9 +107,11 @@ class Sampler:
         # Rounding may leave the total a little below or above 1, so the draw is scaled to it; right=True never lands
         # on a token of probability 0 when the draw is exactly 0.
         targets = table.gather(1, column[:, None]) * cumulative[:, -1:]
-        tokens = torch.searchsorted(cumulative, targets, right=True)[:, 0]
-        # The draw can round up to the total itself; then nothing lies beyond it.
-        likeliest = tokens >= probabilities.shape[1]
+        tokens = torch.searchsorted(cumulative, targets, right=True).clamp_(max=probabilities.shape[1] - 1)
+        # Two ways to a token that was ruled out: the draw can round up to the total itself, beyond which nothing lies,
+        # and a GPU's sums need not rise, because each adds up in an order of its own.
+        likeliest = probabilities.gather(1, tokens)[:, 0] == 0
+        tokens = tokens[:, 0]
         if num_greedy:
             likeliest |= table[:, _GREEDY] > 0
         if probabilities.is_cuda:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from halo_forge.policy import Policy
 
 _log = logging.getLogger(__name__)
-_VOCABULARY_COPIES = 4
-"""Logits, probabilities, their sums, and what sorting takes."""
+_VOCABULARY_BYTES, _SORTED_VOCABULARY_BYTES = 16, 52
+"""Of a word in a row while a token is drawn: logits, probabilities, their sums, and another copy.  On a GPU `top_p`
+sorts the vocabulary: logits and probabilities, the sorted ones and their order (20), and what CUDA's sort of many rows
+takes beside (about 32: index and row twice, keys and values once more; from its source, not measured on a GPU)."""
 STOPPED, BROKEN = -1, -2
 """In place of a token: one that ends the answer was drawn; the logits were not finite, so nothing could be drawn."""
 LEFTOVER = 1 / 3
@@ -152,17 +154,19 @@ class TransformersEngine:
         all_at_once = self.fitted and num_requests <= self.batch_size * (1 + LEFTOVER)
         return num_requests if all_at_once else self.batch_size
 
-    def _fitting(self, requests: Iterable[SampleRequest], ids: Mapping[str, list[int]]) -> int:
+    def _fitting(self, requests: Collection[SampleRequest], ids: Mapping[str, list[int]]) -> int:
         """The most rows whose caches fit into the memory that is left."""
         budget = self.policy.profile.memory_budget_bytes() if self.fitted else None
         if budget is None:
             return self.batch_size
         num_tokens = max(map(len, ids.values())) + max(request.max_new_tokens for request in requests)
+        sorts = False
         if self.policy.device.type != "cpu":
             from halo_forge.engines._fixed_cache import SLOT_BUCKET, rounded_up
 
             num_tokens = rounded_up(num_tokens, SLOT_BUCKET)
-        return max(1, budget // row_bytes(self.policy.model, num_tokens))
+            sorts = any(request.top_p < 1 for request in requests)
+        return max(1, budget // row_bytes(self.policy.model, num_tokens, sorts=sorts))
 
     def _run(self, waiting: deque[SampleRequest], ids: Mapping[str, list[int]], num_rows: int) -> Iterator[Row]:
         """Decode until every request is answered; yields each row once, when it is finished."""
@@ -289,12 +293,13 @@ def _has_graphs(policy: Policy) -> bool:
     return False
 
 
-def row_bytes(model: Any, num_tokens: int) -> int:
-    """Memory of one row in flight: keys and values of all its positions, and its float32 row of the vocabulary.
+def row_bytes(model: Any, num_tokens: int, *, sorts: bool = False) -> int:
+    """Memory of one row in flight: keys and values of all its positions, and what drawing from its logits takes.
 
     Args:
         model: A causal language model of transformers.
         num_tokens: The longest prompt and its answer.
+        sorts: The whole vocabulary is sorted for the draw.
     """
     shape = model.config.get_text_config()
     heads = getattr(shape, "num_key_value_heads", None)
@@ -302,7 +307,7 @@ def row_bytes(model: Any, num_tokens: int) -> int:
     heads = shape.num_attention_heads if heads is None else heads
     size = shape.hidden_size // shape.num_attention_heads if size is None else size
     cache = 2 * shape.num_hidden_layers * heads * size * model.dtype.itemsize * num_tokens
-    return int(cache + _VOCABULARY_COPIES * 4 * shape.vocab_size)
+    return int(cache + (_SORTED_VOCABULARY_BYTES if sorts else _VOCABULARY_BYTES) * shape.vocab_size)
 
 
 def uniforms_of(request: SampleRequest) -> Any:

@@ -90,7 +90,7 @@ def fused_adapter(model: PeftModel) -> Iterator[None]:
     weights stay as they are; gradients reach them through the cast.  Layers that are more than W x + s B A x, and those
     that drop parts of x in training, keep their own way.
     """
-    layers = [module for module in model.modules() if is_plain(module)]
+    layers = [module for module in model.modules() if is_fusable_lora(module)]
     # All of them before the first is used: when the memory runs out here, no layer is left with a copy of its weights.
     forwards = [_fused_forward(layer, model.dtype) for layer in layers]
     for layer, forward in zip(layers, forwards, strict=True):
@@ -102,7 +102,7 @@ def fused_adapter(model: PeftModel) -> Iterator[None]:
             del layer.forward
 
 
-def is_plain(module: Any) -> bool:
+def is_fusable_lora(module: Any) -> bool:
     """Whether a module is a LoRA layer that computes W x + s B A x and nothing else."""
     from peft.tuners import lora
 

@@ -263,11 +263,14 @@ def resolve_dtype(name: str, profile: Profile) -> torch.dtype:
 
 def _quiet_libraries() -> None:
     """The libraries' own progress bars and log lines would tear our progress apart."""
+    import logging
     import warnings
 
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    # PEFT imports it wherever it is installed; on a CPU it asks for a package that nothing here needs.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # TRL 1.16 itself reads the old name of what transformers 5.23 renamed; nothing of ours does.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)

@@ -85,3 +85,22 @@ def test_a_position_stops_at_the_limit() -> None:
         step_of = cache.lengths.clone()
         cache.advance(3)
         assert cache.lengths.tolist() == [min(3, int(step_of[0]) + 1)]
+
+
+def test_layers_do_not_look_through_all_rows() -> None:
+    class Watched(list[int]):
+        looks = 0
+
+        def __iter__(self) -> Any:
+            Watched.looks += 1
+            return super().__iter__()
+
+    cache = FixedCache(torch.device("cpu"), max_rows=4, max_length=MAX_LENGTH)
+    append(cache, [[1, 2, 3], list(range(63))], [0, 1])
+    cache._seen = Watched(cache._seen)
+    for layer in range(LAYERS):
+        keys, _ = cache.write(layer, states([[5], [6]], layer), states([[5], [6]], layer))
+        assert keys.shape[2] == cache.num_slots == 64
+    assert Watched.looks == 0
+    cache.advance(MAX_LENGTH - 1)
+    assert Watched.looks > 0 and cache.num_slots == 128, "the next step needs the 65th"

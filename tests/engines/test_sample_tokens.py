@@ -227,3 +227,15 @@ def test_the_nucleus_of_a_large_vocabulary_is_that_of_the_whole_order() -> None:
         assert torch.equal(together[row], expected) and torch.equal(alone, expected)
         sizes.append(needed)
     assert sizes[0] < 512 < sizes[1] < sizes[2] == 5000
+
+
+def test_a_token_that_was_ruled_out_is_not_drawn_where_sums_do_not_rise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU adds up in another order for each sum, so the sum at a token of probability 0 may lie above the one before.
+
+    Shares 0.4, 0, 0, 0.6 whose second and third sum are too large, and a last token that is ruled out.
+    """
+    sums = torch.tensor([0.4, 0.45, 0.45, 1.0, 1.0])
+    monkeypatch.setattr(torch.Tensor, "cumsum", lambda self, dim: sums.expand(len(self), -1).contiguous())
+    logits = torch.tensor([math.log(0.4), -math.inf, -math.inf, math.log(0.6), -math.inf])
+    found = sample_tokens(logits.expand(4, -1), rows([0.2, 0.42, 0.7, 0.9999999999]))
+    assert found.tolist() == [0, 3, 3, 3]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tiny_models import LoraOptions, disturb_adapter, load_policy, prompts, request, same_bits, save_model
 
-from halo_forge.engines.transformers import TransformersEngine, TransformersSpec
+from halo_forge.engines.transformers import TransformersEngine, TransformersSpec, row_bytes
 from halo_forge.errors import LogitsNotFinite
 from halo_forge.hardware import Profile
 
@@ -170,7 +170,7 @@ def test_dropping_rows_waits_for_nothing(llama: Any, monkeypatch: pytest.MonkeyP
 class EagerGraphs:
     """Runs the step itself; a shape that comes again must find all tensors where they were."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_rows: int) -> None:
         self.addresses: dict[Any, Any] = {}
         made.append(self)
 
@@ -336,14 +336,28 @@ def own_operations(model: Any) -> Iterator[None]:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_model_whose_rotary_factors_stay_in_float32_samples_the_same(
-    dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """OLMo turns queries and keys in float32, and rounds them afterwards; its norms round once, as the fused ones."""
+    monkeypatch.setattr("halo_forge.engines._fused._said", set())
     policy = load(save_model(tmp_path / "olmo2", "olmo2"), dtype=dtype)
     requests = requests_of(2, temperature=0.0)
     found = sample(policy, requests)
+    assert ("factors in torch.float32 keep the model's own" in caplog.text) == (dtype == "bfloat16")
     monkeypatch.setattr("halo_forge.engines._fused.fused_operations", own_operations)
     assert found == sample(policy, requests)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+def test_nothing_is_said_of_a_model_whose_operations_are_all_fused(
+    architecture: str,
+    tiny_models: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("halo_forge.engines._fused._said", set())
+    sample(load(tiny_models[architecture], dtype="bfloat16"), requests_of(1))
+    assert "own operations" not in caplog.text
 
 
 def test_rotary_positions_with_more_arguments_are_the_models_own() -> None:
@@ -406,3 +420,36 @@ def test_a_norm_is_fused_where_its_epsilon_is_known(
 
     norm = ItsOwnRMSNorm(epsilon, value, used).to("cuda", dtype)
     assert bool(_fused_norms(torch.nn.ModuleList([norm, torch.nn.RMSNorm(8)]))) == is_fused
+
+
+# ---- memory
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.7, "min_p": 0.1}, {"top_p": 0.9, "min_p": 0.1}])
+def test_the_memory_of_a_row_holds_what_drawing_takes(llama: Any, options: Any) -> None:
+    from halo_forge.engines._sampling import Sampler
+
+    num_rows, num_words = 64, llama.model.config.vocab_size
+    requests = [request("p1", number, max_new_tokens=1, **options) for number in range(num_rows)]
+    sampler = Sampler(llama.device, frozenset(), max_rows=num_rows, max_new_tokens=1)
+    sampler.add(requests, [[0.5]] * num_rows)
+    before = torch.cuda.memory_allocated()
+    logits = torch.randn(num_rows, num_words, device=llama.device)
+    torch.cuda.reset_peak_memory_stats()
+    sampler.draw(logits)
+    taken = torch.cuda.max_memory_allocated() - before
+    beside = 100  # numbers of a row that are not for each word
+    assert taken <= num_rows * (row_bytes(llama.model, 0, sorts="top_p" in options) + beside)
+
+
+def test_fewer_rows_fit_where_the_vocabulary_is_sorted(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    budget = 5 * row_bytes(llama.model, 64) + 1
+    monkeypatch.setattr(type(llama.profile), "memory_budget_bytes", lambda self: budget)
+    asked: list[int] = []
+    for options in ({}, {"top_p": 0.9}):
+        requests = [request("p2", number, max_new_tokens=8, **options) for number in range(7)]
+        requests[0] = request("p2", 0, max_new_tokens=8)  # one request with a nucleus is enough
+        asked.clear()
+        with steps_watched(lambda decoder, tokens: asked.append(len(tokens))):
+            sample(llama, requests, batch_size=7, fitted=True)
+        assert max(asked) == (3 if options else 5)

@@ -17,7 +17,7 @@ pytest.importorskip("torch")
 
 pytestmark = [pytest.mark.pretended_gpu, pytest.mark.usefixtures("pretended")]
 
-OUTSIDE_THE_LAYERS = 35
+OUTSIDE_THE_LAYERS = 36
 """Embedding, rotary angles, masks, the head, and drawing: whatever the number of layers and rows."""
 MOST_OF_AN_OPTIMIZER_STEP = 4
 """Waits: the batch, the one of its pass, and the loss and the gradient's norm for the log."""
@@ -51,8 +51,9 @@ def test_launches_of_a_decode_step(name: str, bench: ModuleType, tiny_models: di
     disturb_adapter(policy)
     few, many = (bench.decode_step(policy, num_rows) for num_rows in (4, 16))
     num_layers = policy.model.config.num_hidden_layers
-    assert 5 < few.in_layer <= bench.MOST_LAUNCHES
-    assert num_layers * few.in_layer < few.launches <= num_layers * few.in_layer + OUTSIDE_THE_LAYERS
+    assert 5 < few.in_last < few.in_first <= bench.MOST_LAUNCHES, "the first also makes the rotary factors"
+    in_layers = few.in_first + (num_layers - 1) * few.in_last
+    assert in_layers < few.launches <= in_layers + OUTSIDE_THE_LAYERS
     assert many.launches == few.launches, "nothing is started for each row"
     assert many.waits == few.waits
 
