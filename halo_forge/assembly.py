@@ -22,7 +22,7 @@ import halo_forge
 from halo_forge import heartbeat
 from halo_forge.choices import hardware_choices, verifier_workers
 from halo_forge.config import LoadedConfig, RaftConfig, config_digest, differing_keys, resolved
-from halo_forge.engines import Noting
+from halo_forge.engines import Engine, KeepingLogs, Noting
 from halo_forge.errors import ConfigError, RunDirError
 from halo_forge.hardware import Profile, choose, prepare
 from halo_forge.hardware.telemetry import telemetry
@@ -138,21 +138,7 @@ def open_run(
         policy = _load_policy(config, profile)
         if policy is not None:
             policy.check_lengths(prompts.by_id().values(), config.engine.max_new_tokens)
-        engine = config.engine.open(policy)
-        if isinstance(engine, AbstractContextManager):  # it may have started a server
-            stack.enter_context(engine)
-        if isinstance(engine, Noting):
-            engine.note = run.event
-        trainer = (
-            ScriptedTrainer(config.training)
-            if policy is None
-            else LoraSftTrainer(
-                policy,
-                config.training,
-                seed=config.seed,
-                keep_optimizer=config.training.optimizer.across_cycles != "reset",
-            )
-        )
+        engine, trainer = _open_engine(config, policy, run, stack), _trainer(config, policy)
         num_drift = config.evaluation.num_drift_samples
         probe = Probe(policy, prompts.by_id(), num_drift) if policy is not None and num_drift > 0 else None
         limit = config.verifier.max_error_fraction
@@ -175,6 +161,24 @@ def open_run(
         until_loaded.close()
         run.event("attempt_started", resumed=resume, halo_forge_version=halo_forge.__version__)
         yield Plan(config, prompts), run, tools
+
+
+def _open_engine(config: RaftConfig, policy: Policy | None, run: Run, stack: ExitStack) -> Engine:
+    engine: Engine = config.engine.open(policy)
+    if isinstance(engine, AbstractContextManager):  # it may have started a server
+        stack.enter_context(engine)
+    if isinstance(engine, Noting):
+        engine.note = run.event
+    if isinstance(engine, KeepingLogs):
+        engine.keep_logs(run.root / "server_logs")
+    return engine
+
+
+def _trainer(config: RaftConfig, policy: Policy | None) -> ScriptedTrainer | LoraSftTrainer:
+    if policy is None:
+        return ScriptedTrainer(config.training)
+    keep_optimizer = config.training.optimizer.across_cycles != "reset"
+    return LoraSftTrainer(policy, config.training, seed=config.seed, keep_optimizer=keep_optimizer)
 
 
 def is_finished(loaded: LoadedConfig) -> bool:

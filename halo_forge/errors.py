@@ -1,4 +1,4 @@
-"""What can go wrong for reasons a user can mend.
+"""What can go wrong for reasons a user can fix.
 
 Every error carries what happened and what to do about it; the command line prints both and leaves with `exit_code`.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 
 class HaloForgeError(Exception):
-    """An error that a user can cause or mend.
+    """An error that a user can cause or fix.
 
     Args:
         message: What happened, with the value that was found and what is allowed.

@@ -192,7 +192,7 @@ class Tools:
                 raise VerifierBroken(
                     f"the verifier itself failed on {num_errors} of {len(verdicts)} samples"
                     f" (verifier.max_error_fraction is {self.max_error_fraction}); first: {first.diagnostics[:200]}",
-                    "mend what it says, then run the same command with --resume: only these samples are checked again",
+                    "fix what it says, then run the same command with --resume: only these samples are checked again",
                 )
 
         return dataclasses.replace(self.second_verdict_form(), check=check)

@@ -28,7 +28,7 @@ def main() -> None:
     )
 
     def ask(prompts: list[list[int]], seed: int) -> int:
-        handles = []
+        inputs, every = [], []
         for number, ids in enumerate(prompts):
             settings = openvino_genai.GenerationConfig()
             settings.do_sample, settings.temperature, settings.top_p = True, 1.0, 1.0
@@ -38,11 +38,11 @@ def main() -> None:
             settings.stop_token_ids = set(work["stop_ids"])
             settings.rng_seed = seed + number
             settings.adapters = adapter
-            tensor = openvino.Tensor(numpy.array([ids], dtype=numpy.int64))
-            handles.append(pipeline.add_request(number, tensor, settings))
-        while pipeline.has_non_finished_requests():
-            pipeline.step()
-        return sum(len(output.generated_ids) for handle in handles for output in handle.read_all())
+            every.append(settings)
+            inputs.append(openvino.Tensor(numpy.array([ids], dtype=numpy.int64)))
+        # Not `add_request` and `step`, which leave the adapter out.
+        done = pipeline.generate(inputs, every)
+        return sum(len(ids) for result in done for ids in result.m_generation_ids)
 
     ask(work["prompts"][: work["warm_up"]], 10_000)
     print("{}", flush=True)

@@ -41,6 +41,7 @@ def strix_halo(**changes: Any) -> dict[str, object]:
         f"{CARD}/mem_info_gtt_total": 120 * GIB,
         f"{CARD}/mem_info_gtt_used": 2 * GIB,
         f"{CARD}/mem_info_vram_total": GIB // 2,
+        f"{CARD}/mem_info_vram_used": 0,
         f"{CARD}/gpu_busy_percent": 75,
         f"{CARD}/hwmon/hwmon3/name": "amdgpu",
         f"{CARD}/hwmon/hwmon3/power1_average": 85_000_000,

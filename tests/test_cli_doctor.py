@@ -79,9 +79,9 @@ def test_a_level_that_could_be_higher(machine: Callable[..., None]) -> None:
     machine("landlock", [NO_NAMESPACES, Probe("landlock", True), Probe("limits", True)])
     section = isolation.isolation_section()
     assert section.can_run
-    assert lines(section, "level")[0].do == NO_NAMESPACES.mend
+    assert lines(section, "level")[0].do == NO_NAMESPACES.fix
     (failed,) = lines(section, "probe namespace")
-    assert failed == Line("probe namespace", "failed", "unshare is refused (EPERM 1)", NO_NAMESPACES.mend)
+    assert failed == Line("probe namespace", "failed", "unshare is refused (EPERM 1)", NO_NAMESPACES.fix)
 
 
 def test_no_level(machine: Callable[..., None]) -> None:
@@ -89,7 +89,7 @@ def test_no_level(machine: Callable[..., None]) -> None:
     section = isolation.isolation_section()
     assert not section.can_run
     assert lines(section, "level") == [
-        Line("level", "failed", "no isolation level that holds programs in works", NO_NAMESPACES.mend)
+        Line("level", "failed", "no isolation level that holds programs in works", NO_NAMESPACES.fix)
     ]
     assert "ENOSYS" in lines(section, "probe landlock")[0].found
     attempts = isolation.self_test_section()
@@ -148,8 +148,8 @@ def test_containers_are_told_apart(tmp_path: Path, files: list[str], environment
 def test_what_would_raise_the_level() -> None:
     assert command_to_raise("namespace", {"fresh_proc": True}, [NO_LANDLOCK], None) == ""
     assert "unmask=ALL" in command_to_raise("namespace", {"fresh_proc": False}, [], "podman")
-    assert command_to_raise("landlock", {}, [NO_NAMESPACES], "docker") == NO_NAMESPACES.mend
-    assert command_to_raise(None, {}, [NO_NAMESPACES, NO_LANDLOCK], None) == NO_NAMESPACES.mend
+    assert command_to_raise("landlock", {}, [NO_NAMESPACES], "docker") == NO_NAMESPACES.fix
+    assert command_to_raise(None, {}, [NO_NAMESPACES, NO_LANDLOCK], None) == NO_NAMESPACES.fix
 
 
 def test_what_is_not_promised() -> None:
@@ -224,21 +224,21 @@ def test_verifiers_prove_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_exit_codes(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     fine = Section("one", True, (Line("a", "fine", "[all] well"),), {"x": 1})
-    bad = Section("two", False, (Line("b", "failed", "broken", "mend it"),))
+    bad = Section("two", False, (Line("b", "failed", "broken", "fix it"),))
     monkeypatch.setattr(doctor, "SECTIONS", (lambda: fine,))
     done = cli("doctor")
     assert done.code == 0 and "[all] well" in done.out
     monkeypatch.setattr(doctor, "SECTIONS", (lambda: fine, lambda: bad))
     done = cli("doctor")
     assert done.code == 4
-    assert "do: mend it" in done.out and "two" in done.err
+    assert "do: fix it" in done.out and "two" in done.err
     assert cli("doctor", "--json").json == {
         "can_run": False,
         "sections": [
             {"name": "one", "can_run": True, "facts": {"x": 1},
              "lines": [{"name": "a", "state": "fine", "found": "[all] well", "do": ""}]},
             {"name": "two", "can_run": False, "facts": {},
-             "lines": [{"name": "b", "state": "failed", "found": "broken", "do": "mend it"}]},
+             "lines": [{"name": "b", "state": "failed", "found": "broken", "do": "fix it"}]},
         ],
     }  # fmt: skip
 

@@ -180,7 +180,7 @@ def test_one_bad_row_does_not_hide_the_others(cli: Cli, tmp_path: Path) -> None:
 def test_tests_that_turn_out_not_to_work_only_while_checking(cli: Cli, tmp_path: Path) -> None:
     def check(self: Any, source: str, tests: Any, sandbox: Any) -> Any:
         if tests.entry_point == "sub":
-            raise ConfigError("the harness is no good", "mend it")
+            raise ConfigError("the harness is no good", "fix it")
         return real(self, source, tests, sandbox)
 
     real = Stages.check

@@ -18,6 +18,7 @@ from scripted_runs import MemoryVerifier, execute, write_inputs
 from halo_forge import records
 from halo_forge.cli.app import app
 from halo_forge.config import load_config
+from halo_forge.config.load import WITHOUT_INFLUENCE
 from halo_forge.decisions import Decision
 from halo_forge.errors import ConfigError, HaloForgeError
 from halo_forge.measuring import Result
@@ -211,6 +212,13 @@ def test_the_readme_rows_can_be_passed_and_failed(tmp_path: Path) -> None:
 
 
 # ---- architecture and algorithm
+
+
+def test_the_keys_that_decide_no_result_are_those_of_the_digest() -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    listed = text.split("covers every key but", 1)[1].split("A run directory is continued", 1)[0]
+    keys = {".".join(part for part in key if part is not None) for key in WITHOUT_INFLUENCE}
+    assert set(re.findall(r"`([^`]+)`", listed)) == keys
 
 
 def test_algorithm_quotes_the_loop() -> None:

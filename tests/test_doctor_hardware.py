@@ -93,6 +93,8 @@ CHANGES: list[tuple[dict[str, object], dict[str, Any], str, str, str, str]] = [
     ({}, {"firmware": "20240318.git3b128b60-0ubuntu2"}, "firmware", "note", "older than 20260110", ""),
     ({}, {"firmware": "1:99"}, "firmware", "unknown", "no date", "20251125 hangs"),
     ({f"{CARD}/mem_info_vram_total": 64 * GIB}, {}, "VRAM", "note", "68.7 GB are set aside and not used", "BIOS"),
+    ({f"{CARD}/mem_info_vram_total": 120 * GIB, "proc/sys/kernel/osrelease": "6.14.0-1018-oem"}, {}, "VRAM", "note",
+     "a kernel before 6.15 uses GTT alone", "BIOS"),
     ({f"{CARD}/mem_info_vram_total": 120 * GIB}, {}, "GPU memory limit", "fine", "128.8 GB of its own", ""),
     ({"sys/module/ttm/parameters/pages_limit": 62 * GIB // 4096}, {}, "GPU memory limit", "note", "66.6 GB",
      "sudo amd-ttm --set 94"),
@@ -172,6 +174,20 @@ def test_without_a_gpu_nothing_is_tried_and_a_run_can_start(tmp_path: Path, file
 
 
 # ---- probes
+
+
+@pytest.mark.parametrize("torch", ["2.15.0a0+rocm10.1.0a20260821", "2.13.0a0+rocm7.14.0a20260612"])
+def test_a_torch_with_a_note_is_tried_all_the_same(tmp_path: Path, torch: str) -> None:
+    found = section(tmp_path, strix_halo(), torch=torch)
+    assert (line(found, "torch").state, line(found, "attention").state) == ("note", "fine")
+    crashes = section(tmp_path, strix_halo(), torch=torch, probes={"seen": Outcome(None, "killed by SIGSEGV")})
+    assert line(crashes, "torch sees").found == "killed by SIGSEGV" and not crashes.can_run
+
+
+@pytest.mark.parametrize("torch", [None, "2.9.1+rocm7.2"])
+def test_a_torch_that_is_missing_or_too_old_is_not_tried(tmp_path: Path, torch: str | None) -> None:
+    found = section(tmp_path, strix_halo(), torch=torch)
+    assert line(found, "probes") == Line("probes", "skipped", "torch has to be fixed first")
 
 
 def test_a_gpu_that_only_torch_sees_is_tried_too(tmp_path: Path) -> None:
@@ -300,9 +316,17 @@ def ignores_masks(original: Any, query: Any, key: Any, value: Any, attn_mask: An
     return original(query, key, value, **options)
 
 
+def spoils_padding(original: Any, query: Any, key: Any, value: Any, attn_mask: Any = None, **options: Any) -> Any:
+    """As a kernel that divides by the sum of nothing: in the next layer every row sums over such values."""
+    mixed = original(query, key, value, attn_mask=attn_mask, **options)
+    if attn_mask is None or attn_mask.dtype.is_floating_point:
+        return mixed
+    return mixed.masked_fill(~attn_mask.any(-1, keepdim=True), float("nan"))
+
+
 def one_group(original: Any, query: Any, key: Any, value: Any, **options: Any) -> Any:
     """As a kernel that gives every query head the first head of the keys."""
-    return original(query, key[:, :1], value[:, :1], **options)
+    return original(query, key[:, :1].expand_as(key), value[:, :1].expand_as(value), **options)
 
 
 @pytest.mark.parametrize(
@@ -310,6 +334,7 @@ def one_group(original: Any, query: Any, key: Any, value: Any, **options: Any) -
     [
         (half_range, [case for case in CASES if "large" in case]),
         (ignores_masks, [case for case in CASES if "training" not in case]),
+        (spoils_padding, [case for case in CASES if "prompts" in case]),
         (one_group, CASES),
     ],
 )

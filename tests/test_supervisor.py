@@ -100,6 +100,23 @@ def test_loading_may_be_silent_for_longer(children: Children, begun: str) -> Non
     assert children.said == []
 
 
+@pytest.mark.parametrize(
+    ("limits", "seconds"),
+    [(Limits(), 900), (Limits(60), 900), (Limits(3600), 3600), (Limits(3600, loading_seconds=60), 60)],
+)
+def test_a_longer_stall_is_allowed_while_loading_too(limits: Limits, seconds: float) -> None:
+    assert limits.silent_seconds(is_loading=True) == seconds
+
+
+def test_who_allows_a_longer_silence_allows_it_while_loading(
+    children: Children, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("halo_forge.supervisor.LOADING_SECONDS", 0.5)
+    command = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(1.5)"]
+    assert supervise(command, lambda: command, children.root, Limits(30), children.said.append, NO_GPU) == 0
+    assert children.said == []
+
+
 def test_loading_that_moves_nothing_is_stalled_too(children: Children) -> None:
     body = "if attempt == 1: beat(); beat(b'l'); time.sleep(60)"
     assert children.run(body, stall=60.0, loading=1.0) == 0
@@ -175,6 +192,18 @@ def test_the_second_start_after_a_stall_on_gfx1151(children: Children, monkeypat
     assert children.starts == ["unset", "unset", "0"]  # a kill is no stall
     assert "GPU 100% busy, GPU at 52 W" in children.said[1]
     assert [said.endswith("with HSA_ENABLE_INTERRUPT=0") for said in children.said] == [False, True]
+
+
+def test_sensors_that_hang_do_not_keep_the_child_alive(children: Children, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a driver hangs together with what runs on it."""
+    root = children.root / "machine"
+    (root / "dev").mkdir(parents=True)
+    (root / "dev/nvidia0").touch()
+    (root / "pynvml.py").write_text("import time; time.sleep(120)")
+    monkeypatch.setenv("PYTHONPATH", str(root), prepend=":")
+    machine = Machine(root, {}, "2.13.0+cu130")
+    assert children.run("if attempt == 1: time.sleep(60)", stall=1.0, machine=machine) == 0
+    assert "GPU: its sensors do not answer within 5 s" in children.said[0]
 
 
 def test_what_the_user_has_set_stays(children: Children, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""`halo-forge doctor`: what works here, what does not, and the command that would mend it."""
+"""`halo-forge doctor`: what works here, what does not, and the command that would fix it."""
 
 from __future__ import annotations
 

@@ -13,7 +13,10 @@ STALL_SECONDS = typer.Option(
     None, "--stall-seconds", min=1, help="Time without a new token, verdict or training pass (default 600)."
 )
 LOADING_SECONDS = typer.Option(
-    None, "--loading-seconds", min=1, help="Time without data read or written while a model is loaded (default 900)."
+    None,
+    "--loading-seconds",
+    min=1,
+    help="Time without data read or written while a model is loaded (default 900, or --stall-seconds if that is more).",
 )
 MAX_RESTARTS = typer.Option(
     None, "--max-restarts", min=0, help="Restarts in a row that finish nothing, before giving up (default 3)."

@@ -168,5 +168,5 @@ def _as_error(problems: list[Problem], found: Normalised, document: Document) ->
         told = Problem(path, problem.text, problem.value, others).told(where)
         lines.append(told if where(path) != "default" else f"{document.where(path)}: {told}")
     head = [f"{document.path}: {len(lines)} problems"] if len(lines) > 1 else []
-    hint = "mend these keys; docs/configuration.md describes every key, `halo-forge config schema` lists them"
+    hint = "fix these keys; docs/configuration.md describes every key, `halo-forge config schema` lists them"
     return ConfigError("\n".join([*head, *lines]), hint)

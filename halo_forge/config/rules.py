@@ -165,9 +165,13 @@ def _single_rules(config: RaftConfig) -> Iterator[Problem]:
         do = f"{_GREEDY}; raise the temperature, or set evaluation.samples_per_prompt to 1"
         yield Problem(("evaluation", "temperature"), do, evaluation.temperature, (other,))
     engine = config.engine
-    if config.model.quantization != "none" and "vllm" in (engine.kind, getattr(engine, "adapter", "")[:4]):  # type: ignore[attr-defined]
-        text = "vLLM would sample with the weights in full: another policy than the one that is trained; set it to none"
-        yield Problem(("model", "quantization"), text, config.model.quantization, ((("engine", "kind"), engine.kind),))  # type: ignore[attr-defined]
+    adapter, kind = getattr(engine, "adapter", None), engine.kind  # type: ignore[attr-defined]
+    if config.model.quantization != "none" and (kind == "vllm" or adapter in ("vllm_runtime_lora", "none")):
+        text = "the server has the weights in full: another policy than the one that is trained; set it to none"
+        if kind == "openai_server":
+            text += ", or engine.adapter to merged_restart, which serves the weights of the 4 bits"
+        other = (("engine", "kind"), kind) if adapter is None else (("engine", "adapter"), adapter)
+        yield Problem(("model", "quantization"), text, config.model.quantization, (other,))
     if engine.batch_size != "auto" and engine.batch_size < 1:
         yield Problem(("engine", "batch_size"), f"found {engine.batch_size}, allowed: auto or at least 1")
     across = config.training.optimizer.across_cycles

@@ -139,7 +139,8 @@ def _shared_memory(machine: Machine, profile: Gfx1151, total: int | None) -> Ite
         yield Line("GPU memory limit", "fine", found)
     else:
         large = vram is not None and vram > LARGE_CARVE_OUT
-        found = f"{_gb(vram)} are set aside and not used: GTT is larger ({_gb(gtt)})" if large else _gb(vram)
+        why = f"GTT is larger ({_gb(gtt)})" if profile.can_use_vram() else "a kernel before 6.15 uses GTT alone"
+        found = f"{_gb(vram)} are set aside and not used: {why}" if large else _gb(vram)
         yield Line("VRAM", "note" if large else _state(vram), found, "0.5 GB in the BIOS is enough" if large else "")
         limits = [each for each in (gtt, ttm) if each is not None]
         found = f"the GPU may use {_gb(min(limits, default=None))} of main memory (GTT {_gb(gtt)}, TTM {_gb(ttm)})"

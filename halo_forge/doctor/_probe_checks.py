@@ -42,7 +42,7 @@ class Outcome:
     Attributes:
         found: What it printed; None where it failed.
         failure: Why, in words; empty where it did not fail.
-        do: What would mend it.
+        do: What would fix it.
     """
 
     found: dict[str, Any] | None = None

@@ -10,6 +10,8 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from halo_forge.hardware.devices import seen_by_torch
@@ -40,9 +42,10 @@ large (github.com/ROCm/aotriton, issue 54 and pull request 179: beyond the range
 def attention() -> dict[str, Any]:
     """Relative errors of torch's attention in bfloat16 against float32 on the CPU, by kernel and case.
 
-    The cases are the calls of a run: training (causal, with gradients), prompts (padded on the left, with a mask) and
-    decoding (one query, grouped heads, with a mask), each with small and with large scores.  "chosen" is what torch
-    takes by itself; a kernel that refuses a case has the refusal in the place of the error.
+    The cases go through transformers' own `sdpa`, as in a run: training (causal, with gradients), prompts (padded on
+    the left, with a mask) and decoding (one query, a cut of the cache, an additive mask), each with small and with
+    large scores.  "chosen" is what torch takes by itself; a kernel that refuses a case has the refusal in the place of
+    the error.
     """
     from contextlib import nullcontext
 
@@ -54,59 +57,96 @@ def attention() -> dict[str, Any]:
         "efficient": lambda: sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION),
     }
     found: dict[str, Any] = {name: {} for name in kernels}
-    for case, (shapes, options, needs_gradients) in _cases().items():
+    for name, case in _cases().items():
         for scores, common in (("small", 0.0), ("large", COMMON_PART)):
-            inputs = _inputs(shapes, common)
-            expected = _attended([each.float() for each in inputs], options, needs_gradients)
-            for name, kernel in kernels.items():
+            label, inputs = f"{name}, {scores} scores", _inputs(case, common)
+            expected = _attended([each.float() for each in inputs], case)
+            for kernel_name, kernel in kernels.items():
                 try:
                     with kernel():
-                        mine = _attended([each.cuda() for each in inputs], options, needs_gradients)
+                        mine = _attended([each.cuda() for each in inputs], case)
                 except RuntimeError as error:
-                    found[name][f"{case}, {scores} scores"] = str(error).splitlines()[0][:200]
+                    found[kernel_name][label] = str(error).splitlines()[0][:200]
                     continue
-                found[name][f"{case}, {scores} scores"] = _largest_error(mine, expected, only_finite=common > 0)
+                found[kernel_name][label] = _largest_error(mine, expected, only_finite=common > 0)
     return found
 
 
-Shapes = tuple[tuple[int, int, int, int], tuple[int, int, int, int]]
-"""(rows, heads, tokens, size of a head) of the queries, and of keys and values."""
+@dataclass(frozen=True)
+class Case:
+    """One call of attention.
+
+    Attributes:
+        query: (rows, heads, tokens, size of a head).
+        key: (rows, key-value heads, slots, size of a head), of the values too.
+        num_keys: The first slots, which are all that is looked at.
+        mask: (rows, 1, tokens or 1, num_keys), on the CPU: booleans, or bfloat16 that is added; None is causal.
+        needs_gradients: Inputs get gradients.
+    """
+
+    query: tuple[int, int, int, int]
+    key: tuple[int, int, int, int]
+    num_keys: int
+    mask: Any = None
+    needs_gradients: bool = False
 
 
-def _cases() -> dict[str, tuple[Shapes, dict[str, Any], bool]]:
+def _cases() -> dict[str, Case]:
+    """What a run calls: training, the prompts' pass, and a step over `engines._fixed_cache` with the decoder's mask."""
     import torch
 
-    num_keys, lengths = 160, torch.tensor([160, 96, 40, 7])
-    real = torch.arange(num_keys) >= num_keys - lengths[:, None]
-    causal = torch.ones(num_keys, num_keys, dtype=torch.bool).tril()
-    # A row of padding sees itself, as in transformers: the softmax of nothing is NaN everywhere.
-    whole = (causal & real[:, None, None, :]) | torch.eye(num_keys, dtype=torch.bool)
-    heads: dict[str, Any] = {"enable_gqa": True}
+    lengths = torch.tensor([160, 96, 40, 7])
+    longest, num_keys = 160, 192
+    real = torch.arange(longest) >= longest - lengths[:, None]
+    # Rows of padding may look at nothing, as transformers builds it.
+    padded = torch.ones(longest, longest, dtype=torch.bool).tril() & real[:, None, None, :] & real[:, None, :, None]
+    hidden = torch.arange(num_keys) > lengths[:, None]
+    added = torch.zeros(hidden.shape, dtype=torch.bfloat16).masked_fill_(hidden, float("-inf"))[:, None, None]
     return {
-        "training": (((2, 14, 256, 64), (2, 2, 256, 64)), {"is_causal": True, **heads}, True),
-        "prompts": (((4, 14, num_keys, 64), (4, 2, num_keys, 64)), {"attn_mask": whole, **heads}, False),
-        "decoding": (((4, 14, 1, 64), (4, 2, num_keys, 64)), {"attn_mask": real[:, None, None, :], **heads}, False),
+        "training": Case((2, 14, 256, 64), (2, 2, 256, 64), 256, needs_gradients=True),
+        "prompts": Case((4, 14, longest, 64), (4, 2, longest, 64), longest, padded),
+        "decoding": Case((4, 14, 1, 64), (4, 2, 512, 64), num_keys, added),
     }
 
 
-def _inputs(shapes: Shapes, common: float) -> list[Any]:
+def _inputs(case: Case, common: float) -> list[Any]:
     """Queries, keys and values in bfloat16, on the CPU."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
-    signs = torch.randn(shapes[0][-1], generator=generator).sign() * common
-    query, key, value = (torch.randn(shape, generator=generator) for shape in (*shapes, shapes[1]))
+    signs = torch.randn(case.query[-1], generator=generator).sign() * common
+
+    def drawn(rows: int, heads: int, tokens: int, size: int) -> Any:
+        """In the order of a projection's result: the heads of a token lie beside each other."""
+        return torch.randn(rows, tokens, heads, size, generator=generator).transpose(1, 2)
+
+    query, key, value = (drawn(*shape) for shape in (case.query, case.key, case.key))
+    if case.num_keys < case.key[2]:
+        key, value = key.contiguous(), value.contiguous()  # in the cache the tokens of a head lie beside each other
     return [(query + signs).bfloat16(), (key + signs).bfloat16(), value.bfloat16()]
 
 
-def _attended(inputs: list[Any], options: dict[str, Any], needs_gradients: bool) -> list[Any]:
-    """The result, then the gradients of the sum of its squares, in float32 on the CPU."""
-    from torch.nn.functional import scaled_dot_product_attention
+def _attended(inputs: list[Any], case: Case) -> list[Any]:
+    """The result of transformers' `sdpa`, then the gradients of the sum of its squares, in float32 on the CPU.
 
-    inputs = [each.detach().requires_grad_(needs_gradients) for each in inputs]
-    options = {name: each if isinstance(each, bool) else each.to(inputs[0].device) for name, each in options.items()}
-    mixed: Any = scaled_dot_product_attention(*inputs, **options)
-    if needs_gradients:
+    transformers decides by the mask whether torch groups the heads, whether keys are repeated, or whether the queries
+    of a group become positions; each is another call of torch, with kernels of its own.
+    """
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    inputs = [each.detach().requires_grad_(case.needs_gradients) for each in inputs]
+    query, key, value = inputs
+    layer: Any = SimpleNamespace(num_key_value_groups=case.query[1] // case.key[1], is_causal=True)
+    mask = case.mask
+    if mask is not None:
+        mask = mask.to(query.device, query.dtype if mask.dtype.is_floating_point else mask.dtype)
+    key, value = (each[:, :, : case.num_keys] for each in (key, value))
+    mixed: Any
+    mixed, _ = sdpa_attention_forward(layer, query, key, value, mask, scaling=query.shape[-1] ** -0.5)
+    if case.mask is not None and not case.mask.dtype.is_floating_point:
+        # Nobody reads what padding becomes, but its NaN would reach the others' sums in the next layer.
+        mixed = mixed * mask.any(-1).transpose(1, 2)[..., None]
+    if case.needs_gradients:
         mixed.float().square().sum().backward()
     return [each.detach().float().cpu() for each in (mixed, *(each.grad for each in inputs if each.grad is not None))]
 

@@ -18,7 +18,7 @@ class Line(Record):
 
     Attributes:
         found: What is there, or what happened.
-        do: What would mend it, a command where there is one; empty where nothing is to be done.
+        do: What would fix it, a command where there is one; empty where nothing is to be done.
     """
 
     name: str

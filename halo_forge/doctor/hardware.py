@@ -44,14 +44,15 @@ def hardware_section(
     machine = Machine() if machine is None else machine
     profile = detect(machine)
     lines = [Line("profile", "fine", f"{profile.name}: {profile.why}"), torch_line(machine)]
-    if lines[1].state == "fine":
+    torch_works = lines[1].state not in ("missing", "failed")
+    if torch_works:
         one = with_one_gpu(profile, ask, os.environ)
         if one is not profile:
             profile = one
             lines.append(Line("GPUs", "fine" if one.gpu is not None else "unknown", one.described()))
     for check in MACHINE_CHECKS:
         lines += check(machine, profile, query)
-    lines += probe_lines(profile, runner(profile), lines[1].state == "fine")
+    lines += probe_lines(profile, runner(profile), torch_works)
     facts: dict[str, Any] = {
         "profile": profile.name,
         "why": profile.why,

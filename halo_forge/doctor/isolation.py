@@ -80,4 +80,4 @@ def _of_probe(probe: Probe) -> Line:
     number = (
         "" if probe.errno is None else f" ({errno.errorcode.get(probe.errno, '')} {probe.errno})".replace("( ", "(")
     )
-    return Line(f"probe {probe.level}", "failed", f"{probe.reason}{number}", probe.mend)
+    return Line(f"probe {probe.level}", "failed", f"{probe.reason}{number}", probe.fix)

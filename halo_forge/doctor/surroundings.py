@@ -20,7 +20,7 @@ class Probed(Protocol):
     @property
     def works(self) -> bool: ...
     @property
-    def mend(self) -> str: ...
+    def fix(self) -> str: ...
 
 
 def container(root: Path = Path("/"), environment: Mapping[str, str] = os.environ) -> Container | None:
@@ -47,7 +47,7 @@ def command_to_raise(
         if inside == "podman" and not add_ons.get("fresh_proc", True):
             return "podman run --security-opt unmask=ALL ... (start the container anew with this option)"
         return ""
-    return next((probe.mend for probe in probes if not probe.works), "")
+    return next((probe.fix for probe in probes if not probe.works), "")
 
 
 def not_promised(level: str | None, inside: Container | None) -> list[str]:

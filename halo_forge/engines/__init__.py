@@ -8,12 +8,14 @@ where `policy` is the model (`halo_forge.policy.Policy`), or None for a kind who
 `Engine` answers `sample(prompts, requests, policy_version)` with completions as they finish, in any order, exactly
 one for each request.  A request carries its own seed: batch size and order must not change what is drawn beyond
 floating-point noise (a server may promise less).  Its `takes_processors` says whether checking has to wait.  An engine
-that is a context manager too is left when the run ends; one that is `Noting` can write into the run's events.
+that is a context manager too is left when the run ends; one that is `Noting` can write into the run's events, and one
+that is `KeepingLogs` is told where.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from halo_forge.records import Completion, Prompt, SampleRequest
@@ -43,3 +45,12 @@ class Noting(Protocol):
     """
 
     note: Callable[..., None]
+
+
+@runtime_checkable
+class KeepingLogs(Protocol):
+    """An engine that starts programs whose output somebody may want to read after the run."""
+
+    def keep_logs(self, folder: Path) -> None:
+        """Told before the first `sample`; the folder is made when there is something to keep."""
+        ...

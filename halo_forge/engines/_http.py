@@ -51,9 +51,6 @@ class Client:
     def __init__(self, base_url: str, *, timeout_seconds: float, key: str | None = None) -> None:
         self.base_url = base_url.rstrip("/")
         self.timeout_seconds, self.key = timeout_seconds, key
-        self._headers = {"Content-Type": "application/json"}
-        if key is not None:
-            self._headers["Authorization"] = f"Bearer {key}"
         self._open: set[http.client.HTTPConnection] = set()
         self._lock = threading.Lock()
         self.aborted = False
@@ -72,9 +69,9 @@ class Client:
         parts = urlsplit(self.base_url)
         return self._ask("POST", f"{parts.scheme}://{parts.netloc}{path}", b"")
 
-    def get(self, url: str, *, timeout_seconds: float | None = None) -> bytes:
+    def get(self, url: str, *, timeout_seconds: float | None = None, with_key: bool = True) -> bytes:
         """What the server answers to `GET url`; raises as `post` does."""
-        return self._ask("GET", url, None, timeout_seconds)
+        return self._ask("GET", url, None, timeout_seconds, with_key=with_key)
 
     def model_names(self) -> list[str]:
         """What the server calls the models that it serves; raises as `post` does."""
@@ -83,6 +80,11 @@ class Client:
             return [str(model["id"]) for model in json.loads(self.get(url, timeout_seconds=CONNECT_SECONDS))["data"]]
         except (ValueError, KeyError, TypeError) as error:
             raise Refused(200, f"GET {url}: not a list of models: {error}") from error
+
+    def headers(self, with_key: bool = True) -> dict[str, str]:
+        """Those of every request."""
+        key = {} if self.key is None or not with_key else {"Authorization": f"Bearer {self.key}"}
+        return {"Content-Type": "application/json", **key}
 
     def begin(self) -> None:
         """Take requests again after `abort`."""
@@ -97,7 +99,15 @@ class Client:
                     with contextlib.suppress(OSError):  # the other end has hung up already
                         connection.sock.shutdown(socket.SHUT_RDWR)
 
-    def _ask(self, method: str, url: str, body: bytes | None, timeout_seconds: float | None = None) -> bytes:
+    def _ask(
+        self,
+        method: str,
+        url: str,
+        body: bytes | None,
+        timeout_seconds: float | None = None,
+        *,
+        with_key: bool = True,
+    ) -> bytes:
         parts = urlsplit(url)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         # Without a port of its own an IPv6 address would be taken apart at its last colon.
@@ -112,7 +122,7 @@ class Client:
                 if self.aborted:
                     raise ConnectionAbortedError("given up")
             connection.sock.settimeout(self.timeout_seconds if timeout_seconds is None else timeout_seconds)
-            connection.request(method, path, body=body, headers=self._headers)
+            connection.request(method, path, body=body, headers=self.headers(with_key))
             answer = connection.getresponse()
             data = answer.read()
         except (OSError, http.client.HTTPException) as error:

@@ -20,17 +20,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from halo_forge.errors import ConfigError
+from halo_forge.errors import ConfigError, LogitsNotFinite
 from halo_forge.policy.probe import Probe
 
 if TYPE_CHECKING:
+    from halo_forge.engines._served_adapter import Way
     from halo_forge.engines._server_forms import Scored
     from halo_forge.policy import Policy
 
 NUM_PROMPTS, NUM_TOKENS = 4, 64
 """What is asked: so many prompts, and at most so many tokens after each."""
+MIN_TOKENS = 8
+"""Fewer compared tokens show nothing: an answer of one token to each prompt is 4."""
 STANDARD_ERRORS = 3.0
-"""From here on a difference between two policies is no chance."""
+"""From here on a difference between two policies is hardly chance."""
+MIN_APART = 0.01
+"""Nats per token that two policies must be apart on the compared tokens before a server is said to be closer to one: a
+fifth of the noise of two bfloat16 implementations, which need not be unbiased."""
 Method = Literal["log_probabilities", "likeliest"]
 _COMPARED: dict[Method, str] = {
     "log_probabilities": "its log-probabilities differ from ours",
@@ -48,10 +54,11 @@ class Proof:
             - ln p_ours(the server's); in nats per token.
         others: Name of a policy that the server should not answer with -> its gap.
         told_apart: Those of them that the server is significantly further from than from ours.
-        closer: The one that it is significantly closer to; None where there is none.
+        closer: The one that it is significantly closer to, and that is apart from ours; None where there is none.
     """
 
     method: Method
+    num_answers: int
     num_tokens: int
     gap: float
     others: Mapping[str, float]
@@ -69,27 +76,40 @@ class Proof:
             "told_apart": list(self.told_apart),
         }
 
-    def check(self, version: int, max_gap: float) -> None:
+    @property
+    def may_be_chance(self) -> bool:
+        """Another draw may say otherwise: it is refused for less than a gap above the limit."""
+        return self.num_tokens < MIN_TOKENS or self.closer is not None
+
+    def check(self, version: int, max_gap: float, way: Way) -> None:
         """Nothing if the server answers with v_version.
 
+        Args:
+            way: Says what to look at.
+
         Raises:
-            ConfigError: It does not; with the figures.
+            ConfigError: It does not, or there is too little to tell by; with the figures.
         """
+        if self.num_tokens < MIN_TOKENS:
+            raise ConfigError(
+                f"{way.key}: whether the server answers with v{version} cannot be told: {self.num_tokens} tokens of its"
+                f" answers to {self.num_answers} prompts could be compared, needed: {MIN_TOKENS}",
+                "its answers are nearly empty, or its token counts are not those of our tokenizer:"
+                f" {way.other_model_hint}; then run the same command with --resume; engine.max_policy_gap: null asks"
+                " for no proof",
+            )
         mine = f"{_COMPARED[self.method]} by {self.gap:.4f} nats per token ({self.num_tokens} tokens)"
         if self.gap > max_gap:
             raise ConfigError(
-                f"the server does not answer with v{version}: {mine}; engine.max_policy_gap is {max_gap:g}",
-                "it serves another model, revision or tokenizer than model.model_name_or_path, or coarser weights"
-                " (quantised, another number format); serve that model in model.dtype, then run the same command with"
-                " --resume; a higher engine.max_policy_gap accepts samples of another policy",
+                f"{way.key}: the server does not answer with v{version}: {mine}; engine.max_policy_gap is {max_gap:g}",
+                f"{way.other_model_hint}; then run the same command with --resume; a higher engine.max_policy_gap"
+                " accepts samples of another policy",
             )
         if self.closer is not None:
             raise ConfigError(
-                f"the server does not answer with v{version}: it is closer to {self.closer}: {mine}, from"
+                f"{way.key}: the server does not answer with v{version}: it is closer to {self.closer}: {mine}, from"
                 f" {self.closer} by {self.others[self.closer]:.4f}",
-                "the adapter did not reach it: see engine.adapter and the server's log; with merged_restart the"
-                " rounding of merged weights can lose it (use a server that loads adapters); then run the same command"
-                " with --resume",
+                f"the adapter did not reach it: {way.lost_adapter_hint}; then run the same command with --resume",
             )
 
 
@@ -102,9 +122,20 @@ def prove(
         rows: Token ids of the prompts.
         scored: What the server answered to each.
         before: Version and adapter of what was served before, if that was another.
+
+    Raises:
+        ConfigError: The server says a log-probability that is not finite.
+        LogitsNotFinite: The policy in memory, or one that it is compared with, has such ones.
     """
     said = [each.log_probabilities for each in scored]
     theirs = None if any(each is None for each in said) else [value for each in said for value in each or ()]
+    if theirs is not None and not all(map(math.isfinite, theirs)):
+        raise ConfigError(
+            f"the server says log-probabilities that are not finite ({_first_not_finite(theirs)}): what it samples from"
+            f" for v{policy.version} is no distribution",
+            "see the server's log; its number format may overflow with this model, as float16 does where bfloat16 and"
+            " float32 do not; then run the same command with --resume",
+        )
     given = [len(row) for row in rows]
     answers = [list(each.token_ids) for each in scored]
     probe = Probe(policy, {})
@@ -114,29 +145,46 @@ def prove(
             if not each.is_exact:
                 del answer[_num_told(policy, answer, best) :]
 
-    def differences() -> list[float]:
+    def differences(name: str) -> list[float]:
         logs, likeliest, _ = probe.log_probabilities(_joined(rows, answers), given)
+        ours = [value for row in logs for value in row]
         other = [value for row in likeliest for value in row] if theirs is None else theirs
-        return [one - ours for one, ours in zip(other, [value for row in logs for value in row], strict=True)]
+        for values in (ours, other):
+            if not all(map(math.isfinite, values)):
+                raise LogitsNotFinite(
+                    f"the log-probabilities that {name} gives to the server's tokens are not finite"
+                    f" ({_first_not_finite(values)})",
+                    "--resume with --set model.attn_implementation=eager, or model.dtype=float32: attention kernels are"
+                    " known that give NaN (docs/HARDWARE_NOTES.md)",
+                )
+        return [one - own for one, own in zip(other, ours, strict=True)]
 
-    mine = differences()
+    mine = differences(f"v{policy.version} in memory")
     others: dict[str, list[float]] = {}
     if policy.adapter_norm() > 0:
         with policy.model.disable_adapter():
-            others["the model without its adapter"] = differences()
+            name = "the model without its adapter"
+            others[name] = differences(name)
     if before is not None:
         with _brought(policy, *before):
-            others[f"v{before[0]}"] = differences()
+            name = f"v{before[0]}"
+            others[name] = differences(name)
     ranks = {name: _closer(mine, values, square=theirs is not None) for name, values in others.items()}
-    closest = max(ranks, key=lambda name: ranks[name], default=None)
+    apart = [name for name, values in others.items() if _mean_size(_less(mine, values)) >= MIN_APART]
+    closest = max(apart, key=lambda name: ranks[name], default=None)
     return Proof(
         method="likeliest" if theirs is None else "log_probabilities",
+        num_answers=len(rows),
         num_tokens=len(mine),
         gap=_mean_size(mine),
         others={name: _mean_size(values) for name, values in others.items()},
         told_apart=tuple(name for name, rank in ranks.items() if rank < -STANDARD_ERRORS),
         closer=closest if closest is not None and ranks[closest] > STANDARD_ERRORS else None,
     )
+
+
+def _first_not_finite(values: Sequence[float]) -> float:
+    return next(value for value in values if not math.isfinite(value))
 
 
 def _joined(rows: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[list[int]]:
@@ -163,8 +211,8 @@ def _brought(policy: Policy, version: int, folder: Path | None) -> Iterator[None
     import torch
 
     kept, now = policy.trainable_weights(), policy.version
-    policy.load_adapter(folder, version)
     try:
+        policy.load_adapter(folder, version)
         yield
     finally:
         with torch.no_grad():
@@ -182,10 +230,14 @@ def _closer(mine: Sequence[float], others: Sequence[float], *, square: bool) -> 
     whatever the noise of the two sides is.
     """
     size: Callable[[float], float] = (lambda value: value * value) if square else abs
-    apart = [size(own) - size(other) for own, other in zip(mine, others, strict=True)]
+    apart = _less([size(own) for own in mine], [size(other) for other in others])
     mean = statistics.fmean(apart) if apart else 0.0
     error = statistics.stdev(apart) / math.sqrt(len(apart)) if len(apart) > 1 else 0.0
     return mean / error if error > 0 else 0.0
+
+
+def _less(ones: Sequence[float], others: Sequence[float]) -> list[float]:
+    return [one - other for one, other in zip(ones, others, strict=True)]
 
 
 def _mean_size(values: Sequence[float]) -> float:

@@ -23,16 +23,18 @@ from halo_forge.engines._http import Away, Client, Refused, Unreachable
 from halo_forge.engines._policy_proof import NUM_PROMPTS, NUM_TOKENS, prove
 from halo_forge.engines._served_adapter import Way
 from halo_forge.engines._server_forms import FORMS, Reply, Scored, Server, completion, question, reply, scored
-from halo_forge.engines._server_process import ServerFailed
 from halo_forge.engines._server_spec import ServerSpec
 from halo_forge.errors import ConfigError, HaloForgeError, ToolMissing
 from halo_forge.records import Completion, Prompt, SampleRequest
+from halo_forge.seeds import derive_seed
 
 if TYPE_CHECKING:
     from halo_forge.policy import Policy
 
 _UNKNOWN_FIELD = (400, 422)
 """What a server may answer to a field that it does not know."""
+NUM_DRAWS = 2
+"""A server that is refused for what may be chance is asked once more, with other seeds."""
 FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 0.25, 15.0
 
 
@@ -70,7 +72,8 @@ class ServedEngine:
         self._bringing = threading.Lock()
         self._model: str | None = None
         self._lengths: dict[str, int] = {}
-        self._to_prove: list[Prompt] = []
+        self._to_prove: list[list[Prompt]] = []
+        self._num_proof_tokens = NUM_TOKENS
         self._proved = False
         self._failure: HaloForgeError | None = None
         self._given_up = threading.Event()
@@ -78,11 +81,16 @@ class ServedEngine:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
-        self.way.close()
-        # A server that did not start is explained by its log, which the error names.
-        if self._is_temporary and not (kind is not None and issubclass(kind, ServerFailed)):
-            shutil.rmtree(self.folder)
+    def __exit__(self, *exception: object) -> None:
+        try:
+            self.way.close()
+        finally:
+            if self._is_temporary:
+                shutil.rmtree(self.folder)
+
+    def keep_logs(self, folder: Path) -> None:
+        """What a server of ours prints is to be kept there; see `KeepingLogs`."""
+        self.way.keep_logs(folder)
 
     def sample(
         self, prompts: Mapping[str, Prompt], requests: Sequence[SampleRequest], policy_version: int
@@ -104,9 +112,16 @@ class ServedEngine:
             if prompt.id not in self._lengths:
                 self._lengths[prompt.id] = len(self.policy.prompt_ids(prompt))
         longest = max(self._lengths[prompt.id] for prompt in every)
-        self.way.expect(longest + max(NUM_TOKENS, *(request.max_new_tokens for request in requests)))
+        positions = self.policy.num_positions
+        room = NUM_TOKENS if positions is None else positions - longest
+        self._num_proof_tokens = min(NUM_TOKENS, room)
+        self.way.expect(longest + max(self._num_proof_tokens, *(request.max_new_tokens for request in requests)))
         num = min(NUM_PROMPTS, len(every))
-        self._to_prove = [every[place * len(every) // num] for place in range(num)]
+        # Other prompts in another draw, where there are any: at temperature 0 a seed changes nothing.
+        shift = len(every) // num // NUM_DRAWS
+        self._to_prove = [
+            [every[place * len(every) // num + draw * shift] for place in range(num)] for draw in range(NUM_DRAWS)
+        ]
         self._model, self._proved, self._failure = None, False, None
         self._given_up.clear()
         self.client.begin()
@@ -199,45 +214,54 @@ class ServedEngine:
             ConfigError: It answers with another one.
             Refused, Unreachable: It does not answer.
         """
-        start = time.monotonic()
-        rows = [self.policy.prompt_ids(prompt) for prompt in self._to_prove]
-        answers = self._scored(model)
-        self.way.adapter.path()
-        proof = prove(self.policy, rows, answers, self.way.adapter.before)
-        self.note(
-            "served_policy",
-            policy_version=self.policy.version,
-            model=model,
-            adapter_digest=self.way.adapter.digest,
-            **proof.fields(),
-            seconds=round(time.monotonic() - start, 3),
-        )
-        proof.check(self.policy.version, max_gap)
+        for draw in range(NUM_DRAWS):
+            start = time.monotonic()
+            asked = self._to_prove[draw]
+            answers = self._scored(model, asked, draw)
+            self.way.adapter.path()
+            proof = prove(
+                self.policy, [self.policy.prompt_ids(prompt) for prompt in asked], answers, self.way.adapter.before
+            )
+            self.note(
+                "served_policy",
+                policy_version=self.policy.version,
+                model=model,
+                adapter_digest=self.way.adapter.digest,
+                draw=draw,
+                **proof.fields(),
+                seconds=round(time.monotonic() - start, 3),
+            )
+            if proof.gap > max_gap or not proof.may_be_chance:
+                break
+        proof.check(self.policy.version, max_gap, self.way)
         self._proved = True
 
-    def _scored(self, model: str) -> list[Scored]:
+    def _scored(self, model: str, asked: Sequence[Prompt], draw: int) -> list[Scored]:
         """The prompts' answers: sampled, with log-probabilities, or the likeliest where the server says none."""
         answers: list[Scored] = []
         if self.form.scores:
             try:
-                answers = self._answers(model, 1.0, self.form.scores)
+                answers = self._answers(model, asked, draw, 1.0, self.form.scores)
             except Refused as error:
                 if error.status not in _UNKNOWN_FIELD:
                     raise
         if any(each.token_ids for each in answers) and all(each.log_probabilities is not None for each in answers):
             return answers
-        return self._answers(model, 0.0, {})
+        return self._answers(model, asked, draw, 0.0, {})
 
-    def _answers(self, model: str, temperature: float, fields: Mapping[str, object]) -> list[Scored]:
+    def _answers(
+        self, model: str, asked: Sequence[Prompt], draw: int, temperature: float, fields: Mapping[str, object]
+    ) -> list[Scored]:
 
         def answer(prompt: Prompt) -> Scored:
-            request = SampleRequest(prompt.id, 0, 0, temperature, 1.0, None, NUM_TOKENS)
+            seed = derive_seed("proof", self.policy.version, prompt.id, draw)
+            request = SampleRequest(prompt.id, 0, seed, temperature, 1.0, None, self._num_proof_tokens)
             found = scored(self.policy, request, self._ask(request, self._prompt(prompt), model, (), fields))
             heartbeat.beat()
             return found
 
-        with ThreadPoolExecutor(len(self._to_prove), "prove") as pool:
-            return list(pool.map(answer, self._to_prove))
+        with ThreadPoolExecutor(len(asked), "prove") as pool:
+            return list(pool.map(answer, asked))
 
     def _ask(
         self,

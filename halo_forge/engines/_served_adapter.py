@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from halo_forge import heartbeat
 from halo_forge.engines._http import CONNECT_SECONDS, Client, Refused, Unreachable
 from halo_forge.engines._leash import GRACE_SECONDS
-from halo_forge.engines._server_process import POLL_SECONDS, NotStarted, ServerFailed, ServerProcess
-from halo_forge.errors import ConfigError
+from halo_forge.engines._server_process import POLL_SECONDS, NotStarted, ServerProcess
+from halo_forge.errors import ConfigError, ToolMissing
 from halo_forge.policy import adapter_digest, save_merged
 
 if TYPE_CHECKING:
@@ -97,6 +97,22 @@ class Way:
         """What to do when the server says no."""
         return "see what the server misses: engine.served_model, engine.server, or its own options"
 
+    @property
+    def other_model_hint(self) -> str:
+        """What to do when the server's policy is far from ours."""
+        return (
+            "it serves another model, revision or tokenizer than model.model_name_or_path, or coarser weights"
+            " (quantised, another number format): serve that model in model.dtype"
+        )
+
+    @property
+    def lost_adapter_hint(self) -> str:
+        """What to do when the server answers without the adapter, or with that of another version."""
+        return "see engine.adapter and the server's log"
+
+    def keep_logs(self, folder: Path) -> None:
+        """What a server of ours prints is to be kept there."""
+
     def expect(self, num_tokens: int) -> None:
         """Prompt and answer together will have up to so many tokens."""
 
@@ -128,7 +144,16 @@ class RuntimeLora(Way):
     """vLLM loads the adapter while it runs, under a name that says which one it is.
 
     The server keeps the last adapter at the end: it is not ours to end.
+
+    Attributes:
+        load_key, load_hint: Of the message about a server that does not load it.
     """
+
+    load_key = "engine.adapter: vllm_runtime_lora"
+    load_hint = (
+        "start vLLM with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, --enable-lora, a --max-lora-rank of at least lora.r,"
+        " and in sight of the folder engine.exchange_folder"
+    )
 
     def __init__(self, policy: Policy, folder: Path, client: Client, served_model: str) -> None:
         super().__init__(policy, folder, client)
@@ -148,9 +173,7 @@ class RuntimeLora(Way):
                 self.client.post("/load_lora_adapter", {"lora_name": path.name, "lora_path": str(path)})
             except Refused as error:
                 raise ConfigError(
-                    f"engine.adapter: vllm_runtime_lora: {error}",
-                    "start vLLM with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, --enable-lora, a --max-lora-rank of at"
-                    " least lora.r, and in sight of the folder engine.exchange_folder; then --resume",
+                    f"{self.load_key}: {error}", f"{self.load_hint}; then run the same command with --resume"
                 ) from error
         self._loaded = path.name
         return path.name
@@ -180,7 +203,7 @@ class Restarted(Way):
         super().__init__(policy, folder, client)
         self.served_model = served_model
         self.command, self.health_url, self.start_timeout_seconds = command, health_url, start_timeout_seconds
-        self._server = ServerProcess(folder / "server.log")
+        self._server = ServerProcess("server")
         self._version: int | None = None
         self._model = ""
 
@@ -194,6 +217,18 @@ class Restarted(Way):
             self._start()
         return self._model if self.served_model is None else self.served_model
 
+    @property
+    def lost_adapter_hint(self) -> str:
+        """See `Way`."""
+        return (
+            f"see its log {self._server.log}; rounding of the merged weights can lose it: raise training.learning_rate,"
+            " or use a server that loads adapters (engine.adapter: vllm_runtime_lora)"
+        )
+
+    def keep_logs(self, folder: Path) -> None:
+        """See `Way`."""
+        self._server.folder = folder
+
     def close(self) -> None:
         """End the server, if it runs."""
         self._server.close()
@@ -201,8 +236,8 @@ class Restarted(Way):
     def _merge(self) -> str:
         for old in self.folder.glob("merged_v[0-9][0-9][0-9]"):
             shutil.rmtree(old)
-        # A server's command has no place for a revision: the folder is what was loaded here.
-        if self.adapter.path() is None and "revision" not in self.policy.identity:
+        # A server's command has no place for a revision or for 4 bits: the folder is what was loaded here.
+        if self.adapter.path() is None and not {"revision", "quantization"} & self.policy.identity.keys():
             return self.policy.identity["model_name_or_path"]
         path = self.folder / f"merged_v{self.policy.version:03d}"
         with heartbeat.loading():
@@ -210,6 +245,7 @@ class Restarted(Way):
         return str(path)
 
     def _start(self) -> None:
+        self._server.wait_for_leftover()
         patience = time.monotonic() + LEFTOVER_SECONDS
         while self._answers() and time.monotonic() < patience and not self.client.aborted:
             time.sleep(POLL_SECONDS)
@@ -224,7 +260,7 @@ class Restarted(Way):
         except NotStarted as error:
             what = f"did not answer at {self.health_url} in time"
             what = what if error.code is None else f"ended with code {error.code}"
-            raise ServerFailed(
+            raise ToolMissing(
                 f"engine.restart_command: {' '.join(command)} {what}; the end of its log {self._server.log}:\n"
                 f"{error.last_lines}",
                 "try this command by hand; it has to stay in the foreground and to answer within"

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from halo_forge import heartbeat
 from halo_forge.engines._leash import BOOT, GRACE_SECONDS
-from halo_forge.errors import ToolMissing
 
+_log = logging.getLogger(__name__)
 POLL_SECONDS = 0.1
 LOG_LINES = 15
 LOG_BYTES = 64 * 1024
@@ -38,20 +40,23 @@ class NotStarted(Exception):
         return "\n".join([line for line in self.log.splitlines() if line.strip()][-LOG_LINES:])
 
 
-class ServerFailed(ToolMissing):
-    """A server of ours did not start; the message names its log, which stays."""
-
-
 class ServerProcess:
     """One server at a time, on a leash: it and everything it starts end with this process, however that ends.
 
     Args:
-        log: Gets what it prints, from its start on.
+        name: Of its files.
+        folder: Where it is kept what each server printed: `name.1.log`, `name.2.log`, ...; nothing there is overwritten
+            or removed.  None makes a folder of its own when a server is first started.
+
+    Attributes:
+        log: Of the server that was started last; None before.
     """
 
-    def __init__(self, log: Path) -> None:
-        self.log = log
+    def __init__(self, name: str, folder: Path | None = None) -> None:
+        self.name, self.folder = name, folder
+        self.log: Path | None = None
         self._leash: subprocess.Popen[bytes] | None = None
+        self._pid_file: Path | None = None
 
     @property
     def is_running(self) -> bool:
@@ -78,8 +83,10 @@ class ServerProcess:
             NotStarted: It ended, or did not answer in time; then it has been ended.
         """
         self.close()
+        self.wait_for_leftover()
         root = str(Path(__file__).resolve().parents[2])
-        with self.log.open("wb") as output:
+        self.log = self._new_log()
+        with self.log.open("xb") as output:
             # A session of its own: Ctrl-C is ours, and the server is ended once we are done.
             self._leash = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", BOOT, root, *command],
@@ -89,18 +96,46 @@ class ServerProcess:
                 stderr=output,
                 start_new_session=True,
             )
+        self._pid_file = self._leftover_file
+        self._pid_file.write_text(f"{self._leash.pid}\n", encoding="ascii")
         try:
             self._wait(self._leash, answers, time.monotonic() + timeout_seconds)
         except BaseException:
             self.close()
             raise
 
+    def wait_for_leftover(self) -> None:
+        """Wait for the server of an attempt that was killed to be gone: it holds its memory and its port until then."""
+        if self.folder is None or not self._leftover_file.exists():
+            return
+        text = self._leftover_file.read_text(encoding="ascii").strip()
+        if not text:  # killed between making the file and writing it
+            return
+        pid = int(text)
+        deadline = time.monotonic() + _END_SECONDS
+        while _is_leash(pid) and time.monotonic() < deadline:
+            heartbeat.beat()
+            time.sleep(POLL_SECONDS)
+        if _is_leash(pid):
+            _log.warning("the server %s of an earlier attempt is not gone yet (process %d)", self.name, pid)
+
     def close(self) -> None:
         """End it, if it runs; nothing that it started is left afterwards."""
         if self._leash is not None:
             assert self._leash.stdin is not None
             self._leash.stdin.close()
-            self._leash.wait(_END_SECONDS)
+            try:
+                self._leash.wait(_END_SECONDS)
+                if self._pid_file is not None:
+                    self._pid_file.unlink(missing_ok=True)
+            except subprocess.TimeoutExpired:
+                # Its file stays: the next start waits for it once more.
+                _log.warning(
+                    "process %d, which ends the server %s, is still there %g s after it was told to end",
+                    self._leash.pid,
+                    self.name,
+                    _END_SECONDS,
+                )
             self._leash = None
 
     def _wait(self, leash: subprocess.Popen[bytes], answers: Callable[[], bool], deadline: float) -> None:
@@ -111,7 +146,30 @@ class ServerProcess:
                 raise NotStarted(code, self._tail())
             time.sleep(POLL_SECONDS)
 
+    @property
+    def _leftover_file(self) -> Path:
+        """Holds the leash's process id while there is one."""
+        assert self.folder is not None
+        return self.folder / f"{self.name}.pid"
+
+    def _new_log(self) -> Path:
+        if self.folder is None:
+            self.folder = Path(tempfile.mkdtemp(prefix="halo-forge-logs-"))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        numbers = [path.name.split(".")[-2] for path in self.folder.glob(f"{self.name}.*.log")]
+        last = max((int(number) for number in numbers if number.isdecimal()), default=0)
+        return self.folder / f"{self.name}.{last + 1}.log"
+
     def _tail(self) -> str:
+        assert self.log is not None
         with self.log.open("rb") as written:
             written.seek(max(0, os.fstat(written.fileno()).st_size - LOG_BYTES))
             return written.read().decode(errors="replace")
+
+
+def _is_leash(pid: int) -> bool:
+    """Whether the process runs and is a leash: numbers of processes are used again."""
+    try:
+        return BOOT.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False

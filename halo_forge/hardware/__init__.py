@@ -17,7 +17,7 @@ from typing import Literal, Protocol
 from halo_forge.hardware._profile import Profile
 from halo_forge.hardware.cpu import Cpu
 from halo_forge.hardware.cuda import Cuda
-from halo_forge.hardware.devices import Ask, Gpu, ask_torch, freest, visibility
+from halo_forge.hardware.devices import Ask, Gpu, ask_torch, freest, is_same, visibility
 from halo_forge.hardware.gfx1151 import Gfx1151
 from halo_forge.hardware.machine import GFX1151_PCI, GFX1151_TARGET, Machine
 from halo_forge.hardware.rocm import Rocm
@@ -121,7 +121,7 @@ def prepare(
 
 
 def with_one_gpu(profile: Profile, ask: Ask, environment: MutableMapping[str, str]) -> Profile:
-    """The profile with every GPU but the freest hidden from torch; a torch that is initialised already stays as it is.
+    """The profile with every GPU but the freest hidden from torch; one that is initialised already stays as it is.
 
     What the user hides stays hidden.
     """
@@ -129,7 +129,9 @@ def with_one_gpu(profile: Profile, ask: Ask, environment: MutableMapping[str, st
     if profile.device == "cpu" or profile.machine.num_gpus(profile.name) == 1:
         return profile
     if torch is not None and torch.cuda.is_initialized():
-        return profile
+        if torch.cuda.device_count() < 2:
+            return profile
+        return dataclasses.replace(profile, why=f"{profile.why}; none was chosen: torch was initialised before")
     try:
         gpus = ask(environment)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
@@ -146,8 +148,8 @@ def with_one_gpu(profile: Profile, ask: Ask, environment: MutableMapping[str, st
 
 
 def free_bytes(gpu: Gpu, machine: Machine) -> int:
-    """The free memory of a GPU: the kernel's figures where torch's cannot be relied on."""
-    found = Gfx1151(machine, "").at_hand_bytes() if gpu.architecture == "gfx1151" else None
+    """The free memory of a GPU: the kernel's figures where torch's cannot be relied on; it does not start torch."""
+    found = Gfx1151(machine, "").at_hand_bytes(files_alone=True) if gpu.architecture == "gfx1151" else None
     return gpu.free_bytes if found is None else found
 
 
@@ -162,15 +164,21 @@ def as_torch_sees_it(profile: Profile, gpu: Gpu | None, num_gpus: int = 1) -> Pr
         return None if profile.device == "cuda" else profile
     if profile.device == "cpu" and profile.given:
         return profile
-    why = profile.why if num_gpus == 1 else f"{profile.why}; the first of {num_gpus} GPUs: torch was initialised before"
+    why, unused = profile.why, profile.unused
+    if num_gpus != 1:
+        why = f"{why}; torch uses the first of {num_gpus} GPUs"
+    if profile.gpu is not None and not is_same(profile.gpu, gpu):
+        # It looks at the variable once, and `torch.cuda.is_available` is enough for that.
+        why = f"{why}, not the chosen one: it had looked for GPUs before the others were hidden"
+        unused = (profile.gpu, *(each for each in unused if not is_same(each, gpu)))
     found = Cuda if gpu.architecture is None else Gfx1151 if gpu.architecture == "gfx1151" else Rocm
     if profile.given or type(profile) is found:
-        return dataclasses.replace(profile, gpu=gpu, why=why)
+        return dataclasses.replace(profile, gpu=gpu, why=why, unused=unused)
     name = gpu.name if gpu.architecture is None else f"{gpu.name}, {gpu.architecture}"
     files = "which /sys and /dev do not show" if profile.why == NO_GPU else f"although: {why}"
     values = {name: getattr(profile, name) for name in profile.chosen}
     return found(
-        profile.machine, f"torch uses {name}, {files}", chosen=profile.chosen, gpu=gpu, unused=profile.unused, **values
+        profile.machine, f"torch uses {name}, {files}", chosen=profile.chosen, gpu=gpu, unused=unused, **values
     )
 
 

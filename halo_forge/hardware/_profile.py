@@ -147,7 +147,7 @@ class Profile(abc.ABC):
 
 def _free(gpu: Gpu) -> str:
     reason = "" if gpu.has_kernels else ", and this torch has no kernels for it"
-    return f"{gpu.name}, {gpu.free_bytes / 1e9:.1f} GB free{reason}"
+    return f"{gpu.name}, {gpu.failure if gpu.failure else f'{gpu.free_bytes / 1e9:.1f} GB free'}{reason}"
 
 
 def unused_by_torch() -> int:

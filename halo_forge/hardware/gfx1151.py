@@ -9,6 +9,8 @@ from halo_forge.hardware._profile import LARGE_MODEL, LONG_ROW, Profile, held_by
 from halo_forge.hardware.machine import GFX1151_PCI
 from halo_forge.hardware.shape import ModelSize
 
+VRAM_KERNEL = (6, 15)
+"""The first whose compute driver gives this chip its VRAM (commit 759e764f); a backport does not show in the number."""
 HOST_RESERVE_BYTES = 16 * 1024**3
 """Left to the rest of the machine: a GPU that takes the last of it freezes the host instead of raising an error."""
 
@@ -34,7 +36,7 @@ class Gfx1151(Profile):
         found = self.at_hand_bytes()
         return None if found is None else int(found * self.memory_fraction)
 
-    def at_hand_bytes(self) -> int | None:
+    def at_hand_bytes(self, *, files_alone: bool = False) -> int | None:
         """What torch could take now, and what it holds and does not use; None where the kernel says nothing.
 
         The kernel (from 6.15 on) takes the GPU's memory from VRAM, which the BIOS set aside for it, where that is at
@@ -43,23 +45,35 @@ class Gfx1151(Profile):
 
         The driver's count of used memory did not follow allocations everywhere, so it is at least what torch holds.
         torch's own figure of what is free (mem_get_info) is not asked: more free than total memory was seen.
+
+        Args:
+            files_alone: torch is not asked what it holds, which would have it look for GPUs.
         """
+        held, unused = (0, 0) if files_alone else (held_by_torch(), unused_by_torch())
         if self.uses_vram():
-            return max(
-                0, _or_0(self._card("mem_info_vram_total")) - self._used("mem_info_vram_used") + unused_by_torch()
-            )
+            used = max(_or_0(self._card("mem_info_vram_used")), held)
+            return max(0, _or_0(self._card("mem_info_vram_total")) - used + unused)
         machine = self.machine
         limits = [each for each in (machine.ttm_bytes(), self._card("mem_info_gtt_total")) if each is not None]
         available = machine.memory_bytes("MemAvailable")
-        found = [min(limits) - self._used("mem_info_gtt_used")] if limits else []
+        found = [min(limits) - max(_or_0(self._card("mem_info_gtt_used")), held)] if limits else []
         if available is not None:
             found.append(available - HOST_RESERVE_BYTES)
-        return max(0, min(found) + unused_by_torch()) if found else None
+        return max(0, min(found) + unused) if found else None
 
     def uses_vram(self) -> bool:
-        """Whether the kernel gives the GPU its own memory and not the host's."""
+        """Whether the kernel gives the GPU its own memory and not the host's.
+
+        A kernel before 6.15 that a distribution has given this change counts as one without it: the budget is too small
+        then, never too large.
+        """
         vram, gtt = self._card("mem_info_vram_total"), self._card("mem_info_gtt_total")
-        return vram is not None and gtt is not None and vram >= gtt
+        return self.can_use_vram() and vram is not None and gtt is not None and vram >= gtt
+
+    def can_use_vram(self) -> bool:
+        """Whether the kernel takes VRAM where that is at least as large; older ones always take GTT."""
+        version = self.machine.kernel_version()
+        return version is not None and version >= VRAM_KERNEL
 
     def pool_bytes(self) -> int | None:
         """How much memory the kernel lets the GPU have in all."""
@@ -74,9 +88,6 @@ class Gfx1151(Profile):
 
     def _card(self, name: str) -> int | None:
         return self.machine.card_bytes(name, GFX1151_PCI)
-
-    def _used(self, name: str) -> int:
-        return max(_or_0(self._card(name)), held_by_torch())
 
 
 def _or_0(value: int | None) -> int:

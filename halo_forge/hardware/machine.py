@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -64,6 +65,12 @@ class Machine:
         """A file that holds one whole number; None where it does not."""
         text = self.text(path)
         return None if text is None else _whole(text)
+
+    def kernel_version(self) -> tuple[int, int] | None:
+        """The first two numbers of the kernel's release, such as (6, 18); None where it does not say."""
+        text = self.text("proc/sys/kernel/osrelease")
+        found = None if text is None else re.match(r"(\d+)\.(\d+)", text)
+        return None if found is None else (int(found[1]), int(found[2]))
 
     def gfx_targets(self) -> list[int]:
         """`gfx_target_version` of every GPU that AMD's compute driver shows."""

@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import statistics
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from halo_forge.hardware._profile import Profile
 from halo_forge.hardware.machine import GFX1151_PCI, Machine
 
 INTERVAL_SECONDS = 1.0
+ASK_SECONDS = 5.0
+"""For an answer of the sensors where a hung GPU may have them hang too."""
 NAMES = ("watts", "celsius", "busy", "memory_bytes")
 _POWER = ("power1_average", "power1_input")
 """Microwatts; which of the two there is depends on the kernel."""
@@ -32,6 +37,8 @@ _FIELDS = (
 )
 Reader = Callable[[], float | None]
 """One figure in plain units; None where it cannot be read just now."""
+Asked = tuple[Callable[[], Any], int]
+"""A library's figure, or what it says instead, and what to divide it by for plain units."""
 
 
 class NotReadable(Exception):
@@ -99,7 +106,7 @@ def _file_readers(machine: Machine, card: str) -> dict[str, Reader]:
         def read() -> float | None:
             found = [machine.number(path) for path in paths]
             known = [value for value in found if value is not None]
-            return sum(known) * factor if known else None
+            return sum(known) * factor if len(known) == len(paths) else None  # a part is not the whole
 
         return read
 
@@ -144,20 +151,21 @@ def _amdsmi_readers(pci: str | None) -> dict[str, Reader]:
     celsius = (handle, amdsmi.AmdSmiTemperatureType.EDGE, amdsmi.AmdSmiTemperatureMetric.CURRENT)
     pools = (amdsmi.AmdSmiMemoryType.VRAM, amdsmi.AmdSmiMemoryType.GTT)
 
-    def watts() -> Any:
+    def watts() -> float | None:
         info = amdsmi.amdsmi_get_power_info(handle)
-        names = ("current_socket_power", "average_socket_power", "socket_power")
-        return next((info[name] for name in names if isinstance(info.get(name), int)), None)
+        found = (_number(info.get(name)) for name in ("current_socket_power", "average_socket_power", "socket_power"))
+        return next((value for value in found if value is not None), None)
 
-    def busy() -> Any:
-        share = amdsmi.amdsmi_get_gpu_activity(handle)["gfx_activity"]
-        return share / 100 if isinstance(share, int) else None
+    def memory_bytes() -> float | None:
+        used = [_number(amdsmi.amdsmi_get_gpu_memory_usage(handle, pool)) for pool in pools]
+        known = [value for value in used if value is not None]
+        return sum(known) if len(known) == len(pools) else None
 
-    asked = {
-        "watts": watts,
-        "celsius": lambda: amdsmi.amdsmi_get_temp_metric(*celsius),
-        "busy": busy,
-        "memory_bytes": lambda: sum(amdsmi.amdsmi_get_gpu_memory_usage(handle, pool) for pool in pools),
+    asked: dict[str, Asked] = {
+        "watts": (watts, 1),
+        "celsius": (lambda: amdsmi.amdsmi_get_temp_metric(*celsius), 1),
+        "busy": (lambda: amdsmi.amdsmi_get_gpu_activity(handle)["gfx_activity"], 100),
+        "memory_bytes": (memory_bytes, 1),
     }
     return _answering(asked, amdsmi.AmdSmiException)
 
@@ -188,30 +196,59 @@ def _nvml_readers(uuid: str | None) -> dict[str, Reader]:
         raise NotReadable(f"NVML: {error}") from error
     if uuid is None and count > 1:
         raise NotReadable(f"NVML shows {count} GPUs, and torch does not say which is used")
-    asked = {
-        "watts": lambda: pynvml.nvmlDeviceGetPowerUsage(handle) / 1000,
-        "celsius": lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
-        "busy": lambda: pynvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100,
-        "memory_bytes": lambda: pynvml.nvmlDeviceGetMemoryInfo(handle).used,
+    asked: dict[str, Asked] = {
+        "watts": (lambda: pynvml.nvmlDeviceGetPowerUsage(handle), 1000),
+        "celsius": (lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU), 1),
+        "busy": (lambda: pynvml.nvmlDeviceGetUtilizationRates(handle).gpu, 100),
+        "memory_bytes": (lambda: pynvml.nvmlDeviceGetMemoryInfo(handle).used, 1),
     }
     return _answering(asked, pynvml.NVMLError)
 
 
-def _answering(asked: Mapping[str, Callable[[], Any]], refused: type[Exception]) -> dict[str, Reader]:
+def _answering(asked: Mapping[str, Asked], refused: type[Exception]) -> dict[str, Reader]:
     """Those that give a figure now; a refusal later (a sensor that goes away) is no figure."""
 
-    def reader(ask: Callable[[], Any]) -> Reader:
+    def reader(ask: Callable[[], Any], divisor: int) -> Reader:
         def read() -> float | None:
             try:
-                value = ask()
-            except refused:
+                value = _number(ask())
+            except (refused, KeyError):  # amdsmi leaves out keys of what a chip does not have
                 return None
-            return None if value is None else float(value)
+            return None if value is None else value / divisor
 
         return read
 
-    readers = {name: reader(ask) for name, ask in asked.items()}
+    readers = {name: reader(*each) for name, each in asked.items()}
     return {name: read for name, read in readers.items() if read() is not None}
+
+
+def _number(value: Any) -> float | None:
+    """What a library says, if it is a number; amdsmi says "N/A" for unknown."""
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def read_apart(profile: Profile, seconds: float = ASK_SECONDS) -> dict[str, float]:
+    """What the sensors of a profile's GPU say now, asked in a process of its own: where a GPU hangs, its library may.
+
+    Raises:
+        NotReadable: There is no answer in time, or none at all.
+    """
+    if profile.name == "cpu":
+        return {}
+    command = [sys.executable, "-m", __name__, profile.name, str(profile.machine.root)]
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        said, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired as error:
+        process.kill()  # nobody waits for it: in the kernel it may hang even then
+        raise NotReadable(f"its sensors do not answer within {seconds:g} s") from error
+    try:
+        found: dict[str, float] = json.loads(said.splitlines()[-1])
+    except (ValueError, IndexError) as error:
+        raise NotReadable(f"its sensors do not answer: exit code {process.returncode}") from error
+    return found
 
 
 class Telemetry:
@@ -231,10 +268,10 @@ class Telemetry:
             self._thread.start()
 
     def stop(self) -> None:
-        """End the thread."""
+        """End the thread; one that hangs in a library is left behind, and does not keep the process from ending."""
         self._over.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(ASK_SECONDS)
 
     def take(self) -> dict[str, float]:
         """What was read since the last time: metrics of docs/metrics.md, and `num_gpu_readings`; {} for nothing."""
@@ -265,3 +302,14 @@ def telemetry(profile: Profile) -> Iterator[Telemetry]:
         yield found
     finally:
         found.stop()
+
+
+def _tell(name: str, root: str) -> None:
+    from halo_forge.hardware import profile_class
+
+    found = find_sensors(profile_class(name)(Machine(Path(root)), "named")).read()
+    sys.stdout.write(json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    _tell(*sys.argv[1:])

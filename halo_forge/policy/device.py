@@ -13,13 +13,18 @@ def on_this_torch(profile: Profile) -> Profile:
     """The profile to go on with, now that torch can say what it sees, with its environment set.
 
     Raises:
-        ModelError: The profile needs a GPU and torch has none.
+        ModelError: The profile needs a GPU and torch has none, or one that it cannot use now.
     """
     import torch
 
     gpu = None
     if torch.cuda.is_available() and not (profile.device == "cpu" and profile.given):
         gpu = gpu_of_torch()
+        if gpu.failure:
+            raise ModelError(
+                f"hardware.profile: {profile.name} ({profile.why}): {gpu.name} cannot be used: {gpu.failure}",
+                "end what holds it, or name another by CUDA_VISIBLE_DEVICES or HIP_VISIBLE_DEVICES",
+            )
         gpu = dataclasses.replace(gpu, free_bytes=free_bytes(gpu, profile.machine))
     found = as_torch_sees_it(profile, gpu, torch.cuda.device_count())
     if found is None:

@@ -163,13 +163,18 @@ class Policy:
         """Token ids of `render(prompt)`; the template has its own special tokens, so none are added."""
         return list(self.tokenizer(self.render(prompt), add_special_tokens=False)["input_ids"])
 
+    @property
+    def num_positions(self) -> int | None:
+        """The most tokens that prompt and answer may have together; None where the model has no such limit."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
     def check_lengths(self, prompts: Iterable[Prompt], max_new_tokens: int) -> None:
         """Find prompts that leave no room for an answer, before anything is generated.
 
         Raises:
             ConfigError: A prompt and `max_new_tokens` are more than the model's positions.
         """
-        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        positions = self.num_positions
         for prompt in prompts:
             num_tokens = len(self.prompt_ids(prompt))
             if positions is not None and num_tokens + max_new_tokens > positions:

@@ -41,7 +41,7 @@ def templated(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]
         roles = ", ".join(message["role"] for message in messages)
         raise ModelError(
             f"{tokenizer.name_or_path}: its chat template cannot render a conversation of {roles}: {error}",
-            "drop prompts.system_prompt if the template knows no system message, or mend chat_template.jinja",
+            "drop prompts.system_prompt if the template knows no system message, or fix chat_template.jinja",
         ) from error
 
 

@@ -75,7 +75,7 @@ def _parsed(source: str) -> ast.Module:
     """The syntax tree; an empty one where `source` is not Python of this interpreter's version."""
     try:
         with warnings.catch_warnings():
-            # Old code escapes carelessly; that is nothing the user of the set can mend.
+            # Old code escapes carelessly; that is nothing the user of the set can fix.
             warnings.simplefilter("ignore")
             return ast.parse(source)
     except (SyntaxError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Which isolation level works on this machine, found out by running a program under it, and what mends the rest."""
+"""Which isolation level works on this machine, found out by running a program under it, and what fixes the rest."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Probe:
     Attributes:
         errno: What the kernel refused it with, None where it works or where the failure is of another kind.
         reason: The step that fails, in words; empty where it works.
-        mend: What would make it work, as far as that is known; empty where it works.
+        fix: What would make it work, as far as that is known; empty where it works.
         refused: The machine does not let the level be set up; otherwise what failed may work another time.
     """
 
@@ -33,7 +33,7 @@ class Probe:
     works: bool
     errno: int | None = None
     reason: str = ""
-    mend: str = ""
+    fix: str = ""
     refused: bool = False
 
 
@@ -58,8 +58,8 @@ def _open_proven(level: Level, read_only: Sequence[str]) -> Sandbox:
     try:
         sandbox = LocalSandbox(level, read_only)
     except LevelUnavailable as refusal:
-        mend = _mend(level, refusal.number)
-        raise SandboxError(f"isolation level {level} does not work here: {refusal}; to mend it: {mend}") from refusal
+        fix = _fix(level, refusal.number)
+        raise SandboxError(f"isolation level {level} does not work here: {refusal}; to fix it: {fix}") from refusal
     return sandbox
 
 
@@ -91,13 +91,13 @@ def _first_working(read_only: Sequence[str]) -> tuple[Sandbox | None, list[Probe
 def _unproven(probe: Probe) -> str:
     return (
         f"isolation level {probe.level} can be set up here, but the program that proves it failed {_NUM_TRIES} times,"
-        f" and no lower level is taken for that: {probe.reason}.  To mend it, {_BUSY}; verifier.isolation takes a level"
+        f" and no lower level is taken for that: {probe.reason}.  To fix it, {_BUSY}; verifier.isolation takes a level"
         " by name"
     )
 
 
 def _nothing_works(failed: Sequence[Probe]) -> str:
-    lines = [f"{each.level}: {each.reason} (errno {_name(each.errno)}); to mend it: {each.mend}" for each in failed]
+    lines = [f"{each.level}: {each.reason} (errno {_name(each.errno)}); to fix it: {each.fix}" for each in failed]
     return (
         "no isolation level that holds programs in works on this machine.  "
         + ".  ".join(lines)
@@ -131,7 +131,7 @@ def _try(level: Level, read_only: Sequence[str]) -> tuple[Sandbox | None, Probe]
         try:
             sandbox = LocalSandbox(level, read_only)
         except LevelUnavailable as refusal:
-            return None, Probe(level, False, refusal.number, str(refusal), _mend(level, refusal.number), refused=True)
+            return None, Probe(level, False, refusal.number, str(refusal), _fix(level, refusal.number), refused=True)
         except SandboxError as error:
             reason = str(error)
             continue
@@ -147,7 +147,7 @@ def _try(level: Level, read_only: Sequence[str]) -> tuple[Sandbox | None, Probe]
     return None, Probe(level, False, None, reason, _BUSY)
 
 
-def _mend(level: Level, number: int | None) -> str:
+def _fix(level: Level, number: int | None) -> str:
     if level == "namespace":
         return _mend_namespaces(number)
     if level == "landlock":

@@ -25,7 +25,7 @@ def refuse_too_few(selection: Selection, cycle: int, min_selected: int) -> None:
     )
     if len(selection.kept) + len(selection.dropped.get("flaky_unknown", ())) >= min_selected:
         hint = (
-            "the verifier itself failed in the second run (second_verdicts.jsonl of the cycle says how): mend that,"
+            "the verifier itself failed in the second run (second_verdicts.jsonl of the cycle says how): fix that,"
             f" then `halo-forge raft resume RUN --from-cycle {cycle}`"
         )
     raise TooFewSamples(

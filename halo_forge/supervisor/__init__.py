@@ -23,6 +23,7 @@ from halo_forge.supervisor._join import PIPE_VARIABLE, join
 
 __all__ = ["PIPE_VARIABLE", "Limits", "finished_work", "join", "num_attempts", "supervise"]
 
+LOADING_SECONDS = 900.0
 _AFTER_A_STALL = {"gfx1151": {"HSA_ENABLE_INTERRUPT": "0"}}
 """Where interrupts of the GPU get lost, asking for its state instead was seen to cure it; it costs a CPU core."""
 
@@ -34,13 +35,20 @@ class Limits:
     Attributes:
         stall_seconds: Time without any sign of progress.
         loading_seconds: The same while the child starts, downloads or loads: copying a large model to a GPU, or waiting
-            for another process that downloads it, moves no data of its own for minutes.
+            for another process that downloads it, moves no data of its own for minutes.  None for `LOADING_SECONDS`, or
+            stall_seconds where that is more.
         max_restarts: Restarts in a row without finished work in between.
     """
 
     stall_seconds: float = 600.0
     max_restarts: int = 3
-    loading_seconds: float = 900.0
+    loading_seconds: float | None = None
+
+    def silent_seconds(self, *, is_loading: bool) -> float:
+        """How long a child may give no sign."""
+        if not is_loading:
+            return self.stall_seconds
+        return max(LOADING_SECONDS, self.stall_seconds) if self.loading_seconds is None else self.loading_seconds
 
 
 def supervise(
@@ -65,9 +73,10 @@ def supervise(
     command, environment, num_restarts = first, dict(os.environ), 0
     finished = finished_work(root)
     machine = Machine() if machine is None else machine
+    silences = limits.silent_seconds(is_loading=False), limits.silent_seconds(is_loading=True)
     with held_back_signals() as signals:
         while True:
-            end = Child(command, environment, limits.stall_seconds, limits.loading_seconds, signals, machine).run()
+            end = Child(command, environment, *silences, signals, machine).run()
             if end.why in ("exited", "interrupted"):
                 return end.code
             now = finished_work(root)

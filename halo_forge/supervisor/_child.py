@@ -15,7 +15,7 @@ from typing import Any
 from halo_forge import heartbeat
 from halo_forge.errors import NoProgress
 from halo_forge.hardware import Machine, detect
-from halo_forge.hardware.telemetry import find_sensors
+from halo_forge.hardware.telemetry import NotReadable, read_apart
 from halo_forge.sandbox import processes
 from halo_forge.supervisor._join import PIPE_VARIABLE
 
@@ -153,8 +153,11 @@ class Child:
         seen = processes.read(process.pid)
         state = "gone" if seen is None else seen.state
         cores = round(max(0.0, _cpu_seconds(process.pid) - at_sign) / still, 2)
-        gpu = find_sensors(detect(self._machine)).read()
-        words = [f"{cores:g} cores busy"]
+        words, gpu = [f"{cores:g} cores busy"], dict[str, float]()
+        try:
+            gpu = read_apart(detect(self._machine))  # before the end: afterwards the GPU is idle
+        except NotReadable as error:
+            words.append(f"GPU: {error}")
         words += [f"GPU {gpu['busy']:.0%} busy"] if "busy" in gpu else []
         words += [f"GPU at {gpu['watts']:.0f} W"] if "watts" in gpu else []
         process.send_signal(signal.SIGUSR1)  # its stacks, written even by a process that no longer runs Python

@@ -26,7 +26,7 @@ _STANDARD_PATH = "/usr/local/bin:/usr/bin:/bin"
 _SHOWN = 400
 _COUNTED = ("cases", "expected", "tests")
 _MEND = (
-    "mend the command: it prints one JSON object and exits with code 0 (docs/verifiers.md); `halo-forge verify CONFIG"
+    "fix the command: it prints one JSON object and exits with code 0 (docs/verifiers.md); `halo-forge verify CONFIG"
     " FILE --prompt ID` tries it"
 )
 _SCRIPT = {

@@ -53,7 +53,7 @@ def check_tests(spec: Spec, bench: Workbench, tests: Tests) -> None:
     except Stop as stop:
         raise ConfigError(
             f"the harness of a prompt is no Python: {clip(' '.join(bench.notes))}",
-            "mend `tests.source` in the prompt file; it imports the function from the module `answer`",
+            "fix `tests.source` in the prompt file; it imports the function from the module `answer`",
         ) from stop
     refuse_unimported(tests.source, tests.entry_point)
 
@@ -111,7 +111,7 @@ class PythonStages(Stages):
             if why:
                 raise ConfigError(
                     f"the tests cannot work with {self.compiler}, whatever the answer is: {why}",
-                    "mend them in the prompt file; a module has to be one of the interpreter's own, or be installed for"
+                    "fix them in the prompt file; a module has to be one of the interpreter's own, or be installed for"
                     " it with verifier.packages set to true",
                 )
 
@@ -189,7 +189,7 @@ class _Findings:
             self._reports.setdefault(kind, []).append(details)
 
     def fault_of(self, plan: Plan) -> str:
-        """What keeps a check from holding that no answer can mend, in words; empty where there is nothing.
+        """What keeps a check from holding that no answer can fix, in words; empty where there is nothing.
 
         Raises:
             SandboxError: The driver failed.

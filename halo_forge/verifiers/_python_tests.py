@@ -169,7 +169,7 @@ def refuse_unimported(source: str, entry_point: str | None) -> None:
 def _parsed(source: str, where: str) -> ast.Module:
     try:
         with warnings.catch_warnings():
-            # Old code escapes carelessly; that is nothing the user of the set can mend.
+            # Old code escapes carelessly; that is nothing the user of the set can fix.
             warnings.simplefilter("ignore")
             tree = ast.parse(source)
             compile(tree, where, "exec", dont_inherit=True)  # `return` outside of a function parses

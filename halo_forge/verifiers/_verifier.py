@@ -78,7 +78,7 @@ class ThreadedVerifier:
             except ConfigError as error:
                 raise ConfigError(f"prompt {prompt_id!r}: {error.message}", error.hint) from error
             except SandboxError as error:
-                raise ToolMissing(f"the sandbox failed: {error}", "mend what it says, and start again") from error
+                raise ToolMissing(f"the sandbox failed: {error}", "fix what it says, and start again") from error
 
     def _prepare_tests(self, tests: Tests) -> None:
         self._checker.prepare(tests, self._sandboxes.mine())

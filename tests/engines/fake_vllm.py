@@ -68,7 +68,13 @@ def main(record: str, version: str | None, words: str, seconds: float) -> None:
     _, module, serve, model, *options = sys.argv[1:]
     assert (module, serve) == ("vllm.entrypoints.cli.main", "serve")
     engine = subprocess.Popen(["sleep", "300"], start_new_session=True)
-    names = ("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "VLLM_SERVER_DEV_MODE", "PYTHONPATH", "VLLM_NO_USAGE_STATS")
+    names = (
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING",
+        "VLLM_SERVER_DEV_MODE",
+        "PYTHONPATH",
+        "PYTHONSAFEPATH",
+        "VLLM_NO_USAGE_STATS",
+    )
     environment = {name: os.environ.get(name) for name in names}
     write(
         Path(record),
@@ -76,10 +82,12 @@ def main(record: str, version: str | None, words: str, seconds: float) -> None:
     )
     time.sleep(seconds)
     if words:
+        print("INFO without a limit it would run out of memory, so there is one", flush=True)
         print(f"INFO starting\n{words}", flush=True)
         sys.exit(1)
     state = FakeVllm(Path(record))
     state.key = os.environ["VLLM_API_KEY"]
+    state.loads_adapters = "--no-enable-lora" not in options
     state.base = options[options.index("--served-model-name") + 1]
     state.completion = lambda body: (200, choice("text", token_ids=[5, 6]))
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))

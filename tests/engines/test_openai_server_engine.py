@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -29,6 +30,12 @@ REQUESTS = [request(prompt_id, index) for prompt_id in PROMPTS for index in rang
 @pytest.fixture(scope="module")
 def policy(tiny_models: dict[str, Path]) -> Any:
     return load_policy(tiny_models["llama"], response_prefix="```c\n")
+
+
+@pytest.fixture(autouse=True)
+def _temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logs of servers outside of a run stay, so here they stay in the test's folder."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 @pytest.fixture
@@ -163,8 +170,8 @@ def test_who_stops_looking_ends_what_is_in_flight(policy: Any, server: StandIn) 
 def test_a_key_is_sent_from_the_environment(policy: Any, server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVER_KEY", "of the house")
     asking = engine(policy, server, api_key_variable="SERVER_KEY")
-    assert asking.client._headers["Authorization"] == "Bearer of the house"
-    assert "Authorization" not in engine(policy, server).client._headers
+    assert asking.client.headers()["Authorization"] == "Bearer of the house"
+    assert "Authorization" not in engine(policy, server).client.headers()
 
 
 # ---- what is asked, and what is made of the answer
@@ -284,6 +291,24 @@ def test_vllm_gets_each_adapter_once_and_again_after_a_restart(
         with engine(policy, server, adapter="vllm_runtime_lora", exchange_folder=str(tmp_path / "shared")) as again:
             list(again.sample(PROMPTS, REQUESTS[:1], 2))
         assert len(server.bodies("/v1/load_lora_adapter")) == num_loads
+
+
+@pytest.mark.parametrize("what", ["revision", "quantization", None])
+def test_a_restarted_server_gets_the_start_model_as_it_was_loaded_here(
+    server: StandIn, tiny_models: dict[str, Path], tmp_path: Path, what: str | None
+) -> None:
+    """A name alone stands for the newest revision, and for the weights in full."""
+    policy = load_policy(tiny_models["llama"])
+    if what is not None:
+        policy.identity[what] = "4bit"
+    command = ["sh", "-c", f'printf %s "$0" > {tmp_path}/model; exit 3', "{model}"]
+    asking = engine(
+        policy, server, adapter="merged_restart", restart_command=command, health_url="http://127.0.0.1:9/health"
+    )
+    with pytest.raises(ToolMissing, match="ended with code 3"):
+        sample(asking)
+    named = (tmp_path / "model").read_text()
+    assert named == (policy.identity["model_name_or_path"] if what is None else str(asking.folder / "merged_v000"))
 
 
 def test_a_vllm_that_takes_no_adapters(server: StandIn, tiny_models: dict[str, Path]) -> None:

@@ -10,10 +10,13 @@ import pytest
 from openai_stand_in import StandIn, choice, stand_in
 from tiny_models import disturb_adapter, load_policy, prompts, request, save_model
 
+from halo_forge.engines._policy_proof import _brought, prove
 from halo_forge.engines._served import ServedEngine
+from halo_forge.engines._server_forms import Scored
 from halo_forge.engines.openai_server import OpenaiServerSpec
-from halo_forge.errors import ConfigError
+from halo_forge.errors import ConfigError, LogitsNotFinite
 from halo_forge.policy import adapter_digest
+from halo_forge.policy.probe import Probe
 
 torch = pytest.importorskip("torch")
 
@@ -222,3 +225,118 @@ def test_no_proof_is_asked_for_where_that_is_set(server: StandIn, tiny_models: d
     with asking(policy_of(tiny_models["llama"]), server, max_policy_gap=None) as engine:
         assert lap(engine) == 3
     assert len(server.bodies()) == 3
+
+
+def test_a_server_of_whose_answers_nothing_can_be_compared_is_refused(
+    server: StandIn, tiny_models: dict[str, Path]
+) -> None:
+    """Without ids and log-probabilities another tokenizer shows in its counts alone, and such answers are left out."""
+    right, events = answering(policy_of(tiny_models["llama"]), ids=False, logs=False), Events()
+
+    def answer(body: dict[str, Any]) -> Any:
+        status, value = right(body)
+        return status, {**value, "usage": {"completion_tokens": len(value["choices"][0]["text"])}}  # one a character
+
+    server.completion = answer
+    policy = policy_of(tiny_models["llama"])
+    with (
+        asking(policy, server, events, server="openai", adapter="none") as engine,
+        pytest.raises(ConfigError, match=r"cannot be told: 3 tokens of its answers to 4 prompts") as caught,
+    ):
+        lap(engine)
+    assert "another model, revision or tokenizer" in caught.value.hint
+    assert events[-1]["num_tokens"] == 3 and events[-1]["gap"] < 1e-6  # one short answer has as many characters
+    assert len(events) == 2
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_log_probabilities_of_the_server_that_are_not_finite_are_refused(
+    server: StandIn, tiny_models: dict[str, Path], value: float
+) -> None:
+    policy, events = policy_of(tiny_models["llama"], disturbed=1, version=1), Events()
+    right = answering(policy)
+
+    def answer(body: dict[str, Any]) -> Any:
+        status, found = right(body)
+        found["choices"][0]["logprobs"]["token_logprobs"][0] = value
+        return status, found
+
+    server.completion = answer
+    with (
+        asking(policy, server, events) as engine,
+        pytest.raises(ConfigError, match=rf"the server says log-probabilities that are not finite \({value}\)"),
+    ):
+        lap(engine)
+    assert events == []
+
+
+@pytest.mark.parametrize("logs", [True, False])
+@pytest.mark.parametrize("side", ["v1 in memory", "the model without its adapter"])
+def test_log_probabilities_of_the_policy_that_are_not_finite_are_not_put_on_the_server(
+    server: StandIn, tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, side: str, logs: bool
+) -> None:
+    policy = policy_of(tiny_models["llama"], disturbed=1, version=1)
+    server.completion = answering(policy_of(tiny_models["llama"], disturbed=1), logs=logs)
+    base = policy.model.get_base_model()
+    layer = base.model.layers[1].mlp.down_proj
+
+    def overflow(module: Any, inputs: Any, output: Any) -> Any:
+        return output * float("nan") if layer.disable_adapters == (side != "v1 in memory") else output
+
+    layer.register_forward_hook(overflow)
+    with asking(policy, server) as engine, pytest.raises(LogitsNotFinite, match=f"{side} gives to the server's tokens"):
+        lap(engine)
+
+
+def test_a_server_that_is_closer_to_another_policy_once_is_asked_again_with_other_seeds(
+    server: StandIn, tiny_models: dict[str, Path]
+) -> None:
+    policy, events = policy_of(tiny_models["llama"], disturbed=1, version=1), Events()
+    wrong, right = answering(policy_of(tiny_models["llama"])), answering(policy)
+    seeds: list[int] = []
+
+    def answer(body: dict[str, Any]) -> Any:
+        if "logprobs" in body:
+            seeds.append(body["seed"])
+        return (wrong if len(seeds) <= 4 else right)(body)
+
+    server.completion = answer
+    with asking(policy, server, events, max_policy_gap=20.0) as engine:
+        assert lap(engine) == 3
+    assert [event["draw"] for event in events] == [0, 1]
+    assert events[0]["told_apart"] == [] and events[1]["told_apart"] == ["the model without its adapter"]
+    assert len(set(seeds)) == 8
+
+
+@pytest.mark.parametrize(("scale", "refused"), [(1e-4, False), (0.1, True)])
+def test_a_policy_that_is_hardly_another_is_no_reason_to_refuse(
+    tiny_models: dict[str, Path], scale: float, refused: bool
+) -> None:
+    """However significant: noise of two implementations that leans to one side is that without any stale adapter."""
+    policy = policy_of(tiny_models["llama"], disturbed=1, scale=scale, version=1)
+    rows = [policy.prompt_ids(prompt) for prompt in PROMPTS.values()]
+    answers = [[5, 6, 7, 8] * 16 for _ in rows]
+    joined = [[*row, *answer] for row, answer in zip(rows, answers, strict=True)]
+    with policy.model.disable_adapter():
+        said, _, _ = Probe(policy, {}).log_probabilities(joined, [len(row) for row in rows])
+    scored = [Scored(tuple(answer), tuple(values)) for answer, values in zip(answers, said, strict=True)]
+    proof = prove(policy, rows, scored, None)
+    assert proof.gap > 0 and (proof.closer is not None) == refused
+
+
+def test_the_policy_in_memory_stays_though_the_version_before_cannot_be_loaded(
+    tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = policy_of(tiny_models["llama"], disturbed=1, version=2)
+    kept = {name: value.clone() for name, value in policy.trainable_weights().items()}
+
+    def fail_halfway(folder: Path | None, version: int) -> None:
+        disturb_adapter(policy, seed=9)
+        policy.version = version
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(policy, "load_adapter", fail_halfway)
+    with pytest.raises(OSError, match="the disk is gone"), _brought(policy, 1, tmp_path):
+        pass
+    now = policy.trainable_weights()
+    assert policy.version == 2 and all(torch.equal(now[each], kept[each]) for each in kept)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -30,6 +31,12 @@ for name in ("fastapi", "uvicorn", "openai"):
 
 PROMPTS = prompts(["add two numbers", "the user and the assistant", "x"])
 NUM_SAMPLES = 12
+
+
+@pytest.fixture(autouse=True)
+def _temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logs of servers outside of a run stay, so here they stay in the test's folder."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +170,8 @@ def test_merged_models_in_restarted_servers(
     base, merged = str(tiny_models["llama"]), str(tmp_path / "shared/merged_v001")
     assert [model for _, model in servers()] == [base, base, merged]
     assert not any(is_alive(pid) for pid, _ in servers())
+    logs = sorted(path.name for path in (tmp_path / "run/server_logs").iterdir())
+    assert logs == ["server.1.log", "server.2.log", "server.3.log"]
     assert len(keys(tmp_path / "run/cycles/001/completions.jsonl")) == 2 * NUM_SAMPLES
     assert {row["policy_version"] for row in rows(tmp_path / "run/cycles/002/dev_completions.jsonl")} == {1}
     assert result.chosen_version in (0, 1)
@@ -178,9 +187,10 @@ def test_a_command_that_ends_is_told_with_its_last_words(tiny_models: dict[str, 
     with (
         spec.open(load_policy(tiny_models["llama"])) as engine,
         pytest.raises(
-            ToolMissing, match=rf"ended with code 3; the end of its log {tmp_path}/server.log:\nno memory left"
+            ToolMissing, match=rf"ended with code 3; the end of its log {tmp_path}/logs/server.1.log:\nno memory left"
         ),
     ):
+        engine.keep_logs(tmp_path / "logs")
         next(engine.sample(PROMPTS, [request("p0")], 0))
 
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_vllm import calls, interpreter
+from openai_stand_in import stand_in
 from processes import is_alive
 from tiny_models import LoraOptions, disturb_adapter, load_policy, prompts, request
 
 from halo_forge.config import config_digest, load_config
+from halo_forge.engines import vllm
+from halo_forge.engines._policy_proof import Proof
 from halo_forge.engines.vllm import VllmSpec
 from halo_forge.errors import ConfigError, ToolMissing
 from halo_forge.hardware import Machine, profile_class
@@ -23,6 +28,12 @@ pytest.importorskip("torch")
 
 PROMPTS = prompts(["add two numbers", "x"])
 REQUESTS = [request(prompt_id, index) for prompt_id in PROMPTS for index in range(3)]
+
+
+@pytest.fixture(autouse=True)
+def _temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logs of servers outside of a run stay, so here they stay in the test's folder."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 @pytest.fixture
@@ -97,7 +108,7 @@ def test_what_the_server_is_started_with(policy: Any, tmp_path: Path, monkeypatc
     assert option(start, "--max-num-seqs") == "7" and option(start, "--gpu-memory-utilization") == "0.45"
     assert "--trust-remote-code" in start["options"] and start["options"][-2:] == ["--swap-space", "0"]
     assert start["environment"]["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "True"
-    assert start["environment"]["PYTHONPATH"] is None
+    assert start["environment"]["PYTHONPATH"] is None and start["environment"]["PYTHONSAFEPATH"] == "1"
 
 
 @pytest.mark.parametrize(
@@ -148,6 +159,21 @@ REASONS = [
     ("torch.OutOfMemoryError: CUDA out of memory.", "engine.kind transformers"),
     ("RuntimeError: Failed to infer device type", "built for this machine"),
     ("ValueError: Model architectures ['X'] are not supported for now.", "another model"),
+    (
+        "pydantic_core.ValidationError: 1 validation error for ModelConfig\n  Value error, User-specified max_model_len"
+        " (600) is greater than the derived max_model_len (max_position_embeddings=512).",
+        "shorten or leave out such prompts",
+    ),
+    ("OSError: [Errno 98] Address already in use", "run again with --resume"),
+    (
+        "(EngineCore pid=7) ERROR 11-30 [core.py:7] torch.OutOfMemoryError: HIP out of memory.\n"
+        "RuntimeError: Engine core initialization failed. See root cause above.",
+        "engine.kind transformers",
+    ),
+    (
+        "ValueError: 1. out of memory\n" + "KeyError: something else\n" * 3 + "KeyError: the last",
+        "try the command by hand: ",
+    ),
     ("KeyError: something else", "try the command by hand: "),
 ]
 
@@ -160,11 +186,60 @@ def test_a_server_that_does_not_start_is_explained_with_its_log(
         pytest.raises(ToolMissing, match="the server ended with code 1 while starting") as caught,
         spec(tmp_path, python=interpreter(tmp_path, words=words)).open(policy) as engine,
     ):
+        engine.keep_logs(tmp_path / "logs")
         lap(engine)
-    log = engine.folder / "vllm.log"
-    assert f"the end of its log {log}:\nINFO starting\n{words}" in caught.value.message
+    log = tmp_path / "logs" / "vllm.1.log"
+    assert not engine.folder.exists()
+    assert f"the end of its log {log}:\nINFO without" in caught.value.message
+    assert caught.value.message.endswith(f"INFO starting\n{words}")
     assert hint in caught.value.hint and "--resume" in caught.value.hint
     assert words in log.read_text() and gone(tmp_path) and len(starts(tmp_path)) == 1
+
+
+def test_the_log_of_a_server_that_died_stays_beside_that_of_the_next_and_after_the_run(
+    policy: Any, tmp_path: Path
+) -> None:
+    with spec(tmp_path, max_in_flight=1).open(policy) as engine:
+        found = engine.sample(PROMPTS, REQUESTS, 0)
+        next(found)
+        first = engine.way.away_hint.removeprefix("see its log ")
+        os.kill(starts(tmp_path)[0]["pids"][0], signal.SIGKILL)
+        list(found)
+        second = engine.way.away_hint.removeprefix("see its log ")
+    assert not engine.folder.exists()
+    assert [Path(each).name for each in (first, second)] == ["vllm.1.log", "vllm.2.log"]
+    for each in (first, second):
+        assert Path(each).is_file()
+
+
+OTHERS = ("engine.adapter", "engine.exchange_folder", "engine.base_url", "VLLM_ALLOW", "merged_restart", "serve that")
+"""What nobody can set who chose this kind."""
+
+
+def test_an_adapter_that_is_not_loaded_is_explained_by_settings_of_this_kind(policy: Any, tmp_path: Path) -> None:
+    disturb_adapter(policy)
+    with (
+        pytest.raises(ConfigError, match=r"^engine\.kind: vllm: POST .*load_lora_adapter: HTTP 404") as caught,
+        spec(tmp_path, options=["--no-enable-lora"]).open(policy) as engine,
+    ):
+        engine.keep_logs(tmp_path / "logs")
+        lap(engine, 1)
+    hint = caught.value.hint
+    assert f"see its log {tmp_path}/logs/vllm.1.log, and engine.options" in hint
+    assert not any(each in str(caught.value) for each in OTHERS)
+
+
+@pytest.mark.parametrize(
+    ("gap", "closer", "num_tokens"), [(1.0, None, 64), (0.1, "v1", 64), (0.0, None, 2)], ids=["gap", "closer", "few"]
+)
+def test_another_policy_is_explained_by_settings_of_this_kind(
+    policy: Any, tmp_path: Path, gap: float, closer: str | None, num_tokens: int
+) -> None:
+    proof = Proof("log_probabilities", 4, num_tokens, gap, {"v1": 0.05}, (), closer)
+    with spec(tmp_path).open(policy) as engine, pytest.raises(ConfigError, match=r"^engine\.kind: vllm: ") as caught:
+        proof.check(2, 0.15, engine.way)
+    assert "its log" in caught.value.hint and "engine.options" in caught.value.hint
+    assert not any(each in str(caught.value) for each in OTHERS)
 
 
 def test_a_server_that_takes_too_long_is_ended(policy: Any, tmp_path: Path) -> None:
@@ -190,6 +265,39 @@ def test_what_is_missing_is_said_before_a_model_is_loaded(tmp_path: Path) -> Non
             spec(tmp_path, python=python).check()
     with pytest.raises(ConfigError, match=r"engine\.batch_size"):
         spec(tmp_path, batch_size=4).check()
+
+
+def test_what_lies_in_the_working_directory_is_not_taken_for_vllm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = tmp_path / "vllm-9.9.dist-info"
+    found.mkdir()
+    (found / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 9.9\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ToolMissing, match="has no vllm"):
+        spec(tmp_path, python=sys.executable).check()
+
+
+def test_another_program_on_the_port_is_neither_taken_for_the_server_nor_told_the_key(
+    policy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with stand_in() as other, spec(tmp_path).open(policy) as engine:
+        told: list[str | None] = []
+        monkeypatch.setattr(other, "is_refused", lambda path, authorization: bool(told.append(authorization)))
+        other.base = policy.identity["model_name_or_path"]
+        monkeypatch.setattr(vllm, "_free_port", lambda: int(other.base_url.split(":")[2].split("/")[0]))
+        with pytest.raises(ToolMissing, match="another program took the port"):
+            lap(engine)
+        assert set(told) == {None} and other.asked == []
+
+
+def test_a_model_with_few_positions_is_not_asked_for_more_by_the_proof(policy: Any, tmp_path: Path) -> None:
+    longest = max(len(policy.prompt_ids(prompt)) for prompt in PROMPTS.values())
+    policy.model.config.max_position_embeddings = longest + 30
+    with spec(tmp_path).open(policy) as engine:
+        lap(engine)
+        assert engine._num_proof_tokens == 30
+    assert option(starts(tmp_path)[0], "--max-model-len") == str(longest + 30)
 
 
 def test_a_rank_that_vllm_does_not_take(tiny_models: dict[str, Path], tmp_path: Path) -> None:

@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 from made_up_machines import GIB, LAPTOP, NVIDIA, machine, strix_halo
+from sft_cases import train
+from tiny_models import TrainingOptions, load_policy, prompts, request
 
 from halo_forge.config.sections import HardwareSection
 from halo_forge.doctor import _probes
 from halo_forge.doctor._probe_checks import MOST_ERROR, outcome_of
+from halo_forge.engines.transformers import TransformersEngine
+from halo_forge.errors import ModelError
 from halo_forge.hardware import Gpu, choose, detect
 from halo_forge.policy.device import limit_memory, on_this_torch
 
@@ -46,6 +50,41 @@ def test_a_kernel_that_is_broken_on_the_gpu_alone_is_found(monkeypatch: pytest.M
     monkeypatch.setattr(functional, "scaled_dot_product_attention", attend)
     found = _probes.attention()["chosen"]
     assert {case for case, error in found.items() if not error <= MOST_ERROR} == {c for c in found if "large" in c}
+
+
+def layout_of(query: Any, key: Any, value: Any, *, attn_mask: Any = None, **options: Any) -> tuple[Any, ...]:
+    """What decides about the kernel of a call of attention, without its sizes."""
+    order = [tuple(torch.tensor(each.stride()).argsort(descending=True).tolist()) for each in (query, key, value)]
+    mask = (
+        None if attn_mask is None else (attn_mask.dtype, attn_mask.is_contiguous(), *(n == 1 for n in attn_mask.shape))
+    )
+    kind = query.dtype, query.requires_grad, query.shape[1] == key.shape[1], query.shape[2] == key.shape[2]
+    return (*kind, *order, mask, options.get("enable_gqa", False), options.get("is_causal", False))
+
+
+@pytest.mark.pretended_gpu
+def test_the_probe_calls_what_sampling_and_training_call(
+    tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    functional: Any = torch.nn.functional
+    original, called = functional.scaled_dot_product_attention, set[Any]()
+
+    def attend(query: Any, *others: Any, **options: Any) -> Any:
+        if query.is_cuda and query.shape[0] > 1:  # the order of one row's strides says nothing
+            called.add(layout_of(query, *others, **options))
+        return original(query, *others, **options)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", attend)
+    policy = load_policy(tiny_models["llama"], dtype="bfloat16")
+    asked = prompts(["add two numbers", "Write a C function that adds two numbers."])
+    requests = [request(prompt_id, index, max_new_tokens=4) for prompt_id in asked for index in range(2)]
+    assert len(list(TransformersEngine(policy, batch_size=4, stop=()).sample(asked, requests, policy.version))) == 4
+    sampled = set(called)
+    train(policy, tmp_path / "trained", options=TrainingOptions(per_device_train_batch_size=4))
+    trained, _ = called - sampled, called.clear()
+    assert (len(sampled), len(trained)) == (2, 1), "prompts, a step, and a pass of training"
+    _probes.attention()
+    assert called == sampled | trained
 
 
 @pytest.mark.pretended_gpu
@@ -82,6 +121,18 @@ def test_the_profile_is_that_of_the_gpu_that_torch_has(
     assert found.name == name and found.gpu is not None and found.gpu.name == "a card"
     if name != "gfx1151":
         assert found.memory_budget_bytes() == int(12 * GIB * 0.9)
+
+
+@pytest.mark.pretended_gpu
+def test_a_gpu_that_is_full_ends_a_run_before_anything_is_loaded(
+    tmp_path: Path, pretended: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(index: int) -> None:
+        raise torch.AcceleratorError("CUDA error: out of memory\nCompile with ...")
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", full)
+    with pytest.raises(ModelError, match=r"Pretended GPU cannot be used: CUDA error: out of memory\n"):
+        on_this_torch(detect(machine(tmp_path, NVIDIA)))
 
 
 @pytest.mark.pretended_gpu

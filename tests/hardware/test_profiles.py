@@ -188,6 +188,21 @@ def test_the_gpu_has_the_larger_of_vram_and_gtt_as_the_kernel_gives_it(tmp_path:
     assert budget(4, 96, 15.5, **{f"{CARD}/mem_info_vram_used": 97 * GIB}) == 0
 
 
+@pytest.mark.parametrize(
+    ("release", "vram"), [("6.14.0-1018-oem", False), ("6.15.0", True), ("7.0.1", True), ("unheard of", False)]
+)
+def test_only_kernels_that_know_it_take_vram(tmp_path: Path, release: str, vram: bool) -> None:
+    files = strix_halo() | {
+        "proc/sys/kernel/osrelease": release,
+        f"{CARD}/mem_info_vram_total": 96 * GIB,
+        f"{CARD}/mem_info_gtt_total": 15 * GIB,
+        "proc/meminfo": meminfo(31, 26),
+    }
+    profile = Gfx1151(machine(tmp_path, files), "")
+    assert profile.memory_budget_bytes() == int((96 if vram else 10) * GIB * 0.8)
+    assert profile.pool_bytes() == (96 if vram else 15) * GIB
+
+
 def test_another_card_does_not_lend_its_memory(tmp_path: Path) -> None:
     """An AMD card beside the chip has VRAM of its own, more than the chip's GTT here."""
     other = "sys/class/drm/card0/device"

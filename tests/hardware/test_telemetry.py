@@ -12,7 +12,7 @@ import pytest
 from made_up_machines import CARD, GIB, LAPTOP, NVIDIA, machine, strix_halo
 
 from halo_forge.hardware import Gpu, detect
-from halo_forge.hardware.telemetry import Sensors, Telemetry, find_sensors, telemetry
+from halo_forge.hardware.telemetry import NotReadable, Sensors, Telemetry, find_sensors, read_apart, telemetry
 
 
 class Replayed(Sensors):
@@ -54,6 +54,14 @@ def test_memory_is_that_of_both_pools(tmp_path: Path) -> None:
     """The kernel takes a GPU's memory from VRAM on a card, and on a chip with a large carve-out; else from GTT."""
     files = strix_halo() | {f"{CARD}/mem_info_vram_used": 30 * GIB, f"{CARD}/mem_info_gtt_used": GIB // 2}
     assert sensors_of(tmp_path, files).read()["memory_bytes"] == 30.5 * GIB
+
+
+@pytest.mark.parametrize("missing", ["vram", "gtt"])
+def test_the_memory_of_one_pool_is_not_called_the_whole(tmp_path: Path, missing: str) -> None:
+    files = strix_halo()
+    del files[f"{CARD}/mem_info_{missing}_used"]
+    found = sensors_of(tmp_path, files)
+    assert "memory_bytes" not in found.read() and found.why_not.startswith("memory_bytes: ")
 
 
 def test_either_power_file_will_do_and_a_missing_one_is_no_zero(tmp_path: Path) -> None:
@@ -248,6 +256,19 @@ def test_amds_library_is_asked_for_what_files_do_not_show(tmp_path: Path, amdsmi
     assert sensors_of(tmp_path / "other", BARE_AMD, used).read()["watts"] == 200.0
 
 
+def test_what_is_no_number_or_not_there_is_absent_and_stops_nothing(
+    tmp_path: Path, amdsmi: AmdSmi, nvml: Nvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = sensors_of(tmp_path / "bare", BARE_AMD)
+    monkeypatch.setattr(amdsmi, "amdsmi_get_temp_metric", lambda *arguments: "N/A")
+    monkeypatch.setattr(amdsmi, "amdsmi_get_gpu_activity", lambda handle: {})
+    monkeypatch.setattr(amdsmi, "amdsmi_get_gpu_memory_usage", lambda handle, pool: {"vram": GIB, "gtt": "N/A"}[pool])
+    assert bare.read() == sensors_of(tmp_path / "again", BARE_AMD).read() == {"watts": 90.0}
+    monkeypatch.setattr(nvml, "nvmlDeviceGetPowerUsage", lambda handle: None)
+    monkeypatch.setattr(nvml, "nvmlDeviceGetUtilizationRates", lambda handle: SimpleNamespace(gpu="N/A"))
+    assert sensors_of(tmp_path / "nvidia", NVIDIA).read().keys() == {"celsius", "memory_bytes"}
+
+
 def test_where_files_show_all_amds_library_is_not_even_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,6 +293,29 @@ def test_why_nothing_more_of_amd_is_shown(tmp_path: Path, amdsmi: AmdSmi, monkey
 
     monkeypatch.setattr("importlib.import_module", without_its_library)
     assert "amdsmi cannot be imported: KeyError" in sensors_of(tmp_path, BARE_AMD).why_not
+
+
+# ---- asked in a process of its own
+
+
+def test_another_process_says_the_same(tmp_path: Path) -> None:
+    profile = detect(machine(tmp_path, strix_halo()))
+    assert read_apart(profile, 60) == find_sensors(profile).read()
+    assert read_apart(detect(machine(tmp_path / "laptop", LAPTOP))) == {}
+
+
+@pytest.mark.parametrize(
+    ("library", "seconds", "why"),
+    [("import time; time.sleep(60)", 1.0, "within 1 s"), ("import os; os._exit(3)", 60.0, "exit code 3")],
+    ids=["hangs", "ends its process"],
+)
+def test_a_library_that_does_not_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str, seconds: float, why: str
+) -> None:
+    profile = detect(machine(tmp_path, {**NVIDIA, "pynvml.py": library}))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    with pytest.raises(NotReadable, match=f"its sensors do not answer.*{why}"):
+        read_apart(profile, seconds)
 
 
 # ---- what is made of it
@@ -299,6 +343,26 @@ def test_what_was_read_is_combined_and_forgotten() -> None:
         "gpu_memory_bytes_max": 30.0,
     }
     assert found.take() == {}
+
+
+def test_a_sensor_that_hangs_does_not_keep_a_run_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, released = threading.Event(), threading.Event()
+
+    def hang() -> float | None:
+        asked.set()
+        released.wait(60)
+        return None
+
+    monkeypatch.setattr("halo_forge.hardware.telemetry.ASK_SECONDS", 0.1)
+    found = Telemetry(Sensors({"watts": hang}), interval_seconds=0.001)
+    found.start()
+    assert asked.wait(10)
+    stopping = threading.Thread(target=found.stop, daemon=True)
+    stopping.start()
+    stopping.join(20)
+    has_ended = not stopping.is_alive()
+    released.set()
+    assert has_ended
 
 
 def test_the_thread_ends_with_the_block_even_by_an_error(tmp_path: Path) -> None:

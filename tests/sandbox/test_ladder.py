@@ -134,13 +134,14 @@ def test_a_job_at_limits_does_not_end_its_user_s_processes(package: Path) -> Non
 def test_a_named_level_is_never_lowered(package: Path, shape: str, level: str) -> None:
     found = in_shape(package, shape, None, level)
     assert "level" not in found and f"isolation level {level} does not work here" in found["error"]
+    assert "; to fix it: " in found["error"]
 
 
 def test_probes_name_errno_and_what_would_mend() -> None:
     probes = probe_ladder()
     assert [probe.level for probe in probes] == list(LEVELS)
     for probe in probes:
-        assert probe.works == (probe.reason == "") == (probe.mend == "")
+        assert probe.works == (probe.reason == "") == (probe.fix == "")
     assert probes[-1] == Probe("limits", True)
 
 
@@ -233,7 +234,7 @@ def test_a_level_that_is_late_again_is_an_error(late: type[LateSandbox], monkeyp
     assert late.started == ["namespace", "namespace"] and ladder._best == []
     monkeypatch.setattr(late, "started", [])
     late_one = probe_ladder()[0]
-    assert not late_one.works and not late_one.refused and "less busy" in late_one.mend
+    assert not late_one.works and not late_one.refused and "less busy" in late_one.fix
 
 
 def test_the_self_test_tells_what_happened_at_limits() -> None:

@@ -201,7 +201,7 @@ def form(most: int) -> StreamForm[Item]:
 
     def check(items: Sequence[Item]) -> None:
         if sum(item.value == "error" for item in items) > most:
-            raise VerifierBroken("too many", "mend it")
+            raise VerifierBroken("too many", "fix it")
 
     return StreamForm(
         sealed=lambda item: replace(item, seconds=0.0),
