@@ -252,7 +252,7 @@ def test_vllm_is_proved_before_and_timed_from_the_first_request_to_the_last_answ
 
     def prove(engine: ServedEngine, name: str, max_gap: float) -> None:
         proved.append(max_gap)
-        list(engine._answers(name, 1.0, {}))
+        engine._answers(name, list(texts.values()), 0, 1.0, {})
 
     monkeypatch.setattr(Managed, "bring", slow_bring)
     monkeypatch.setattr(Managed, "rest", slow_rest)
