@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -28,6 +29,7 @@ from halo_forge.hardware import choose
 from halo_forge.policy import Policy
 from halo_forge.prompts import load_prompts
 from halo_forge.records import Prompt, SampleRequest
+from halo_forge.sandbox import syscalls
 
 NEAR_TIE = 1e-3
 """Difference of two logits that float32 kernels may turn round; theirs differ by about 1e-5 to 1e-4."""
@@ -36,6 +38,11 @@ ADAPTER_SCALE = 0.02
 
 
 # ---- quickstart
+
+
+def ended_with_this() -> None:
+    """A run must not outlive the check: on a GPU it would keep the memory from the next one."""
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def quickstart(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -62,7 +69,7 @@ def quickstart(arguments: argparse.Namespace) -> dict[str, Any]:
         values |= {"selection.reward_threshold": 0, "engine.stop": json.dumps(list("eatnoisr "))}
     changes = [word for name, value in values.items() for word in ("--set", f"{name}={value}")]
     command = [sys.executable, "-m", "halo_forge", "raft", "run", "configs/quickstart.yaml"]
-    done = subprocess.run([*command, "--output-dir", str(root), *changes])
+    done = subprocess.run([*command, "--output-dir", str(root), *changes], preexec_fn=ended_with_this)
     if done.returncode != 0:
         raise SystemExit(done.returncode)
     profile = read_json(root / "run.json")["hardware"]["profile"]

@@ -129,6 +129,13 @@ def read_own(code: int, stdout: str, settings: Settings) -> Reading:
     return PASSED if found["passed"] else FAILED, found["found"], found["values"]
 
 
+def read_machine(code: int, stdout: str, settings: Settings) -> Reading:
+    """What torch sees; without a GPU there is nothing to check, unless the CPU was asked for."""
+    values = last_object(stdout)
+    found = f"{values['gpu'] or 'no GPU'}, torch {values['torch']}"
+    return PASSED if values["gpu"] or settings.device == "cpu" else FAILED, found, values
+
+
 def read_figure(code: int, stdout: str, settings: Settings) -> Reading:
     """A benchmark; the targets are those of the real sizes."""
     found = last_object(stdout)
@@ -500,11 +507,12 @@ def check(parts: Sequence[Part], settings: Settings, budget: float) -> Iterator[
                 result = Result(part.name, NOT_RUN, "interrupted before it", values={"no_time": True})
             else:
                 print(f"{part.name}: {part.what}", file=sys.stderr, flush=True)
+                started = time.monotonic()
                 try:
-                    result = run_part(part, settings, end - time.monotonic())
+                    result = run_part(part, settings, end - started)
                 except KeyboardInterrupt:
                     interrupted = True
-                    result = Result(part.name, KILLED, "interrupted")
+                    result = Result(part.name, KILLED, INTERRUPTED, round(time.monotonic() - started, 1))
             handle.write(json.dumps(asdict(result)) + "\n")
             handle.flush()
             os.fsync(handle.fileno())
@@ -525,15 +533,16 @@ if torch.cuda.is_available():
               "gpu_memory_bytes": torch.cuda.get_device_properties(0).total_memory,
               "bfloat16": torch.cuda.is_bf16_supported(), "num_gpus": torch.cuda.device_count()}
     torch.ones(8, device="cuda").sum().item()
-print(json.dumps({"passed": True, "found": f"{found['gpu'] or 'no GPU'}, torch {torch.__version__}", "values": found}))
+print(json.dumps(found))
 """
+INTERRUPTED = "interrupted"
 LOOK = Part(
     "machine",
     "the GPU, the driver and torch",
     0,
     90,
     lambda settings: [sys.executable, "-c", MACHINE],
-    read_own,
+    read_machine,
 )
 
 
@@ -560,10 +569,14 @@ def exit_code(results: Sequence[Result]) -> int:
 def chosen(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> list[Part]:
     """The parts of --only without those of --skip, in their own order."""
     names = [part.name for part in PARTS]
-    for each in [*arguments.only, *arguments.skip]:
+    for each in [*(arguments.only or ()), *arguments.skip]:
         if each not in names:
             parser.error(f"there is no part {each!r} (parts: {', '.join(names)})")
-    only = arguments.only if arguments.only else names
+    if arguments.only is None:
+        # vLLM has an interpreter of its own, which most machines lack.
+        only = [part.name for part in PARTS if part.missing is not no_vllm or arguments.vllm is not None]
+    else:
+        only = arguments.only
     parts = [part for part in PARTS if part.name in only and part.name not in arguments.skip]
     if not parts:
         parser.error("no part is left")
@@ -579,9 +592,12 @@ def prepared_output(given: Path | None) -> Path:
     """An empty folder for this check."""
     name = datetime.datetime.now().strftime("gpu-check-%Y%m%d-%H%M%S")
     output = (ROOT / "runs" / name if given is None else given).absolute()
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        fail(2, f"--output {output}: not an empty folder", "choose another one, or remove it")
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            fail(2, f"--output {output}: not an empty folder", "choose another one, or remove it")
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fail(2, f"--output {output}: {error.strerror}", "choose a folder that can be made and written")
     return output
 
 
@@ -590,8 +606,15 @@ def show(folder: Path) -> int:
     path = folder / RESULTS
     if not path.is_file():
         fail(2, f"--show {folder}: there is no {RESULTS} in it", "name the output folder of a check")
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    results = [Result(**{**row, "command": tuple(row["command"])}) for row in rows]
+    lines = path.read_text(encoding="utf-8", errors="backslashreplace").splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        print(f"note: the last line of {path} was cut off, and is left out", file=sys.stderr)
+        lines.pop()
+    try:
+        rows = [json.loads(line) for line in lines]
+        results = [Result(**{**row, "command": tuple(row["command"])}) for row in rows]
+    except (ValueError, KeyError, TypeError) as error:
+        fail(2, f"--show {folder}: {path} was not written by this check ({error!r})", "name a check's output folder")
     print_results(results)
     return exit_code(results)
 
@@ -612,7 +635,7 @@ def parser() -> argparse.ArgumentParser:
 
     found = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     found.add_argument("--list", action="store_true", help="show the parts and the time that each takes")
-    found.add_argument("--only", type=names, default=[], metavar="PART,...", help="run these parts alone")
+    found.add_argument("--only", type=names, metavar="PART,...", help="run these parts alone")
     found.add_argument("--skip", type=names, default=[], metavar="PART,...", help="leave these parts out")
     found.add_argument("--output", type=Path, metavar="DIR", help="an empty folder (default runs/gpu-check-DATE-TIME)")
     found.add_argument("--show", type=Path, metavar="DIR", help="show the results of an earlier check")
@@ -661,10 +684,10 @@ def main() -> int:
         try:
             for result in check([LOOK, *parts], settings, arguments.budget_seconds):
                 results.append(result)
-                if result.part == LOOK.name and settings.device != "cpu" and not result.values.get("gpu"):
-                    fail(
-                        4, f"torch finds no GPU: {result.found}", "see docs/gpu-check.md; --device cpu tries the parts"
-                    )
+                if result.part == LOOK.name and result.outcome != PASSED and result.found != INTERRUPTED:
+                    if result.values:
+                        fail(4, f"torch finds no GPU ({result.found})", "see docs/gpu-check.md; or try --device cpu")
+                    fail(1, f"torch cannot look for a GPU: {result.found}", f"see {settings.output}; halo-forge doctor")
         except KeyboardInterrupt:
             print_results(results)
             print(f"interrupted; results so far: {settings.output}")

@@ -188,7 +188,10 @@ def pack(out: Path, python: str, installed: Path | None, piece_mib: float) -> No
     """Fill `out` with pieces, and say what is in them."""
     if out.exists() and any(out.iterdir()):
         fail(f"{out}: not an empty folder", "choose another one, or remove it")
-    there = frozen(installed.read_text(encoding="utf-8")) if installed is not None else {}
+    try:
+        there = frozen(installed.read_text(encoding="utf-8")) if installed is not None else {}
+    except (OSError, ValueError) as error:
+        fail(f"--installed {installed}: {error}", "name the other machine's `python3 -m pip freeze`")
     pins = [f"{name}=={version}" for name, version in needed([*runtime_requirements(), *MORE], python, there).items()]
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="halo-forge-pack-") as name:

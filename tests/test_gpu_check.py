@@ -47,8 +47,10 @@ time.sleep(600)
 """
 
 
-def start(parts: list[dict[str, Any]], output: Path, *options: str, **more: Any) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", DRIVER, json.dumps(parts), "--device", "cpu", "--tiny", "--model", "tests"]
+def start(
+    parts: list[dict[str, Any]], output: Path, *options: str, driver: str = DRIVER, **more: Any
+) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", driver, json.dumps(parts), "--device", "cpu", "--tiny", "--model", "tests"]
     return subprocess.Popen(
         [*command, "--output", str(output), *options],
         cwd=ROOT,
@@ -180,6 +182,44 @@ def test_interrupted_it_kills_its_part_and_shows_what_it_has(number: signal.Sign
     assert process.returncode == 130
     assert "interrupted before it" in out
     gone(int((tmp_path / "daemon").read_text()))
+
+
+def gpu_check(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "scripts/gpu_check.py", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.mark.skipif(os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/kfd"), reason="this machine has a GPU")
+def test_without_a_gpu_the_machine_has_failed_and_nothing_else_is_begun(tmp_path: Path) -> None:
+    done = gpu_check("--output", str(tmp_path / "out"), "--model", "tests")
+    assert done.returncode == 4 and "torch finds no GPU" in done.stderr
+    (row,) = [json.loads(line) for line in (tmp_path / "out/results.jsonl").read_text().splitlines()]
+    assert (row["part"], row["outcome"]) == ("machine", "failed")
+    assert gpu_check("--show", str(tmp_path / "out")).returncode == 1
+
+
+def test_a_torch_that_crashes_is_not_called_a_missing_gpu(tmp_path: Path) -> None:
+    crashing = DRIVER.replace("print('{", "import os; os.abort(); print('{")
+    with start([{"name": "fine", "code": FINE}], tmp_path / "out", driver=crashing) as process:
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1 and "torch cannot look for a GPU: ended by SIGABRT" in err
+
+
+def test_a_last_line_that_was_cut_off_is_left_out_and_said(tmp_path: Path) -> None:
+    row = {"part": "machine", "outcome": "passed", "found": "it", "command": []}
+    (tmp_path / "results.jsonl").write_text(json.dumps(row) + '\n{"part": "doc')
+    done = gpu_check("--show", str(tmp_path))
+    assert done.returncode == 0 and "machine" in done.stdout and "was cut off" in done.stderr
+    (tmp_path / "results.jsonl").write_text('{"a": 1}\n')
+    done = gpu_check("--show", str(tmp_path))
+    assert done.returncode == 2 and "was not written by this check" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("options", [("--output", "/dev/null/x"), ("--only", ",")])
+def test_what_cannot_be_used_is_an_error(options: tuple[str, str]) -> None:
+    done = gpu_check("--device", "cpu", "--model", "tests", *options)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("columns", [80, 200])
