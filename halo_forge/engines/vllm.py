@@ -18,7 +18,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from halo_forge.engines._http import CONNECT_SECONDS, Client, Refused, Unreachable
 from halo_forge.engines._served import ServedEngine
@@ -41,6 +41,7 @@ _VERSION_SECONDS = 60.0
 _ASK_VERSION = "from importlib.metadata import version; print(version('vllm'))"
 _OURS = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
 """Environment variables of this interpreter that another one must not follow."""
+_SET_HERE = ("--host", "--port", "--uds", "--api-key", "--served-model-name", "--model")
 _INSTALL = "make an environment of its own for it: python3 -m venv ~/vllm && ~/vllm/bin/pip install vllm"
 _REASONS = (
     (
@@ -102,6 +103,14 @@ class VllmSpec(ServerSpec):
     options: list[str] = Field(default_factory=list)
     """Further options of `vllm serve`."""
 
+    @field_validator("options")
+    @classmethod
+    def _not_where_it_listens(cls, options: list[str]) -> list[str]:
+        for option in options:
+            if option.partition("=")[0] in _SET_HERE:
+                raise ValueError(f"found {option}, which the run sets itself; take it out")
+        return options
+
     @property
     def max_temperature(self) -> float:
         """See `EngineSpec`."""
@@ -117,7 +126,7 @@ class VllmSpec(ServerSpec):
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise ToolMissing(f"engine.python: {python} does not run: {error}", "name a Python interpreter") from error
-        if done.returncode != 0:
+        if done.returncode != 0 or not done.stdout.strip():
             last = (done.stderr.decode(errors="replace").strip().splitlines() or ["it says nothing"])[-1]
             raise ToolMissing(f"engine.python: {python} has no vllm ({last})", _INSTALL)
 
@@ -162,7 +171,9 @@ class VllmSpec(ServerSpec):
     def _interpreter(self) -> str:
         found = shutil.which(Path(self.python).expanduser())
         if found is None:
-            raise ToolMissing(f"engine.python: there is no program {self.python}", _INSTALL)
+            exists = Path(self.python).expanduser().exists()
+            what = f"{self.python} is not a program" if exists else f"there is no program {self.python}"
+            raise ToolMissing(f"engine.python: {what}", _INSTALL)
         # A relative path would be looked for elsewhere once the process has another directory; a link to the base
         # interpreter must stay a link, because a virtual environment is found by it.
         return os.path.abspath(found)

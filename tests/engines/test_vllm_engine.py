@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -259,12 +260,20 @@ def test_what_is_missing_is_said_before_a_model_is_loaded(tmp_path: Path) -> Non
     for python, message in [
         (tmp_path / "nowhere" / "python", "there is no program"),
         (tmp_path / "no program", "does not run"),
+        (tmp_path, "is not a program"),
+        (shutil.which("true"), "has no vllm"),
         (interpreter(tmp_path, version=None), "has no vllm"),
     ]:
         with pytest.raises(ToolMissing, match=message):
             spec(tmp_path, python=python).check()
     with pytest.raises(ConfigError, match=r"engine\.batch_size"):
         spec(tmp_path, batch_size=4).check()
+
+
+@pytest.mark.parametrize("options", [["--port", "99"], ["--enforce-eager", "--api-key=x"]])
+def test_options_that_the_run_sets_itself_are_refused(options: list[str], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="which the run sets itself"):
+        spec(tmp_path, options=options)
 
 
 def test_what_lies_in_the_working_directory_is_not_taken_for_vllm(
