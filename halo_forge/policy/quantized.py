@@ -43,7 +43,7 @@ def check_quantization(quantization: str) -> None:
     if why is not None:
         raise ToolMissing(
             f"model.quantization: {quantization}: {why}",
-            "pip install 'halo-forge[quantization]', or set model.quantization to none",
+            "pip install 'bitsandbytes>=0.50', or set model.quantization to none",
         )
 
 
