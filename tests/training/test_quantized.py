@@ -31,7 +31,7 @@ from halo_forge.policy.quantized import dequantized, is_quantized  # noqa: E402 
 
 needs_bitsandbytes = pytest.mark.skipif(
     not any(each.name == "bitsandbytes" for each in metadata.distributions()),
-    reason="bitsandbytes is not installed (pip install 'halo-forge[quantization]')",
+    reason="bitsandbytes is not installed (make setup)",
 )
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
@@ -178,7 +178,7 @@ def test_a_missing_or_old_package_is_found_before_anything_is_loaded(
     monkeypatch.setattr(metadata, "version", pretended)
     with pytest.raises(ToolMissing, match=why) as caught:
         load_policy(tiny_models["llama"], quantization="4bit")
-    assert "halo-forge[quantization]" in caught.value.hint
+    assert "bitsandbytes>=0.50" in caught.value.hint
     config = RaftConfig.model_validate(
         {"model": {"model_name_or_path": str(tiny_models["llama"]), "quantization": "4bit"}, "output_dir": "run"}
     )
