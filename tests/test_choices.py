@@ -264,10 +264,11 @@ def strix_halo_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU that only torch sees."""
     import torch
 
+    properties = SimpleNamespace(name="Radeon 8060S", gcnArchName="gfx1151:xnack-", total_memory=9)
     for name, value in {
         "is_available": lambda: True,
         "device_count": lambda: 1,
-        "get_device_properties": lambda index: SimpleNamespace(name="Radeon 8060S", gcnArchName="gfx1151:xnack-"),
+        "get_device_properties": lambda index: properties,
         "mem_get_info": lambda index=0: (7, 9),
         "memory_reserved": lambda: 0,
         "memory_allocated": lambda: 0,
