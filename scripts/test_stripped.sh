@@ -43,7 +43,7 @@ rm -f "$stage/venv/lib/$python/site-packages/"__editable__*halo_forge* # the cop
 
 for tool in /usr/bin/* /bin/*; do
     name=${tool##*/}
-    [[ $name =~ $optional ]] || [ -e "$stage/bin/$name" ] || ln -s "$tool" "$stage/bin/$name"
+    [[ $name =~ $optional ]] || ln -sf "$tool" "$stage/bin/$name" # /bin and /usr/bin may be one folder
 done
 
 chmod -R a+rX,go-w "$stage/checkout" "$stage/python" "$stage/venv/bin"
