@@ -3,7 +3,8 @@
 #
 #   - as an ordinary user, whose home nobody else may read, and who can read no other home;
 #   - with gcc and g++ in PATH, without Go, Clang, Rust and MinGW;
-#   - with umask 077, no variables but PATH, HOME and LANG, and a checkout that the user can read but not write.
+#   - with umask 077, few variables (PATH, HOME, TMPDIR, LANG, what the copied interpreter needs), and a checkout that the
+#     user can read but not write.
 #
 # Words after the script's name go to pytest in place of the usual tests.
 #
@@ -33,6 +34,8 @@ base=$(.venv/bin/python -c 'import sys; print(sys.base_prefix)')
 python=$(.venv/bin/python -c 'import sys; print(f"python{sys.version_info.major}.{sys.version_info.minor}")')
 mkdir -p "$stage/python/bin" "$stage/python/lib"
 cp -L "$base/bin/$python" "$stage/python/bin/"
+# Where the interpreter is a shared library, the system may have another one of that name.
+find "$base/lib" -maxdepth 1 -name 'libpython*.so*' -exec cp -L {} "$stage/python/lib/" \;
 tar --create --directory "$base/lib" --exclude="$python/site-packages" --exclude="$python/config-*" \
     --exclude="$python/test" --exclude=__pycache__ "$python" | tar --extract --directory "$stage/python/lib"
 "$stage/python/bin/$python" -m venv --without-pip "$stage/venv"
@@ -55,6 +58,7 @@ umask 077
 run() {
     setpriv --reuid="$user" --regid="$user" --clear-groups --no-new-privs -- \
         env -i PATH="$stage/bin" HOME="$stage/home" TMPDIR="$stage/tmp" LANG=C.UTF-8 OMP_NUM_THREADS=1 \
+        LD_LIBRARY_PATH="$stage/python/lib" \
         PYTHONPATH="$stage/checkout" PYTHONDONTWRITEBYTECODE=1 \
         "$stage/venv/bin/python" -m pytest -q -p no:cacheprovider "$@"
 }
