@@ -7,9 +7,9 @@ measures the last model.
 
 from __future__ import annotations
 
-from halo_forge.advice import Advised, Version, advise
-from halo_forge.decisions import Decision
-from halo_forge.measuring import (
+from halo_forge.core.advice import Advised, Version, advise
+from halo_forge.core.decisions import Decision
+from halo_forge.core.evaluation import (
     Result,
     compare,
     judge,
@@ -18,8 +18,8 @@ from halo_forge.measuring import (
     with_kept,
     with_outcome,
 )
-from halo_forge.plan import Plan
-from halo_forge.records import (
+from halo_forge.core.plan import Plan
+from halo_forge.core.records import (
     Completion,
     CycleReport,
     Measurement,
@@ -29,10 +29,10 @@ from halo_forge.records import (
     TrainingSettings,
     Verdict,
 )
-from halo_forge.rounds import answer, check_again, confirm, extended, tested
-from halo_forge.selection import PastCycle
+from halo_forge.core.selection import PastCycle
+from halo_forge.runtime.effects import Tools
+from halo_forge.runtime.rollouts import answer, check_again, confirm, extended, tested
 from halo_forge.store.run import Run
-from halo_forge.tools import Tools
 
 
 def run_raft(plan: Plan, run: Run, tools: Tools) -> Result:

@@ -24,11 +24,11 @@ from typing import Any
 from bench_generation import make_requests, num_real_tokens
 
 from halo_forge.config.sections import HardwareSection, LoraSection, ModelSection, TrainingSection
+from halo_forge.core.records import Prompt, SampleRequest
 from halo_forge.engines.transformers import TransformersSpec
 from halo_forge.hardware import choose
 from halo_forge.policy import Policy
 from halo_forge.prompts import load_prompts
-from halo_forge.records import Prompt, SampleRequest
 from halo_forge.sandbox import syscalls
 
 NEAR_TIE = 1e-3

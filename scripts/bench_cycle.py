@@ -24,8 +24,8 @@ from pathlib import Path
 
 from _bench import Figure
 
-from halo_forge.assembly import load_prompt_sets, run_config
-from halo_forge.records import Completion
+from halo_forge.core.records import Completion
+from halo_forge.runtime.assembly import load_prompt_sets, run_config
 from halo_forge.store.files import read_jsonl
 from halo_forge.store.status import read_status
 

@@ -32,14 +32,14 @@ from typing import Any
 from _bench import Figure, alternately
 
 from halo_forge.config.sections import LoraSection, ModelSection
+from halo_forge.core.errors import HaloForgeError
+from halo_forge.core.records import Completion, Prompt, SampleRequest
+from halo_forge.core.seeds import derive_seed
 from halo_forge.engines._served import ServedEngine
 from halo_forge.engines.transformers import TransformersSpec
 from halo_forge.engines.vllm import VllmSpec
-from halo_forge.errors import HaloForgeError
 from halo_forge.policy import Policy
 from halo_forge.prompts import load_prompts
-from halo_forge.records import Completion, Prompt, SampleRequest
-from halo_forge.seeds import derive_seed
 
 MODEL = "models/smollm2-135m-instruct"
 TARGETS = {("cpu", 256): 2.5, ("cpu", 512): 3.0}

@@ -25,9 +25,9 @@ from _bench import Figure
 from bench_training import bare_rate, make_rows, trainer_rate
 
 from halo_forge.config.sections import LoraSection, ModelSection, TrainingSection
+from halo_forge.core.records import Prompt, SampleRequest
 from halo_forge.engines.transformers import TransformersEngine
 from halo_forge.policy import Policy
-from halo_forge.records import Prompt, SampleRequest
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))  # the pretended GPU, and the tiny model
 if TYPE_CHECKING:

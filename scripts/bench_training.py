@@ -21,10 +21,9 @@ from pathlib import Path
 from _bench import Figure, alternately
 
 from halo_forge.config.sections import LoraSection, ModelSection, TrainingSection
+from halo_forge.core.records import Completion, TrainingRow, TrainingSettings
 from halo_forge.policy import Policy
 from halo_forge.prompts import load_prompts
-from halo_forge.records import Completion, TrainingSettings
-from halo_forge.training import TrainingRow
 from halo_forge.training.lora_sft import LoraSftTrainer
 
 MODEL = "models/smollm2-135m-instruct"

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from _bench import Figure, alternately, machine
 
-from halo_forge.records import Completion, Prompt, Verdict
+from halo_forge.core.records import Completion, Prompt, Verdict
 from halo_forge.sandbox import processes
 from halo_forge.verifiers.c import Spec
 

@@ -214,8 +214,8 @@ def needs_gpu(settings: Settings) -> str:
 
 
 def no_vllm(settings: Settings) -> str:
+    from halo_forge.core.errors import HaloForgeError
     from halo_forge.engines.vllm import VllmSpec
-    from halo_forge.errors import HaloForgeError
 
     if settings.vllm is None:
         return "no --vllm PYTHON: the interpreter that vLLM is installed for"

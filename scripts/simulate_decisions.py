@@ -1,4 +1,4 @@
-"""How often decisions are wrong: false alarms and power of halo_forge.decisions, on simulated runs.
+"""How often decisions are wrong: false alarms and power of halo_forge.core.decisions, on simulated runs.
 
 A run is a start model and 8 retrainings, each measured on the same N dev prompts with k samples of each.  A prompt's
 true pass rate is Beta distributed over prompts (mean 0.5, intraclass correlation 0.3) plus a shift that all prompts
@@ -29,7 +29,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from halo_forge.decisions import DecisionsSection, Judgement, Totals, confirmed, screened
+from halo_forge.core.decisions import DecisionsSection, Judgement, Totals, confirmed, screened
 
 INTRACLASS_CORRELATION = 0.3
 SHAPE = (1.0 - INTRACLASS_CORRELATION) / (2.0 * INTRACLASS_CORRELATION)

@@ -17,7 +17,7 @@ from pathlib import Path
 from killing import WritePoints, in_child
 from scripted_runs import MemoryVerifier, differences, execute, read, rows, steady_answers, tree, write_inputs
 
-import halo_forge.assembly
+import halo_forge.runtime.assembly
 from halo_forge.store.run import Run
 from halo_forge.verifiers.c import Spec
 
@@ -37,8 +37,8 @@ def prepare(room: Path, **changes: object) -> Path:
     Its v_1 degrades, so that lap 2 also confirms the decline, goes back to v_0 and samples from it.
     """
     Spec.open = lambda self: MemoryVerifier(bad_versions={1})  # type: ignore[assignment, method-assign]
-    halo_forge.assembly._versions = dict  # type: ignore[assignment]
-    halo_forge.assembly._git_commit = lambda: None
+    halo_forge.runtime.assembly._versions = dict  # type: ignore[assignment]
+    halo_forge.runtime.assembly._git_commit = lambda: None
     config = write_inputs(
         room / "inputs", num_prompts=(3, 2, 1), answers=steady_answers, evaluation__samples_per_prompt=1, **changes
     )

@@ -11,13 +11,11 @@ from typing import Any, Self
 
 import yaml
 
-from halo_forge.advice import Advised
-from halo_forge.assembly import open_run
 from halo_forge.config import load_config
-from halo_forge.decisions import Decision
-from halo_forge.loop import run_raft
-from halo_forge.measuring import Result
-from halo_forge.records import (
+from halo_forge.core.advice import Advised
+from halo_forge.core.decisions import Decision
+from halo_forge.core.evaluation import Result
+from halo_forge.core.records import (
     Completion,
     Measurement,
     Prompt,
@@ -27,6 +25,8 @@ from halo_forge.records import (
     TrainingSettings,
     Verdict,
 )
+from halo_forge.loop import run_raft
+from halo_forge.runtime.assembly import open_run
 
 VARYING = ("events.jsonl", "lock")
 """What two equal runs do not share: wall-clock times, and the id of the process that writes."""

@@ -19,13 +19,13 @@ from scripted_runs import (
     write_inputs,
 )
 
-from halo_forge.assembly import planned
 from halo_forge.config import load_config
-from halo_forge.errors import RunDirError
+from halo_forge.core.errors import RunDirError
+from halo_forge.core.records import Verdict
 from halo_forge.policy import OPTIMIZER_FILE, file_digest
-from halo_forge.records import Verdict
+from halo_forge.runtime.assembly import planned
+from halo_forge.runtime.effects import Tools, _optimizer_state
 from halo_forge.store.files import write_json
-from halo_forge.tools import Tools, _optimizer_state
 from halo_forge.verifiers.c import Spec
 
 MANY = [f"pass number {number}" for number in range(40)]

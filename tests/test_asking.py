@@ -8,7 +8,7 @@ from itertools import product
 
 import pytest
 
-from halo_forge.asking import (
+from halo_forge.core.prompt_sampling import (
     NEW,
     Asked,
     difficulty,
@@ -17,7 +17,7 @@ from halo_forge.asking import (
     learnable,
     second_round,
 )
-from halo_forge.records import Prompt
+from halo_forge.core.records import Prompt
 
 
 def prompts(*names: str, **difficulties: object) -> list[Prompt]:

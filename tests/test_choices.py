@@ -15,14 +15,14 @@ from scripted_runs import MemoryVerifier, execute, write_inputs
 from tiny_models import TrainingOptions, load_policy
 
 from halo_forge import hardware
-from halo_forge.choices import estimated_parameters, hardware_choices
 from halo_forge.cli import raft, render
 from halo_forge.config import RaftConfig, config_digest, load_config
 from halo_forge.engines.scripted import ScriptedSpec
 from halo_forge.engines.transformers import TransformersSpec
 from halo_forge.hardware import ModelSize, Profile, choose, detect
 from halo_forge.policy.device import on_this_torch
-from halo_forge.preview import preview
+from halo_forge.runtime.auto_settings import estimated_parameters, hardware_choices
+from halo_forge.runtime.preview import preview
 from halo_forge.store.status import Lap, read_status
 from halo_forge.training.lora_sft import LoraSftTrainer
 from halo_forge.verifiers.c import Spec as CSpec
@@ -121,7 +121,7 @@ def test_the_verifier_of_a_run_has_as_many_workers_as_are_recorded(
     monkeypatch.setattr(CSpec, "open", lambda self: (opened.append(self.num_workers), MemoryVerifier())[1])
     profile = choose(config().hardware, machine(tmp_path, NVIDIA))
     _loads_policy(monkeypatch, profile)
-    monkeypatch.setattr("halo_forge.assembly.prepare", lambda settings: profile)
+    monkeypatch.setattr("halo_forge.runtime.assembly.prepare", lambda settings: profile)
     monkeypatch.setattr("scripted_runs.run_raft", lambda plan, directory, tools: None)
     execute(write_inputs(tmp_path / "inputs"), tmp_path / "run")
     recorded = json.loads((tmp_path / "run/run.json").read_text())["hardware"]
@@ -134,7 +134,7 @@ def _loads_policy(monkeypatch: pytest.MonkeyPatch, profile: Profile) -> None:
     """Opening a run loads a policy with this profile, and no model."""
     policy = SimpleNamespace(profile=profile, size=ModelSize(1), identity={}, check_lengths=lambda *arguments: None)
     monkeypatch.setattr(ScriptedSpec, "needs_policy", True)
-    monkeypatch.setattr("halo_forge.assembly._load_policy", lambda config, profile: policy)
+    monkeypatch.setattr("halo_forge.runtime.assembly._load_policy", lambda config, profile: policy)
 
 
 def test_a_model_of_unknown_size_and_a_run_without_a_model(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_sampling_and_training_follow_the_profile(policy: Any, tmp_path: Path, m
     monkeypatch.setattr(
         "halo_forge.training._step_recorder.step_recording_trainer", lambda **arguments: caught.update(arguments)
     )
-    from halo_forge.records import TrainingSettings
+    from halo_forge.core.records import TrainingSettings
 
     rows = {"input_ids": [[1] * 3000, [1]]}
     settings = TrainingSettings(1, 0, "pass", 1.0, 1e-4, 1.0, 1.0, 0.0, 1)
@@ -228,7 +228,7 @@ def test_training_uses_one_gpu_where_several_are_visible(
     """The library would put a copy of the model on each."""
     import trl
 
-    from halo_forge.records import TrainingSettings
+    from halo_forge.core.records import TrainingSettings
 
     class Several(trl.SFTConfig):  # type: ignore[misc]
         def __post_init__(self) -> None:
@@ -251,7 +251,7 @@ def test_a_gpu_that_torch_cannot_use_is_an_error_with_a_way_out(
 ) -> None:
     import torch
 
-    from halo_forge.errors import ModelError
+    from halo_forge.core.errors import ModelError
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ModelError, match="can use no GPU") as caught:
@@ -301,7 +301,7 @@ def test_a_run_says_what_it_is_on_and_not_what_files_suggest(
     monkeypatch.setenv("TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL", "1")
     found = on_this_torch(hardware.detect(machine(tmp_path, LAPTOP)))
     _loads_policy(monkeypatch, found)
-    monkeypatch.setattr("halo_forge.assembly.prepare", lambda settings: detect(machine(tmp_path, LAPTOP)))
+    monkeypatch.setattr("halo_forge.runtime.assembly.prepare", lambda settings: detect(machine(tmp_path, LAPTOP)))
     monkeypatch.setattr("halo_forge.loop.run_raft", lambda plan, directory, tools: None)
     loaded = load_config(write_inputs(tmp_path / "inputs"), [f"output_dir={json.dumps(str(tmp_path / 'run'))}"])
     raft._execute(loaded, resume=False, as_json=True)

@@ -221,7 +221,7 @@ def test_status_of_a_run_at_all_ages(cli: Cli, tmp_path: Path, memory: None, mon
     assert cli("raft", "status", "out", "--json").json["laps"] == []
 
     with monkeypatch.context() as patch:
-        patch.setattr("halo_forge.tools.Tools.train", interrupted)
+        patch.setattr("halo_forge.runtime.effects.Tools.train", interrupted)
         assert cli("raft", "run", config, "--output-dir", "out", "--resume").code == 130
     partial = cli("raft", "status", "out")
     assert "out: cycle 1 of 2: " in partial.out
@@ -654,9 +654,9 @@ def test_going_back_is_refused_before_anything_is_moved(cli: Cli, tmp_path: Path
 
 
 def test_an_adapter_that_was_exchanged_is_refused(cli: Cli, tmp_path: Path) -> None:
-    from halo_forge.errors import RunDirError
+    from halo_forge.core.errors import RunDirError
     from halo_forge.policy import adapter_digest
-    from halo_forge.tools import Tools
+    from halo_forge.runtime.effects import Tools
 
     adapter = tmp_path / "adapter"
     adapter.mkdir()

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from cli_calls import Cli, command_line
 
-from halo_forge import doctor
-from halo_forge.doctor import Line, Section, isolation, toolchains
-from halo_forge.doctor.surroundings import command_to_raise, container, not_promised
-from halo_forge.errors import ToolMissing
+from halo_forge.checks import doctor
+from halo_forge.checks.doctor import Line, Section, isolation, toolchains
+from halo_forge.checks.doctor.surroundings import command_to_raise, container, not_promised
+from halo_forge.core.errors import ToolMissing
 from halo_forge.sandbox.job import Isolation, SandboxError
 from halo_forge.sandbox.ladder import Probe
 from halo_forge.sandbox.self_test import Attempt

@@ -12,12 +12,12 @@ from cli_calls import Cli, command_line
 from docs_text import ROOT, table
 from scripted_runs import write_rows
 
-from halo_forge.checking import tasks, weaknesses
-from halo_forge.checking.tasks import load_groups
-from halo_forge.checking.weaknesses import text_findings
-from halo_forge.errors import ConfigError
+from halo_forge.checks import tasks, weaknesses
+from halo_forge.checks.tasks import load_groups
+from halo_forge.checks.weaknesses import text_findings
+from halo_forge.core.errors import ConfigError
+from halo_forge.core.records import Prompt
 from halo_forge.prompts import split_of
-from halo_forge.records import Prompt
 from halo_forge.verifiers._stages import Stages
 
 HEAD = "#include <stdio.h>\n"

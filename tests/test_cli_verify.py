@@ -13,11 +13,11 @@ import pytest
 from cli_calls import Cli, command_line
 from scripted_runs import MemoryVerifier, execute, rows, tree, write_inputs, write_rows
 
-from halo_forge.checking import answers
-from halo_forge.checking.answers import as_answer, completions
-from halo_forge.errors import ConfigError
-from halo_forge.records import Prompt, Verdict
-from halo_forge.source import extract
+from halo_forge.checks import answers
+from halo_forge.checks.answers import as_answer, completions
+from halo_forge.core.errors import ConfigError
+from halo_forge.core.records import Prompt, Verdict
+from halo_forge.core.source import extract
 from halo_forge.verifiers.c import Spec
 
 PROGRAM = '#include <stdio.h>\nint main(void) { puts("hi"); return 0; }\n'

@@ -22,8 +22,8 @@ from halo_forge.config import (
 )
 from halo_forge.config.names import all_keys, default_kind, fields, models_at, walk
 from halo_forge.config.spellings import DEFAULT_KINDS
-from halo_forge.errors import ConfigError
-from halo_forge.yaml_io import dump
+from halo_forge.config.yaml_io import dump
+from halo_forge.core.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = sorted(path for path in (ROOT / "configs").rglob("*.yaml"))

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from halo_forge.config import RaftConfig, load_config, resolved
 from halo_forge.config.names import FOREIGN, all_keys, models_in, walk
 from halo_forge.config.rules import SCHEDULED
-from halo_forge.errors import ConfigError
-from halo_forge.schedules import Schedule
-from halo_forge.yaml_io import dump
+from halo_forge.config.yaml_io import dump
+from halo_forge.core.errors import ConfigError
+from halo_forge.core.schedules import Schedule
 
 MODEL = "model: {model_name_or_path: owner/name}\n"
 

@@ -15,15 +15,15 @@ import typer
 from docs_text import PAGES, ROOT, Block, blocks, prose, table
 from scripted_runs import MemoryVerifier, execute, write_inputs
 
-from halo_forge import records
 from halo_forge.cli.app import app
 from halo_forge.config import load_config
 from halo_forge.config.load import WITHOUT_INFLUENCE
-from halo_forge.decisions import Decision
-from halo_forge.errors import ConfigError, HaloForgeError
-from halo_forge.measuring import Result
+from halo_forge.core import records
+from halo_forge.core.decisions import Decision
+from halo_forge.core.errors import ConfigError, HaloForgeError
+from halo_forge.core.evaluation import Result
+from halo_forge.core.records import Completion, Prompt
 from halo_forge.prompts import load_prompts
-from halo_forge.records import Completion, Prompt
 from halo_forge.verifiers.c import Spec
 
 PACKAGE = ROOT / "halo_forge"

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from made_up_machines import CARD, GIB, LAPTOP, NVIDIA, machine, meminfo, strix_halo
 
-from halo_forge.doctor import Line, _probes
-from halo_forge.doctor._machine_checks import kernel_is_new_enough
-from halo_forge.doctor._probe_checks import MOST_ERROR, Outcome, outcome_of
-from halo_forge.doctor.hardware import LEAST_TORCH, hardware_section
+from halo_forge.checks.doctor import Line, _probes
+from halo_forge.checks.doctor._machine_checks import kernel_is_new_enough
+from halo_forge.checks.doctor._probe_checks import MOST_ERROR, Outcome, outcome_of
+from halo_forge.checks.doctor.hardware import LEAST_TORCH, hardware_section
 from halo_forge.hardware import Gpu
 
 CASES = [f"{case}, {scores} scores" for case in ("training", "prompts", "decoding") for scores in ("small", "large")]
@@ -374,7 +374,7 @@ def test_children_that_end_in_every_way(
 
 def test_a_real_probe_on_this_machine() -> None:
     """Imports torch in a child and says what it sees."""
-    outcome = outcome_of([sys.executable, "-m", "halo_forge.doctor._probes", "seen"], dict(os.environ), 300)
+    outcome = outcome_of([sys.executable, "-m", "halo_forge.checks.doctor._probes", "seen"], dict(os.environ), 300)
     assert outcome.found is not None, outcome.failure
     import torch
 

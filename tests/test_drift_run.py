@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from scripted_runs import MemoryVerifier, SilentWatch, differences, execute, tree, write_inputs
 
-from halo_forge.metrics import catalogue
-from halo_forge.records import Completion, Verdict
+from halo_forge.core.metrics import catalogue
+from halo_forge.core.records import Completion, Verdict
 from halo_forge.store.status import read_status
 from halo_forge.verifiers.c import Spec
 

@@ -16,9 +16,9 @@ import scripted_runs
 from scripted_runs import MemoryVerifier, execute, write_inputs
 from tiny_models import load_policy, prompts, request
 
-from halo_forge import heartbeat
 from halo_forge.engines.scripted import ScriptedSpec
 from halo_forge.store.files import GrowingFile, write_json
+from halo_forge.supervisor import heartbeat
 from halo_forge.verifiers.c import Spec
 
 
@@ -182,8 +182,9 @@ def test_opening_a_run_is_loading(pipe: int, tmp_path: Path, monkeypatch: pytest
 
 JOINED = """
 import os, subprocess, sys
-from halo_forge import heartbeat, supervisor
-supervisor.join()
+from halo_forge.supervisor import heartbeat
+from halo_forge.supervisor.join import join
+join()
 heartbeat.beat()
 print(subprocess.run([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE, close_fds=False).stdout.decode())
 """

@@ -22,12 +22,12 @@ from scripted_runs import (
 )
 
 from halo_forge.config import load_config
+from halo_forge.core.errors import TooFewSamples, VerifierBroken
+from halo_forge.core.lr_scheduler import planned_factors
+from halo_forge.core.records import Completion, SampleRequest
 from halo_forge.engines.scripted import ScriptedEngine
-from halo_forge.errors import TooFewSamples, VerifierBroken
-from halo_forge.records import Completion, SampleRequest
+from halo_forge.runtime.effects import Tools
 from halo_forge.store.run import Run
-from halo_forge.tools import Tools
-from halo_forge.training import planned_factors
 from halo_forge.verifiers.c import Spec
 
 

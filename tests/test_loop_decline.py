@@ -19,9 +19,9 @@ from scripted_runs import (
     write_inputs,
 )
 
-from halo_forge.measuring import Result
+from halo_forge.core.evaluation import Result
 from halo_forge.policy import adapter_digest
-from halo_forge.tools import Tools
+from halo_forge.runtime.effects import Tools
 from halo_forge.verifiers.c import Spec
 
 TRAINED_FROM = Tools.train

@@ -7,10 +7,19 @@ from typing import Any
 
 import pytest
 
-from halo_forge.decisions import Decision, DecisionsSection, Judgement
-from halo_forge.measuring import compare, facts, judge, judge_again, kept_facts, measure_lap, measure_test, with_outcome
-from halo_forge.records import Completion, Measurement, Selection, Verdict
-from halo_forge.selection import PastCycle
+from halo_forge.core.decisions import Decision, DecisionsSection, Judgement
+from halo_forge.core.evaluation import (
+    compare,
+    facts,
+    judge,
+    judge_again,
+    kept_facts,
+    measure_lap,
+    measure_test,
+    with_outcome,
+)
+from halo_forge.core.records import Completion, Measurement, Selection, Verdict
+from halo_forge.core.selection import PastCycle
 
 REWARD = {"passed": 1.0, "ran": 0.7, "broken": 0.0, "error": 0.0}
 

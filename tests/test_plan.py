@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halo_forge.config import RaftConfig
-from halo_forge.decisions import Comparison, Decision, Judgement
-from halo_forge.errors import TooFewSamples
-from halo_forge.plan import Plan, PromptSets
-from halo_forge.records import Completion, Measurement, Prompt, SamplingSettings, SelectionSettings, Verdict
-from halo_forge.training import planned_factors
+from halo_forge.core.decisions import Comparison, Decision, Judgement
+from halo_forge.core.errors import TooFewSamples
+from halo_forge.core.lr_scheduler import planned_factors
+from halo_forge.core.plan import Plan, PromptSets
+from halo_forge.core.records import Completion, Measurement, Prompt, SamplingSettings, SelectionSettings, Verdict
 
 
 def prompts(name: str, num: int) -> tuple[Prompt, ...]:

@@ -26,7 +26,8 @@ from tiny_models import (
     save_model,
 )
 
-from halo_forge.errors import ConfigError, ModelError
+from halo_forge.core.errors import ConfigError, ModelError
+from halo_forge.core.records import Prompt
 from halo_forge.hardware.cpu import Cpu
 from halo_forge.hardware.cuda import Cuda
 from halo_forge.hardware.gfx1151 import Gfx1151
@@ -34,7 +35,6 @@ from halo_forge.hardware.machine import Machine
 from halo_forge.policy import ADAPTER_FILES, Policy, adapter_digest, check_local, resolve_dtype
 from halo_forge.policy.adapter import fused_adapter
 from halo_forge.policy.packed import packed_linears
-from halo_forge.records import Prompt
 
 torch = pytest.importorskip("torch")
 

@@ -8,16 +8,15 @@ from typing import Any
 
 import pytest
 
-from halo_forge.choices import estimated_adapter_bytes
 from halo_forge.cli import app
 from halo_forge.cli.render import print_preview
 from halo_forge.config import RaftConfig
-from halo_forge.plan import Plan, PromptSets
-from halo_forge.preview import Preview, preview
-from halo_forge.records import Completion, Prompt
-from halo_forge.training import TrainingRow, planned_factors
+from halo_forge.core.lr_scheduler import learning_rate_mass, planned_factors
+from halo_forge.core.plan import Plan, PromptSets
+from halo_forge.core.records import Completion, Prompt, TrainingRow
+from halo_forge.runtime.auto_settings import estimated_adapter_bytes
+from halo_forge.runtime.preview import Preview, preview
 from halo_forge.training.scripted import ScriptedTrainer
-from halo_forge.within_cycle import learning_rate_mass
 
 ROOT = Path(__file__).parent.parent
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from tiny_models import LoraOptions, adapter_weights, disturb_adapter, load_policy, prompts
 
-from halo_forge.metrics import DriftFacts, measure_drift
+from halo_forge.core.metrics import DriftFacts, measure_drift
+from halo_forge.core.records import Completion
 from halo_forge.policy import probe as module
 from halo_forge.policy.probe import Probe
-from halo_forge.records import Completion
 
 torch = pytest.importorskip("torch")
 PROMPTS = prompts(["add two numbers", "a much longer task: print the sum of all values of an array", "x"])

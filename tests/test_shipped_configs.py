@@ -9,8 +9,8 @@ import pytest
 from halo_forge.config import differing_keys, load_config, resolved
 from halo_forge.config.names import all_keys, fields, models_at
 from halo_forge.config.spellings import DEFAULT_KINDS
-from halo_forge.preview import preview
-from halo_forge.yaml_io import dump, parse_value
+from halo_forge.config.yaml_io import dump, parse_value
+from halo_forge.runtime.preview import preview
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = sorted(path for path in (ROOT / "configs").rglob("*.yaml"))

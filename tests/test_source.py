@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from halo_forge.source import canonical, digest, extract, normalise
+from halo_forge.core.source import canonical, digest, extract, normalise
 
 ADD = "int add(int a, int b) { return a + b; }\n"
 OTHER = "int add(int a, int b) { return a - b; }\n"

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from halo_forge.statistics import (
+from halo_forge.core.statistics import (
     bootstrap_interval,
     clustered_rate,
     mean_and_standard_error,
@@ -339,5 +339,5 @@ def test_mean_and_standard_error() -> None:
 
 
 def test_import_is_light() -> None:
-    code = "import sys, halo_forge.statistics; print([name for name in ('numpy', 'scipy') if name in sys.modules])"
+    code = "import sys, halo_forge.core.statistics; print([name for name in ('numpy', 'scipy') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

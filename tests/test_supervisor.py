@@ -16,10 +16,13 @@ import pytest
 from cli_calls import Cli, command_line
 from scripted_runs import differences, rows, tree, write_inputs
 
-from halo_forge.errors import NoProgress
+from halo_forge.core.errors import NoProgress
 from halo_forge.hardware import Machine
 from halo_forge.sandbox import processes
-from halo_forge.supervisor import PIPE_VARIABLE, Limits, _child, finished_work, supervise
+from halo_forge.store.attempts import Attempts
+from halo_forge.supervisor import child as _child
+from halo_forge.supervisor.join import PIPE_VARIABLE
+from halo_forge.supervisor.supervise import Limits, supervise
 
 HERE = Path(__file__).parent
 NO_GPU = Machine(Path("nowhere"), {}, None)
@@ -58,7 +61,7 @@ die = lambda: os.kill(os.getpid(), signal.SIGKILL)
 """
         command = [sys.executable, "-I", "-S", "-c", program]
         limits = Limits(stall, restarts, stall if loading is None else loading)
-        return supervise(command, lambda: command, self.root, limits, self.said.append, machine)
+        return supervise(command, lambda: command, Attempts(self.root), limits, self.said.append, machine)
 
     @property
     def starts(self) -> list[str]:
@@ -113,7 +116,7 @@ def test_who_allows_a_longer_silence_allows_it_while_loading(
 ) -> None:
     monkeypatch.setattr("halo_forge.supervisor.LOADING_SECONDS", 0.5)
     command = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(1.5)"]
-    assert supervise(command, lambda: command, children.root, Limits(30), children.said.append, NO_GPU) == 0
+    assert supervise(command, lambda: command, Attempts(children.root), Limits(30), children.said.append, NO_GPU) == 0
     assert children.said == []
 
 
@@ -242,7 +245,7 @@ def test_a_process_that_cannot_be_killed_is_reported(monkeypatch: pytest.MonkeyP
 
 
 def test_finished_work_of_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    assert finished_work(tmp_path / "nothing") == frozenset()
+    assert Attempts(tmp_path / "nothing").finished_work() == frozenset()
 
 
 # ---- the command line: real runs in trouble
@@ -402,7 +405,7 @@ def test_the_child_does_not_outlive_its_supervisor(config: str, tmp_path: Path) 
 
 
 def test_a_child_whose_supervisor_is_gone_before_it_joins_ends() -> None:
-    program = "from halo_forge.supervisor import join\njoin()\nprint('goes on')"
+    program = "from halo_forge.supervisor.join import join\njoin()\nprint('goes on')"
     reading, writing = os.pipe()
     options: dict[str, Any] = {
         "env": {**os.environ, PIPE_VARIABLE: str(writing)},
@@ -420,14 +423,15 @@ def test_time_in_which_both_are_stopped_does_not_count() -> None:
     """Ctrl-Z, or a machine that sleeps."""
     program = '''
 import pathlib, sys
-from halo_forge.supervisor import Limits, supervise
+from halo_forge.store.attempts import Attempts
+from halo_forge.supervisor.supervise import Limits, supervise
 body = """import time
 end = time.monotonic() + 4
 print("asleep", flush=True)
 while time.monotonic() < end: time.sleep(0.05)
 """
 command = [sys.executable, "-I", "-S", "-c", body]
-sys.exit(supervise(command, lambda: command, pathlib.Path("nowhere"), Limits(3.0), print))
+sys.exit(supervise(command, lambda: command, Attempts(pathlib.Path("nowhere")), Limits(3.0), print))
 '''
     process, output = in_a_session([sys.executable, "-c", program])
     try:

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 import halo_forge.prompts.builtin
+from halo_forge.core.records import Prompt
 from halo_forge.prompts import load_prompts, near_duplicates, split_of
 from halo_forge.prompts.split import SPLITS
-from halo_forge.records import Prompt
 
 SHARES = {"train": 0.6, "dev": 0.2, "test": 0.2}
 
@@ -22,7 +22,7 @@ SHARES = {"train": 0.6, "dev": 0.2, "test": 0.2}
 @pytest.fixture(scope="module")
 def tasks() -> list[Prompt]:
     # The loader has checked the shape of every row, and that no id occurs twice.
-    assert "c/all" in halo_forge.prompts.builtin.names(), "halo_forge/tasks/c.jsonl is missing from the package"
+    assert "c/all" in halo_forge.prompts.builtin.names(), "halo_forge/prompts/tasks/c.jsonl is missing from the package"
     return load_prompts("builtin:c/all", language="c")
 
 

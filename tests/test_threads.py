@@ -13,10 +13,10 @@ import pytest
 import torch
 from tiny_models import load_policy, prompts, request
 
+from halo_forge.core.records import Completion
 from halo_forge.engines.transformers import TransformersEngine
 from halo_forge.policy import threads
 from halo_forge.policy.threads import FreeProcessors, free_processors, used_by_others
-from halo_forge.records import Completion
 
 
 class Machine:

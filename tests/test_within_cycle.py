@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from halo_forge.within_cycle import (
+from halo_forge.core.lr_scheduler import (
     SHAPE_SETTINGS,
     LrSchedulerType,
     clamp_warmup,

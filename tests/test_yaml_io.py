@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from halo_forge.errors import ConfigError
-from halo_forge.yaml_io import apply_overrides, dump, leaves, load_document, parse_value
+from halo_forge.config.yaml_io import apply_overrides, dump, leaves, load_document, parse_value
+from halo_forge.core.errors import ConfigError
 
 
 def write(folder: Path, text: str | bytes, name: str = "run.yaml") -> Path:

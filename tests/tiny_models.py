@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from halo_forge.records import Prompt, SampleRequest
+from halo_forge.core.records import Prompt, SampleRequest
 
 IM_START, IM_END, END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 CHATML = (
@@ -189,7 +189,7 @@ def prompts(texts: Sequence[str]) -> dict[str, Prompt]:
 
 def request(prompt_id: str, index: int = 0, **values: Any) -> SampleRequest:
     """A request; its seed follows from prompt and index."""
-    from halo_forge.seeds import derive_seed
+    from halo_forge.core.seeds import derive_seed
 
     defaults: dict[str, Any] = {
         "seed": derive_seed("test", prompt_id, index),

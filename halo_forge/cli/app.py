@@ -11,9 +11,9 @@ from typing import NoReturn
 import typer
 
 import halo_forge
-from halo_forge import heartbeat
 from halo_forge.cli import config, doctor, raft, tasks, verify
-from halo_forge.errors import HaloForgeError, StoppedByRule
+from halo_forge.core.errors import HaloForgeError, StoppedByRule
+from halo_forge.supervisor import heartbeat
 
 INTERRUPTED = 130
 STOPPED = "interrupted; what is finished is on disk"
@@ -50,9 +50,9 @@ def main() -> None:
     """Run the command line and leave with the exit code of docs/index.md."""
     signal.signal(signal.SIGTERM, _interrupt)
     if "HALO_FORGE_HEARTBEAT" in os.environ:
-        from halo_forge import supervisor
+        from halo_forge.supervisor.join import join
 
-        supervisor.join()
+        join()
     try:
         app(standalone_mode=True)
     except HaloForgeError as error:

@@ -26,7 +26,7 @@ def check(config: Path = CONFIG, overrides: list[str] | None = SET) -> None:
 def show(config: Path = CONFIG, overrides: list[str] | None = SET) -> None:
     """Print every value, defaults included, as YAML."""
     from halo_forge.config import load_config, resolved
-    from halo_forge.yaml_io import dump
+    from halo_forge.config.yaml_io import dump
 
     print(dump(resolved(load_config(config, overrides if overrides is not None else ()).config)), end="")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from halo_forge.doctor import Line
+    from halo_forge.checks.doctor import Line
 
 
 def doctor(as_json: bool = typer.Option(False, "--json", help="Print the result as JSON on stdout.")) -> None:
@@ -17,8 +17,8 @@ def doctor(as_json: bool = typer.Option(False, "--json", help="Print the result 
 
     Exit code 0 when a run can start, 4 otherwise.
     """
-    from halo_forge.doctor import examine
-    from halo_forge.errors import ToolMissing
+    from halo_forge.checks.doctor import examine
+    from halo_forge.core.errors import ToolMissing
 
     sections = examine()
     can_run = all(section.can_run for section in sections)

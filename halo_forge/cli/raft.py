@@ -76,8 +76,8 @@ def resume(
     as_json: bool = JSON,
 ) -> None:
     """Continue a run directory, or redo it from a cycle on."""
-    from halo_forge.assembly import run_config
-    from halo_forge.errors import ConfigError
+    from halo_forge.core.errors import ConfigError
+    from halo_forge.runtime.assembly import run_config
 
     loaded = run_config(run)
     num_cycles = loaded.config.raft.num_cycles
@@ -96,7 +96,7 @@ def resume(
 @app.command()
 def status(run: Path = RUN, as_json: bool = JSON) -> None:
     """Show where a run stands, with one row for each lap."""
-    from halo_forge.assembly import run_config
+    from halo_forge.runtime.assembly import run_config
     from halo_forge.store.status import read_status
 
     found = read_status(run, run_config(run).config.raft.num_cycles)
@@ -111,17 +111,18 @@ def status(run: Path = RUN, as_json: bool = JSON) -> None:
 def _supervised_resume(
     run: Path, from_cycle: int | None, limits: tuple[float | None, float | None, int | None], as_json: bool
 ) -> typer.Exit:
-    from halo_forge.supervisor import num_attempts
+    from halo_forge.store.attempts import Attempts
 
     plain = ["raft", "resume", str(run), *(["--json"] if as_json else [])]
     first = plain if from_cycle is None else [*plain, "--from-cycle", str(from_cycle)]
-    before = num_attempts(run)
+    attempts = Attempts(run)
+    before = attempts.num_started()
     # Once an attempt has begun, the old files are out of the way, and what is there since then must stay.
-    return supervise_run(first, lambda: plain if num_attempts(run) > before else first, run, *limits)
+    return supervise_run(first, lambda: plain if attempts.num_started() > before else first, run, *limits)
 
 
 def _print_preview(config: RaftConfig, as_json: bool) -> None:
-    from halo_forge.assembly import planned
+    from halo_forge.runtime.assembly import planned
 
     found = planned(config)
     if as_json:
@@ -133,9 +134,9 @@ def _print_preview(config: RaftConfig, as_json: bool) -> None:
 
 
 def _execute(loaded: LoadedConfig, *, resume: bool, as_json: bool, from_cycle: int | None = None) -> None:
-    from halo_forge.assembly import is_finished, open_run
     from halo_forge.cli.watch import open_watch
     from halo_forge.loop import run_raft
+    from halo_forge.runtime.assembly import is_finished, open_run
     from halo_forge.store.status import read_status
 
     root = Path(loaded.config.output_dir)

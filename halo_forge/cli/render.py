@@ -15,12 +15,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from halo_forge.advice import Advised
 from halo_forge.cli.decided import DECISION_COLUMNS, RESULT_COLUMNS, decision_rows, result_rows, time_line
 from halo_forge.cli.watch import advice_lines, duration
-from halo_forge.decisions import Decision
-from halo_forge.preview import CyclePlan, Preview
-from halo_forge.records import Measurement, Selection, Trained, TrainingSettings
+from halo_forge.core.advice import Advised
+from halo_forge.core.decisions import Decision
+from halo_forge.core.records import Measurement, Selection, Trained, TrainingSettings
+from halo_forge.runtime.preview import CyclePlan, Preview
 from halo_forge.store.status import Lap, Status, read_status
 
 Item = TypeVar("Item")

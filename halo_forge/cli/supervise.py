@@ -29,7 +29,7 @@ def check_unused(stall_seconds: float | None, loading_seconds: float | None, max
     Raises:
         ConfigError: One of them is given.
     """
-    from halo_forge.errors import ConfigError
+    from halo_forge.core.errors import ConfigError
 
     options = {
         "--stall-seconds": stall_seconds,
@@ -50,11 +50,12 @@ def supervise_run(
     max_restarts: int | None,
 ) -> typer.Exit:
     """Run `halo-forge` with these arguments under a supervisor; what to leave with."""
-    from halo_forge.supervisor import Limits, supervise
+    from halo_forge.store.attempts import Attempts
+    from halo_forge.supervisor.supervise import Limits, supervise
 
     given = {"stall_seconds": stall_seconds, "loading_seconds": loading_seconds, "max_restarts": max_restarts}
     limits = Limits(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
-    code = supervise([*_program(), *first], lambda: [*_program(), *again()], root, limits, _say)
+    code = supervise([*_program(), *first], lambda: [*_program(), *again()], Attempts(root), limits, _say)
     return typer.Exit(code)
 
 

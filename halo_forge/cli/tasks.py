@@ -39,11 +39,11 @@ def check(
     One file is split by the hash of its ids, as FILE:train is; several files are splits of their own.
     Exit code 0 when nothing is wrong (weaknesses may be there), 1 otherwise.
     """
-    from halo_forge.checking.tasks import check_tasks, default_spec, load_groups
+    from halo_forge.checks.tasks import check_tasks, default_spec, load_groups
     from halo_forge.cli.watch import PlainWatch
     from halo_forge.config import load_config
-    from halo_forge.errors import ConfigError
-    from halo_forge.source import canonical
+    from halo_forge.core.errors import ConfigError
+    from halo_forge.core.source import canonical
 
     if config is not None and language is not None:
         raise ConfigError("--language and --config say the same thing twice", "leave out --language")

@@ -13,9 +13,9 @@ import typer
 from halo_forge.cli.config import SET
 
 if TYPE_CHECKING:
-    from halo_forge.checking.answers import Asked
-    from halo_forge.checking.rescore import Rescored
-    from halo_forge.records import Verdict
+    from halo_forge.checks.answers import Asked
+    from halo_forge.checks.rescore import Rescored
+    from halo_forge.core.records import Verdict
 
 NOT_ALL = 1
 """Exit code: everything was checked, and not all of it passes."""
@@ -44,7 +44,7 @@ def verify(
 
     Exit code 0 when all pass, 1 when some do not.
     """
-    from halo_forge.errors import ConfigError
+    from halo_forge.core.errors import ConfigError
 
     changes = list(overrides) if overrides is not None else []
     if rescore is not None:
@@ -68,11 +68,11 @@ def verify(
 def _check(
     config: Path, files: Sequence[Path], prompt_id: str | None, changes: Sequence[str]
 ) -> tuple[list[Asked], list[Verdict]]:
-    from halo_forge.assembly import load_prompt_sets
-    from halo_forge.checking.answers import completions, one_prompt, source_files, verdicts_on, without_tests
+    from halo_forge.checks.answers import completions, one_prompt, source_files, verdicts_on, without_tests
     from halo_forge.cli.watch import PlainWatch
     from halo_forge.config import load_config
-    from halo_forge.errors import ConfigError
+    from halo_forge.core.errors import ConfigError
+    from halo_forge.runtime.assembly import load_prompt_sets
 
     settings = load_config(config, changes).config
     spec = settings.verifier
@@ -94,7 +94,7 @@ def _check(
 
 
 def _show(asked: Sequence[Asked], verdicts: Sequence[Verdict]) -> None:
-    from halo_forge.checking.answers import telling_line
+    from halo_forge.checks.answers import telling_line
     from halo_forge.cli.render import print_table
 
     rows = [
@@ -125,8 +125,8 @@ def _leave(verdicts: Sequence[Verdict]) -> None:
 
 
 def _rescore(run: Path, changes: Sequence[str], as_json: bool) -> None:
-    from halo_forge.assembly import run_config
-    from halo_forge.checking.rescore import changed_config, rescore
+    from halo_forge.checks.rescore import changed_config, rescore
+    from halo_forge.runtime.assembly import run_config
 
     old = run_config(run).config
     new = changed_config(run, old, changes)

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from halo_forge.advice import Advised
 from halo_forge.config import RaftConfig, resolved
-from halo_forge.decisions import Decision
-from halo_forge.records import Measurement, Selection, Trained, TrainingSettings
-from halo_forge.tools import Watch
-from halo_forge.tracking import Tracker, check_trackers, open_trackers
+from halo_forge.core.advice import Advised
+from halo_forge.core.decisions import Decision
+from halo_forge.core.records import Measurement, Selection, Trained, TrainingSettings
+from halo_forge.runtime.effects import Watch
+from halo_forge.runtime.tracking import Tracker, check_trackers, open_trackers
 
 Item = TypeVar("Item")
 QUIET_SECONDS = 30.0

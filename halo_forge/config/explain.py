@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from halo_forge.config.names import advice, default_kind, fields, inside, models_at
 from halo_forge.config.problems import PROBLEMS, Problem, show
 from halo_forge.config.rules import SCHEDULED
-from halo_forge.yaml_io import KeyPath
+from halo_forge.config.yaml_io import KeyPath
 
 _TAGS = ("union_tag_invalid", "union_tag_not_found")
 _ALLOWED = {

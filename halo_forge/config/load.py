@@ -16,8 +16,8 @@ from halo_forge.config.explain import problems_of
 from halo_forge.config.problems import Problem
 from halo_forge.config.sections import RaftConfig
 from halo_forge.config.spellings import Normalised, normalised
-from halo_forge.errors import ConfigError
-from halo_forge.yaml_io import Document, KeyPath, apply_overrides, leaves, load_document
+from halo_forge.config.yaml_io import Document, KeyPath, apply_overrides, leaves, load_document
+from halo_forge.core.errors import ConfigError
 
 WITHOUT_INFLUENCE = (
     (None, "output_dir"),

@@ -12,8 +12,8 @@ from pydantic import BaseModel
 
 from halo_forge.config.problems import dotted
 from halo_forge.config.sections import RaftConfig
-from halo_forge.schedules import Schedule
-from halo_forge.yaml_io import KeyPath
+from halo_forge.config.yaml_io import KeyPath
+from halo_forge.core.schedules import Schedule
 
 _SAMPLES = ("raft.samples_per_prompt", "evaluation.samples_per_prompt")
 FOREIGN: dict[str, tuple[str, ...]] = {

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic_core import PydanticCustomError
 
-from halo_forge.yaml_io import KeyPath
+from halo_forge.config.yaml_io import KeyPath
 
 PROBLEMS = "halo_forge_problems"
 """The pydantic error type that carries problems found by rules between several keys."""

@@ -13,19 +13,19 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from halo_forge.config.problems import raise_all
 from halo_forge.config.rules import check_rules
 from halo_forge.config.spellings import DEFAULT_KINDS, LEARNING_RATE, normalised
-from halo_forge.decisions import DecisionsSection
-from halo_forge.registry import Spec, tagged_union
-from halo_forge.schedules import ScheduledNumber
-from halo_forge.within_cycle import LrSchedulerType
+from halo_forge.core.decisions import DecisionsSection
+from halo_forge.core.lr_scheduler import LrSchedulerType
+from halo_forge.core.registry import Spec, tagged_union
+from halo_forge.core.schedules import ScheduledNumber
 
 if TYPE_CHECKING:
+    from halo_forge.core.selection._spec import SelectionSpec as Selection
     from halo_forge.engines._spec import EngineSpec as Engine
-    from halo_forge.selection._spec import SelectionSpec as Selection
     from halo_forge.verifiers._spec import ProgramSpec as Verifier
 else:
     Engine = tagged_union("halo_forge.engines")
     Verifier = tagged_union("halo_forge.verifiers")
-    Selection = tagged_union("halo_forge.selection")
+    Selection = tagged_union("halo_forge.core.selection")
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from halo_forge.config.problems import Problem
-from halo_forge.yaml_io import KeyPath
+from halo_forge.config.yaml_io import KeyPath
 
 LEARNING_RATE = {"kind": "exponential", "base": 5e-5, "decay": 0.85, "min": 1e-6}
 """The default learning rate."""

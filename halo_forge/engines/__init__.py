@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from halo_forge.records import Completion, Prompt, SampleRequest
+from halo_forge.core.records import Completion, Prompt, SampleRequest
 
 
 class Engine(Protocol):

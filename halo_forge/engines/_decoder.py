@@ -18,14 +18,14 @@ import torch
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import CacheLayerMixin
 
-from halo_forge import heartbeat
+from halo_forge.core.errors import ConfigError
 from halo_forge.engines._attention import NAME, with_parts
 from halo_forge.engines._cohort import Cohort
 from halo_forge.engines._fixed_cache import FixedCache
 from halo_forge.engines._graphs import Graphs
 from halo_forge.engines._transfer import upload, upload_indices
-from halo_forge.errors import ConfigError
 from halo_forge.policy import threads
+from halo_forge.supervisor import heartbeat
 
 MAX_COHORTS = 4
 """Every cohort costs products of its own in every layer; to wait for older rows costs wider ones."""

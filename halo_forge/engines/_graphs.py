@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 
-from halo_forge.errors import ConfigError
+from halo_forge.core.errors import ConfigError
 
 
 class Graphs:

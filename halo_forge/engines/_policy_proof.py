@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from halo_forge.errors import ConfigError, LogitsNotFinite
+from halo_forge.core.errors import ConfigError, LogitsNotFinite
 from halo_forge.policy.probe import Probe
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
+from halo_forge.core.records import SampleRequest
 from halo_forge.engines._transfer import upload, upload_indices
 from halo_forge.engines.transformers import BROKEN, STOPPED
-from halo_forge.records import SampleRequest
 
 _TEMPERATURE, _TOP_P, _MIN_P, _GREEDY, _NUM_SETTINGS = range(5)
 """Columns of a row's settings; its uniform numbers come after them."""

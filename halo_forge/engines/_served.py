@@ -18,15 +18,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from halo_forge import heartbeat
+from halo_forge.core.errors import ConfigError, HaloForgeError, ToolMissing
+from halo_forge.core.records import Completion, Prompt, SampleRequest
+from halo_forge.core.seeds import derive_seed
 from halo_forge.engines._http import Away, Client, Refused, Unreachable
 from halo_forge.engines._policy_proof import NUM_PROMPTS, NUM_TOKENS, prove
 from halo_forge.engines._served_adapter import Way
 from halo_forge.engines._server_forms import FORMS, Reply, Scored, Server, completion, question, reply, scored
 from halo_forge.engines._server_spec import ServerSpec
-from halo_forge.errors import ConfigError, HaloForgeError, ToolMissing
-from halo_forge.records import Completion, Prompt, SampleRequest
-from halo_forge.seeds import derive_seed
+from halo_forge.supervisor import heartbeat
 
 if TYPE_CHECKING:
     from halo_forge.policy import Policy

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from halo_forge import heartbeat
+from halo_forge.core.errors import ConfigError, ToolMissing
 from halo_forge.engines._http import CONNECT_SECONDS, Client, Refused, Unreachable
 from halo_forge.engines._leash import GRACE_SECONDS
 from halo_forge.engines._server_process import POLL_SECONDS, NotStarted, ServerProcess
-from halo_forge.errors import ConfigError, ToolMissing
 from halo_forge.policy import adapter_digest, save_merged
+from halo_forge.supervisor import heartbeat
 
 if TYPE_CHECKING:
     from halo_forge.policy import Policy

@@ -12,8 +12,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from halo_forge.core.records import Completion, SampleRequest
 from halo_forge.engines.transformers import cut_after
-from halo_forge.records import Completion, SampleRequest
 
 if TYPE_CHECKING:
     from halo_forge.policy import Policy

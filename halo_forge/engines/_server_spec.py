@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pydantic import Field
 
+from halo_forge.core.errors import ConfigError
 from halo_forge.engines._spec import EngineSpec
-from halo_forge.errors import ConfigError
 
 MAX_POLICY_GAP = 0.15
 """Three times what another implementation in bfloat16 makes of the same policy (docs/engines.md)."""

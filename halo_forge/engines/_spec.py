@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from halo_forge.registry import Spec
-from halo_forge.schedules import ScheduledNumber
+from halo_forge.core.registry import Spec
+from halo_forge.core.schedules import ScheduledNumber
 
 
 class EngineSpec(Spec):

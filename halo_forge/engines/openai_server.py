@@ -10,13 +10,13 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from halo_forge.core.errors import ConfigError, ToolMissing
+from halo_forge.core.schedules.constant import Constant
 from halo_forge.engines._http import Client
 from halo_forge.engines._served import ServedEngine
 from halo_forge.engines._served_adapter import AsStarted, Restarted, RuntimeLora, Way
 from halo_forge.engines._server_forms import Server
 from halo_forge.engines._server_spec import MAX_TEMPERATURE, ServerSpec
-from halo_forge.errors import ConfigError, ToolMissing
-from halo_forge.schedules.constant import Constant
 
 if TYPE_CHECKING:
     from halo_forge.policy import Policy

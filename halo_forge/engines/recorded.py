@@ -13,10 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from halo_forge.core.errors import ConfigError
+from halo_forge.core.records import Completion, Prompt, SampleRequest
 from halo_forge.engines._spec import EngineSpec
-from halo_forge.errors import ConfigError
-from halo_forge.records import Completion, Prompt, SampleRequest
-from halo_forge.yaml_io import load_document
 
 if TYPE_CHECKING:
     from halo_forge.policy import Policy
@@ -49,6 +48,9 @@ class RecordedEngine:
             ConfigError: A request is not in the record, or was recorded at other sampling settings.
         """
         lap, test = self.root / f"cycles/{policy_version + 1:03d}", self.root / f"test/v{policy_version:03d}"
+        # Late: the configuration is built of the engines.
+        from halo_forge.config.yaml_io import load_document
+
         config = load_document(self.root / "config.resolved.yaml").data
         # A confirmation asks the dev prompts anew, with seeds of its own, of two versions in one lap.
         found: dict[tuple[str, int, int], tuple[Completion, dict[str, Any]]] = {}

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from halo_forge.core.errors import ConfigError
+from halo_forge.core.records import Completion, Prompt, SampleRequest
 from halo_forge.engines._spec import EngineSpec
-from halo_forge.errors import ConfigError
-from halo_forge.records import Completion, Prompt, SampleRequest
 
 
 @dataclass(frozen=True)

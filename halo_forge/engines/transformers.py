@@ -18,10 +18,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from halo_forge import heartbeat
+from halo_forge.core.errors import LogitsNotFinite
+from halo_forge.core.records import Completion, Finish, Prompt, SampleRequest
 from halo_forge.engines._spec import EngineSpec
-from halo_forge.errors import LogitsNotFinite
-from halo_forge.records import Completion, Finish, Prompt, SampleRequest
+from halo_forge.supervisor import heartbeat
 
 if TYPE_CHECKING:
     from halo_forge.engines._transfer import Readback

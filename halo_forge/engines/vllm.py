@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator
 
+from halo_forge.core.errors import ConfigError, ToolMissing
 from halo_forge.engines._http import CONNECT_SECONDS, Client, Refused, Unreachable
 from halo_forge.engines._served import ServedEngine
 from halo_forge.engines._served_adapter import RuntimeLora, Way
 from halo_forge.engines._server_process import NotStarted, ServerProcess
 from halo_forge.engines._server_spec import MAX_TEMPERATURE, ServerSpec
-from halo_forge.errors import ConfigError, ToolMissing
 
 if TYPE_CHECKING:
     from halo_forge.policy import Policy

@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from halo_forge.errors import ModelError
+from halo_forge.core.errors import ModelError
+from halo_forge.core.seeds import derive_seed
 from halo_forge.policy.files import ModelSettings, explained
-from halo_forge.seeds import derive_seed
 
 if TYPE_CHECKING:
     import torch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from halo_forge.errors import ModelError
+from halo_forge.core.errors import ModelError
 from halo_forge.hardware import Profile, as_torch_sees_it, free_bytes
 from halo_forge.hardware.devices import gpu_of_torch
 

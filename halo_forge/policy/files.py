@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from halo_forge.errors import HaloForgeError, ModelError
+from halo_forge.core.errors import HaloForgeError, ModelError
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 OPTIMIZER_FILE = "optimizer.safetensors"

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from halo_forge import heartbeat
 from halo_forge.policy.quantized import dequantized, is_quantized, plain_when_saved
+from halo_forge.supervisor import heartbeat
 
 if TYPE_CHECKING:
     import torch

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from halo_forge.errors import ConfigError, ModelError
+from halo_forge.core.errors import ConfigError, ModelError
+from halo_forge.core.records import Prompt
 from halo_forge.hardware import ModelShape, ModelSize, Profile, detect, prepare
 from halo_forge.policy.adapter import (
     LoraSettings,
@@ -36,7 +37,6 @@ from halo_forge.policy.packed import packed_linears
 from halo_forge.policy.quantized import check_quantization, keep_one_layout, loading_arguments, num_weights
 from halo_forge.policy.threads import free_processors
 from halo_forge.policy.turns import end_of_turn_id, generation_stop_ids, templated
-from halo_forge.records import Prompt
 
 if TYPE_CHECKING:
     import torch

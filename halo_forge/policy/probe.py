@@ -11,10 +11,10 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from halo_forge.metrics import DriftFacts, TokenValues
+from halo_forge.core.metrics import DriftFacts, TokenValues
+from halo_forge.core.records import Completion, Prompt
 from halo_forge.policy import threads
 from halo_forge.policy.model import Policy
-from halo_forge.records import Completion, Prompt
 
 if TYPE_CHECKING:
     import torch

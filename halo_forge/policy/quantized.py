@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from halo_forge.errors import ToolMissing
+from halo_forge.core.errors import ToolMissing
 
 if TYPE_CHECKING:
     import torch

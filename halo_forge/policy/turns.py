@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from halo_forge.errors import ModelError
+from halo_forge.core.errors import ModelError
 
 if TYPE_CHECKING:
     from peft import PeftModel

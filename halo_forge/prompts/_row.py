@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from halo_forge.errors import ConfigError
+from halo_forge.core.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from types import ModuleType
 
-from halo_forge.errors import ConfigError
+from halo_forge.core.errors import ConfigError
+from halo_forge.core.records import Prompt
 from halo_forge.prompts import humaneval, mbpp, native
 from halo_forge.prompts._row import Row, left_out
-from halo_forge.records import Prompt
 
 # The most demanding shape first: `native` recognises every row that has a prompt.
 SHAPES: tuple[ModuleType, ...] = (humaneval, mbpp, native)

@@ -1,4 +1,4 @@
-"""The packaged prompt sets: `builtin:c/train` is the train split of `halo_forge/tasks/c.jsonl`."""
+"""The packaged prompt sets: `builtin:c/train` is the train split of `halo_forge/prompts/tasks/c.jsonl`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib.resources
 from collections.abc import Iterator
 from pathlib import Path
 
-from halo_forge.errors import ConfigError
+from halo_forge.core.errors import ConfigError
 from halo_forge.prompts import jsonl
 from halo_forge.prompts._row import Row, did_you_mean
 from halo_forge.prompts.split import SPLITS, Split
@@ -41,5 +41,5 @@ def read(spec: str) -> tuple[Iterator[Row], Split | None]:
 
 
 def _files() -> list[Path]:
-    folder = Path(str(importlib.resources.files("halo_forge"))) / "tasks"
+    folder = Path(str(importlib.resources.files("halo_forge.prompts"))) / "tasks"
     return sorted(folder.glob("*.jsonl"))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from halo_forge.core.records import Prompt
 from halo_forge.prompts._row import Row
-from halo_forge.records import Prompt
 
 NAME = "HumanEval rows"
 COLUMNS = ("task_id", "prompt", "entry_point", "test")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from halo_forge.errors import ConfigError
+from halo_forge.core.errors import ConfigError
 from halo_forge.prompts._row import Row, left_out, shown
 
 

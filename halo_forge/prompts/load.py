@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from halo_forge.errors import ConfigError
+from halo_forge.core.errors import ConfigError
+from halo_forge.core.records import Prompt
+from halo_forge.core.source import canonical
 from halo_forge.prompts import builtin, hub, jsonl, parquet
 from halo_forge.prompts._row import Row, left_out
 from halo_forge.prompts._shapes import to_prompts
 from halo_forge.prompts.split import SPLITS, Split, apply, limited
-from halo_forge.records import Prompt
-from halo_forge.source import canonical
 
 _FORMS = "a path ending in .jsonl or .parquet, builtin:NAME, or a data set id (id, id:split, id:config:split)"
 

@@ -10,8 +10,8 @@ import ast
 import warnings
 from collections.abc import Collection, Iterable
 
+from halo_forge.core.records import Prompt
 from halo_forge.prompts._row import Row, shown
-from halo_forge.records import Prompt
 
 NAME = "MBPP rows"
 COLUMNS = ("task_id", "code", "test_list")

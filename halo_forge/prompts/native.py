@@ -10,9 +10,9 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from halo_forge.core.records import Prompt
 from halo_forge.prompts._checks import checked_tests
 from halo_forge.prompts._row import Row, shown
-from halo_forge.records import Prompt
 
 NAME = "prompt rows"
 COLUMNS = ("prompt",)

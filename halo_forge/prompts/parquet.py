@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from halo_forge.errors import ConfigError
+from halo_forge.core.errors import ConfigError
 from halo_forge.prompts._row import Row, plain
 
 

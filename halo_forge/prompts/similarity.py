@@ -6,7 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from halo_forge.records import Prompt
+from halo_forge.core.records import Prompt
 
 _WORD = re.compile(r"\w+")
 _NUMBER = re.compile(r"\d+")

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from typing import Literal, get_args
 
-from halo_forge.records import Prompt
+from halo_forge.core.records import Prompt
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from halo_forge import heartbeat
-from halo_forge.errors import RunDirError
+from halo_forge.core.errors import RunDirError
+from halo_forge.supervisor import heartbeat
 
 EDITED = (
     "a run's files must not be edited, nor read by another version of halo-forge: redo the cycle with"

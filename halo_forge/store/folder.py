@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from halo_forge.errors import RunDirError
-from halo_forge.records import Record
+from halo_forge.core.errors import RunDirError
+from halo_forge.core.records import Record
 from halo_forge.store.files import (
     EDITED,
     GrowingFile,

@@ -6,7 +6,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from halo_forge.errors import RunDirError
+from halo_forge.core.errors import RunDirError
 from halo_forge.store.files import explained
 
 

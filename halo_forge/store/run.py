@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from halo_forge.errors import RunDirError
-from halo_forge.records import Record
+from halo_forge.core.errors import RunDirError
+from halo_forge.core.records import Record
 from halo_forge.store.files import EDITED, GrowingFile, explained, read_json, write_json, write_text
 from halo_forge.store.folder import StageFolder
 from halo_forge.store.lock import RunLock

@@ -11,9 +11,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from halo_forge.errors import RunDirError
-from halo_forge.metrics import CostFacts, measure_cost
-from halo_forge.metrics.cost import GPU
+from halo_forge.core.errors import RunDirError
+from halo_forge.core.metrics import CostFacts, measure_cost
+from halo_forge.core.metrics.cost import GPU
 from halo_forge.store.files import read_json, read_jsonl
 from halo_forge.store.run import cycle_folder
 

@@ -8,60 +8,10 @@ returns the metrics of docs/metrics.md together with the adapter's digest.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Protocol
 
-from halo_forge import within_cycle
-from halo_forge.records import Completion, Prompt, Trained, TrainingSettings
-
-
-@dataclass(frozen=True)
-class TrainingRow:
-    """One selected sample: what was asked and what was answered."""
-
-    prompt: Prompt
-    completion: Completion
-
-    def to_row(self) -> dict[str, Any]:
-        """A conversational prompt-completion row as TRL reads it, with the ids that say where it comes from."""
-        return {
-            "prompt": [dict(message) for message in self.prompt.messages],
-            "completion": [{"role": "assistant", "content": self.completion.text}],
-            "prompt_id": self.prompt.id,
-            "index": self.completion.index,
-            "policy_version": self.completion.policy_version,
-        }
-
-
-class SftSettings(Protocol):
-    """The `training` section of the configuration, as far as plan and trainers read it."""
-
-    @property
-    def lr_scheduler_type(self) -> within_cycle.LrSchedulerType: ...
-    @property
-    def lr_scheduler_kwargs(self) -> dict[str, Any]: ...
-    @property
-    def warmup_steps(self) -> int: ...
-    @property
-    def per_device_train_batch_size(self) -> int: ...
-    @property
-    def max_tokens_per_pass(self) -> int | Literal["auto"]: ...
-    @property
-    def gradient_checkpointing(self) -> bool | Literal["auto"]: ...
-
-
-def planned_factors(
-    settings: SftSettings, num_rows: int, num_train_epochs: float, gradient_accumulation_steps: int
-) -> list[float]:
-    """The factor on the cycle's learning rate at each of its optimizer steps; the preview and the optimizer use it."""
-    num_steps = within_cycle.num_optimizer_steps(
-        num_rows, num_train_epochs, settings.per_device_train_batch_size, gradient_accumulation_steps
-    )
-    warmup_steps = within_cycle.clamp_warmup(settings.warmup_steps, num_steps)
-    return within_cycle.learning_rate_factors(
-        settings.lr_scheduler_type, num_steps, warmup_steps, **settings.lr_scheduler_kwargs
-    )
+from halo_forge.core.records import Trained, TrainingRow, TrainingSettings
 
 
 class StepListener(Protocol):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from halo_forge.errors import RunDirError
+from halo_forge.core.errors import RunDirError
 from halo_forge.policy import explained, moved_together
 
 MOMENTS = ("exp_avg", "exp_avg_sq")

@@ -13,8 +13,8 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTTrainer
 
-from halo_forge import heartbeat
 from halo_forge.policy import threads
+from halo_forge.supervisor import heartbeat
 from halo_forge.training import StepListener
 from halo_forge.training._loss import completion_loss
 from halo_forge.training._step_batch import passes, step_batch

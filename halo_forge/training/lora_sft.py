@@ -12,12 +12,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from halo_forge.metrics import TrainingFacts, measure_training
+from halo_forge.core.lr_scheduler import SftSettings, planned_factors
+from halo_forge.core.metrics import TrainingFacts, measure_training
+from halo_forge.core.records import Trained, TrainingRow, TrainingSettings
+from halo_forge.core.seeds import derive_seed
 from halo_forge.policy import OPTIMIZER_FILE, adapter_digest, disk_full_is_os_error, file_digest, fused_adapter
 from halo_forge.policy.threads import free_processors
-from halo_forge.records import Trained, TrainingSettings
-from halo_forge.seeds import derive_seed
-from halo_forge.training import SftSettings, StepListener, TrainingRow, planned_factors
+from halo_forge.training import StepListener
 
 if TYPE_CHECKING:
     from halo_forge.policy import Policy

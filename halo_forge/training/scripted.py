@@ -9,10 +9,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from halo_forge.metrics import TrainingFacts, measure_training
+from halo_forge.core.lr_scheduler import SftSettings, planned_factors
+from halo_forge.core.metrics import TrainingFacts, measure_training
+from halo_forge.core.records import Trained, TrainingRow, TrainingSettings
 from halo_forge.policy import ADAPTER_FILES, adapter_digest
-from halo_forge.records import Trained, TrainingSettings
-from halo_forge.training import SftSettings, StepListener, TrainingRow, planned_factors
+from halo_forge.training import StepListener
 
 EMPTY_SAFETENSORS = (2).to_bytes(8, "little") + b"{}"
 """A valid safetensors file without tensors: the length of its header, and the header."""

@@ -29,7 +29,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, Self
 
-from halo_forge.records import Completion, Prompt, Verdict
+from halo_forge.core.records import Completion, Prompt, Verdict
 
 
 class VerifierSpec(Protocol):

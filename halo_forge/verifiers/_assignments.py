@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from halo_forge.source import KEYWORDS, Function, Tokens
+from halo_forge.core.source import KEYWORDS, Function, Tokens
 from halo_forge.verifiers._folding import ASSIGNMENTS, STEPS
 from halo_forge.verifiers._slices import CONTROL
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from halo_forge.source import KEYWORDS, Tokens
+from halo_forge.core.source import KEYWORDS, Tokens
 from halo_forge.verifiers._folding import folded
 from halo_forge.verifiers._slices import CONTROL, Statement, with_copies
 

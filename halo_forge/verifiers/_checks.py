@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from halo_forge.errors import ConfigError
-from halo_forge.records import Prompt
-from halo_forge.source import digest
+from halo_forge.core.errors import ConfigError
+from halo_forge.core.records import Prompt
+from halo_forge.core.source import digest
 from halo_forge.verifiers._python_tests import Plan, plan_asserts, plan_humaneval
 
 _MAX_MISMATCHES = 5

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from halo_forge.errors import ConfigError, ToolMissing
-from halo_forge.records import STAGES, Prompt, Stage
+from halo_forge.core.errors import ConfigError, ToolMissing
+from halo_forge.core.records import STAGES, Prompt, Stage
+from halo_forge.core.source import digest
 from halo_forge.sandbox.job import Job, Outcome, Sandbox, SandboxError
-from halo_forge.source import digest
 from halo_forge.verifiers._diagnostics import clip, ending, readable
 from halo_forge.verifiers._facts import Facts
 from halo_forge.verifiers._workbench import status_of

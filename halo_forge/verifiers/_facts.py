@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from halo_forge.records import Stage, Status
+from halo_forge.core.records import Stage, Status
 
 
 @dataclass(frozen=True, slots=True)

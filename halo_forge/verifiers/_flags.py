@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from halo_forge.source import outline, without_comments
+from halo_forge.core.source import outline, without_comments
 from halo_forge.verifiers._checks import Harness, Stdio, Tests
 from halo_forge.verifiers._facts import Facts
 from halo_forge.verifiers._rust_code import bare

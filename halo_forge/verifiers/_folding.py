@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from halo_forge.source import KEYWORDS
+from halo_forge.core.source import KEYWORDS
 from halo_forge.verifiers._known_calls import PURE, PYTHON_PURE
 
 ASSIGNMENTS = frozenset("= := += -= *= /= %= &= |= ^= <<= >>= **= //= @=".split())

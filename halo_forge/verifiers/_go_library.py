@@ -14,8 +14,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from halo_forge.errors import ToolMissing
-from halo_forge.source import digest
+from halo_forge.core.errors import ToolMissing
+from halo_forge.core.source import digest
 from halo_forge.verifiers._toolchain import cache_directory, kept
 
 _SECONDS = 600

@@ -17,9 +17,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from halo_forge.errors import ConfigError
+from halo_forge.core.errors import ConfigError
+from halo_forge.core.source import digest
 from halo_forge.sandbox.job import SandboxError
-from halo_forge.source import digest
 from halo_forge.verifiers import _elf
 from halo_forge.verifiers._diagnostics import clip, ending, readable
 from halo_forge.verifiers._workbench import Workbench

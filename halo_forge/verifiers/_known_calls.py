@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 
-from halo_forge.source import C_LIBRARY
+from halo_forge.core.source import C_LIBRARY
 
 # They only end the program, pass the time, or prepare something that nobody sees.
 IDLE = frozenset(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from halo_forge.errors import ConfigError
+from halo_forge.core.errors import ConfigError
 from halo_forge.verifiers._checks import CompileOnly, Harness, Stdio, Tests
 from halo_forge.verifiers._harness import compile_harness, link
 from halo_forge.verifiers._workbench import Workbench

@@ -15,8 +15,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from halo_forge.core.source import digest
 from halo_forge.sandbox.job import MEBIBYTE
-from halo_forge.source import digest
 from halo_forge.verifiers._diagnostics import readable
 from halo_forge.verifiers._toolchain import cache_directory, kept
 from halo_forge.verifiers._workbench import Workbench

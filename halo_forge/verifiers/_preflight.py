@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from halo_forge.errors import ToolMissing
+from halo_forge.core.errors import ToolMissing
 from halo_forge.sandbox.job import SandboxError
 from halo_forge.sandbox.local import open_sandbox
 from halo_forge.verifiers._checker import Checker

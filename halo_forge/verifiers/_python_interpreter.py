@@ -8,7 +8,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from halo_forge.errors import ToolMissing
+from halo_forge.core.errors import ToolMissing
 from halo_forge.verifiers._toolchain import outside_system
 
 _ASK = "import sys; print(sys.executable); print(sys.prefix); print(sys.base_prefix)"

@@ -7,8 +7,8 @@ import secrets
 import sys
 from typing import TYPE_CHECKING, Any
 
-from halo_forge.errors import ConfigError
-from halo_forge.records import Stage, Status
+from halo_forge.core.errors import ConfigError
+from halo_forge.core.records import Stage, Status
 from halo_forge.sandbox.job import Job, Outcome, Sandbox, SandboxError
 from halo_forge.verifiers import _python_wire as wire
 from halo_forge.verifiers._checks import CompileOnly, Harness, PythonTests, Tests, compare_lines

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from halo_forge.errors import ConfigError
+from halo_forge.core.errors import ConfigError
 
 _BUILTINS = frozenset(dir(builtins))
 # With one of these, a statement means something else outside of its function.

@@ -8,7 +8,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from halo_forge.records import Verdict
+from halo_forge.core.records import Verdict
 from halo_forge.verifiers._facts import Facts
 
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
-from halo_forge.registry import Spec
+from halo_forge.core.registry import Spec
 from halo_forge.sandbox.job import MEBIBYTE, Limits
 from halo_forge.verifiers._rewards import Rewards
 from halo_forge.verifiers._toolchain import outside_system
 
 if TYPE_CHECKING:
-    from halo_forge.records import Prompt
+    from halo_forge.core.records import Prompt
     from halo_forge.verifiers._checker import Checker
     from halo_forge.verifiers._checks import Tests
     from halo_forge.verifiers._verifier import ThreadedVerifier

@@ -7,8 +7,8 @@ import secrets
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-from halo_forge.errors import ConfigError
-from halo_forge.records import Stage, Status
+from halo_forge.core.errors import ConfigError
+from halo_forge.core.records import Stage, Status
 from halo_forge.sandbox.job import Job, Limits, Outcome, Sandbox, SandboxError
 from halo_forge.verifiers._checks import Harness, PythonTests, Stdio, Tests, compare_lines, compare_output
 from halo_forge.verifiers._diagnostics import clip, ending, readable

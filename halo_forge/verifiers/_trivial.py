@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from itertools import pairwise
 
-from halo_forge.source import C_LIBRARY, KEYWORDS, Function, Outline, Tokens, outline, without_comments
+from halo_forge.core.source import C_LIBRARY, KEYWORDS, Function, Outline, Tokens, outline, without_comments
 from halo_forge.verifiers._assignments import changes_what_stays, pointers, references
 from halo_forge.verifiers._c_statements import statements_of
 from halo_forge.verifiers._folding import ASSIGNMENTS, STEPS

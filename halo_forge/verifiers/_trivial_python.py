@@ -6,7 +6,7 @@ import keyword
 import re
 from collections.abc import Iterator
 
-from halo_forge.source import PYTHON_NAMES, python_tokens
+from halo_forge.core.source import PYTHON_NAMES, python_tokens
 from halo_forge.verifiers._folding import ASSIGNMENTS, folded
 from halo_forge.verifiers._known_calls import CHANGING, PYTHON_IDLE, PYTHON_OUTPUT, PYTHON_PURE, READING
 from halo_forge.verifiers._slices import CONTROL, Statement, all_give_the_same, needed_names, with_copies

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any, Self
 
-from halo_forge.errors import ConfigError, ToolMissing
-from halo_forge.records import Completion, Prompt, Verdict
+from halo_forge.core.errors import ConfigError, ToolMissing
+from halo_forge.core.records import Completion, Prompt, Verdict
+from halo_forge.core.source import Extraction, canonical, digest, extract, normalise
 from halo_forge.sandbox.job import Sandbox, SandboxError
 from halo_forge.sandbox.local import open_sandbox
-from halo_forge.source import Extraction, canonical, digest, extract, normalise
 from halo_forge.verifiers._checks import Tests
 from halo_forge.verifiers._facts import Facts
 from halo_forge.verifiers._flags import echoes, of_source

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING, NoReturn, TypeVar, cast
 
-from halo_forge.records import Stage, Status
+from halo_forge.core.records import Stage, Status
 from halo_forge.sandbox.job import Limits, Outcome, Sandbox
 from halo_forge.verifiers._diagnostics import ending, num_warnings, readable
 

@@ -27,15 +27,15 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from halo_forge.errors import ConfigError
-from halo_forge.registry import Spec as BaseSpec
+from halo_forge.core.errors import ConfigError
+from halo_forge.core.registry import Spec as BaseSpec
+from halo_forge.core.source import canonical
 from halo_forge.sandbox.job import MEBIBYTE, Limits
 from halo_forge.sandbox.local import shows_too_much
-from halo_forge.source import canonical
 from halo_forge.verifiers._spec import Controls, ProgramSpec
 
 if TYPE_CHECKING:
-    from halo_forge.records import Prompt
+    from halo_forge.core.records import Prompt
     from halo_forge.verifiers._checker import Checker
     from halo_forge.verifiers._checks import Tests
 

@@ -11,7 +11,7 @@ from halo_forge.verifiers._python_interpreter import locate
 from halo_forge.verifiers._spec import BuiltSpec, Controls
 
 if TYPE_CHECKING:
-    from halo_forge.records import Prompt
+    from halo_forge.core.records import Prompt
     from halo_forge.verifiers._checker import Checker
     from halo_forge.verifiers._checks import Tests
     from halo_forge.verifiers._workbench import Workbench

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
-from halo_forge.errors import ConfigError
+from halo_forge.core.errors import ConfigError
 from halo_forge.verifiers._checks import CompileOnly, Harness, Tests
 from halo_forge.verifiers._diagnostics import clip, readable
 from halo_forge.verifiers._functions import defines_function

@@ -8,8 +8,8 @@ import pytest
 from cli_calls import command_line
 from scripted_runs import write_inputs
 
-from halo_forge.advice import Advice, Advised
 from halo_forge.cli.watch import PlainWatch
+from halo_forge.core.advice import Advice, Advised
 
 ADVICE = Advice("truncation", "answers are cut off", "14% of 24", "max_new_tokens", "raise it", "exact")
 

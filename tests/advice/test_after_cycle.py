@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from halo_forge.advice import Advised, Facts, Rule, Version, advise
-from halo_forge.records import CycleReport, Measurement, SamplingSettings, Verdict
-from halo_forge.registry import discover
+from halo_forge.core.advice import Advised, Facts, Rule, Version, advise
+from halo_forge.core.records import CycleReport, Measurement, SamplingSettings, Verdict
+from halo_forge.core.registry import discover
 
 NUM = 40
-RULES = discover("halo_forge.advice.after_cycle")
+RULES = discover("halo_forge.core.advice.after_cycle")
 
 
 def samples(prefix: str, passed: Sequence[int], compiled: Sequence[int] | None = None, num: int = 4) -> list[Verdict]:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from halo_forge.advice import PlanFacts, PlanRule, advise_plan
-from halo_forge.registry import discover
+from halo_forge.core.advice import PlanFacts, PlanRule, advise_plan
+from halo_forge.core.registry import discover
 
-RULES = discover("halo_forge.advice.before_run")
+RULES = discover("halo_forge.core.advice.before_run")
 
 
 def facts(**changes: Any) -> PlanFacts:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from halo_forge.decisions import (
+from halo_forge.core.decisions import (
     OUTCOME_NUMBER,
     Comparison,
     Decision,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from halo_forge.decisions import DecisionsSection, Judgement, Totals, compare_totals, confirmed, screened
+from halo_forge.core.decisions import DecisionsSection, Judgement, Totals, compare_totals, confirmed, screened
 
 SETTINGS = DecisionsSection()
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from scripted_runs import STATUS, MemoryVerifier, execute, ids, write_rows
 
-from halo_forge.records import Completion, Verdict
+from halo_forge.core.records import Completion, Verdict
 from halo_forge.verifiers.c import Spec
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from halo_forge.errors import ConfigError
+from halo_forge.core.errors import ConfigError
 
 torch = pytest.importorskip("torch")
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402

@@ -15,11 +15,11 @@ from openai_stand_in import StandIn, choice, stand_in
 from tiny_models import disturb_adapter, load_policy, prompts, request
 
 from halo_forge.config import config_digest, load_config
+from halo_forge.core.errors import ConfigError, ToolMissing
+from halo_forge.core.records import Completion
 from halo_forge.engines._served import ServedEngine
 from halo_forge.engines.openai_server import OpenaiServerSpec
-from halo_forge.errors import ConfigError, ToolMissing
-from halo_forge.preview import preview
-from halo_forge.records import Completion
+from halo_forge.runtime.preview import preview
 
 pytest.importorskip("torch")
 

@@ -10,11 +10,11 @@ import pytest
 from openai_stand_in import StandIn, choice, stand_in
 from tiny_models import disturb_adapter, load_policy, prompts, request, save_model
 
+from halo_forge.core.errors import ConfigError, LogitsNotFinite
 from halo_forge.engines._policy_proof import _brought, prove
 from halo_forge.engines._served import ServedEngine
 from halo_forge.engines._server_forms import Scored
 from halo_forge.engines.openai_server import OpenaiServerSpec
-from halo_forge.errors import ConfigError, LogitsNotFinite
 from halo_forge.policy import adapter_digest
 from halo_forge.policy.probe import Probe
 

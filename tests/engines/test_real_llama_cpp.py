@@ -17,9 +17,9 @@ from scripted_runs import execute, rows
 from served_run import Content, write_config
 from tiny_models import LoraOptions, load_policy, prompts, request
 
+from halo_forge.core.errors import ConfigError
 from halo_forge.engines._server_spec import MAX_POLICY_GAP
 from halo_forge.engines.openai_server import OpenaiServerSpec
-from halo_forge.errors import ConfigError
 from halo_forge.verifiers.c import Spec
 
 PYTHON = os.environ.get("LLAMA_CPP_PYTHON")

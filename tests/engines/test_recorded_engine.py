@@ -11,9 +11,9 @@ import pytest
 from scripted_runs import MemoryVerifier, differences, execute, read, rows, tree, write_inputs
 
 from halo_forge.config import load_config
+from halo_forge.core.errors import ConfigError, RunDirError
+from halo_forge.core.records import Completion, SampleRequest, Verdict
 from halo_forge.engines.recorded import RecordedEngine
-from halo_forge.errors import ConfigError, RunDirError
-from halo_forge.records import Completion, SampleRequest, Verdict
 from halo_forge.verifiers.c import Spec
 
 SAMPLED = ("completions.jsonl", "dev_completions.jsonl")

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from tiny_models import request
 
+from halo_forge.core.records import SampleRequest
 from halo_forge.engines.transformers import BROKEN, STOPPED
-from halo_forge.records import SampleRequest
 
 torch = pytest.importorskip("torch")
 sampling = pytest.importorskip("halo_forge.engines._sampling")

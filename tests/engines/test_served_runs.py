@@ -18,10 +18,10 @@ from scripted_runs import execute, ids, read, rows
 from served_run import Content, write_config
 from tiny_models import disturb_adapter, load_policy, prompts, request
 
+from halo_forge.core.errors import ConfigError, ToolMissing
 from halo_forge.engines import _served_adapter
 from halo_forge.engines.openai_server import OpenaiServerSpec
 from halo_forge.engines.transformers import TransformersEngine
-from halo_forge.errors import ConfigError, ToolMissing
 from halo_forge.policy import save_merged
 from halo_forge.verifiers.c import Spec
 

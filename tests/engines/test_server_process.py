@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from processes import eventually, is_alive
 
-from halo_forge import heartbeat
 from halo_forge.engines import _server_process
 from halo_forge.engines._server_process import NotStarted, ServerProcess
+from halo_forge.supervisor import heartbeat
 
 SERVER = "setsid sleep 300 & echo $! > {0}/child; echo $$ > {0}/server; exec sleep 300"
 """It starts a process in a session of its own, out of reach of a signal to its group."""

@@ -16,9 +16,9 @@ from tiny_models import (
     same_bits,
 )
 
+from halo_forge.core.errors import LogitsNotFinite
+from halo_forge.core.records import Completion, SampleRequest
 from halo_forge.engines.transformers import TransformersEngine, TransformersSpec, cut_after, row_bytes
-from halo_forge.errors import LogitsNotFinite
-from halo_forge.records import Completion, SampleRequest
 
 torch = pytest.importorskip("torch")
 decoder = pytest.importorskip("halo_forge.engines._decoder")

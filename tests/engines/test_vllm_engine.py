@@ -19,10 +19,10 @@ from processes import is_alive
 from tiny_models import LoraOptions, disturb_adapter, load_policy, prompts, request
 
 from halo_forge.config import config_digest, load_config
+from halo_forge.core.errors import ConfigError, ToolMissing
 from halo_forge.engines import vllm
 from halo_forge.engines._policy_proof import Proof
 from halo_forge.engines.vllm import VllmSpec
-from halo_forge.errors import ConfigError, ToolMissing
 from halo_forge.hardware import Machine, profile_class
 
 pytest.importorskip("torch")

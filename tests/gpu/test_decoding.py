@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from tiny_models import LoraOptions, disturb_adapter, load_policy, prompts, request, same_bits, save_model
 
+from halo_forge.core.errors import LogitsNotFinite
 from halo_forge.engines.transformers import TransformersEngine, TransformersSpec, row_bytes
-from halo_forge.errors import LogitsNotFinite
 from halo_forge.hardware import Profile
 
 torch = pytest.importorskip("torch")

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from tiny_models import ARCHITECTURES, disturb_adapter, load_policy, prompts, request
 
+from halo_forge.core.records import SampleRequest
 from halo_forge.engines.transformers import TransformersEngine, TransformersSpec
 from halo_forge.hardware import Profile
-from halo_forge.records import SampleRequest
 
 torch = pytest.importorskip("torch")
 

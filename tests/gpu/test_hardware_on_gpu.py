@@ -12,11 +12,11 @@ from made_up_machines import GIB, LAPTOP, NVIDIA, machine, strix_halo
 from sft_cases import train
 from tiny_models import TrainingOptions, load_policy, prompts, request
 
+from halo_forge.checks.doctor import _probes
+from halo_forge.checks.doctor._probe_checks import MOST_ERROR, outcome_of
 from halo_forge.config.sections import HardwareSection
-from halo_forge.doctor import _probes
-from halo_forge.doctor._probe_checks import MOST_ERROR, outcome_of
+from halo_forge.core.errors import ModelError
 from halo_forge.engines.transformers import TransformersEngine
-from halo_forge.errors import ModelError
 from halo_forge.hardware import Gpu, choose, detect
 from halo_forge.policy.device import limit_memory, on_this_torch
 
@@ -91,7 +91,7 @@ def test_the_probe_calls_what_sampling_and_training_call(
 def test_a_probe_in_a_child_process_sees_the_gpu() -> None:
     from support.pretended_gpu import environment
 
-    command = [sys.executable, "-m", "halo_forge.doctor._probes", "seen"]
+    command = [sys.executable, "-m", "halo_forge.checks.doctor._probes", "seen"]
     outcome = outcome_of(command, {**os.environ, **environment()}, 300)
     assert outcome.found is not None, outcome.failure
     (gpu,) = (Gpu(**row) for row in outcome.found["gpus"])

@@ -144,9 +144,9 @@ def test_the_doctor_finds_the_gpu_and_tries_it(
 ) -> None:
     from support.pretended_gpu import environment
 
-    from halo_forge.doctor import _probes
-    from halo_forge.doctor._probe_checks import Outcome, Runner, run_probe
-    from halo_forge.doctor.hardware import hardware_section
+    from halo_forge.checks.doctor import _probes
+    from halo_forge.checks.doctor._probe_checks import Outcome, Runner, run_probe
+    from halo_forge.checks.doctor.hardware import hardware_section
 
     found = made_up(profile)
     for name, value in environment(**MACHINES[profile][1]).items():

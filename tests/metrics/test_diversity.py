@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from halo_forge.metrics import SetFacts
-from halo_forge.metrics.diversity import (
+from halo_forge.core.metrics import SetFacts
+from halo_forge.core.metrics.diversity import (
     GZIP_BYTES,
     distinct_at,
     duplicate_probability,
@@ -19,7 +19,7 @@ from halo_forge.metrics.diversity import (
     inverse_simpson,
     measure,
 )
-from halo_forge.records import Completion, Verdict
+from halo_forge.core.records import Completion, Verdict
 
 # Group sizes -> distinct@4, exp(H), 1 / sum q^2, duplicate probability.
 TABLE: list[tuple[list[int], float, float, float, float]] = [

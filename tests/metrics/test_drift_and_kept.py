@@ -9,8 +9,8 @@ import statistics
 
 import pytest
 
-from halo_forge.metrics import DriftFacts, KeptFacts, measure_drift, measure_kept
-from halo_forge.metrics.drift import RATIO_LIMIT, k1, k3
+from halo_forge.core.metrics import DriftFacts, KeptFacts, measure_drift, measure_kept
+from halo_forge.core.metrics.drift import RATIO_LIMIT, k1, k3
 
 FACTS = DriftFacts(
     version=2,

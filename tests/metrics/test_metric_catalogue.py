@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from halo_forge.metrics import (
+from halo_forge.core.metrics import (
     CostFacts,
     DriftFacts,
     KeptFacts,
@@ -18,8 +18,8 @@ from halo_forge.metrics import (
     measure_set,
     measure_training,
 )
-from halo_forge.metrics.cost import GPU
-from halo_forge.records import Completion, Verdict
+from halo_forge.core.metrics.cost import GPU
+from halo_forge.core.records import Completion, Verdict
 
 UNITS = {
     "rate",

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from halo_forge.metrics import SetFacts
-from halo_forge.metrics.ngrams import (
+from halo_forge.core.metrics import SetFacts
+from halo_forge.core.metrics.ngrams import (
     VOCABULARY,
     bleu,
     expectation_adjusted_distinct,
@@ -18,7 +18,7 @@ from halo_forge.metrics.ngrams import (
     vendi,
     words,
 )
-from halo_forge.records import Completion, Verdict
+from halo_forge.core.records import Completion, Verdict
 
 APART = [words(text) for text in ("a b c d e", "f g h i j", "k l m n o", "p q r s t")]
 ANSWERS = st.lists(st.lists(st.sampled_from("abcd"), min_size=1, max_size=9).map(tuple), min_size=2, max_size=5)

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from halo_forge.metrics import SetFacts, measure_set
-from halo_forge.metrics.compare import prompt_totals
-from halo_forge.metrics.outcomes import measure
-from halo_forge.records import Completion, Stage, Status, Verdict
-from halo_forge.statistics import wilson_interval
+from halo_forge.core.metrics import SetFacts, measure_set
+from halo_forge.core.metrics.compare import prompt_totals
+from halo_forge.core.metrics.outcomes import measure
+from halo_forge.core.records import Completion, Stage, Status, Verdict
+from halo_forge.core.statistics import wilson_interval
 
 # One letter per sample: Passes, Runs but fails its tests, does not Compile, Error of the verifier.
 LETTERS: dict[str, tuple[Stage, Status, float]] = {

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from halo_forge.metrics import CostFacts, TrainingFacts, measure_cost, measure_training
+from halo_forge.core.metrics import CostFacts, TrainingFacts, measure_cost, measure_training
 
 
 def steps(*norms: float | None, losses: list[float] | None = None) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from known_sets import known_set
 
-from halo_forge.errors import ConfigError
+from halo_forge.core.errors import ConfigError
 from halo_forge.prompts import load_prompts
 
 HUMANEVAL = {

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from halo_forge.errors import ConfigError
+from halo_forge.core.errors import ConfigError
+from halo_forge.core.records import Prompt
 from halo_forge.prompts import load_prompts
 from halo_forge.prompts._row import Row
 from halo_forge.prompts._shapes import to_prompts
-from halo_forge.records import Prompt
 
 STDIO = {"kind": "stdio", "cases": [{"stdin": "1\n", "stdout": "2\n"}]}
 HARNESS = {"kind": "harness", "entry_point": "f", "source": "int f(void); int main(void) {}", "expected": ["0", ""]}

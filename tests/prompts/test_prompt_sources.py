@@ -14,7 +14,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from halo_forge.errors import ConfigError
+from halo_forge.core.errors import ConfigError
 from halo_forge.prompts import builtin, is_remote, load_prompts, split_of
 from halo_forge.prompts.split import SPLITS, apply
 
@@ -195,7 +195,7 @@ def test_a_hub_set_that_is_not_there_offline_is_a_clear_error(tmp_path: Path) ->
     code = "from halo_forge.prompts import load_prompts; load_prompts('org/absent:train', language='c')"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert "halo_forge.errors.ConfigError: data set 'org/absent:train' cannot be loaded: " in done.stderr
+    assert "halo_forge.core.errors.ConfigError: data set 'org/absent:train' cannot be loaded: " in done.stderr
     assert "check the id, the split and the network" in done.stderr
 
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from halo_forge.core.records import Prompt
 from halo_forge.prompts.similarity import near_duplicates, shingles
 from halo_forge.prompts.split import apply, limited, split_of
-from halo_forge.records import Prompt
 
 
 def prompt(prompt_id: str, text: str = "x") -> Prompt:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from halo_forge.schedules.plateau import OUTCOME, Plateau
+from halo_forge.core.schedules.plateau import OUTCOME, Plateau
 
 METRIC = "dev/pass_rate"
 UP, SAME, DOWN = 1.0, 0.0, -1.0

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from halo_forge.registry import discover
-from halo_forge.schedules import NumberSchedule, Schedule, Scheduled, is_numeric, kinds
+from halo_forge.core.registry import discover
+from halo_forge.core.schedules import NumberSchedule, Schedule, Scheduled, is_numeric, kinds
 
-SPECS = discover("halo_forge.schedules")
+SPECS = discover("halo_forge.core.schedules")
 ADAPTER: TypeAdapter[Schedule] = TypeAdapter(Scheduled)
 EXAMPLES = [
     (kind, example) for kind, spec in SPECS.items() for example in spec.model_config["json_schema_extra"]["examples"]
@@ -46,7 +46,7 @@ def test_the_kinds_are_those_of_the_mission() -> None:
 
 @pytest.mark.parametrize("kind", SPECS)
 def test_kind_is_named_as_its_module_and_has_examples(kind: str) -> None:
-    assert SPECS[kind].__module__ == f"halo_forge.schedules.{kind}"
+    assert SPECS[kind].__module__ == f"halo_forge.core.schedules.{kind}"
     assert any(name == kind for name, _ in EXAMPLES)
 
 

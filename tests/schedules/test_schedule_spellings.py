@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from halo_forge.schedules import Scheduled, ScheduledNumber, is_numeric
-from halo_forge.schedules.constant import Constant
-from halo_forge.schedules.exponential import Exponential
-from halo_forge.schedules.manual import Manual
+from halo_forge.core.schedules import Scheduled, ScheduledNumber, is_numeric
+from halo_forge.core.schedules.constant import Constant
+from halo_forge.core.schedules.exponential import Exponential
+from halo_forge.core.schedules.manual import Manual
 
 ADAPTER: TypeAdapter[Any] = TypeAdapter(Scheduled)
 NUMBER: TypeAdapter[Any] = TypeAdapter(ScheduledNumber)

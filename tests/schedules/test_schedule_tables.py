@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from halo_forge.schedules import ScheduledNumber
+from halo_forge.core.schedules import ScheduledNumber
 
 ADAPTER: TypeAdapter[Any] = TypeAdapter(ScheduledNumber)
 

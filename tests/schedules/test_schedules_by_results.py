@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from halo_forge.schedules import Schedule, Scheduled
+from halo_forge.core.schedules import Schedule, Scheduled
 
 ADAPTER: TypeAdapter[Schedule] = TypeAdapter(Scheduled)
 

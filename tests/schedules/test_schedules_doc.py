@@ -13,8 +13,8 @@ from pydantic import TypeAdapter
 from halo_forge.config import RaftConfig
 from halo_forge.config.problems import dotted
 from halo_forge.config.rules import SCHEDULED
-from halo_forge.schedules import Scheduled, kinds
-from halo_forge.within_cycle import (
+from halo_forge.config.yaml_io import parse_value
+from halo_forge.core.lr_scheduler import (
     SHAPE_SETTINGS,
     clamp_warmup,
     learning_rate_factors,
@@ -22,7 +22,7 @@ from halo_forge.within_cycle import (
     num_optimizer_steps,
     peak_of_mass,
 )
-from halo_forge.yaml_io import parse_value
+from halo_forge.core.schedules import Scheduled, kinds
 
 TEXT = (Path(__file__).parents[2] / "docs" / "schedules.md").read_text(encoding="utf-8")
 ADAPTER: TypeAdapter[Any] = TypeAdapter(Scheduled)

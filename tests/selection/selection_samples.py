@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from halo_forge.records import Completion, Finish, Status, Verdict
+from halo_forge.core.records import Completion, Finish, Status, Verdict
 
 
 def completion(prompt_id: str, index: int, *, finish: Finish = "stop", text: str = "code") -> Completion:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from selection_samples import completion, verdict
 
-from halo_forge.records import Selection
-from halo_forge.selection import PastCycle, kept_before, most_replayed, outcomes, replay, solved
+from halo_forge.core.records import Selection
+from halo_forge.core.selection import PastCycle, kept_before, most_replayed, outcomes, replay, solved
 
 Sample = dict[str, Any]
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from selection_samples import completion, verdict
 
-from halo_forge.records import Selection, Verdict
-from halo_forge.selection import SelectionSpec
-from halo_forge.selection.best_per_prompt import BestPerPrompt
-from halo_forge.selection.threshold import KeepThreshold
-from halo_forge.selection.top_fraction import TopFraction
+from halo_forge.core.records import Selection, Verdict
+from halo_forge.core.selection import SelectionSpec
+from halo_forge.core.selection.best_per_prompt import BestPerPrompt
+from halo_forge.core.selection.threshold import KeepThreshold
+from halo_forge.core.selection.top_fraction import TopFraction
 
 REWARDS = {"easy": [1.0, 1.0, 1.0, 0.9, 0.9, 0.8], "hard": [0.7, 0.6, 0.5, 0.4], "rare": [0.3]}
 SAMPLES = [

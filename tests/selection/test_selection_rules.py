@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from selection_samples import completion, verdict
 
-from halo_forge.records import HACK_FLAGS, Completion, Selection, Threshold, Verdict
-from halo_forge.registry import discover
-from halo_forge.selection import REASONS, SelectionSpec, kinds, quota, without_flaky
-from halo_forge.selection.threshold import KeepThreshold
+from halo_forge.core.records import HACK_FLAGS, Completion, Selection, Threshold, Verdict
+from halo_forge.core.registry import discover
+from halo_forge.core.selection import REASONS, SelectionSpec, kinds, quota, without_flaky
+from halo_forge.core.selection.threshold import KeepThreshold
 
-SPECS = discover("halo_forge.selection")
+SPECS = discover("halo_forge.core.selection")
 EVERY_POLICY = [pytest.param(spec, id=kind) for kind, spec in SPECS.items()]
 POLICIES = [pytest.param(spec, id=kind) for kind, spec in SPECS.items() if not spec.is_control]
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from halo_forge.source import canonical, extract
+from halo_forge.core.source import canonical, extract
 
 
 def fenced(code: str, tag: str = "python") -> str:

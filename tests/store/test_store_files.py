@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from halo_forge.errors import RunDirError
+from halo_forge.core.errors import RunDirError
 from halo_forge.store.files import (
     GrowingFile,
     cut_torn_tail,

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from halo_forge.errors import RunDirError, VerifierBroken
-from halo_forge.records import Record
+from halo_forge.core.errors import RunDirError, VerifierBroken
+from halo_forge.core.records import Record
 from halo_forge.store.files import read_jsonl
 from halo_forge.store.folder import Key, StageFolder, StreamForm
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from halo_forge.errors import RunDirError
+from halo_forge.core.errors import RunDirError
 from halo_forge.store.lock import RunLock
 
 HOLD = """

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from halo_forge.errors import RunDirError
+from halo_forge.core.errors import RunDirError
 from halo_forge.store.files import read_json, read_jsonl
 from halo_forge.store.run import Run
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from halo_forge.errors import RunDirError
+from halo_forge.core.errors import RunDirError
 from halo_forge.store.files import write_json
 from halo_forge.store.status import read_status
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from tiny_models import TrainingOptions, prompt
 
-from halo_forge.records import Completion, Trained, TrainingSettings
-from halo_forge.training import TrainingRow
+from halo_forge.core.records import Completion, Trained, TrainingRow, TrainingSettings
 
 ANSWERS = [
     "int main(void) { return 0; }",

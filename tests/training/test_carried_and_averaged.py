@@ -9,7 +9,7 @@ import pytest
 from sft_cases import answer_loss, train, training_rows
 from tiny_models import TrainingOptions, adapter_weights, load_policy, same_bits
 
-from halo_forge.errors import RunDirError
+from halo_forge.core.errors import RunDirError
 from halo_forge.policy import OPTIMIZER_FILE, file_digest
 
 torch = pytest.importorskip("torch")

@@ -19,7 +19,7 @@ from tiny_models import (
     same_bits,
 )
 
-from halo_forge import within_cycle
+from halo_forge.core import lr_scheduler
 from halo_forge.policy import ADAPTER_FILES, adapter_digest
 
 torch = pytest.importorskip("torch")
@@ -213,12 +213,12 @@ def test_every_step_is_logged_with_its_planned_learning_rate(
 ) -> None:
     options = TrainingOptions(lr_scheduler_type=shape, lr_scheduler_kwargs=kwargs, warmup_steps=1)
     done = train(policy, tmp_path / "one", options=options, num_train_epochs=2, learning_rate=3e-3)
-    factors = within_cycle.learning_rate_factors(shape, 8, 1, **kwargs)
+    factors = lr_scheduler.learning_rate_factors(shape, 8, 1, **kwargs)
     assert [row["step"] for row in done.log] == list(range(1, 9)) and set(done.num_steps) == {8}
     assert [row["learning_rate"] for row in done.log] == pytest.approx([3e-3 * factor for factor in factors], rel=1e-12)
     assert all(row["learning_rate"] > 0 for row in done.log)
     mass = done.trained.metrics["learning_rate_mass"]
-    assert mass == pytest.approx(within_cycle.learning_rate_mass(3e-3, factors), rel=1e-9)
+    assert mass == pytest.approx(lr_scheduler.learning_rate_mass(3e-3, factors), rel=1e-9)
 
 
 def test_the_logged_learning_rate_is_the_one_that_moves_the_weights(policy: Any, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 from sft_cases import train
 from tiny_models import TrainingOptions, adapter_weights, load_policy, same_bits
 
-from halo_forge import heartbeat
 from halo_forge.policy import threads
+from halo_forge.supervisor import heartbeat
 
 torch = pytest.importorskip("torch")
 

@@ -21,9 +21,9 @@ from tiny_models import (
 )
 
 from halo_forge.config import RaftConfig
-from halo_forge.errors import ToolMissing
+from halo_forge.core.errors import ToolMissing
 from halo_forge.policy import Policy, fused_adapter, save_merged
-from halo_forge.preview import preview
+from halo_forge.runtime.preview import preview
 
 torch = pytest.importorskip("torch")
 

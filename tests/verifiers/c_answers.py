@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from halo_forge.records import Completion, Finish, Prompt, Verdict
+from halo_forge.core.records import Completion, Finish, Prompt, Verdict
 
 HARNESS = {
     "kind": "harness",

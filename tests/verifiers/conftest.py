@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from c_answers import Check, answer, prompt
 
-from halo_forge.records import Verdict
+from halo_forge.core.records import Verdict
 from halo_forge.verifiers._verifier import ThreadedVerifier
 from halo_forge.verifiers.c import Spec
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from halo_forge.records import Completion, Prompt, Verdict
+from halo_forge.core.records import Completion, Prompt, Verdict
 
 STDIO = {
     "kind": "stdio",

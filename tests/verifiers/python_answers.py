@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from halo_forge.records import Completion, Prompt, Verdict
+from halo_forge.core.records import Completion, Prompt, Verdict
 from halo_forge.verifiers._verifier import ThreadedVerifier
 from halo_forge.verifiers.python import Spec
 

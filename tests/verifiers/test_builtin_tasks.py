@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from halo_forge.core.records import Completion, Prompt, Verdict
 from halo_forge.prompts import load_prompts
-from halo_forge.records import Completion, Prompt, Verdict
 from halo_forge.verifiers import Verifier
 from halo_forge.verifiers.c import Spec
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from c_answers import COMPILE, HARNESS, STDIO, prompt
 
-from halo_forge.errors import ConfigError
+from halo_forge.core.errors import ConfigError
 from halo_forge.verifiers._checks import compare_lines, compare_output, parse_tests
 from halo_forge.verifiers._diagnostics import clip, num_warnings, readable
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from scripted_runs import execute, read, rows, write_inputs
 
-from halo_forge.errors import ConfigError, ToolMissing
-from halo_forge.records import Completion, Prompt, Verdict
+from halo_forge.core.errors import ConfigError, ToolMissing
+from halo_forge.core.records import Completion, Prompt, Verdict
 from halo_forge.verifiers._verifier import ThreadedVerifier
 from halo_forge.verifiers.command import Spec
 

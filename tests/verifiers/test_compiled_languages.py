@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from languages import CPP, GO, RUST, STDIO, Language, answer, prompt
 
-from halo_forge.errors import ConfigError, ToolMissing
-from halo_forge.records import Verdict
-from halo_forge.registry import discover
+from halo_forge.core.errors import ConfigError, ToolMissing
+from halo_forge.core.records import Verdict
+from halo_forge.core.registry import discover
 from halo_forge.sandbox.ladder import probe_ladder
 from halo_forge.verifiers._verifier import ThreadedVerifier
 

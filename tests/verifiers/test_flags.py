@@ -7,8 +7,8 @@ import time
 import pytest
 from c_answers import COMPILE, HARNESS, STDIO, Check, answer, prompt, sum_program
 
-from halo_forge.records import HACK_FLAGS, Completion, Prompt, Stage, Status
-from halo_forge.selection.threshold import KeepThreshold
+from halo_forge.core.records import HACK_FLAGS, Completion, Prompt, Stage, Status
+from halo_forge.core.selection.threshold import KeepThreshold
 from halo_forge.verifiers._checks import Case, CompileOnly, Harness, Stdio
 from halo_forge.verifiers._facts import Facts
 from halo_forge.verifiers._flags import echoes, of_outputs, of_source

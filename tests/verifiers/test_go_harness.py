@@ -9,7 +9,7 @@ import pytest
 from languages import GO, answer, prompt
 from test_compiled_languages import open_verifier
 
-from halo_forge.records import Verdict
+from halo_forge.core.records import Verdict
 
 Check = Callable[[str], Verdict]
 TESTS: dict[str, Any] = {

@@ -10,7 +10,7 @@ from c_answers import Check
 from languages import CPP, answer, prompt
 from test_compiled_languages import open_verifier
 
-from halo_forge.records import Verdict
+from halo_forge.core.records import Verdict
 from halo_forge.verifiers._verifier import ThreadedVerifier
 from halo_forge.verifiers.c import Spec as CSpec
 

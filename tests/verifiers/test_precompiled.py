@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from languages import STDIO, answer, prompt
 
-from halo_forge.records import Verdict
+from halo_forge.core.records import Verdict
 from halo_forge.sandbox.job import Outcome
 from halo_forge.verifiers import _precompiled
 from halo_forge.verifiers._stages import Stages

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from python_answers import ADD, ASSERTS, KINDS, spec, verdicts
 
-from halo_forge.errors import ToolMissing
+from halo_forge.core.errors import ToolMissing
 from halo_forge.verifiers._verifier import ThreadedVerifier
 
 ALWAYS_EQUAL = """

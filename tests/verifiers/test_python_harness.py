@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from python_answers import prompt, spec, verdicts
 
-from halo_forge.errors import ConfigError
-from halo_forge.records import Verdict
+from halo_forge.core.errors import ConfigError
+from halo_forge.core.records import Verdict
 from halo_forge.verifiers._python_tests import refuse_unimported
 from halo_forge.verifiers._verifier import ThreadedVerifier
 

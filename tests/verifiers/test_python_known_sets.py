@@ -6,8 +6,8 @@ import pytest
 from known_sets import known_set
 from python_answers import spec
 
+from halo_forge.core.records import Completion, Prompt, Verdict
 from halo_forge.prompts import load_prompts
-from halo_forge.records import Completion, Prompt, Verdict
 
 # The tests of this one use trees that nothing defines.
 WRONG_IN_MBPP = ["mbpp/927"]

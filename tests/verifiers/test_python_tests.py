@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from python_answers import ASSERTS, HUMANEVAL, MBPP, prompt, spec
 
-from halo_forge.errors import ConfigError
+from halo_forge.core.errors import ConfigError
 from halo_forge.verifiers._checks import parse_tests
 from halo_forge.verifiers._python_tests import plan_asserts, plan_humaneval
 

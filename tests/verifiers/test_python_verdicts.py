@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from python_answers import ADD, ASSERTS, HUMANEVAL, INTERPRETER, KINDS, prompt, spec, verdicts
 
-from halo_forge.errors import ConfigError, ToolMissing
-from halo_forge.records import Completion, Verdict
+from halo_forge.core.errors import ConfigError, ToolMissing
+from halo_forge.core.records import Completion, Verdict
 from halo_forge.verifiers import _python_interpreter, _python_stages
 from halo_forge.verifiers._checks import Asserts
 from halo_forge.verifiers._python_stages import PythonStages

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from halo_forge.records import STAGES, Stage, Status, Verdict
+from halo_forge.core.records import STAGES, Stage, Status, Verdict
 from halo_forge.verifiers._facts import Facts
 from halo_forge.verifiers._rewards import Rewards, rescored, reward
 

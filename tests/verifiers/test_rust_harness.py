@@ -10,7 +10,7 @@ import pytest
 from languages import RUST, answer, prompt
 from test_compiled_languages import open_verifier
 
-from halo_forge.records import Verdict
+from halo_forge.core.records import Verdict
 from halo_forge.verifiers._rust_code import reaching
 
 Check = Callable[[str], Verdict]

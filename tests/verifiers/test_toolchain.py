@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from halo_forge.errors import ToolMissing
+from halo_forge.core.errors import ToolMissing
 from halo_forge.verifiers import _toolchain, c, go, rust
 from halo_forge.verifiers._functions import defines_function
 from halo_forge.verifiers._go_library import library

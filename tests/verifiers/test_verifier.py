@@ -16,9 +16,9 @@ import pytest
 from c_answers import ADD, COMPILE, HARNESS, STDIO, answer, prompt, sum_program
 from pydantic import TypeAdapter, ValidationError
 
-from halo_forge.errors import ConfigError, ToolMissing
-from halo_forge.records import Completion, Verdict
-from halo_forge.registry import discover, tagged_union
+from halo_forge.core.errors import ConfigError, ToolMissing
+from halo_forge.core.records import Completion, Verdict
+from halo_forge.core.registry import discover, tagged_union
 from halo_forge.sandbox.job import Isolation, Job, Outcome, SandboxError
 from halo_forge.sandbox.local import LocalSandbox, open_sandbox
 from halo_forge.verifiers import _verifier

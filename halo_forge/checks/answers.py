@@ -1,0 +1,196 @@
+"""From files on disk to verdicts: source files as they stand, and the completions of a JSONL file."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from halo_forge.core.errors import ConfigError
+from halo_forge.core.records import Completion, Finish, Prompt, Verdict
+from halo_forge.core.source import canonical, extract
+from halo_forge.prompts import jsonl
+from halo_forge.prompts._row import Row, shown
+
+if TYPE_CHECKING:
+    from halo_forge.verifiers._spec import ProgramSpec
+
+_FORM = 'write {"prompt_id": ..., "text": ...} on each line; `index`, `finish` and `policy_version` may be there too'
+_TELLING = re.compile(r"\berror\b|undefined reference")
+_MOST_BYTES = 16 * 1024 * 1024  # far more than any answer may have, and no endless device
+_NO_INPUT: Mapping[str, Any] = {"kind": "stdio", "cases": ({"stdin": "", "stdout": ""},)}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One answer to check, and what a table calls it."""
+
+    name: str
+    prompt: Prompt
+    completion: Completion
+
+
+def verdicts_on(spec: ProgramSpec, asked: Sequence[Asked]) -> Iterator[Verdict]:
+    """The verdicts in the order of `asked`, each as soon as it and those before it are there.
+
+    Raises:
+        ConfigError: A prompt's tests cannot work.
+        ToolMissing: A tool is not there, or does not do its work.
+    """
+    with spec.open() as verifier:
+        verifier.check_prompts(list({each.prompt.id: each.prompt for each in asked}.values()))
+        yield from verifier.verify([(each.prompt, each.completion) for each in asked])
+
+
+def without_tests(spec: ProgramSpec) -> ProgramSpec:
+    """The settings for a file that no prompt belongs to: it is compiled and run, and there is nothing to compare."""
+    if spec.stages[-1] != "tests" or not spec.runs_programs:
+        return spec
+    return spec.model_copy(update={"stages": spec.stages[:-1]})
+
+
+def source_files(paths: Sequence[Path], spec: ProgramSpec, prompt: Prompt | None) -> list[Asked]:
+    """Each file as the answer to `prompt`, or as a program of its own that is run without input.
+
+    Where compiling is the last stage, a program of its own is compiled to an object and needs no `main`.
+
+    Raises:
+        ConfigError: A file cannot be read, is empty, is no UTF-8, is named like another language, or holds what an
+            answer cannot.
+    """
+    asked = []
+    for index, path in enumerate(paths):
+        named = canonical(path.suffix) if path.suffix else None
+        if named is not None and named != spec.language:
+            raise ConfigError(
+                f"{path}: its name says {named}, the verifier checks {spec.language}",
+                f"choose the verifier: --set verifier.kind={named}",
+            )
+        own = prompt
+        if own is None:
+            tests = _NO_INPUT if spec.runs_programs and spec.stages != ["compile"] else None
+            own = Prompt(str(path), ({"role": "user", "content": str(path)},), spec.language, tests)
+        source = _source(path)
+        if not source.strip():
+            raise ConfigError(f"{path} is empty", "give a file that holds a program")
+        text = as_answer(source, spec.language, str(path))
+        number = 0 if prompt is None else index
+        asked.append(Asked(str(path), own, Completion(own.id, number, text, (), "stop", 0, 0)))
+    return asked
+
+
+def as_answer(source: str, language: str, name: str) -> str:
+    """`source` as a model would answer with it: in a code fence that nothing in it closes.
+
+    Raises:
+        ConfigError: `source` (which messages call `name`) holds text that is cut out of every answer.
+    """
+    fence = "```"
+    while fence in source:
+        fence += "`"
+    answer = f"{fence}{language}\n{source}{'' if source.endswith(chr(10)) else chr(10)}{fence}\n"
+    found = extract(answer, language).code
+    if source.strip() and (found is None or found.split() != source.split()):
+        raise ConfigError(
+            f"{name}: it holds text that is cut out of answers (a special token, or </think>), so that another"
+            " program would be checked",
+            "remove that text from the program",
+        )
+    return answer
+
+
+def telling_line(verdict: Verdict) -> str:
+    """The line of the diagnostics that says most: the first that names an error, else the first."""
+    lines = [line.strip() for line in verdict.diagnostics.splitlines() if line.strip()]
+    return next((line for line in lines if _TELLING.search(line)), lines[0] if lines else "")
+
+
+def _source(path: Path) -> str:
+    try:
+        with path.open("rb") as handle:
+            content = handle.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise ConfigError(f"{path} holds more than {_MOST_BYTES} bytes", "give source files or .jsonl files")
+        return content.decode("utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}", "give source files or .jsonl files") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: byte {error.start + 1} is not UTF-8", "save the file as UTF-8") from error
+
+
+def completions(paths: Sequence[Path], prompts: Mapping[str, Prompt]) -> list[Asked]:
+    """The rows of JSONL files: `completions.jsonl` and `selection.jsonl` of a run, or rows of the user's own.
+
+    A row without an index gets the number of rows of its prompt before it.
+
+    Raises:
+        ConfigError: A file cannot be read, or a row is wrong or names no prompt of `prompts`.
+    """
+    asked: list[Asked] = []
+    seen: dict[str, int] = {}
+    for path in paths:
+        for row in jsonl.read(path, kind="file of answers"):
+            prompt_id = row.text("prompt_id")
+            if prompt_id not in prompts:
+                raise row.error(f"no prompt has the id {prompt_id!r}{nearest(prompt_id, prompts)}", _ids_hint())
+            index = _whole(row, "index", seen.get(prompt_id, 0))
+            seen[prompt_id] = seen.get(prompt_id, 0) + 1
+            version = _whole(row, "policy_version", 0)
+            completion = Completion(prompt_id, index, _text(row), (), _finish(row), 0, version)
+            name = f"{prompt_id} {index}" if len(paths) == 1 else f"{row.place} {prompt_id} {index}"
+            asked.append(Asked(name, prompts[prompt_id], completion))
+    if not asked:
+        raise ConfigError(f"{', '.join(map(str, paths))}: no row", _FORM)
+    return asked
+
+
+def one_prompt(prompt_id: str, prompts: Mapping[str, Prompt]) -> Prompt:
+    """The prompt of `--prompt ID`.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    if prompt_id not in prompts:
+        raise ConfigError(f"no prompt has the id {prompt_id!r}{nearest(prompt_id, prompts)}", _ids_hint())
+    return prompts[prompt_id]
+
+
+def nearest(prompt_id: str, prompts: Mapping[str, Prompt]) -> str:
+    """`; did you mean ...?` with the most similar ids, or nothing."""
+    found = difflib.get_close_matches(prompt_id, list(prompts), n=3)
+    return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""
+
+
+def _ids_hint() -> str:
+    return "use an id of the prompts that the configuration names (prompts.train, dev, test), or change those"
+
+
+def _text(row: Row) -> str:
+    given = [key for key in ("text", "completion") if row.data.get(key) is not None]
+    if len(given) != 1:
+        raise row.error(f"the row has {' and '.join(given) or 'neither `text` nor `completion`'}", _FORM)
+    value = row.data[given[0]]
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
+        value = value[0].get("content")
+    if not isinstance(value, str):
+        raise row.error(f"`{given[0]}` is {shown(value)}; text is needed", _FORM)
+    return value
+
+
+def _whole(row: Row, column: str, default: int) -> int:
+    value = row.data.get(column)
+    if value is None:
+        return default
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise row.error(f"`{column}` is {shown(value)}; a whole number of at least 0 is needed", _FORM)
+    return value
+
+
+def _finish(row: Row) -> Finish:
+    value = row.data.get("finish")
+    if value not in (None, "stop", "length"):
+        raise row.error(f"`finish` is {shown(value)}; stop or length is allowed", _FORM)
+    return "length" if value == "length" else "stop"

@@ -1,0 +1,1 @@
+"""What decides: pure functions and frozen values, without files, clocks, processes or the model."""

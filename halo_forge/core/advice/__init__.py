@@ -1,0 +1,54 @@
+"""Advice: what the numbers of a run, or of a plan, suggest; never a bare verdict, and silence where they cannot tell.
+
+One rule is one file in `after_cycle` (looks at what was measured) or `before_run` (looks at the plan).  To add one,
+write a `Spec` that extends `Rule` or `PlanRule`:
+
+    class Spec(Rule):
+        kind: Literal["truncation"] = "truncation"
+        limit: float = 0.1
+
+        def look(self, facts: Facts) -> Advice | None: ...
+
+Thresholds are fields, so that a rule says what it compares with; docs/THEORY.md has the sources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from halo_forge.core.advice._facts import Advice, Advised, Facts, Version
+from halo_forge.core.advice._plan import PlanFacts
+from halo_forge.core.advice._rule import PlanRule, Rule
+from halo_forge.core.records import CycleReport
+from halo_forge.core.registry import discover
+
+__all__ = ["Advice", "Advised", "Facts", "PlanFacts", "PlanRule", "Rule", "Version", "advise", "advise_plan"]
+
+
+def advise(versions: Sequence[Version], reports: Sequence[CycleReport]) -> Advised:
+    """What is to be said after the last of `versions` was measured, in the order of the rules' names.
+
+    Args:
+        versions: v_0 .. v_c.
+        reports: Of the cycles 1 .. c, which trained v_1 .. v_c.
+    """
+    facts = Facts(versions, reports)
+    found = []
+    for kind in discover("halo_forge.core.advice.after_cycle").values():
+        rule = kind()
+        assert isinstance(rule, Rule)
+        # Nothing that happened can be the training's doing where the learning rate was 0.
+        if facts.has_trained or not rule.about_training:
+            found.append(rule.look(facts))
+    now = facts.now.policy_version
+    return Advised(now + 1, now, tuple(advice.to_row() for advice in found if advice is not None))
+
+
+def advise_plan(facts: PlanFacts) -> tuple[Advice, ...]:
+    """What is to be said before a run starts, in the order of the rules' names."""
+    found = []
+    for kind in discover("halo_forge.core.advice.before_run").values():
+        rule = kind()
+        assert isinstance(rule, PlanRule)
+        found.append(rule.look(facts))
+    return tuple(advice for advice in found if advice is not None)

@@ -1,0 +1,45 @@
+"""The loss rises while the cycle trains."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from halo_forge.core.advice._facts import Advice, Facts
+from halo_forge.core.advice._rule import Rule
+
+
+class Spec(Rule):
+    """A flat loss is what to expect (the samples are the model's own); a rise beyond what batches do is not."""
+
+    kind: Literal["divergence"] = "divergence"
+    false_alarms: float = 0.005
+    """How often batches alone may look like a rise; by Student's t: the slope of few steps has a wide tail."""
+    rise: float = 0.2
+    """Over the cycle, as a share of the mean loss."""
+
+    def look(self, facts: Facts) -> Advice | None:
+        """See the module."""
+        nonfinite = facts.trained("num_nonfinite_steps")
+        slope, error = facts.trained("loss_slope"), facts.trained("loss_slope_error")
+        num_steps, mean = facts.trained("optimizer_steps"), facts.trained("loss_mean")
+        if nonfinite is not None and nonfinite > 0:
+            evidence = f"{nonfinite:.0f} steps whose loss or gradient is infinite or no number"
+        elif slope is None or error is None or num_steps is None or mean is None:
+            return None
+        elif slope <= self._most_by_chance(error, num_steps) or slope * (num_steps - 1) <= self.rise * mean:
+            return None
+        else:
+            evidence = f"{slope:+.3g} nats/token a step (standard error {error:.2g}), mean {mean:.3f}"
+        return Advice(
+            kind=self.kind,
+            symptom="the loss rises while training",
+            evidence=evidence,
+            cause="the learning rate is too high",
+            action="half the learning rate, or a longer warm-up",
+            power="one cycle's steps; batches differ, which the standard error counts",
+        )
+
+    def _most_by_chance(self, error: float, num_steps: float) -> float:
+        from scipy.special import stdtrit  # type: ignore[import-untyped]
+
+        return error * float(stdtrit(num_steps - 2, 1 - self.false_alarms))

@@ -1,0 +1,37 @@
+"""More programs compile, but they do less: the verifier is being pleased."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from halo_forge.core.advice._facts import Advice, Facts, in_words, power
+from halo_forge.core.advice._rule import Rule
+
+
+class Spec(Rule):
+    """Stub code compiles; where compiling earns reward, it is learned."""
+
+    kind: Literal["gaming"] = "gaming"
+    shorter: float = 0.7
+    """Mean length on dev over v0's."""
+
+    def look(self, facts: Facts) -> Advice | None:
+        """See the module."""
+        compiles, passes = facts.change("compiles", facts.start), facts.change("passes", facts.start)
+        if compiles is None or passes is None or compiles.low <= 0.0:
+            return None
+        length = facts.ratio("dev/completion_tokens_mean")
+        short = length is not None and length < self.shorter and passes.low <= 0.0
+        if passes.high >= 0.0 and not short:
+            return None
+        shown = f"; answers are {length:.0%} as long" if length is not None else ""
+        return Advice(
+            kind=self.kind,
+            symptom="more programs compile, but fewer pass"
+            if passes.high < 0.0
+            else "more programs compile and they are shorter, but no more are shown to pass",
+            evidence=f"{in_words('dev compile rate', compiles)}; {in_words('dev pass rate', passes)}{shown}",
+            cause="the verifier rewards what is not the task (stub code)",
+            action="prompts with tests; a higher selection.reward_threshold; look at the kept samples and their flags",
+            power=power(passes),
+        )

@@ -1,0 +1,32 @@
+"""Two measurements of one and the same model differ by more than chance allows."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from halo_forge.core.advice._facts import Advice, Facts, in_words, power
+from halo_forge.core.advice._rule import Rule
+
+
+class Spec(Rule):
+    """Only a cycle at learning rate 0 measures a model twice, and with the same seeds."""
+
+    about_training: ClassVar[bool] = False
+    kind: Literal["irreproducible"] = "irreproducible"
+    errors: float = 3.0
+
+    def look(self, facts: Facts) -> Advice | None:
+        """See the module."""
+        if facts.last is None or facts.trained("learning_rate_mass") != 0.0:
+            return None
+        change = facts.change("passes", facts.versions[facts.last.settings["parent_version"]])
+        if change is None or abs(change.mean) <= self.errors * change.standard_error:
+            return None
+        return Advice(
+            kind=self.kind,
+            symptom="two measurements of one model differ",
+            evidence=in_words("dev pass rate", change),
+            cause="verdicts that depend on time or load, or samples that depend on more than their seed",
+            action="find it before anything else: compare dev_completions.jsonl and dev_verdicts.jsonl of both cycles",
+            power=power(change),
+        )

@@ -1,0 +1,43 @@
+"""The cycle hardly trained: few steps, or steps that hardly use the learning rate."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from halo_forge.core.advice._facts import Advice, Facts
+from halo_forge.core.advice._rule import Rule
+
+
+class Spec(Rule):
+    """The nominal learning rate says little where warm-up and decay take most of it, or there are hardly any steps."""
+
+    kind: Literal["low_mass"] = "low_mass"
+    share: float = 0.25
+    """Of peak x steps; a linear decay without warm-up spends a little more than half."""
+    few_steps: int = 5
+    """Below this there is no warm-up, and a decay has nothing to shape."""
+    moved_kl: float = 0.01
+    """Nats per token of the cycle's step, from which on it did train, however few the steps were."""
+
+    def look(self, facts: Facts) -> Advice | None:
+        """See the module."""
+        assert facts.last is not None
+        num_steps, mass = facts.trained("optimizer_steps"), facts.trained("learning_rate_mass")
+        rate = facts.last.settings["learning_rate"]
+        if num_steps is None or mass is None:
+            return None
+        if num_steps >= self.few_steps and mass >= self.share * rate * num_steps:
+            return None
+        step = facts.now.metrics.get("kl_to_previous")
+        if step is not None and step >= self.moved_kl:
+            return None
+        return Advice(
+            kind=self.kind,
+            symptom="the cycle hardly trained",
+            evidence=f"{num_steps:.0f} optimizer steps, learning-rate mass {mass:.3g} of {rate * num_steps:.3g} (peak x"
+            f" steps), {facts.last.num_kept} samples kept",
+            cause="too few samples kept for the batch size, or a warm-up and decay that take most of the rate",
+            action="a smaller training.per_device_train_batch_size or gradient_accumulation_steps, more"
+            " samples_per_prompt, or no warm-up",
+            power="exact: both numbers are what the optimizer applied",
+        )

@@ -1,0 +1,31 @@
+"""Most train prompts are always solved."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from halo_forge.core.advice._facts import MIN_PROMPTS, Advice, Facts
+from halo_forge.core.advice._rule import Rule
+
+
+class Spec(Rule):
+    """Prompts that always pass teach little, and their samples fill the training rows."""
+
+    about_training: ClassVar[bool] = False
+    kind: Literal["saturated"] = "saturated"
+    limit: float = 0.6
+
+    def look(self, facts: Facts) -> Advice | None:
+        """See the module."""
+        share = facts.now.metrics.get("train/always")
+        num_prompts = facts.num_prompts("train")
+        if share is None or share <= self.limit or num_prompts < MIN_PROMPTS:
+            return None
+        return Advice(
+            kind=self.kind,
+            symptom="most train prompts are always solved",
+            evidence=f"{share:.0%} of {num_prompts} prompts (more than {self.limit:.0%})",
+            cause="the prompts are too easy for this model",
+            action="harder prompts; raft.prompt_weights learnable; raft.sampling budgeted",
+            power="a prompt with a true rate of 0.8 passes 8 of 8 in 17 % of cases",
+        )

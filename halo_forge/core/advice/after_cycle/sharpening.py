@@ -1,0 +1,28 @@
+"""The first try gets better while fewer prompts are solved at all."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from halo_forge.core.advice._facts import Advice, Facts, in_words, power
+from halo_forge.core.advice._rule import Rule
+
+
+class Spec(Rule):
+    """Pass rate is not down, coverage (a pass among all samples of a prompt) is: rare solutions are given up."""
+
+    kind: Literal["sharpening"] = "sharpening"
+
+    def look(self, facts: Facts) -> Advice | None:
+        """See the module."""
+        passes, covered = facts.change("passes", facts.start), facts.change("covered", facts.start)
+        if passes is None or covered is None or passes.mean < 0.0 or covered.high >= 0.0:
+            return None
+        return Advice(
+            kind=self.kind,
+            symptom="fewer dev prompts are solved at all, though not fewer samples pass",
+            evidence=f"{in_words('dev pass rate', passes)}; {in_words('dev coverage', covered)}",
+            cause="the model sharpens: it gives up rare solutions for frequent ones",
+            action="sample at temperature 1; a selection.per_prompt_cap; training.start_from average (weight 0.5)",
+            power=power(covered),
+        )

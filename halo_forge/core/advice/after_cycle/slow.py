@@ -1,0 +1,41 @@
+"""The model moves from cycle to cycle, but nothing is gained."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from halo_forge.core.advice._facts import Advice, Facts, in_words, power
+from halo_forge.core.advice._rule import Rule
+
+
+class Spec(Rule):
+    """Said only where a gain worth having can be ruled out; otherwise the run is too small to tell."""
+
+    kind: Literal["slow"] = "slow"
+    num_cycles: int = 3
+    worth: float = 0.02
+    """A gain on dev over these cycles that would be worth them."""
+    small_kl: float = 0.001
+    """Nats per token of one cycle, below which the steps are the likely cause."""
+
+    def look(self, facts: Facts) -> Advice | None:
+        """See the module."""
+        if len(facts.reports) < self.num_cycles:
+            return None
+        if any(version.metrics.get("decision/outcome") == 1.0 for version in facts.versions[-self.num_cycles :]):
+            return None  # a gain on decisions.metric, whichever that is
+        change = facts.change("passes", facts.versions[-1 - self.num_cycles])
+        if change is None or change.standard_error == 0.0 or not 0.0 <= change.high < self.worth:
+            return None
+        step = facts.now.metrics.get("kl_to_previous")
+        small = step is not None and step < self.small_kl
+        moved = "unknown" if step is None else f"{step:.2g} nats/token"
+        return Advice(
+            kind=self.kind,
+            symptom=f"{self.num_cycles} cycles without a gain",
+            evidence=f"{in_words('dev pass rate', change)} over {self.num_cycles} cycles: a gain of {self.worth:g} is"
+            f" ruled out; KL to the previous version {moved}",
+            cause="steps that are too small" if small else "the kept samples teach no more",
+            action="3 times the learning rate" if small else "harder or more prompts, more samples_per_prompt, or stop",
+            power=power(change),
+        )

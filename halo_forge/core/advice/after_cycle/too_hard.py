@@ -1,0 +1,36 @@
+"""Most train prompts are never solved, and hardly anything is left to train on."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from halo_forge.core.advice._facts import MIN_PROMPTS, Advice, Facts
+from halo_forge.core.advice._rule import Rule
+
+
+class Spec(Rule):
+    """What never passes is never trained on."""
+
+    about_training: ClassVar[bool] = False
+    kind: Literal["too_hard"] = "too_hard"
+    limit: float = 0.6
+    few: int = 32
+    """Samples kept in the cycle before; before the first, the share alone speaks."""
+
+    def look(self, facts: Facts) -> Advice | None:
+        """See the module."""
+        share = facts.now.metrics.get("train/never")
+        if share is None or share <= self.limit or facts.num_prompts("train") < MIN_PROMPTS:
+            return None
+        if facts.last is not None and facts.last.num_kept >= self.few:
+            return None
+        kept = "" if facts.last is None else f"; {facts.last.num_kept} samples kept in the cycle before"
+        return Advice(
+            kind=self.kind,
+            symptom="most train prompts are never solved",
+            evidence=f"{share:.0%} of {facts.num_prompts('train')} prompts (more than {self.limit:.0%})" + kept,
+            cause="the prompts are too hard for this model",
+            action="a lower selection.reward_threshold for the first cycles, more samples_per_prompt, easier prompts"
+            " (raft.curriculum_fraction), or fine-tuning on solved examples first",
+            power="more samples would solve some of them: coverage grows with samples_per_prompt",
+        )

@@ -1,0 +1,31 @@
+"""Answers are cut off by the length limit."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from halo_forge.core.advice._facts import Advice, Facts
+from halo_forge.core.advice._rule import Rule
+
+
+class Spec(Rule):
+    """What is cut off is never kept, so long solutions are selected against."""
+
+    about_training: ClassVar[bool] = False
+    kind: Literal["truncation"] = "truncation"
+    limit: float = 0.1
+
+    def look(self, facts: Facts) -> Advice | None:
+        """See the module."""
+        names = ("truncated_fraction", "dev/truncated_fraction")
+        found = {name: facts.now.metrics[name] for name in names if name in facts.now.metrics}
+        if not any(share > self.limit for share in found.values()):
+            return None
+        return Advice(
+            kind=self.kind,
+            symptom="answers are cut off",
+            evidence=", ".join(f"{name} {share:.0%}" for name, share in found.items()) + f" (above {self.limit:.0%})",
+            cause="engine.max_new_tokens is too small, or answers do not end",
+            action="a larger engine.max_new_tokens, or an engine.stop string that ends an answer",
+            power="exact for these samples",
+        )

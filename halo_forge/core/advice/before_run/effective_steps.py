@@ -1,0 +1,33 @@
+"""With a handful of optimizer steps a cycle, the peak learning rate is what counts."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from halo_forge.core.advice._facts import Advice
+from halo_forge.core.advice._plan import PlanFacts
+from halo_forge.core.advice._rule import PlanRule
+
+
+class Spec(PlanRule):
+    """Up to 16 steps the shape within a cycle hardly matters, warm-up does."""
+
+    kind: Literal["effective_steps"] = "effective_steps"
+    few: int = 16
+    num_warmup: int = 2
+    """More requested warm-up steps than this are worth a word."""
+
+    def look(self, facts: PlanFacts) -> Advice | None:
+        """See the module."""
+        known = [steps for steps in facts.optimizer_steps if steps is not None and steps > 0]
+        if not known or max(known) > self.few or facts.requested_warmup_steps <= self.num_warmup:
+            return None
+        most = max(known)
+        return Advice(
+            kind=self.kind,
+            symptom=f"{facts.requested_warmup_steps} warm-up steps in cycles of at most {most} optimizer steps",
+            evidence=f"at most a fifth of the steps warm up: {most // 5} of {most}",
+            cause="few kept samples for the batch size",
+            action="training.warmup_steps 0 or 1; put the care into the peak learning rate",
+            power="exact; fewer samples kept make it fewer steps",
+        )

@@ -1,0 +1,37 @@
+"""Sampling below temperature 1 sharpens the model anew in every cycle."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from halo_forge.core.advice._facts import Advice
+from halo_forge.core.advice._plan import PlanFacts
+from halo_forge.core.advice._rule import PlanRule
+
+
+class Spec(PlanRule):
+    """Fitting samples drawn at T multiplies the logits by 1 / T; fits follow each other, and so do the factors."""
+
+    kind: Literal["temperature"] = "temperature"
+    limit: float = 2.0
+    """Factor on the logits after all cycles, had each one fitted its samples fully."""
+
+    def look(self, facts: PlanFacts) -> Advice | None:
+        """See the module."""
+        if any(temperature <= 0.0 for temperature in facts.temperatures):
+            return None  # one greedy answer a prompt is another kind of run
+        factor = math.prod(1.0 / temperature for temperature in facts.temperatures)
+        if factor <= self.limit or facts.learning_rate == 0.0:
+            return None
+        falls = facts.temperatures[-1] < facts.temperatures[0]
+        return Advice(
+            kind=self.kind,
+            symptom="sampling temperatures below 1 add up",
+            evidence=f"{facts.temperatures[0]:g} to {facts.temperatures[-1]:g} over {len(facts.temperatures)} cycles:"
+            f" up to {factor:.2g} times the logits" + (", more in each cycle as it falls" if falls else ""),
+            cause="each cycle trains the model to be as sharp as its samples; high rates fit them more fully",
+            action="engine.temperature 1 for training samples, low temperatures for evaluation alone; if both are"
+            " varied, vary learning rate and temperature independently",
+            power="an upper bound: one cycle fits its samples only in part",
+        )

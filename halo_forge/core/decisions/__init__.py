@@ -1,0 +1,42 @@
+"""Decisions: is a version better, worse, or not to be told from the best so far, and what follows from it.
+
+`screened` looks at the dev samples, `confirmed` at samples drawn anew for a suspect, and `decide` says what is done.
+All are pure, and the decisions made so far are the whole state, so a resumed run decides the same.
+docs/decisions.md has the rules, their error rates, and what they cannot tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from halo_forge.core.decisions._comparison import Comparison, Totals, compare_totals
+from halo_forge.core.decisions._decide import decide, incumbent
+from halo_forge.core.decisions._decision import OUTCOME_NUMBER, Action, Conclusion, Decision, Outcome
+from halo_forge.core.decisions._judgement import Judgement, confirmed, screened
+from halo_forge.core.decisions._settings import DecisionsSection
+from halo_forge.core.decisions._stopping import MASS, signs_of_collapse
+
+__all__ = [
+    "MASS",
+    "OUTCOME_NUMBER",
+    "Action",
+    "Comparison",
+    "Conclusion",
+    "Decision",
+    "DecisionsSection",
+    "Judgement",
+    "Outcome",
+    "Totals",
+    "compare_totals",
+    "confirmed",
+    "decide",
+    "dropped_cycles",
+    "incumbent",
+    "screened",
+    "signs_of_collapse",
+]
+
+
+def dropped_cycles(decisions: Sequence[Decision]) -> Collection[int]:
+    """The cycles whose training was undone by a return to an earlier version: what they kept counts as not kept."""
+    return {decision.policy_version for decision in decisions if decision.action in ("rollback", "from_base")}

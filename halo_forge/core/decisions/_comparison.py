@@ -1,0 +1,105 @@
+"""How far two versions are apart on the same prompts, and how far they would have to be to be told apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Literal
+
+from halo_forge.core.statistics import DETECTABLE, mean_and_standard_error
+
+Totals = Mapping[str, tuple[float, int]]
+"""Prompt id -> (sum over its judged samples of a value in [0, 1], such as 1 for a pass; their number, at least 1)."""
+
+MIN_PROMPTS = 2
+"""One prompt has no spread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The candidate minus the incumbent, paired by prompt.
+
+    Attributes:
+        difference: Mean over the shared prompts of the difference of their rates.
+        standard_error: Of that mean.  Where every prompt differs by the same amount (both versions gave the same
+            answers to the same seeds), that of two independent sets of samples with these rates.
+        z: Difference / standard error on the scale that was asked for; None without a spread.
+        num_prompts: Shared by both.
+        uniform: Every prompt differs by the same amount.
+    """
+
+    difference: float
+    standard_error: float
+    z: float | None
+    num_prompts: int
+    uniform: bool = False
+
+    @property
+    def minimum_detectable_effect(self) -> float:
+        """2.8 standard errors: found in 80 % of such comparisons at 5 % two-sided error."""
+        return DETECTABLE * self.standard_error
+
+    def to_row(self) -> dict[str, float]:
+        """As it is kept in a decision; `z` is absent where it is None."""
+        row: dict[str, float] = {
+            "difference": self.difference,
+            "standard_error": self.standard_error,
+            "minimum_detectable_effect": self.minimum_detectable_effect,
+            "num_prompts": self.num_prompts,
+        }
+        return row if self.z is None else {**row, "z": self.z}
+
+    def in_words(self) -> str:
+        """Such as "-0.081 (SE 0.021, z -3.86, detectable 0.059, 64 prompts)"."""
+        z = "no spread" if self.z is None else f"z {self.z:.2f}"
+        detectable = self.minimum_detectable_effect
+        return (
+            f"{self.difference:+.3f} (SE {self.standard_error:.3f}, {z}, detectable {detectable:.3f},"
+            f" {self.num_prompts} prompts)"
+        )
+
+
+def compare_totals(before: Totals, after: Totals, scale: Literal["pp", "logit"] = "pp") -> Comparison | None:
+    """`after` minus `before` over the prompts of both; None with fewer than two.
+
+    With `scale` logit, z belongs to the differences of `ln((s + 0.5) / (n - s + 0.5))` of sum s and number n, which
+    counts a fall from 0.95 to 0.90 as much as one from 0.10 to 0.05; difference and standard error stay rates.
+    """
+    shared = sorted(before.keys() & after.keys())
+    if len(shared) < MIN_PROMPTS:
+        return None
+    pairs = [(before[prompt_id], after[prompt_id]) for prompt_id in shared]
+    differences = [
+        after_sum / after_num - before_sum / before_num for (before_sum, before_num), (after_sum, after_num) in pairs
+    ]
+    mean, standard_error = mean_and_standard_error(differences)
+    uniform = standard_error == 0.0
+    if uniform:
+        standard_error = _independent_error([one for one, _ in pairs], [other for _, other in pairs])
+    # The same answers again have no spread to measure a difference of 0 by.
+    z = mean / standard_error if standard_error > 0.0 and not (uniform and mean == 0.0) else None
+    if scale == "logit" and z is not None:
+        steps = [_log_odds(*other) - _log_odds(*one) for one, other in pairs]
+        middle, spread = mean_and_standard_error(steps)
+        z = middle / spread if spread > 0.0 else z
+    return Comparison(mean, standard_error, z, len(shared), uniform)
+
+
+def _independent_error(*sides: Sequence[tuple[float, int]]) -> float:
+    """The standard error of the difference, had the two sides been drawn independently at their own rates.
+
+    Prompts with one sample tell nothing of their own spread; they get that of the mean rate.
+    """
+    variances = []
+    for side in sides:
+        middle = fmean(total / num for total, num in side)
+        for total, num in side:
+            rate = total / num
+            variances.append(rate * (1.0 - rate) / (num - 1) if num > 1 else middle * (1.0 - middle))
+    return math.sqrt(math.fsum(variances)) / len(sides[0])
+
+
+def _log_odds(total: float, num: int) -> float:
+    return math.log((total + 0.5) / (num - total + 0.5))

@@ -1,0 +1,72 @@
+"""Better, worse, or not to be told: screen on the dev samples, then confirm a fall on samples drawn anew."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from halo_forge.core.decisions._comparison import Comparison, Totals, compare_totals
+from halo_forge.core.decisions._decision import Outcome
+from halo_forge.core.decisions._settings import DecisionsSection
+
+# 0.42 - 0.415 is 0.00500000000000000x in floats, or a hair less: so close to a threshold reaches it.
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a version is against the incumbent.
+
+    Attributes:
+        outcome: "suspect" only before samples are drawn anew.
+        compared_with: The incumbent; None for the start model.
+        screen: None where there was nothing to compare.
+        confirmation: On samples drawn anew for both; None where none were drawn.
+    """
+
+    outcome: Outcome | Literal["suspect"]
+    compared_with: int | None
+    screen: Comparison | None = None
+    confirmation: Comparison | None = None
+
+
+def screened(settings: DecisionsSection, incumbent: int, before: Totals, after: Totals) -> Judgement:
+    """The first look: `before` are the incumbent's dev samples, `after` the candidate's.
+
+    improved: at least `min_improvement` and at least `screen_z` standard errors above.  suspect: at least `screen_z`
+    standard errors below.  underpowered: fewer prompts than `min_prompts`, or a standard error above
+    `max_standard_error` with a difference that is smaller than its minimum detectable effect (equal differences on
+    all prompts, such as none at all, have no error of their own).  held: everything else.
+    """
+    found = compare_totals(before, after, settings.scale)
+    if found is None or found.num_prompts < settings.min_prompts:
+        return Judgement("underpowered", incumbent, found)
+    vague = found.standard_error > settings.max_standard_error and not found.uniform
+    if vague and abs(found.difference) < found.minimum_detectable_effect:
+        return Judgement("underpowered", incumbent, found)
+    return Judgement(_look(settings, found), incumbent, found)
+
+
+def confirmed(settings: DecisionsSection, judgement: Judgement, before: Totals, after: Totals) -> Judgement:
+    """A suspect after the second look, at samples that nothing was chosen by.
+
+    degraded: at most `confirm_z` standard errors.  Too few prompts left to compare confirm nothing.
+    """
+    found = compare_totals(before, after, settings.scale)
+    fell = (
+        found is not None
+        and found.num_prompts >= settings.min_prompts
+        and found.difference < 0.0
+        and (found.z is None or found.z <= settings.confirm_z + _ROUNDING)
+    )
+    outcome: Outcome = "degraded" if fell else "suspect_not_confirmed"
+    return Judgement(outcome, judgement.compared_with, judgement.screen, found)
+
+
+def _look(settings: DecisionsSection, found: Comparison) -> Literal["improved", "suspect", "held"]:
+    # On the scale of log-odds z may have another sign than the difference: then neither is clear.
+    rises = found.z is None or found.z >= settings.screen_z - _ROUNDING
+    falls = found.z is None or found.z <= -settings.screen_z + _ROUNDING
+    if rises and found.difference >= max(settings.min_improvement - _ROUNDING, _ROUNDING):
+        return "improved"
+    return "suspect" if falls and found.difference < -_ROUNDING else "held"

@@ -1,0 +1,31 @@
+"""What each prompt gave, for paired comparisons of two policy versions on the same prompts."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+from halo_forge.core.records import Verdict
+
+What = Literal["compiled", "passed", "reward"]
+
+_VALUES: dict[What, Callable[[Verdict], float]] = {
+    "compiled": lambda verdict: float(verdict.compiled),
+    "passed": lambda verdict: float(verdict.passed),
+    "reward": lambda verdict: verdict.reward,
+}
+
+
+def prompt_totals(verdicts: Iterable[Verdict], what: What = "passed") -> dict[str, tuple[float, int]]:
+    """Prompt id -> (sum over its judged samples, their number), sorted by id; for `passed` the pass counts.
+
+    Verdicts of status "error" are left out; a prompt with no other verdict is absent.
+    """
+    value = _VALUES[what]
+    groups: defaultdict[str, list[float]] = defaultdict(list)
+    for verdict in verdicts:
+        if verdict.status != "error":
+            groups[verdict.prompt_id].append(value(verdict))
+    return {prompt_id: (math.fsum(values), len(values)) for prompt_id, values in sorted(groups.items())}

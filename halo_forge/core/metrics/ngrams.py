@@ -1,0 +1,127 @@
+"""How alike the answers of one prompt are, word by word: what programs that are all different still share.
+
+A word is a name, a number or a sign of the completion's text.  Each number is computed per prompt, over its first 4
+answers (by sample index), and averaged: all three depend on how many answers there are, so it is always 4.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+
+from halo_forge.core.metrics._facts import MetricInfo, SetFacts
+
+SCOPE = "set"
+NUM_ANSWERS = 4
+MAX_ORDER = 4
+VOCABULARY = 50_000
+"""Kinds of word pairs that `ead@2` counts with; a constant, so that the numbers of all runs compare."""
+_WORD = re.compile(r"\w+|[^\w\s]")
+_FEWER = "Prompts with fewer than 4 answers are left out."
+_NAMED: dict[str, tuple[str, str, str]] = {
+    "ead@2": (
+        "ratio",
+        "up",
+        "Different word pairs / those expected in as many uniform draws, V (1 - (1 - 1/V)^C) with V = 50,000 "
+        f"(expectation-adjusted distinct, Liu et al. 2022). {_FEWER}",
+    ),
+    "self_bleu": ("rate", "down", f"Mean BLEU-4 of each answer against the other three (Zhu et al. 2018). {_FEWER}"),
+    "vendi": (
+        "count",
+        "up",
+        "exp(-sum l ln l), l the eigenvalues of K/4, K the cosine of the answers' counts of 1 to 4 words "
+        f"(Friedman and Dieng 2023). {_FEWER}",
+    ),
+}
+CATALOGUE = {
+    f"{prefix}/{name}": MetricInfo(unit, direction, doc, bare_on_train=True)  # type: ignore[arg-type]
+    for prefix in ("diversity", "diversity/passing")
+    for name, (unit, direction, doc) in _NAMED.items()
+}
+
+Words = tuple[str, ...]
+Grams = Counter[Words]
+
+
+def measure(facts: SetFacts) -> dict[str, float]:
+    """The metrics of `CATALOGUE`; those that no prompt has enough answers for are absent."""
+    passed = {(verdict.prompt_id, verdict.index) for verdict in facts.verdicts if verdict.passed}
+    judged = {(verdict.prompt_id, verdict.index) for verdict in facts.verdicts if verdict.status != "error"}
+    return _alike(facts, "diversity", judged) | _alike(facts, "diversity/passing", passed)
+
+
+def _alike(facts: SetFacts, prefix: str, keys: set[tuple[str, int]]) -> dict[str, float]:
+    answers: defaultdict[str, list[Words]] = defaultdict(list)
+    for each in sorted(facts.completions, key=lambda each: (each.prompt_id, each.index)):
+        if (each.prompt_id, each.index) in keys and len(answers[each.prompt_id]) < NUM_ANSWERS:
+            answers[each.prompt_id].append(words(each.text))
+    full = [found for found in answers.values() if len(found) == NUM_ANSWERS and all(found)]
+    formulas: tuple[tuple[str, Callable[[Sequence[Words]], float]], ...] = (
+        ("ead@2", expectation_adjusted_distinct),
+        ("self_bleu", self_bleu),
+        ("vendi", vendi),
+    )
+    return {
+        f"{prefix}/{name}": math.fsum(map(formula, full)) / len(full) for name, formula in formulas if len(full) > 0
+    }
+
+
+def words(text: str) -> Words:
+    """Names, numbers and single signs, in order."""
+    return tuple(_WORD.findall(text))
+
+
+def grams(answer: Words, order: int) -> Grams:
+    """How often each run of `order` words occurs."""
+    return Counter(zip(*(answer[start:] for start in range(order)), strict=False))
+
+
+def expectation_adjusted_distinct(answers: Sequence[Words]) -> float:
+    """Different pairs of words over the number expected of uniform draws; 0 without a pair."""
+    pairs = sum((grams(answer, 2) for answer in answers), Grams())
+    expected = -VOCABULARY * math.expm1(pairs.total() * math.log1p(-1 / VOCABULARY))
+    return len(pairs) / expected if pairs else 0.0
+
+
+def self_bleu(answers: Sequence[Words]) -> float:
+    """Mean over the answers of the BLEU-4 against all others, in [0, 1]; 1 where all are equal."""
+    return math.fsum(
+        bleu(answer, [other for place, other in enumerate(answers) if place != number])
+        for number, answer in enumerate(answers)
+    ) / len(answers)
+
+
+def bleu(answer: Words, references: Sequence[Words]) -> float:
+    """Geometric mean of the clipped precisions of 1 to 4 words, times the brevity penalty (Papineni et al. 2002).
+
+    Orders that the answer is too short for are left out; one without a match makes it 0.
+    """
+    logs = []
+    for order in range(1, min(MAX_ORDER, len(answer)) + 1):
+        mine = grams(answer, order)
+        most = Grams()
+        for reference in references:
+            most |= grams(reference, order)
+        matched = (mine & most).total()
+        if matched == 0:
+            return 0.0
+        logs.append(math.log(matched / mine.total()))
+    closest = min((abs(len(each) - len(answer)), len(each)) for each in references)[1]
+    return math.exp(min(0.0, 1 - closest / len(answer)) + math.fsum(logs) / len(logs))
+
+
+def vendi(answers: Sequence[Words]) -> float:
+    """The effective number of different answers, from 1 (all alike) to their number (no word shared)."""
+    import numpy
+
+    counts = [sum((grams(answer, order) for order in range(1, MAX_ORDER + 1)), Grams()) for answer in answers]
+    norms = [math.sqrt(sum(count**2 for count in each.values())) for each in counts]
+    kernel = [
+        [sum(count * other[gram] for gram, count in each.items()) / (norm * other_norm) for other, other_norm in pairs]
+        for each, norm in zip(counts, norms, strict=True)
+        for pairs in [list(zip(counts, norms, strict=True))]
+    ]
+    shares = numpy.linalg.eigvalsh(numpy.array(kernel) / len(answers))
+    return math.exp(-math.fsum(share * math.log(share) for share in shares.tolist() if share > 0))

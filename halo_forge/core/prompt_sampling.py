@@ -1,0 +1,173 @@
+"""Which train prompts a cycle asks, and how often: a pure function of seed, cycle and what earlier cycles found.
+
+p is a prompt's pass rate when it was last asked, drawn to the middle: (passed + 1) / (judged + 2), so 1/2 before it
+was asked.  What a prompt can teach goes with p (1 - p): nothing is learned from what always passes, and nothing is
+kept of what never does.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from halo_forge.core.records import Prompt
+from halo_forge.core.seeds import derive_seed
+
+MIN_BUDGETED = 4
+"""Samples per prompt from which a first round of half of them can tell sometimes from always and never."""
+MOST_OF_BUDGET = 4
+"""A prompt gets at most so many times the samples per prompt."""
+
+_DIFFICULTIES = {"easy": 1, "introductory": 1, "medium": 2, "interview": 2, "hard": 3, "competition": 3}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What came of asking a prompt: the last cycle that asked it, and its samples there.
+
+    Attributes:
+        judged: Samples with a verdict that is not our own error.
+    """
+
+    cycle: int
+    passed: int
+    judged: int
+
+    @property
+    def chance(self) -> float:
+        """p, in (0, 1)."""
+        return (self.passed + 1) / (self.judged + 2)
+
+    @property
+    def always(self) -> bool:
+        """All judged samples passed."""
+        return 0 < self.judged == self.passed
+
+    @property
+    def never(self) -> bool:
+        """No judged sample passed."""
+        return self.passed == 0 < self.judged
+
+
+NEW = Asked(0, 0, 0)
+"""A prompt that was not asked yet."""
+
+Memory = Mapping[str, Asked]
+"""Prompt id -> what came of asking it last; prompts that were not asked are absent."""
+
+
+def next_in_turn(prompts: Sequence[Prompt], num: int, cycle: int, seed: int) -> list[Prompt]:
+    """The next `num` of endless seeded shuffles of `prompts`, each at most once; all where there are no more."""
+    if num >= len(prompts):
+        return list(prompts)
+    chosen: list[Prompt] = []
+    for position in range((cycle - 1) * num, cycle * num):
+        deck = sorted(prompts, key=lambda prompt: prompt.id)
+        random.Random(derive_seed(seed, "prompts", position // len(deck))).shuffle(deck)
+        chosen.append(deck[position % len(deck)])
+    # Where one shuffle ends and the next begins a prompt may come twice; it is asked once.
+    return list({prompt.id: prompt for prompt in chosen}.values())
+
+
+def easiest(
+    prompts: Sequence[Prompt], fraction: float, by: Literal["pass_rate", "difficulty"], memory: Memory, seed: int
+) -> list[Prompt]:
+    """The easiest `fraction` of the prompts, rounded up, in the order given.
+
+    By pass rate: the highest p first; equal ones, such as those that were not asked yet, by difficulty.  Difficulty is
+    `info["difficulty"]`, a number or easy, medium, hard; prompts without one come last.
+    """
+    num = num_easiest(len(prompts), fraction)
+
+    def place(prompt: Prompt) -> tuple[float, float, int]:
+        chance = memory.get(prompt.id, NEW).chance if by == "pass_rate" else 0.0
+        return -chance, difficulty(prompt), derive_seed(seed, "easiest", prompt.id)
+
+    chosen = {prompt.id for prompt in sorted(prompts, key=place)[:num]}
+    return [prompt for prompt in prompts if prompt.id in chosen]
+
+
+def num_easiest(num_prompts: int, fraction: float) -> int:
+    """`fraction` of so many prompts, rounded up; 0.07 of 100 is 7, though it is a hair more in floats."""
+    return math.ceil(round(num_prompts * fraction, 9))
+
+
+def difficulty(prompt: Prompt) -> float:
+    """A number that grows with the difficulty that the prompt's row states; infinite where it states none."""
+    found = prompt.info.get("difficulty")
+    if isinstance(found, bool):
+        return math.inf
+    if isinstance(found, int | float) and math.isfinite(found):
+        return float(found)
+    return float(_DIFFICULTIES[found.lower()]) if str(found).lower() in _DIFFICULTIES else math.inf
+
+
+def learnable(
+    prompts: Sequence[Prompt], num: int | None, memory: Memory, cycle: int, anchor_fraction: float, seed: int
+) -> list[Prompt]:
+    """The prompts that are due, or `num` drawn without replacement with weights p (1 - p), in the order given.
+
+    Due is what sometimes passes, or was not asked yet; what never passed, unless the cycle before this one asked it;
+    and `anchor_fraction` (rounded up) of what always passes, others in each cycle.  Prompts that are not due are drawn
+    only where too few are due; where `num` is None, all that are due are asked, or all prompts if none is.
+    """
+    due = _due(prompts, memory, cycle, anchor_fraction, seed)
+    if num is None:
+        return [prompt for prompt in prompts if not due or prompt.id in due]
+
+    def place(prompt: Prompt) -> tuple[bool, float]:
+        chance = memory.get(prompt.id, NEW).chance
+        # Sorting by exponential times at rate w draws without replacement (Efraimidis and Spirakis 2006).
+        uniform = (derive_seed(seed, "weights", cycle, prompt.id) + 1) / (2**63 + 1)
+        return prompt.id not in due, -math.log(uniform) / (chance * (1.0 - chance))
+
+    chosen = {prompt.id for prompt in sorted(prompts, key=place)[:num]}
+    return [prompt for prompt in prompts if prompt.id in chosen]
+
+
+def _due(prompts: Sequence[Prompt], memory: Memory, cycle: int, anchor_fraction: float, seed: int) -> set[str]:
+    known = {prompt.id: memory.get(prompt.id, NEW) for prompt in prompts}
+    solved = sorted(
+        (prompt_id for prompt_id, asked in known.items() if asked.always),
+        key=lambda prompt_id: derive_seed(seed, "anchors", cycle, prompt_id),
+    )
+    anchors = solved[: math.ceil(round(len(solved) * anchor_fraction, 9))]
+    resting = {prompt_id for prompt_id, asked in known.items() if asked.never and asked.cycle == cycle - 1}
+    return (set(known) - set(solved) - resting) | set(anchors)
+
+
+def first_round(samples_per_prompt: int) -> int:
+    """Samples of every prompt before it is known where the others teach: half of them, rounded up."""
+    return -(-samples_per_prompt // 2)
+
+
+def second_round(outcomes: Mapping[str, tuple[int, int]], samples_per_prompt: int, seed: int) -> dict[str, int]:
+    """Prompt id -> further samples of it, so that all prompts together have `samples_per_prompt` each on average.
+
+    They go in equal parts to the prompts where some of the first samples passed and some did not, up to
+    `MOST_OF_BUDGET` times `samples_per_prompt` for each of them; what is left goes to those where none passed (or none
+    could be judged), then to the others.  A remainder goes to prompts drawn by `seed`.
+
+    Args:
+        outcomes: Prompt id -> (passed, judged) of its `first_round(samples_per_prompt)` samples.
+    """
+    drawn = first_round(samples_per_prompt)
+    budget = len(outcomes) * (samples_per_prompt - drawn)
+    most = MOST_OF_BUDGET * samples_per_prompt - drawn
+    groups: list[Callable[[int, int], bool]] = [
+        lambda passed, judged: 0 < passed < judged,
+        lambda passed, judged: passed == 0,
+        lambda passed, judged: 0 < passed == judged,
+    ]
+    further: dict[str, int] = {}
+    for belongs in groups:
+        group = [prompt_id for prompt_id, counts in outcomes.items() if belongs(*counts)]
+        group.sort(key=lambda prompt_id: derive_seed(seed, "budget", prompt_id))
+        share, rest = divmod(min(budget, most * len(group)), len(group)) if group else (0, 0)
+        for place, prompt_id in enumerate(group):
+            further[prompt_id] = share + (place < rest)
+            budget -= further[prompt_id]
+    return {prompt_id: further[prompt_id] for prompt_id in outcomes}

@@ -1,0 +1,131 @@
+"""What is asked, of which prompts and with which seeds: a pure function of configuration, prompts and past cycles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from halo_forge.core import prompt_sampling
+from halo_forge.core.prompt_sampling import Asked
+from halo_forge.core.records import Prompt, SampleRequest, SamplingSettings, Verdict
+from halo_forge.core.seeds import derive_seed
+from halo_forge.core.selection import PastCycle, outcomes
+
+if TYPE_CHECKING:
+    from halo_forge.config import RaftConfig  # built of the settings of engines and verifiers, so it lies above
+
+
+@dataclass(frozen=True)
+class PromptSets:
+    """The three sets: train is learned from, dev decides, test is touched once at the end."""
+
+    train: tuple[Prompt, ...]
+    dev: tuple[Prompt, ...]
+    test: tuple[Prompt, ...]
+
+    def by_id(self) -> dict[str, Prompt]:
+        """All prompts of the three sets; ids are unique across them (checked when they are loaded)."""
+        return {prompt.id: prompt for prompt in (*self.train, *self.dev, *self.test)}
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Every request of a run."""
+
+    config: RaftConfig
+    prompts: PromptSets
+
+    @property
+    def num_cycles(self) -> int:
+        """Cycles that train; the loop runs one lap more."""
+        return self.config.raft.num_cycles
+
+    def train_prompts(
+        self, cycle: int, curriculum_fraction: float = 1.0, past: Sequence[PastCycle] = ()
+    ) -> list[Prompt]:
+        """The train prompts of a cycle, after what earlier cycles found: all that may be asked, or a choice of them."""
+        raft, seed = self.config.raft, self.config.seed
+        memory = {each: Asked(one.cycle, *counts) for one in past for each, counts in one.outcomes.items()}
+        allowed = prompt_sampling.easiest(self.prompts.train, curriculum_fraction, raft.curriculum_by, memory, seed)
+        if raft.prompt_weights == "learnable":
+            return prompt_sampling.learnable(allowed, raft.prompts_per_cycle, memory, cycle, raft.anchor_fraction, seed)
+        num = len(allowed) if raft.prompts_per_cycle is None else raft.prompts_per_cycle
+        return prompt_sampling.next_in_turn(allowed, num, cycle, seed)
+
+    def train_requests(
+        self, cycle: int, settings: SamplingSettings, past: Sequence[PastCycle] = (), seed_tag: str = "sample"
+    ) -> list[SampleRequest]:
+        """What cycle `cycle` samples, or the first round of it; nothing in the last lap, which only measures."""
+        if cycle > self.num_cycles:
+            return []
+        is_budgeted = self.config.raft.sampling == "budgeted"
+        num = prompt_sampling.first_round(settings.samples_per_prompt) if is_budgeted else settings.samples_per_prompt
+        prompts = self.train_prompts(cycle, settings.curriculum_fraction, past)
+        return self._train_requests(prompts, {prompt.id: range(num) for prompt in prompts}, settings, seed_tag, cycle)
+
+    def further_requests(
+        self, settings: SamplingSettings, verdicts: Sequence[Verdict], seed_tag: str = "sample"
+    ) -> list[SampleRequest]:
+        """The second round of budgeted sampling, after the verdicts of the first; else nothing."""
+        if self.config.raft.sampling == "uniform":
+            return []
+        num, counts = settings.samples_per_prompt, outcomes(verdicts)
+        further = prompt_sampling.second_round(counts, num, derive_seed(self.config.seed, "budget", settings.cycle))
+        first = prompt_sampling.first_round(num)
+        prompts = [prompt for prompt in self.prompts.train if prompt.id in counts]
+        indexes = {prompt_id: range(first, first + more) for prompt_id, more in further.items()}
+        return self._train_requests(prompts, indexes, settings, seed_tag, settings.cycle)
+
+    def _train_requests(
+        self,
+        prompts: Sequence[Prompt],
+        indexes: Mapping[str, range],
+        settings: SamplingSettings,
+        *names: str | int,
+    ) -> list[SampleRequest]:
+        return [
+            self._request(prompt, index, names, settings.temperature, settings.top_p, settings.min_p)
+            for prompt in prompts
+            for index in indexes[prompt.id]
+        ]
+
+    def confirm_requests(self, version: int) -> list[SampleRequest]:
+        """The dev prompts once more, with seeds that only the confirmation of a suspect v_version uses."""
+        return self._evaluation_requests(self.prompts.dev, "confirm", version)
+
+    def dev_requests(self) -> list[SampleRequest]:
+        """The same requests, seeds included, for every policy version: differences between versions are paired."""
+        return self._evaluation_requests(self.prompts.dev, "dev")
+
+    def test_requests(self) -> list[SampleRequest]:
+        """Asked once, at the end, of the versions in `tested_versions`."""
+        return self._evaluation_requests(self.prompts.test, "test")
+
+    def _evaluation_requests(self, prompts: Sequence[Prompt], *names: str | int) -> list[SampleRequest]:
+        evaluation = self.config.evaluation
+        return [
+            self._request(prompt, index, names, evaluation.temperature, evaluation.top_p)
+            for prompt in prompts
+            for index in range(evaluation.samples_per_prompt)
+        ]
+
+    def _request(
+        self,
+        prompt: Prompt,
+        index: int,
+        names: tuple[str | int, ...],
+        temperature: float,
+        top_p: float,
+        min_p: float = 0.0,
+    ) -> SampleRequest:
+        return SampleRequest(
+            prompt_id=prompt.id,
+            index=index,
+            seed=derive_seed(self.config.seed, *names, prompt.id, index),
+            temperature=temperature,
+            top_p=top_p,
+            top_k=self.config.engine.top_k,
+            max_new_tokens=self.config.engine.max_new_tokens,
+            min_p=min_p,
+        )

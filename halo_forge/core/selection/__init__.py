@@ -1,0 +1,48 @@
+"""Selection policies: which verified completions become training data.
+
+One policy is one file.  To add `longest`, write `longest.py` in this folder with one class:
+
+    class Longest(SelectionSpec):
+        kind: Literal["longest"] = "longest"
+
+        def choose(self, candidates: Sequence[Candidate], keep_fraction: float, seed: int) -> Chosen:
+            ranked = sorted(candidates, key=lambda each: (-len(each.completion.token_ids), each.tie_break(seed)))
+            return take(ranked, quota=quota(len(ranked), keep_fraction), cap=self.per_prompt_cap)
+
+Nothing has to be registered.  `choose` sees only candidates that passed the rules of all policies (see `_rules.py`),
+sorted by prompt id and sample index; it must decide the same whatever their order is, so every ranking ends with
+`rank` (by merit, then by chance) or `tie_break` (by chance).  A policy that does not choose prompt by prompt also
+overrides `max_kept`, because the dry run shows it.
+"""
+
+from __future__ import annotations
+
+from halo_forge.core.registry import discover
+from halo_forge.core.selection._enough import refuse_too_few
+from halo_forge.core.selection._replay import PastCycle, kept_before, kept_candidates, most_replayed, replay
+from halo_forge.core.selection._rules import REASONS, Candidate, Chosen, outcomes, quota, solved, take, without_flaky
+from halo_forge.core.selection._spec import SelectionSpec
+
+__all__ = [
+    "REASONS",
+    "Candidate",
+    "Chosen",
+    "PastCycle",
+    "SelectionSpec",
+    "kept_before",
+    "kept_candidates",
+    "kinds",
+    "most_replayed",
+    "outcomes",
+    "quota",
+    "refuse_too_few",
+    "replay",
+    "solved",
+    "take",
+    "without_flaky",
+]
+
+
+def kinds() -> tuple[str, ...]:
+    """The names of all policies, sorted."""
+    return tuple(discover(__name__))

@@ -1,0 +1,248 @@
+"""The rules that hold for every policy, in the order in which they drop a sample.
+
+verifier_error        our own fault: nothing is known about the sample
+truncated             cut off by the length limit: it would teach never to stop
+below_threshold       "pass": not a full success; a number: a lower reward
+flagged               looks for reward where none is earned (`records.HACK_FLAGS`), if `drop_flagged`
+never_solved, always_solved        no judged sample of its prompt passes, or all do, if `drop_prompts` says so
+duplicate             the program of another sample of the same prompt after normalisation, or exactly the program of
+                      any other sample.  Two prompts may share a normalised program for good reasons (it forgets all
+                      names), but not the exact text: that is a model that gives one answer to everything.
+over_cap, below_keep_fraction      the policy's choice (`take`)
+flaky                 chosen, run once more, and the verdict was another one: luck is nothing to learn from.  The
+                      places of flaky samples stay empty, because nobody ran the next ones twice.
+flaky_unknown         chosen, and our own fault kept it from being run once more: whether it was luck is not known
+
+Nothing depends on the order of the samples.  Where a policy ranks them, the higher reward goes first, then the larger
+share of passed checks, fewer warnings, the shorter answer (by powers of two of its tokens: a rule that always prefers
+the shorter of two would shrink the answers cycle by cycle), and a program that no earlier cycle kept; what is left is
+decided by a hash of the seed and the sample's id.  (A stable sort of tied rewards keeps the first prompts of the file
+and never trains on the others.)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from halo_forge.core.records import Completion, Selection, Threshold, Verdict
+from halo_forge.core.seeds import derive_seed
+
+REASONS = (
+    "verifier_error",
+    "truncated",
+    "below_threshold",
+    "flagged",
+    "never_solved",
+    "always_solved",
+    "duplicate",
+    "over_cap",
+    "below_keep_fraction",
+    "flaky",
+    "flaky_unknown",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A completion and what the verifier found out about it.
+
+    Attributes:
+        is_new: No earlier cycle kept its program.
+    """
+
+    completion: Completion
+    verdict: Verdict
+    is_new: bool = True
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """(prompt id, sample index)."""
+        return self.completion.prompt_id, self.completion.index
+
+    def tie_break(self, seed: int) -> int:
+        """A number that puts equal candidates into a random order, the same for the same seed."""
+        return derive_seed(seed, "tie", *self.key)
+
+    @property
+    def merit(self) -> tuple[float, float, int, int, bool]:
+        """Smaller is better; see the top of this file."""
+        verdict = self.verdict
+        share = verdict.tests_passed / verdict.tests_total if verdict.tests_total > 0 else 0.0
+        length = len(self.completion.token_ids).bit_length()
+        return -verdict.reward, -share, verdict.warnings, length, not self.is_new
+
+    def rank(self, seed: int) -> tuple[float, ...]:
+        """The place of this candidate among others: smaller goes first, and no two are equal."""
+        return (*self.merit, self.tie_break(seed))
+
+    @property
+    def identities(self) -> set[Hashable]:
+        """What makes two programs the same: one shared identity is enough."""
+        verdict = self.verdict
+        # Where no program was found, the answer itself is all there is to compare.
+        exact = ("text", self.completion.text) if verdict.source_digest is None else ("source", verdict.source_digest)
+        if verdict.normal_digest is None:
+            return {exact}
+        return {exact, ("normal", verdict.prompt_id, verdict.normal_digest)}
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What a policy makes of the candidates: each of them is in exactly one of the three."""
+
+    kept: Sequence[Candidate]
+    over_cap: Sequence[Candidate]
+    below_keep_fraction: Sequence[Candidate]
+
+
+def pair(
+    completions: Sequence[Completion], verdicts: Sequence[Verdict], kept_before: Collection[Hashable] = ()
+) -> list[Candidate]:
+    """Each completion with its verdict, by prompt id and sample index, sorted.
+
+    Args:
+        kept_before: Identities of the programs that earlier cycles kept.
+
+    Raises:
+        ValueError: A completion lacks its verdict or the reverse, or one of them occurs twice.
+    """
+    by_key = {(verdict.prompt_id, verdict.index): verdict for verdict in verdicts}
+    keys = {(completion.prompt_id, completion.index) for completion in completions}
+    if len(by_key) != len(verdicts) or len(keys) != len(completions):
+        raise ValueError("a completion or a verdict occurs twice")
+    if keys != by_key.keys():
+        raise ValueError(f"completions and verdicts differ: {sorted(keys ^ by_key.keys())[:3]} lack the other")
+    pairs = [Candidate(each, by_key[each.prompt_id, each.index]) for each in completions]
+    if kept_before:
+        known = set(kept_before)
+        pairs = [dataclasses.replace(each, is_new=known.isdisjoint(each.identities)) for each in pairs]
+    return sorted(pairs, key=lambda candidate: candidate.key)
+
+
+def outcomes(verdicts: Iterable[Verdict]) -> dict[str, tuple[int, int]]:
+    """Prompt id -> (passed, judged) samples; verdicts of status "error" judge nothing."""
+    found: dict[str, tuple[int, int]] = {}
+    for verdict in verdicts:
+        passed, judged = found.get(verdict.prompt_id, (0, 0))
+        if verdict.status != "error":
+            passed, judged = passed + verdict.passed, judged + 1
+        found[verdict.prompt_id] = passed, judged
+    return found
+
+
+def solved(passed: int, judged: int) -> Literal["never_solved", "always_solved"] | None:
+    """What the judged samples of a prompt say about it; None where some pass and some do not, or none was judged."""
+    if judged == 0 or 0 < passed < judged:
+        return None
+    return "always_solved" if passed else "never_solved"
+
+
+def reason_to_drop(candidate: Candidate, threshold: Threshold, drop_flagged: bool) -> str | None:
+    """The first rule that drops this sample for what it is by itself, None if none does."""
+    if candidate.verdict.status == "error":
+        return "verifier_error"
+    if candidate.completion.finish == "length":
+        return "truncated"
+    clears = candidate.verdict.passed if threshold == "pass" else candidate.verdict.reward >= threshold
+    if not clears:
+        return "below_threshold"
+    return "flagged" if drop_flagged and candidate.verdict.hacks else None
+
+
+def without_duplicates(candidates: Sequence[Candidate], seed: int) -> tuple[list[Candidate], list[Candidate]]:
+    """(survivors, duplicates); of equal programs the one that ranks first survives."""
+    survivors: list[Candidate] = []
+    duplicates: list[Candidate] = []
+    seen: set[Hashable] = set()
+    for candidate in sorted(candidates, key=lambda each: each.rank(seed)):
+        identities = candidate.identities
+        if seen.isdisjoint(identities):
+            seen |= identities
+            survivors.append(candidate)
+        else:
+            duplicates.append(candidate)
+    return survivors, duplicates
+
+
+def quota(num_candidates: int, keep_fraction: float) -> int:
+    """How many of the candidates `keep_fraction` keeps: rounded up, so at least one of any.
+
+    Raises:
+        ValueError: `keep_fraction` is not in (0, 1].
+    """
+    if not 0 < keep_fraction <= 1:
+        raise ValueError(f"keep_fraction is {keep_fraction}; a number in (0, 1] is needed")
+    # 0.1 * 30 is a hair above 3 in floating point, and means 3.
+    return math.ceil(round(num_candidates * keep_fraction, 9))
+
+
+def take(ranked: Sequence[Candidate], *, quota: int, cap: int | None) -> Chosen:
+    """The first `quota` of the ranked candidates, at most `cap` of each prompt; what the cap drops frees its place."""
+    kept: list[Candidate] = []
+    over_cap: list[Candidate] = []
+    below: list[Candidate] = []
+    num_seen: Counter[str] = Counter()
+    for candidate in ranked:
+        prompt_id = candidate.completion.prompt_id
+        if cap is not None and num_seen[prompt_id] >= cap:
+            over_cap.append(candidate)
+            continue
+        num_seen[prompt_id] += 1
+        (kept if len(kept) < quota else below).append(candidate)
+    return Chosen(kept, over_cap, below)
+
+
+def by_prompt(candidates: Sequence[Candidate]) -> dict[str, list[Candidate]]:
+    """Prompt id -> its candidates, in the order given."""
+    groups: dict[str, list[Candidate]] = {}
+    for candidate in candidates:
+        groups.setdefault(candidate.completion.prompt_id, []).append(candidate)
+    return groups
+
+
+def merged(parts: Sequence[Chosen]) -> Chosen:
+    """What was chosen prompt by prompt, as one choice."""
+    return Chosen(
+        [each for part in parts for each in part.kept],
+        [each for part in parts for each in part.over_cap],
+        [each for part in parts for each in part.below_keep_fraction],
+    )
+
+
+def to_selection(
+    kept: Sequence[Candidate], dropped: dict[str, Sequence[Candidate]], threshold: Threshold, seed: int
+) -> Selection:
+    """The kept samples shuffled by `seed`, so that no batch holds one prompt alone; every reason is a key."""
+    order = sorted(kept, key=lambda each: derive_seed(seed, "order", *each.key))
+    return Selection(
+        kept=tuple(each.key for each in order),
+        dropped={reason: tuple(sorted(each.key for each in dropped.get(reason, ()))) for reason in REASONS},
+        threshold=threshold,
+    )
+
+
+def without_flaky(selection: Selection, verdicts: Sequence[Verdict], again: Sequence[Verdict]) -> Selection:
+    """The selection without samples whose second verdict is another than the first one, or is not known.
+
+    Args:
+        verdicts: The first verdicts.
+        again: Second verdicts of kept samples, of as many as were run again.
+    """
+    first = {(verdict.prompt_id, verdict.index): verdict for verdict in verdicts}
+    second = {(verdict.prompt_id, verdict.index): verdict for verdict in again}
+    unknown = {key for key, verdict in second.items() if verdict.status == "error"}
+    flaky = {key for key, verdict in second.items() if _found(verdict) != _found(first[key])} - unknown
+    return dataclasses.replace(
+        selection,
+        kept=tuple(key for key in selection.kept if key not in flaky | unknown),
+        dropped={**selection.dropped, "flaky": tuple(sorted(flaky)), "flaky_unknown": tuple(sorted(unknown))},
+    )
+
+
+def _found(verdict: Verdict) -> tuple[str, str, int]:
+    return verdict.stage, verdict.status, verdict.tests_passed

@@ -1,0 +1,105 @@
+"""The settings that all policies share, and the order of their work."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Collection, Hashable, Sequence
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from halo_forge.core.records import Completion, Selection, Threshold, Verdict
+from halo_forge.core.registry import Spec
+from halo_forge.core.schedules import Scheduled, ScheduledNumber
+from halo_forge.core.selection._rules import (
+    Candidate,
+    Chosen,
+    outcomes,
+    pair,
+    quota,
+    reason_to_drop,
+    solved,
+    to_selection,
+    without_duplicates,
+)
+
+Cap = Annotated[int, Field(ge=1)]
+
+
+class SelectionSpec(Spec, abc.ABC):
+    """A policy that chooses training data.
+
+    Attributes:
+        kind: The name of the policy in the configuration; the name of its module.
+        reward_threshold: "pass" keeps full successes only; a number keeps what has at least this reward.
+        per_prompt_cap: Keep at most so many samples of one prompt; None keeps any number.
+        keep_fraction: The share in (0, 1] to keep of what cleared the rules before the cap; rounded up.
+        deduplicate: Keep one of several equal programs.
+        drop_flagged: Keep no answer that looks for reward where none is earned (`records.HACK_FLAGS`).
+        drop_prompts: Keep nothing of prompts whose samples never pass, or always.
+        is_control: What the verifier found out plays no part: an arm to compare with, not a way to train.
+    """
+
+    is_control: ClassVar[bool] = False
+
+    kind: str
+    reward_threshold: Scheduled = Field(default="pass", validate_default=True)
+    per_prompt_cap: Cap | None = 4
+    keep_fraction: ScheduledNumber = Field(default=1.0, validate_default=True)
+    deduplicate: bool = True
+    drop_flagged: bool = True
+    drop_prompts: list[Literal["never", "always"]] = Field([])
+
+    @abc.abstractmethod
+    def choose(self, candidates: Sequence[Candidate], keep_fraction: float, seed: int) -> Chosen:
+        """The policy itself: the candidates cleared all rules before the cap."""
+
+    def select(
+        self,
+        completions: Sequence[Completion],
+        verdicts: Sequence[Verdict],
+        *,
+        threshold: Threshold,
+        keep_fraction: float,
+        seed: int,
+        kept_before: Collection[Hashable] = (),
+    ) -> Selection:
+        """The samples to train on, and for each other one the first rule that dropped it.
+
+        Args:
+            threshold: The value of `reward_threshold` in this cycle.
+            keep_fraction: The value of `keep_fraction` in this cycle.
+            seed: Decides what is left open by reward and rules; the order of the samples never does.
+            kept_before: Identities of the programs that earlier cycles kept; of equals, others go first.
+
+        Raises:
+            ValueError: Completions and verdicts do not belong together, or `keep_fraction` is not in (0, 1].
+        """
+        quota(0, keep_fraction)
+        dropped: dict[str, list[Candidate]] = {}
+        left: list[Candidate] = []
+        unwanted = self._unwanted(verdicts)
+        for candidate in pair(completions, verdicts, kept_before):
+            reason = self.reason_to_drop(candidate, threshold)
+            if reason is None:
+                reason = unwanted.get(candidate.completion.prompt_id)
+            (left if reason is None else dropped.setdefault(reason, [])).append(candidate)
+        if self.deduplicate:
+            left, dropped["duplicate"] = without_duplicates(left, seed)
+        chosen = self.choose(sorted(left, key=lambda each: each.key), keep_fraction, seed)
+        choice = {"over_cap": chosen.over_cap, "below_keep_fraction": chosen.below_keep_fraction}
+        return to_selection(chosen.kept, {**dropped, **choice}, threshold, seed)
+
+    def reason_to_drop(self, candidate: Candidate, threshold: Threshold) -> str | None:
+        """The first rule that drops this sample for what it is by itself, None if none does."""
+        return reason_to_drop(candidate, threshold, self.drop_flagged)
+
+    def _unwanted(self, verdicts: Sequence[Verdict]) -> dict[str, str]:
+        wanted = {f"{name}_solved" for name in self.drop_prompts}
+        found = {prompt_id: solved(*counts) for prompt_id, counts in outcomes(verdicts).items()}
+        return {prompt_id: reason for prompt_id, reason in found.items() if reason in wanted}
+
+    def max_kept(self, num_prompts: int, samples_per_prompt: int, keep_fraction: float) -> int:
+        """The most samples that `select` can keep, for the dry run; this one is for policies that go by prompt."""
+        per_prompt = quota(samples_per_prompt, keep_fraction)
+        return num_prompts * (per_prompt if self.per_prompt_cap is None else min(per_prompt, self.per_prompt_cap))

@@ -1,0 +1,300 @@
+"""From a checked configuration to an open run: prompts, tools, and a locked run directory that belongs to it.
+
+The order is the order of cost: what can be refused cheaply is refused before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+import halo_forge
+from halo_forge.config import LoadedConfig, RaftConfig, config_digest, differing_keys, resolved
+from halo_forge.config.yaml_io import dump, load_document
+from halo_forge.core.errors import ConfigError, RunDirError
+from halo_forge.core.plan import Plan, PromptSets
+from halo_forge.core.records import Prompt
+from halo_forge.engines import Engine, KeepingLogs, Noting
+from halo_forge.hardware import Profile, choose, prepare
+from halo_forge.hardware.telemetry import telemetry
+from halo_forge.policy import Policy, check_local, check_quantization
+from halo_forge.policy.probe import Probe
+from halo_forge.prompts import is_remote, load_prompts
+from halo_forge.runtime.auto_settings import hardware_choices, verifier_workers
+from halo_forge.runtime.effects import Tools, Watch
+from halo_forge.runtime.preview import Preview, preview
+from halo_forge.store.files import EDITED
+from halo_forge.store.run import Run
+from halo_forge.supervisor import heartbeat
+from halo_forge.training.lora_sft import LoraSftTrainer
+from halo_forge.training.scripted import ScriptedTrainer
+
+PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "tokenizers", "numpy")
+SETS = ("train", "dev", "test")
+IDENTITY_KEYS = {
+    "prompts": "the prompts are not those the run was started with",
+    "start_model": "the start model is not the one the run was started with",
+}
+
+NOTED_KEYS = ("toolchain", "versions", "hardware")
+"""Of run.json: another value does not make another run, but an event."""
+
+
+def load_prompt_sets(config: RaftConfig) -> PromptSets:
+    """Read the three prompt sets and put the system prompt in front.
+
+    Raises:
+        ConfigError: A set cannot be read, nothing of it is left by `prompts.where`, or a prompt id is in two sets.
+    """
+    sets = {name: _load_set(config, name) for name in SETS}
+    _refuse_shared_ids(sets)
+    return PromptSets(**sets)
+
+
+def _refuse_shared_ids(sets: Mapping[str, Sequence[Prompt]]) -> None:
+    seen: dict[str, str] = {}
+    for name, prompts in sets.items():
+        for prompt in prompts:
+            other = seen.setdefault(prompt.id, name)
+            if other != name:
+                raise ConfigError(
+                    f"prompt id {prompt.id!r} is in prompts.{other} and in prompts.{name}",
+                    "keep the sets apart: a model must not be measured on what it was trained on; give a file that"
+                    " holds them all as FILE.jsonl:train, FILE.jsonl:dev and FILE.jsonl:test",
+                )
+
+
+def _load_set(config: RaftConfig, name: str) -> tuple[Prompt, ...]:
+    section = config.prompts
+    prompts = load_prompts(
+        getattr(section, name),
+        language=config.verifier.language,
+        where=section.where,
+        limit=getattr(section, f"{name}_limit"),
+    )
+    return tuple(_with_system(prompt, section.system_prompt) for prompt in prompts)
+
+
+def _with_system(prompt: Prompt, system_prompt: str | None) -> Prompt:
+    if system_prompt is None or prompt.messages[0]["role"] == "system":
+        return prompt
+    return dataclasses.replace(prompt, messages=({"role": "system", "content": system_prompt}, *prompt.messages))
+
+
+def planned(config: RaftConfig) -> Preview:
+    """The preview of a configuration; prompt sets on a hub are not read.
+
+    Raises:
+        ConfigError: A local prompt set cannot be read, or a prompt id is in two of them.
+    """
+    local = {name: _load_set(config, name) for name in SETS if not is_remote(getattr(config.prompts, name))}
+    _refuse_shared_ids(local)
+    num = {name: len(prompts) for name, prompts in local.items()}
+    has_tests = "train" not in local or any(prompt.tests is not None for prompt in local["train"])
+    return preview(config, num.get("train"), num.get("dev"), has_tests)
+
+
+@contextmanager
+def open_run(
+    loaded: LoadedConfig, watch: Watch, *, resume: bool, from_cycle: int | None = None
+) -> Iterator[tuple[Plan, Run, Tools]]:
+    """Everything the loop needs, ready to go.
+
+    Args:
+        resume: Continue a run directory that already holds this run; without it such a directory is refused.
+        from_cycle: Move what was made from this cycle on out of the way, once nothing else can be refused.
+
+    Raises:
+        ConfigError: Prompts or model cannot be used.
+        RunDirError: The directory is in use, or holds another run.
+        ToolMissing: A compiler is missing or does not work.
+    """
+    config = loaded.config
+    # Before anything imports torch.
+    profile = prepare(config.hardware) if config.engine.needs_policy else choose(config.hardware)
+    with ExitStack() as stack, ExitStack() as until_loaded:
+        until_loaded.enter_context(heartbeat.loading())
+        prompts = load_prompt_sets(config)
+        config.engine.check()
+        if config.engine.needs_policy:
+            check_local(config.model)
+            check_quantization(config.model.quantization)
+        run = stack.enter_context(Run(Path(config.output_dir)))
+        if not run.is_new:
+            _check_same_run(run, config, prompts, resume=resume)
+        workers = verifier_workers(config, profile)
+        verifier = stack.enter_context(config.verifier.model_copy(update={"workers": workers}).open())
+        verifier.check_prompts(list(prompts.by_id().values()))
+        policy = _load_policy(config, profile)
+        if policy is not None:
+            policy.check_lengths(prompts.by_id().values(), config.engine.max_new_tokens)
+        engine, trainer = _open_engine(config, policy, run, stack), _trainer(config, policy)
+        num_drift = config.evaluation.num_drift_samples
+        probe = Probe(policy, prompts.by_id(), num_drift) if policy is not None and num_drift > 0 else None
+        limit = config.verifier.max_error_fraction
+        profile = profile if policy is None else policy.profile
+        needed = stack.enter_context(telemetry(profile)).take
+        tools = Tools(
+            prompts.by_id(), engine, verifier, trainer, policy, watch, limit, probe, needed, profile.described()
+        )
+        size = None if policy is None else policy.size
+        choices = hardware_choices(config, profile, *((None,) if size is None else (size.num_parameters, size.shape)))
+        if policy is not None:
+            choices["verifier.workers"] = workers  # chosen before torch could say that there is a GPU, or none
+        identity = _identity(config, prompts, verifier.toolchain(), policy) | {"hardware": choices}
+        if run.is_new:
+            run.start(identity, given=loaded.document.text, resolved=dump(resolved(config)))
+        else:
+            _check_start_model(run, identity)
+        if from_cycle is not None:
+            run.supersede(from_cycle)
+        until_loaded.close()
+        run.event("attempt_started", resumed=resume, halo_forge_version=halo_forge.__version__)
+        yield Plan(config, prompts), run, tools
+
+
+def _open_engine(config: RaftConfig, policy: Policy | None, run: Run, stack: ExitStack) -> Engine:
+    engine: Engine = config.engine.open(policy)
+    if isinstance(engine, AbstractContextManager):  # it may have started a server
+        stack.enter_context(engine)
+    if isinstance(engine, Noting):
+        engine.note = run.event
+    if isinstance(engine, KeepingLogs):
+        engine.keep_logs(run.root / "server_logs")
+    return engine
+
+
+def _trainer(config: RaftConfig, policy: Policy | None) -> ScriptedTrainer | LoraSftTrainer:
+    if policy is None:
+        return ScriptedTrainer(config.training)
+    keep_optimizer = config.training.optimizer.across_cycles != "reset"
+    return LoraSftTrainer(policy, config.training, seed=config.seed, keep_optimizer=keep_optimizer)
+
+
+def is_finished(loaded: LoadedConfig) -> bool:
+    """Whether the run of this configuration is done, so that nothing has to be loaded to resume it.
+
+    Raises:
+        RunDirError: The directory is in use, or holds another run.
+    """
+    root = Path(loaded.config.output_dir)
+    if not (root / "result.json").is_file():
+        return False
+    with Run(root) as run:
+        _check_same_run(run, loaded.config, load_prompt_sets(loaded.config), resume=True)
+    return True
+
+
+def run_config(root: Path) -> LoadedConfig:
+    """The configuration that a run directory was started with, writing to where the directory is now.
+
+    Raises:
+        RunDirError: The directory holds no run.
+    """
+    path = root / "config.resolved.yaml"
+    if not (root / "run.json").is_file() or not path.is_file():
+        raise RunDirError(f"{root}: no run of halo-forge here", "name the output_dir of a run (it holds run.json)")
+    document = load_document(path)
+    try:
+        config = RaftConfig.model_validate({**document.data, "output_dir": str(root)})
+    except ValidationError as error:
+        raise RunDirError(f"{path}: not a configuration of this version: {error}", EDITED) from error
+    return LoadedConfig(config, document)
+
+
+def _load_policy(config: RaftConfig, profile: Profile) -> Policy | None:
+    if not config.engine.needs_policy:
+        return None
+    prefix = config.prompts.response_prefix
+    return Policy.load(config.model, config.lora, seed=config.seed, response_prefix=prefix, profile=profile)
+
+
+def _check_same_run(run: Run, config: RaftConfig, prompts: PromptSets, *, resume: bool) -> None:
+    if not resume:
+        raise RunDirError(
+            f"{run.root}: a run was already started here",
+            f"continue it with --resume (or `halo-forge raft resume {run.root}`), look at it with"
+            f" `halo-forge raft status {run.root}`, or choose another --output-dir",
+        )
+    identity = run.identity()
+    if identity["config_digest"] != config_digest(config):
+        stored = load_document(run.root / "config.resolved.yaml").data
+        changes = differing_keys(stored, resolved(config))
+        rows = "\n".join(f"  {key}: was {old!r}, is {new!r}" for key, old, new in changes if key != "output_dir")
+        raise RunDirError(
+            f"{run.root}: started with another configuration:\n{rows}",
+            "put the values back, or choose another --output-dir for the new configuration",
+        )
+    _compare(run, identity, {"prompts": _prompt_digests(prompts)})
+
+
+def _check_start_model(run: Run, identity: dict[str, Any]) -> None:
+    stored = run.identity()
+    _compare(run, stored, {"start_model": identity["start_model"]})
+    changed = {key: identity[key] for key in NOTED_KEYS if stored.get(key) != identity[key]}
+    if changed:
+        run.event("environment_changed", **changed)
+
+
+def _compare(run: Run, stored: dict[str, Any], now: dict[str, Any]) -> None:
+    for key, value in now.items():
+        was = stored[key]
+        changed = [name for name in sorted(was.keys() | value.keys()) if was.get(name) != value.get(name)]
+        if changed:
+            raise RunDirError(
+                f"{run.root}: {IDENTITY_KEYS[key]} ({', '.join(changed)} changed)",
+                "put them back as they were, or choose another --output-dir for a new run",
+            )
+
+
+def _identity(
+    config: RaftConfig, prompts: PromptSets, toolchain: dict[str, Any], policy: Policy | None
+) -> dict[str, Any]:
+    return {
+        "halo_forge_version": halo_forge.__version__,
+        "config_digest": config_digest(config),
+        "seed": config.seed,
+        "prompts": _prompt_digests(prompts),
+        "start_model": {**({} if policy is None else policy.identity), **config.engine.inputs()},
+        "toolchain": toolchain,
+        "versions": {"python": platform.python_version(), **_versions()},
+        "git_commit": _git_commit(),
+    }
+
+
+def _prompt_digests(prompts: PromptSets) -> dict[str, Any]:
+    return {name: _prompt_digest(getattr(prompts, name)) for name in ("train", "dev", "test")}
+
+
+def _prompt_digest(prompts: Sequence[Prompt]) -> str:
+    rows = [prompt.to_row() for prompt in prompts]
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _git_commit() -> str | None:
+    """The commit this package runs from, where it is a checkout; a wheel has none."""
+    root = Path(halo_forge.__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,241 @@
+"""The effects that the loop works with, behind protocols: tests and other executors put their own in their place."""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from halo_forge.core.advice import Advised
+from halo_forge.core.decisions import Decision
+from halo_forge.core.errors import RunDirError, VerifierBroken
+from halo_forge.core.metrics import DriftFacts, KeptFacts, TokenValues, measure_drift, measure_kept
+from halo_forge.core.records import (
+    Completion,
+    Measurement,
+    Prompt,
+    SampleRequest,
+    Selection,
+    Trained,
+    TrainingRow,
+    TrainingSettings,
+    Verdict,
+)
+from halo_forge.engines import Engine
+from halo_forge.policy import OPTIMIZER_FILE, adapter_digest, file_digest
+from halo_forge.store.files import EDITED, read_json
+from halo_forge.store.folder import StreamForm
+from halo_forge.store.run import Run
+from halo_forge.training import Trainer
+from halo_forge.verifiers import Verifier
+
+Item = TypeVar("Item")
+
+
+class Adapters(Protocol):
+    """The model in memory, as far as the loop moves it: which version it is, and how to make it another."""
+
+    version: int
+
+    def load_adapter(self, folder: Path | None, version: int) -> None: ...
+
+
+class Probe(Protocol):
+    """What the model thinks of given answers; see `halo_forge.policy.probe`."""
+
+    def drift(
+        self,
+        version: int,
+        previous: int,
+        bring: Callable[[int], None],
+        fixed: Sequence[Completion],
+        own: Sequence[Completion],
+        own_is_untruncated: bool,
+    ) -> DriftFacts: ...
+
+    def negative_log_likelihood(self, answers: Sequence[Completion]) -> TokenValues: ...
+
+
+class Watch(Protocol):
+    """Who looks on: a terminal, a tracker, or nobody."""
+
+    def track(self, label: str, items: Iterable[Item], total: int) -> Iterator[Item]:
+        """The same items, counted as they pass."""
+        ...
+
+    def step(self, row: Mapping[str, float], num_steps: int) -> None:
+        """An optimizer step was taken."""
+        ...
+
+    def measured(self, measurement: Measurement) -> None:
+        """A policy version was measured."""
+        ...
+
+    def advised(self, advised: Advised) -> None:
+        """What is to be said of the version measured last."""
+        ...
+
+    def decided(self, decision: Decision) -> None:
+        """It was decided what follows."""
+        ...
+
+    def trained(self, settings: TrainingSettings, selection: Selection, trained: Trained) -> None:
+        """A cycle was trained."""
+        ...
+
+
+@dataclass(frozen=True)
+class Tools:
+    """One run's effects."""
+
+    prompts: Mapping[str, Prompt]
+    engine: Engine
+    verifier: Verifier
+    trainer: Trainer
+    adapters: Adapters | None
+    watch: Watch
+    max_error_fraction: float
+    probe: Probe | None = None
+    telemetry: Callable[[], Mapping[str, float]] = dict
+    """What the GPU needed since the last call; nothing where it has no sensors."""
+    hardware: str = "not said"
+    """What the model is on, in one line."""
+
+    def sample(self, requests: Sequence[SampleRequest], version: int, adapter: Path | None) -> Iterator[Completion]:
+        """Completions by v_version as they finish; each is checked meanwhile where processors are left for that."""
+        self._bring(version, adapter)
+        drawn = self.engine.sample(self.prompts, requests, version)
+        at_once = not self.engine.takes_processors
+        for completion in self.watch.track(f"sample v{version}", drawn, len(requests)):
+            if at_once:
+                self.verifier.submit(self.prompts[completion.prompt_id], completion)
+            yield completion
+
+    def verify(self, completions: Sequence[Completion]) -> Iterator[Verdict]:
+        """Verdicts in the order of `completions`."""
+        pairs = [(self.prompts[completion.prompt_id], completion) for completion in completions]
+        return self.watch.track("verify", self.verifier.verify(pairs), len(pairs))
+
+    def verify_again(self, completions: Sequence[Completion]) -> Iterator[Verdict]:
+        """Second verdicts in the order of `completions`: every program is run anew."""
+        pairs = [(self.prompts[completion.prompt_id], completion) for completion in completions]
+        return self.watch.track("verify again", self.verifier.verify_again(pairs), len(pairs))
+
+    def drift(
+        self,
+        version: int,
+        previous: int,
+        run: Run,
+        fixed: Sequence[Completion],
+        own: Sequence[Completion],
+        asked: Sequence[SampleRequest],
+    ) -> Measurement:
+        """How far v_version has moved; nothing where there is no model to ask.
+
+        Args:
+            previous: The version it was trained from.
+            fixed: Answers of the start model.
+            own: Its own answers.
+            asked: What they answer.
+        """
+        metrics: dict[str, float] = {}
+        if self.probe is not None:
+            untruncated = all(request.is_untruncated for request in asked)
+
+            def bring(each: int) -> None:
+                self._bring(each, run.adapter(each))
+
+            metrics = measure_drift(self.probe.drift(version, previous, bring, fixed, own, untruncated))
+        return Measurement(version + 1, version, metrics)
+
+    def train(
+        self,
+        rows: Sequence[TrainingRow],
+        kept: KeptFacts,
+        settings: TrainingSettings,
+        adapter: Path | None,
+        folder: Path,
+        record: Callable[[Mapping[str, Any]], None],
+    ) -> Trained:
+        """v_c from its parent version, whose adapter is `adapter`; every optimizer step goes to `record`."""
+        self._bring(settings.parent_version, adapter)
+
+        def on_step(row: Mapping[str, float], num_steps: int) -> None:
+            record(row)
+            self.watch.step(row, num_steps)
+
+        state = None if adapter is None or settings.optimizer == "reset" else _optimizer_state(adapter)
+        if self.probe is not None:
+            before = self.probe.negative_log_likelihood([row.completion for row in rows])
+            kept = dataclasses.replace(kept, negative_log_likelihood=before)
+        trained = self.trainer.train(rows, settings, folder, on_step, state)
+        return dataclasses.replace(trained, metrics={**trained.metrics, **measure_kept(kept)})
+
+    def resources(self) -> dict[str, float]:
+        """What was needed since the last call, for the events."""
+        return {**peak_memory(), **self.telemetry()}
+
+    def verdict_form(self) -> StreamForm[Verdict]:
+        """Verdicts are sealed without their cost, errors of ours are tried again, and too many of them stop the run.
+
+        One of them stops nothing, however small the set is, unless `max_error_fraction` is 0: then any does.
+        """
+
+        def check(verdicts: Sequence[Verdict]) -> None:
+            num_errors = sum(verdict.status == "error" for verdict in verdicts)
+            allowed = max(1.0, self.max_error_fraction * len(verdicts)) if self.max_error_fraction > 0 else 0.0
+            if num_errors > allowed:
+                first = next(verdict for verdict in verdicts if verdict.status == "error")
+                raise VerifierBroken(
+                    f"the verifier itself failed on {num_errors} of {len(verdicts)} samples"
+                    f" (verifier.max_error_fraction is {self.max_error_fraction}); first: {first.diagnostics[:200]}",
+                    "fix what it says, then run the same command with --resume: only these samples are checked again",
+                )
+
+        return dataclasses.replace(self.second_verdict_form(), check=check)
+
+    def second_verdict_form(self) -> StreamForm[Verdict]:
+        """The same, but errors of ours never stop the run: selection drops the samples that they hit."""
+        return StreamForm(
+            sealed=Verdict.without_cost,
+            is_final=lambda verdict: verdict.status != "error",
+            cost=_verification_cost,
+        )
+
+    def _bring(self, version: int, adapter: Path | None) -> None:
+        if self.adapters is None or self.adapters.version == version:
+            return
+        if adapter is not None:
+            sealed = read_json(adapter.parent / "trained.json").get("adapter_digest")
+            if not adapter.is_dir() or adapter_digest(adapter) != sealed:
+                raise RunDirError(f"{adapter}: missing, or not the adapter that cycle {version} trained", EDITED)
+        self.adapters.load_adapter(adapter, version)
+
+
+def _optimizer_state(adapter: Path) -> Path | None:
+    """The optimizer's state beside an adapter; None where the trainer has no optimizer."""
+    path, sealed = adapter.with_name(OPTIMIZER_FILE), read_json(adapter.with_name("trained.json"))["optimizer_digest"]
+    if sealed is not None and (not path.is_file() or file_digest(path) != sealed):
+        raise RunDirError(f"{path}: missing, or not the optimizer state that this cycle ended with", EDITED)
+    return None if sealed is None else path
+
+
+def _verification_cost(verdicts: Sequence[Verdict]) -> dict[str, float]:
+    return {
+        "num_verdicts": len(verdicts),
+        "cpu_seconds": round(sum(verdict.cpu_seconds for verdict in verdicts), 3),
+        "max_rss_bytes": max((verdict.max_rss_bytes for verdict in verdicts), default=0),
+    }
+
+
+def peak_memory() -> dict[str, int]:
+    """The most memory this process has used so far: resident bytes, and bytes on the GPU where there is one."""
+    peak = {"peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        peak["peak_gpu_memory_bytes"] = int(torch.cuda.max_memory_allocated())
+    return peak

@@ -1,0 +1,42 @@
+"""What the attempts of one run left in its directory, for whoever starts the next one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from halo_forge.store.files import read_jsonl
+from halo_forge.store.run import Run
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """The attempts to run what is in `root`, which need not exist yet."""
+
+    root: Path
+
+    def finished_work(self) -> frozenset[tuple[str, int]]:
+        """The files (name, size) that a resumed run builds on; what training had not finished is not among them."""
+        found = set()
+        for name in ("cycles", "test", "result.json"):
+            for path in [self.root / name, *(self.root / name).rglob("*")]:
+                parts = path.relative_to(self.root).parts
+                if path.is_file() and "training.part" not in parts and not path.name.startswith("."):
+                    found.add(("/".join(parts), path.stat().st_size))
+        return frozenset(found)
+
+    def num_started(self) -> int:
+        """How often the run was started so far that everything was loaded."""
+        path = self.root / "events.jsonl"
+        return sum(row["event"] == "attempt_started" for row in read_jsonl(path)) if path.is_file() else 0
+
+    def note(self, event: str, **fields: Any) -> None:
+        """Append to events.jsonl; a run that was not even started has none.
+
+        Raises:
+            RunDirError: Another process writes to the run.
+        """
+        if (self.root / "run.json").is_file():
+            with Run(self.root) as run:
+                run.event(event, **fields)

@@ -1,0 +1,219 @@
+"""One child: started, watched, and ended where it must be."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from halo_forge.core.errors import NoProgress
+from halo_forge.hardware import Machine, detect
+from halo_forge.hardware.telemetry import NotReadable, read_apart
+from halo_forge.sandbox import processes
+from halo_forge.supervisor import heartbeat
+from halo_forge.supervisor.join import PIPE_VARIABLE
+
+INTERRUPTED = 130
+END_SECONDS = 10.0
+"""Time to end by itself after SIGTERM or Ctrl-C, and to disappear after SIGKILL."""
+TICK_SECONDS = 0.25
+"""Longest time until Ctrl-C is noticed."""
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(frozen=True)
+class End:
+    """How an attempt ended.
+
+    Attributes:
+        why: "exited", "interrupted" (we were told to stop), "killed" (by a signal that is not ours) or "stalled".
+        code: The exit code where it exited.
+        seen: What was seen, in words.
+        fields: The same for events.jsonl.
+        option: What a user raises to let such a child live longer.
+    """
+
+    why: str
+    code: int
+    seen: str
+    fields: Mapping[str, Any]
+    option: str = "--stall-seconds"
+
+
+@contextlib.contextmanager
+def held_back_signals() -> Iterator[set[signal.Signals]]:
+    """Signals that are asked for instead of being handled; those that were ignored stay so."""
+    waited = {each for each in _ENDING if signal.getsignal(each) != signal.SIG_IGN}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, waited)
+    try:
+        yield waited
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class Child:
+    """A process that gives signs of progress; `run` returns when it has ended.
+
+    Args:
+        stall_seconds: It is ended after that time without a sign.
+        loading_seconds: The same before its first sign, and after one of loading.
+        signals: Those that are held back; the child inherits this until it joins.
+        machine: Whose sensors are read when it hangs.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        stall_seconds: float,
+        loading_seconds: float,
+        signals: set[signal.Signals],
+        machine: Machine,
+    ) -> None:
+        self._stall_seconds = stall_seconds
+        self._loading_seconds = loading_seconds
+        self._signals = signals
+        self._machine = machine
+        reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._signs = os.fdopen(reading, "rb", buffering=0)
+        try:
+            self._process = subprocess.Popen(
+                command, env={**environment, PIPE_VARIABLE: str(writing)}, pass_fds=(writing,), restore_signals=False
+            )
+        finally:
+            os.close(writing)
+
+    def run(self) -> End:
+        """Watch it to its end.
+
+        Raises:
+            NoProgress: It cannot be ended.
+        """
+        with self._signs:
+            try:
+                return self._watch()
+            except BaseException:
+                self._process.kill()
+                raise
+
+    def _watch(self) -> End:
+        process = self._process
+        tick = min(TICK_SECONDS, self._stall_seconds / 4, self._loading_seconds / 4)
+        still, at_sign, is_loading = 0.0, _cpu_seconds(process.pid), True
+        woken = time.monotonic()
+        while True:
+            select.select([self._signs], [], [], tick)
+            made = self._signs.read(65536)
+            if made == b"":  # the other end is closed: the child is ending
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(tick)
+            if (code := process.poll()) is not None:
+                return _ended(code)
+            if (number := self._received()) is not None:
+                return self._interrupt(number)
+            before, woken = woken, time.monotonic()
+            if made:
+                still, at_sign = 0.0, _cpu_seconds(process.pid)
+                is_loading = made.endswith(heartbeat.LOADING)
+                continue
+            # A machine that slept, or Ctrl-Z, stops us as well: only the time that we were awake counts.
+            still += min(woken - before, tick)
+            if still >= (self._loading_seconds if is_loading else self._stall_seconds):
+                return self._end_stalled(still, at_sign, is_loading)
+
+    def _received(self) -> signal.Signals | None:
+        """A signal that is held back, if there is one.
+
+        sigtimedwait would wait for it, but returns nonsense when its time passes while this process is stopped.
+        """
+        waiting = signal.sigpending() & self._signals
+        return signal.Signals(signal.sigwait(waiting)) if waiting else None
+
+    def _interrupt(self, number: signal.Signals) -> End:
+        """Pass it on, and let nothing live for long after it; a second one ends the child at once."""
+        process = self._process
+        process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
+        deadline = time.monotonic() + END_SECONDS
+        while process.poll() is None:
+            time.sleep(0.05)
+            if time.monotonic() >= deadline or self._received() is not None:
+                _kill(process)
+        code = process.returncode
+        return End("interrupted", code if code > 0 else INTERRUPTED, "was interrupted", {})
+
+    def _end_stalled(self, still: float, at_sign: float, is_loading: bool) -> End:
+        process = self._process
+        seen = processes.read(process.pid)
+        state = "gone" if seen is None else seen.state
+        cores = round(max(0.0, _cpu_seconds(process.pid) - at_sign) / still, 2)
+        words, gpu = [f"{cores:g} cores busy"], dict[str, float]()
+        try:
+            gpu = read_apart(detect(self._machine))  # before the end: afterwards the GPU is idle
+        except NotReadable as error:
+            words.append(f"GPU: {error}")
+        words += [f"GPU {gpu['busy']:.0%} busy"] if "busy" in gpu else []
+        words += [f"GPU at {gpu['watts']:.0f} W"] if "watts" in gpu else []
+        process.send_signal(signal.SIGUSR1)  # its stacks, written even by a process that no longer runs Python
+        process.terminate()
+        by = "SIGTERM"
+        try:
+            process.wait(min(END_SECONDS, still))
+        except subprocess.TimeoutExpired:
+            by = "SIGKILL"
+            _kill(process)
+        missed = "moved no data while loading" if is_loading else "made no token, verdict or training pass"
+        return End(
+            "stalled",
+            process.returncode,
+            f"{missed} for {still:.0f} s (process {process.pid}, state {state}, {', '.join(words)})"
+            f" and was ended by {by}",
+            {
+                "seconds": round(still, 1),
+                "phase": "loading" if is_loading else "working",
+                "process_state": state,
+                "cores_busy": cores,
+                "gpu": gpu,
+                "signal": by,
+            },
+            "--loading-seconds" if is_loading else "--stall-seconds",
+        )
+
+
+def _ended(code: int) -> End:
+    if code >= 0:
+        return End("exited", code, f"exited with code {code}", {})
+    name = _signal_name(-code)
+    return End("killed", code, f"was ended by {name}", {"signal": name})
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    try:
+        process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        seen = processes.read(process.pid)
+        state = "gone" if seen is None else seen.state
+        raise NoProgress(
+            f"process {process.pid} does not end {END_SECONDS:g} s after SIGKILL: state {state}"
+            + (" (it waits in the kernel, for a driver or a disk)" if state == "D" else ""),
+            "look at `dmesg`; if it stays, restart the machine; then run the same command with --resume",
+        ) from error
+
+
+def _cpu_seconds(pid: int) -> float:
+    found = processes.read(pid)
+    return 0.0 if found is None else found.cpu_seconds - found.reaped_cpu_seconds
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
