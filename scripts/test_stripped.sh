@@ -66,6 +66,5 @@ if [ $# -gt 0 ]; then
     run "$@"
 else
     run tests/sandbox # alone, as in make test
-    run -n 2 --dist loadfile tests/verifiers tests/store tests/test_cli.py tests/test_cli_doctor.py \
-        tests/test_cli_tasks.py tests/test_cli_verify.py tests/test_doctor_hardware.py tests/test_scripts.py
+    run -n 2 --dist loadfile tests/verifiers tests/store tests/cli tests/checks tests/scripts/test_scripts.py
 fi

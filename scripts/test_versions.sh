@@ -38,7 +38,5 @@ run() {
     PYTHONPATH=$PWD OMP_NUM_THREADS=1 "$venv/bin/python" -m pytest -q -n 2 --dist loadfile -p no:cacheprovider "$@"
 }
 run tests/gpu # in processes of its own; skipped where torch is no CPU build
-run tests/engines tests/test_policy.py tests/test_probe.py tests/training tests/prompts \
-    tests/test_across_cycles.py tests/test_cli.py tests/test_cli_decided.py tests/test_config.py \
-    tests/test_config_errors.py tests/test_doctor_hardware.py tests/test_drift_run.py tests/test_end_to_end.py \
-    tests/test_loop.py tests/test_loop_decline.py tests/test_loop_kill.py tests/test_shipped_configs.py "$@"
+run tests/engines tests/policy tests/training tests/prompts tests/loop tests/config \
+    tests/checks/test_doctor_hardware.py tests/cli/test_cli.py tests/cli/test_cli_decided.py "$@"

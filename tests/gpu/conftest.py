@@ -17,7 +17,7 @@ import pytest
 from halo_forge.hardware import Machine, Profile, profile_class
 
 HERE = Path(__file__).parent
-sys.path.append(str(HERE.parent / "training"))  # sft_cases
+sys.path.append(str(HERE.parent / "loop"))  # tests/loop, run again here on the GPU
 IS_REAL = os.environ.get("HALO_FORGE_TEST_GPU") == "real"
 
 

@@ -25,7 +25,7 @@ from halo_forge.config.spellings import DEFAULT_KINDS
 from halo_forge.config.yaml_io import dump
 from halo_forge.core.errors import ConfigError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SHIPPED = sorted(path for path in (ROOT / "configs").rglob("*.yaml"))
 MODEL = "model: {model_name_or_path: owner/name}\n"
 

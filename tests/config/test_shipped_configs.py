@@ -12,7 +12,7 @@ from halo_forge.config.spellings import DEFAULT_KINDS
 from halo_forge.config.yaml_io import dump, parse_value
 from halo_forge.runtime.preview import preview
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SHIPPED = sorted(path for path in (ROOT / "configs").rglob("*.yaml"))
 
 

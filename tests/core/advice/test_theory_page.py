@@ -7,7 +7,7 @@ from pathlib import Path
 
 from halo_forge.core.registry import discover
 
-PAGE = (Path(__file__).parents[2] / "docs" / "THEORY.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "THEORY.md").read_text(encoding="utf-8")
 ADVICE = PAGE.split("## Advice")[1].split("## The hypotheses")[0]
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from halo_forge.policy import ADAPTER_FILES, adapter_digest
 
-REAL_MODEL = Path(__file__).parent.parent / "models" / "smollm2-135m-instruct"
+REAL_MODEL = Path(__file__).parents[2] / "models" / "smollm2-135m-instruct"
 NUM_TRAIN, NUM_DEV, NUM_CYCLES = 16, 3, 2
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
 

@@ -325,7 +325,7 @@ def test_the_bytes_do_not_depend_on_the_process(tmp_path: Path, tiny_models: dic
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from tiny_models import load_policy;"
         "load_policy(Path(sys.argv[2])).save_adapter(Path(sys.argv[3]))"
     )
-    here = str(Path(__file__).parent)
+    here = str(Path(__file__).parents[1] / "support")
     for seed in ("1", "2"):
         command = [sys.executable, "-c", script, here, str(tiny_models["llama"]), str(tmp_path / seed)]
         subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": seed})

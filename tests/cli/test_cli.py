@@ -26,7 +26,7 @@ from halo_forge.policy import Policy
 from halo_forge.store.lock import RunLock
 from halo_forge.verifiers.c import Spec
 
-HERE = Path(__file__).parent
+SUPPORT = Path(__file__).parents[1] / "support"
 
 
 @pytest.fixture
@@ -603,7 +603,7 @@ def test_interrupted(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         path = lap / ("completions.jsonl.part" if stage == "completions" else "training.part/training_log.jsonl")
         return path.exists() and path.read_text().count("\n") >= 1
 
-    command = [sys.executable, str(HERE / "slow_run.py"), stage, "raft", "run", str(config), "--output-dir", "out"]
+    command = [sys.executable, str(SUPPORT / "slow_run.py"), stage, "raft", "run", str(config), "--output-dir", "out"]
     process = subprocess.Popen(
         command,
         cwd=tmp_path,

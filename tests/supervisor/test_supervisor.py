@@ -24,7 +24,7 @@ from halo_forge.supervisor import child as _child
 from halo_forge.supervisor.join import PIPE_VARIABLE
 from halo_forge.supervisor.supervise import Limits, supervise
 
-HERE = Path(__file__).parent
+SUPPORT = Path(__file__).parents[1] / "support"
 NO_GPU = Machine(Path("nowhere"), {}, None)
 
 
@@ -253,7 +253,7 @@ def test_finished_work_of_a_folder_that_is_not_there(tmp_path: Path) -> None:
 
 def troubled(trouble: str, after: int, times: int, folder: Path, *arguments: str) -> list[str]:
     folder.mkdir(exist_ok=True)
-    program = [sys.executable, str(HERE / "troubled_run.py"), trouble, str(after), str(times), str(folder)]
+    program = [sys.executable, str(SUPPORT / "troubled_run.py"), trouble, str(after), str(times), str(folder)]
     return [*program, "raft", *arguments, "--supervised", "--stall-seconds", "3"]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-DRIVER = Path(__file__).with_name("kill_driver.py")
+DRIVER = Path(__file__).parents[1] / "support" / "kill_driver.py"
 
 
 @pytest.fixture

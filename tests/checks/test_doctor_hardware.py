@@ -382,6 +382,6 @@ def test_a_real_probe_on_this_machine() -> None:
 
 
 def test_the_oldest_torch_is_the_one_of_the_package() -> None:
-    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     (needed,) = [each for each in project["dependencies"] if each.startswith("torch>")]
     assert needed.startswith(f"torch>={LEAST_TORCH[0]}.{LEAST_TORCH[1]},")

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "scripts"
 KEYS = {"benchmark", "ratio", "ratio_low", "ratio_high", "ours", "baseline", "unit", "machine"}
 """Of the last line; `ceiling_fraction` besides where there is a ceiling."""

@@ -71,7 +71,7 @@ def test_the_examples_are_clean(copy: Path) -> None:
 
 
 def test_the_schedule_is_found_and_keeps_the_contract(copy: Path) -> None:
-    contract = ROOT / "tests/schedules/test_schedule_contract.py"
+    contract = ROOT / "tests/core/schedules/test_schedule_contract.py"
     said = python(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "sawtooth", str(contract))
     passed = re.search(r"(\d+) passed", said)
     assert passed is not None and int(passed[1]) >= 10, said

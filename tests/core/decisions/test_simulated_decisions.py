@@ -13,7 +13,7 @@ from types import ModuleType
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "simulate_decisions.py"
+SCRIPT = Path(__file__).parents[3] / "scripts" / "simulate_decisions.py"
 
 
 @pytest.fixture(scope="module")

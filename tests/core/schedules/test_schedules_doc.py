@@ -24,7 +24,7 @@ from halo_forge.core.lr_scheduler import (
 )
 from halo_forge.core.schedules import Scheduled, kinds
 
-TEXT = (Path(__file__).parents[2] / "docs" / "schedules.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[3] / "docs" / "schedules.md").read_text(encoding="utf-8")
 ADAPTER: TypeAdapter[Any] = TypeAdapter(Scheduled)
 EXAMPLE = re.compile(r"```yaml\n(.*?)```\s*((?:\|[^\n]*\|\n)+)", re.DOTALL)
 

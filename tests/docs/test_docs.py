@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import itertools
 import json
 import re
@@ -222,36 +221,12 @@ def test_the_keys_that_decide_no_result_are_those_of_the_digest() -> None:
 
 
 def test_algorithm_quotes_the_loop() -> None:
-    loop = "".join((PACKAGE / name).read_text(encoding="utf-8") for name in ("loop.py", "rounds.py"))
+    loop = "".join((PACKAGE / name).read_text(encoding="utf-8") for name in ("loop.py", "runtime/rollouts.py"))
     quotes = [block.text for block in blocks(ROOT / "docs/algorithm.md") if block.language == "python"]
     assert [quote for quote in quotes if quote not in loop] == []
     stages = re.findall(r"\.stage\(\"(\w+)\"", loop)
     assert len(stages) >= 8
     assert [name for name in stages if f'.stage("{name}"' not in "".join(quotes)] == []
-
-
-def imported_rooms() -> dict[str, set[str]]:
-    """Module or package of halo_forge -> the others that it imports, wherever in its code."""
-    found: dict[str, set[str]] = {}
-    for path in PACKAGE.rglob("*.py"):
-        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        names = found.setdefault(room, set())
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and node.module is not None:
-                modules = [f"{node.module}.{alias.name}" for alias in node.names]
-            names |= {module.split(".")[1] for module in modules if module.startswith("halo_forge.")}
-    rooms = set(found)
-    return {room: (names & rooms) - {room} for room, names in found.items() if room != "__init__"}
-
-
-def test_the_floors_are_those_of_the_imports() -> None:
-    rows = table(ROOT / "docs/architecture.md", "## Floors")
-    floor = {room: int(row[0]) for row in rows for room in re.findall(r"`(\w+)`", row[1])}
-    imports = imported_rooms()
-    assert set(floor) == set(imports)
-    upward = {(room, other) for room, others in imports.items() for other in others if floor[other] >= floor[room]}
-    assert upward == set()
 
 
 # ---- the run directory

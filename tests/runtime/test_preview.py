@@ -18,7 +18,7 @@ from halo_forge.runtime.auto_settings import estimated_adapter_bytes
 from halo_forge.runtime.preview import Preview, preview
 from halo_forge.training.scripted import ScriptedTrainer
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def config(**sections: Any) -> RaftConfig:

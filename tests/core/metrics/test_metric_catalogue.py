@@ -65,7 +65,7 @@ def emitted() -> set[str]:
 
 def documented() -> dict[str, tuple[str, str]]:
     """Name -> (unit, direction), from the tables of the page."""
-    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([^`]+)` \| ([^|]+?) \| ([^|]+?) \|", page, re.MULTILINE)
     names = [name for name, _, _ in rows]
     assert len(names) == len(set(names)), "a name has two rows"
