@@ -102,7 +102,7 @@ def difficulty(prompt: Prompt) -> float:
         return math.inf
     if isinstance(found, int | float) and math.isfinite(found):
         return float(found)
-    return float(_DIFFICULTIES[found.lower()]) if str(found).lower() in _DIFFICULTIES else math.inf
+    return float(_DIFFICULTIES.get(str(found).lower(), math.inf))
 
 
 def learnable(
