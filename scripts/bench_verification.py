@@ -30,7 +30,7 @@ from _bench import Figure, alternately, machine
 
 from halo_forge.core.records import Completion, Prompt, Verdict
 from halo_forge.sandbox import processes
-from halo_forge.verifiers.c import Spec
+from halo_forge.verifiers.languages.c import Spec
 
 TARGET_DISTINCT, TARGET_DUPLICATES = 0.9, 1.5
 ROUND_VERDICTS = 250

@@ -24,7 +24,7 @@ from scripted_runs import MemoryVerifier, differences, read, rows, tree, write_i
 import halo_forge
 from halo_forge.policy import Policy
 from halo_forge.store.lock import RunLock
-from halo_forge.verifiers.c import Spec
+from halo_forge.verifiers.languages.c import Spec
 
 SUPPORT = Path(__file__).parents[1] / "support"
 
