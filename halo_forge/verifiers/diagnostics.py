@@ -6,7 +6,7 @@ import re
 import signal
 
 from halo_forge.sandbox.job import Limits, Outcome
-from halo_forge.sandbox.local import without_box_path
+from halo_forge.sandbox.local import without_workdir_path
 
 _HEAD_BYTES = 8 * 1024
 _TAIL_BYTES = 2 * 1024 - 64
@@ -34,7 +34,7 @@ _PASTED = re.compile(r"\b_(?:P|Pr|Pra|Prag|Pragm)?\b")
 def readable(output: bytes) -> str:
     """Text of what a tool or program wrote, without paths, addresses and process ids that change from run to run."""
     text = output.decode("utf-8", errors="backslashreplace")
-    text = _THREAD_ID.sub(r"\1", _ADDRESS.sub("0x...", without_box_path(text)))
+    text = _THREAD_ID.sub(r"\1", _ADDRESS.sub("0x...", without_workdir_path(text)))
     return _PROCESS_ID.sub("==pid==", text)
 
 

@@ -17,7 +17,7 @@ _ALTERNATIVES = "/etc/alternatives/"
 def find_tool(name: str) -> str | None:
     """The absolute path of a tool that is named by its path, or found in PATH.
 
-    Debian's indirection through /etc/alternatives is followed, because a jail may have no such directory; other
+    Debian's indirection through /etc/alternatives is followed, because a sandbox may have no such directory; other
     links are not: some tools look at the name that they were called by.
     """
     path = shutil.which(name)

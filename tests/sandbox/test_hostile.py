@@ -1,6 +1,6 @@
 """Every hostile program on every level of isolation that this machine has, and what must be so after each of them.
 
-The verdict comes in time, no process is left, nothing is written outside the box, disk and memory are as before,
+The verdict comes in time, no process is left, nothing is written outside the workdir, disk and memory are as before,
 nobody outside was signalled, and the next job on the same launcher is fine.
 """
 

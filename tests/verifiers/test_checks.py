@@ -107,7 +107,7 @@ def test_diagnostics_are_bounded_and_keep_both_ends() -> None:
 
 
 def test_diagnostics_hold_nothing_that_changes_from_run_to_run() -> None:
-    text = b"/some/where/halo-forge-a1_b2c3d/work/box/answer.c:1: ==123==ERROR at 0x7ffd12345678 \xff 0x1F"
+    text = b"/some/where/halo-forge-a1_b2c3d/work/job/answer.c:1: ==123==ERROR at 0x7ffd12345678 \xff 0x1F"
     assert readable(text) == "answer.c:1: ==pid==ERROR at 0x... \\xff 0x1F"
 
 

@@ -134,7 +134,7 @@ class CFamilySpec(CompiledSpec):
         return {"standard": self.standard, "flags": [*_WARNINGS, *self.flags], "linker": self._linker()}
 
     def program_environment(self) -> dict[str, str]:
-        # The leak check of AddressSanitizer traces its own process, which no jail allows.
+        # The leak check of AddressSanitizer traces its own process, which no sandbox allows.
         return {"ASAN_OPTIONS": "detect_leaks=0"} if self.needs_address_space() else {}
 
     def needs_address_space(self) -> bool:

@@ -214,7 +214,7 @@ def _end(pid: int) -> None:
     try:
         os.kill(pid, 9)
     except PermissionError:
-        return  # a jail may let programs signal nobody but themselves; it ends what is left
+        return  # a sandbox may let programs signal nobody but themselves; it ends what is left
     os.waitpid(pid, 0)
 
 

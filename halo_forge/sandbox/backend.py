@@ -1,4 +1,4 @@
-"""What the launcher's two kinds of cell share: where a job runs, and what they tell about it."""
+"""What the launcher's two kinds of backend share: where a job runs, and what they tell about it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from halo_forge.sandbox import jail, landlock, seccomp, syscalls
-from halo_forge.sandbox.watch import Reason, Watch
+from halo_forge.sandbox import child_setup, landlock, seccomp, syscalls
+from halo_forge.sandbox.monitor import Monitor, Reason
 
 # Where programs find their interpreter and libraries; each that is there, link or not.
 SYSTEM_DIRECTORIES = (
@@ -68,15 +68,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a job ended: why its watch stopped waiting, what the watch saw, and the file that was asked for."""
+    """How a job ended: why its monitor stopped waiting, what the monitor saw, and the file that was asked for."""
 
     reason: Reason
-    watch: Watch
+    monitor: Monitor
     exec_error: int
     fetched: bytes | None
 
 
-class Cell(Protocol):
+class Backend(Protocol):
     """A place where jobs of one isolation level run, one after another."""
 
     @property
@@ -87,27 +87,27 @@ class Cell(Protocol):
     def add_ons(self) -> Mapping[str, Any]:
         """See `job.Isolation`."""
 
-    def run(self, request: Request, wait: Callable[[Watch], Reason]) -> Ending:
+    def run(self, request: Request, wait: Callable[[Monitor], Reason]) -> Ending:
         """Run a job to its end, and leave no process and no file of it.
 
         Raises:
-            OSError, ValueError, jail.JailError: The job could not be set up or cleaned up.
+            OSError, ValueError, child_setup.ChildSetupError: The job could not be set up or cleaned up.
         """
 
 
 class Steps:
-    """The optional steps of `jail` that work here, found by trying them."""
+    """The optional steps of `child_setup` that work here, found by trying them."""
 
     def __init__(self) -> None:
         # Held open, so that it can be used where no /proc is in sight.
         self.proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        refused = jail.unavailable_steps(self.proc)
-        works = [name for name in jail.OPTIONAL if name not in refused]
-        self.notes = [jail.OPTIONAL[name][1] for name in refused]
+        refused = child_setup.unavailable_steps(self.proc)
+        works = [name for name in child_setup.OPTIONAL if name not in refused]
+        self.notes = [child_setup.OPTIONAL[name][1] for name in refused]
         # Some a launcher takes once for all of its jobs: it keeps what it does not hand down.
-        for name in set(works) & set(jail.INHERITED):
-            jail.OPTIONAL[name][0](self.proc)
-        self.names = [name for name in works if name not in jail.INHERITED]
+        for name in set(works) & set(child_setup.INHERITED):
+            child_setup.OPTIONAL[name][0](self.proc)
+        self.names = [name for name in works if name not in child_setup.INHERITED]
 
 
 def existing(paths: Sequence[str]) -> list[str]:
@@ -119,7 +119,7 @@ def refusal_of_landlock() -> OSError | None:
     """Why Landlock does not work here, None where it does."""
     try:
         abi = landlock.kernel_abi()
-        if not jail.works_in_a_child(lambda: _try_landlock(abi)):
+        if not child_setup.works_in_a_child(lambda: _try_landlock(abi)):
             return PermissionError("a domain of Landlock cannot be entered")
     except OSError as error:
         return error
@@ -141,7 +141,7 @@ def working_filter(owns_files: bool = False, may_truncate: bool = True) -> bytes
 
 def filter_works(code: bytes, flags: int = 0) -> bool:
     """Whether the kernel takes a filter; see `seccomp.install`."""
-    return seccomp.available() and jail.works_in_a_child(lambda: _try_filter(code, flags))
+    return seccomp.available() and child_setup.works_in_a_child(lambda: _try_filter(code, flags))
 
 
 def _try_filter(code: bytes, flags: int) -> None:

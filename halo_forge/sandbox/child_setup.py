@@ -22,7 +22,7 @@ _PROCESS_SLACK = 512
 _FIRST_USER, _NUM_USERS = 50_000, 10_000
 
 
-class JailError(Exception):
+class ChildSetupError(Exception):
     """The child could not be set up; the command was not started."""
 
 
@@ -90,7 +90,7 @@ def unused_user(work: str) -> int | None:
     """A user id of this launcher's own for its jobs, None where it is not root or may not become another user.
 
     The kernel limits no number of processes for root, and root owns every file: as a user of its own a job is
-    limited like anybody's, and owns nothing but its box.
+    limited like anybody's, and owns nothing but its workdir.
     """
     if os.geteuid() != 0:
         return None
@@ -113,11 +113,11 @@ def become_user(user: int) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Walls:
+class Confinement:
     """What holds a job in beside limits and its user.
 
     Attributes:
-        ruleset: From the descriptor of the box to that of a ruleset of `landlock`, None for none; asked in the child.
+        ruleset: Maps the workdir's descriptor to that of a `landlock` ruleset; called in the child.  None for none.
         filter: A filter of `seccomp`, None for none.
         signals: Keeps the signals of the calling process, the child, to itself and what it starts; None for nothing.
     """
@@ -132,26 +132,26 @@ class Command:
     """What the child becomes.
 
     Attributes:
-        box: Descriptor of the directory to run in.
+        workdir: Descriptor of the directory to run in.
         streams: Descriptors of standard input, output and error.
         limits: The fields of `job.Limits`.
         num_other_tasks: Processes and threads that this user has already; None where only jobs count.
         steps: Names of the optional steps to take.
         proc: Descriptor of a /proc that shows this process.
         user: See `unused_user`.
-        walls: See `Walls`.
+        confinement: See `Confinement`.
     """
 
     argv: Sequence[str]
     env: Mapping[str, str]
-    box: int
+    workdir: int
     streams: Sequence[int]
     limits: Mapping[str, Any]
     num_other_tasks: int | None
     steps: Sequence[str]
     proc: int
     user: int | None
-    walls: Walls
+    confinement: Confinement
 
 
 def start(command: Command) -> tuple[int, int]:
@@ -161,7 +161,7 @@ def start(command: Command) -> tuple[int, int]:
         The process id, and the errno with which exec was refused (0 when the command runs).
 
     Raises:
-        JailError: A limit could not be set.
+        ChildSetupError: A limit could not be set.
     """
     reader, writer = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
@@ -173,7 +173,7 @@ def start(command: Command) -> tuple[int, int]:
         return pid, int(failure.removeprefix("exec "))
     if failure:
         os.waitpid(pid, 0)
-        raise JailError(failure)
+        raise ChildSetupError(failure)
     return pid, 0
 
 
@@ -204,12 +204,12 @@ def become(command: Command, writer: int) -> NoReturn:
 
 
 def confine(command: Command) -> None:
-    """Put this process, and all that it starts, under the limits and behind the walls of the command.
+    """Put this process, and all that it starts, under the limits and behind the confinement of the command.
 
     Raises:
         OSError, ValueError: A step fails.
     """
-    os.fchdir(command.box)
+    os.fchdir(command.workdir)
     os.umask(0o077)
     os.nice(_NICE)
     for name in command.steps:
@@ -226,18 +226,18 @@ def confine(command: Command) -> None:
     syscalls.drop_capabilities()
     prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)  # after the change of user, which forgets it
     prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
-    if command.walls.ruleset is not None:
-        landlock.enter(command.walls.ruleset(command.box))
-    if command.walls.filter is not None:
-        seccomp.install(command.walls.filter)
-    if command.walls.signals is not None:
-        command.walls.signals()
+    if command.confinement.ruleset is not None:
+        landlock.enter(command.confinement.ruleset(command.workdir))
+    if command.confinement.filter is not None:
+        seccomp.install(command.confinement.filter)
+    if command.confinement.signals is not None:
+        command.confinement.signals()
 
 
 def _resources(limits: Mapping[str, Any], num_other_tasks: int | None) -> list[tuple[int, int | None]]:
     """Limits in order; `num_other_tasks` is None where the job's user has no other processes.
 
-    The watch ends a job that has more processes than allowed; the kernel's limit is above that, so that it is seen.
+    The monitor ends a job that has more processes than allowed; the kernel's limit is above that, so that it is seen.
     """
     slack = limits["num_processes"] if num_other_tasks is None else num_other_tasks + _PROCESS_SLACK
     return [

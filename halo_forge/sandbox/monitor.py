@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from halo_forge.sandbox import processes
-from halo_forge.sandbox.referee import Referee
+from halo_forge.sandbox.signal_broker import SignalBroker
 
 Reason = Literal["ended", "cpu", "wall", "memory", "processes", "disk"]
 _FIRST_POLL_MILLISECONDS, _LAST_POLL_MILLISECONDS = 20.0, 40.0
@@ -23,12 +23,12 @@ class TrainerGone(Exception):
     """The process that asked for this job has ended or hung up."""
 
 
-class Watch:
+class Monitor:
     """One job's processes: the command `main` and all that it leaves to its launcher.
 
     Args:
         over_disk: Tells whether the job's files are over their limit; None where the kernel sees to that.
-        referee: Decides on the job's signals; None where nobody has to.
+        signal_broker: Decides on the job's signals; None where nobody has to.
 
     Attributes:
         status: Wait status of `main`, None until it was reaped.
@@ -42,11 +42,11 @@ class Watch:
         limits: Mapping[str, Any],
         started: float,
         over_disk: Callable[[], bool] | None = None,
-        referee: Referee | None = None,
+        signal_broker: SignalBroker | None = None,
     ) -> None:
         self._main = main
         self._over_disk = over_disk
-        self._referee = referee
+        self._signal_broker = signal_broker
         self._next_disk = started + _DISK_SECONDS
         self._limits = limits
         self._started = started
@@ -71,8 +71,8 @@ class Watch:
         poll.register(command, select.POLLIN)
         poll.register(trainer, select.POLLIN)
         poll.register(connection, select.POLLRDHUP)
-        if self._referee is not None:
-            poll.register(self._referee.listen(), select.POLLIN)
+        if self._signal_broker is not None:
+            poll.register(self._signal_broker.listen(), select.POLLIN)
         # A look costs most of a millisecond, and most commands end by themselves before there is anything to see.
         patience = _FIRST_POLL_MILLISECONDS
         try:
@@ -83,8 +83,8 @@ class Watch:
                     raise TrainerGone
                 if command in ready:
                     return "ended"
-                if self._referee is not None and self._referee.listen() in ready:
-                    self._referee.answer()
+                if self._signal_broker is not None and self._signal_broker.listen() in ready:
+                    self._signal_broker.answer()
                 reason = self._exceeded()
                 if reason is not None:
                     return reason
@@ -98,7 +98,7 @@ class Watch:
         if self._over_disk is not None and now > self._next_disk:
             if self._over_disk():
                 return "disk"
-            # A full directory takes long to look at; the watch has other things to see.
+            # A full directory takes long to look at; the monitor has other things to see.
             self._next_disk = time.monotonic() + max(_DISK_SECONDS, 4 * (time.monotonic() - now))
         cpu_seconds, num_tasks = self.cpu_seconds, 0
         living: list[processes.Process] = []
@@ -162,7 +162,7 @@ class Watch:
         processes.kill_all_below(self._me, self.reap)
 
 
-class NamespaceWatch(Watch):
+class NamespaceMonitor(Monitor):
     """The same for a job in a process id namespace of its own, where `main` is the init that oversees it.
 
     The kernel ends all processes of such a namespace with its init.  What became of the command is told by the init.

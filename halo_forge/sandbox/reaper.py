@@ -1,7 +1,7 @@
 """Who ends a job when its launcher is killed, at the levels where jobs are among the host's processes.
 
 What a dead launcher leaves would go on, as a child of whoever adopts it.  So the process that the trainer starts forks
-the launcher and stays behind as its keeper: orphans of the launcher become its own, and it ends them.
+the launcher and stays behind as its reaper: orphans of the launcher become its own, and it ends them.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ import socket
 from typing import NoReturn
 
 from halo_forge.sandbox import processes, syscalls
-from halo_forge.sandbox.box import remove_tree
+from halo_forge.sandbox.workdir import remove_tree
 
 
-def leave_a_keeper(connection: socket.socket, work: str) -> int:
+def fork_under_reaper(connection: socket.socket, work: str) -> int:
     """Go on as a child of this process, which only waits for its end, and then removes what it has left.
 
     For a child subreaper, which both of them are then.
 
     Args:
-        connection: Closed in the keeper, so that its other side learns at once of the end of the child.
+        connection: Closed in the reaper, so that its other side learns at once of the end of the child.
         work: The directory of jobs, which is removed with the one above it.
 
     Returns:
-        A pidfd of the keeper: without it, the caller must not go on.
+        A pidfd of the reaper: without it, the caller must not go on.
     """
-    keeper = os.pidfd_open(os.getpid())
+    reaper = os.pidfd_open(os.getpid())
     child = os.fork()
     if child:
         connection.close()
         _keep(child, work)
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)  # it is not handed down
-    return keeper
+    return reaper
 
 
 def _keep(child: int, work: str) -> NoReturn:

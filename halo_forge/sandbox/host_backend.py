@@ -9,9 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from halo_forge.sandbox import jail, landlock, processes, seccomp
-from halo_forge.sandbox.box import Box
-from halo_forge.sandbox.cell import (
+from halo_forge.sandbox import child_setup, landlock, processes, seccomp
+from halo_forge.sandbox.backend import (
     READABLE_DEVICES,
     SYSTEM_DIRECTORIES,
     SYSTEM_SETTINGS,
@@ -25,8 +24,9 @@ from halo_forge.sandbox.cell import (
     refusal_of_landlock,
     working_filter,
 )
-from halo_forge.sandbox.referee import Referee
-from halo_forge.sandbox.watch import Reason, Watch
+from halo_forge.sandbox.monitor import Monitor, Reason
+from halo_forge.sandbox.signal_broker import SignalBroker
+from halo_forge.sandbox.workdir import Workdir
 
 _COUNT_TASKS_SECONDS = 5.0
 _LEAST_FREE_BYTES = 1024 * 1024
@@ -39,7 +39,7 @@ _UNREADABLE_NOTE = "jobs run as root without its capabilities, because no other 
 _DISK_NOTE = "a program can take up more disk than it may until that is seen, ten times a second; nothing is left of it"
 
 
-class HostCell:
+class HostBackend:
     """Runs jobs in `work`.
 
     Raises:
@@ -49,13 +49,15 @@ class HostCell:
     def __init__(self, work: str, read_only: Sequence[str], with_landlock: bool) -> None:
         self._work = work
         self._steps = Steps()
-        user = jail.unused_user(work)
+        user = child_setup.unused_user(work)
         unreadable = [] if user is None else [path for path in read_only if not _readable(path, user)]
         # Landlock holds root without capabilities as well; nothing but the user does at level `limits`.
         self._user = None if unreadable and with_landlock else user
         self._num_tasks = 0
         self._counted = float("-inf")
-        self._walls, abi = _walls(read_only, self._user is None) if with_landlock else (jail.Walls(), 0)
+        self._confinement, abi = (
+            _confinement(read_only, self._user is None) if with_landlock else (child_setup.Confinement(), 0)
+        )
         # At level `limits` a job is its user's in all else, but must not end all of that user's processes by a mistake.
         needs_signals = self._user is None and abi < landlock.SIGNALS_ABI
         self._signals = _keeps_signals() if needs_signals else "no"
@@ -74,66 +76,67 @@ class HostCell:
             "landlock_abi": abi,
             "fresh_proc": False,
             "uid_drop": self._user is not None,
-            "seccomp": self._walls.filter is not None or self._signals != "no",
+            "seccomp": self._confinement.filter is not None or self._signals != "no",
         }
 
-    def run(self, request: Request, wait: Callable[[Watch], Reason]) -> Ending:
-        """See `cell.Cell.run`."""
-        box = Box(self._work, self._user)
+    def run(self, request: Request, wait: Callable[[Monitor], Reason]) -> Ending:
+        """See `backend.Backend.run`."""
+        workdir = Workdir(self._work, self._user)
         try:
             for name, content in request.files.items():
-                box.put(name, content)
-            return self._execute(request, box, wait)
+                workdir.put(name, content)
+            return self._execute(request, workdir, wait)
         finally:
-            box.remove()
+            workdir.remove()
 
-    def _execute(self, request: Request, box: Box, wait: Callable[[Watch], Reason]) -> Ending:
+    def _execute(self, request: Request, workdir: Workdir, wait: Callable[[Monitor], Reason]) -> Ending:
+        confinement = self._confinement
         if self._signals == "no":
-            return self._watch(request, box, wait, self._walls, None)
+            return self._run_monitored(request, workdir, wait, confinement, None)
         if self._signals == "refuses":
-            return self._watch(request, box, wait, replace(self._walls, signals=_refuse_signals), None)
-        referee = Referee()
+            return self._run_monitored(request, workdir, wait, replace(confinement, signals=_refuse_signals), None)
+        broker = SignalBroker()
         try:
-            return self._watch(request, box, wait, replace(self._walls, signals=referee.confine), referee)
+            return self._run_monitored(request, workdir, wait, replace(confinement, signals=broker.confine), broker)
         finally:
-            referee.close()
+            broker.close()
 
-    def _watch(
+    def _run_monitored(
         self,
         request: Request,
-        box: Box,
-        wait: Callable[[Watch], Reason],
-        walls: jail.Walls,
-        referee: Referee | None,
+        workdir: Workdir,
+        wait: Callable[[Monitor], Reason],
+        confinement: child_setup.Confinement,
+        broker: SignalBroker | None,
     ) -> Ending:
         started = time.monotonic()
-        command = jail.Command(
+        command = child_setup.Command(
             argv=request.argv,
-            env={**request.env, "HOME": box.path, "TMPDIR": box.path},
-            box=box.descriptor,
+            env={**request.env, "HOME": workdir.path, "TMPDIR": workdir.path},
+            workdir=workdir.descriptor,
             streams=request.streams,
             limits=request.limits,
             num_other_tasks=self._count_tasks() if self._user is None else None,
             steps=self._steps.names,
             proc=self._steps.proc,
             user=self._user,
-            walls=walls,
+            confinement=confinement,
         )
-        main, exec_error = jail.start(command)
+        main, exec_error = child_setup.start(command)
         most = (request.limits["disk_bytes"], request.limits["num_files"])
-        watch = Watch(main, request.limits, started, lambda: box.exceeds(*most), referee)
+        monitor = Monitor(main, request.limits, started, lambda: workdir.exceeds(*most), broker)
         try:
-            reason = wait(watch)
+            reason = wait(monitor)
         finally:
-            watch.end()
-        if reason == "ended" and box.exceeds(*most):
+            monitor.end()
+        if reason == "ended" and workdir.exceeds(*most):
             reason = "disk"
-        disk = os.fstatvfs(box.descriptor)
+        disk = os.fstatvfs(workdir.descriptor)
         if disk.f_bavail * disk.f_frsize < _LEAST_FREE_BYTES:
             # Whatever the command made of it, its failure would be ours.
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), box.path)
-        fetched = None if request.fetch is None else box.fetch(request.fetch, request.limits["file_bytes"])
-        return Ending(reason, watch, exec_error, fetched)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), workdir.path)
+        fetched = None if request.fetch is None else workdir.fetch(request.fetch, request.limits["file_bytes"])
+        return Ending(reason, monitor, exec_error, fetched)
 
     def _count_tasks(self) -> int:
         if time.monotonic() - self._counted > _COUNT_TASKS_SECONDS:
@@ -142,8 +145,8 @@ class HostCell:
         return self._num_tasks
 
 
-def _walls(read_only: Sequence[str], same_user: bool) -> tuple[jail.Walls, int]:
-    """The walls, and the version of Landlock's interface."""
+def _confinement(read_only: Sequence[str], same_user: bool) -> tuple[child_setup.Confinement, int]:
+    """The confinement, and the version of Landlock's interface."""
     refusal = refusal_of_landlock()
     if refusal is not None:
         raise Unavailable("Landlock", refusal.errno) from refusal
@@ -160,7 +163,9 @@ def _walls(read_only: Sequence[str], same_user: bool) -> tuple[jail.Walls, int]:
     ]
     writable = existing(WRITABLE_DEVICES)
     # What /proc says about a job's first process is needed by runtimes, and is another directory for each job.
-    return jail.Walls(lambda box: landlock.new_ruleset([*readable, "/proc/self"], [*writable, box], abi), code), abi
+    return child_setup.Confinement(
+        lambda workdir: landlock.new_ruleset([*readable, "/proc/self"], [*writable, workdir], abi), code
+    ), abi
 
 
 def _keeps_signals() -> Literal["asks", "refuses", "no"]:
@@ -178,9 +183,9 @@ def _refuse_signals() -> None:
 
 
 def _readable(path: str, user: int) -> bool:
-    return jail.works_in_a_child(lambda: _read_as(user, path))
+    return child_setup.works_in_a_child(lambda: _read_as(user, path))
 
 
 def _read_as(user: int, path: str) -> None:
-    jail.become_user(user)
+    child_setup.become_user(user)
     os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))

@@ -14,13 +14,13 @@ def check_name(name: str) -> None:
         raise ValueError(f"{name!r} is no plain file name")
 
 
-class Box:
-    """A fresh directory `box` inside `work`, owned by `user` where that is another than our own."""
+class Workdir:
+    """A fresh directory `job` inside `work`, owned by `user` where that is another than our own."""
 
     def __init__(self, work: str, user: int | None = None) -> None:
         self._work = work
         self._user = user
-        self.path = os.path.join(work, "box")
+        self.path = os.path.join(work, "job")
         os.makedirs(self.path, 0o700)  # a program that is not isolated may have removed `work` itself
         # Held open, so that what is read later is in this directory, whatever is at its path by then.
         self.descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

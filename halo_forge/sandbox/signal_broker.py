@@ -25,8 +25,8 @@ _CONTINUE = 1
 _EVERYBODY = -1
 
 
-class Referee:
-    """The judge of one job's signals.  The launcher makes it, the job's first process enters its filter."""
+class SignalBroker:
+    """Decides on the signals of one job.  The launcher creates it; the job's first process enters its filter."""
 
     def __init__(self) -> None:
         self._me = os.getpid()
@@ -55,12 +55,12 @@ class Referee:
         try:
             fcntl.ioctl(self.listen(), _RECEIVE, room)
             number, caller, _, call, _, _, *arguments = _QUESTION.unpack(room)
-            error, flags = self._judge(caller, call, arguments)
+            error, flags = self._decide(caller, call, arguments)
             fcntl.ioctl(self.listen(), _SEND, bytearray(_ANSWER.pack(number, 0, -error, flags)))
         except FileNotFoundError:
             return  # who asked has ended or was interrupted meanwhile
 
-    def _judge(self, caller: int, call: int, arguments: list[int]) -> tuple[int, int]:
+    def _decide(self, caller: int, call: int, arguments: list[int]) -> tuple[int, int]:
         """The errno for the caller, 0 for none, and the flags of the answer."""
         target = _signed(arguments[0])
         if target > 0 and _group_of_threads(target) == _group_of_threads(caller):
@@ -70,8 +70,8 @@ class Referee:
         try:
             if target == _EVERYBODY:
                 return errno.EPERM, 0
-            judge = self._to_process if target > 0 else self._to_group
-            return judge(abs(target), number), 0
+            deliver = self._to_process if target > 0 else self._to_group
+            return deliver(abs(target), number), 0
         except OSError as error:
             return error.errno or errno.EPERM, 0
 

@@ -10,8 +10,8 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 
-from halo_forge.sandbox import jail, syscalls
-from halo_forge.sandbox.cell import (
+from halo_forge.sandbox import child_setup, syscalls
+from halo_forge.sandbox.backend import (
     READABLE_DEVICES,
     SYSTEM_DIRECTORIES,
     SYSTEM_SETTINGS,
@@ -26,15 +26,15 @@ JOB_USER = 1000
 PLACE = "/halo-forge"
 """Holds the one place where a job can write, and nothing else."""
 MOUNT_POINT = f"{PLACE}/work"
-"""Where the box and the temporary directory of a job are."""
-BOX = f"{MOUNT_POINT}/box"
+"""Where the workdir and the temporary directory of a job are."""
+WORKDIR = f"{MOUNT_POINT}/job"
 TEMPORARY = f"{MOUNT_POINT}/tmp"
 
 # Below it is what `read_only` names below a temporary directory, at the same path.
 _SHOWN = "/shown"
 _TEMPORARIES = ("/tmp", "/var/tmp", "/dev/shm")
 _ROOT_OPTIONS = "mode=0755,size=64m,nr_inodes=16384"
-_USERS = f"root:x:0:0:root:/:/bin/sh\nprogram:x:{JOB_USER}:{JOB_USER}:program:{BOX}:/bin/sh\n"
+_USERS = f"root:x:0:0:root:/:/bin/sh\nprogram:x:{JOB_USER}:{JOB_USER}:program:{WORKDIR}:/bin/sh\n"
 _GROUPS = f"root:x:0:\nprogram:x:{JOB_USER}:\n"
 _LINKS = {
     **dict.fromkeys(_TEMPORARIES, TEMPORARY),
@@ -74,7 +74,7 @@ def _try(step: str, action: Callable[[], object]) -> None:
 
 def _enter_user_namespace() -> bool:
     user, group = os.geteuid(), os.getegid()
-    mapped = user == 0 and _map_two_users(jail.own_user_id())
+    mapped = user == 0 and _map_two_users(child_setup.own_user_id())
     if not mapped:
         if user != 0:
             _try("unshare user namespace", lambda: syscalls.call("unshare", syscalls.CLONE_NEWUSER))
