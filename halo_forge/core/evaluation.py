@@ -61,8 +61,8 @@ HALF_WIDTH = 1.96
 COMPARED: dict[str, What] = {"compile_rate": "compiled", "pass_rate": "passed", "reward_mean": "reward"}
 
 
-def measure_lap(cycle: int, train: Answers, dev: Answers, drift: Mapping[str, float]) -> Measurement:
-    """Metrics of v_{cycle-1} on its train prompts (none in the last lap) and on dev, and how far it has moved."""
+def measure_version(cycle: int, train: Answers, dev: Answers, drift: Mapping[str, float]) -> Measurement:
+    """Metrics of v_{cycle-1} on its train prompts (none in the final evaluation) and on dev, and its drift."""
     metrics = {**measure_set(facts(*train), "train"), **measure_set(facts(*dev), "dev"), **drift}
     return Measurement(cycle, cycle - 1, dict(sorted(metrics.items())))
 
@@ -109,7 +109,7 @@ def judge(settings: DecisionsSection, decisions: Sequence[Decision], dev: Sequen
     """What the version measured last is against the incumbent, at first look.
 
     Args:
-        decisions: Of all laps before this one.
+        decisions: Of all cycles before this one.
         dev: dev[v] are the dev verdicts of v_v.
     """
     if not decisions:

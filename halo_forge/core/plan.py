@@ -43,7 +43,7 @@ class Plan(Questions):
     def sampling_settings(
         self, cycle: int, history: Sequence[Measurement], decisions: Sequence[Decision] = ()
     ) -> SamplingSettings:
-        """The scheduled sampling values of a cycle; `history` ends with v_{cycle-2}, measured one lap earlier.
+        """The scheduled sampling values of a cycle; `history` ends with v_{cycle-2}, measured one cycle earlier.
 
         Every return to an earlier version added to the temperature.
         """
@@ -59,7 +59,7 @@ class Plan(Questions):
         )
 
     def sampling_anew(self, history: Sequence[Measurement], decisions: Sequence[Decision]) -> SamplingSettings:
-        """Those of the same lap again, after the decision to go back: only the temperature is another."""
+        """Those of the same cycle again, after the decision to go back: only the temperature is another."""
         return self.sampling_settings(len(history), history[:-1], decisions)
 
     def selection_settings(self, cycle: int, history: Sequence[Measurement]) -> SelectionSettings:
@@ -72,8 +72,8 @@ class Plan(Questions):
         )
 
     def decide(self, judgement: Judgement, decisions: Sequence[Decision], history: Sequence[Measurement]) -> Decision:
-        """The decision of the lap after `decisions`; `history` ends with the version that was judged."""
-        metrics, lap = [measurement.metrics for measurement in history], len(history)
+        """The decision of the cycle after `decisions`; `history` ends with the version that was judged."""
+        metrics, cycle = [measurement.metrics for measurement in history], len(history)
         rate = self._learning_rate()
         return decide(
             self.config.decisions,
@@ -81,7 +81,7 @@ class Plan(Questions):
             judgement,
             metrics,
             self.num_cycles,
-            at_floor=rate.stalled_at_floor(lap, max(lap, self.num_cycles), metrics),
+            at_floor=rate.stalled_at_floor(cycle, max(cycle, self.num_cycles), metrics),
             start_from=self.config.training.start_from,
             schedule_lowers=rate.lowers_on_decline,
         )

@@ -38,7 +38,7 @@ class Questions:
 
     @property
     def num_cycles(self) -> int:
-        """Cycles that train; the loop runs one lap more."""
+        """Cycles that train; the loop runs once more, for the final evaluation."""
         return self.config.raft.num_cycles
 
     def train_prompts(
@@ -56,7 +56,7 @@ class Questions:
     def train_requests(
         self, cycle: int, settings: SamplingSettings, past: Sequence[PastCycle] = (), seed_tag: str = "sample"
     ) -> list[SampleRequest]:
-        """What cycle `cycle` samples, or the first round of it; nothing in the last lap, which only measures."""
+        """What cycle `cycle` samples, or the first round of it; nothing in the final evaluation."""
         if cycle > self.num_cycles:
             return []
         is_budgeted = self.config.raft.sampling == "budgeted"

@@ -14,8 +14,8 @@ from halo_forge.core.evaluation import (
     judge,
     judge_again,
     kept_facts,
-    measure_lap,
     measure_test,
+    measure_version,
     with_outcome,
 )
 from halo_forge.core.records import Completion, Measurement, Selection, Verdict
@@ -44,7 +44,7 @@ def dev(*passes: int, num: int = 4) -> list[Verdict]:
 
 
 def decisions(*best: int) -> list[Decision]:
-    return [Decision(lap + 1, "held", "continue", each, "") for lap, each in enumerate(best)]
+    return [Decision(cycle + 1, "held", "continue", each, "") for cycle, each in enumerate(best)]
 
 
 LOOSE = DecisionsSection(min_prompts=4, max_standard_error=1.0)
@@ -90,7 +90,7 @@ def test_what_schedules_see_of_an_outcome(outcome: Any, number: float | None) ->
 def test_a_lap_is_measured_on_both_sets() -> None:
     train = answers({"a": ["passed", "broken"], "b": ["ran", "ran"]})
     dev = answers({"c": ["passed", "passed", "error"], "d": ["broken", "broken", "broken"]})
-    measurement = measure_lap(3, train, dev, {"kl_to_start": 0.25})
+    measurement = measure_version(3, train, dev, {"kl_to_start": 0.25})
     assert (measurement.cycle, measurement.policy_version) == (3, 2)
     expected = {
         "kl_to_start": 0.25,
@@ -108,8 +108,8 @@ def test_a_lap_is_measured_on_both_sets() -> None:
     assert list(measurement.metrics) == sorted(measurement.metrics)
 
 
-def test_the_last_lap_has_dev_alone() -> None:
-    measurement = measure_lap(4, ([], []), answers({"c": ["passed"]}), {})
+def test_the_final_evaluation_has_dev_alone() -> None:
+    measurement = measure_version(4, ([], []), answers({"c": ["passed"]}), {})
     assert measurement.metrics["dev/pass_rate"] == 1.0
     assert all(name.startswith("dev/") for name in measurement.metrics)
 

@@ -36,10 +36,10 @@ def decide(
     start_from: str = "previous",
     schedule_lowers: bool = False,
 ) -> Decision:
-    """The decision of the lap after `earlier`.
+    """The decision of the cycle after `earlier`.
 
     Args:
-        earlier: The decisions of all laps before, in order; they are the whole state.
+        earlier: The decisions of all cycles before, in order; they are the whole state.
         judgement: Of v_{cycle-1}; a suspect was confirmed or cleared before.
         history: The metrics of v_0 .. v_{cycle-1}.
         at_floor: See `stop`.

@@ -1,4 +1,4 @@
-"""What is decided in a lap, with everything that it rests on."""
+"""What is decided in a cycle, with everything that it rests on."""
 
 from __future__ import annotations
 

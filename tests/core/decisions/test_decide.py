@@ -1,4 +1,4 @@
-"""What follows from a judgement, lap after lap, and when a run stops."""
+"""What follows from a judgement, cycle after cycle, and when a run stops."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def comparison(difference: float = 0.0, error: float = 0.02) -> Comparison:
 
 
 def play(outcomes: Sequence[Outcome], num_cycles: int = 99, **values: Any) -> list[Decision]:
-    """The decisions of laps whose versions 1, 2 ... are judged like this; it ends where a decision ends."""
+    """The decisions of cycles whose versions 1, 2 ... are judged like this; it ends where a decision ends."""
     settings, decisions = DecisionsSection(**values), [decide_first(num_cycles)]
     for outcome in outcomes:
         fresh = comparison(-0.1) if outcome in ("degraded", "suspect_not_confirmed") else None
@@ -168,7 +168,7 @@ def test_collapse_takes_all_signs_and_at_least_two() -> None:
     for name in FRESH:
         assert signs_of_collapse([FRESH, {**SPENT, name: FRESH[name]}]) == []
         assert signs_of_collapse([FRESH, {name: SPENT[name]}]) == []
-    assert signs_of_collapse([FRESH, {}]) == []  # the last lap has no train samples
+    assert signs_of_collapse([FRESH, {}]) == []  # the final evaluation has no train samples
     assert signs_of_collapse([FRESH, FRESH]) == []
 
 
