@@ -23,7 +23,7 @@ from halo_forge.core.errors import ConfigError, HaloForgeError
 from halo_forge.core.evaluation import Result
 from halo_forge.core.records import Completion, Prompt
 from halo_forge.prompts import load_prompts
-from halo_forge.verifiers.c import Spec
+from halo_forge.verifiers.languages.c import Spec
 
 PACKAGE = ROOT / "halo_forge"
 EVERY_BLOCK = [(page, block) for page in PAGES for block in blocks(page)]
@@ -224,9 +224,9 @@ def test_algorithm_quotes_the_loop() -> None:
     loop = "".join((PACKAGE / name).read_text(encoding="utf-8") for name in ("loop.py", "runtime/rollouts.py"))
     quotes = [block.text for block in blocks(ROOT / "docs/algorithm.md") if block.language == "python"]
     assert [quote for quote in quotes if quote not in loop] == []
-    stages = re.findall(r"\.stage\(\"(\w+)\"", loop)
+    stages, quoted = (re.findall(r"\.stage\(\s*\"(\w+)\"", text) for text in (loop, "".join(quotes)))
     assert len(stages) >= 8
-    assert [name for name in stages if f'.stage("{name}"' not in "".join(quotes)] == []
+    assert [name for name in stages if name not in quoted] == []
 
 
 # ---- the run directory
