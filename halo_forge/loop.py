@@ -67,12 +67,12 @@ def run_raft(plan: Plan, run: Run, runtime: Runtime) -> Result:
         dev_verdicts.append(dev[1])
         runtime.observer.measured(measurement)
 
-        judgement = judge(plan.config.decisions, decisions, dev_verdicts)
-        if judgement.outcome == "suspect":
-            judgement = confirm(folder, judgement, version, plan, run, runtime)
-        history[-1] = with_outcome(history[-1], judgement)
+        assessment = judge(plan.config.decisions, decisions, dev_verdicts)
+        if assessment.outcome == "suspect":
+            assessment = confirm(folder, assessment, version, plan, run, runtime)
+        history[-1] = with_outcome(history[-1], assessment)
         decision = folder.stage(
-            "decision", Decision, lambda: run.announced("decision", plan.decide(judgement, decisions, history))
+            "decision", Decision, lambda: run.announced("decision", plan.decide(assessment, decisions, history))
         )
         decisions.append(decision)
         runtime.observer.decided(decision)
@@ -82,9 +82,9 @@ def run_raft(plan: Plan, run: Run, runtime: Runtime) -> Result:
         if decision.ends:
             break
 
-        if decision.samples_anew:
+        if decision.resamples:
             sampling = folder.stage(
-                "rollback_sampling", SamplingSettings, lambda: plan.sampling_anew(history, decisions)
+                "rollback_sampling", SamplingSettings, lambda: plan.resampling_settings(history, decisions)
             )
             asked = {"rollback_": plan.train_requests(cycle, sampling, past, decision.seed_tag)}
             (train,) = answer(folder, asked, decision.sample_from, run, runtime)

@@ -10,7 +10,7 @@ from halo_forge.store.status import CycleRow
 
 DECISION_COLUMNS = {
     "model": "right", "against": "right", "difference": "right", "SE": "right", "z": "right", "detectable": "right",
-    "prompts": "right", "drawn anew": "right", "outcome": "left", "action": "left",
+    "prompts": "right", "resampled": "right", "outcome": "left", "action": "left",
 }  # fmt: skip
 RESULT_COLUMNS = {
     "set": "left", "metric": "left", "model": "right", "v0": "right", "its own": "right", "difference": "right",

@@ -1,4 +1,4 @@
-"""From verdicts to numbers, and from numbers to a judgement: pure, and blind to test prompts until the end."""
+"""From verdicts to numbers, and from numbers to a assessment: pure, and blind to test prompts until the end."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from halo_forge.core.decisions import (
     MASS,
     OUTCOME_NUMBER,
+    Assessment,
     Decision,
     DecisionsSection,
-    Judgement,
     Totals,
     compare_totals,
-    confirmed,
+    confirm_totals,
     incumbent,
-    screened,
+    screen_totals,
 )
 from halo_forge.core.metrics import KeptFacts, SetFacts, measure_set
 from halo_forge.core.metrics.compare import What, prompt_totals
@@ -105,7 +105,7 @@ def facts(completions: Sequence[Completion], verdicts: Sequence[Verdict]) -> Set
     return SetFacts(completions, verdicts, prompt_ids, num_samples)
 
 
-def judge(settings: DecisionsSection, decisions: Sequence[Decision], dev: Sequence[Sequence[Verdict]]) -> Judgement:
+def judge(settings: DecisionsSection, decisions: Sequence[Decision], dev: Sequence[Sequence[Verdict]]) -> Assessment:
     """What the version measured last is against the incumbent, at first look.
 
     Args:
@@ -113,21 +113,21 @@ def judge(settings: DecisionsSection, decisions: Sequence[Decision], dev: Sequen
         dev: dev[v] are the dev verdicts of v_v.
     """
     if not decisions:
-        return Judgement("baseline", None)
+        return Assessment("baseline", None)
     best = incumbent(decisions)
-    return screened(settings, best, _totals(settings, dev[best]), _totals(settings, dev[-1]))
+    return screen_totals(settings, best, _totals(settings, dev[best]), _totals(settings, dev[-1]))
 
 
 def judge_again(
-    settings: DecisionsSection, judgement: Judgement, best: Sequence[Verdict], suspect: Sequence[Verdict]
-) -> Judgement:
+    settings: DecisionsSection, assessment: Assessment, best: Sequence[Verdict], suspect: Sequence[Verdict]
+) -> Assessment:
     """A suspect after samples of it and of the incumbent were drawn anew."""
-    return confirmed(settings, judgement, _totals(settings, best), _totals(settings, suspect))
+    return confirm_totals(settings, assessment, _totals(settings, best), _totals(settings, suspect))
 
 
-def with_outcome(measurement: Measurement, judgement: Judgement) -> Measurement:
+def with_outcome(measurement: Measurement, assessment: Assessment) -> Measurement:
     """The measurement as schedules see it: with `decision/outcome`, where the outcome says anything."""
-    number = OUTCOME_NUMBER.get(judgement.outcome)
+    number = OUTCOME_NUMBER.get(assessment.outcome)
     if number is None:
         return measurement
     return dataclasses.replace(measurement, metrics={**measurement.metrics, "decision/outcome": number})

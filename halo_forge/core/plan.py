@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from halo_forge.core.decisions import Decision, Judgement, decide, dropped_cycles
+from halo_forge.core.decisions import Assessment, Decision, decide, dropped_cycles
 from halo_forge.core.lr_scheduler import peak_of_mass, planned_factors
 from halo_forge.core.records import (
     Completion,
@@ -21,7 +21,7 @@ from halo_forge.core.records import (
     TrainingSettings,
     Verdict,
 )
-from halo_forge.core.requests import PromptSets, Questions
+from halo_forge.core.requests import PromptSets, Requests
 from halo_forge.core.schedules import Schedule
 from halo_forge.core.seeds import derive_seed
 from halo_forge.core.selection import (
@@ -37,7 +37,7 @@ __all__ = ["Plan", "PromptSets"]
 
 
 @dataclass(frozen=True)
-class Plan(Questions):
+class Plan(Requests):
     """A pure function of configuration and prompts: what to ask, at which settings, in which cycle."""
 
     def sampling_settings(
@@ -58,7 +58,7 @@ class Plan(Questions):
             curriculum_fraction=raft.curriculum_fraction.value(*at),
         )
 
-    def sampling_anew(self, history: Sequence[Measurement], decisions: Sequence[Decision]) -> SamplingSettings:
+    def resampling_settings(self, history: Sequence[Measurement], decisions: Sequence[Decision]) -> SamplingSettings:
         """Those of the same cycle again, after the decision to go back: only the temperature is another."""
         return self.sampling_settings(len(history), history[:-1], decisions)
 
@@ -71,14 +71,14 @@ class Plan(Questions):
             keep_fraction=selection.keep_fraction.value(*at),
         )
 
-    def decide(self, judgement: Judgement, decisions: Sequence[Decision], history: Sequence[Measurement]) -> Decision:
+    def decide(self, assessment: Assessment, decisions: Sequence[Decision], history: Sequence[Measurement]) -> Decision:
         """The decision of the cycle after `decisions`; `history` ends with the version that was judged."""
         metrics, cycle = [measurement.metrics for measurement in history], len(history)
         rate = self._learning_rate()
         return decide(
             self.config.decisions,
             decisions,
-            judgement,
+            assessment,
             metrics,
             self.num_cycles,
             at_floor=rate.stalled_at_floor(cycle, max(cycle, self.num_cycles), metrics),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from halo_forge.core.decisions import Decision, Judgement
+from halo_forge.core.decisions import Assessment, Decision
 from halo_forge.core.evaluation import judge_again, measure_test
 from halo_forge.core.plan import Plan
 from halo_forge.core.records import Completion, Measurement, SampleRequest, Verdict
@@ -48,15 +48,15 @@ def answer(
 
 
 def confirm(
-    folder: StageFolder, judgement: Judgement, version: int, plan: Plan, run: Run, runtime: Runtime
-) -> Judgement:
+    folder: StageFolder, assessment: Assessment, version: int, plan: Plan, run: Run, runtime: Runtime
+) -> Assessment:
     """Ask the dev prompts anew, with seeds of this cycle, of a suspect and of what it was compared with."""
-    incumbent = judgement.compared_with
+    incumbent = assessment.compared_with
     assert incumbent is not None  # the start model is no suspect
     requests = plan.confirm_requests(version)
     ((_, suspect),) = answer(folder, {"confirm_": requests}, version, run, runtime)
     ((_, best),) = answer(folder, {"confirm_incumbent_": requests}, incumbent, run, runtime)
-    return judge_again(plan.config.decisions, judgement, best, suspect)
+    return judge_again(plan.config.decisions, assessment, best, suspect)
 
 
 def extended(

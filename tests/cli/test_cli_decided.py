@@ -48,7 +48,7 @@ def test_the_chosen_and_the_last_version_against_the_start(declined: Status) -> 
 def test_status_says_what_was_decided_and_why_it_ended(declined: Status, capsys: pytest.CaptureFixture[str]) -> None:
     print_status(declined)
     shown = capsys.readouterr().out
-    for said in ("back to v1", "drawn anew", "detectable", "ended: improved", "all cycles are done", "v3 (last)"):
+    for said in ("back to v1", "resampled", "detectable", "ended: improved", "all cycles are done", "v3 (last)"):
         assert said in shown
     assert shown.rstrip().endswith("cycles/001/adapter")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from halo_forge.core.decisions import Decision, DecisionsSection, Judgement
+from halo_forge.core.decisions import Assessment, Decision, DecisionsSection
 from halo_forge.core.evaluation import (
     compare,
     facts,
@@ -31,16 +31,16 @@ def verdict(prompt_id: str, index: int, outcome: str) -> Verdict:
     return Verdict(prompt_id, index, "tests", status, REWARD[outcome])  # type: ignore[arg-type]
 
 
-def answers(outcomes: dict[str, list[str]]) -> tuple[list[Completion], list[Verdict]]:
-    keys = [(prompt_id, index, each) for prompt_id, found in outcomes.items() for index, each in enumerate(found)]
+def answers(pass_counts: dict[str, list[str]]) -> tuple[list[Completion], list[Verdict]]:
+    keys = [(prompt_id, index, each) for prompt_id, found in pass_counts.items() for index, each in enumerate(found)]
     completions = [Completion(prompt_id, index, "text", (1, 2), "stop", 0, 0) for prompt_id, index, _ in keys]
     return completions, [verdict(*key) for key in keys]
 
 
 def dev(*passes: int, num: int = 4) -> list[Verdict]:
     """The dev verdicts of prompts with so many passes of `num`."""
-    outcomes = {f"p{number:02d}": ["passed"] * each + ["ran"] * (num - each) for number, each in enumerate(passes)}
-    return answers(outcomes)[1]
+    pass_counts = {f"p{number:02d}": ["passed"] * each + ["ran"] * (num - each) for number, each in enumerate(passes)}
+    return answers(pass_counts)[1]
 
 
 def decisions(*best: int) -> list[Decision]:
@@ -52,7 +52,7 @@ LOOSE = DecisionsSection(min_prompts=4, max_standard_error=1.0)
 
 def test_a_version_is_judged_against_the_incumbent() -> None:
     verdicts = [dev(0, 0, 0, 0), dev(4, 4, 4, 3), dev(2, 1, 2, 2), dev(3, 1, 1, 1)]
-    assert judge(LOOSE, [], verdicts[:1]) == Judgement("baseline", None)
+    assert judge(LOOSE, [], verdicts[:1]) == Assessment("baseline", None)
     better = judge(LOOSE, decisions(0), verdicts[:2])
     assert (better.outcome, better.compared_with) == ("improved", 0)
     worse = judge(LOOSE, decisions(0, 1), verdicts[:3])
@@ -82,7 +82,7 @@ def test_the_metric_that_decides(metric: str, difference: float) -> None:
 )
 def test_what_schedules_see_of_an_outcome(outcome: Any, number: float | None) -> None:
     measurement = Measurement(2, 1, {"dev/pass_rate": 0.5})
-    found = with_outcome(measurement, Judgement(outcome, 0)).metrics
+    found = with_outcome(measurement, Assessment(outcome, 0)).metrics
     assert found.get("decision/outcome") == number
     assert found["dev/pass_rate"] == 0.5
 

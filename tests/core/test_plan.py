@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halo_forge.config import RaftConfig
-from halo_forge.core.decisions import Comparison, Decision, Judgement
+from halo_forge.core.decisions import Assessment, Comparison, Decision
 from halo_forge.core.errors import TooFewSamples
 from halo_forge.core.lr_scheduler import planned_factors
 from halo_forge.core.plan import Plan, PromptSets
@@ -151,14 +151,14 @@ def test_settings_after_a_decline() -> None:
     assert [each.prompt_id for each in plain] == [each.prompt_id for each in tagged]
 
 
-HELD = Judgement("held", 1, Comparison(0.0, 0.02, 0.0, 64))
-FELL = Judgement("degraded", 1, Comparison(-0.1, 0.02, -5.0, 64), Comparison(-0.1, 0.02, -5.0, 64))
+HELD = Assessment("held", 1, Comparison(0.0, 0.02, 0.0, 64))
+FELL = Assessment("degraded", 1, Comparison(-0.1, 0.02, -5.0, 64), Comparison(-0.1, 0.02, -5.0, 64))
 
 
-def decided(one: Plan, judgement: Judgement) -> list[Decision]:
+def decided(one: Plan, assessment: Assessment) -> list[Decision]:
     """The decisions before cycle 3 trains: v1 improved, v2 is judged."""
     history = [Measurement(cycle, cycle - 1, {}) for cycle in (1, 2, 3)]
-    return [*after()[:2], one.decide(judgement, [*after()[:1], Decision(2, "improved", "continue", 1, "")], history)]
+    return [*after()[:2], one.decide(assessment, [*after()[:1], Decision(2, "improved", "continue", 1, "")], history)]
 
 
 @pytest.mark.parametrize(("start_from", "parent"), [("previous", 2), ("average", 2), ("base", 0), ("best", 1)])

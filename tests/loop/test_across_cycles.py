@@ -236,7 +236,7 @@ def test_a_curriculum_begins_with_what_is_easy(tmp_path: Path, verifier: MemoryV
 
 
 def test_the_control_arm_is_trained_without_its_verdicts(tmp_path: Path, verifier: MemoryVerifier) -> None:
-    cycles = run(tmp_path, selection={"kind": "everything"}, raft__min_selected=6)
+    cycles = run(tmp_path, selection={"kind": "unfiltered"}, raft__min_selected=6)
     for folder in trained_folders(cycles):
         assert len(read(folder / "selection.json")["kept"]) == 6
         assert rows(folder / "second_verdicts.jsonl") == []
@@ -250,7 +250,7 @@ def test_the_control_arm_is_trained_without_its_verdicts(tmp_path: Path, verifie
         ({"training__start_from": "base"}, "training.start_from is base"),
         ({"training__start_from": "base", "training__learning_rate": 5e-5}, None),
         ({"training__start_from": "best"}, None),
-        ({"selection": {"kind": "everything"}}, "selection.kind is everything: a control arm"),
+        ({"selection": {"kind": "unfiltered"}}, "selection.kind is unfiltered: a control arm"),
     ],
 )
 def test_warnings_of_the_preview(changes: dict[str, Any], said: str | None, tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_back_to_the_incumbent(
     assert (result.chosen_version, result.last_version, result.conclusion) == (1, 3, "improved")
     assert parents == [(1, None), (2, "001"), (3, "001")]
     third = cycle_folder(tmp_path, 3)
-    # The decline was confirmed on samples drawn anew for both, with other seeds than those of dev.
+    # The decline was confirmed on fresh samples of both, with other seeds than those of dev.
     for name, version in (("confirm", 2), ("confirm_incumbent", 1)):
         assert {row["policy_version"] for row in rows(third / f"{name}_completions.jsonl")} == {version}
         assert seeds(third / f"{name}_completions.jsonl").isdisjoint(seeds(third / "dev_completions.jsonl"))
@@ -95,7 +95,7 @@ def test_back_to_the_incumbent(
     assert settings["learning_rate"] == pytest.approx(5e-5 * 0.85**2 * 0.5)
     reason = read(third / "decision.json")["reason"]
     assert "v2 against v1 on dev/pass_rate: -1.000" in reason
-    assert "drawn anew -1.000" in reason
+    assert "resampled -1.000" in reason
     assert "return 1: train from v1 on samples of v1, learning rate x 0.5 from here on, temperature + 0.1" in reason
     assert (tmp_path / "run/best").readlink() == Path("cycles/001/adapter")
 
