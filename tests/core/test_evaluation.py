@@ -26,9 +26,9 @@ REWARD = {"passed": 1.0, "ran": 0.7, "broken": 0.0, "error": 0.0}
 
 def verdict(prompt_id: str, index: int, outcome: str) -> Verdict:
     if outcome == "broken":
-        return Verdict(prompt_id, index, "compile", "failed", 0.0)
+        return Verdict(prompt_id=prompt_id, index=index, stage="compile", status="failed", reward=0.0)
     status = "failed" if outcome == "ran" else outcome
-    return Verdict(prompt_id, index, "tests", status, REWARD[outcome])  # type: ignore[arg-type]
+    return Verdict(prompt_id=prompt_id, index=index, stage="tests", status=status, reward=REWARD[outcome])  # type: ignore[arg-type]
 
 
 def answers(pass_counts: dict[str, list[str]]) -> tuple[list[Completion], list[Verdict]]:
@@ -190,7 +190,7 @@ def test_one_shared_prompt_is_no_comparison() -> None:
 def test_only_what_led_to_the_sampled_version_was_kept_before() -> None:
     def cycle(number: int, digest: str) -> PastCycle:
         completion = Completion(digest, 0, "text", (1,), "stop", 0, 0)
-        passed = Verdict(digest, 0, "tests", "passed", 1.0, normal_digest=digest)
+        passed = Verdict(prompt_id=digest, index=0, stage="tests", status="passed", reward=1.0, normal_digest=digest)
         return PastCycle.of(number, [completion], [passed], Selection(((digest, 0),), {}, 0.5))
 
     def decision(cycle: int, train_from: int, sample_from: int) -> Decision:

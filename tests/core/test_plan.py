@@ -250,9 +250,11 @@ def answers(num_passed: int, num_failed: int) -> tuple[list[Completion], list[Ve
     num = num_passed + num_failed
     completions = [Completion("train0", index, f"program {index}", (1,), "stop", index, 0) for index in range(num)]
     verdicts = [
-        Verdict("train0", index, "tests", "passed", 1.0, source_digest=str(index))
+        Verdict(prompt_id="train0", index=index, stage="tests", status="passed", reward=1.0, source_digest=str(index))
         if index < num_passed
-        else Verdict("train0", index, "compile", "failed", 0.0, source_digest=str(index))
+        else Verdict(
+            prompt_id="train0", index=index, stage="compile", status="failed", reward=0.0, source_digest=str(index)
+        )
         for index in range(num)
     ]
     return completions, verdicts

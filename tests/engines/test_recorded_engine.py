@@ -38,7 +38,9 @@ def write_rows(path: Path, found: list[dict[str, Any]]) -> None:
 class EveryAnswerPasses(MemoryVerifier):
     def verdict(self, completion: Completion) -> Verdict:
         where = completion.prompt_id, completion.index
-        return Verdict(*where, stage="tests", status="passed", reward=1.0, source_digest=str(where))
+        return Verdict(
+            prompt_id=where[0], index=where[1], stage="tests", status="passed", reward=1.0, source_digest=str(where)
+        )
 
 
 def again(folder: Path, run: Path, *, engine: dict[str, Any] | None = None, **changes: Any) -> Path:

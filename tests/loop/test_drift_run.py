@@ -28,7 +28,11 @@ class HashVerifier(MemoryVerifier):
         digest = hashlib.sha256(completion.text.encode()).hexdigest()
         passed = completion.index % 2 == 0
         found = Verdict(
-            completion.prompt_id, completion.index, "tests", "passed" if passed else "failed", float(passed)
+            prompt_id=completion.prompt_id,
+            index=completion.index,
+            stage="tests",
+            status="passed" if passed else "failed",
+            reward=float(passed),
         )
         return dataclasses.replace(found, tests_total=1, normal_digest=digest, source_digest=digest)
 
