@@ -231,7 +231,7 @@ def test_exit_codes(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "SECTIONS", (lambda: fine, lambda: bad))
     done = cli("doctor")
     assert done.code == 4
-    assert "do: fix it" in done.out and "two" in done.err
+    assert "fix: fix it" in done.out and "two" in done.err
     assert cli("doctor", "--json").json == {
         "can_run": False,
         "sections": [

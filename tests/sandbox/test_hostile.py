@@ -21,7 +21,7 @@ from hostile_python import PYTHON
 from hostile_sources import SOURCES
 
 from halo_forge.sandbox.job import SandboxError
-from halo_forge.verifiers._diagnostics import clip, readable
+from halo_forge.verifiers.diagnostics import clip, readable
 
 LEVELS = ("namespace", "landlock", "limits")
 PROGRAMS = (*RUNNING, *FILES, *ESCAPES, *SOURCES, *PYTHON)

@@ -6,8 +6,8 @@ import pytest
 from c_answers import COMPILE, HARNESS, STDIO, prompt
 
 from halo_forge.core.errors import ConfigError
-from halo_forge.verifiers._checks import compare_lines, compare_output, parse_tests
-from halo_forge.verifiers._diagnostics import clip, num_warnings, readable
+from halo_forge.verifiers.checks import compare_lines, compare_output, parse_tests
+from halo_forge.verifiers.diagnostics import clip, num_warnings, readable
 
 
 @pytest.mark.parametrize(

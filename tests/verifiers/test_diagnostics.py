@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from halo_forge.verifiers._diagnostics import num_warnings, readable
+from halo_forge.verifiers.diagnostics import num_warnings, readable
 
 
 def test_the_directory_of_the_job_is_left_out() -> None:
