@@ -110,7 +110,7 @@ class RecordedSpec(EngineSpec):
     """false loads no model and trains nothing: what would be selected, in seconds."""
 
     @property
-    def needs_policy(self) -> bool:  # type: ignore[override]
+    def needs_policy(self) -> bool:
         """Whether the model is loaded."""
         return self.train
 

@@ -136,7 +136,7 @@ class VllmSpec(ServerSpec):
         Raises:
             ConfigError: The adapter's rank is more than vLLM takes.
         """
-        rank = policy.model.peft_config["default"].r
+        rank = policy.lora_rank
         if rank > RANKS[-1]:
             raise ConfigError(
                 f"lora.r: found {rank}, allowed with engine.kind vllm: up to {RANKS[-1]}",
@@ -151,7 +151,7 @@ class VllmSpec(ServerSpec):
         Args:
             num_tokens: Of the longest prompt and its answer.
         """
-        rank = policy.model.peft_config["default"].r
+        rank = policy.lora_rank
         start_model, revision = policy.identity["model_name_or_path"], policy.identity.get("commit")
         words = [self._interpreter(), "-m", "vllm.entrypoints.cli.main", "serve", start_model]
         words += ["--served-model-name", start_model]

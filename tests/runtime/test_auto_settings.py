@@ -226,17 +226,17 @@ def test_training_uses_one_gpu_where_several_are_visible(
     policy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The library would put a copy of the model on each."""
-    import trl
+    from trl.trainer import sft_config
 
     from halo_forge.core.records import TrainingSettings
 
-    class Several(trl.SFTConfig):  # type: ignore[misc]
+    class Several(sft_config.SFTConfig):  # type: ignore[misc]
         def __post_init__(self) -> None:
             super().__post_init__()
             self._n_gpu = 2
 
     caught: dict[str, Any] = {}
-    monkeypatch.setattr(trl, "SFTConfig", Several)
+    monkeypatch.setattr(sft_config, "SFTConfig", Several)
     monkeypatch.setattr(
         "halo_forge.training._step_recorder.step_recording_trainer", lambda **arguments: caught.update(arguments)
     )
