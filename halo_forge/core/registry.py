@@ -44,7 +44,7 @@ FAMILIES: Mapping[str, Family] = {
     "halo_forge.core.schedules": Family("halo_forge.schedules", "halo_forge.core.schedules._schedule:Schedule"),
     "halo_forge.core.selection": Family("halo_forge.selection", "halo_forge.core.selection._spec:SelectionSpec"),
     "halo_forge.engines": Family("halo_forge.engines", "halo_forge.engines._spec:EngineSpec"),
-    "halo_forge.verifiers": Family("halo_forge.verifiers", "halo_forge.verifiers._spec:ProgramSpec"),
+    "halo_forge.verifiers.languages": Family("halo_forge.verifiers", "halo_forge.verifiers.spec:ProgramSpec"),
 }
 """Package of a family -> how other packages add kinds to it."""
 
