@@ -24,6 +24,7 @@ from halo_forge.config.yaml_io import dump, load_document
 from halo_forge.core.errors import ConfigError, RunDirError
 from halo_forge.core.plan import Plan, PromptSets
 from halo_forge.core.records import Prompt
+from halo_forge.core.registry import PROMPTS_GROUP, plugins, used_plugins
 from halo_forge.engines import Engine, KeepingLogs, Noting
 from halo_forge.hardware import Profile, choose, prepare
 from halo_forge.hardware.telemetry import telemetry
@@ -46,7 +47,7 @@ IDENTITY_KEYS = {
     "start_model": "the start model is not the one the run was started with",
 }
 
-NOTED_KEYS = ("toolchain", "versions", "hardware")
+NOTED_KEYS = ("toolchain", "versions", "plugins", "hardware")
 """Of run.json: another value does not make another run, but an event."""
 
 
@@ -241,6 +242,7 @@ def _check_same_run(run: Run, config: RaftConfig, prompts: PromptSets, *, resume
 def _check_start_model(run: Run, identity: dict[str, Any]) -> None:
     stored = run.identity()
     _compare(run, stored, {"start_model": identity["start_model"]})
+    stored.setdefault("plugins", {})  # a run of an earlier version knew none
     changed = {key: identity[key] for key in NOTED_KEYS if stored.get(key) != identity[key]}
     if changed:
         run.event("environment_changed", **changed)
@@ -268,6 +270,7 @@ def _identity(
         "start_model": {**({} if policy is None else policy.identity), **config.engine.inputs()},
         "toolchain": toolchain,
         "versions": {"python": platform.python_version(), **_versions()},
+        "plugins": _plugins(config),
         "git_commit": _git_commit(),
     }
 
@@ -279,6 +282,15 @@ def _prompt_digests(prompts: PromptSets) -> dict[str, Any]:
 def _prompt_digest(prompts: Sequence[Prompt]) -> str:
     rows = [prompt.to_row() for prompt in prompts]
     return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+
+
+def _plugins(config: RaftConfig) -> dict[str, str]:
+    """Distribution -> version of the plugins that take part: kinds that are used, and all shapes of prompt rows.
+
+    Every shape is asked whether it recognises the rows, so each can decide how they are read.
+    """
+    shapes = {plugin.distribution: plugin.version for plugin in plugins(PROMPTS_GROUP)}
+    return dict(sorted({**shapes, **used_plugins(config)}.items()))
 
 
 def _versions() -> dict[str, str]:
