@@ -20,8 +20,6 @@ def declined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Status:
     monkeypatch.setattr(
         "halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: MemoryVerifier(bad_versions={0, 2})
     )
-        "halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: MemoryVerifier(bad_versions={0, 2})
-    )
     execute(write_inputs(tmp_path, answers=steady_answers, raft__num_cycles=3), tmp_path / "run")
     return read_status(tmp_path / "run", 3)
 
