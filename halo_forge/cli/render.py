@@ -18,8 +18,7 @@ from rich.text import Text
 from halo_forge.cli.decided import DECISION_COLUMNS, RESULT_COLUMNS, decision_rows, result_rows, time_line
 from halo_forge.cli.watch import advice_lines, duration
 from halo_forge.core.advice import Advised
-from halo_forge.core.decisions import Decision
-from halo_forge.core.records import Measurement, Selection, Trained, TrainingSettings
+from halo_forge.core.records import Decision, Measurement, Selection, Trained, TrainingSettings
 from halo_forge.runtime.preview import CyclePlan, Preview
 from halo_forge.store.status import CycleRow, Status, read_status
 

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 import halo_forge
 from halo_forge.config import LoadedConfig, RaftConfig, config_digest, differing_keys, resolved
+from halo_forge.config.explain import problems_of
 from halo_forge.config.yaml_io import dump, load_document
 from halo_forge.core.errors import ConfigError, RunDirError
 from halo_forge.core.plan import Plan, PromptSets
@@ -165,7 +166,7 @@ def open_run(
 
 
 def _open_engine(config: RaftConfig, policy: Policy | None, run: Run, stack: ExitStack) -> Engine:
-    engine: Engine = config.engine.open(policy)
+    engine: Engine = config.engine.open(policy)  # type: ignore[attr-defined]  # every kind has it, for its own policy
     if isinstance(engine, AbstractContextManager):  # it may have started a server
         stack.enter_context(engine)
     if isinstance(engine, Noting):
@@ -200,7 +201,7 @@ def run_config(root: Path) -> LoadedConfig:
     """The configuration that a run directory was started with, writing to where the directory is now.
 
     Raises:
-        RunDirError: The directory holds no run.
+        RunDirError: The directory holds no run, or one whose configuration this version does not know.
     """
     path = root / "config.resolved.yaml"
     if not (root / "run.json").is_file() or not path.is_file():
@@ -209,7 +210,9 @@ def run_config(root: Path) -> LoadedConfig:
     try:
         config = RaftConfig.model_validate({**document.data, "output_dir": str(root)})
     except ValidationError as error:
-        raise RunDirError(f"{path}: not a configuration of this version: {error}", EDITED) from error
+        problem = problems_of(error, document.data)[0]
+        told = problem.told(lambda _: "default")
+        raise RunDirError(f"{path}: not a configuration of this version: {told}", EDITED) from error
     return LoadedConfig(config, document)
 
 

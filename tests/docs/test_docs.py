@@ -18,10 +18,9 @@ from halo_forge.cli.app import app
 from halo_forge.config import load_config
 from halo_forge.config.load import WITHOUT_INFLUENCE
 from halo_forge.core import records
-from halo_forge.core.decisions import Decision
 from halo_forge.core.errors import ConfigError, HaloForgeError
 from halo_forge.core.evaluation import Result
-from halo_forge.core.records import Completion, Prompt
+from halo_forge.core.records import Completion, Decision, Prompt
 from halo_forge.prompts import load_prompts
 from halo_forge.verifiers.languages.c import Spec
 
@@ -246,6 +245,7 @@ KINDS: dict[str, type[records.Record]] = {
     "verdicts.jsonl": records.Verdict,
     "measurement.json": records.Measurement,
     "decision.json": Decision,
+    "selection_settings.json": records.SelectionSettings,
     "settings.json": records.TrainingSettings,
     "selection.json": records.Selection,
     "trained.json": records.Trained,

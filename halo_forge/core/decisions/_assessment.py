@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from halo_forge.core.decisions._comparison import Comparison, Totals, compare_totals
-from halo_forge.core.decisions._decision import Outcome
 from halo_forge.core.decisions._settings import DecisionsSection
+from halo_forge.core.records import Outcome
 
 # 0.42 - 0.415 is 0.00500000000000000x in floats, or a hair less: so close to a threshold reaches it.
 _ROUNDING = 1e-9

@@ -10,17 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halo_forge.core.decisions import (
-    OUTCOME_NUMBER,
     Assessment,
     Comparison,
-    Decision,
     DecisionsSection,
-    Outcome,
     decide,
     dropped_cycles,
     incumbent,
     signs_of_collapse,
 )
+from halo_forge.core.records import OUTCOME_NUMBER, Decision, Outcome
 
 OUTCOMES: list[Outcome] = ["improved", "held", "suspect_not_confirmed", "degraded", "underpowered"]
 LAX: dict[str, Any] = {"stop_patience": None}
@@ -231,9 +229,9 @@ def test_the_decision_says_where_training_really_starts(start_from: str, on_decl
     assert f"train from v{train_from}" in found.reason
 
 
-def test_a_schedule_that_answers_declines_is_left_alone() -> None:
+def test_a_factor_of_1_leaves_the_learning_rate_to_its_schedule() -> None:
     assessment = Assessment("degraded", 0, comparison(-0.1), comparison(-0.1))
-    found = decide(DecisionsSection(), [decide_first(9)], assessment, [{}, {}], 9, schedule_lowers=True)
+    found = decide(DecisionsSection(learning_rate_factor=1.0), [decide_first(9)], assessment, [{}, {}], 9)
     assert found.learning_rate_factor == 1.0 and "as its schedule says" in found.reason
 
 
