@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from policy_versions import decided, samples_of, version
 
 from halo_forge.config import RaftConfig
-from halo_forge.core.decisions import Assessment, Comparison
+from halo_forge.core.decisions import Assessment, VersionComparison
 from halo_forge.core.errors import TooFewSamples
 from halo_forge.core.lr_scheduler import planned_factors
 from halo_forge.core.plan import Plan, PromptSets
@@ -168,8 +168,8 @@ def test_settings_after_a_decline() -> None:
     assert [each.prompt_id for each in plain] == [each.prompt_id for each in tagged]
 
 
-HELD = Assessment("held", 1, Comparison(0.0, 0.02, 0.0, 64))
-FELL = Assessment("degraded", 1, Comparison(-0.1, 0.02, -5.0, 64), Comparison(-0.1, 0.02, -5.0, 64))
+HELD = Assessment("held", 1, VersionComparison(0.0, 0.02, 0.0, 64))
+FELL = Assessment("degraded", 1, VersionComparison(-0.1, 0.02, -5.0, 64), VersionComparison(-0.1, 0.02, -5.0, 64))
 
 
 def after(one: Plan, assessment: Assessment) -> list[PolicyVersion]:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from halo_forge.core.decisions import (
     Assessment,
-    Comparison,
     DecisionsSection,
+    VersionComparison,
     decide,
     dropped_cycles,
     incumbent,
@@ -24,8 +24,8 @@ OUTCOMES: list[Outcome] = ["improved", "held", "suspect_not_confirmed", "degrade
 LAX: dict[str, Any] = {"stop_patience": None}
 
 
-def comparison(difference: float = 0.0, error: float = 0.02) -> Comparison:
-    return Comparison(difference, error, difference / error, 64)
+def comparison(difference: float = 0.0, error: float = 0.02) -> VersionComparison:
+    return VersionComparison(difference, error, difference / error, 64)
 
 
 def play(outcomes: Sequence[Outcome], num_cycles: int = 99, **values: Any) -> list[Decision]:
@@ -196,7 +196,7 @@ def test_whatever_happens(outcomes: list[Outcome], num_cycles: int, max_rollback
 
 
 def test_the_incumbents_own_answers_are_no_evidence_that_nothing_improves() -> None:
-    same = Comparison(0.0, 0.04, None, 64, uniform=True)
+    same = VersionComparison(0.0, 0.04, None, 64, uniform=True)
     decisions = [decide_first(9)]
     for _ in range(5):
         decisions.append(decide(DecisionsSection(), decisions, Assessment("held", 0, same), [{}, {}], 9))
