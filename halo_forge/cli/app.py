@@ -97,8 +97,8 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 
 def _interrupted() -> str:
     """What to say, and how to go on where there is something to go on with."""
-    ways = {("raft", "run"): "rerun with --resume", ("raft", "resume"): "run the same command again"}
-    way = ways.get(tuple(sys.argv[1:3]))
+    ways = {"raft run": "rerun with --resume", "raft resume": "run the same command again"}
+    way = ways.get(" ".join(sys.argv[1:3]))
     return "Interrupted." if way is None else f"Interrupted. Completed work is saved; {way}."
 
 

@@ -103,7 +103,7 @@ def status(run: Path = RUN, as_json: bool = JSON) -> None:
     if as_json:
         print(json.dumps(found.to_row(), indent=2))
         return
-    from halo_forge.cli.render import print_status
+    from halo_forge.cli.status import print_status
 
     print_status(found)
 
@@ -128,7 +128,7 @@ def _print_preview(config: RaftConfig, as_json: bool) -> None:
     if as_json:
         print(json.dumps(found.to_row(), indent=2))
         return
-    from halo_forge.cli.render import print_preview
+    from halo_forge.cli.preview import print_preview
 
     print_preview(found)
 
@@ -154,6 +154,6 @@ def _execute(loaded: LoadedConfig, *, resume: bool, as_json: bool, from_cycle: i
     if as_json:
         print(json.dumps(found.to_row(), indent=2))
         return
-    from halo_forge.cli.render import print_status
+    from halo_forge.cli.status import print_status
 
     print_status(found)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from halo_forge.cli.config import SET
+
+if TYPE_CHECKING:
+    from halo_forge.checks.tasks import TaskReport
 
 app = typer.Typer(help="Check files of prompts and tests.", no_args_is_help=True)
 
@@ -67,16 +71,28 @@ def check(
     if as_json:
         print(json.dumps(report.to_row(), indent=2))
     else:
-        from halo_forge.cli.render import print_table
-
-        if report.findings:
-            columns = {"severity": "left", "prompt": "left", "finding": "left", "what": "left"}
-            print_table(columns, [(each.severity, each.prompt_id, each.code, each.message) for each in report.findings])
-        print(
-            f"{report.num_prompts} prompts: {report.num_references_passed} of {report.num_references} references pass,"
-            f" {report.num_wrong_failed} of {report.num_wrong} wrong solutions fail"
-        )
+        print_report(report)
     if report.has_errors:
         num = sum(finding.severity == "error" for finding in report.findings)
         print(f"{num} {'error' if num == 1 else 'errors'} in {', '.join(files)}", file=sys.stderr)
         raise typer.Exit(WRONG)
+
+
+def print_report(report: TaskReport) -> None:
+    """One row for each finding, and how many solutions did what they must."""
+    from halo_forge.cli.render import Column, print_paragraph, print_table, stdout
+
+    if report.findings:
+        print_table(
+            [
+                Column("severity", [each.severity for each in report.findings], align="left"),
+                Column("prompt", [each.prompt_id for each in report.findings], text=True),
+                Column("finding", [each.code for each in report.findings], align="left"),
+                Column("details", [each.message for each in report.findings], text=True),
+            ]
+        )
+    print_paragraph(
+        stdout(),
+        f"{report.num_prompts} prompts: {report.num_references_passed} of {report.num_references} references pass,"
+        f" {report.num_wrong_failed} of {report.num_wrong} wrong solutions fail",
+    )

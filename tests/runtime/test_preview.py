@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from halo_forge.cli import app
-from halo_forge.cli.render import print_preview
+from halo_forge.cli.preview import print_preview
 from halo_forge.config import RaftConfig
 from halo_forge.core.lr_scheduler import learning_rate_mass, planned_factors
 from halo_forge.core.plan import Plan, PromptSets
@@ -284,13 +285,15 @@ def test_the_rates_of_the_mission_through_the_command_line(
     assert places == sorted(places)
 
 
-def test_the_second_table_has_what_moves_and_the_first_does_not_show(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_second_table_has_the_scheduled_settings_that_the_first_does_not_show(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     mass = {"kind": "plateau", "base": 4e-4, "decay_on_decline": 0.5}
     shown = seen(training={"learning_rate_mass": mass}, raft={"curriculum_fraction": [0.25, 1.0], "num_cycles": 2})
     print_preview(shown)
-    first, second = capsys.readouterr().out.split("what else moves")
+    first, second, _ = re.split("other scheduled settings|schedules over", capsys.readouterr().out)
     assert "learning_rate_mass" not in first and "curriculum_fraction" in second
     rows = [line.split() for line in second.splitlines() if line.strip()[:1].isdigit()]
     assert rows == [["1", "0.0004", "0.25"], ["2", "0.0002", "to", "0.0004", "1"]]
     print_preview(seen())
-    assert "what else moves" not in capsys.readouterr().out
+    assert "other scheduled settings" not in capsys.readouterr().out

@@ -18,7 +18,7 @@ def test_after_a_cycle(capsys: pytest.CaptureFixture[str]) -> None:
     PlainWatch().advised(Advised(2, 1, (ADVICE.to_row(),)))
     said = capsys.readouterr().err
     assert said.startswith("advice: answers are cut off (14% of 24)\n")
-    assert all(text in said for text in ("likely: max_new_tokens", "to do: raise it", "how sure: exact"))
+    assert all(text in said for text in ("likely cause: max_new_tokens", "suggestion: raise it", "confidence: exact"))
     PlainWatch().advised(Advised(2, 1, ()))
     assert capsys.readouterr().err == ""
 
