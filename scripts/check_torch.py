@@ -27,7 +27,7 @@ def main() -> None:
     if not needed.specifier.contains(found, prereleases=True):
         raise SystemExit(
             f"error: .venv has torch {found}, halo-forge needs {needed}\n"
-            "  fix: install such a build for your GPU (README, Installation), or remove .venv and run this again:\n"
+            "  fix: install such a build for your GPU (docs/installation.md), or remove .venv and run this again:\n"
             "      then it gets the CPU build"
         )
     if "--import" in sys.argv[1:]:

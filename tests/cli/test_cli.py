@@ -25,7 +25,7 @@ from terminal import tables
 import halo_forge
 from halo_forge.policy import Policy
 from halo_forge.store.lock import RunLock
-from halo_forge.verifiers.c import Spec
+from halo_forge.verifiers.languages.c import Spec
 
 SUPPORT = Path(__file__).parents[1] / "support"
 

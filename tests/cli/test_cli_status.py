@@ -13,7 +13,7 @@ from halo_forge.cli.render import Column
 from halo_forge.cli.status import cycle_columns, decision_columns, print_status, result_columns, time_line
 from halo_forge.store.run import cycle_folder
 from halo_forge.store.status import Lap, Status, read_status
-from halo_forge.verifiers.c import Spec
+from halo_forge.verifiers.languages.c import Spec
 
 
 @pytest.fixture

@@ -23,9 +23,10 @@ from halo_forge.core.errors import ConfigError, HaloForgeError
 from halo_forge.core.evaluation import Result
 from halo_forge.core.records import Completion, Prompt
 from halo_forge.prompts import load_prompts
-from halo_forge.verifiers.c import Spec
+from halo_forge.verifiers.languages.c import Spec
 
 PACKAGE = ROOT / "halo_forge"
+QUICKSTART = ROOT / "docs/quickstart.md"
 EVERY_BLOCK = [(page, block) for page in PAGES for block in blocks(page)]
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
@@ -59,6 +60,14 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
 def test_the_index_lists_every_page() -> None:
     index = (ROOT / "docs/index.md").read_text(encoding="utf-8")
     assert [page.name for page in PAGES[1:] if page.name != "index.md" and f"]({page.name})" not in index] == []
+
+
+def test_the_readme_shows_an_excerpt_of_the_transcript() -> None:
+    (excerpt,) = (each for each in blocks(ROOT / "README.md") if each.language == "" and each.heading == "halo-forge")
+    transcript = next(block.text for block in blocks(QUICKSTART) if block.heading == "The demo")
+    lines = excerpt.text.splitlines()
+    assert 3 <= len(lines) <= 12
+    assert set(lines) <= set(transcript.splitlines())
 
 
 # ---- the tree
@@ -127,7 +136,7 @@ def test_shown_commands_exist_with_their_options(line: str) -> None:
     assert least <= len(arguments) <= len(expected), line
 
 
-def test_the_readme_shows_every_command() -> None:
+def test_the_docs_show_every_command() -> None:
     root: Any = typer.main.get_command(app)
     verbs = [
         " ".join(("halo-forge", name, *verb))
@@ -146,12 +155,11 @@ def test_shown_make_targets_exist(page: Path) -> None:
     assert shown <= targets
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs/index.md"], ids=lambda page: page.name)
-def test_exit_codes(page: Path) -> None:
+def test_exit_codes() -> None:
     def kinds(kind: type[HaloForgeError]) -> list[type[HaloForgeError]]:
         return [kind, *itertools.chain.from_iterable(map(kinds, kind.__subclasses__()))]
 
-    documented = {int(row[0]) for row in table(page, "## Exit codes")}
+    documented = {int(row[0]) for row in table(ROOT / "docs/index.md", "## Exit codes")}
     assert documented == {0, 130} | {kind.exit_code for kind in kinds(HaloForgeError)}
 
 
@@ -188,7 +196,7 @@ def test_prompt_rows_load(block: Block, tmp_path: Path) -> None:
     assert {prompt.tests["kind"] for prompt in prompts if prompt.tests is not None} == {"harness", "stdio"}
 
 
-def test_the_readme_rows_can_be_passed_and_failed(tmp_path: Path) -> None:
+def test_the_quickstart_rows_can_be_passed_and_failed(tmp_path: Path) -> None:
     right = {
         "gcd": "int gcd(int a, int b) { return b == 0 ? a : gcd(b, a % b); }",
         "sum": '#include <stdio.h>\nint main(void) { int n, sum = 0; while (scanf("%d", &n) == 1) sum += n;'
@@ -196,7 +204,7 @@ def test_the_readme_rows_can_be_passed_and_failed(tmp_path: Path) -> None:
     }
     wrong = {"gcd": right["gcd"].replace("a % b", "0"), "sum": right["sum"].replace("sum = 0", "sum = 1")}
     path = tmp_path / "prompts.jsonl"
-    path.write_text(next(each.text for each in blocks(ROOT / "README.md") if each.language == "jsonl"))
+    path.write_text(next(each.text for each in blocks(QUICKSTART) if each.language == "jsonl"))
     prompts = load_prompts(str(path), language="c")
 
     def completion(prompt: Prompt, index: int, code: str) -> Completion:
