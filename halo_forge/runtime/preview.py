@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,13 +16,14 @@ from halo_forge.config.problems import dotted
 from halo_forge.config.rules import SCHEDULED, bounds, value_at
 from halo_forge.core import lr_scheduler
 from halo_forge.core.advice import Advice, PlanFacts, advise_plan
+from halo_forge.core.errors import HaloForgeError
 from halo_forge.core.lr_scheduler import planned_factors
 from halo_forge.core.prompt_sampling import num_easiest
 from halo_forge.core.schedules import Schedule
 from halo_forge.core.schedules.cosine_restarts import CosineRestarts
 from halo_forge.core.selection import most_replayed
-from halo_forge.hardware import choose
-from halo_forge.policy import why_not_quantized
+from halo_forge.hardware import Profile, choose, detect
+from halo_forge.policy import check_local, check_quantization
 from halo_forge.runtime.auto_settings import (
     estimated_adapter_bytes,
     estimated_parameters,
@@ -125,7 +126,8 @@ def preview(config: RaftConfig, num_train_prompts: int | None, num_dev_prompts: 
     profile = choose(config.hardware)
     hardware = hardware_choices(config, profile, estimated_parameters(config), local_shape(config))
     hardware["memory_budget_bytes"] = profile.memory_budget_bytes()
-    return Preview(cycles, tuple(_warnings(config, cycles, has_tests)), advise_plan(facts), hardware)
+    warnings = (*_machine_warnings(config, profile), *_warnings(config, cycles, has_tests))
+    return Preview(cycles, warnings, advise_plan(facts), hardware)
 
 
 def _cycle_plan(
@@ -212,10 +214,29 @@ def _spent(scheduled: Bounds, factors: Sequence[float] | None) -> float | None:
     return None if factors is None else lr_scheduler.learning_rate_mass(scheduled["training.learning_rate"][1], factors)
 
 
+def _machine_warnings(config: RaftConfig, profile: Profile) -> Iterator[str]:
+    """What a run on this machine would refuse before it loads anything, or would ignore."""
+    model = config.model
+    checks: list[Callable[[], None]] = [config.engine.check]
+    if config.engine.needs_policy:
+        checks += [lambda: check_local(model), lambda: check_quantization(model.quantization)]
+    for check in checks:
+        try:
+            check()
+        except HaloForgeError as error:
+            yield f"a run on this machine would be refused: {error.message} (fix: {error.hint})"
+    if not config.engine.needs_policy:
+        return
+    if profile.given and profile.device == "cuda" and (found := detect(profile.machine)).device == "cpu":
+        yield (
+            f"a run on this machine would be refused unless torch finds a GPU: hardware.profile is {profile.name}, but"
+            f" {found.why} (fix: hardware.profile: auto)"
+        )
+    if getattr(config.engine, "cuda_graphs", False) and profile.name != "cuda":
+        yield f"engine.cuda_graphs is ignored here: the profile is {profile.name}, and graphs need an NVIDIA GPU"
+
+
 def _warnings(config: RaftConfig, cycles: Sequence[CyclePlan], has_tests: bool) -> Iterator[str]:
-    why = why_not_quantized(config.model.quantization)
-    if why is not None:
-        yield f"model.quantization is {config.model.quantization}, but {why}: a run on this machine would be refused"
     requested = config.training.warmup_steps
     eaten = [
         plan for plan in cycles if plan.max_optimizer_steps is not None and requested >= plan.max_optimizer_steps > 0

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+import halo_forge.hardware
 from halo_forge.cli import app
 from halo_forge.cli.preview import print_preview
 from halo_forge.config import RaftConfig
 from halo_forge.core.lr_scheduler import learning_rate_mass, planned_factors
 from halo_forge.core.plan import Plan, PromptSets
 from halo_forge.core.records import Completion, Prompt, TrainingRow
+from halo_forge.hardware import Machine
 from halo_forge.runtime.auto_settings import estimated_adapter_bytes
 from halo_forge.runtime.preview import Preview, preview
 from halo_forge.training.scripted import ScriptedTrainer
@@ -297,3 +299,24 @@ def test_the_second_table_has_the_scheduled_settings_that_the_first_does_not_sho
     assert rows == [["1", "0.0004", "0.25"], ["2", "0.0002", "to", "0.0004", "1"]]
     print_preview(seen())
     assert "other scheduled settings" not in capsys.readouterr().out
+
+
+def test_what_this_machine_would_refuse_or_ignore_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def warned(**sections: Any) -> list[str]:
+        return [each for each in seen(**sections).warnings if "machine" in each or "ignored here" in each]
+
+    assert warned() == []
+    (refused,) = warned(engine={"kind": "vllm", "python": str(tmp_path / "no/python")})
+    assert refused.startswith("a run on this machine would be refused: engine.python: ")
+    assert "no/python" in refused and "(fix: " in refused
+    (refused,) = warned(engine={"kind": "recorded", "run": str(tmp_path)})
+    assert "no sealed completions" in refused
+    (refused,) = warned(model={"model_name_or_path": "./no/model"})
+    assert "./no/model: no such folder" in refused
+    monkeypatch.setattr(halo_forge.hardware, "Machine", lambda: Machine(tmp_path, {}, "2.13.0+cpu"))
+    assert warned(hardware={"profile": "cpu"}) == []
+    (refused,) = warned(hardware={"profile": "cuda"})
+    assert "hardware.profile is cuda, but no GPU found" in refused
+    (ignored,) = warned(engine={"cuda_graphs": True})
+    assert ignored.startswith("engine.cuda_graphs is ignored here: the profile is cpu")
+    assert warned(engine={"kind": "scripted", "answers": "x"}, hardware={"profile": "cuda"}) == []
