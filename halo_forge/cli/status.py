@@ -1,4 +1,4 @@
-"""What is shown of a run: one row a cycle, what was decided, what was found, and where the time went."""
+"""What is shown of a run: one row per cycle, what was decided, what was found, and where the time went."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from halo_forge.cli.render import Column, duration, number, print_paragraph, print_table, stdout
-from halo_forge.store.status import Lap, Status
+from halo_forge.store.status import CycleRow, Status
 
 ACTIONS = {
     "rollback": "back to v{train_from}",
@@ -23,11 +23,11 @@ def print_status(status: Status) -> None:
     """The table of cycles, then what was found."""
     console = stdout()
     print_paragraph(console, f"{status.root}: {status.state}")
-    if status.laps:
-        print_table(cycle_columns(status.laps, status.num_cycles), console=console)
-        if spent := time_line(status.laps):
+    if status.cycles:
+        print_table(cycle_columns(status.cycles, status.num_cycles), console=console)
+        if spent := time_line(status.cycles):
             print_paragraph(console, spent, indent="    ")
-    if decided := decision_columns(status.laps):
+    if decided := decision_columns(status.cycles):
         print_table(decided, console=console)
     for row in status.latest_advice:
         for line in advice_lines(row):
@@ -57,26 +57,26 @@ def _print_result(status: Status) -> None:
         print_paragraph(console, f"keep: {Path(status.root) / result['adapter']}")
 
 
-def cycle_columns(laps: Sequence[Lap], num_cycles: int) -> list[Column]:
-    """One row a cycle: the model it measured on the left, what it then trained on the right."""
+def cycle_columns(cycles: Sequence[CycleRow], num_cycles: int) -> list[Column]:
+    """One row per cycle: the model it measured on the left, what it then trained on the right."""
 
     def of(name: str, form: str) -> list[str]:
-        return [number(lap.metrics.get(name), form) for lap in laps]
+        return [number(row.metrics.get(name), form) for row in cycles]
 
     def rate(name: str, key: str, priority: int, detail_priority: int) -> Column:
-        intervals = [_rate(lap.metrics, key) for lap in laps]
+        intervals = [_rate(row.metrics, key) for row in cycles]
         return Column(name, of(key, ".3f"), priority, detailed=intervals, detail_priority=detail_priority)
 
     return [
-        Column("cycle", [cycle_name(lap.cycle, num_cycles) for lap in laps]),
-        Column("model", [f"v{lap.policy_version}" for lap in laps]),
+        Column("cycle", [cycle_name(row.cycle, num_cycles) for row in cycles]),
+        Column("model", [f"v{row.policy_version}" for row in cycles]),
         rate("dev compile", "dev/compile_rate", 0, 6),
         rate("dev pass", "dev/pass_rate", 0, 5),
         rate("train compile", "train/compile_rate", 8, 14),
         rate("train pass", "train/pass_rate", 7, 13),
         Column("distinct@4", of("diversity/distinct@4", ".2f"), 10),
-        Column("kept", [number(lap.num_kept, "d") for lap in laps], 1),
-        Column("learning rate", [number(lap.settings.get("learning_rate"), ".3g") for lap in laps]),
+        Column("kept", [number(row.num_kept, "d") for row in cycles], 1),
+        Column("learning rate", [number(row.settings.get("learning_rate"), ".3g") for row in cycles]),
         Column("steps", of("optimizer_steps", ".0f"), 4),
         Column("mass", of("learning_rate_mass", ".2g"), 9),
         Column("loss", of("loss_mean", ".3f"), 3),
@@ -86,7 +86,7 @@ def cycle_columns(laps: Sequence[Lap], num_cycles: int) -> list[Column]:
         Column("watts", of("gpu_power_watts_mean", ".0f"), 15),
         Column("GPU busy", of("gpu_busy_mean", ".2f"), 16),
         Column("degrees C", of("gpu_temperature_celsius_max", ".0f"), 17),
-        Column("time", [_time(lap) for lap in laps], 2),
+        Column("time", [_time(row) for row in cycles], 2),
     ]
 
 
@@ -95,26 +95,26 @@ def cycle_name(cycle: int, num_cycles: int) -> str:
     return str(cycle) if cycle <= num_cycles else "final"
 
 
-def decision_columns(laps: Sequence[Lap]) -> list[Column]:
+def decision_columns(cycles: Sequence[CycleRow]) -> list[Column]:
     """One row for each version that was compared with an incumbent; no columns where none was."""
-    compared = [lap for lap in laps if lap.decision.get("compared_with") is not None]
+    compared = [row for row in cycles if row.decision.get("compared_with") is not None]
     if not compared:
         return []
 
     def of(name: str, form: str) -> list[str]:
-        return [number(lap.decision.get("screen", {}).get(name), form) for lap in compared]
+        return [number(row.decision.get("screen", {}).get(name), form) for row in compared]
 
     return [
-        Column("model", [f"v{lap.policy_version}" for lap in compared]),
-        Column("against", [f"v{lap.decision['compared_with']}" for lap in compared]),
+        Column("model", [f"v{row.policy_version}" for row in compared]),
+        Column("against", [f"v{row.decision['compared_with']}" for row in compared]),
         Column("difference", of("difference", "+.3f")),
         Column("SE", of("standard_error", ".3f"), 3),
         Column("z", of("z", ".2f"), 4),
         Column("detectable", of("minimum_detectable_effect", ".3f"), 2),
         Column("prompts", of("num_prompts", ".0f"), 5),
-        Column("resampled", [_resampled(lap.decision["confirmation"]) for lap in compared], 1),
-        Column("outcome", [lap.decision["outcome"].replace("_", " ") for lap in compared], text=True),
-        Column("action", [_action(lap.decision) for lap in compared], text=True),
+        Column("resampled", [_resampled(row.decision["confirmation"]) for row in compared], 1),
+        Column("outcome", [row.decision["outcome"].replace("_", " ") for row in compared], text=True),
+        Column("action", [_action(row.decision) for row in compared], text=True),
     ]
 
 
@@ -160,9 +160,9 @@ def result_columns(result: Mapping[str, Any]) -> list[Column]:
     ]
 
 
-def time_line(laps: Sequence[Lap]) -> str:
+def time_line(cycles: Sequence[CycleRow]) -> str:
     """Where the time of all cycles went, such as "time: sampling 4 min 0 s (80%), drift 30 s (10%)"; empty before."""
-    seconds = {word: sum(lap.metrics.get(f"seconds/{phase}", 0.0) for lap in laps) for phase, word in PHASES.items()}
+    seconds = {word: sum(row.metrics.get(f"seconds/{phase}", 0.0) for row in cycles) for phase, word in PHASES.items()}
     total = sum(seconds.values())
     parts = [f"{word} {duration(spent)} ({spent / total:.0%})" for word, spent in seconds.items() if spent > 0.0]
     return "time: " + ", ".join(parts) if parts else ""
@@ -183,9 +183,9 @@ def _rate(metrics: Mapping[str, float], name: str) -> str:
     return f"{value:.3f}" if low is None or high is None else f"{value:.3f} [{low:.2f}, {high:.2f}]"
 
 
-def _time(lap: Lap) -> str:
+def _time(row: CycleRow) -> str:
     """What is known so far: stages are timed when they end, so that the first one has no time yet."""
-    seconds = [value for name, value in lap.metrics.items() if name.startswith("seconds/")]
+    seconds = [value for name, value in row.metrics.items() if name.startswith("seconds/")]
     if not seconds:
         return ""
     total = sum(seconds)

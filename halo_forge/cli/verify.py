@@ -69,7 +69,7 @@ def _check(
     config: Path, files: Sequence[Path], prompt_id: str | None, changes: Sequence[str]
 ) -> tuple[list[Asked], list[Verdict]]:
     from halo_forge.checks.answers import completions, one_prompt, source_files, verdicts_on, without_tests
-    from halo_forge.cli.watch import PlainWatch
+    from halo_forge.cli.observer import PlainObserver
     from halo_forge.config import load_config
     from halo_forge.core.errors import ConfigError
     from halo_forge.runtime.assembly import load_prompt_sets
@@ -90,7 +90,7 @@ def _check(
     else:
         spec = without_tests(spec)
         asked = source_files(files, spec, None)
-    return asked, list(PlainWatch().track("verify", verdicts_on(spec, asked), len(asked)))
+    return asked, list(PlainObserver().track("verify", verdicts_on(spec, asked), len(asked)))
 
 
 def print_verdicts(asked: Sequence[Asked], verdicts: Sequence[Verdict]) -> None:
@@ -132,7 +132,7 @@ def _rescore(run: Path, changes: Sequence[str], as_json: bool) -> None:
     scored = rescore(run, old, new)
     if as_json:
         rewards = {"old": old.verifier.rewards.model_dump(), "new": new.verifier.rewards.model_dump()}
-        print(json.dumps({"run": str(run), "rewards": rewards, "laps": [each.to_row() for each in scored]}, indent=2))
+        print(json.dumps({"run": str(run), "rewards": rewards, "cycles": [each.to_row() for each in scored]}, indent=2))
     else:
         print_rescored(scored, old.raft.num_cycles)
 

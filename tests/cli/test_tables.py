@@ -21,22 +21,22 @@ from halo_forge.checks.rescore import Rescored
 from halo_forge.checks.tasks import TaskReport
 from halo_forge.checks.weaknesses import Finding
 from halo_forge.cli.doctor import print_sections
+from halo_forge.cli.observer import LiveObserver
 from halo_forge.cli.preview import print_preview
 from halo_forge.cli.render import Column, plot, print_table
 from halo_forge.cli.status import print_status
 from halo_forge.cli.tasks import print_report
 from halo_forge.cli.verify import print_rescored, print_verdicts
-from halo_forge.cli.watch import LiveWatch
 from halo_forge.config import RaftConfig
 from halo_forge.core.records import Completion, Prompt, Verdict
 from halo_forge.runtime.preview import preview
-from halo_forge.store.status import Lap, Status
+from halo_forge.store.status import CycleRow, Status
 
 WIDTHS = (80, 100, 120, 200)
 LONG_ID = "CodeContests/validation-1103_the_longest_path_in_a_directed_acyclic_graph"
 
 
-def lap(cycle: int, **changes: Any) -> Lap:
+def row(cycle: int, **changes: Any) -> CycleRow:
     rates = {
         f"{name}{end}": value
         for name, middle in (("dev/compile_rate", 0.7139), ("dev/pass_rate", 0.1071), ("train/compile_rate", 0.6351),
@@ -55,7 +55,7 @@ def lap(cycle: int, **changes: Any) -> Lap:
         "train_from": cycle - 2, "best_version": cycle - 2, "screen": {**screen, "num_prompts": 164},
         "confirmation": {"difference": -0.0624, "z": -2.713},
     }  # fmt: skip
-    return Lap(
+    return CycleRow(
         cycle, cycle - 1, "done", metrics={**metrics, **changes}, settings={"learning_rate": 1.234e-05}, num_kept=1312,
         decision=decision,
     )  # fmt: skip
@@ -73,13 +73,14 @@ def result() -> dict[str, Any]:
 
 
 def a_status() -> None:
-    bare = Lap(102, 101, "after sampling", metrics={"dev/compile_rate": 0.75, "seconds/other": 0.0})
-    laps = [lap(99), lap(100, loss_mean=1.0e-05), lap(101), bare]
-    laps[2].advice = [
-        {"symptom": "answers narrow to few programs", "evidence": "probe/entropy 0.382, v0 had 0.806", "cause": "c",
+    bare = CycleRow(102, 101, "after sampling", metrics={"dev/compile_rate": 0.75, "seconds/other": 0.0})
+    cycles = [row(99), row(100, loss_mean=1.0e-05), row(101), bare]
+    cycles[2].advice = [
+        {"symptom": "diversity is collapsing to few distinct programs",
+         "evidence": "probe/entropy 0.382, v0 had 0.806", "cause": "c",
          "action": "raise engine.temperature towards 1.0 or above; half the learning rate", "power": "64 prompts"},
     ]  # fmt: skip
-    print_status(Status("runs/a_run", "finished", 101, laps, 99, None, result()))
+    print_status(Status("runs/a_run", "finished", 101, cycles, 99, None, result()))
 
 
 def a_preview() -> None:
@@ -110,11 +111,15 @@ def verdicts() -> None:
     asked = [
         Asked(f"{LONG_ID} {index}", prompt, Completion(LONG_ID, index, "", (), "stop", 0, 0)) for index in (0, 117)
     ]
+
+    def verdict(stage: Any, status: Any, **facts: Any) -> Verdict:
+        return Verdict(stage=stage, status=status, prompt_id=LONG_ID, index=0, reward=0.0125, **facts)
+
     print_verdicts(
         asked,
         [
-            Verdict(LONG_ID, 0, "tests", "passed", 1.0, 1208, 1208, 12, flags=("tampering",)),
-            Verdict(LONG_ID, 117, "compile", "failed", 0.0125, 0, 12, 0, said, flags=("trivial", "hardcoded")),
+            verdict("tests", "passed", tests_passed=1208, tests_total=1208, warnings=12, flags=("tampering",)),
+            verdict("compile", "failed", tests_total=12, diagnostics=said, flags=("trivial", "hardcoded")),
         ],
     )
 
@@ -285,7 +290,7 @@ def test_the_live_table_and_its_bars_fit(tmp_path: Path, width: int) -> None:
     file = io.StringIO()
     screen = Console(file=file, force_terminal=True, width=width, height=50)
     with Live(console=screen, auto_refresh=False) as live:
-        watch = LiveWatch(live, tmp_path, 101)
+        watch = LiveObserver(live, tmp_path, 101)
         for _ in watch.track("sample v100", range(1), 123456):
             watch.step({"step": 1000}, 12345)
             live.refresh()

@@ -106,7 +106,7 @@ RESTARTS = {"kind": "cosine_restarts", "base": 1e-4, "period": 3}
 WARNINGS: list[tuple[str, int, dict[str, Any], dict[str, Any]]] = [
     (
         # 10 prompts x 8 samples, at most 4 a prompt: 40 rows, 10 steps of 4 rows
-        "training.warmup_steps (10) is as long as the cycle (at most 10 steps); it is cut to 2",
+        "training.warmup_steps (10) is as long as the cycle (at most 10 steps); it is reduced to 2",
         10,
         {"training": {"warmup_steps": 10, "gradient_accumulation_steps": 2}},
         {"training": {"warmup_steps": 9, "gradient_accumulation_steps": 2}},
@@ -130,7 +130,7 @@ WARNINGS: list[tuple[str, int, dict[str, Any], dict[str, Any]]] = [
         {"training": {"learning_rate": EXPONENTIAL}},
     ),
     (
-        "cycle 4: cosine_restarts puts the learning rate up again on an adapter that goes on",
+        "cycle 4: cosine_restarts raises the learning rate again on an adapter that keeps training",
         100,
         {"training": {"learning_rate": RESTARTS}},
         {"training": {"learning_rate": RESTARTS, "start_from": "base"}},
@@ -247,7 +247,9 @@ def test_a_set_on_a_hub_is_not_counted() -> None:
     found = seen(None, raft={"num_cycles": 1})
     assert found.cycles[0].samples is found.cycles[0].max_optimizer_steps is found.cycles[0].learning_rate_mass is None
     assert found.cycles[0].learning_rate == 5e-5
-    assert found.warnings == ("prompts.train is on a hub and is not read by a dry run: samples and steps are unknown",)
+    assert found.warnings == (
+        "prompts.train is on the Hub, which a dry run does not read: samples and steps are unknown",
+    )
 
 
 def test_the_size_of_an_adapter(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ class Advice(Record):
 
 @dataclass(frozen=True, slots=True)
 class Advised(Record):
-    """All that is to be said after a version was measured; advice.json of its lap.
+    """All that is to be said after a version was measured; advice.json of its cycle.
 
     Attributes:
         advice: Rows of `Advice`.
@@ -74,7 +74,7 @@ class Version:
         train: Sequence[Verdict],
         dev: Sequence[Verdict],
     ) -> Version:
-        """What the loop has at hand at the end of a lap's measuring."""
+        """What the loop has at hand at the end of a cycle's measuring."""
         sets: dict[SetName, Sequence[Verdict]] = {"train": train, "dev": dev}
         passes = {name: prompt_totals(verdicts, "passed") for name, verdicts in sets.items()}
         compiles = {name: prompt_totals(verdicts, "compiled") for name, verdicts in sets.items()}
@@ -156,8 +156,8 @@ def in_words(name: str, difference: Difference) -> str:
 def power(difference: Difference) -> str:
     """How small a true difference could be and still be found."""
     if difference.standard_error == 0.0:
-        return f"{difference.num_prompts} prompts, all with the same difference, whose error is not known"
+        return f"{difference.num_prompts} prompts, all with the same difference, so its error is unknown"
     return (
-        f"{difference.num_prompts} prompts: a true difference of {difference.minimum_detectable_effect:.3f} is found in"
-        " 80 % of such comparisons"
+        f"{difference.num_prompts} prompts: a true difference of {difference.minimum_detectable_effect:.3f} would be"
+        " detected in 80% of such comparisons"
     )

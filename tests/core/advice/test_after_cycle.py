@@ -25,7 +25,7 @@ def samples(prefix: str, passed: Sequence[int], compiled: Sequence[int] | None =
             stage, status = ("compile", "failed") if index >= num_compiled else ("tests", "failed")
             if index < num_passed:
                 stage, status = "tests", "passed"
-            found.append(Verdict(f"{prefix}{prompt}", index, stage, status, 0.0))  # type: ignore[arg-type]
+            found.append(Verdict(prompt_id=f"{prefix}{prompt}", index=index, stage=stage, status=status, reward=0.0))  # type: ignore[arg-type]
     return found
 
 
@@ -161,7 +161,7 @@ CASES: list[tuple[str, Callable[[], tuple[Any, ...]], Callable[[], tuple[Any, ..
         "collapse",
         lambda: (two("dev/diversity/distinct@4", 3.5, 1.7), [report(1)]),
         lambda: (two("dev/diversity/distinct@4", 3.5, 1.8), [report(1)]),
-        "1.7, of v0 3.5",
+        "1.7, v0 had 3.5",
     ),
     (
         "collapse",
@@ -227,13 +227,13 @@ CASES: list[tuple[str, Callable[[], tuple[Any, ...]], Callable[[], tuple[Any, ..
         "divergence",
         lambda: ([version(0), version(1)], [report(1, loss_slope=0.02, loss_slope_error=0.0069, loss_mean=1.0)]),
         lambda: ([version(0), version(1)], [report(1, loss_slope=0.02, loss_slope_error=0.007, loss_mean=1.0)]),
-        "+0.02 nats/token a step",
+        "+0.02 nats/token per step",
     ),
     (
         "divergence",
         lambda: ([version(0), version(1)], [report(1, num_nonfinite_steps=1.0)]),
         lambda: ([version(0), version(1)], [report(1, num_nonfinite_steps=0.0)]),
-        "no number",
+        "infinite or NaN",
     ),
     (
         "gradient_scale",
@@ -245,7 +245,7 @@ CASES: list[tuple[str, Callable[[], tuple[Any, ...]], Callable[[], tuple[Any, ..
             [version(n) for n in range(3)],
             [report(1, gradient_norm_median=1.0), report(2, gradient_norm_p90=0.2)],
         ),
-        "no change of the learning rate",
+        "keep the learning rate",
     ),
     (
         "saturated",
@@ -357,7 +357,9 @@ def test_a_run_at_learning_rate_zero_gets_no_alarm_and_no_other_learning_rate() 
         advised = advise(versions[: last + 1], reports[:last])
         assert kinds(advised) == ["zero_learning_rate"]
         assert "learning rate" not in advised.advice[0]["action"]
-        assert "a true difference of" in advised.advice[0]["power"] or "is not known" in advised.advice[0]["power"]
+        assert (
+            "a true difference of" in advised.advice[0]["power"] or "its error is unknown" in advised.advice[0]["power"]
+        )
 
 
 def test_what_is_said_is_plain_data_in_the_order_of_the_rules() -> None:

@@ -19,7 +19,7 @@ from halo_forge.config import RaftConfig, resolved
 from halo_forge.core.advice import Advised
 from halo_forge.core.decisions import Decision
 from halo_forge.core.records import Measurement, Selection, Trained, TrainingSettings
-from halo_forge.runtime.effects import Watch
+from halo_forge.runtime.effects import Observer
 from halo_forge.runtime.tracking import Tracker, check_trackers, open_trackers
 from halo_forge.store.status import read_status
 
@@ -29,8 +29,8 @@ QUIET_SECONDS = 30.0
 
 
 @contextmanager
-def open_watch(config: RaftConfig) -> Iterator[Watch]:
-    """The watch that fits where standard error goes, with the configured trackers behind it.
+def open_observer(config: RaftConfig) -> Iterator[Observer]:
+    """The observer that fits where standard error goes, with the configured trackers behind it.
 
     Raises:
         ToolMissing: A tracker's package is not installed.
@@ -39,15 +39,15 @@ def open_watch(config: RaftConfig) -> Iterator[Watch]:
     trackers = _Trackers(config)
     try:
         if sys.stderr.isatty():
-            with live_watch(Path(config.output_dir), config.raft.num_cycles) as watch:
-                yield _Reporting(watch, trackers)
+            with live_observer(Path(config.output_dir), config.raft.num_cycles) as observer:
+                yield _Reporting(observer, trackers)
         else:
-            yield _Reporting(PlainWatch(), trackers)
+            yield _Reporting(PlainObserver(), trackers)
     finally:
         trackers.close()
 
 
-class PlainWatch:
+class PlainObserver:
     """Plain lines on standard error."""
 
     def track(self, label: str, items: Iterable[Item], total: int) -> Iterator[Item]:
@@ -97,7 +97,7 @@ class PlainWatch:
         )
 
 
-class LiveWatch:
+class LiveObserver:
     """A table that grows with the cycles, with the bars of what is going on below it."""
 
     def __init__(self, live: Live, root: Path, num_cycles: int) -> None:
@@ -154,35 +154,36 @@ class LiveWatch:
 
     def _refresh(self) -> None:
         started = (self._root / "run.json").is_file()
-        laps = read_status(self._root, self._num_cycles).laps if started else []
-        if not laps:
+        cycles = read_status(self._root, self._num_cycles).cycles if started else []
+        if not cycles:
             self._live.update(Group(self._progress))
             return
-        table, _ = fitted(cycle_columns(laps, self._num_cycles), self._live.console.width)
+        table, _ = fitted(cycle_columns(cycles, self._num_cycles), self._live.console.width)
         self._live.update(Group(table, self._progress))
 
 
 @contextmanager
-def live_watch(root: Path, num_cycles: int) -> Iterator[LiveWatch]:
+def live_observer(root: Path, num_cycles: int) -> Iterator[LiveObserver]:
     """Draws on standard error until the block ends; what is left then is erased, the final table goes to stdout."""
     with Live(console=Console(stderr=True), transient=True, refresh_per_second=4) as live:
-        yield LiveWatch(live, root, num_cycles)
+        yield LiveObserver(live, root, num_cycles)
 
 
 class _Reporting:
     """Passes everything on, and the metrics to the trackers."""
 
-    def __init__(self, watch: Watch, trackers: _Trackers) -> None:
-        self._watch = watch
+    def __init__(self, observer: Observer, trackers: _Trackers) -> None:
+        self._observer = observer
         self._trackers = trackers
-        self.track, self.step, self.advised, self.decided = watch.track, watch.step, watch.advised, watch.decided
+        self.track, self.step = observer.track, observer.step
+        self.advised, self.decided = observer.advised, observer.decided
 
     def measured(self, measurement: Measurement) -> None:
-        self._watch.measured(measurement)
+        self._observer.measured(measurement)
         self._trackers.log(measurement.metrics, measurement.policy_version)
 
     def trained(self, settings: TrainingSettings, selection: Selection, trained: Trained) -> None:
-        self._watch.trained(settings, selection, trained)
+        self._observer.trained(settings, selection, trained)
         self._trackers.log({"num_kept": len(selection.kept), **trained.metrics}, trained.policy_version)
 
 
