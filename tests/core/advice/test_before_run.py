@@ -43,7 +43,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], tuple[str, ...]]] = [
         "batch_size",
         {"effective_batch_size": 64, "learning_rates": [1e-3]},
         {"effective_batch_size": 32},
-        ("0.00071 (square-root, "0.0005 (linear"),
+        ("0.00071 (square-root", "0.0005 (linear"),
     ),
     ("rank", {"rank": 64, "alpha": 128}, {"rank": 64}, ("keep alpha at 32", "0.00025 instead of 0.001")),
     ("adapter_scale", {"alpha": 128}, {"alpha": 64}, ("0.008", "a learning rate of 0.004")),
