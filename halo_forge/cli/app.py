@@ -1,4 +1,4 @@
-"""`halo-forge`: puts the verb groups together, and turns errors into messages and exit codes."""
+"""`halo-forge`: assembles the commands, and turns errors into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     name="halo-forge",
-    help="RAFT fine-tuning of code models whose answers a compiler checks.",
+    help="RAFT fine-tuning of code models: sample programs, verify them, train on what passes, repeat.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -40,7 +40,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
+    ),
 ) -> None:
     pass
 

@@ -1,4 +1,4 @@
-"""`halo-forge doctor`: what works here, what does not, and the command that would fix it."""
+"""`halo-forge doctor`: what works on this machine, what does not, and how to fix it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from halo_forge.checks.doctor import Line, Section
 
 
-def doctor(as_json: bool = typer.Option(False, "--json", help="Print the result as JSON on stdout.")) -> None:
-    """Try what a run needs on this machine, and say what happened.
+def doctor(as_json: bool = typer.Option(False, "--json", help="Print the result as JSON.")) -> None:
+    """Check this machine: isolation, compilers, verifiers, hardware.
 
     Exit code 0 when a run can start, 4 otherwise.
     """
@@ -51,4 +51,4 @@ def print_sections(sections: Sequence[Section]) -> None:
 
 def _rows(line: Line) -> list[tuple[str, str, str]]:
     first = (line.name, line.state, line.found)
-    return [first, ("", "", f"fix: {line.do}")] if line.do else [first]
+    return [first, ("", "", f"fix: {line.fix}")] if line.fix else [first]

@@ -51,7 +51,7 @@ class PlainObserver:
     """Plain lines on standard error."""
 
     def track(self, label: str, items: Iterable[Item], total: int) -> Iterator[Item]:
-        """Says every half minute how far it is, and at the end how long it took."""
+        """A line every half minute with the progress, and one at the end with the time it took."""
         start = said = time.monotonic()
         count = 0
         for count, item in enumerate(items, start=1):
@@ -65,12 +65,12 @@ class PlainObserver:
             _say(f"{label}: {count} of {total} in {duration(time.monotonic() - start)}")
 
     def step(self, row: Mapping[str, float], num_steps: int) -> None:
-        """One line an optimizer step."""
+        """One line per optimizer step."""
         loss = f", loss {row['loss']:.4f}, gradient norm {row['gradient_norm']:.3f}" if "loss" in row else ""
         _say(f"train: step {row['step']} of {num_steps}, learning rate {row['learning_rate']:.3g}{loss}")
 
     def measured(self, measurement: Measurement) -> None:
-        """One line a policy version."""
+        """One line per policy version."""
         parts = [
             f"{name} {measurement.metrics[name]:.3f}{_interval(measurement.metrics, name)}"
             for name in ("dev/compile_rate", "dev/pass_rate", "train/compile_rate", "train/pass_rate")
@@ -89,7 +89,7 @@ class PlainObserver:
         _say(f"decision: {decision.reason}")
 
     def trained(self, settings: TrainingSettings, selection: Selection, trained: Trained) -> None:
-        """One line a cycle."""
+        """One line per cycle."""
         steps, mass = trained.metrics["optimizer_steps"], trained.metrics["learning_rate_mass"]
         _say(
             f"cycle {settings.cycle}: trained v{trained.policy_version} on {trained.num_rows} samples,"

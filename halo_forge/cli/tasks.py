@@ -1,4 +1,4 @@
-"""`halo-forge tasks`: prove a task file and say what is weak in it."""
+"""`halo-forge tasks`: check a task file, and report what is weak in it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from halo_forge.cli.config import SET
 if TYPE_CHECKING:
     from halo_forge.checks.tasks import TaskReport
 
-app = typer.Typer(help="Check files of prompts and tests.", no_args_is_help=True)
+app = typer.Typer(help="Check files of prompts and their tests.", no_args_is_help=True)
 
 WRONG = 1
 """Exit code: the files were checked, and something in them is wrong."""
 
 
-FILES = typer.Argument(metavar="FILE...", help="JSONL prompts, or builtin:c.", show_default=False)
-CONFIG = typer.Option(None, "--config", help="Take the verifier of this configuration.")
+FILES = typer.Argument(metavar="FILE...", help="JSONL files of prompts, or builtin:c.", show_default=False)
+CONFIG = typer.Option(None, "--config", metavar="CONFIG", help="Use the verifier of this configuration.")
 
 
 # A callback keeps `check` a verb of its own while it is the only one.
@@ -34,14 +34,16 @@ def _group() -> None:
 def check(
     files: list[str] = FILES,
     config: Path | None = CONFIG,
-    language: str | None = typer.Option(None, "--language", help="The language of rows that name none."),
+    language: str | None = typer.Option(
+        None, "--language", metavar="NAME", help="Language of rows that do not name one."
+    ),
     overrides: list[str] | None = SET,
-    as_json: bool = typer.Option(False, "--json", help="Print the result as JSON on stdout."),
+    as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
-    """Prove that references pass and wrong solutions fail, and find what is weak: few checks, leaks across splits ...
+    """Verify that references pass and wrong solutions fail; report weak tests and leaks across splits.
 
-    One file is split by the hash of its ids, as FILE:train is; several files are splits of their own.
-    Exit code 0 when nothing is wrong (weaknesses may be there), 1 otherwise.
+    One file is split by a hash of its ids, as FILE:train is; several files count as one split each.
+    Exit code 0 if there are no errors (there may be warnings), 1 otherwise.
     """
     from halo_forge.checks.tasks import check_tasks, default_spec, load_groups
     from halo_forge.cli.observer import PlainObserver
@@ -50,9 +52,9 @@ def check(
     from halo_forge.core.source import canonical
 
     if config is not None and language is not None:
-        raise ConfigError("--language and --config say the same thing twice", "leave out --language")
+        raise ConfigError("--language and --config cannot be combined", "drop --language")
     if config is None and overrides:
-        raise ConfigError("--set changes a configuration, and none is given", "give --config CONFIG too")
+        raise ConfigError("--set needs a configuration to change", "add --config CONFIG")
     broken: list[ConfigError] = []
     if config is not None:
         spec = load_config(config, overrides if overrides is not None else ()).config.verifier

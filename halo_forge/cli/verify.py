@@ -1,4 +1,4 @@
-"""`halo-forge verify`: files and answers by the configured verifier, and stored verdicts under other rewards."""
+"""`halo-forge verify`: source files and completions by a verifier, and stored verdicts under other rewards."""
 
 from __future__ import annotations
 
@@ -21,12 +21,15 @@ NOT_ALL = 1
 """Exit code: everything was checked, and not all of it passes."""
 
 
-CONFIG = typer.Argument(None, help="Configuration file (YAML).", show_default=False)
+CONFIG = typer.Argument(None, metavar="CONFIG", help="Configuration file (YAML).", show_default=False)
 FILES = typer.Argument(
     None, metavar="FILE...", help="Source files, or .jsonl files of completions.", show_default=False
 )
 RESCORE = typer.Option(
-    None, "--rescore", metavar="RUN", help="Score the stored verdicts of a run again, with --set verifier.rewards.*"
+    None,
+    "--rescore",
+    metavar="RUN",
+    help="Score a run's stored verdicts with other rewards (--set verifier.rewards.*).",
 )
 
 
@@ -34,22 +37,22 @@ def verify(
     config: Path | None = CONFIG,
     files: list[Path] | None = FILES,
     prompt: str | None = typer.Option(
-        None, "--prompt", metavar="ID", help="Check source files against the tests of this prompt."
+        None, "--prompt", metavar="ID", help="Check the source files with the tests of this prompt."
     ),
     rescore: Path | None = RESCORE,
     overrides: list[str] | None = SET,
-    as_json: bool = typer.Option(False, "--json", help="Print the result as JSON on stdout."),
+    as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
-    """Check source files, or the completions of a JSONL file, and show the verdicts; or score a run again.
+    """Verify source files or the completions of a JSONL file, or score a run's verdicts with other rewards.
 
-    Exit code 0 when all pass, 1 when some do not.
+    Exit code 0 if all pass, 1 otherwise.
     """
     from halo_forge.core.errors import ConfigError
 
     changes = list(overrides) if overrides is not None else []
     if rescore is not None:
         if config is not None or prompt is not None:
-            raise ConfigError("--rescore takes no configuration, file or --prompt", "give the run directory alone")
+            raise ConfigError("--rescore takes no configuration, file or --prompt", "give only the run directory")
         _rescore(rescore, changes, as_json)
         return
     if config is None or not files:
@@ -80,8 +83,8 @@ def _check(
     if tables and (len(tables) < len(files) or prompt_id is not None):
         found = "--prompt" if prompt_id is not None else str(next(path for path in files if path not in tables))
         raise ConfigError(
-            f"{tables[0]} holds completions that name their prompts, so {found} cannot be given with it",
-            "check source files and .jsonl files in two calls",
+            f"{tables[0]} holds completions that name their prompts, so it cannot be combined with {found}",
+            "check source files and .jsonl files separately",
         )
     if tables:
         asked = completions(files, load_prompt_sets(settings).by_id())

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_calls import command_line
 from rich.console import Console
 from rich.live import Live
 from scripted_runs import write_rows
@@ -305,3 +306,28 @@ def test_a_terminal_too_narrow_for_what_must_be_shown_cuts_nothing(printed: Call
     shown = plain(printed(a_status, 30))
     assert "…" not in shown
     assert numbers(shown)["+0.298"] == numbers(piped)["+0.298"] > 0
+
+
+HELP = (
+    "",
+    "raft",
+    "raft run",
+    "raft resume",
+    "raft status",
+    "config",
+    "config show",
+    "tasks check",
+    "verify",
+    "doctor",
+)
+
+
+@pytest.mark.parametrize("command", HELP)
+def test_no_help_text_is_cut_at_80_columns(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with command_line(monkeypatch, capsys) as cli:
+        shown = plain(cli(*command.split(), "--help").out)
+    assert "…" not in shown
+    assert all(len(line) <= 80 for line in shown.splitlines())

@@ -490,7 +490,7 @@ def end(process: int) -> None:
 def test_settings_without_a_supervisor_are_refused(cli: Cli, config: str) -> None:
     for option in ("--stall-seconds", "--loading-seconds", "--max-restarts"):
         refused = cli("raft", "run", config, option, "1")
-        assert refused.code == 2 and f"{option} 1: nobody supervises this run" in refused.err
+        assert refused.code == 2 and f"{option} 1: the run is not supervised" in refused.err
 
 
 def test_a_wrong_configuration_is_refused_before_anything_starts(cli: Cli, config: str) -> None:
