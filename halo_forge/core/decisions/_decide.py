@@ -145,7 +145,7 @@ def _found(settings: DecisionsSection, version: int, assessment: Assessment) -> 
     if assessment.screen is None:
         return f"v{version}: fewer than 2 dev prompts to compare; {words}"
     fresh = assessment.confirmation
-    again = "" if fresh is None else f"; resampled: {fresh.in_words()}"
+    again = "" if fresh is None else f"; resampled {fresh.in_words()}"
     compared = f"v{version} against v{assessment.compared_with} on {settings.metric}"
     return f"{compared}: {assessment.screen.in_words()}{again}: {words}"
 
