@@ -542,7 +542,7 @@ def test_too_few_samples(cli: Cli, tmp_path: Path, memory: None) -> None:
     for more in ([], ["--resume"]):
         done = cli("raft", "run", config, "--output-dir", "out", *more)
         assert (done.code, "fewer than raft.min_selected (7)" in done.err) == (5, True)
-    assert "out: cycle 1 of 2: after advice" in cli("raft", "status", "out").out
+    assert "out: cycle 1 of 2: advice done" in cli("raft", "status", "out").out
 
 
 def test_a_broken_verifier(cli: Cli, tmp_path: Path, memory: None) -> None:
