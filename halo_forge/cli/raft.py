@@ -1,4 +1,4 @@
-"""`halo-forge raft`: run, resume and look at RAFT runs."""
+"""`halo-forge raft`: run, resume and inspect RAFT runs."""
 
 from __future__ import annotations
 
@@ -22,18 +22,20 @@ from halo_forge.cli.supervise import (
 if TYPE_CHECKING:
     from halo_forge.config import LoadedConfig, RaftConfig
 
-app = typer.Typer(help="Generate, verify, select, train, and again.", no_args_is_help=True)
+app = typer.Typer(help="Run RAFT, resume a run, or show its progress.", no_args_is_help=True)
 
-RUN = typer.Argument(help="Run directory (the output_dir of a run).", show_default=False)
-JSON = typer.Option(False, "--json", help="Print the result as JSON on stdout.")
+RUN = typer.Argument(metavar="RUN", help="Run directory (the output_dir of a run).", show_default=False)
+JSON = typer.Option(False, "--json", help="Print the result as JSON.")
 
 
 @app.command()
 def run(
     config: Path = CONFIG,
-    dry_run: bool = typer.Option(False, "--dry-run", help="Show what each cycle will do, and load nothing."),
-    resume: bool = typer.Option(False, "--resume", help="Continue an unfinished run of this configuration, or start."),
-    output_dir: str | None = typer.Option(None, help="Run directory, in place of the configuration's output_dir."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Preview each cycle; loads no model and writes nothing."),
+    resume: bool = typer.Option(
+        False, "--resume", help="Continue an unfinished run of this configuration, or start it."
+    ),
+    output_dir: str | None = typer.Option(None, metavar="DIR", help="Run directory; overrides output_dir."),
     overrides: list[str] | None = SET,
     supervised: bool = SUPERVISED,
     stall_seconds: float | None = STALL_SECONDS,
@@ -41,7 +43,7 @@ def run(
     max_restarts: int | None = MAX_RESTARTS,
     as_json: bool = JSON,
 ) -> None:
-    """Run all cycles of a configuration."""
+    """Run all cycles of a configuration, or preview them."""
     from halo_forge.config import load_config
 
     changes = list(overrides) if overrides is not None else []
@@ -67,7 +69,7 @@ def run(
 def resume(
     run: Path = RUN,
     from_cycle: int | None = typer.Option(
-        None, "--from-cycle", min=1, help="Redo everything from this cycle on; the old files move to superseded/."
+        None, "--from-cycle", metavar="N", min=1, help="Redo the run from cycle N on; old files move to superseded/."
     ),
     supervised: bool = SUPERVISED,
     stall_seconds: float | None = STALL_SECONDS,
@@ -75,7 +77,7 @@ def resume(
     max_restarts: int | None = MAX_RESTARTS,
     as_json: bool = JSON,
 ) -> None:
-    """Continue a run directory, or redo it from a cycle on."""
+    """Continue the run in a run directory, or redo it from a cycle on."""
     from halo_forge.core.errors import ConfigError
     from halo_forge.runtime.assembly import run_config
 
@@ -85,7 +87,7 @@ def resume(
         if from_cycle > num_cycles + 1:
             raise ConfigError(
                 f"--from-cycle {from_cycle}: the run has {num_cycles} cycles",
-                f"name a cycle from 1 to {num_cycles} ({num_cycles + 1} measures the last model again)",
+                f"name a cycle from 1 to {num_cycles} ({num_cycles + 1} redoes the final evaluation)",
             )
     if supervised:
         raise _supervised_resume(run, from_cycle, (stall_seconds, loading_seconds, max_restarts), as_json)
@@ -95,7 +97,7 @@ def resume(
 
 @app.command()
 def status(run: Path = RUN, as_json: bool = JSON) -> None:
-    """Show where a run stands, with one row for each cycle."""
+    """Show the progress and the results of a run, one row per cycle."""
     from halo_forge.runtime.assembly import run_config
     from halo_forge.store.status import read_status
 
@@ -103,7 +105,7 @@ def status(run: Path = RUN, as_json: bool = JSON) -> None:
     if as_json:
         print(json.dumps(found.to_row(), indent=2))
         return
-    from halo_forge.cli.render import print_status
+    from halo_forge.cli.status import print_status
 
     print_status(found)
 
@@ -128,13 +130,13 @@ def _print_preview(config: RaftConfig, as_json: bool) -> None:
     if as_json:
         print(json.dumps(found.to_row(), indent=2))
         return
-    from halo_forge.cli.render import print_preview
+    from halo_forge.cli.preview import print_preview
 
     print_preview(found)
 
 
 def _execute(loaded: LoadedConfig, *, resume: bool, as_json: bool, from_cycle: int | None = None) -> None:
-    from halo_forge.cli.watch import open_observer
+    from halo_forge.cli.observer import open_observer
     from halo_forge.loop import run_raft
     from halo_forge.runtime.assembly import is_finished, open_run
     from halo_forge.store.status import read_status
@@ -154,6 +156,6 @@ def _execute(loaded: LoadedConfig, *, resume: bool, as_json: bool, from_cycle: i
     if as_json:
         print(json.dumps(found.to_row(), indent=2))
         return
-    from halo_forge.cli.render import print_status
+    from halo_forge.cli.status import print_status
 
     print_status(found)

@@ -1,4 +1,4 @@
-"""How far two versions are apart on the same prompts, and how far they would have to be to be told apart."""
+"""The difference between two versions on the same prompts, and the smallest difference that would be detected."""
 
 from __future__ import annotations
 
