@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from halo_forge.api import (
-        Observer,
         RunDirectory,
         SilentObserver,
         preview,
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
         VerifierBroken,
     )
     from halo_forge.core.records import Verdict
+    from halo_forge.runtime.effects import Observer
     from halo_forge.runtime.preview import CyclePlan, Preview
 
 __all__ = [
@@ -75,11 +75,11 @@ _HOMES = {
     "LoadedConfig": "halo_forge.config",
     "load_config": "halo_forge.config",
     "Verdict": "halo_forge.core.records",
+    "Observer": "halo_forge.runtime.effects",
     "CyclePlan": "halo_forge.runtime.preview",
     "Preview": "halo_forge.runtime.preview",
     **dict.fromkeys(
         (
-            "Observer",
             "RunDirectory",
             "SilentObserver",
             "preview",

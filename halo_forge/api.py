@@ -24,15 +24,13 @@ from halo_forge.core.errors import ConfigError
 from halo_forge.core.records import Measurement, Selection, Trained, TrainingSettings, Verdict
 from halo_forge.prompts import Row
 from halo_forge.runtime.assembly import is_finished, load_prompt_sets, open_run, planned, run_config
-from halo_forge.runtime.effects import Tools
-from halo_forge.runtime.effects import Watch as Observer
+from halo_forge.runtime.effects import Observer, Runtime
 from halo_forge.runtime.preview import Preview
 from halo_forge.store.files import read_json
 from halo_forge.store.rows import decision_rows, sample_rows, training_rows
 from halo_forge.store.status import Status, read_status
 
 __all__ = [
-    "Observer",
     "RunDirectory",
     "SilentObserver",
     "preview",
@@ -84,7 +82,7 @@ def run(
     resume: bool = False,
     from_cycle: int | None = None,
     observer: Observer | None = None,
-    opened: Callable[[Tools], None] | None = None,
+    opened: Callable[[Runtime], None] | None = None,
 ) -> RunDirectory:
     """Run all cycles of a configuration in its `output_dir`; returns when the run is finished.
 
@@ -106,11 +104,11 @@ def run(
     root = Path(config.config.output_dir)
     if from_cycle is None and resume and is_finished(config):
         return RunDirectory(root)
-    watch = SilentObserver() if observer is None else observer
-    with open_run(config, watch, resume=resume, from_cycle=from_cycle) as (plan, directory, tools):
+    watcher = SilentObserver() if observer is None else observer
+    with open_run(config, watcher, resume=resume, from_cycle=from_cycle) as (plan, directory, runtime):
         if opened is not None:
-            opened(tools)
-        loop.run_raft(plan, directory, tools)
+            opened(runtime)
+        loop.run_raft(plan, directory, runtime)
         directory.event("run_finished")
     return RunDirectory(root)
 
@@ -187,16 +185,16 @@ class RunDirectory:
         """
         return [
             {
-                "cycle": lap.cycle,
-                "policy_version": lap.policy_version,
-                "state": lap.state,
-                "outcome": lap.decision.get("outcome"),
-                "action": lap.decision.get("action"),
-                "num_kept": lap.num_kept,
-                **{key: value for key, value in lap.settings.items() if key != "cycle"},
-                **lap.metrics,
+                "cycle": row.cycle,
+                "policy_version": row.policy_version,
+                "state": row.state,
+                "outcome": row.decision.get("outcome"),
+                "action": row.decision.get("action"),
+                "num_kept": row.num_kept,
+                **{key: value for key, value in row.settings.items() if key != "cycle"},
+                **row.metrics,
             }
-            for lap in self.status().laps
+            for row in self.status().cycles
         ]
 
     def samples(self) -> list[dict[str, Any]]:

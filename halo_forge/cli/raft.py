@@ -21,7 +21,7 @@ from halo_forge.cli.supervise import (
 
 if TYPE_CHECKING:
     from halo_forge.config import LoadedConfig
-    from halo_forge.runtime.effects import Tools
+    from halo_forge.runtime.effects import Runtime
 
 app = typer.Typer(help="Generate, verify, select, train, and again.", no_args_is_help=True)
 
@@ -88,7 +88,7 @@ def resume(
 
 @app.command()
 def status(run: Path = RUN, as_json: bool = JSON) -> None:
-    """Show where a run stands, with one row for each lap."""
+    """Show where a run stands, with one row for each cycle."""
     from halo_forge.api import RunDirectory
 
     found = RunDirectory(run).status()
@@ -127,12 +127,12 @@ def _print_preview(loaded: LoadedConfig, as_json: bool) -> None:
 
 def _execute(loaded: LoadedConfig, *, resume: bool, as_json: bool, from_cycle: int | None = None) -> None:
     from halo_forge import api
-    from halo_forge.cli.watch import open_watch
+    from halo_forge.cli.watch import open_observer
     from halo_forge.runtime.assembly import is_finished
 
     if from_cycle is not None or not (resume and is_finished(loaded)):
-        with open_watch(loaded.config) as watch:
-            api.run(loaded, resume=resume, from_cycle=from_cycle, observer=watch, opened=_say_where)
+        with open_observer(loaded.config) as observer:
+            api.run(loaded, resume=resume, from_cycle=from_cycle, observer=observer, opened=_say_where)
     found = api.RunDirectory(loaded.config.output_dir).status()
     if as_json:
         print(json.dumps(found.to_row(), indent=2))
@@ -142,7 +142,7 @@ def _execute(loaded: LoadedConfig, *, resume: bool, as_json: bool, from_cycle: i
     print_status(found)
 
 
-def _say_where(tools: Tools) -> None:
-    toolchain = tools.verifier.toolchain()
-    print(f"hardware: {tools.hardware}", file=sys.stderr)
+def _say_where(runtime: Runtime) -> None:
+    toolchain = runtime.verifier.toolchain()
+    print(f"hardware: {runtime.hardware}", file=sys.stderr)
     print(f"verifier: {toolchain['version']}, isolation level {toolchain['isolation']}", file=sys.stderr)

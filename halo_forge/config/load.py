@@ -69,7 +69,7 @@ def load_config(
     found = normalised({**default, **document.data})
     try:
         if not found.problems:
-            return LoadedConfig(RaftConfig.model_validate(found.data), document)
+            return LoadedConfig(RaftConfig.model_validate(found), document)
     except ValidationError as error:
         found.problems.extend(problems_of(error, found.data))
     problems = [*found.problems, *_hidden_problems(found)]

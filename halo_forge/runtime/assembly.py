@@ -1,4 +1,4 @@
-"""From a checked configuration to an open run: prompts, tools, and a locked run directory that belongs to it.
+"""From a checked configuration to an open run: prompts, runtime, and a locked run directory that belongs to it.
 
 The order is the order of cost: what can be refused cheaply is refused before anything is loaded.
 """
@@ -32,7 +32,7 @@ from halo_forge.policy import Policy, check_local, check_quantization
 from halo_forge.policy.probe import Probe
 from halo_forge.prompts import is_remote, load_prompts
 from halo_forge.runtime.auto_settings import hardware_choices, verifier_workers
-from halo_forge.runtime.effects import Tools, Watch
+from halo_forge.runtime.effects import Observer, Runtime
 from halo_forge.runtime.preview import Preview, preview
 from halo_forge.store.files import EDITED
 from halo_forge.store.run import Run
@@ -107,8 +107,8 @@ def planned(config: RaftConfig) -> Preview:
 
 @contextmanager
 def open_run(
-    loaded: LoadedConfig, watch: Watch, *, resume: bool, from_cycle: int | None = None
-) -> Iterator[tuple[Plan, Run, Tools]]:
+    loaded: LoadedConfig, observer: Observer, *, resume: bool, from_cycle: int | None = None
+) -> Iterator[tuple[Plan, Run, Runtime]]:
     """Everything the loop needs, ready to go.
 
     Args:
@@ -145,8 +145,8 @@ def open_run(
         limit = config.verifier.max_error_fraction
         profile = profile if policy is None else policy.profile
         needed = stack.enter_context(telemetry(profile)).take
-        tools = Tools(
-            prompts.by_id(), engine, verifier, trainer, policy, watch, limit, probe, needed, profile.described()
+        runtime = Runtime(
+            prompts.by_id(), engine, verifier, trainer, policy, observer, limit, probe, needed, profile.described()
         )
         size = None if policy is None else policy.size
         choices = hardware_choices(config, profile, *((None,) if size is None else (size.num_parameters, size.shape)))
@@ -161,7 +161,7 @@ def open_run(
             run.supersede(from_cycle)
         until_loaded.close()
         run.event("attempt_started", resumed=resume, halo_forge_version=halo_forge.__version__)
-        yield Plan(config, prompts), run, tools
+        yield Plan(config, prompts), run, runtime
 
 
 def _open_engine(config: RaftConfig, policy: Policy | None, run: Run, stack: ExitStack) -> Engine:
