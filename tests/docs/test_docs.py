@@ -94,7 +94,8 @@ def test_the_tree_names_what_exists() -> None:
 
 
 def test_the_tree_names_everything_in_the_package() -> None:
-    there = [path.name + "/" * path.is_dir() for path in PACKAGE.iterdir() if path.name != "__pycache__"]
+    entries = [path for path in PACKAGE.iterdir() if path.name not in ("__pycache__", "py.typed")]
+    there = [path.name + "/" * path.is_dir() for path in entries]
     assert sorted(annotated_tree()["halo_forge/"]) == sorted(there)
 
 
