@@ -372,7 +372,7 @@ def check_exported(environment: Path, model: Path) -> None:
     if not recorded.exists() or recorded.read_text(encoding="ascii").strip() != digest.hexdigest():
         sys.exit(
             f"error: {environment}/model was not exported from {model} as it is now\n"
-            f"  do: scripts/setup_openvino.sh {environment} {model}"
+            f"  fix: scripts/setup_openvino.sh {environment} {model}"
         )
 
 
@@ -394,10 +394,10 @@ def parsed() -> argparse.Namespace:
     if min(arguments.new_tokens, arguments.prompts, arguments.samples, arguments.repeats) < 1 or arguments.busy < 0:
         parser.error("--new-tokens, --prompts, --samples and --repeats must be at least 1, --busy at least 0")
     if not Path(arguments.model).exists() and arguments.model == MODEL:
-        sys.exit(f"error: {MODEL} is missing\n  do: make model")
+        sys.exit(f"error: {MODEL} is missing\n  fix: make model")
     if arguments.against == "vllm":
         if arguments.vllm is None:
-            sys.exit("error: --against vllm needs an environment of its own\n  do: --vllm PYTHON, its interpreter")
+            sys.exit("error: --against vllm needs an environment of its own\n  fix: --vllm PYTHON, its interpreter")
         try:
             VllmSpec(python=arguments.vllm).check()
         except HaloForgeError as error:
@@ -408,7 +408,7 @@ def parsed() -> argparse.Namespace:
         if arguments.openvino is None or not (arguments.openvino / "model/openvino_model.xml").exists():
             sys.exit(
                 "error: --against openvino needs an environment of its own\n"
-                "  do: scripts/setup_openvino.sh FOLDER, then --openvino FOLDER"
+                "  fix: scripts/setup_openvino.sh FOLDER, then --openvino FOLDER"
             )
         check_exported(arguments.openvino, Path(arguments.model))
     return arguments

@@ -225,7 +225,7 @@ def main() -> None:
 
             folder = str(save_model(Path(made) / "tiny"))
         elif not Path(folder).exists():
-            sys.exit(f"error: {folder} is missing\n  do: make model, or --tiny")
+            sys.exit(f"error: {folder} is missing\n  fix: make model, or --tiny")
         policy = load(folder, arguments.dtype)
     show(policy, Path(folder).name, arguments.rows)
 

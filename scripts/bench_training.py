@@ -106,7 +106,7 @@ def main() -> None:
     if min(arguments.rows, arguments.batch, arguments.repeats) < 1:
         parser.error("--rows, --batch and --repeats must be at least 1")
     if not Path(arguments.model).exists() and arguments.model == MODEL:
-        sys.exit(f"error: {MODEL} is missing\n  do: make model")
+        sys.exit(f"error: {MODEL} is missing\n  fix: make model")
     policy = Policy.load(ModelSection(model_name_or_path=arguments.model), LoraSection(), seed=0)
     settings = TrainingSection(per_device_train_batch_size=arguments.batch)
     rows = make_rows(policy, arguments.rows)

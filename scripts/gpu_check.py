@@ -583,8 +583,8 @@ def chosen(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> li
     return parts
 
 
-def fail(code: int, message: str, do: str) -> NoReturn:
-    print(f"error: {message}\n  do: {do}", file=sys.stderr)
+def fail(code: int, message: str, fix: str) -> NoReturn:
+    print(f"error: {message}\n  fix: {fix}", file=sys.stderr)
     sys.exit(code)
 
 

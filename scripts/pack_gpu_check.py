@@ -47,8 +47,8 @@ GLIBC = 34
 BLOCK = 1 << 20
 
 
-def fail(message: str, do: str) -> NoReturn:
-    sys.exit(f"error: {message}\n  do: {do}")
+def fail(message: str, fix: str) -> NoReturn:
+    sys.exit(f"error: {message}\n  fix: {fix}")
 
 
 # ---- which wheels

@@ -15,7 +15,7 @@ torch_version=2.13.0
 
 if [ ! -e "$model/config.json" ]; then
     echo "error: $model is missing" >&2
-    echo "  do: make model" >&2
+    echo "  fix: make model" >&2
     exit 1
 fi
 [ -x "$environment/bin/python" ] || "$python" -m venv "$environment"

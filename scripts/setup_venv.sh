@@ -14,14 +14,14 @@ torch_version=2.13.0
 
 if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
     echo "error: $("$python" --version) found, halo-forge needs Python 3.11 or newer" >&2
-    echo "  do: install one and run: make setup PYTHON=python3.12" >&2
+    echo "  fix: install one and run: make setup PYTHON=python3.12" >&2
     exit 1
 fi
 if [ ! -x .venv/bin/python ]; then
     "$python" -m venv .venv || {
         rm -rf .venv
         echo "error: this Python cannot make a virtual environment" >&2
-        echo "  do: on Debian or Ubuntu: apt-get install python3-venv" >&2
+        echo "  fix: on Debian or Ubuntu: apt-get install python3-venv" >&2
         exit 1
     }
 fi

@@ -16,7 +16,7 @@ from halo_forge.prompts import jsonl
 from halo_forge.prompts._row import Row, shown
 
 if TYPE_CHECKING:
-    from halo_forge.verifiers._spec import ProgramSpec
+    from halo_forge.verifiers.spec import ProgramSpec
 
 _FORM = 'write {"prompt_id": ..., "text": ...} on each line; `index`, `finish` and `policy_version` may be there too'
 _TELLING = re.compile(r"\berror\b|undefined reference")

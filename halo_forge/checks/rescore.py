@@ -15,7 +15,7 @@ from halo_forge.core.errors import ConfigError, RunDirError
 from halo_forge.core.records import Measurement, Threshold, TrainingSettings, Verdict
 from halo_forge.store.files import EDITED, read_json, read_jsonl
 from halo_forge.store.run import cycle_folder
-from halo_forge.verifiers._rewards import Rewards, reward
+from halo_forge.verifiers.rewards import Rewards, reward
 
 Value = TypeVar("Value", Verdict, TrainingSettings, Measurement)
 

@@ -20,7 +20,7 @@ from halo_forge.prompts.split import SPLITS
 
 if TYPE_CHECKING:
     from halo_forge.verifiers import Verifier
-    from halo_forge.verifiers._spec import ProgramSpec
+    from halo_forge.verifiers.spec import ProgramSpec
 
 Proof = tuple[Asked, Verdict]
 Track = Callable[[Iterator[Proof], int], Iterable[Proof]]
@@ -103,7 +103,7 @@ def default_spec(language: str | None) -> ProgramSpec:
     Raises:
         ConfigError: The language is not known, or a prompt has none.
     """
-    specs = discover("halo_forge.verifiers")
+    specs = discover("halo_forge.verifiers.languages")
     known = [kind for kind in specs if kind != "command"]
     if language is None:
         raise ConfigError("a prompt names no language", f"give --language ({', '.join(known)}), or a --config")

@@ -16,7 +16,6 @@ from halo_forge.core.errors import HaloForgeError, StoppedByRule
 from halo_forge.supervisor import heartbeat
 
 INTERRUPTED = 130
-STOPPED = "interrupted; what is finished is on disk"
 
 app = typer.Typer(
     name="halo-forge",
@@ -58,11 +57,11 @@ def main() -> None:
     except HaloForgeError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        _fail(STOPPED, INTERRUPTED)
+        _fail(_interrupted(), INTERRUPTED)
     except SystemExit as done:
         # Typer turns an interrupt into this exit code without a word.
         if done.code == INTERRUPTED:
-            _fail(STOPPED, INTERRUPTED)
+            _fail(_interrupted(), INTERRUPTED)
         if _reader_is_gone(done.code):
             sys.exit(0)
         raise
@@ -70,14 +69,14 @@ def main() -> None:
         if type(error).__name__ != "OutOfMemoryError":  # torch's; torch itself is not imported here
             raise
         _fail(
-            f"the GPU's memory ran out: {str(error).splitlines()[0]}\n  do: lower training.max_tokens_per_pass or"
-            " engine.batch_size (--set), then --resume; or start anew with a lower engine.max_new_tokens",
+            f"out of GPU memory: {str(error).splitlines()[0]}\n  fix: lower training.max_tokens_per_pass or"
+            " engine.batch_size (--set) and rerun with --resume, or start a new run with a lower engine.max_new_tokens",
             StoppedByRule.exit_code,
         )
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        _fail(f"disk full: {error}\n  do: free some space, then run the same command with --resume", 3)
+        _fail(f"disk full: {error}\n  fix: free some space, then rerun with --resume", 3)
 
 
 def _reader_is_gone(exit_code: object) -> bool:
@@ -94,6 +93,16 @@ def _reader_is_gone(exit_code: object) -> bool:
 
 def _interrupt(number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
+
+
+def _interrupted() -> str:
+    """What to say, and how to go on where there is something to go on with."""
+    ways: dict[tuple[str, ...], str] = {
+        ("raft", "run"): "rerun with --resume",
+        ("raft", "resume"): "run the same command again",
+    }
+    way = ways.get(tuple(sys.argv[1:3]))
+    return "Interrupted." if way is None else f"Interrupted. Completed work is saved; {way}."
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:

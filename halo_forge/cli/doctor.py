@@ -39,4 +39,4 @@ def doctor(as_json: bool = typer.Option(False, "--json", help="Print the result 
 
 def _rows(line: Line) -> list[tuple[str, str, str]]:
     first = (line.name, line.state, line.found)
-    return [first, ("", "", f"do: {line.do}")] if line.do else [first]
+    return [first, ("", "", f"fix: {line.do}")] if line.do else [first]

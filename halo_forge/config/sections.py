@@ -21,10 +21,10 @@ from halo_forge.core.schedules import ScheduledNumber
 if TYPE_CHECKING:
     from halo_forge.core.selection._spec import SelectionSpec as Selection
     from halo_forge.engines._spec import EngineSpec as Engine
-    from halo_forge.verifiers._spec import ProgramSpec as Verifier
+    from halo_forge.verifiers.spec import ProgramSpec as Verifier
 else:
     Engine = tagged_union("halo_forge.engines")
-    Verifier = tagged_union("halo_forge.verifiers")
+    Verifier = tagged_union("halo_forge.verifiers.languages")
     Selection = tagged_union("halo_forge.core.selection")
 
 Text = Annotated[str, StringConstraints(min_length=1)]

@@ -22,7 +22,7 @@ class HaloForgeError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.message}\n  do: {self.hint}"
+        return f"{self.message}\n  fix: {self.hint}"
 
 
 class ConfigError(HaloForgeError):

@@ -19,7 +19,7 @@ _PROBE = Job(("/bin/sh", "-c", "echo $$"), Limits(cpu_seconds=5.0, wall_seconds=
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class LevelProbe:
     """What became of the attempt to run a program at one level.
 
     Attributes:
@@ -76,8 +76,8 @@ def _open_best(read_only: Sequence[str]) -> Sandbox:
     return LocalSandbox(_best[0], read_only)
 
 
-def _first_working(read_only: Sequence[str]) -> tuple[Sandbox | None, list[Probe]]:
-    failed: list[Probe] = []
+def _first_working(read_only: Sequence[str]) -> tuple[Sandbox | None, list[LevelProbe]]:
+    failed: list[LevelProbe] = []
     for level in _ISOLATING:
         sandbox, probe = _try(level, read_only)
         if sandbox is not None:
@@ -88,7 +88,7 @@ def _first_working(read_only: Sequence[str]) -> tuple[Sandbox | None, list[Probe
     return None, failed
 
 
-def _unproven(probe: Probe) -> str:
+def _unproven(probe: LevelProbe) -> str:
     return (
         f"isolation level {probe.level} can be set up here, but the program that proves it failed {_NUM_TRIES} times,"
         f" and no lower level is taken for that: {probe.reason}.  To fix it, {_BUSY}; verifier.isolation takes a level"
@@ -96,7 +96,7 @@ def _unproven(probe: Probe) -> str:
     )
 
 
-def _nothing_works(failed: Sequence[Probe]) -> str:
+def _nothing_works(failed: Sequence[LevelProbe]) -> str:
     lines = [f"{each.level}: {each.reason} (errno {_name(each.errno)}); to fix it: {each.fix}" for each in failed]
     return (
         "no isolation level that holds programs in works on this machine.  "
@@ -110,7 +110,7 @@ def _name(number: int | None) -> str:
     return "none" if number is None else errno.errorcode.get(number, str(number))
 
 
-def probe_ladder() -> list[Probe]:
+def probe_ladder() -> list[LevelProbe]:
     """What works on this machine, level by level, the best first; each runs one short program.
 
     Raises:
@@ -125,13 +125,15 @@ def probe_ladder() -> list[Probe]:
     return probes
 
 
-def _try(level: Level, read_only: Sequence[str]) -> tuple[Sandbox | None, Probe]:
+def _try(level: Level, read_only: Sequence[str]) -> tuple[Sandbox | None, LevelProbe]:
     reason = ""
     for _ in range(_NUM_TRIES):
         try:
             sandbox = LocalSandbox(level, read_only)
         except LevelUnavailable as refusal:
-            return None, Probe(level, False, refusal.number, str(refusal), _fix(level, refusal.number), refused=True)
+            return None, LevelProbe(
+                level, False, refusal.number, str(refusal), _fix(level, refusal.number), refused=True
+            )
         except SandboxError as error:
             reason = str(error)
             continue
@@ -141,10 +143,10 @@ def _try(level: Level, read_only: Sequence[str]) -> tuple[Sandbox | None, Probe]
             reason = str(error)
         else:
             if outcome.clean:
-                return sandbox, Probe(level, True)
+                return sandbox, LevelProbe(level, True)
             reason = f"a program that must work does not: {outcome}"
         sandbox.close()
-    return None, Probe(level, False, None, reason, _BUSY)
+    return None, LevelProbe(level, False, None, reason, _BUSY)
 
 
 def _fix(level: Level, number: int | None) -> str:

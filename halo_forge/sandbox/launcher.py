@@ -18,28 +18,28 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from halo_forge.sandbox import jail, keeper, syscalls, wire
-from halo_forge.sandbox.box import remove_tree
-from halo_forge.sandbox.cell import Cell, Ending, Request, Unavailable
-from halo_forge.sandbox.host_cell import HostCell
-from halo_forge.sandbox.namespace_cell import NamespaceCell
-from halo_forge.sandbox.watch import TrainerGone
+from halo_forge.sandbox import child_setup, reaper, syscalls, wire
+from halo_forge.sandbox.backend import Backend, Ending, Request, Unavailable
+from halo_forge.sandbox.host_backend import HostBackend
+from halo_forge.sandbox.monitor import TrainerGone
+from halo_forge.sandbox.namespace_backend import NamespaceBackend
+from halo_forge.sandbox.workdir import remove_tree
 
 BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from halo_forge.sandbox.launcher import main; main()"
 
 
 class Launcher:
-    """Runs jobs in `cell`."""
+    """Runs jobs in `backend`."""
 
-    def __init__(self, connection: socket.socket, trainer: int, cell: Cell) -> None:
+    def __init__(self, connection: socket.socket, trainer: int, backend: Backend) -> None:
         self._connection = connection
         self._trainer = trainer
-        self._cell = cell
+        self._backend = backend
 
     def serve(self) -> None:
         """Answer jobs until the trainer hangs up (EOFError, OSError, TrainerGone)."""
-        cell = self._cell
-        hello = {"pid": os.getpid(), "notes": list(cell.notes), "add_ons": dict(cell.add_ons)}
+        backend = self._backend
+        hello = {"pid": os.getpid(), "notes": list(backend.notes), "add_ons": dict(backend.add_ons)}
         wire.send(self._connection, hello)
         while True:
             if self._trainer in select.select([self._connection.fileno(), self._trainer], [], [])[0]:
@@ -47,7 +47,7 @@ class Launcher:
             message, blobs = wire.receive(self._connection)
             try:
                 reply, answer = self._run(message, blobs)
-            except (OSError, ValueError, jail.JailError) as error:
+            except (OSError, ValueError, child_setup.ChildSetupError) as error:
                 reply, answer = {"error": f"{type(error).__name__}: {error}"}, []
             wire.send(self._connection, reply, answer)
 
@@ -62,7 +62,7 @@ class Launcher:
             started = time.monotonic()
             files = dict(zip(message["files"], blobs[1:], strict=True))
             request = Request(message["argv"], files, message["env"], limits, message["fetch"], streams)
-            ending = self._cell.run(request, lambda watch: watch.wait(self._connection, self._trainer))
+            ending = self._backend.run(request, lambda monitor: monitor.wait(self._connection, self._trainer))
             facts = _facts(ending, limits, [os.fstat(stream).st_size for stream in streams[1:]])
             facts |= {"exec_error": ending.exec_error or None, "wall_seconds": time.monotonic() - started}
             answer = [os.pread(stream, limits["keep_bytes"], 0) for stream in streams[1:]]
@@ -73,22 +73,22 @@ class Launcher:
 
 
 def _facts(ending: Ending, limits: Mapping[str, Any], sizes: list[int]) -> dict[str, Any]:
-    watch, reason = ending.watch, ending.reason
-    assert watch.status is not None, "the command was not reaped"
-    number = os.WTERMSIG(watch.status) if os.WIFSIGNALED(watch.status) else None
+    monitor, reason = ending.monitor, ending.reason
+    assert monitor.status is not None, "the command was not reaped"
+    number = os.WTERMSIG(monitor.status) if os.WIFSIGNALED(monitor.status) else None
     output_limit = number == signal.SIGXFSZ or max(sizes) >= limits["file_bytes"] or reason == "disk"
-    # Whether the watch saw it in time or not: what used more than its CPU time is over the limit.
-    over_cpu = watch.cpu_seconds >= limits["cpu_seconds"]
+    # Whether the monitor saw it in time or not: what used more than its CPU time is over the limit.
+    over_cpu = monitor.cpu_seconds >= limits["cpu_seconds"]
     timed_out = reason if reason in ("cpu", "wall") else "cpu" if over_cpu and reason == "ended" else None
     return {
-        "exit_code": os.WEXITSTATUS(watch.status) if number is None else None,
+        "exit_code": os.WEXITSTATUS(monitor.status) if number is None else None,
         "signal": number,
         "timed_out": timed_out,
-        "out_of_memory": reason == "memory" or watch.max_rss_bytes > limits["memory_bytes"],
+        "out_of_memory": reason == "memory" or monitor.max_rss_bytes > limits["memory_bytes"],
         "output_limit": output_limit,
         "process_limit": reason == "processes",
-        "cpu_seconds": watch.cpu_seconds,
-        "max_rss_bytes": watch.max_rss_bytes,
+        "cpu_seconds": monitor.cpu_seconds,
+        "max_rss_bytes": monitor.max_rss_bytes,
         "truncated": max(sizes) > limits["keep_bytes"],
     }
 
@@ -119,9 +119,9 @@ def main() -> None:
     try:
         trainer = os.pidfd_open(int(trainer_pid))
         if level != "namespace":  # where the kernel ends the job with its launcher
-            trainer = keeper.either(trainer, keeper.leave_a_keeper(connection, work))
-        cell = _open_cell(level, work, json.loads(read_only), connection.fileno())
-        Launcher(connection, trainer, cell).serve()
+            trainer = reaper.either(trainer, reaper.fork_under_reaper(connection, work))
+        backend = _open_backend(level, work, json.loads(read_only), connection.fileno())
+        Launcher(connection, trainer, backend).serve()
     except Unavailable as refusal:
         wire.send(connection, {"unavailable": str(refusal), "errno": refusal.number})
     except (EOFError, ConnectionError, ProcessLookupError, TrainerGone):
@@ -131,7 +131,7 @@ def main() -> None:
         remove_tree(os.path.dirname(work))
 
 
-def _open_cell(level: str, work: str, read_only: list[str], connection: int) -> Cell:
+def _open_backend(level: str, work: str, read_only: list[str], connection: int) -> Backend:
     if level == "namespace":
-        return NamespaceCell(work, read_only, connection)
-    return HostCell(work, read_only, with_landlock=level == "landlock")
+        return NamespaceBackend(work, read_only, connection)
+    return HostBackend(work, read_only, with_landlock=level == "landlock")

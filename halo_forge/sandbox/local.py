@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from halo_forge.sandbox import processes, wire
-from halo_forge.sandbox.box import check_name, remove_tree
 from halo_forge.sandbox.job import Isolation, Job, Level, Outcome, Sandbox, SandboxError
 from halo_forge.sandbox.launcher import BOOT
+from halo_forge.sandbox.workdir import check_name, remove_tree
 
 # What a job may learn of its directory's name.
-_BOX = re.compile(r"/halo-forge(?:-\w+)?/work/box\b/?")
+_WORKDIR = re.compile(r"/halo-forge(?:-\w+)?/work/job\b/?")
 _BEFORE_A_PATH = frozenset(" \t\r\n:'\"")
 
 # Places of a job's own, and what shows other processes; nobody can be let into them, or into what holds them.
@@ -181,7 +181,7 @@ class LocalSandbox:
             self._forget()
 
     def _kill(self) -> None:
-        # With a keeper, this is the launcher, and the keeper ends what is left of it.
+        # With a reaper, this is the launcher, and the reaper ends what is left of it.
         for child in processes.children(self._process.pid):
             processes.send_signal(child, signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -197,20 +197,20 @@ class LocalSandbox:
 
 
 def shows_too_much(path: str) -> bool:
-    """Whether jobs that can read `path` see the boxes of others, processes, or devices, or lose what they need."""
+    """Whether jobs that can read `path` see the workdirs of others, processes, or devices, or lose what they need."""
     real = os.path.realpath(path)
     held = [*_OWN_PLACES, os.path.realpath(tempfile.gettempdir())]
     return real.startswith("/proc/") or any(os.path.commonpath([real, place]) == real for place in held)
 
 
-def without_box_path(text: str) -> str:
+def without_workdir_path(text: str) -> str:
     """Text that a job wrote, without the path of its directory, which differs from run to run.
 
     One pass over the text, whatever is in it: it is hostile, and may be long.
     """
     kept: list[str] = []
     end = 0
-    for match in _BOX.finditer(text):
+    for match in _WORKDIR.finditer(text):
         start = match.start()
         while start > end and text[start - 1] not in _BEFORE_A_PATH:
             start -= 1

@@ -1,4 +1,4 @@
-"""A filter of system calls: what no honest program of ours needs, and what would reach out of the jail, is refused.
+"""A filter of system calls: what no honest program of ours needs, and what would reach out of the sandbox, is refused.
 
 Refused calls fail with EPERM, so that a program may go on; calls of another instruction set (32-bit code, x32) end it.
 """

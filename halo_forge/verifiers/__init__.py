@@ -1,6 +1,6 @@
 """Verifiers: what is a completion worth, found out by compiling it, running it and comparing what it prints.
 
-How to add a compiled language: one file, `verifiers/<language>.py`, with one class
+How to add a compiled language: one file, `verifiers/languages/<language>.py`, with one class
 
     class Spec(CompiledSpec):
         kind: Literal["zig"] = "zig"        # also the language that fences and prompts name
@@ -14,11 +14,11 @@ How to add a compiled language: one file, `verifiers/<language>.py`, with one cl
         def version_command(self): ...
         def controls(self): ...             # a program that must pass and one that must not compile
 
-Everything else is shared: settings and limits (`_spec`), stages (`_stages`), kinds of tests (`_checks`), rewards
-(`_rewards`), threads, retries and duplicates (`_verifier`), and the check of the tools before the run (`_preflight`).
+Everything else is shared: settings and limits (`spec`), stages (`stages`), kinds of tests (`checks`), rewards
+(`rewards`), threads, retries and duplicates (`verifier`), and the check of the tools before the run (`preflight`).
 A language without objects and a linker derives from `BuiltSpec` and says in `build` how a program is made with a
-`Workbench` (`_workbench`; `rust` and `go` do).  One that goes another way still derives from `ProgramSpec` and brings
-its own `Checker` (`_checker`).
+`Workbench` (`context`; `rust` and `go` do).  One that goes another way still derives from `ProgramSpec` and brings
+its own `Checker` (`checker`).
 
 A verifier never lets its own failure look like a wrong answer: it is retried once on a fresh launcher, and then its
 verdict has the status "error", which no rate counts.

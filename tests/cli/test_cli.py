@@ -24,7 +24,7 @@ from scripted_runs import MemoryVerifier, differences, read, rows, tree, write_i
 import halo_forge
 from halo_forge.policy import Policy
 from halo_forge.store.lock import RunLock
-from halo_forge.verifiers.c import Spec
+from halo_forge.verifiers.languages.c import Spec
 
 SUPPORT = Path(__file__).parents[1] / "support"
 
@@ -270,7 +270,7 @@ def test_a_wrong_configuration(cli: Cli, tmp_path: Path) -> None:
         done = cli(*command, "run.yaml")
         assert done.code == 2
         assert "run.yaml:3: raft.num_cycle: unknown key; did you mean num_cycles?" in done.err
-        assert "  do: " in done.err
+        assert "  fix: " in done.err
     assert cli("raft", "run", "missing.yaml").code == 2
     done = cli("config", "check", write_inputs(tmp_path), "--set", "raft.num_cycles=none")
     assert (done.code, "raft.num_cycles" in done.err) == (2, True)
@@ -623,7 +623,7 @@ def test_interrupted(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     finally:
         process.kill()
     assert process.returncode == 130, err
-    assert err.endswith("interrupted; what is finished is on disk\n")
+    assert err.endswith("Interrupted. Completed work is saved; rerun with --resume.\n")
     assert "Traceback" not in err
     assert out == ""
     assert [pid for pid in below if Path(f"/proc/{pid}").exists()] == []

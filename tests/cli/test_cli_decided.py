@@ -12,7 +12,7 @@ from halo_forge.cli.decided import DECISION_COLUMNS, RESULT_COLUMNS, decision_ro
 from halo_forge.cli.render import print_status
 from halo_forge.store.run import cycle_folder
 from halo_forge.store.status import Lap, Status, read_status
-from halo_forge.verifiers.c import Spec
+from halo_forge.verifiers.languages.c import Spec
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ from halo_forge.checks.doctor import Line, Section, isolation, toolchains
 from halo_forge.checks.doctor.surroundings import command_to_raise, container, not_promised
 from halo_forge.core.errors import ToolMissing
 from halo_forge.sandbox.job import Isolation, SandboxError
-from halo_forge.sandbox.ladder import Probe
+from halo_forge.sandbox.ladder import LevelProbe
 from halo_forge.sandbox.self_test import Attempt
 
-NO_NAMESPACES = Probe("namespace", False, errno.EPERM, "unshare is refused", "start the container with ...")
-NO_LANDLOCK = Probe("landlock", False, errno.ENOSYS, "this kernel has no Landlock", "a newer kernel")
+NO_NAMESPACES = LevelProbe("namespace", False, errno.EPERM, "unshare is refused", "start the container with ...")
+NO_LANDLOCK = LevelProbe("landlock", False, errno.ENOSYS, "this kernel has no Landlock", "a newer kernel")
 ADD_ONS = {"landlock_abi": 7, "fresh_proc": True, "uid_drop": False, "seccomp": True}
 
 
@@ -43,7 +43,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """A machine whose sandbox opens at a level (None: does not open), with these probes."""
 
-    def become(level: str | None, probes: list[Probe], attempts: list[Attempt] | None = None) -> None:
+    def become(level: str | None, probes: list[LevelProbe], attempts: list[Attempt] | None = None) -> None:
         def opened() -> FakeSandbox:
             if level is None:
                 raise SandboxError("no isolation level that holds programs in works")
@@ -65,7 +65,7 @@ def lines(section: Section, name: str) -> list[Line]:
 
 
 def test_the_best_level(machine: Callable[..., None]) -> None:
-    machine("namespace", [Probe("namespace", True), Probe("landlock", True), Probe("limits", True)])
+    machine("namespace", [LevelProbe("namespace", True), LevelProbe("landlock", True), LevelProbe("limits", True)])
     section = isolation.isolation_section()
     assert section.can_run
     assert section.facts == {"level": "namespace", "add_ons": ADD_ONS, "container": None, "command_to_raise": ""}
@@ -76,7 +76,7 @@ def test_the_best_level(machine: Callable[..., None]) -> None:
 
 
 def test_a_level_that_could_be_higher(machine: Callable[..., None]) -> None:
-    machine("landlock", [NO_NAMESPACES, Probe("landlock", True), Probe("limits", True)])
+    machine("landlock", [NO_NAMESPACES, LevelProbe("landlock", True), LevelProbe("limits", True)])
     section = isolation.isolation_section()
     assert section.can_run
     assert lines(section, "level")[0].do == NO_NAMESPACES.fix
@@ -85,7 +85,7 @@ def test_a_level_that_could_be_higher(machine: Callable[..., None]) -> None:
 
 
 def test_no_level(machine: Callable[..., None]) -> None:
-    machine(None, [NO_NAMESPACES, NO_LANDLOCK, Probe("limits", True)])
+    machine(None, [NO_NAMESPACES, NO_LANDLOCK, LevelProbe("limits", True)])
     section = isolation.isolation_section()
     assert not section.can_run
     assert lines(section, "level") == [
@@ -97,7 +97,7 @@ def test_no_level(machine: Callable[..., None]) -> None:
 
 
 def test_limits_alone_are_not_enough(machine: Callable[..., None]) -> None:
-    machine("limits", [NO_NAMESPACES, NO_LANDLOCK, Probe("limits", True)])
+    machine("limits", [NO_NAMESPACES, NO_LANDLOCK, LevelProbe("limits", True)])
     assert not isolation.isolation_section().can_run
 
 
@@ -231,7 +231,7 @@ def test_exit_codes(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "SECTIONS", (lambda: fine, lambda: bad))
     done = cli("doctor")
     assert done.code == 4
-    assert "do: fix it" in done.out and "two" in done.err
+    assert "fix: fix it" in done.out and "two" in done.err
     assert cli("doctor", "--json").json == {
         "can_run": False,
         "sections": [

@@ -18,7 +18,7 @@ from halo_forge.checks.weaknesses import text_findings
 from halo_forge.core.errors import ConfigError
 from halo_forge.core.records import Prompt
 from halo_forge.prompts import split_of
-from halo_forge.verifiers._stages import Stages
+from halo_forge.verifiers.stages import Stages
 
 HEAD = "#include <stdio.h>\n"
 EXPECTED = ["3", "0", "-2", "7", "100"]

@@ -18,7 +18,7 @@ from halo_forge.checks.answers import as_answer, completions
 from halo_forge.core.errors import ConfigError
 from halo_forge.core.records import Prompt, Verdict
 from halo_forge.core.source import extract
-from halo_forge.verifiers.c import Spec
+from halo_forge.verifiers.languages.c import Spec
 
 PROGRAM = '#include <stdio.h>\nint main(void) { puts("hi"); return 0; }\n'
 ADD = "int add(int a, int b) { return a + b; }\n"

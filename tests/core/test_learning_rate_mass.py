@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from scripted_runs import MemoryVerifier, execute, write_inputs
 
-from halo_forge.verifiers.c import Spec
+from halo_forge.verifiers.languages.c import Spec
 
 
 def test_every_cycle_spends_its_mass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

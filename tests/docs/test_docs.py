@@ -23,7 +23,7 @@ from halo_forge.core.errors import ConfigError, HaloForgeError
 from halo_forge.core.evaluation import Result
 from halo_forge.core.records import Completion, Prompt
 from halo_forge.prompts import load_prompts
-from halo_forge.verifiers.c import Spec
+from halo_forge.verifiers.languages.c import Spec
 
 PACKAGE = ROOT / "halo_forge"
 QUICKSTART = ROOT / "docs/quickstart.md"

@@ -15,7 +15,7 @@ import pytest
 from docs_text import ROOT, blocks
 
 PAGE = ROOT / "docs/extending.md"
-MODULES = ("halo_forge/core/schedules/sawtooth.py", "halo_forge/verifiers/bash.py")
+MODULES = ("halo_forge/core/schedules/sawtooth.py", "halo_forge/verifiers/languages/bash.py")
 ANSWERS = {
     "double": ['double() {\n    echo "$(($1 * 2))"\n}', 'double() {\n    echo "$1$1"\n}', "double() {\n    if\n}"],
     "count": ["wc -l", "echo 2", "cat <<END"],

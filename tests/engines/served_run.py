@@ -10,7 +10,7 @@ from typing import Any
 from scripted_runs import STATUS, MemoryVerifier, execute, ids, write_rows
 
 from halo_forge.core.records import Completion, Verdict
-from halo_forge.verifiers.c import Spec
+from halo_forge.verifiers.languages.c import Spec
 
 
 class Content(MemoryVerifier):

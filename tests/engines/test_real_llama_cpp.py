@@ -20,7 +20,7 @@ from tiny_models import LoraOptions, load_policy, prompts, request
 from halo_forge.core.errors import ConfigError
 from halo_forge.engines._server_spec import MAX_POLICY_GAP
 from halo_forge.engines.openai_server import OpenaiServerSpec
-from halo_forge.verifiers.c import Spec
+from halo_forge.verifiers.languages.c import Spec
 
 PYTHON = os.environ.get("LLAMA_CPP_PYTHON")
 MODEL = Path("models/smollm2-135m-instruct")

@@ -14,7 +14,7 @@ from halo_forge.config import load_config
 from halo_forge.core.errors import ConfigError, RunDirError
 from halo_forge.core.records import Completion, SampleRequest, Verdict
 from halo_forge.engines.recorded import RecordedEngine
-from halo_forge.verifiers.c import Spec
+from halo_forge.verifiers.languages.c import Spec
 
 SAMPLED = ("completions.jsonl", "dev_completions.jsonl")
 

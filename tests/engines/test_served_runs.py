@@ -23,7 +23,7 @@ from halo_forge.engines import _served_adapter
 from halo_forge.engines.openai_server import OpenaiServerSpec
 from halo_forge.engines.transformers import TransformersEngine
 from halo_forge.policy import save_merged
-from halo_forge.verifiers.c import Spec
+from halo_forge.verifiers.languages.c import Spec
 
 torch = pytest.importorskip("torch")
 for name in ("fastapi", "uvicorn", "openai"):

@@ -87,7 +87,7 @@ def test_the_script_on_its_tiny_model(
     ("arguments", "words"),
     [
         (["--rows", "1"], "--rows must be at least 2"),
-        (["--model", "nowhere/at/all"], "nowhere/at/all is missing\n  do: make model, or --tiny"),
+        (["--model", "nowhere/at/all"], "nowhere/at/all is missing\n  fix: make model, or --tiny"),
     ],
 )
 def test_what_the_script_refuses(

@@ -26,7 +26,7 @@ from halo_forge.policy import OPTIMIZER_FILE, file_digest
 from halo_forge.runtime.assembly import planned
 from halo_forge.runtime.effects import Tools, _optimizer_state
 from halo_forge.store.files import write_json
-from halo_forge.verifiers.c import Spec
+from halo_forge.verifiers.languages.c import Spec
 
 MANY = [f"pass number {number}" for number in range(40)]
 

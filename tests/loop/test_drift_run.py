@@ -14,7 +14,7 @@ from scripted_runs import MemoryVerifier, SilentWatch, differences, execute, tre
 from halo_forge.core.metrics import catalogue
 from halo_forge.core.records import Completion, Verdict
 from halo_forge.store.status import read_status
-from halo_forge.verifiers.c import Spec
+from halo_forge.verifiers.languages.c import Spec
 
 pytest.importorskip("torch")
 

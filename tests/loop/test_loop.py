@@ -28,7 +28,7 @@ from halo_forge.core.records import Completion, SampleRequest
 from halo_forge.engines.scripted import ScriptedEngine
 from halo_forge.runtime.effects import Tools
 from halo_forge.store.run import Run
-from halo_forge.verifiers.c import Spec
+from halo_forge.verifiers.languages.c import Spec
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from scripted_runs import (
 from halo_forge.core.evaluation import Result
 from halo_forge.policy import adapter_digest
 from halo_forge.runtime.effects import Tools
-from halo_forge.verifiers.c import Spec
+from halo_forge.verifiers.languages.c import Spec
 
 TRAINED_FROM = Tools.train
 

@@ -53,7 +53,7 @@ def test_the_printed_hint_starts_a_run_that_ends(
     config = configured(tmp_path, tiny_models["llama"], 1e-2, raft__num_cycles=1 + bad_version)
     failed = cli("raft", "run", config, "--output-dir", root)
     assert failed.code == 5 and f"v{bad_version} gave logits that are not finite" in failed.err
-    hint = failed.err[failed.err.index("do: ") :].replace("RUN/", f"{root}/")
+    hint = failed.err[failed.err.index("fix: ") :].replace("RUN/", f"{root}/")
     assert "start a new run, the same command with another --output-dir" in hint
     settings = re.findall(r"--set ([^\s,]+)", hint)
     assert len(settings) == 1 + bad_version

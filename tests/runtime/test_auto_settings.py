@@ -25,7 +25,7 @@ from halo_forge.runtime.auto_settings import estimated_parameters, hardware_choi
 from halo_forge.runtime.preview import preview
 from halo_forge.store.status import Lap, read_status
 from halo_forge.training.lora_sft import LoraSftTrainer
-from halo_forge.verifiers.c import Spec as CSpec
+from halo_forge.verifiers.languages.c import Spec as CSpec
 
 
 def config(**sections: Any) -> RaftConfig:

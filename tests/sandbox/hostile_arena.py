@@ -34,7 +34,7 @@ TRY = 'leave(getenv("%s")); leave(getenv("REAL_HOME")); return kill(atoi(getenv(
 def compile_command(language: str) -> tuple[str, ...]:
     compiler = shutil.which("g++" if language == "cpp" else "gcc", path=PATH)
     assert compiler is not None, "gcc and g++ are needed"
-    # -pipe keeps the compiler from filling the box, which is what some sources want.
+    # -pipe keeps the compiler from filling the workdir, which is what some sources want.
     flags = ("-Wall", "-Wextra", "-O0", "-pipe", "-pthread", "-fmax-errors=20", "-fdiagnostics-color=never")
     return (compiler, *flags, f"answer.{SUFFIXES[language]}", "-o", "program")
 
@@ -63,7 +63,7 @@ class Arena:
     """One level of isolation.
 
     Attributes:
-        breaches: What a harmless try did outside its box; destructive programs are not run then.
+        breaches: What a harmless try did outside its workdir; destructive programs are not run then.
         own_user: Jobs run as a user of their own.
     """
 

@@ -1,4 +1,4 @@
-"""Programs that reach for what is outside their box: other processes, files, the network, the kernel.
+"""Programs that reach for what is outside their workdir: other processes, files, the network, the kernel.
 
 What they may find is told to them in the environment: VICTIM and LAUNCHER (process ids), CANARY (a directory that
 every user may read and write, with a file `note`), REAL_HOME, TCP_PORT, UDP_PORT and ABSTRACT (listening sockets).

@@ -32,7 +32,7 @@ Language = Literal["c", "cpp", "asm", "python"]
 Needs = Literal["nothing", "own user", "isolation", "own file system"]
 
 MARK = "halo-forge-hostile"
-"""Every file that a program tries to leave outside its box has a name that begins with this."""
+"""Every file that a program tries to leave outside its workdir has a name that begins with this."""
 
 RUN = Limits(
     cpu_seconds=0.4,

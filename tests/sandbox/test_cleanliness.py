@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from halo_forge.sandbox import local, processes
-from halo_forge.sandbox.box import Box, remove_tree
 from halo_forge.sandbox.job import LEVELS, MEBIBYTE, Job, Limits, SandboxError
-from halo_forge.sandbox.local import LevelUnavailable, LocalSandbox, without_box_path
+from halo_forge.sandbox.local import LevelUnavailable, LocalSandbox, without_workdir_path
+from halo_forge.sandbox.workdir import Workdir, remove_tree
 
 LIMITS = Limits(cpu_seconds=5.0, wall_seconds=30.0, memory_bytes=128 * MEBIBYTE)
 
@@ -77,7 +77,7 @@ def test_environment_is_scrubbed(shell, monkeypatch: pytest.MonkeyPatch) -> None
 def test_home_and_working_directory_are_the_box(shell) -> None:
     lines = shell('pwd; echo "$HOME"; echo "$TMPDIR"; ls -A; cat note', files={"note": b"hello"}).stdout.decode()
     here, home, temporary, *rest = lines.splitlines()
-    assert here == home == temporary and without_box_path(here) == ""
+    assert here == home == temporary and without_workdir_path(here) == ""
     assert rest == ["note", "hello"]
     assert not os.path.exists(here)
 
@@ -135,10 +135,10 @@ def test_strays_are_killed(shell, script: str) -> None:
 @pytest.mark.parametrize(
     "script",
     [
-        "rm -rf ../box; mkdir ../box ../box.1; echo x > ../box.1/y",
+        "rm -rf ../job; mkdir ../job ../job.1; echo x > ../job.1/y",
         'cd ..; rm -rf "$PWD"',
         "mkdir -p a/b/c; touch a/b/c/d; chmod 000 a/b/c a/b a",
-        "cd ..; rmdir box; ln -s / box",
+        "cd ..; rmdir job; ln -s / job",
         "mkfifo pipe; ln -s /etc link; touch -- -rf '\n'",
         "for i in $(seq 300); do mkdir dddddddddddddddddddddd; cd dddddddddddddddddddddd; done",
     ],
@@ -181,10 +181,10 @@ def test_fetch(shell, script: str, fetched: bytes | None) -> None:
 
 
 def test_fetch_has_a_longest_size(tmp_path: Path) -> None:
-    box = Box(str(tmp_path / "work"))
-    box.put("result", b"0123456789")
-    assert (box.fetch("result", 10), box.fetch("result", 9)) == (b"0123456789", None)
-    box.remove()
+    workdir = Workdir(str(tmp_path / "work"))
+    workdir.put("result", b"0123456789")
+    assert (workdir.fetch("result", 10), workdir.fetch("result", 9)) == (b"0123456789", None)
+    workdir.remove()
     assert os.listdir(tmp_path / "work") == []
 
 
@@ -260,7 +260,7 @@ def test_close_ends_the_running_job_at_once(level: str, seconds: str) -> None:
         sandbox.run(Job(("/bin/true",), LIMITS))
 
 
-@pytest.mark.parametrize("victim", ["launcher", "keeper"])
+@pytest.mark.parametrize("victim", ["launcher", "reaper"])
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_launcher_that_dies_is_our_failure(level: str, victim: str, seconds: str) -> None:
     sandbox = opened(level)

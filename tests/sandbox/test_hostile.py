@@ -1,6 +1,6 @@
 """Every hostile program on every level of isolation that this machine has, and what must be so after each of them.
 
-The verdict comes in time, no process is left, nothing is written outside the box, disk and memory are as before,
+The verdict comes in time, no process is left, nothing is written outside the workdir, disk and memory are as before,
 nobody outside was signalled, and the next job on the same launcher is fine.
 """
 
@@ -21,7 +21,7 @@ from hostile_python import PYTHON
 from hostile_sources import SOURCES
 
 from halo_forge.sandbox.job import SandboxError
-from halo_forge.verifiers._diagnostics import clip, readable
+from halo_forge.verifiers.diagnostics import clip, readable
 
 LEVELS = ("namespace", "landlock", "limits")
 PROGRAMS = (*RUNNING, *FILES, *ESCAPES, *SOURCES, *PYTHON)

@@ -16,7 +16,7 @@ import pytest
 import halo_forge
 from halo_forge.sandbox import ladder, landlock, seccomp
 from halo_forge.sandbox.job import LEVELS, Isolation, Level, SandboxError
-from halo_forge.sandbox.ladder import Probe, probe_ladder
+from halo_forge.sandbox.ladder import LevelProbe, probe_ladder
 from halo_forge.sandbox.local import LocalSandbox, open_sandbox
 from halo_forge.sandbox.self_test import self_test
 
@@ -142,7 +142,7 @@ def test_probes_name_errno_and_what_would_mend() -> None:
     assert [probe.level for probe in probes] == list(LEVELS)
     for probe in probes:
         assert probe.works == (probe.reason == "") == (probe.fix == "")
-    assert probes[-1] == Probe("limits", True)
+    assert probes[-1] == LevelProbe("limits", True)
 
 
 def test_an_unknown_level_is_refused() -> None:

@@ -10,7 +10,7 @@ import benchmarks
 import pytest
 from benchmarks import last_object, run
 
-from halo_forge.verifiers.c import Spec
+from halo_forge.verifiers.languages.c import Spec
 
 
 @pytest.fixture(scope="module")

@@ -169,7 +169,7 @@ def test_the_openvino_model_is_exported_again_for_another_model(model: Path, tmp
     arguments = ["--model", other, "--against", "openvino", "--openvino", environment]
     done = run("bench_generation", *arguments)
     assert done.returncode == 1 and f"not exported from {other}" in done.stderr
-    assert f"do: scripts/setup_openvino.sh {environment} {other}" in done.stderr
+    assert f"fix: scripts/setup_openvino.sh {environment} {other}" in done.stderr
     exports = export(environment, other)
     assert len(exports) == 2 and str(other) in exports[1] and not (environment / "model/old").exists()
 
@@ -187,7 +187,7 @@ def test_generation_against_openvino_beside_a_busy_process(model: Path, tmp_path
 def test_an_openvino_that_is_missing_or_dies_is_told(model: Path, tmp_path: Path) -> None:
     arguments = ["--model", model, "--new-tokens", 8, "--prompts", 1, "--samples", 1, "--against", "openvino"]
     done = run("bench_generation", *arguments, "--openvino", tmp_path)
-    assert done.returncode == 1 and "do: scripts/setup_openvino.sh FOLDER" in done.stderr
+    assert done.returncode == 1 and "fix: scripts/setup_openvino.sh FOLDER" in done.stderr
     environment = stand_in_for_openvino(tmp_path / "environment", "#!/bin/sh\nexit 3\n", model)
     done = run("bench_generation", *arguments, "--openvino", environment)
     assert done.returncode == 1 and "OpenVINO's side ended" in done.stderr and "Traceback" not in done.stderr
@@ -196,7 +196,7 @@ def test_an_openvino_that_is_missing_or_dies_is_told(model: Path, tmp_path: Path
 def test_a_vllm_that_is_missing_or_has_another_policy_is_told(model: Path, tmp_path: Path) -> None:
     arguments = ["--model", model, "--new-tokens", 8, "--prompts", 1, "--samples", 1, "--against", "vllm"]
     done = run("bench_generation", *arguments)
-    assert done.returncode == 1 and "do: --vllm PYTHON" in done.stderr
+    assert done.returncode == 1 and "fix: --vllm PYTHON" in done.stderr
     done = run("bench_generation", *arguments, "--vllm", interpreter(tmp_path, version=None))
     assert done.returncode == 1 and "has no vllm" in done.stderr
     # It gives the same tokens to every prompt: nothing is measured against that.

@@ -260,7 +260,7 @@ def test_useless_arguments_are_refused(options: list[str], message: str, tmp_pat
 def test_an_output_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "note").write_text("keep me")
     code, _, err, rows = run([{"name": "one", "code": FINE}], tmp_path)
-    assert (code, rows) == (2, []) and "not an empty folder" in err and "do:" in err
+    assert (code, rows) == (2, []) and "not an empty folder" in err and "fix:" in err
     assert [path.name for path in tmp_path.iterdir()] == ["note"]
 
 

@@ -131,7 +131,7 @@ def test_pieces_that_are_not_whole_are_refused(script: ModuleType, spoil: object
     pieces = packed(script, tmp_path / "packed")
     spoil(pieces)  # type: ignore[operator]
     done = unpack(tmp_path / "tree", pieces)
-    assert done.returncode == 1 and message in done.stderr and "do:" in done.stderr
+    assert done.returncode == 1 and message in done.stderr and "fix:" in done.stderr
     assert not (tmp_path / "tree" / script.SITE).exists()
 
 

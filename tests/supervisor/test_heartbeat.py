@@ -19,7 +19,7 @@ from tiny_models import load_policy, prompts, request
 from halo_forge.engines.scripted import ScriptedSpec
 from halo_forge.store.files import GrowingFile, write_json
 from halo_forge.supervisor import heartbeat
-from halo_forge.verifiers.c import Spec
+from halo_forge.verifiers.languages.c import Spec
 
 
 @pytest.fixture

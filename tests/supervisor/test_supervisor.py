@@ -308,7 +308,7 @@ def test_a_run_that_fails_for_good(config: str, tmp_path: Path) -> None:
     command = troubled("die", 0, 9, tmp_path / "starts", "run", config, "--output-dir", "out", "--max-restarts", "1")
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 5
-    assert "error: given up after 1 restarts that finished nothing" in done.stderr and "do:" in done.stderr
+    assert "error: given up after 1 restarts that finished nothing" in done.stderr and "fix:" in done.stderr
     assert done.stdout == "" and "Traceback" not in done.stderr
     ended = [event for event in rows(tmp_path / "out/events.jsonl") if event["event"] == "attempt_ended"]
     # The settings of the first lap were finished work; the two attempts after it finished nothing.
@@ -365,7 +365,7 @@ def test_an_interrupt_ends_both(config: str, tmp_path: Path, how: str) -> None:
         os.close(output)
     assert (tmp_path / "starts.interrupted").exists()  # a child that does not answer is killed after a while
     assert status == 130, said
-    assert said.count("interrupted; what is finished is on disk") == 1 and "Traceback" not in said
+    assert said.count("Interrupted. Completed work is saved; rerun with --resume.") == 1 and "Traceback" not in said
     assert is_gone(child)
 
 

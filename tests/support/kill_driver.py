@@ -19,7 +19,7 @@ from scripted_runs import MemoryVerifier, differences, execute, read, rows, stea
 
 import halo_forge.runtime.assembly
 from halo_forge.store.run import Run
-from halo_forge.verifiers.c import Spec
+from halo_forge.verifiers.languages.c import Spec
 
 KILLED = -signal.SIGKILL
 TWO_ROUNDS = {

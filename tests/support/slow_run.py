@@ -11,7 +11,7 @@ from scripted_runs import MemoryVerifier
 from halo_forge.cli import app
 from halo_forge.engines.scripted import ScriptedEngine
 from halo_forge.training.scripted import ScriptedTrainer
-from halo_forge.verifiers.c import Spec
+from halo_forge.verifiers.languages.c import Spec
 
 
 def main() -> None:

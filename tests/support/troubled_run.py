@@ -24,7 +24,7 @@ from scripted_runs import MemoryVerifier
 
 from halo_forge.cli import app
 from halo_forge.engines.scripted import ScriptedEngine, ScriptedSpec
-from halo_forge.verifiers.c import Spec
+from halo_forge.verifiers.languages.c import Spec
 
 
 def meet(trouble: str, folder: str) -> None:

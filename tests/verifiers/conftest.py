@@ -9,8 +9,8 @@ import pytest
 from c_answers import Check, answer, prompt
 
 from halo_forge.core.records import Verdict
-from halo_forge.verifiers._verifier import ThreadedVerifier
-from halo_forge.verifiers.c import Spec
+from halo_forge.verifiers.languages.c import Spec
+from halo_forge.verifiers.verifier import ThreadedVerifier
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from halo_forge.core.records import Completion, Prompt, Verdict
-from halo_forge.verifiers._verifier import ThreadedVerifier
-from halo_forge.verifiers.python import Spec
+from halo_forge.verifiers.languages.python import Spec
+from halo_forge.verifiers.verifier import ThreadedVerifier
 
 # One that every user may start, where there is one: jobs of root run as another user.
 INTERPRETER = "/usr/bin/python3" if os.access("/usr/bin/python3", os.X_OK) else "python3"

@@ -10,7 +10,7 @@ import pytest
 from halo_forge.core.records import Completion, Prompt, Verdict
 from halo_forge.prompts import load_prompts
 from halo_forge.verifiers import Verifier
-from halo_forge.verifiers.c import Spec
+from halo_forge.verifiers.languages.c import Spec
 
 # 10 s each on 2 cores; a verifier that becomes much slower than that fails here.
 pytestmark = [

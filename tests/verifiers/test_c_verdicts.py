@@ -7,7 +7,7 @@ import re
 import pytest
 from c_answers import ADD, COMPILE, HARNESS, STDIO, Check, answer, prompt, sum_program
 
-from halo_forge.verifiers.c import Spec
+from halo_forge.verifiers.languages.c import Spec
 
 PRINT = "#include <stdio.h>\n#include <stdlib.h>\n"
 

@@ -6,8 +6,8 @@ import pytest
 from c_answers import COMPILE, HARNESS, STDIO, prompt
 
 from halo_forge.core.errors import ConfigError
-from halo_forge.verifiers._checks import compare_lines, compare_output, parse_tests
-from halo_forge.verifiers._diagnostics import clip, num_warnings, readable
+from halo_forge.verifiers.checks import compare_lines, compare_output, parse_tests
+from halo_forge.verifiers.diagnostics import clip, num_warnings, readable
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_diagnostics_are_bounded_and_keep_both_ends() -> None:
 
 
 def test_diagnostics_hold_nothing_that_changes_from_run_to_run() -> None:
-    text = b"/some/where/halo-forge-a1_b2c3d/work/box/answer.c:1: ==123==ERROR at 0x7ffd12345678 \xff 0x1F"
+    text = b"/some/where/halo-forge-a1_b2c3d/work/job/answer.c:1: ==123==ERROR at 0x7ffd12345678 \xff 0x1F"
     assert readable(text) == "answer.c:1: ==pid==ERROR at 0x... \\xff 0x1F"
 
 

@@ -13,8 +13,8 @@ from scripted_runs import execute, read, rows, write_inputs
 
 from halo_forge.core.errors import ConfigError, ToolMissing
 from halo_forge.core.records import Completion, Prompt, Verdict
-from halo_forge.verifiers._verifier import ThreadedVerifier
-from halo_forge.verifiers.command import Spec
+from halo_forge.verifiers.languages.command import Spec
+from halo_forge.verifiers.verifier import ThreadedVerifier
 
 # The answer is the reply: what it holds is printed, so that a test says what the command says.
 ECHO = "#!/bin/sh\ncat answer\n"

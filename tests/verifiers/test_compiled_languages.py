@@ -16,7 +16,7 @@ from halo_forge.core.errors import ConfigError, ToolMissing
 from halo_forge.core.records import Verdict
 from halo_forge.core.registry import discover
 from halo_forge.sandbox.ladder import probe_ladder
-from halo_forge.verifiers._verifier import ThreadedVerifier
+from halo_forge.verifiers.verifier import ThreadedVerifier
 
 _LANGUAGES = {"g++": CPP, "clang++": CPP, "rustc": RUST, "go": GO}
 _LIMITS = {"timeout_seconds": 0.5, "memory_limit_bytes": 64 << 20, "workers": 2}
@@ -26,7 +26,7 @@ def open_verifier(compiler: str, **settings: Any) -> ThreadedVerifier:
     """An opened verifier; skips where the compiler is absent."""
     if shutil.which(compiler) is None:
         pytest.skip(f"{compiler} is not installed")
-    spec = discover("halo_forge.verifiers")[_LANGUAGES[compiler].kind]
+    spec = discover("halo_forge.verifiers.languages")[_LANGUAGES[compiler].kind]
     try:
         return spec(compiler=compiler, **settings).open().__enter__()  # type: ignore[attr-defined, no-any-return]
     except ToolMissing:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from halo_forge.verifiers import _elf
+from halo_forge.verifiers.compiled import elf
 
 _SOURCE = """
 #include <stdio.h>
@@ -32,7 +32,7 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 def test_names_and_starters(content: bytes) -> None:
-    found = _elf.read(content)
+    found = elf.read(content)
     assert found.defined == {"common", "shown", "weak_one"}
     assert {"printf", "puts"} <= found.undefined
     assert found.starters == {".init_array"}
@@ -43,7 +43,7 @@ def test_names_and_starters(content: bytes) -> None:
 )
 def test_what_is_no_object(bad: bytes) -> None:
     with pytest.raises(ValueError, match="ELF"):
-        _elf.read(bad)
+        elf.read(bad)
 
 
 def test_a_damaged_object_is_refused_or_read(content: bytes) -> None:
@@ -54,6 +54,6 @@ def test_a_damaged_object_is_refused_or_read(content: bytes) -> None:
             if damaged:
                 damaged[chance.randrange(len(damaged))] = chance.randrange(256)
         try:
-            _elf.read(bytes(damaged))
+            elf.read(bytes(damaged))
         except ValueError:
             continue

@@ -9,11 +9,11 @@ from c_answers import COMPILE, HARNESS, STDIO, Check, answer, prompt, sum_progra
 
 from halo_forge.core.records import HACK_FLAGS, Completion, Prompt, Stage, Status
 from halo_forge.core.selection.threshold import KeepThreshold
-from halo_forge.verifiers._checks import Case, CompileOnly, Harness, Stdio
-from halo_forge.verifiers._facts import Facts
-from halo_forge.verifiers._flags import echoes, of_outputs, of_source
-from halo_forge.verifiers._trivial import does_nothing
-from halo_forge.verifiers._verifier import ThreadedVerifier
+from halo_forge.verifiers.checks import Case, CompileOnly, Harness, Stdio
+from halo_forge.verifiers.hacks.flags import echoes, of_outputs, of_source
+from halo_forge.verifiers.hacks.trivial import does_nothing
+from halo_forge.verifiers.result import Facts
+from halo_forge.verifiers.verifier import ThreadedVerifier
 
 IO = "#include <stdio.h>\n#include <stdlib.h>\n"
 

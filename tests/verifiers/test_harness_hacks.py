@@ -11,8 +11,8 @@ from languages import CPP, answer, prompt
 from test_compiled_languages import open_verifier
 
 from halo_forge.core.records import Verdict
-from halo_forge.verifiers._verifier import ThreadedVerifier
-from halo_forge.verifiers.c import Spec as CSpec
+from halo_forge.verifiers.languages.c import Spec as CSpec
+from halo_forge.verifiers.verifier import ThreadedVerifier
 
 # One bit for each check, easily guessed; a library function that compares; a function besides the entry point.
 TESTS: dict[str, Any] = {

@@ -7,7 +7,7 @@ import time
 import pytest
 from c_answers import COMPILE, STDIO, Check, sum_program
 
-from halo_forge.verifiers._diagnostics import silences_warnings
+from halo_forge.verifiers.diagnostics import silences_warnings
 
 ADD = "int add(int a, int b) { int unused; return a + b; }\n"
 SILENCING = {

@@ -10,8 +10,8 @@ import pytest
 from languages import CPP, STDIO, answer, prompt
 from pydantic import ValidationError
 
-from halo_forge.verifiers import c, cpp
-from halo_forge.verifiers._c_family import CFamilySpec
+from halo_forge.verifiers.compiled.c_family import CFamilySpec
+from halo_forge.verifiers.languages import c, cpp
 
 C_MINGW, CPP_MINGW = "x86_64-w64-mingw32-gcc", "x86_64-w64-mingw32-g++"
 

@@ -11,11 +11,11 @@ from languages import STDIO, answer, prompt
 
 from halo_forge.core.records import Verdict
 from halo_forge.sandbox.job import Outcome
-from halo_forge.verifiers import _precompiled
-from halo_forge.verifiers._stages import Stages
-from halo_forge.verifiers._toolchain import kept
-from halo_forge.verifiers._verifier import ThreadedVerifier
-from halo_forge.verifiers.cpp import Spec
+from halo_forge.verifiers.compiled import precompiled
+from halo_forge.verifiers.languages.cpp import Spec
+from halo_forge.verifiers.stages import Stages
+from halo_forge.verifiers.toolchain import kept
+from halo_forge.verifiers.verifier import ThreadedVerifier
 
 ALL = "#include <bits/stdc++.h>\n"
 MAIN = "using namespace std;\nint main() { int a, b; cin >> a >> b; vector<int> v{b, a}; sort(v.begin(), v.end());\n"
@@ -38,7 +38,7 @@ MAIN += "    cout << v[0] + v[1] << endl; }\n"
     ],
 )  # fmt: skip
 def test_what_begins_with_the_include(source: str, first: bool) -> None:
-    assert (_precompiled._FIRST.match(source.encode()) is not None) == first
+    assert (precompiled._FIRST.match(source.encode()) is not None) == first
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_without_a_place_to_keep_it_programs_compile_all_the_same(
     def refused(name: str) -> Path:
         raise PermissionError(13, "no place", name)
 
-    monkeypatch.setattr(_precompiled, "cache_directory", refused)
+    monkeypatch.setattr(precompiled, "cache_directory", refused)
     with Spec(workers=1).open() as verifier:
         commands.clear()
         assert _check(verifier, ALL + MAIN).status == "passed"
@@ -98,11 +98,11 @@ def test_without_a_place_to_keep_it_programs_compile_all_the_same(
 
 
 def test_clang_is_left_alone() -> None:
-    assert _precompiled.places(Spec(compiler="/opt/llvm/bin/clang++-18")) == []
+    assert precompiled.places(Spec(compiler="/opt/llvm/bin/clang++-18")) == []
 
 
 def test_few_are_kept(tmp_path: Path) -> None:
     for name in "abcde":
         kept(tmp_path / name, lambda building: (building / "x").write_text("x") and None)
-        _precompiled._make_room(tmp_path)
+        precompiled._make_room(tmp_path)
     assert len(list(tmp_path.iterdir())) < 5

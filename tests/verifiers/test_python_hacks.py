@@ -8,7 +8,7 @@ import pytest
 from python_answers import ADD, ASSERTS, KINDS, spec, verdicts
 
 from halo_forge.core.errors import ToolMissing
-from halo_forge.verifiers._verifier import ThreadedVerifier
+from halo_forge.verifiers.verifier import ThreadedVerifier
 
 ALWAYS_EQUAL = """
 class Equal{base}:
@@ -45,7 +45,7 @@ def add(a, b):
 DRIVER = """
 import sys
 for name, module in list(sys.modules.items()):
-    if "_python_driver" in name or "_python_candidate" in name or "_python_wire" in name:
+    if ".driver." in name:
         for key, value in list(vars(module).items()):
             if callable(value) and not isinstance(value, type):
                 setattr(module, key, lambda *args, **kwargs: True)

@@ -10,8 +10,8 @@ from python_answers import prompt, spec, verdicts
 
 from halo_forge.core.errors import ConfigError
 from halo_forge.core.records import Verdict
-from halo_forge.verifiers._python_tests import refuse_unimported
-from halo_forge.verifiers._verifier import ThreadedVerifier
+from halo_forge.verifiers.python.tests import refuse_unimported
+from halo_forge.verifiers.verifier import ThreadedVerifier
 
 TESTS: dict[str, Any] = {
     "kind": "harness",

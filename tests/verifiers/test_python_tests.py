@@ -9,8 +9,8 @@ import pytest
 from python_answers import ASSERTS, HUMANEVAL, MBPP, prompt, spec
 
 from halo_forge.core.errors import ConfigError
-from halo_forge.verifiers._checks import parse_tests
-from halo_forge.verifiers._python_tests import plan_asserts, plan_humaneval
+from halo_forge.verifiers.checks import parse_tests
+from halo_forge.verifiers.python.tests import plan_asserts, plan_humaneval
 
 HEAD = "import math\n\ndef poly(x):\n    return x\n\ndef f(x):\n    '''Doc.'''\n"
 

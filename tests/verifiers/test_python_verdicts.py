@@ -10,12 +10,12 @@ from python_answers import ADD, ASSERTS, HUMANEVAL, INTERPRETER, KINDS, prompt, 
 
 from halo_forge.core.errors import ConfigError, ToolMissing
 from halo_forge.core.records import Completion, Verdict
-from halo_forge.verifiers import _python_interpreter, _python_stages
-from halo_forge.verifiers._checks import Asserts
-from halo_forge.verifiers._python_stages import PythonStages
-from halo_forge.verifiers._python_tests import Plan
-from halo_forge.verifiers._verifier import ThreadedVerifier
-from halo_forge.verifiers.c import Spec as CSpec
+from halo_forge.verifiers.checks import Asserts
+from halo_forge.verifiers.languages.c import Spec as CSpec
+from halo_forge.verifiers.python import interpreter, stages
+from halo_forge.verifiers.python.stages import PythonStages
+from halo_forge.verifiers.python.tests import Plan
+from halo_forge.verifiers.verifier import ThreadedVerifier
 
 STDIO = {"kind": "stdio", "cases": [{"stdin": "1 2\n", "stdout": "3\n"}, {"stdin": "4 -4\n", "stdout": "0"}]}
 SUM = "a, b = map(int, input().split())\nprint(a + b)\n"
@@ -267,9 +267,9 @@ def test_other_languages_refuse_tests_in_python() -> None:
 
 
 def test_a_driver_that_does_not_work_is_our_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = _python_interpreter.sources()
-    broken = {**real, "_python_driver.py": real["_python_driver.py"].replace(b'job["names"]', b'job["nomes"]')}
-    monkeypatch.setattr(_python_stages, "sources", lambda: broken)
+    real = interpreter.sources()
+    broken = {**real, "main.py": real["main.py"].replace(b'job["names"]', b'job["nomes"]')}
+    monkeypatch.setattr(stages, "sources", lambda: broken)
     with spec().open() as verifier:
         (found,) = verdicts(verifier, ASSERTS, ADD)
     assert found.status == "error" and "KeyError" in found.diagnostics

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from halo_forge.verifiers import _python_wire as wire
-from halo_forge.verifiers._python_candidate import parse
+from halo_forge.verifiers.python.driver import wire
+from halo_forge.verifiers.python.driver.candidate import parse
 
 
 class Liar(int):

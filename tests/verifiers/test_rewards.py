@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from halo_forge.core.records import STAGES, Stage, Status, Verdict
-from halo_forge.verifiers._facts import Facts
-from halo_forge.verifiers._rewards import Rewards, rescored, reward
+from halo_forge.verifiers.result import Facts
+from halo_forge.verifiers.rewards import Rewards, rescored, reward
 
 DEFAULTS = Rewards()
 

@@ -11,7 +11,7 @@ from languages import RUST, answer, prompt
 from test_compiled_languages import open_verifier
 
 from halo_forge.core.records import Verdict
-from halo_forge.verifiers._rust_code import reaching
+from halo_forge.verifiers.compiled.rust_source import reaching
 
 Check = Callable[[str], Verdict]
 TESTS: dict[str, Any] = {

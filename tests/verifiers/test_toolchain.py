@@ -11,10 +11,11 @@ import pytest
 from pydantic import ValidationError
 
 from halo_forge.core.errors import ToolMissing
-from halo_forge.verifiers import _toolchain, c, go, rust
-from halo_forge.verifiers._functions import defines_function
-from halo_forge.verifiers._go_library import library
-from halo_forge.verifiers._toolchain import cache_directory, find_tool, kept, outside_system
+from halo_forge.verifiers import toolchain
+from halo_forge.verifiers.compiled.functions import defines_function
+from halo_forge.verifiers.compiled.go_library import library
+from halo_forge.verifiers.languages import c, go, rust
+from halo_forge.verifiers.toolchain import cache_directory, find_tool, kept, outside_system
 
 
 def _tool(path: Path, text: str = "#!/bin/sh\n") -> Path:
@@ -72,7 +73,7 @@ def test_debians_alternatives_are_followed_and_other_links_are_not(
     (alternatives / "cross-gcc").symlink_to(real)
     (tmp_path / "bin" / "cross-gcc").symlink_to(alternatives / "cross-gcc")
     (tmp_path / "bin" / "clang++").symlink_to("cross-gcc-win32")
-    monkeypatch.setattr(_toolchain, "_ALTERNATIVES", f"{alternatives}/")
+    monkeypatch.setattr(toolchain, "_ALTERNATIVES", f"{alternatives}/")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     assert find_tool("cross-gcc") == str(real)
     assert find_tool("clang++") == str(tmp_path / "bin" / "clang++")

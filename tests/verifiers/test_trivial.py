@@ -10,7 +10,7 @@ from known_sets import known_set
 from trivial_programs import BUSY_BODIES, BUSY_MAINS, BUSY_PROGRAMS, IDLE_BODIES, IDLE_MAINS, IDLE_PROGRAMS
 
 from halo_forge.prompts.load import load_prompts
-from halo_forge.verifiers._trivial import does_nothing
+from halo_forge.verifiers.hacks.trivial import does_nothing
 
 
 def program(body: str) -> str:

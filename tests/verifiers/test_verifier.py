@@ -21,10 +21,10 @@ from halo_forge.core.records import Completion, Verdict
 from halo_forge.core.registry import discover, tagged_union
 from halo_forge.sandbox.job import Isolation, Job, Outcome, SandboxError
 from halo_forge.sandbox.local import LocalSandbox, open_sandbox
-from halo_forge.verifiers import _verifier
-from halo_forge.verifiers._stages import Stages
-from halo_forge.verifiers._verifier import ThreadedVerifier
-from halo_forge.verifiers.c import Spec
+from halo_forge.verifiers import verifier as verifier_module
+from halo_forge.verifiers.languages.c import Spec
+from halo_forge.verifiers.stages import Stages
+from halo_forge.verifiers.verifier import ThreadedVerifier
 
 
 @pytest.fixture
@@ -41,10 +41,10 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     yield targets
 
 
-@pytest.mark.parametrize("kind", sorted(discover("halo_forge.verifiers")))
+@pytest.mark.parametrize("kind", sorted(discover("halo_forge.verifiers.languages")))
 def test_every_language_opens_and_tells_its_toolchain(kind: str) -> None:
     settings = {"command": {"command": "cat answer", "language": "text"}}
-    spec = discover("halo_forge.verifiers")[kind].model_validate(settings.get(kind, {}))
+    spec = discover("halo_forge.verifiers.languages")[kind].model_validate(settings.get(kind, {}))
     absent = [name for name in spec.requires() if shutil.which(name) is None]  # type: ignore[attr-defined]
     if absent:
         pytest.skip(f"{', '.join(absent)} not installed")
@@ -54,7 +54,7 @@ def test_every_language_opens_and_tells_its_toolchain(kind: str) -> None:
 
 
 def test_settings_come_from_yaml_like_data() -> None:
-    adapter = TypeAdapter(tagged_union("halo_forge.verifiers"))
+    adapter = TypeAdapter(tagged_union("halo_forge.verifiers.languages"))
     spec = adapter.validate_python(
         {"kind": "c", "stages": ["compile", "run"], "timeout_seconds": 2, "workers": 3, "rewards": {"runs": 0.6}}
     )
@@ -247,7 +247,7 @@ def test_our_own_failures_are_retried_once_and_never_the_models(
     monkeypatch: pytest.MonkeyPatch, num_failures: int, status: str, reward: float
 ) -> None:
     with Spec(workers=1).open() as verifier:
-        monkeypatch.setattr(_verifier, "open_sandbox", BrokenSandbox)
+        monkeypatch.setattr(verifier_module, "open_sandbox", BrokenSandbox)
         BrokenSandbox.num_failures = num_failures
         (verdict,) = verifier.verify([(prompt(HARNESS), answer(ADD))])
         assert (verdict.status, verdict.reward) == (status, reward)
@@ -299,7 +299,7 @@ def test_a_launcher_that_is_killed_with_its_job_is_our_failure(
 
     slow = "#include <unistd.h>\nint add(int a, int b) { usleep(400000 / 4); return a + b; }\n"
     with Spec(workers=1).open() as verifier:
-        monkeypatch.setattr(_verifier, "open_sandbox", remember)
+        monkeypatch.setattr(verifier_module, "open_sandbox", remember)
         monkeypatch.setattr(LocalSandbox, "run", run)
         (verdict,) = verifier.verify([(prompt(HARNESS), answer(slow))])
     assert (verdict.status, len(opened)) == (status, 2)
@@ -323,7 +323,7 @@ def test_close_ends_what_is_running_at_once() -> None:
 def test_an_interrupt_ends_it_within_seconds() -> None:
     script = """
 from c_answers import HARNESS, answer, prompt
-from halo_forge.verifiers.c import Spec
+from halo_forge.verifiers.languages.c import Spec
 endless = "#include <unistd.h>\\nint add(int a, int b) { sleep(60); return a + b; }\\n"
 with Spec(workers=2, timeout_seconds=30.0).open() as verifier:
     verdicts = verifier.verify([(prompt(HARNESS), answer(endless + f"// {n}\\n", n)) for n in range(5)])
@@ -349,7 +349,7 @@ def test_launchers_go_with_the_verifier(tmp_path: Path, monkeypatch: pytest.Monk
         return sandbox
 
     with Spec(workers=2).open() as verifier:
-        monkeypatch.setattr(_verifier, "open_sandbox", remember)
+        monkeypatch.setattr(verifier_module, "open_sandbox", remember)
         list(verifier.verify([(prompt(HARNESS), answer(ADD + f"// {n}\n", n)) for n in range(6)]))
     assert 1 <= len(opened) <= 2
     assert all(sandbox._process.poll() == 0 and not os.path.exists(sandbox._directory) for sandbox in opened)

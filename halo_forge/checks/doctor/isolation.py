@@ -8,7 +8,7 @@ from typing import Any
 from halo_forge.checks.doctor._section import Line, Section, State
 from halo_forge.checks.doctor.surroundings import command_to_raise, container, not_promised
 from halo_forge.sandbox.job import Sandbox, SandboxError
-from halo_forge.sandbox.ladder import Probe, probe_ladder
+from halo_forge.sandbox.ladder import LevelProbe, probe_ladder
 from halo_forge.sandbox.local import open_sandbox
 from halo_forge.sandbox.self_test import self_test
 
@@ -74,7 +74,7 @@ def _words(add_ons: dict[str, int | bool]) -> list[str]:
     ]
 
 
-def _of_probe(probe: Probe) -> Line:
+def _of_probe(probe: LevelProbe) -> Line:
     if probe.works:
         return Line(f"probe {probe.level}", "fine", "a program runs at this level")
     number = (

@@ -13,7 +13,7 @@ SHARING: tuple[Container, ...] = ("toolbx", "distrobox")
 
 
 class Probed(Protocol):
-    """What the ladder found out about one level; see `sandbox.ladder.Probe`."""
+    """What the ladder found out about one level; see `sandbox.ladder.LevelProbe`."""
 
     @property
     def level(self) -> str: ...

@@ -80,7 +80,7 @@ def verifier_section() -> Section:
     """Each verifier with its default settings: its own check of programs whose verdict is known."""
     lines = []
     facts = {}
-    for kind, spec in discover("halo_forge.verifiers").items():
+    for kind, spec in discover("halo_forge.verifiers.languages").items():
         if kind in _NEEDS_SETTINGS:
             lines.append(Line(kind, "note", "takes a command of your own; `halo-forge verify` tries it"))
             continue

@@ -1,0 +1,1 @@
+"""A checker of the user's own."""

@@ -1,0 +1,1 @@
+"""What languages share that compile a program before they run it."""

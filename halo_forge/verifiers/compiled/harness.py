@@ -1,0 +1,255 @@
+"""A harness in C or C++ and the answer under it: who is called first, and who has the last word.
+
+Both share one process.  An object of ours is linked in front of them.  Before any code of the answer runs, constructors
+included, it takes a word from standard input that is another one in every run, and leaves nothing of it there.  The
+program's `main` is ours and calls the harness's; when that has returned, the word is written behind what the harness
+printed, and the process ends at once.  A program that ends in any other way (`exit`, `_exit`, `longjmp`, a handler of
+`atexit`, another `main`) lacks the word, and so does one whose standard output is no longer what it was at the start:
+then lines of the harness may have gone elsewhere.
+
+An answer that defines a name which the harness needs from the C library, or functions that nobody has to call, is not
+linked at all.  Until the end the word lies in a page that cannot be read; what is left to an answer is to make it
+readable, or to change the harness's code or variables.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from halo_forge.core.errors import ConfigError
+from halo_forge.core.source import digest
+from halo_forge.sandbox.job import SandboxError
+from halo_forge.verifiers.compiled import elf
+from halo_forge.verifiers.context import Workbench
+from halo_forge.verifiers.diagnostics import clip, ending, readable
+
+if TYPE_CHECKING:
+    from halo_forge.verifiers.spec import CompiledSpec
+
+START = """#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#ifdef __cplusplus
+#include <iostream>
+#ifdef __GLIBCXX__
+#include <ext/stdio_filebuf.h>
+#include <typeinfo>
+#endif
+// Objects are set up in the order of linking: this is before any of the answer's.
+static std::streambuf *const buffer = std::cout.rdbuf();
+static bool same_buffer() {
+    std::streambuf *now = std::cout.rdbuf();
+    if (!std::cout.good() || now == 0) return false;
+    if (now == buffer) return true;
+#ifdef __GLIBCXX__
+    // What `sync_with_stdio(false)` puts there.
+    typedef __gnu_cxx::stdio_filebuf<char> file_buffer;
+#ifdef __GXX_RTTI
+    if (typeid(*now) != typeid(file_buffer)) return false;
+#endif
+    return static_cast<file_buffer *>(now)->fd() == 1;
+#else
+    return false;
+#endif
+}
+extern "C" {
+#endif
+int __real_main(int, char **, char **);
+int __wrap_main(int, char **, char **);
+static char *word;
+static long length;
+static FILE *stream;
+static struct stat file;
+static int same_output(void) {
+    struct stat now;
+    return stdout == stream && fileno(stream) == 1 && !ferror(stream) && syscall(SYS_fstat, 1, &now) == 0
+        && now.st_dev == file.st_dev && now.st_ino == file.st_ino;
+}
+static void take(void) {
+    stream = stdout;
+    syscall(SYS_fstat, 1, &file);
+    word = (char *)syscall(SYS_mmap, 0, 4096L, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0L);
+    length = syscall(SYS_read, 0, word, 32L);
+    syscall(SYS_mprotect, word, 4096L, PROT_NONE);
+    syscall(SYS_ftruncate, 0, 0L);
+    syscall(SYS_lseek, 0, 0L, 0);
+}
+__attribute__((section(".preinit_array"), used)) static void (*first)(void) = take;
+int __wrap_main(int argc, char **argv, char **environment) {
+    int code = __real_main(argc, argv, environment);
+#ifdef __cplusplus
+    std::cout.flush();
+    if (!same_buffer()) length = 0;
+#endif
+    fflush(NULL);
+    syscall(SYS_mprotect, word, 4096L, PROT_READ);
+    if (length > 0 && same_output()) syscall(SYS_write, 1, word, (unsigned long)length);
+    for (;;) syscall(SYS_exit_group, code);
+}
+#ifdef __cplusplus
+}
+#endif
+"""
+"""Calls the system itself: functions such as `read` may be the answer's, or be watched by a sanitizer."""
+LINK_OPTION = "-Wl,--wrap=main"
+
+# What the objects that every program begins with need, and what only the linker may define.
+_OF_THE_START = frozenset(
+    "_start _init _fini __wrap_main __libc_start_main __libc_csu_init __libc_csu_fini __gmon_start__"
+    " _ITM_registerTMCloneTable _ITM_deregisterTMCloneTable".split()
+)
+# Constructors of global objects are ordinary C++, and nothing that C has.
+_ORDINARY = {"cpp": frozenset({".init_array"})}
+# Ways to the output and the memory behind the harness's back, of no use to a function that returns a result.
+_REACHING = frozenset(
+    "dlsym dlvsym dup dup2 dup3 fcntl fcntl64 fork vfork clone fopencookie freopen freopen64 ftruncate ftruncate64"
+    " lseek lseek64 mprotect pread pread64 preadv process_vm_readv process_vm_writev ptrace pwrite pwrite64 pwritev"
+    " syscall __bss_start __data_start __executable_start _edata _end _etext edata end etext".split()
+)
+# Of use to functions that read files or build text; not beside the harness's output.
+_WITH_A_STREAM = frozenset(
+    "rewind fseek fseeko fseeko64 fsetpos fsetpos64 open_memstream open_wmemstream fmemopen".split()
+)
+_OUTPUT = frozenset({"stdout", "_IO_2_1_stdout_"})
+
+
+@dataclass(frozen=True, slots=True)
+class HarnessObject:
+    """A compiled harness.
+
+    Attributes:
+        content: The object.
+        needs: Names that it and our own object take from libraries.
+        starters: See `elf.ObjectFile`; what options of the compiler put into every object.
+    """
+
+    content: bytes
+    needs: frozenset[str]
+    starters: frozenset[str]
+
+
+def link(spec: CompiledSpec, bench: Workbench, harness: str, entry_point: str | None, answer: bytes) -> bytes:
+    """The program of a harness and an answer.
+
+    Raises:
+        Stop: They are not linked.
+        ConfigError: The harness does not compile.
+        SandboxError: Our own failure.
+    """
+    program = spec.program_name()
+    compiled = compile_harness(spec, bench, harness)
+    # First, so that its `main` is taken and a demonstration of the answer's own is ignored.
+    objects = {"harness.o": compiled.content, "answer.o": answer}
+    start = _start(spec, bench)
+    if start is None:
+        return bench.make(spec.link_command(bench.compiler, list(objects), program), objects, program)
+    _refuse_tampering(spec, bench, compiled, entry_point, answer)
+    objects = {"start.o": start, **objects}
+    command = [*spec.link_command(bench.compiler, list(objects), program), LINK_OPTION]
+    return bench.make(command, objects, program)
+
+
+def compile_harness(spec: CompiledSpec, bench: Workbench, source: str) -> HarnessObject:
+    """The compiled harness; the answer is never in the same directory.
+
+    Raises:
+        ConfigError: It does not compile.
+        SandboxError: Our own failure.
+    """
+    return bench.once(("harness", digest(source)), lambda: _compile_harness(spec, bench, source))
+
+
+def harness_error(said: str, source: str) -> ConfigError:
+    """The prompt file is to blame, not the answer."""
+    return ConfigError(
+        f"the harness of a prompt does not compile: {said}\n{source[:500]}",
+        "fix `tests.source` in the prompt file; docs/verifiers.md says what a harness of this language is",
+    )
+
+
+def _compile_harness(spec: CompiledSpec, bench: Workbench, source: str) -> HarnessObject:
+    name = spec.source_name("harness")
+    command = spec.compile_command(bench.compiler, name, "harness.o")
+    outcome = bench.run(command, {name: source.encode("utf-8", errors="backslashreplace")}, "harness.o")
+    if not outcome.clean or outcome.fetched is None:
+        raise harness_error(clip(readable(outcome.stderr)) or ending(outcome, spec.compile_limits()), source)
+    start = _start(spec, bench)
+    if start is None:
+        return HarnessObject(outcome.fetched, frozenset(), frozenset())
+    known = bench.once("library names", lambda: _library_names(spec, bench))
+    own = _readable_object(outcome.fetched, source)
+    needs = (own.undefined | elf.read(start).undefined) & known
+    return HarnessObject(outcome.fetched, needs | _OF_THE_START, own.starters)
+
+
+def _readable_object(content: bytes, source: str) -> elf.ObjectFile:
+    try:
+        return elf.read(content)
+    except ValueError as error:
+        raise ConfigError(
+            f"the harness of a prompt is compiled to an object that cannot be searched for names: {error}\n"
+            f"{source[:200]}",
+            "leave options that make other objects (-m32, -flto) out of verifier.flags",
+        ) from error
+
+
+def _refuse_tampering(
+    spec: CompiledSpec, bench: Workbench, harness: HarnessObject, entry_point: str | None, answer: bytes
+) -> None:
+    try:
+        own = elf.read(answer)
+    except ValueError as error:
+        bench.fail(f"the answer's object cannot be searched for names: {error}")
+    taken = sorted(
+        name
+        for name in own.defined & harness.needs
+        if entry_point is None or name in _OF_THE_START or not spec.is_entry(name, entry_point)
+    )
+    starters = sorted(own.starters - harness.starters - _ORDINARY.get(spec.language, frozenset()))
+    if own.undefined & _REACHING or (own.undefined & _WITH_A_STREAM and own.undefined & _OUTPUT):
+        bench.flags.add("tampering")
+    if taken or starters:
+        bench.flags.add("tampering")
+        what = [f"the answer defines `{name}`, which the tests take from a library" for name in taken[:5]]
+        bench.fail("\n".join(what or [f"the answer brings functions that nobody calls: {', '.join(starters)}"]))
+
+
+def _start(spec: CompiledSpec, bench: Workbench) -> bytes | None:
+    source = spec.start_source()
+    return None if source is None else bench.once("start", lambda: _compile_start(spec, bench, source))
+
+
+def _compile_start(spec: CompiledSpec, bench: Workbench, source: str) -> bytes:
+    name = spec.source_name("start")
+    # It runs before a sanitizer is set up.
+    command = [*spec.compile_command(bench.compiler, name, "start.o"), "-fno-sanitize=all"]
+    outcome = bench.run(command, {name: source.encode()}, "start.o")
+    if not outcome.clean or outcome.fetched is None:
+        raise SandboxError(f"{bench.compiler} cannot compile what calls a harness: {readable(outcome.stderr)[-500:]}")
+    return outcome.fetched
+
+
+def _library_names(spec: CompiledSpec, bench: Workbench) -> frozenset[str]:
+    """What the libraries define that every program is linked with."""
+    names: set[str] = set()
+    for library in spec.libraries():
+        outcome = bench.run([bench.compiler, f"-print-file-name={library}"], {}, None)
+        found = outcome.stdout.decode("utf-8", errors="backslashreplace").strip()
+        if not outcome.clean:
+            raise SandboxError(f"{bench.compiler} does not tell where {library} is: {readable(outcome.stderr)[:200]}")
+        if "/" not in found:
+            continue  # not installed: gcc echoes the name
+        try:
+            with open(found, "rb") as handle:
+                names |= elf.read(handle.read()).defined
+        except (OSError, ValueError) as error:
+            raise SandboxError(f"{library} cannot be read: {error}") from error
+    if not names:
+        raise SandboxError(f"{bench.compiler} knows none of {', '.join(spec.libraries())}")
+    return frozenset(names)

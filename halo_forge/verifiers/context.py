@@ -1,0 +1,121 @@
+"""One program in the making: what a language's `build` works with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from typing import TYPE_CHECKING, NoReturn, TypeVar, cast
+
+from halo_forge.core.records import Stage, Status
+from halo_forge.sandbox.job import Limits, Outcome, Sandbox
+from halo_forge.verifiers.diagnostics import ending, num_warnings, readable
+
+if TYPE_CHECKING:
+    from halo_forge.verifiers.stages import Stages
+
+Value = TypeVar("Value")
+
+
+class Stop(Exception):
+    """The program goes no further."""
+
+    def __init__(self, stage: Stage, status: Status) -> None:
+        super().__init__(stage, status)
+        self.stage = stage
+        self.status = status
+
+
+class Workbench:
+    """Runs tools in the sandbox for one program, and collects what they cost and said.
+
+    Attributes:
+        tools: Name in `requires()` -> absolute path.
+        compiler: The path of the first.
+        outcomes, notes: Of every command so far, in order; `notes` is text for the diagnostics.
+        num_warnings: Warnings about the answer.
+        flags: Hack flags that making the program has shown.
+    """
+
+    def __init__(self, stages: Stages, sandbox: Sandbox) -> None:
+        self._stages = stages
+        self._sandbox = sandbox
+        self.tools: Mapping[str, str] = stages.tools
+        self.compiler = stages.compiler
+        self.outcomes: list[Outcome] = []
+        self.notes: list[str] = []
+        self.num_warnings = 0
+        self.flags: set[str] = set()
+
+    def make(self, argv: list[str], files: Mapping[str, bytes], target: str, counted: bool = False) -> bytes:
+        """The content of the file `target` that a tool makes of `files`.
+
+        Args:
+            counted: The warnings that it prints are about the answer.
+
+        Raises:
+            Stop: It fails, or leaves no such file.
+            SandboxError: Our own failure.
+        """
+        outcome = self.run(argv, files, target)
+        # Go's compiler tells its errors on standard output.
+        said = readable(outcome.stdout + outcome.stderr)
+        self._note(outcome, said)
+        if counted:
+            self.num_warnings += num_warnings(said)
+        self.stop_unless_clean(
+            outcome, "compile", f"the compiler (making {target})", self._stages.spec.compile_limits()
+        )
+        if outcome.fetched is None:
+            self.fail(f"the compiler left no {target}")
+        return outcome.fetched
+
+    def ask(self, argv: list[str], files: Mapping[str, bytes]) -> str:
+        """What a tool prints about `files`.
+
+        Raises:
+            Stop: It fails.
+            SandboxError: Our own failure.
+        """
+        outcome = self.run(argv, files, None)
+        self._note(outcome, readable(outcome.stderr))
+        self.stop_unless_clean(outcome, "compile", argv[0], self._stages.spec.compile_limits())
+        return readable(outcome.stdout)
+
+    def run(self, argv: list[str], files: Mapping[str, bytes], target: str | None) -> Outcome:
+        """What becomes of a tool whose work is not about the answer; neither noted nor counted.
+
+        Raises:
+            SandboxError: It cannot be started, or the sandbox failed.
+        """
+        return self._stages.tool(argv, files, target, self._sandbox)
+
+    def run_within(self, limits: Limits, argv: list[str], files: Mapping[str, bytes], target: str | None) -> Outcome:
+        """`run`, under limits of its own."""
+        return self._stages.tool_within(limits, argv, files, target, self._sandbox)
+
+    def once(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        """What `make` made for the first program that asked with this key."""
+        return cast(Value, self._stages.kept.get(key, make)[0])
+
+    def fail(self, note: str) -> NoReturn:
+        """The program does not compile, for a reason that no tool has told."""
+        self.notes.append(note)
+        raise Stop("compile", "failed")
+
+    def stop_unless_clean(self, outcome: Outcome, stage: Stage, who: str, limits: Limits) -> None:
+        """Raises Stop when a command has not come to a good end."""
+        if outcome.clean:
+            return
+        if outcome.exit_code is None or stage != "compile" or not (outcome.stdout or outcome.stderr):
+            self.notes.append(f"{who}: {ending(outcome, limits)}")
+        raise Stop(stage, status_of(outcome))
+
+    def _note(self, outcome: Outcome, said: str) -> None:
+        self.outcomes.append(outcome)
+        self.notes.append(said)
+
+
+def status_of(outcome: Outcome) -> Status:
+    """The status of a stage that a command without a good end was the last of."""
+    if outcome.timed_out is not None:
+        return "timeout"
+    return "out_of_memory" if outcome.out_of_memory else "failed"

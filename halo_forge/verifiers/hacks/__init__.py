@@ -1,0 +1,1 @@
+"""Signs that an answer looks for reward where none is earned."""

@@ -1,0 +1,63 @@
+"""C++, by g++ or any compiler that takes its options (clang++, and g++ for Windows)."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import Field
+
+from halo_forge.verifiers.compiled import precompiled
+from halo_forge.verifiers.compiled.c_family import CFamilySpec
+from halo_forge.verifiers.context import Workbench
+from halo_forge.verifiers.spec import Controls
+
+
+class Spec(CFamilySpec):
+    """The answer is C++, alone in its translation unit.
+
+    An answer that begins with `#include <bits/stdc++.h>` gets that header precompiled; see `precompiled`.
+    """
+
+    kind: Literal["cpp"] = "cpp"
+    compiler: str = Field(default="g++", min_length=1)
+    standard: str = Field(default="c++17", pattern=r"^[a-z0-9+:]+$")
+    compile_timeout_seconds: float = Field(default=20.0, gt=0.0, le=3600.0)
+
+    def install_hint(self) -> str:
+        name = os.path.basename(self.compiler)
+        if "mingw" in name:
+            return self.install_packages("g++-mingw-w64", "mingw64-gcc-c++")
+        if "clang" in name:
+            return self.install_packages("clang g++ binutils", "clang libstdc++-devel binutils")
+        return self.install_packages("g++ binutils", "gcc-c++ binutils")
+
+    def source_name(self, stem: str) -> str:
+        return f"{stem}.cpp"
+
+    def libraries(self) -> list[str]:
+        return ["libc.so.6", "libm.so.6", "libstdc++.so.6", "libc++.so.1", "libc++abi.so.1", "libgcc_s.so.1"]
+
+    def is_entry_name(self, symbol: str, entry_point: str) -> bool:
+        # The C++ ABI of gcc and clang: _Z, the length of the name and the name, then what it takes; N ... E around a
+        # name in namespaces or classes, with K for a const member.
+        parts = "".join(f"{len(part)}{part}" for part in entry_point.split("::"))
+        mangled = rf"_Z{re.escape(parts)}." if "::" not in entry_point else rf"_ZNK?{re.escape(parts)}[EI]"
+        return symbol == entry_point or re.match(mangled, symbol) is not None
+
+    def read_only_paths(self, tools: Mapping[str, str]) -> list[str]:
+        return sorted({*super().read_only_paths(tools), *precompiled.places(self)})
+
+    def make_of_answer(self, bench: Workbench, source: bytes, command: list[str], target: str) -> bytes:
+        return super().make_of_answer(bench, source, [*command, *precompiled.options(self, bench, source)], target)
+
+    def controls(self) -> Controls:
+        return Controls(
+            passing="#include <cmath>\n#include <iostream>\n#include <vector>\n\nint main() {\n"
+            "    std::vector<int> read(2);\n    for (int &number : read)\n"
+            "        if (!(std::cin >> number)) return 1;\n"
+            "    std::cout << std::floor(read[0] + read[1] + 0.25) << '\\n';\n}\n",
+            broken="#include <iostream>\n\nint main() { return not_declared_anywhere; }\n",
+        )

@@ -1,0 +1,240 @@
+"""Rust, by plain rustc: one file, the standard library and nothing else, so that nothing is fetched or built first."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import subprocess
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, field_validator
+
+from halo_forge.core.errors import ConfigError
+from halo_forge.verifiers.checks import CompileOnly, Harness, Tests
+from halo_forge.verifiers.compiled.functions import defines_function
+from halo_forge.verifiers.compiled.harness import harness_error
+from halo_forge.verifiers.compiled.rust_source import bare, reaching
+from halo_forge.verifiers.context import Workbench
+from halo_forge.verifiers.diagnostics import clip, readable
+from halo_forge.verifiers.spec import BuiltSpec, Controls
+
+if TYPE_CHECKING:
+    from halo_forge.verifiers.checker import Checker
+
+# What nobody calls is no fault of an answer: a function that only tests call, a demonstration.
+_MESSAGES = ["--error-format=short", "--color=never", "-Adead_code"]
+_CODE = ["-Ccodegen-units=1", "-Cstrip=symbols"]
+# The harness is a module inside the answer's crate, as unit tests are: so it sees functions that are not `pub`.  It
+# stands before the answer, which is parsed as a file of its own: no open comment or attribute at its end reaches the
+# harness, and no macro of its own does.  What it calls by a name of the prelude stays the prelude's.
+_CRATE = """
+#[allow(warnings)]
+#[path = "harness.rs"]
+pub mod halo_forge_harness;
+include!("answer.rs");
+"""
+_HARNESS_END = """
+#[allow(unused_imports)]
+use super::*;
+#[allow(unused_imports)]
+use std::prelude::v1::*;
+pub fn halo_forge_start() -> impl std::process::Termination { main() }
+"""
+# Takes the word of `harness` before anything of the answer runs, and hands it back when the harness has returned; no
+# handler of the answer's runs after that.  The word is kept back where standard output is no longer what it was.
+_MAIN = b"""use std::fs::File;
+use std::io::{Read, Write};
+use std::mem::ManuallyDrop;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::io::FromRawFd;
+use std::process::{ExitCode, Termination};
+extern "C" {
+    fn _exit(code: i32) -> !;
+}
+fn output() -> Option<(u64, u64)> {
+    let found = ManuallyDrop::new(unsafe { File::from_raw_fd(1) }).metadata().ok()?;
+    Some((found.dev(), found.ino()))
+}
+fn main() -> ExitCode {
+    let mut given = unsafe { File::from_raw_fd(0) };
+    let mut word = Vec::new();
+    given.read_to_end(&mut word).unwrap();
+    given.set_len(0).unwrap();
+    let before = output();
+    let code = answer::halo_forge_harness::halo_forge_start().report();
+    std::io::stdout().flush().unwrap();
+    if format!("{:?}", code) != format!("{:?}", ExitCode::SUCCESS) {
+        return code;
+    }
+    let mut written = unsafe { File::from_raw_fd(1) };
+    if before.is_some() && before == output() {
+        written.write_all(&word).unwrap();
+    }
+    unsafe { _exit(0) }
+}
+"""
+# What belongs to the crate as a whole stands first in its first file; comments may be between.
+_CRATE_ATTRIBUTES = re.compile(
+    rb"\A(?:\xef\xbb\xbf)?(?:\s|//[^\n]*(?:\n|\Z)|/\*(?:[^*/]|\*(?!/)|/(?!\*))*\*/|#!\[[^\]\n]*\])*"
+)
+_ATTRIBUTE = re.compile(rb"^[ \t]*(#!\[[^\]\n]*\])", re.MULTILINE)
+# What the answer may declare anew for the harness, as it may nothing of the prelude: the language's own types have
+# no place there.
+_PRIMITIVES = frozenset("bool char f32 f64 i8 i16 i32 i64 i128 isize str u8 u16 u32 u64 u128 usize".split())
+_OWN_NAME = re.compile(r"\b(?:use\b[^;]*;|(?:struct|enum|union|type|trait|mod)\s+\w+)")
+_ENTRY_MODULE = "\n#[allow(warnings)]\nmod halo_forge_entry {{ use super::{name} as _entry; }}\n"
+# A harness without its answer fails with these (names that are not there), and with these only.
+_UNKNOWN_NAME = re.compile(r"error\[E0(?:405|412|422|423|424|425|432|433|531|532|574)\]")
+_HARNESS_ERROR = re.compile(r"^harness\.rs:\d+:\d+: error.*", re.MULTILINE)
+
+
+class Spec(BuiltSpec):
+    """The answer is one Rust crate in one file.
+
+    Attributes:
+        compiler: Name or path; of rustup's, the toolchain that it stands for is used.
+        edition: For --edition.
+        flags: More options for rustc.
+    """
+
+    kind: Literal["rust"] = "rust"
+    compiler: str = Field(default="rustc", min_length=1)
+    edition: Literal[2015, 2018, 2021, 2024] = 2021
+    flags: list[str] = Field(default_factory=lambda: ["-Copt-level=1"])
+    compile_timeout_seconds: float = Field(default=20.0, gt=0.0, le=3600.0)
+
+    @field_validator("flags")
+    @classmethod
+    def _warnings_stay(cls, flags: list[str]) -> list[str]:
+        words = " ".join(flags).replace("-A ", "-A").replace("--allow ", "--allow=").replace("--allow=", "-A")
+        if "-Awarnings" in words or "--cap-lints" in words:
+            raise ValueError(f"{flags} silences every warning, so that `rewards.compiles_with_warnings` is never given")
+        return flags
+
+    def requires(self) -> list[str]:
+        return [self.compiler, "cc"]
+
+    def install_hint(self) -> str:
+        return (
+            "Debian, Ubuntu: sudo apt-get install rustc gcc libc6-dev; Fedora: sudo dnf install rust gcc;"
+            " or rustup (https://rustup.rs) and a C compiler as linker (in root's home it is out of reach for programs"
+            " at isolation levels other than namespace); or set verifier.compiler"
+        )
+
+    def source_name(self, stem: str) -> str:
+        return f"{stem}.rs"
+
+    def version_command(self, compiler: str) -> list[str]:
+        return [compiler, "--version"]
+
+    def settings_in_force(self) -> dict[str, Any]:
+        return {"edition": self.edition, "flags": list(self.flags)}
+
+    def checker(self, tools: Mapping[str, str]) -> Checker:
+        return super().checker({**tools, self.compiler: behind_rustup(tools[self.compiler])})
+
+    def read_only_paths(self, tools: Mapping[str, str]) -> list[str]:
+        return super().read_only_paths({**tools, self.compiler: behind_rustup(tools[self.compiler])})
+
+    def hands_back_word(self) -> bool:
+        return True
+
+    def build(self, bench: Workbench, source: bytes, tests: Tests) -> bytes | None:
+        """See `BuiltSpec.build`; the answer is the root of its crate, whatever it is compiled for."""
+        if isinstance(tests, Harness):
+            return self._with_harness(bench, source, tests.source)
+        if isinstance(tests, CompileOnly) and tests.entry_point != "main":
+            self._object(bench, source, tests.entry_point)
+            return None
+        command = self._command(bench, "answer.rs", "bin", "program")
+        program = bench.make(command, {"answer.rs": source}, "program", True)
+        return None if isinstance(tests, CompileOnly) else program
+
+    def _command(self, bench: Workbench, source: str, crate: str, target: str) -> list[str]:
+        name = "main" if source == "main.rs" else "answer"
+        options = ["--edition", str(self.edition), *_MESSAGES, *_CODE, *self.flags, f"-Clinker={bench.tools['cc']}"]
+        return [bench.compiler, *options, "--crate-name", name, "--crate-type", crate, source, "-o", target]
+
+    def _with_harness(self, bench: Workbench, source: bytes, harness: str) -> bytes:
+        files = _crate(source, harness)
+        library = bench.make(self._command(bench, "crate.rs", "rlib", "libanswer.rlib"), files, "libanswer.rlib", True)
+        around = reaching(source.decode("utf-8", errors="backslashreplace"))
+        if around is not None:
+            bench.flags.add("tampering")
+            bench.fail(f"the answer reaches around the harness: {around}")
+        command = [*self._command(bench, "main.rs", "bin", "program"), "--extern", "answer=libanswer.rlib"]
+        return bench.make(command, {"main.rs": _MAIN, "libanswer.rlib": library}, "program")
+
+    def _object(self, bench: Workbench, source: bytes, entry_point: str | None) -> None:
+        named = b"" if entry_point is None else _encoded(_ENTRY_MODULE.format(name=entry_point))
+        command = [*self._command(bench, "answer.rs", "lib", "answer.o"), "--emit=obj"]
+        bench.make(command, {"answer.rs": source + named}, "answer.o", True)
+        if entry_point is not None and not defines_function(source, "fn", entry_point.rpartition("::")[2]):
+            bench.fail(f"the answer does not define the function `{entry_point}`")
+
+    def check_tests(self, bench: Workbench, tests: Tests) -> None:
+        """See `BuiltSpec.check_tests`: without an answer a harness lacks names, and nothing else."""
+        if isinstance(tests, CompileOnly) and tests.entry_point is not None:
+            if re.fullmatch(r"(?:\w+::)*[^\W\d]\w*", tests.entry_point) is None:
+                raise ConfigError(
+                    f"tests of the kind compile: entry_point {tests.entry_point!r} is no name of a function",
+                    "write it as Rust does: `name`, or `module::name`",
+                )
+        if not isinstance(tests, Harness):
+            return
+        files = _crate(b"", tests.source)
+        outcome = bench.run(self._command(bench, "crate.rs", "rlib", "libanswer.rlib"), files, None)
+        errors = _HARNESS_ERROR.findall(readable(outcome.stderr))
+        wrong = [error for error in errors if _UNKNOWN_NAME.search(error) is None]
+        if wrong:
+            raise harness_error(clip("\n".join(wrong)), tests.source)
+
+    def controls(self) -> Controls:
+        return Controls(
+            passing="use std::io::{self, Read};\n\nfn main() {\n    let mut text = String::new();\n"
+            "    io::stdin().read_to_string(&mut text).unwrap();\n"
+            "    let sum: i64 = text.split_whitespace().map(|word| word.parse::<i64>().unwrap()).sum();\n"
+            '    println!("{}", sum);\n}\n',
+            broken="fn main() { not_declared_anywhere(); }\n",
+        )
+
+
+@functools.cache
+def behind_rustup(compiler: str) -> str:
+    """The compiler that rustup's stand-in would start; any other path as it is.
+
+    The stand-in reads settings in the user's home directory, which no job may see.
+    """
+    if os.path.basename(os.path.realpath(compiler)) != "rustup":
+        return compiler
+    asked = subprocess.run([compiler, "--print", "sysroot"], capture_output=True, text=True, timeout=60, check=False)
+    found = os.path.join(asked.stdout.strip(), "bin", "rustc")
+    return found if asked.returncode == 0 and os.path.exists(found) else compiler
+
+
+def _crate(source: bytes, harness: str) -> dict[str, bytes]:
+    """The files of a crate: a first one of ours, the answer, and the harness."""
+    header = _CRATE_ATTRIBUTES.match(source)
+    assert header is not None, "the pattern matches nothing too"
+    attributes = _ATTRIBUTE.findall(header[0])
+    # Blanks keep the numbers of lines and columns.
+    blank = re.sub(rb"[^\n]", b" ", header[0])
+    return {
+        "crate.rs": b"\n".join(attributes) + _encoded(_CRATE),
+        "answer.rs": blank + source[header.end() :],
+        "harness.rs": _encoded(harness + _HARNESS_END + _primitives(harness)),
+    }
+
+
+def _primitives(harness: str) -> str:
+    """Imports of the primitive types that a harness names, but for those that it gives another meaning itself."""
+    code = bare(harness)
+    own = {word for found in _OWN_NAME.findall(code) for word in re.findall(r"\w+", found)}
+    named = sorted(_PRIMITIVES & set(re.findall(r"\w+", code)) - own)
+    return f"#[allow(unused_imports)]\nuse ::std::primitive::{{{', '.join(named)}}};\n" if named else ""
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", errors="backslashreplace")

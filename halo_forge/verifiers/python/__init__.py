@@ -1,0 +1,1 @@
+"""Python: what runs outside of the jail; `driver` is what runs inside of it."""

@@ -1,0 +1,238 @@
+"""The trusted process: holds the tests, and asks another process for what the answer makes of their arguments.
+
+It forks the answer's process first, while it knows nothing: the tests, which come by standard input, are read
+afterwards, and only when the kernel lets nobody look into this process any more.  What arrives from the answer are
+plain builtin values; they are compared here.  The verdict leaves by a private descriptor, as messages of
+`wire`, each of which begins with the nonce of the job.
+
+See `wire` for the restrictions on this file.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from halo_forge.verifiers.python.driver import wire
+from halo_forge.verifiers.python.driver.candidate import Server
+from halo_forge.verifiers.python.driver.harness import printed
+from halo_forge.verifiers.python.driver.remote import Gone, Link
+
+TYPE_CHECKING = False  # the module `typing` takes 10 ms to import
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+_PR_SET_DUMPABLE = 4
+_SHOWN = 160
+_END_POLLS, _POLL_SECONDS = 50, 0.01
+
+
+class Report:
+    """Writes what was found, message by message, so that what is known survives a time limit."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self.nonce = ""
+
+    def tell(self, *message: Any) -> None:
+        wire.send(self._descriptor, wire.encode((self.nonce, *message), _no_foreign))
+
+
+def _no_foreign(value: Any) -> Any:
+    raise TypeError(f"{type(value).__name__} is not reported")
+
+
+def _check(job: dict[str, Any], link: Link, report: Report) -> None:
+    """Parse, run and test the answer.
+
+    Raises:
+        Gone: The answer's process has ended.
+    """
+    entry_point = job["entry_point"]
+    parsed, num_warnings, note, continues = _told(
+        link, (bool, int, str, bool), "parse", job["source"], job["head"], entry_point
+    )
+    report.tell("parsed", parsed, num_warnings, note)
+    if not parsed:
+        return
+    ran, note = _told(link, (bool, str), "run", "" if continues else job["context"], entry_point)
+    report.tell("ran", ran, note)
+    if not ran:
+        return
+    if job["harness"]:
+        report.tell("printed", *printed(job["harness"], link))
+        report.tell("end")
+        return
+    names: dict[str, str] = job["names"]
+    space: dict[str, Any] = {"__name__": "tests"}
+    if job["tests_use_context"]:
+        exec(compile(job["context"], "head.py", "exec", dont_inherit=True), space)
+    (found,) = _told(link, (dict,), "names_of", tuple(names.values()))
+    space.update({ours: found[theirs] for ours, theirs in names.items() if theirs in found})
+    for step in _steps(job["steps"], space, link):
+        report.tell("check", *step)
+    report.tell("end")
+
+
+def _told(link: Link, types: tuple[type, ...], *request: Any) -> Any:
+    """The reply to what is asked outside of the tests: a tuple of these types.
+
+    Raises:
+        Gone: It is anything else, which is the answer's doing.
+    """
+    try:
+        reply = link.ask(*request)
+    except Exception as error:
+        raise Gone(ended=False) from error
+    if type(reply) is not tuple or tuple(map(type, reply)) != types:
+        raise Gone(ended=False)
+    return reply
+
+
+def _steps(steps: list[Any], space: dict[str, Any], link: Link) -> Iterator[tuple[bool, str]]:
+    """Whether each check holds, and if not, why."""
+    broken = ""
+    for is_check, source in steps:
+        link.last = None
+        note = broken
+        if not broken:
+            note = _failure(source, space, link)
+        if is_check:
+            yield note == "", f"{shown(source)}: {note}" if note else ""
+        elif note:
+            broken = f"`{shown(source)}` before it: {note}"
+
+
+def _failure(source: str, space: dict[str, Any], link: Link) -> str:
+    try:
+        exec(compile(source, "tests.py", "exec", dont_inherit=True), space)
+    except Gone:
+        raise
+    except AssertionError as error:
+        message = _message(error)
+        said = f"AssertionError: {message}" if message else "AssertionError"
+        return f"{said}; the answer's last value: {_repr(link.last)}"
+    except Exception as error:  # noqa: BLE001 -- whatever goes wrong, the check does not hold
+        raised: str | None = getattr(error, "said_by_the_answer", None)
+        return f"{type(error).__name__}: {_message(error)}" if raised is None else f"the answer raised {shown(raised)}"
+    return ""
+
+
+def _message(error: Exception) -> str:
+    try:
+        return shown(str(error))
+    except Exception:  # noqa: BLE001 -- it holds an object of the answer, whose text the answer makes
+        return ""
+
+
+def _repr(value: Any) -> str:
+    try:
+        return shown(repr(value))
+    except (ValueError, RecursionError, MemoryError):
+        return f"a {type(value).__name__} too long to show"
+
+
+def shown(text: str) -> str:
+    line = " ".join(text[: 8 * _SHOWN].split())
+    return line[:_SHOWN] + ("..." if len(line) > _SHOWN else "")
+
+
+def _fork_answer() -> tuple[int, Link]:
+    """The answer's process, which has no descriptor but its two pipes."""
+    requests, to_answer = os.pipe()
+    from_answer, replies = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setpgid(0, 0)
+            null = os.open(os.devnull, os.O_RDWR)
+            for target in (0, 1, 2):
+                os.dup2(null, target)
+            for descriptor in range(3, os.sysconf("SC_OPEN_MAX")):
+                if descriptor not in (requests, replies):
+                    _close(descriptor)
+            Server(requests, replies).serve()
+        finally:
+            os._exit(0)
+    os.close(requests)
+    os.close(replies)
+    return pid, Link(from_answer, to_answer)
+
+
+def _close(descriptor: int) -> None:
+    try:
+        os.close(descriptor)
+    except OSError:
+        return  # it was not open
+
+
+def _hide() -> None:
+    """Let no other process of this user read this one's memory or descriptors."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_DUMPABLE, *(ctypes.c_ulong(0) for _ in range(4))) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _take_job() -> dict[str, Any]:
+    """Read the job, and leave nothing of it in the file that it came in."""
+    parts = []
+    while True:
+        part = os.read(0, 1 << 16)
+        if not part:
+            break
+        parts.append(part)
+    _empty(0)
+    job: dict[str, Any] = wire.decode(b"".join(parts), _no_foreign)
+    return job
+
+
+def _empty(descriptor: int) -> None:
+    try:
+        os.ftruncate(descriptor, 0)
+    except OSError:
+        return  # no file that can be written: a pipe is empty once it is read
+
+
+def _ending(pid: int, num_polls: int) -> tuple[int | None, int | None]:
+    """Exit code or signal of the answer's process; both None where it hung up without ending."""
+    for _ in range(num_polls):
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            if os.WIFSIGNALED(status):
+                return None, os.WTERMSIG(status)
+            return os.WEXITSTATUS(status), None
+        time.sleep(_POLL_SECONDS)
+    _end(pid)
+    return None, None
+
+
+def _end(pid: int) -> None:
+    try:
+        os.kill(pid, 9)
+    except PermissionError:
+        return  # a sandbox may let programs signal nobody but themselves; it ends what is left
+    os.waitpid(pid, 0)
+
+
+def main() -> None:
+    """Check the answer of the job in standard input."""
+    pid, link = _fork_answer()
+    report = Report(os.dup(1))
+    null = os.open(os.devnull, os.O_RDWR)
+    try:
+        _hide()
+        job = _take_job()
+        report.nonce = job["nonce"]
+        for target in (0, 1):
+            os.dup2(null, target)
+        _check(job, link, report)
+        _end(pid)
+    except Gone as gone:
+        report.tell("gone", str(gone), *_ending(pid, _END_POLLS if gone.ended else 0))
+    except Exception as error:
+        report.tell("broken", f"{type(error).__name__}: {error}")
+        raise

@@ -1,0 +1,69 @@
+"""From facts to a reward: a pure function, so that saved verdicts can be scored again."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from halo_forge.core.records import Verdict
+from halo_forge.verifiers.result import Facts
+
+
+class Rewards(BaseModel):
+    """The reward of each level that a program can reach, in [0, 1] and never falling from level to level.
+
+    Attributes:
+        no_program: The answer holds no program.
+        not_compiling: It holds one that does not compile (or link).
+        compiles_with_warnings, compiles: It compiles; a run that crashes or does not end stays here.
+        runs: It runs to a clean exit; also where no check passes.
+        passes: It passes all checks; between `runs` and this, linear in the share of checks that pass.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    no_program: float = Field(default=0.0, ge=0.0, le=1.0)
+    not_compiling: float = Field(default=0.0, ge=0.0, le=1.0)
+    compiles_with_warnings: float = Field(default=0.3, ge=0.0, le=1.0)
+    compiles: float = Field(default=0.5, ge=0.0, le=1.0)
+    runs: float = Field(default=0.7, ge=0.0, le=1.0)
+    passes: float = Field(default=1.0, ge=0.0, le=1.0)
+
+    @model_validator(mode="after")
+    def _never_falling(self) -> Self:
+        levels = list(self.model_dump().items())
+        for (lower, low), (higher, high) in itertools.pairwise(levels):
+            if low > high:
+                raise ValueError(f"{lower} ({low}) must not be above {higher} ({high})")
+        return self
+
+
+def reward(facts: Facts | Verdict, rewards: Rewards) -> float:
+    """The reward of a program; 0.0 for a failure of our own, which no rate counts.
+
+    A verdict holds all the facts that count here, so a stored one is scored again without running anything.
+    """
+    if facts.status == "error":
+        return 0.0
+    if facts.stage == "extract":
+        return rewards.no_program
+    compiled = rewards.compiles_with_warnings if facts.warnings > 0 else rewards.compiles
+    if facts.stage == "compile":
+        return compiled if facts.status == "passed" else rewards.not_compiling
+    if facts.stage == "run":
+        return rewards.runs if facts.status == "passed" else compiled
+    if facts.status == "passed":
+        return rewards.passes
+    if facts.tests_total == 0:
+        return rewards.runs
+    # All lines right and then more of them is a failure too, and worth less than success.
+    share = min(facts.tests_passed, facts.tests_total - 1) / facts.tests_total
+    return rewards.runs + (rewards.passes - rewards.runs) * share
+
+
+def rescored(verdict: Verdict, rewards: Rewards) -> Verdict:
+    """The same verdict with the reward that its facts get under `rewards`."""
+    return dataclasses.replace(verdict, reward=reward(verdict, rewards))

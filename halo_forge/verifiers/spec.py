@@ -1,0 +1,281 @@
+"""The settings that all languages share, and what one language adds to them."""
+
+from __future__ import annotations
+
+import abc
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, field_validator
+
+from halo_forge.core.registry import Spec
+from halo_forge.sandbox.job import MEBIBYTE, Limits
+from halo_forge.verifiers.rewards import Rewards
+from halo_forge.verifiers.toolchain import outside_system
+
+if TYPE_CHECKING:
+    from halo_forge.core.records import Prompt
+    from halo_forge.verifiers.checker import Checker
+    from halo_forge.verifiers.checks import Tests
+    from halo_forge.verifiers.context import Workbench
+    from halo_forge.verifiers.verifier import ThreadedVerifier
+
+RunStage = Literal["compile", "run", "tests"]
+_STAGES: list[RunStage] = ["compile", "run", "tests"]
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """Programs whose verdict is known: `passing` reads two integers and prints their sum, `broken` does not compile."""
+
+    passing: str
+    broken: str
+
+
+class ProgramSpec(Spec, abc.ABC):
+    """Settings of a verifier that compiles a program, runs it, and compares what it does with what it should.
+
+    Attributes:
+        stages: A beginning of compile, run, tests; a shorter list checks less.
+        timeout_seconds: CPU seconds of one run of the program; the wall clock allows 3 times that and 2 s more.
+        memory_limit_bytes: Resident memory of one run of the program.
+        compile_timeout_seconds: CPU seconds of one call of the compiler; the wall clock allows 3 times that and 5 s.
+        output_limit_bytes: The longest output, or file, of one run of the program.
+        workers: Programs checked at the same time; "auto" is one for each core.
+        isolation: What holds programs back; "auto" is the best of namespace and landlock that this machine has.
+        max_error_fraction: The share of verdicts that may be failures of our own before the run stops; one of a set
+            may always be, unless this is 0.
+        rerun_kept: Run once more what was selected for training, and drop it where the verdict is another one.
+        rewards: See `Rewards`.
+    """
+
+    stages: list[RunStage] = Field(default_factory=lambda: list(_STAGES))
+    timeout_seconds: float = Field(default=5.0, gt=0.0, le=3600.0)
+    memory_limit_bytes: int = Field(default=256 * MEBIBYTE, ge=16 * MEBIBYTE)
+    compile_timeout_seconds: float = Field(default=10.0, gt=0.0, le=3600.0)
+    output_limit_bytes: int = Field(default=MEBIBYTE, ge=1024, le=1024 * MEBIBYTE)
+    workers: Literal["auto"] | int = "auto"
+    isolation: Literal["auto", "namespace", "landlock", "limits"] = "auto"
+    max_error_fraction: float = Field(default=0.01, ge=0.0, le=1.0)
+    rerun_kept: bool = True
+    rewards: Rewards = Field(default_factory=Rewards)
+
+    @field_validator("stages")
+    @classmethod
+    def _stages_in_order(cls, stages: list[RunStage]) -> list[RunStage]:
+        if not stages or stages != _STAGES[: len(stages)]:
+            raise ValueError(f"stages must be [compile], [compile, run] or [compile, run, tests], found {stages}")
+        return stages
+
+    @field_validator("workers")
+    @classmethod
+    def _some_workers(cls, workers: Literal["auto"] | int) -> Literal["auto"] | int:
+        if workers != "auto" and workers < 1:
+            raise ValueError(f"workers must be auto or at least 1, found {workers}")
+        return workers
+
+    @property
+    def language(self) -> str:
+        """What fences and prompts call the language."""
+        return str(getattr(self, "kind"))  # noqa: B009 -- declared by each language
+
+    @property
+    def num_workers(self) -> int:
+        return len(os.sched_getaffinity(0)) if self.workers == "auto" else self.workers
+
+    @abc.abstractmethod
+    def requires(self) -> list[str]:
+        """Names or paths of the tools; the first is the compiler or interpreter."""
+
+    @abc.abstractmethod
+    def install_hint(self) -> str:
+        """What to type in order to get the tools, on Debian and on Fedora."""
+
+    @abc.abstractmethod
+    def source_name(self, stem: str) -> str:
+        """File name of a source, such as "answer.c" for "answer"."""
+
+    @abc.abstractmethod
+    def version_command(self, compiler: str) -> list[str]:
+        """Prints the compiler's name and version in the first line."""
+
+    @abc.abstractmethod
+    def controls(self) -> Controls:
+        """Programs that show whether the compiler works."""
+
+    @abc.abstractmethod
+    def checker(self, tools: Mapping[str, str]) -> Checker:
+        """What checks programs; `tools` are the absolute paths of `requires()`."""
+
+    def tests_of(self, prompt: Prompt) -> tuple[Tests, str]:
+        """The prompt's tests as the checker takes them, and a digest that equal tests share.
+
+        Raises:
+            ConfigError: They are malformed, or of a kind that is not known here.
+        """
+        from halo_forge.verifiers.checks import parse_tests
+
+        return parse_tests(prompt)
+
+    @property
+    def runs_programs(self) -> bool:
+        """Whether a program that comes with no tests can be run all the same."""
+        return True
+
+    def own_controls(self) -> list[tuple[str, Tests, tuple[str | None, str]]] | None:
+        """(source, tests, (stage or None for any, status)) in the place of `controls`; None takes those."""
+        return None
+
+    def read_only_paths(self, tools: Mapping[str, str]) -> list[str]:
+        """Directories outside of the system's own that programs and tools must be able to read, but not to write."""
+        return outside_system(tools.values())
+
+    def tool_environment(self) -> dict[str, str]:
+        """Variables that compilers get besides PATH and LANG."""
+        return {}
+
+    def program_environment(self) -> dict[str, str]:
+        """Variables that programs get besides PATH and LANG."""
+        return {}
+
+    def settings_in_force(self) -> dict[str, Any]:
+        """What of the settings belongs into the record of the toolchain."""
+        return {}
+
+    def needs_address_space(self) -> bool:
+        """Whether its programs reserve far more address space than they use."""
+        return False
+
+    def max_reward(self, has_tests: bool) -> float:
+        """The reward of full success: of all tests passed, or of the last stage where there are none."""
+        if has_tests and "tests" in self.stages:
+            return self.rewards.passes
+        return self.rewards.runs if has_tests and "run" in self.stages else self.rewards.compiles
+
+    def run_limits(self) -> Limits:
+        """Limits of one run of the program."""
+        memory = self.memory_limit_bytes
+        return Limits(
+            cpu_seconds=self.timeout_seconds,
+            wall_seconds=3 * self.timeout_seconds + 2,
+            memory_bytes=memory,
+            address_space_bytes=None if self.needs_address_space() else 4 * memory,
+            data_bytes=None if self.needs_address_space() else 2 * memory,
+            stack_bytes=64 * MEBIBYTE,
+            file_bytes=self.output_limit_bytes,
+            num_processes=32,
+            num_open_files=64,
+            keep_bytes=self.output_limit_bytes,
+        )
+
+    def compile_limits(self) -> Limits:
+        """Limits of one call of the compiler or linker."""
+        return Limits(
+            cpu_seconds=self.compile_timeout_seconds,
+            wall_seconds=3 * self.compile_timeout_seconds + 5,
+            memory_bytes=1024 * MEBIBYTE,
+            data_bytes=4096 * MEBIBYTE,
+            stack_bytes=8 * MEBIBYTE,
+            file_bytes=64 * MEBIBYTE,
+            num_processes=64,
+            num_open_files=256,
+            keep_bytes=MEBIBYTE,
+        )
+
+    def open(self) -> ThreadedVerifier:
+        """A verifier with these settings, to be used in a `with` statement."""
+        from halo_forge.verifiers.verifier import ThreadedVerifier
+
+        return ThreadedVerifier(self)
+
+
+class BuiltSpec(ProgramSpec):
+    """A language whose tools make a program of a source."""
+
+    @abc.abstractmethod
+    def build(self, bench: Workbench, source: bytes, tests: Tests) -> bytes | None:
+        """The program that is to run; None where `tests` ask for less, and that much works.
+
+        Raises:
+            Stop: The source does not compile.
+            SandboxError: Our own failure.
+            ConfigError: The tests do not work by themselves.
+        """
+
+    def check_tests(self, bench: Workbench, tests: Tests) -> None:
+        """Find out, before any answer is there, whether `tests` can work.
+
+        Raises:
+            SandboxError: Our own failure.
+            ConfigError: They cannot.
+        """
+
+    def hands_back_word(self) -> bool:
+        """Whether a program with a harness ends with the word that it finds in standard input, as in `harness`.
+
+        Where it does not, nothing tells a harness that came to its end from an answer that left early.
+        """
+        return False
+
+    def checker(self, tools: Mapping[str, str]) -> Checker:
+        """The stages compile, run and tests around `build`."""
+        from halo_forge.verifiers.stages import Stages
+
+        return Stages(self, tools)
+
+
+class CompiledSpec(BuiltSpec):
+    """A language whose compiler makes objects of sources and a program of objects."""
+
+    @abc.abstractmethod
+    def compile_command(self, compiler: str, source: str, target: str) -> list[str]:
+        """One translation unit to an object; `compiler` is an absolute path, the others are file names."""
+
+    @abc.abstractmethod
+    def link_command(self, compiler: str, objects: list[str], target: str) -> list[str]:
+        """Objects to a program.  A symbol that two objects define is taken from the first."""
+
+    def symbol_tool(self) -> str | None:
+        """Which of `requires()` lists the symbols of an object as `nm -P` does; None where objects have none."""
+        return None
+
+    def is_entry(self, symbol: str, entry_point: str) -> bool:
+        """Whether a symbol of an object is the function that prompts call `entry_point`."""
+        return symbol == entry_point
+
+    def start_source(self) -> str | None:
+        """The source of the object that calls a harness; None where programs do not run, see `harness`."""
+        return None
+
+    def hands_back_word(self) -> bool:
+        return self.start_source() is not None
+
+    def libraries(self) -> list[str]:
+        """File names of the libraries that every program is linked with."""
+        return []
+
+    def program_name(self) -> str:
+        """What the linker calls a program."""
+        return "program"
+
+    def program_command(self, compiler: str, source: str, target: str) -> list[str] | None:
+        """A whole program of one source in one call, which is faster than two; None where it takes two."""
+        return None
+
+    def make_of_answer(self, bench: Workbench, source: bytes, command: list[str], target: str) -> bytes:
+        """What a command of the above makes of an answer."""
+        return bench.make(command, {self.source_name("answer"): source}, target, True)
+
+    def build(self, bench: Workbench, source: bytes, tests: Tests) -> bytes | None:
+        """See `BuiltSpec.build`."""
+        from halo_forge.verifiers.compiled.objects import build
+
+        return build(self, bench, source, tests)
+
+    def check_tests(self, bench: Workbench, tests: Tests) -> None:
+        """See `BuiltSpec.check_tests`."""
+        from halo_forge.verifiers.compiled.objects import check_tests
+
+        check_tests(self, bench, tests)

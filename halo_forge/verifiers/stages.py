@@ -1,0 +1,182 @@
+"""The stages that one program goes through: compile, run, tests."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+from halo_forge.core.errors import ConfigError
+from halo_forge.core.records import Stage, Status
+from halo_forge.sandbox.job import Job, Limits, Outcome, Sandbox, SandboxError
+from halo_forge.verifiers.checks import Harness, PythonTests, Stdio, Tests, compare_lines, compare_output
+from halo_forge.verifiers.context import Stop, Workbench, status_of
+from halo_forge.verifiers.diagnostics import clip, ending, readable
+from halo_forge.verifiers.hacks.flags import of_outputs
+from halo_forge.verifiers.result import Facts
+from halo_forge.verifiers.single_flight import OnceCache
+from halo_forge.verifiers.spec import BuiltSpec
+
+_STANDARD_PATH = "/usr/local/bin:/usr/bin:/bin"
+
+
+class Stages:
+    """Checks programs with one set of settings; used by many threads, each with a sandbox of its own.
+
+    Args:
+        tools: Name in `spec.requires()` -> absolute path.
+
+    Attributes:
+        kept: What is made once for all programs, such as compiled harnesses; see `Workbench.once`.
+    """
+
+    def __init__(self, spec: BuiltSpec, tools: Mapping[str, str]) -> None:
+        self.spec = spec
+        self.tools = tools
+        self.compiler = tools[spec.requires()[0]]
+        self._env = {"LANG": "C.UTF-8", "PATH": f"{os.path.dirname(self.compiler)}:{_STANDARD_PATH}"}
+        self.kept: OnceCache[Hashable, Any] = OnceCache()
+
+    def check(self, source: str, tests: Tests, sandbox: Sandbox) -> Facts:
+        """See `Checker.check`."""
+        return _Check(self, tests, sandbox).facts(source)
+
+    def version(self, sandbox: Sandbox) -> Outcome:
+        """See `Checker.version`."""
+        return self.tool(self.spec.version_command(self.compiler), {}, None, sandbox)
+
+    def prepare(self, tests: Tests, sandbox: Sandbox) -> None:
+        """See `Checker.prepare`."""
+        if isinstance(tests, PythonTests):
+            raise ConfigError(
+                f"tests of the kind {tests.kind!r} are for Python, the verifier checks {self.spec.language!r}",
+                "use the kinds stdio, harness or compile, or set verifier.kind to python",
+            )
+        self.spec.check_tests(Workbench(self, sandbox), tests)
+
+    def tool(self, argv: list[str], files: Mapping[str, bytes], fetch: str | None, sandbox: Sandbox) -> Outcome:
+        """Run the compiler or one of its companions.
+
+        Raises:
+            SandboxError: It cannot be started, or the sandbox failed.
+        """
+        return self.tool_within(self.spec.compile_limits(), argv, files, fetch, sandbox)
+
+    def tool_within(
+        self, limits: Limits, argv: list[str], files: Mapping[str, bytes], fetch: str | None, sandbox: Sandbox
+    ) -> Outcome:
+        """`tool`, under limits of its own."""
+        job = Job(tuple(argv), limits, files, env={**self._env, **self.spec.tool_environment()}, fetch=fetch)
+        outcome = sandbox.run(job)
+        if outcome.exec_error is not None:
+            raise SandboxError(f"{argv[0]} cannot be started: {os.strerror(outcome.exec_error)}")
+        return outcome
+
+    def program(self, content: bytes, stdin: str, sandbox: Sandbox) -> Outcome:
+        """Run a compiled program once."""
+        given = stdin.encode("utf-8", errors="backslashreplace")
+        env = {**self._env, "PATH": _STANDARD_PATH, **self.spec.program_environment()}
+        return sandbox.run(Job(("./program",), self.spec.run_limits(), {"program": content}, given, env))
+
+
+class _Check:
+    """One program on its way, collecting what it cost and what there is to say about it."""
+
+    def __init__(self, stages: Stages, tests: Tests, sandbox: Sandbox) -> None:
+        self._stages = stages
+        self._spec = stages.spec
+        self._tests = tests
+        self._sandbox = sandbox
+        self._bench = Workbench(stages, sandbox)
+        self._outcomes = self._bench.outcomes
+        self._notes = self._bench.notes
+        self._num_passed = 0
+        self._flags: set[str] = set()
+
+    def facts(self, source: str) -> Facts:
+        try:
+            program = self._spec.build(self._bench, source.encode("utf-8", errors="backslashreplace"), self._tests)
+            if program is None or "run" not in self._spec.stages:
+                return self._result("compile", "passed")
+            return self._run_stdio(program) if isinstance(self._tests, Stdio) else self._run_once(program)
+        except Stop as stop:
+            return self._result(stop.stage, stop.status)
+
+    def _result(self, stage: Stage, status: Status, shown: Outcome | None = None) -> Facts:
+        shown = self._outcomes[-1] if shown is None else shown  # every `build` runs at least one tool
+        with_tests = "tests" in self._spec.stages
+        return Facts(
+            stage,
+            status,
+            tests_passed=self._num_passed if with_tests else 0,
+            tests_total=self._tests.num_checks if with_tests else 0,
+            warnings=self._bench.num_warnings,
+            diagnostics=clip("\n".join(note.rstrip("\n") for note in self._notes if note.strip())),
+            exit_code=shown.exit_code,
+            signal=shown.signal,
+            wall_seconds=sum(outcome.wall_seconds for outcome in self._outcomes),
+            cpu_seconds=sum(outcome.cpu_seconds for outcome in self._outcomes),
+            max_rss_bytes=max(outcome.max_rss_bytes for outcome in self._outcomes),
+            flags=tuple(sorted(self._flags | self._bench.flags)),
+        )
+
+    def _run_once(self, program: bytes) -> Facts:
+        """Run a program that reads nothing; see `harness` for the word that one with a harness ends with."""
+        with_word = isinstance(self._tests, Harness) and self._spec.hands_back_word()
+        word = secrets.token_hex(16) if with_word else ""
+        outcome = self._stages.program(program, word, self._sandbox)
+        self._outcomes.append(outcome)
+        left_early = outcome.clean and not outcome.stdout.endswith(word.encode())
+        comparison = None
+        if isinstance(self._tests, Harness) and "tests" in self._spec.stages and not left_early:
+            output = outcome.stdout.removesuffix(word.encode())
+            comparison = compare_lines(output, self._tests.expected, outcome.clean)
+            self._num_passed = comparison.num_equal
+            self._flags = of_outputs(output.splitlines(), self._tests.expected, outcome.clean)
+        try:
+            self._bench.stop_unless_clean(outcome, "run", "the program", self._spec.run_limits())
+        finally:
+            self._notes += [readable(outcome.stderr), *(() if comparison is None else comparison.differences)]
+        if left_early:
+            # Whatever it printed before may not be the harness's.
+            self._flags = {"early_exit"}
+            self._notes.append("the program left before the harness came to its end, or changed its output")
+            return self._result("run", "failed")
+        if comparison is None:
+            return self._result("run", "passed")
+        return self._result("tests", "passed" if comparison.right else "failed")
+
+    def _run_stdio(self, program: bytes) -> Facts:
+        assert isinstance(self._tests, Stdio)
+        limits = self._spec.run_limits()
+        unclean: list[Outcome] = []
+        outputs: list[bytes] = []
+        for number, case in enumerate(self._tests.cases, start=1):
+            outcome = self._stages.program(program, case.stdin, self._sandbox)
+            self._outcomes.append(outcome)
+            if not outcome.clean:
+                unclean.append(outcome)
+                self._notes += [f"case {number}: the program: {ending(outcome, limits)}", readable(outcome.stderr)]
+                if _costs_a_whole_limit(outcome):
+                    if number < self._tests.num_checks:
+                        self._notes.append(f"the cases after {number} were not run")
+                    break
+            elif "tests" in self._spec.stages:
+                difference = compare_output(outcome.stdout, case.stdout)
+                outputs.append(outcome.stdout)
+                self._num_passed += difference is None
+                self._notes += [] if difference is None else [f"case {number}: {difference}"]
+        if unclean:
+            # A limit says more than a crash: it ended the whole check.
+            worst = unclean[-1] if _costs_a_whole_limit(unclean[-1]) else unclean[0]
+            return self._result("run", status_of(worst), worst)
+        if "tests" not in self._spec.stages:
+            return self._result("run", "passed")
+        self._flags = of_outputs(outputs, [case.stdout for case in self._tests.cases], finished=True)
+        return self._result("tests", "passed" if self._num_passed == self._tests.num_checks else "failed")
+
+
+def _costs_a_whole_limit(outcome: Outcome) -> bool:
+    """Whether the next case is likely to cost as much again, for a program that has failed already."""
+    return outcome.timed_out is not None or outcome.output_limit or outcome.out_of_memory

@@ -1,0 +1,262 @@
+"""Checks completions in background threads, one launcher a thread, and hands out the verdicts in order."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from typing import Any, Self
+
+from halo_forge.core.errors import ConfigError, ToolMissing
+from halo_forge.core.records import Completion, Prompt, Verdict
+from halo_forge.core.source import Extraction, canonical, digest, extract, normalise
+from halo_forge.sandbox.job import Sandbox, SandboxError
+from halo_forge.sandbox.local import open_sandbox
+from halo_forge.verifiers.checks import Tests
+from halo_forge.verifiers.hacks.flags import echoes, of_source
+from halo_forge.verifiers.preflight import check_tools, find_tools
+from halo_forge.verifiers.result import Facts
+from halo_forge.verifiers.rewards import reward
+from halo_forge.verifiers.single_flight import OnceCache
+from halo_forge.verifiers.spec import ProgramSpec
+
+_MAX_SOURCE_BYTES = 256 * 1024
+_NUM_ATTEMPTS = 2
+
+_Key = tuple[str, int, int, str, str]
+
+
+class ThreadedVerifier:
+    """See `halo_forge.verifiers.Verifier`.
+
+    Equal programs with equal tests are checked once, and cost nothing the second time.
+    """
+
+    def __init__(self, spec: ProgramSpec) -> None:
+        self._spec = spec
+        self._sandboxes = _Sandboxes(self._open_sandbox)
+        self._tools: dict[str, str] = {}
+        self._facts: OnceCache[tuple[str, str], Facts] = OnceCache()
+        self._pending: dict[_Key, Future[Verdict]] = {}
+        self._pool: ThreadPoolExecutor | None = None
+        self._toolchain: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        self._tools = find_tools(self._spec)
+        self._checker = self._spec.checker(self._tools)
+        self._toolchain = check_tools(self._spec, self._checker)
+        self._pool = ThreadPoolExecutor(self._spec.num_workers, thread_name_prefix="verifier")
+        return self
+
+    def _open_sandbox(self) -> Sandbox:
+        return open_sandbox(self._spec.isolation, self._spec.read_only_paths(self._tools))
+
+    def __exit__(self, *details: object) -> None:
+        self.close()
+
+    def toolchain(self) -> dict[str, Any]:
+        """See `Verifier.toolchain`."""
+        return dict(self._toolchain)
+
+    def check_prompts(self, prompts: Sequence[Prompt]) -> None:
+        """See `Verifier.check_prompts`."""
+        if self._pool is None:
+            raise RuntimeError("a verifier is used inside its `with` statement")
+        for _ in range(self._spec.num_workers):
+            # Launchers start while the model is loaded.  One that does not start fails again when it is needed.
+            self._pool.submit(self._sandboxes.mine)
+        first_with: dict[str, tuple[str, Tests]] = {}
+        for prompt in prompts:
+            self._refuse_other_language(prompt)
+            tests, tests_digest = self._spec.tests_of(prompt)
+            first_with.setdefault(tests_digest, (prompt.id, tests))
+        prepared = self._pool.map(self._prepare_tests, (tests for _, tests in first_with.values()))
+        for prompt_id, _ in first_with.values():
+            try:
+                next(prepared)
+            except ConfigError as error:
+                raise ConfigError(f"prompt {prompt_id!r}: {error.message}", error.hint) from error
+            except SandboxError as error:
+                raise ToolMissing(f"the sandbox failed: {error}", "fix what it says, and start again") from error
+
+    def _prepare_tests(self, tests: Tests) -> None:
+        self._checker.prepare(tests, self._sandboxes.mine())
+
+    def submit(self, prompt: Prompt, completion: Completion) -> None:
+        """See `Verifier.submit`."""
+        key, tests, tests_digest = self._prepare(prompt, completion)
+        if key not in self._pending:
+            self._pending[key] = self._start(prompt, completion, tests, tests_digest)
+
+    def verify(self, pairs: Sequence[tuple[Prompt, Completion]]) -> Iterator[Verdict]:
+        """See `Verifier.verify`."""
+        futures = []
+        for prompt, completion in pairs:
+            key, tests, tests_digest = self._prepare(prompt, completion)
+            future = self._pending.pop(key, None)
+            futures.append(self._start(prompt, completion, tests, tests_digest) if future is None else future)
+        return (future.result() for future in futures)
+
+    def verify_again(self, pairs: Sequence[tuple[Prompt, Completion]]) -> Iterator[Verdict]:
+        """See `Verifier.verify_again`."""
+        futures = []
+        for prompt, completion in pairs:
+            _, tests, tests_digest = self._prepare(prompt, completion)
+            futures.append(self._start(prompt, completion, tests, tests_digest, again=True))
+        return (future.result() for future in futures)
+
+    def close(self) -> None:
+        """See `Verifier.close`."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+        self._sandboxes.close()
+        if self._pool is not None:
+            self._pool.shutdown(wait=True)
+
+    def _prepare(self, prompt: Prompt, completion: Completion) -> tuple[_Key, Tests, str]:
+        self._refuse_other_language(prompt)
+        tests, tests_digest = self._spec.tests_of(prompt)
+        answer = digest(f"{completion.finish} {completion.text}")
+        return (prompt.id, completion.index, completion.policy_version, answer, tests_digest), tests, tests_digest
+
+    def _refuse_other_language(self, prompt: Prompt) -> None:
+        language = prompt.language
+        if language is not None and (canonical(language) or language) != self._spec.language:
+            raise ConfigError(
+                f"prompt {prompt.id!r} asks for the language {language!r}, the verifier checks {self._spec.language!r}",
+                f"set verifier.kind to {language!r} or leave such prompts out",
+            )
+
+    def _start(
+        self, prompt: Prompt, completion: Completion, tests: Tests, tests_digest: str, again: bool = False
+    ) -> Future[Verdict]:
+        if self._pool is None:
+            raise RuntimeError("a verifier is used inside its `with` statement")
+        return self._pool.submit(self._verdict, prompt, completion, tests, tests_digest, again)
+
+    def _verdict(self, prompt: Prompt, completion: Completion, tests: Tests, tests_digest: str, again: bool) -> Verdict:
+        extraction = extract(completion.text, self._spec.language, tests.entry_point)
+        flags = set(extraction.flags)
+        if completion.finish == "length":
+            flags.add("truncated")
+        num_checks = tests.num_checks if "tests" in self._spec.stages else 0
+        code = extraction.code
+        if code is None:
+            facts = Facts("extract", "failed", tests_total=num_checks, diagnostics=_no_program(extraction))
+        elif len(code.encode("utf-8", errors="backslashreplace")) > _MAX_SOURCE_BYTES:
+            flags.add("too_large")
+            note = f"the program is larger than {_MAX_SOURCE_BYTES} bytes"
+            facts = Facts("extract", "failed", tests_total=num_checks, diagnostics=note)
+        else:
+            facts = self._known_facts(code, tests, None if again else tests_digest, num_checks)
+        flags |= self._hack_flags(extraction, prompt, completion, tests, facts)
+        return Verdict(
+            prompt_id=prompt.id,
+            index=completion.index,
+            stage=facts.stage,
+            status=facts.status,
+            reward=reward(facts, self._spec.rewards),
+            tests_passed=facts.tests_passed,
+            tests_total=facts.tests_total,
+            warnings=facts.warnings,
+            diagnostics=facts.diagnostics,
+            exit_code=facts.exit_code,
+            signal=facts.signal,
+            flags=tuple(sorted(flags)),
+            source_digest=None if code is None else digest(code),
+            normal_digest=None if code is None else digest(normalise(code, self._spec.language)),
+            extraction=extraction.to_row(),
+            isolation=self._toolchain["isolation"],
+            policy_version=completion.policy_version,
+            wall_seconds=facts.wall_seconds,
+            cpu_seconds=facts.cpu_seconds,
+            max_rss_bytes=facts.max_rss_bytes,
+        )
+
+    def _hack_flags(
+        self, extraction: Extraction, prompt: Prompt, completion: Completion, tests: Tests, facts: Facts
+    ) -> set[str]:
+        if extraction.code is None:
+            return {"prompt_echo"} if echoes(completion.text, prompt.text) else set()
+        language = canonical(self._spec.language) or self._spec.language
+        found = of_source(extraction.code, language, tests, prompt.text, facts)
+        return found | set(facts.flags)
+
+    def _known_facts(self, code: str, tests: Tests, tests_digest: str | None, num_checks: int) -> Facts:
+        """The facts of a program; those from before where it was checked with these tests before, unless `tests_digest`
+        is None."""
+        try:
+            if tests_digest is None:
+                return self._attempt(code, tests)
+            facts, fresh = self._facts.get((digest(code), tests_digest), lambda: self._attempt(code, tests))
+        except SandboxError as error:
+            return Facts("extract", "error", tests_total=num_checks, diagnostics=f"the sandbox failed: {error}")
+        if fresh:
+            return facts
+        return dataclasses.replace(facts, wall_seconds=0.0, cpu_seconds=0.0, max_rss_bytes=0)
+
+    def _attempt(self, code: str, tests: Tests) -> Facts:
+        for attempt in range(1, _NUM_ATTEMPTS + 1):
+            try:
+                return self._checker.check(code, tests, self._sandboxes.mine())
+            except SandboxError:
+                self._sandboxes.discard_mine()
+                if attempt == _NUM_ATTEMPTS:
+                    raise
+        raise AssertionError("unreachable")
+
+
+def _no_program(extraction: Extraction) -> str:
+    if "unfinished_reasoning" in extraction.flags:
+        return "the answer ends within its reasoning"
+    return f"no program found in the answer ({extraction.num_blocks} fenced blocks)"
+
+
+class _Sandboxes:
+    """One sandbox for each thread that asks for one, all of them closed together."""
+
+    def __init__(self, open_one: Callable[[], Sandbox]) -> None:
+        self._open_one = open_one
+        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._open: list[Sandbox] = []
+        self._closed = False
+
+    def mine(self) -> Sandbox:
+        """This thread's sandbox.
+
+        Raises:
+            SandboxError: It does not start.
+            CancelledError: All are closed: nobody waits for the outcome any more.
+        """
+        sandbox: Sandbox | None = getattr(self._local, "sandbox", None)
+        if sandbox is None:
+            sandbox = None if self._closed else self._open_one()
+            with self._lock:
+                if sandbox is not None and not self._closed:
+                    self._open.append(sandbox)
+                    self._local.sandbox = sandbox
+                    return sandbox
+            if sandbox is not None:
+                sandbox.close()
+            raise CancelledError("the verifier is closed")
+        return sandbox
+
+    def discard_mine(self) -> None:
+        """Close this thread's sandbox; the next `mine` opens a fresh one."""
+        sandbox: Sandbox | None = getattr(self._local, "sandbox", None)
+        if sandbox is None:
+            return
+        self._local.sandbox = None
+        with self._lock:
+            if sandbox in self._open:
+                self._open.remove(sandbox)
+        sandbox.close()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            sandboxes, self._open = self._open, []
+        for sandbox in sandboxes:
+            sandbox.close()
