@@ -48,7 +48,7 @@ def _mixed(row: Row, shape: ModuleType, first_row: Row, first_shape: ModuleType)
     found = f"lacks {', '.join(f'`{column}`' for column in missing)}" if missing else f"reads as {shape.NAME}"
     return row.error(
         f"this row {found}, but {first_row.place} and what follows are {first_shape.NAME}",
-        "fix the row, or put rows of another shape into a file of their own",
+        "correct the row, or put rows of another shape into a separate file",
     )
 
 
