@@ -133,7 +133,7 @@ ERRORS = [
     ),
     (
         "M\ntraining: {learning_rate: {kind: budget_matched, reference: {kind: plateau, base: 1e-4}}}",
-        "found a reference of kind plateau, which looks at results",
+        "found a reference of kind plateau, which depends on results",
     ),
     (
         "M\ntraining: {learning_rate: {kind: budget_matched, reference: {kind: exponentail, base: 1e-4}}}",
