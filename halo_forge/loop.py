@@ -1,7 +1,7 @@
 """RAFT, as it runs: sample, verify, measure, decide, select, train, and once more around.
 
 Read this file first.  Every assignment is a stage of the run directory: it is read if it is sealed, else it is made
-and sealed.  So the same lines run, resume and replay.  Cycle c samples from v_{c-1} and trains v_c; the last lap only
+and sealed.  So the same lines run, resume and replay.  Cycle c samples from v_{c-1} and trains v_c; cycle C + 1 only
 measures the last model.
 """
 
@@ -14,7 +14,7 @@ from halo_forge.core.evaluation import (
     compare,
     judge,
     kept_facts,
-    measure_lap,
+    measure_version,
     with_kept,
     with_outcome,
 )
@@ -30,12 +30,12 @@ from halo_forge.core.records import (
     Verdict,
 )
 from halo_forge.core.selection import PastCycle
-from halo_forge.runtime.effects import Tools
+from halo_forge.runtime.effects import Runtime
 from halo_forge.runtime.rollouts import answer, check_again, confirm, extended, tested
 from halo_forge.store.run import Run
 
 
-def run_raft(plan: Plan, run: Run, tools: Tools) -> Result:
+def run_raft(plan: Plan, run: Run, runtime: Runtime) -> Result:
     """Run what is left of `plan` in `run`.
 
     Raises:
@@ -50,56 +50,66 @@ def run_raft(plan: Plan, run: Run, tools: Tools) -> Result:
     versions: list[Version] = []
     fixed: list[Completion] = []
     for cycle in range(1, plan.num_cycles + 2):
-        lap, version = run.lap(cycle), cycle - 1
+        folder, version = run.cycle(cycle), cycle - 1
 
-        sampling = lap.stage("sampling", SamplingSettings, lambda: plan.sampling_settings(cycle, history, decisions))
+        sampling = folder.stage("sampling", SamplingSettings, lambda: plan.sampling_settings(cycle, history, decisions))
         asked = {"": plan.train_requests(cycle, sampling, past), "dev_": plan.dev_requests()}
-        train, dev = answer(lap, asked, version, run, tools)
+        train, dev = answer(folder, asked, version, run, runtime)
         fixed = dev[0] if version == 0 else fixed
         parent = reports[-1].settings["parent_version"] if reports else 0
-        drift = lap.stage("drift", Measurement, lambda: tools.drift(version, parent, run, fixed, train[0], asked[""]))
-        measurement = lap.stage("measurement", Measurement, lambda: measure_lap(cycle, train, dev, drift.metrics))
+        drift = folder.stage(
+            "drift", Measurement, lambda: runtime.drift(version, parent, run, fixed, train[0], asked[""])
+        )
+        measurement = folder.stage(
+            "measurement", Measurement, lambda: measure_version(cycle, train, dev, drift.metrics)
+        )
         history.append(with_kept(measurement, reports))
         dev_verdicts.append(dev[1])
-        tools.watch.measured(measurement)
+        runtime.observer.measured(measurement)
 
-        judgement = judge(plan.config.decisions, decisions, dev_verdicts)
-        if judgement.outcome == "suspect":
-            judgement = confirm(lap, judgement, version, plan, run, tools)
-        history[-1] = with_outcome(history[-1], judgement)
-        decision = lap.stage(
-            "decision", Decision, lambda: run.announced("decision", plan.decide(judgement, decisions, history))
+        assessment = judge(plan.config.decisions, decisions, dev_verdicts)
+        if assessment.outcome == "suspect":
+            assessment = confirm(folder, assessment, version, plan, run, runtime)
+        history[-1] = with_outcome(history[-1], assessment)
+        decision = folder.stage(
+            "decision", Decision, lambda: run.announced("decision", plan.decide(assessment, decisions, history))
         )
         decisions.append(decision)
-        tools.watch.decided(decision)
+        runtime.observer.decided(decision)
         versions.append(Version.of(history[-1], sampling, train[1], dev[1]))
-        tools.watch.advised(lap.stage("advice", Advised, lambda: advise(versions, reports)))
+        runtime.observer.advised(folder.stage("advice", Advised, lambda: advise(versions, reports)))
         run.point("best", decision.best_version, cycle=cycle)
         if decision.ends:
             break
 
-        if decision.samples_anew:
-            sampling = lap.stage("rollback_sampling", SamplingSettings, lambda: plan.sampling_anew(history, decisions))
+        if decision.resamples:
+            sampling = folder.stage(
+                "rollback_sampling", SamplingSettings, lambda: plan.resampling_settings(history, decisions)
+            )
             asked = {"rollback_": plan.train_requests(cycle, sampling, past, decision.seed_tag)}
-            (train,) = answer(lap, asked, decision.sample_from, run, tools)
+            (train,) = answer(folder, asked, decision.sample_from, run, runtime)
 
         further = plan.further_requests(sampling, train[1], decision.seed_tag)
-        train = extended(lap, train, further, decision.sample_from, run, tools)
+        train = extended(folder, train, further, decision.sample_from, run, runtime)
         candidates = plan.select(*train, plan.selection_settings(cycle, history), past)
-        again = check_again(lap, plan.to_check_again(candidates, train[1]), train[0], tools)
-        selection = lap.stage("selection", Selection, lambda: plan.selected(candidates, train, again, past, decisions))
+        again = check_again(folder, plan.to_check_again(candidates, train[1]), train[0], runtime)
+        selection = folder.stage(
+            "selection", Selection, lambda: plan.selected(candidates, train, again, past, decisions)
+        )
         rows = plan.training_rows(train[0], selection, past)
         past.append(PastCycle.of(cycle, *train, selection))
-        lap.write_rows("selection.jsonl", [row.to_row() for row in rows])
-        settings = lap.stage(
+        folder.write_rows("selection.jsonl", [row.to_row() for row in rows])
+        settings = folder.stage(
             "settings", TrainingSettings, lambda: plan.training_settings(cycle, history, len(rows), decisions)
         )
         start, kept = run.adapter(settings.parent_version), kept_facts(past, decisions)
-        trained = lap.training(Trained, lambda folder, log: tools.train(rows, kept, settings, start, folder, log))
-        reports.append(lap.stage("report", CycleReport, lambda: plan.report(measurement, settings, selection, trained)))
+        trained = folder.training(Trained, lambda folder, log: runtime.train(rows, kept, settings, start, folder, log))
+        reports.append(
+            folder.stage("report", CycleReport, lambda: plan.report(measurement, settings, selection, trained))
+        )
         run.point("latest", cycle, cycle=cycle)
-        run.event("resources", cycle=cycle, **tools.resources())
-        tools.watch.trained(settings, selection, trained)
+        run.event("resources", cycle=cycle, **runtime.resources())
+        runtime.observer.trained(settings, selection, trained)
 
-    tests = tested(plan, decision, run, tools)
+    tests = tested(plan, decision, run, runtime)
     return run.result().stage("result", Result, lambda: compare(decision, dev_verdicts, tests))

@@ -29,7 +29,7 @@ class Rescored:
 
     Attributes:
         name: "train", "dev" or "test".
-        cycle: The lap; None for test.
+        cycle: Its number; None for test.
         num_verdicts: Those that count; `num_errors`, failures of our own, are in no other number.
         num_changed: Verdicts whose reward is another.
         threshold_old, threshold_new: The reward threshold of that cycle; None where nothing is selected.
@@ -76,7 +76,7 @@ def changed_config(root: Path, old: RaftConfig, overrides: Iterable[str]) -> Raf
 
 
 def rescore(root: Path, old: RaftConfig, new: RaftConfig) -> list[Rescored]:
-    """Train and dev verdicts of every lap, then those of the test prompts, as far as the run has come.
+    """Train and dev verdicts of every row, then those of the test prompts, as far as the run has come.
 
     Raises:
         RunDirError: The run holds no verdicts yet, or its files cannot be read.
@@ -98,7 +98,7 @@ def rescore(root: Path, old: RaftConfig, new: RaftConfig) -> list[Rescored]:
         version = verdicts[0].policy_version if verdicts else 0
         found.append(_rescored("test", None, version, verdicts, new.verifier.rewards, None, None))
     if not found:
-        raise RunDirError(f"{root}: the run holds no verdicts yet", "wait until its first lap is verified")
+        raise RunDirError(f"{root}: the run holds no verdicts yet", "wait until its first cycle is verified")
     return found
 
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from halo_forge.cli.watch import duration
-from halo_forge.store.status import Lap
+from halo_forge.store.status import CycleRow
 
 DECISION_COLUMNS = {
     "model": "right", "against": "right", "difference": "right", "SE": "right", "z": "right", "detectable": "right",
-    "prompts": "right", "drawn anew": "right", "outcome": "left", "action": "left",
+    "prompts": "right", "resampled": "right", "outcome": "left", "action": "left",
 }  # fmt: skip
 RESULT_COLUMNS = {
     "set": "left", "metric": "left", "model": "right", "v0": "right", "its own": "right", "difference": "right",
@@ -27,10 +27,10 @@ PHASES_IN_WORDS = {
 }  # fmt: skip
 
 
-def decision_rows(laps: Sequence[Lap]) -> Iterator[list[str]]:
+def decision_rows(cycles: Sequence[CycleRow]) -> Iterator[list[str]]:
     """One row for each version that was compared with an incumbent."""
-    for lap in laps:
-        decision = lap.decision
+    for row in cycles:
+        decision = row.decision
         screen = decision.get("screen", {})
         if decision.get("compared_with") is None:
             continue
@@ -39,7 +39,7 @@ def decision_rows(laps: Sequence[Lap]) -> Iterator[list[str]]:
             action = f"{action} ({decision['conclusion'].replace('_', ' ')})"
         fresh = decision["confirmation"]
         yield [
-            f"v{lap.policy_version}",
+            f"v{row.policy_version}",
             f"v{decision['compared_with']}",
             _form(screen.get("difference"), "+.3f"),
             _form(screen.get("standard_error"), ".3f"),
@@ -74,10 +74,10 @@ def result_rows(result: Mapping[str, Any]) -> Iterator[list[str]]:
                 ]
 
 
-def time_line(laps: Sequence[Lap]) -> str:
-    """Where the time of all laps went, such as "time: sampling 4 min 0 s (80 %), drift 30 s (10 %)"; empty before."""
+def time_line(cycles: Sequence[CycleRow]) -> str:
+    """Where the time of all cycles went, such as "time: sampling 4 min 0 s (80 %), drift 30 s (10 %)"; empty before."""
     seconds = {
-        word: sum(lap.metrics.get(f"seconds/{phase}", 0.0) for lap in laps) for word, phase in PHASES_IN_WORDS.items()
+        word: sum(row.metrics.get(f"seconds/{phase}", 0.0) for row in cycles) for word, phase in PHASES_IN_WORDS.items()
     }
     total = sum(seconds.values())
     parts = [f"{word} {duration(spent)} ({spent / total:.0%})" for word, spent in seconds.items() if spent > 0.0]

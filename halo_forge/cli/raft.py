@@ -95,7 +95,7 @@ def resume(
 
 @app.command()
 def status(run: Path = RUN, as_json: bool = JSON) -> None:
-    """Show where a run stands, with one row for each lap."""
+    """Show where a run stands, with one row for each cycle."""
     from halo_forge.runtime.assembly import run_config
     from halo_forge.store.status import read_status
 
@@ -134,7 +134,7 @@ def _print_preview(config: RaftConfig, as_json: bool) -> None:
 
 
 def _execute(loaded: LoadedConfig, *, resume: bool, as_json: bool, from_cycle: int | None = None) -> None:
-    from halo_forge.cli.watch import open_watch
+    from halo_forge.cli.watch import open_observer
     from halo_forge.loop import run_raft
     from halo_forge.runtime.assembly import is_finished, open_run
     from halo_forge.store.status import read_status
@@ -142,13 +142,13 @@ def _execute(loaded: LoadedConfig, *, resume: bool, as_json: bool, from_cycle: i
     root = Path(loaded.config.output_dir)
     if from_cycle is not None or not (resume and is_finished(loaded)):
         with (
-            open_watch(loaded.config) as watch,
-            open_run(loaded, watch, resume=resume, from_cycle=from_cycle) as (plan, directory, tools),
+            open_observer(loaded.config) as observer,
+            open_run(loaded, observer, resume=resume, from_cycle=from_cycle) as (plan, directory, runtime),
         ):
-            print(f"hardware: {tools.hardware}", file=sys.stderr)
-            toolchain = tools.verifier.toolchain()
+            print(f"hardware: {runtime.hardware}", file=sys.stderr)
+            toolchain = runtime.verifier.toolchain()
             print(f"verifier: {toolchain['version']}, isolation level {toolchain['isolation']}", file=sys.stderr)
-            run_raft(plan, directory, tools)
+            run_raft(plan, directory, runtime)
             directory.event("run_finished")
     found = read_status(root, loaded.config.raft.num_cycles)
     if as_json:

@@ -21,7 +21,7 @@ from halo_forge.core.advice import Advised
 from halo_forge.core.decisions import Decision
 from halo_forge.core.records import Measurement, Selection, Trained, TrainingSettings
 from halo_forge.runtime.preview import CyclePlan, Preview
-from halo_forge.store.status import Lap, Status, read_status
+from halo_forge.store.status import CycleRow, Status, read_status
 
 Item = TypeVar("Item")
 PIPE_WIDTH = 240
@@ -33,7 +33,7 @@ COLUMNS = (
 WHERE_MEASURED = {
     "watts": "gpu_power_watts_mean", "busy": "gpu_busy_mean", "degrees C": "gpu_temperature_celsius_max",
 }  # fmt: skip
-"""Column -> its metric; the column is there if some lap has the metric."""
+"""Column -> its metric; the column is there if some cycle has the metric."""
 DROPPED_FIRST = (
     "degrees C", "busy", "watts",
     "clipped", "mass", "grad norm", "distinct@4", "steps", "tok/s", "train pass", "train compile", "loss", "time",
@@ -67,14 +67,14 @@ def print_table(columns: Mapping[str, str], rows: Iterable[Sequence[str]]) -> No
 
 
 def print_status(status: Status) -> None:
-    """The table of laps, then what was found."""
+    """The table of cycles, then what was found."""
     console = stdout()
     console.print(f"{status.root}: {status.state}")
-    if status.laps:
-        console.print(fitting_table(console, status.laps))
-        if spent := time_line(status.laps):
+    if status.cycles:
+        console.print(fitting_table(console, status.cycles))
+        if spent := time_line(status.cycles):
             console.print(spent, soft_wrap=True)
-    if decided := list(decision_rows(status.laps)):
+    if decided := list(decision_rows(status.cycles)):
         print_table(DECISION_COLUMNS, decided)
     for row in status.latest_advice:
         for line in advice_lines(row):
@@ -103,36 +103,36 @@ def print_result(console: Console, status: Status) -> None:
     console.print(f"keep: {Path(status.root) / result['adapter']}", soft_wrap=True)
 
 
-def fitting_table(console: Console, laps: Sequence[Lap]) -> Table:
-    """The table of laps without the columns, least important first, that this terminal has no room for."""
+def fitting_table(console: Console, cycles: Sequence[CycleRow]) -> Table:
+    """The table of cycles without the columns, least important first, that this terminal has no room for."""
     for num_dropped in range(len(DROPPED_FIRST) + 1):
-        table = laps_table(laps, without=DROPPED_FIRST[:num_dropped])
+        table = cycles_table(cycles, without=DROPPED_FIRST[:num_dropped])
         if console.measure(table, options=console.options.update(width=PIPE_WIDTH)).maximum <= console.width:
             break
     return table
 
 
-def laps_table(laps: Iterable[Lap], without: Collection[str] = ()) -> Table:
-    """One row a lap: the model it measured on the left, what it then trained on the right."""
+def cycles_table(cycles: Iterable[CycleRow], without: Collection[str] = ()) -> Table:
+    """One row per cycle: the model it measured on the left, what it then trained on the right."""
     table = Table(box=box.SIMPLE, pad_edge=False)
-    laps = list(laps)
-    absent = {column for column, name in WHERE_MEASURED.items() if not any(name in lap.metrics for lap in laps)}
+    cycles = list(cycles)
+    absent = {column for column, name in WHERE_MEASURED.items() if not any(name in row.metrics for row in cycles)}
     shown = [number for number, name in enumerate(COLUMNS) if name not in absent | set(without)]
     for number in shown:
         table.add_column(COLUMNS[number], justify="right")
-    for lap in laps:
-        metrics = lap.metrics
+    for row in cycles:
+        metrics = row.metrics
         seconds = [value for name, value in metrics.items() if name.startswith("seconds/")]
         cells = (
-            str(lap.cycle),
-            f"v{lap.policy_version}",
+            str(row.cycle),
+            f"v{row.policy_version}",
             _rate(metrics, "dev/compile_rate"),
             _rate(metrics, "dev/pass_rate"),
             _rate(metrics, "train/compile_rate"),
             _rate(metrics, "train/pass_rate"),
             _number(metrics.get("diversity/distinct@4"), ".2f"),
-            _number(lap.num_kept, "d"),
-            _number(lap.settings.get("learning_rate"), ".3g"),
+            _number(row.num_kept, "d"),
+            _number(row.settings.get("learning_rate"), ".3g"),
             _number(metrics.get("optimizer_steps"), ".0f"),
             _number(metrics.get("learning_rate_mass"), ".2g"),
             _number(metrics.get("loss_mean"), ".3f"),
@@ -229,8 +229,8 @@ def _number(value: Any, form: str, absent: str = "") -> str:
     return absent if value is None else format(value, form)
 
 
-class LiveWatch:
-    """A table that grows with the laps, with the bars of what is going on below it."""
+class LiveObserver:
+    """A table that grows with the cycles, with the bars of what is going on below it."""
 
     def __init__(self, live: Live, root: Path, num_cycles: int) -> None:
         self._live = live
@@ -286,14 +286,14 @@ class LiveWatch:
 
     def _refresh(self) -> None:
         started = (self._root / "run.json").is_file()
-        laps = read_status(self._root, self._num_cycles).laps if started else []
+        cycles = read_status(self._root, self._num_cycles).cycles if started else []
         self._live.update(
-            Group(fitting_table(self._live.console, laps), self._progress) if laps else Group(self._progress)
+            Group(fitting_table(self._live.console, cycles), self._progress) if cycles else Group(self._progress)
         )
 
 
 @contextmanager
-def live_watch(root: Path, num_cycles: int) -> Iterator[LiveWatch]:
+def live_observer(root: Path, num_cycles: int) -> Iterator[LiveObserver]:
     """Draws on standard error until the block ends; what is left then is erased, the final table goes to stdout."""
     with Live(console=Console(stderr=True), transient=True, refresh_per_second=4) as live:
-        yield LiveWatch(live, root, num_cycles)
+        yield LiveObserver(live, root, num_cycles)

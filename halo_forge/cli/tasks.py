@@ -40,7 +40,7 @@ def check(
     Exit code 0 when nothing is wrong (weaknesses may be there), 1 otherwise.
     """
     from halo_forge.checks.tasks import check_tasks, default_spec, load_groups
-    from halo_forge.cli.watch import PlainWatch
+    from halo_forge.cli.watch import PlainObserver
     from halo_forge.config import load_config
     from halo_forge.core.errors import ConfigError
     from halo_forge.core.source import canonical
@@ -61,7 +61,7 @@ def check(
         files,
         groups,
         lambda found: spec if spec is not None else default_spec(wanted if found is None else found),
-        lambda proofs, total: PlainWatch().track("verify", proofs, total),
+        lambda proofs, total: PlainObserver().track("verify", proofs, total),
         broken,
     )
     if as_json:

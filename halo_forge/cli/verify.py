@@ -69,7 +69,7 @@ def _check(
     config: Path, files: Sequence[Path], prompt_id: str | None, changes: Sequence[str]
 ) -> tuple[list[Asked], list[Verdict]]:
     from halo_forge.checks.answers import completions, one_prompt, source_files, verdicts_on, without_tests
-    from halo_forge.cli.watch import PlainWatch
+    from halo_forge.cli.watch import PlainObserver
     from halo_forge.config import load_config
     from halo_forge.core.errors import ConfigError
     from halo_forge.runtime.assembly import load_prompt_sets
@@ -90,7 +90,7 @@ def _check(
     else:
         spec = without_tests(spec)
         asked = source_files(files, spec, None)
-    return asked, list(PlainWatch().track("verify", verdicts_on(spec, asked), len(asked)))
+    return asked, list(PlainObserver().track("verify", verdicts_on(spec, asked), len(asked)))
 
 
 def _show(asked: Sequence[Asked], verdicts: Sequence[Verdict]) -> None:
@@ -130,15 +130,15 @@ def _rescore(run: Path, changes: Sequence[str], as_json: bool) -> None:
 
     old = run_config(run).config
     new = changed_config(run, old, changes)
-    laps = rescore(run, old, new)
+    cycles = rescore(run, old, new)
     if as_json:
         rewards = {"old": old.verifier.rewards.model_dump(), "new": new.verifier.rewards.model_dump()}
-        print(json.dumps({"run": str(run), "rewards": rewards, "laps": [lap.to_row() for lap in laps]}, indent=2))
+        print(json.dumps({"run": str(run), "rewards": rewards, "cycles": [row.to_row() for row in cycles]}, indent=2))
     else:
-        _show_laps(laps)
+        _show_cycles(cycles)
 
 
-def _show_laps(laps: Sequence[Rescored]) -> None:
+def _show_cycles(cycles: Sequence[Rescored]) -> None:
     from halo_forge.cli.render import print_table
 
     def mean(value: float | None) -> str:
@@ -149,20 +149,20 @@ def _show_laps(laps: Sequence[Rescored]) -> None:
 
     rows = [
         (
-            text(lap.cycle),
-            f"v{lap.policy_version}",
-            lap.name,
-            str(lap.num_verdicts),
-            str(lap.num_errors) if lap.num_errors else "",
-            str(lap.num_changed),
-            mean(lap.reward_mean_old),
-            mean(lap.reward_mean_new),
-            text(lap.threshold_old),
-            text(lap.threshold_new),
-            text(lap.num_above_old),
-            text(lap.num_above_new),
+            text(row.cycle),
+            f"v{row.policy_version}",
+            row.name,
+            str(row.num_verdicts),
+            str(row.num_errors) if row.num_errors else "",
+            str(row.num_changed),
+            mean(row.reward_mean_old),
+            mean(row.reward_mean_new),
+            text(row.threshold_old),
+            text(row.threshold_new),
+            text(row.num_above_old),
+            text(row.num_above_new),
         )
-        for lap in laps
+        for row in cycles
     ]
     columns = (
         "cycle", "model", "set", "verdicts", "errors", "changed", "mean old", "mean new", "threshold old",

@@ -13,7 +13,7 @@ from halo_forge.config import RaftConfig, resolved
 from halo_forge.core.advice import Advised
 from halo_forge.core.decisions import Decision
 from halo_forge.core.records import Measurement, Selection, Trained, TrainingSettings
-from halo_forge.runtime.effects import Watch
+from halo_forge.runtime.effects import Observer
 from halo_forge.runtime.tracking import Tracker, check_trackers, open_trackers
 
 Item = TypeVar("Item")
@@ -22,8 +22,8 @@ QUIET_SECONDS = 30.0
 
 
 @contextmanager
-def open_watch(config: RaftConfig) -> Iterator[Watch]:
-    """The watch that fits where standard error goes, with the configured trackers behind it.
+def open_observer(config: RaftConfig) -> Iterator[Observer]:
+    """The observer that fits where standard error goes, with the configured trackers behind it.
 
     Raises:
         ToolMissing: A tracker's package is not installed.
@@ -32,17 +32,17 @@ def open_watch(config: RaftConfig) -> Iterator[Watch]:
     trackers = _Trackers(config)
     try:
         if sys.stderr.isatty():
-            from halo_forge.cli.render import live_watch
+            from halo_forge.cli.render import live_observer
 
-            with live_watch(Path(config.output_dir), config.raft.num_cycles) as watch:
-                yield _Reporting(watch, trackers)
+            with live_observer(Path(config.output_dir), config.raft.num_cycles) as observer:
+                yield _Reporting(observer, trackers)
         else:
-            yield _Reporting(PlainWatch(), trackers)
+            yield _Reporting(PlainObserver(), trackers)
     finally:
         trackers.close()
 
 
-class PlainWatch:
+class PlainObserver:
     """Plain lines on standard error."""
 
     def track(self, label: str, items: Iterable[Item], total: int) -> Iterator[Item]:
@@ -95,17 +95,18 @@ class PlainWatch:
 class _Reporting:
     """Passes everything on, and the metrics to the trackers."""
 
-    def __init__(self, watch: Watch, trackers: _Trackers) -> None:
-        self._watch = watch
+    def __init__(self, observer: Observer, trackers: _Trackers) -> None:
+        self._observer = observer
         self._trackers = trackers
-        self.track, self.step, self.advised, self.decided = watch.track, watch.step, watch.advised, watch.decided
+        self.track, self.step = observer.track, observer.step
+        self.advised, self.decided = observer.advised, observer.decided
 
     def measured(self, measurement: Measurement) -> None:
-        self._watch.measured(measurement)
+        self._observer.measured(measurement)
         self._trackers.log(measurement.metrics, measurement.policy_version)
 
     def trained(self, settings: TrainingSettings, selection: Selection, trained: Trained) -> None:
-        self._watch.trained(settings, selection, trained)
+        self._observer.trained(settings, selection, trained)
         self._trackers.log({"num_kept": len(selection.kept), **trained.metrics}, trained.policy_version)
 
 

@@ -57,7 +57,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> LoadedConfig
     found = normalised(data)
     try:
         if not found.problems:
-            return LoadedConfig(RaftConfig.model_validate(found.data), document)
+            return LoadedConfig(RaftConfig.model_validate(found), document)
     except ValidationError as error:
         found.problems.extend(problems_of(error, found.data))
     problems = [*found.problems, *_hidden_problems(found)]

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from halo_forge.config.problems import raise_all
 from halo_forge.config.rules import check_rules
-from halo_forge.config.spellings import DEFAULT_KINDS, LEARNING_RATE, normalised
+from halo_forge.config.spellings import DEFAULT_KINDS, LEARNING_RATE, Normalised, normalised
 from halo_forge.core.decisions import DecisionsSection
 from halo_forge.core.lr_scheduler import LrSchedulerType
 from halo_forge.core.registry import Spec, tagged_union
@@ -235,9 +235,9 @@ class RaftConfig(Spec):
     @model_validator(mode="before")
     @classmethod
     def _spellings(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
+        if not isinstance(data, dict | Normalised):
             return data
-        found = normalised(data)
+        found = data if isinstance(data, Normalised) else normalised(data)
         raise_all(found.problems)
         return found.data
 

@@ -1,4 +1,4 @@
-"""From verdicts to numbers, and from numbers to a judgement: pure, and blind to test prompts until the end."""
+"""From verdicts to numbers, and from numbers to a assessment: pure, and blind to test prompts until the end."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from halo_forge.core.decisions import (
     MASS,
     OUTCOME_NUMBER,
+    Assessment,
     Decision,
     DecisionsSection,
-    Judgement,
     Totals,
     compare_totals,
-    confirmed,
+    confirm_totals,
     incumbent,
-    screened,
+    screen_totals,
 )
 from halo_forge.core.metrics import KeptFacts, SetFacts, measure_set
 from halo_forge.core.metrics.compare import What, prompt_totals
@@ -61,8 +61,8 @@ HALF_WIDTH = 1.96
 COMPARED: dict[str, What] = {"compile_rate": "compiled", "pass_rate": "passed", "reward_mean": "reward"}
 
 
-def measure_lap(cycle: int, train: Answers, dev: Answers, drift: Mapping[str, float]) -> Measurement:
-    """Metrics of v_{cycle-1} on its train prompts (none in the last lap) and on dev, and how far it has moved."""
+def measure_version(cycle: int, train: Answers, dev: Answers, drift: Mapping[str, float]) -> Measurement:
+    """Metrics of v_{cycle-1} on its train prompts (none in the final evaluation) and on dev, and its drift."""
     metrics = {**measure_set(facts(*train), "train"), **measure_set(facts(*dev), "dev"), **drift}
     return Measurement(cycle, cycle - 1, dict(sorted(metrics.items())))
 
@@ -105,29 +105,29 @@ def facts(completions: Sequence[Completion], verdicts: Sequence[Verdict]) -> Set
     return SetFacts(completions, verdicts, prompt_ids, num_samples)
 
 
-def judge(settings: DecisionsSection, decisions: Sequence[Decision], dev: Sequence[Sequence[Verdict]]) -> Judgement:
+def judge(settings: DecisionsSection, decisions: Sequence[Decision], dev: Sequence[Sequence[Verdict]]) -> Assessment:
     """What the version measured last is against the incumbent, at first look.
 
     Args:
-        decisions: Of all laps before this one.
+        decisions: Of all cycles before this one.
         dev: dev[v] are the dev verdicts of v_v.
     """
     if not decisions:
-        return Judgement("baseline", None)
+        return Assessment("baseline", None)
     best = incumbent(decisions)
-    return screened(settings, best, _totals(settings, dev[best]), _totals(settings, dev[-1]))
+    return screen_totals(settings, best, _totals(settings, dev[best]), _totals(settings, dev[-1]))
 
 
 def judge_again(
-    settings: DecisionsSection, judgement: Judgement, best: Sequence[Verdict], suspect: Sequence[Verdict]
-) -> Judgement:
+    settings: DecisionsSection, assessment: Assessment, best: Sequence[Verdict], suspect: Sequence[Verdict]
+) -> Assessment:
     """A suspect after samples of it and of the incumbent were drawn anew."""
-    return confirmed(settings, judgement, _totals(settings, best), _totals(settings, suspect))
+    return confirm_totals(settings, assessment, _totals(settings, best), _totals(settings, suspect))
 
 
-def with_outcome(measurement: Measurement, judgement: Judgement) -> Measurement:
+def with_outcome(measurement: Measurement, assessment: Assessment) -> Measurement:
     """The measurement as schedules see it: with `decision/outcome`, where the outcome says anything."""
-    number = OUTCOME_NUMBER.get(judgement.outcome)
+    number = OUTCOME_NUMBER.get(assessment.outcome)
     if number is None:
         return measurement
     return dataclasses.replace(measurement, metrics={**measurement.metrics, "decision/outcome": number})

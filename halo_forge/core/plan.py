@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from halo_forge.core.decisions import Decision, Judgement, decide, dropped_cycles
+from halo_forge.core.decisions import Assessment, Decision, decide, dropped_cycles
 from halo_forge.core.lr_scheduler import peak_of_mass, planned_factors
 from halo_forge.core.records import (
     Completion,
@@ -21,7 +21,7 @@ from halo_forge.core.records import (
     TrainingSettings,
     Verdict,
 )
-from halo_forge.core.requests import PromptSets, Questions
+from halo_forge.core.requests import PromptSets, Requests
 from halo_forge.core.schedules import Schedule
 from halo_forge.core.seeds import derive_seed
 from halo_forge.core.selection import (
@@ -37,13 +37,13 @@ __all__ = ["Plan", "PromptSets"]
 
 
 @dataclass(frozen=True)
-class Plan(Questions):
+class Plan(Requests):
     """A pure function of configuration and prompts: what to ask, at which settings, in which cycle."""
 
     def sampling_settings(
         self, cycle: int, history: Sequence[Measurement], decisions: Sequence[Decision] = ()
     ) -> SamplingSettings:
-        """The scheduled sampling values of a cycle; `history` ends with v_{cycle-2}, measured one lap earlier.
+        """The scheduled sampling values of a cycle; `history` ends with v_{cycle-2}, measured one cycle earlier.
 
         Every return to an earlier version added to the temperature.
         """
@@ -58,8 +58,8 @@ class Plan(Questions):
             curriculum_fraction=raft.curriculum_fraction.value(*at),
         )
 
-    def sampling_anew(self, history: Sequence[Measurement], decisions: Sequence[Decision]) -> SamplingSettings:
-        """Those of the same lap again, after the decision to go back: only the temperature is another."""
+    def resampling_settings(self, history: Sequence[Measurement], decisions: Sequence[Decision]) -> SamplingSettings:
+        """Those of the same cycle again, after the decision to go back: only the temperature is another."""
         return self.sampling_settings(len(history), history[:-1], decisions)
 
     def selection_settings(self, cycle: int, history: Sequence[Measurement]) -> SelectionSettings:
@@ -71,17 +71,17 @@ class Plan(Questions):
             keep_fraction=selection.keep_fraction.value(*at),
         )
 
-    def decide(self, judgement: Judgement, decisions: Sequence[Decision], history: Sequence[Measurement]) -> Decision:
-        """The decision of the lap after `decisions`; `history` ends with the version that was judged."""
-        metrics, lap = [measurement.metrics for measurement in history], len(history)
+    def decide(self, assessment: Assessment, decisions: Sequence[Decision], history: Sequence[Measurement]) -> Decision:
+        """The decision of the cycle after `decisions`; `history` ends with the version that was judged."""
+        metrics, cycle = [measurement.metrics for measurement in history], len(history)
         rate = self._learning_rate()
         return decide(
             self.config.decisions,
             decisions,
-            judgement,
+            assessment,
             metrics,
             self.num_cycles,
-            at_floor=rate.stalled_at_floor(lap, max(lap, self.num_cycles), metrics),
+            at_floor=rate.stalled_at_floor(cycle, max(cycle, self.num_cycles), metrics),
             start_from=self.config.training.start_from,
             schedule_lowers=rate.lowers_on_decline,
         )

@@ -25,7 +25,7 @@ _DIFFICULTIES = {"easy": 1, "introductory": 1, "medium": 2, "interview": 2, "har
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PromptStats:
     """What came of asking a prompt: the last cycle that asked it, and its samples there.
 
     Attributes:
@@ -52,10 +52,10 @@ class Asked:
         return self.passed == 0 < self.judged
 
 
-NEW = Asked(0, 0, 0)
+NEW = PromptStats(0, 0, 0)
 """A prompt that was not asked yet."""
 
-Memory = Mapping[str, Asked]
+Memory = Mapping[str, PromptStats]
 """Prompt id -> what came of asking it last; prompts that were not asked are absent."""
 
 

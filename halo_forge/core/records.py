@@ -142,32 +142,26 @@ class TrainingRow:
         }
 
 
+_COST = ("wall_seconds", "cpu_seconds", "max_rss_bytes")
+
+
 @dataclass(frozen=True, slots=True)
-class Verdict(Record):
-    """What the verifier found out about one completion: facts first, and the reward that follows from them.
+class CheckResult(Record):
+    """What compiling, running and testing one program showed; no reward yet, and not whose program it is.
 
     Attributes:
         stage: The furthest stage that was reached.
         status: How that stage ended; "error" is our own fault and says nothing about the model.
-        reward: In [0, 1]; 0.0 when status is "error" (and then left out of every rate).
         tests_passed, tests_total: Checks, 0 of 0 where there are none.
         warnings: Number of compiler warnings.
         diagnostics: The beginning of what the compiler, the program or the comparison said.
-        source_digest: SHA-256 of the extracted program, None where there is none.
-        normal_digest: The same after comments, spacing and identifier names are normalised away.
         flags: Findings that do not decide the verdict: harmless ones such as "no_fence", "several_blocks",
             "truncated", and those of `HACK_FLAGS`.
-        extraction: How the program was found in the answer and where: `{"how", "tag", "num_blocks", "lines"}`.
-        isolation: The level of the sandbox that was in force.
-        wall_seconds, cpu_seconds, max_rss_bytes: Cost of all stages together.  They vary from run to run, so they
-            are not part of the sealed files (see `without_cost`).
+        wall_seconds, cpu_seconds, max_rss_bytes: Cost of all stages together.
     """
 
-    prompt_id: str
-    index: int
     stage: Stage
     status: Status
-    reward: float
     tests_passed: int = 0
     tests_total: int = 0
     warnings: int = 0
@@ -175,14 +169,40 @@ class Verdict(Record):
     exit_code: int | None = None
     signal: int | None = None
     flags: tuple[str, ...] = ()
+    wall_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    max_rss_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict(CheckResult):
+    """What the verifier found out about one completion: the result of checking it, and the reward that follows.
+
+    The cost varies from run to run, so it is not part of the sealed files (see `without_cost`).
+
+    Attributes:
+        reward: In [0, 1]; 0.0 when status is "error" (and then left out of every rate).
+        source_digest: SHA-256 of the extracted program, None where there is none.
+        normal_digest: The same after comments, spacing and identifier names are normalised away.
+        extraction: How the program was found in the answer and where: `{"how", "tag", "num_blocks", "lines"}`.
+        isolation: The level of the sandbox that was in force.
+    """
+
+    prompt_id: str
+    index: int
+    reward: float
     source_digest: str | None = None
     normal_digest: str | None = None
     extraction: Mapping[str, Any] | None = None
     isolation: str | None = None
     policy_version: int = 0
-    wall_seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    max_rss_bytes: int = 0
+
+    def to_row(self) -> dict[str, Any]:
+        """This value as plain JSON data: whose verdict it is comes first, and what it cost last."""
+        row = CheckResult.to_row(self)
+        first = ("prompt_id", "index", "stage", "status", "reward")
+        order = dict.fromkeys([*first, *(name for name in row if name not in _COST), *_COST])
+        return {name: row[name] for name in order}
 
     @property
     def compiled(self) -> bool:

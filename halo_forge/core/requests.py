@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from halo_forge.core import prompt_sampling
-from halo_forge.core.prompt_sampling import Asked
+from halo_forge.core.prompt_sampling import PromptStats
 from halo_forge.core.records import Prompt, SampleRequest, SamplingSettings, Verdict
 from halo_forge.core.seeds import derive_seed
-from halo_forge.core.selection import PastCycle, outcomes
+from halo_forge.core.selection import PastCycle, pass_counts
 
 if TYPE_CHECKING:
     from halo_forge.config import RaftConfig  # built of the settings of engines and verifiers, so it lies above
@@ -30,7 +30,7 @@ class PromptSets:
 
 
 @dataclass(frozen=True)
-class Questions:
+class Requests:
     """Every request of a run."""
 
     config: RaftConfig
@@ -38,7 +38,7 @@ class Questions:
 
     @property
     def num_cycles(self) -> int:
-        """Cycles that train; the loop runs one lap more."""
+        """Cycles that train; the loop runs once more, for the final evaluation."""
         return self.config.raft.num_cycles
 
     def train_prompts(
@@ -46,7 +46,7 @@ class Questions:
     ) -> list[Prompt]:
         """The train prompts of a cycle, after what earlier cycles found: all that may be asked, or a choice of them."""
         raft, seed = self.config.raft, self.config.seed
-        memory = {each: Asked(one.cycle, *counts) for one in past for each, counts in one.outcomes.items()}
+        memory = {each: PromptStats(one.cycle, *counts) for one in past for each, counts in one.pass_counts.items()}
         allowed = prompt_sampling.easiest(self.prompts.train, curriculum_fraction, raft.curriculum_by, memory, seed)
         if raft.prompt_weights == "learnable":
             return prompt_sampling.learnable(allowed, raft.prompts_per_cycle, memory, cycle, raft.anchor_fraction, seed)
@@ -56,7 +56,7 @@ class Questions:
     def train_requests(
         self, cycle: int, settings: SamplingSettings, past: Sequence[PastCycle] = (), seed_tag: str = "sample"
     ) -> list[SampleRequest]:
-        """What cycle `cycle` samples, or the first round of it; nothing in the last lap, which only measures."""
+        """What cycle `cycle` samples, or the first round of it; nothing in the final evaluation."""
         if cycle > self.num_cycles:
             return []
         is_budgeted = self.config.raft.sampling == "budgeted"
@@ -70,7 +70,7 @@ class Questions:
         """The second round of budgeted sampling, after the verdicts of the first; else nothing."""
         if self.config.raft.sampling == "uniform":
             return []
-        num, counts = settings.samples_per_prompt, outcomes(verdicts)
+        num, counts = settings.samples_per_prompt, pass_counts(verdicts)
         further = prompt_sampling.second_round(counts, num, derive_seed(self.config.seed, "budget", settings.cycle))
         first = prompt_sampling.first_round(num)
         prompts = [prompt for prompt in self.prompts.train if prompt.id in counts]

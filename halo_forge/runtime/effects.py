@@ -51,7 +51,7 @@ class Probe(Protocol):
         self,
         version: int,
         previous: int,
-        bring: Callable[[int], None],
+        ensure_loaded: Callable[[int], None],
         fixed: Sequence[Completion],
         own: Sequence[Completion],
         own_is_untruncated: bool,
@@ -60,7 +60,7 @@ class Probe(Protocol):
     def negative_log_likelihood(self, answers: Sequence[Completion]) -> TokenValues: ...
 
 
-class Watch(Protocol):
+class Observer(Protocol):
     """Who looks on: a terminal, a tracker, or nobody."""
 
     def track(self, label: str, items: Iterable[Item], total: int) -> Iterator[Item]:
@@ -89,7 +89,7 @@ class Watch(Protocol):
 
 
 @dataclass(frozen=True)
-class Tools:
+class Runtime:
     """One run's effects."""
 
     prompts: Mapping[str, Prompt]
@@ -97,7 +97,7 @@ class Tools:
     verifier: Verifier
     trainer: Trainer
     adapters: Adapters | None
-    watch: Watch
+    observer: Observer
     max_error_fraction: float
     probe: Probe | None = None
     telemetry: Callable[[], Mapping[str, float]] = dict
@@ -107,10 +107,10 @@ class Tools:
 
     def sample(self, requests: Sequence[SampleRequest], version: int, adapter: Path | None) -> Iterator[Completion]:
         """Completions by v_version as they finish; each is checked meanwhile where processors are left for that."""
-        self._bring(version, adapter)
+        self._ensure_loaded(version, adapter)
         drawn = self.engine.sample(self.prompts, requests, version)
         at_once = not self.engine.takes_processors
-        for completion in self.watch.track(f"sample v{version}", drawn, len(requests)):
+        for completion in self.observer.track(f"sample v{version}", drawn, len(requests)):
             if at_once:
                 self.verifier.submit(self.prompts[completion.prompt_id], completion)
             yield completion
@@ -118,12 +118,12 @@ class Tools:
     def verify(self, completions: Sequence[Completion]) -> Iterator[Verdict]:
         """Verdicts in the order of `completions`."""
         pairs = [(self.prompts[completion.prompt_id], completion) for completion in completions]
-        return self.watch.track("verify", self.verifier.verify(pairs), len(pairs))
+        return self.observer.track("verify", self.verifier.verify(pairs), len(pairs))
 
     def verify_again(self, completions: Sequence[Completion]) -> Iterator[Verdict]:
         """Second verdicts in the order of `completions`: every program is run anew."""
         pairs = [(self.prompts[completion.prompt_id], completion) for completion in completions]
-        return self.watch.track("verify again", self.verifier.verify_again(pairs), len(pairs))
+        return self.observer.track("verify again", self.verifier.verify_again(pairs), len(pairs))
 
     def drift(
         self,
@@ -146,10 +146,10 @@ class Tools:
         if self.probe is not None:
             untruncated = all(request.is_untruncated for request in asked)
 
-            def bring(each: int) -> None:
-                self._bring(each, run.adapter(each))
+            def ensure_loaded(each: int) -> None:
+                self._ensure_loaded(each, run.adapter(each))
 
-            metrics = measure_drift(self.probe.drift(version, previous, bring, fixed, own, untruncated))
+            metrics = measure_drift(self.probe.drift(version, previous, ensure_loaded, fixed, own, untruncated))
         return Measurement(version + 1, version, metrics)
 
     def train(
@@ -162,11 +162,11 @@ class Tools:
         record: Callable[[Mapping[str, Any]], None],
     ) -> Trained:
         """v_c from its parent version, whose adapter is `adapter`; every optimizer step goes to `record`."""
-        self._bring(settings.parent_version, adapter)
+        self._ensure_loaded(settings.parent_version, adapter)
 
         def on_step(row: Mapping[str, float], num_steps: int) -> None:
             record(row)
-            self.watch.step(row, num_steps)
+            self.observer.step(row, num_steps)
 
         state = None if adapter is None or settings.optimizer == "reset" else _optimizer_state(adapter)
         if self.probe is not None:
@@ -206,7 +206,7 @@ class Tools:
             cost=_verification_cost,
         )
 
-    def _bring(self, version: int, adapter: Path | None) -> None:
+    def _ensure_loaded(self, version: int, adapter: Path | None) -> None:
         if self.adapters is None or self.adapters.version == version:
             return
         if adapter is not None:

@@ -78,7 +78,7 @@ class Run:
         write_text(self.root / "config.resolved.yaml", resolved)
         write_json(self.root / "run.json", {"schema_version": SCHEMA_VERSION, **identity})
 
-    def lap(self, cycle: int) -> StageFolder:
+    def cycle(self, cycle: int) -> StageFolder:
         """The folder of one cycle."""
         return StageFolder(cycle_folder(self.root, cycle), self.event)
 
@@ -108,7 +108,7 @@ class Run:
     def point(self, name: str, version: int, *, cycle: int) -> None:
         """Let the link `best` or `latest` name a version's adapter; no link for the start model, which has none.
 
-        What an earlier lap than the last one says is history: a resumed run must not turn its links back.
+        What an earlier cycle than the last one says is history: a resumed run must not turn its links back.
         """
         if cycle_folder(self.root, cycle + 1).exists():
             return

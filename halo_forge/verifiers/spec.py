@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from halo_forge.core.records import Prompt
     from halo_forge.verifiers.checker import Checker
     from halo_forge.verifiers.checks import Tests
-    from halo_forge.verifiers.context import Workbench
+    from halo_forge.verifiers.context import BuildContext
     from halo_forge.verifiers.verifier import ThreadedVerifier
 
 RunStage = Literal["compile", "run", "tests"]
@@ -195,16 +195,16 @@ class BuiltSpec(ProgramSpec):
     """A language whose tools make a program of a source."""
 
     @abc.abstractmethod
-    def build(self, bench: Workbench, source: bytes, tests: Tests) -> bytes | None:
+    def build(self, context: BuildContext, source: bytes, tests: Tests) -> bytes | None:
         """The program that is to run; None where `tests` ask for less, and that much works.
 
         Raises:
-            Stop: The source does not compile.
+            StageFailed: The source does not compile.
             SandboxError: Our own failure.
             ConfigError: The tests do not work by themselves.
         """
 
-    def check_tests(self, bench: Workbench, tests: Tests) -> None:
+    def check_tests(self, context: BuildContext, tests: Tests) -> None:
         """Find out, before any answer is there, whether `tests` can work.
 
         Raises:
@@ -212,7 +212,7 @@ class BuiltSpec(ProgramSpec):
             ConfigError: They cannot.
         """
 
-    def hands_back_word(self) -> bool:
+    def writes_sentinel(self) -> bool:
         """Whether a program with a harness ends with the word that it finds in standard input, as in `harness`.
 
         Where it does not, nothing tells a harness that came to its end from an answer that left early.
@@ -249,7 +249,7 @@ class CompiledSpec(BuiltSpec):
         """The source of the object that calls a harness; None where programs do not run, see `harness`."""
         return None
 
-    def hands_back_word(self) -> bool:
+    def writes_sentinel(self) -> bool:
         return self.start_source() is not None
 
     def libraries(self) -> list[str]:
@@ -264,18 +264,18 @@ class CompiledSpec(BuiltSpec):
         """A whole program of one source in one call, which is faster than two; None where it takes two."""
         return None
 
-    def make_of_answer(self, bench: Workbench, source: bytes, command: list[str], target: str) -> bytes:
+    def make_of_answer(self, context: BuildContext, source: bytes, command: list[str], target: str) -> bytes:
         """What a command of the above makes of an answer."""
-        return bench.make(command, {self.source_name("answer"): source}, target, True)
+        return context.make(command, {self.source_name("answer"): source}, target, True)
 
-    def build(self, bench: Workbench, source: bytes, tests: Tests) -> bytes | None:
+    def build(self, context: BuildContext, source: bytes, tests: Tests) -> bytes | None:
         """See `BuiltSpec.build`."""
         from halo_forge.verifiers.compiled.objects import build
 
-        return build(self, bench, source, tests)
+        return build(self, context, source, tests)
 
-    def check_tests(self, bench: Workbench, tests: Tests) -> None:
+    def check_tests(self, context: BuildContext, tests: Tests) -> None:
         """See `BuiltSpec.check_tests`."""
         from halo_forge.verifiers.compiled.objects import check_tests
 
-        check_tests(self, bench, tests)
+        check_tests(self, context, tests)

@@ -11,7 +11,7 @@ from scripted_runs import MemoryVerifier, execute, steady_answers, write_inputs
 from halo_forge.cli.decided import DECISION_COLUMNS, RESULT_COLUMNS, decision_rows, result_rows, time_line
 from halo_forge.cli.render import print_status
 from halo_forge.store.run import cycle_folder
-from halo_forge.store.status import Lap, Status, read_status
+from halo_forge.store.status import CycleRow, Status, read_status
 from halo_forge.verifiers.languages.c import Spec
 
 
@@ -24,12 +24,12 @@ def declined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Status:
 
 
 def test_a_row_for_each_version_that_was_compared(declined: Status) -> None:
-    assert list(decision_rows(declined.laps)) == [
+    assert list(decision_rows(declined.cycles)) == [
         ["v1", "v0", "+1.000", "0.000", "", "0.000", "2", "", "improved", "continue"],
         ["v2", "v1", "-1.000", "0.000", "", "0.000", "2", "-1.000 (z none)", "degraded", "back to v1"],
         ["v3", "v1", "+0.000", "0.000", "", "0.000", "2", "", "held", "finish (improved)"],
     ]
-    assert {len(row) for row in decision_rows(declined.laps)} == {len(DECISION_COLUMNS)}
+    assert {len(row) for row in decision_rows(declined.cycles)} == {len(DECISION_COLUMNS)}
 
 
 def test_the_chosen_and_the_last_version_against_the_start(declined: Status) -> None:
@@ -48,7 +48,7 @@ def test_the_chosen_and_the_last_version_against_the_start(declined: Status) -> 
 def test_status_says_what_was_decided_and_why_it_ended(declined: Status, capsys: pytest.CaptureFixture[str]) -> None:
     print_status(declined)
     shown = capsys.readouterr().out
-    for said in ("back to v1", "drawn anew", "detectable", "ended: improved", "all cycles are done", "v3 (last)"):
+    for said in ("back to v1", "resampled", "detectable", "ended: improved", "all cycles are done", "v3 (last)"):
         assert said in shown
     assert shown.rstrip().endswith("cycles/001/adapter")
 
@@ -61,7 +61,7 @@ def test_status_repeats_the_advice_of_the_latest_version_only(
         advised = {"cycle": cycle, "policy_version": cycle - 1, "advice": [row]}
         (cycle_folder(Path(declined.root), cycle) / "advice.json").write_text(json.dumps(advised))
     again = read_status(Path(declined.root), 3)
-    assert [lap.advice[0]["symptom"] for lap in again.laps[2:]] == ["that of v2", "that of v3"]
+    assert [row.advice[0]["symptom"] for row in again.cycles[2:]] == ["that of v2", "that of v3"]
     print_status(again)
     shown = capsys.readouterr().out
     assert "advice: that of v3 (e)" in shown and "that of v2" not in shown
@@ -75,11 +75,11 @@ def test_status_after_a_cycle_that_died_while_it_sampled_and_was_moved_away(tmp_
     ]
     lines = [json.dumps({"time": f"2026-01-01T00:00:0{second}+00:00", **row}) for second, row in enumerate(told)]
     (tmp_path / "events.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    assert read_status(tmp_path, 2).laps == []
+    assert read_status(tmp_path, 2).cycles == []
 
 
 def test_status_says_where_the_time_went() -> None:
     first = {"seconds/generate": 60.0, "seconds/drift": 5.0, "seconds/train": 25.0}
-    laps = [Lap(1, 0, "done", metrics=first), Lap(2, 1, "done", metrics={"seconds/generate": 10.0})]
-    assert time_line(laps) == "time: sampling 1 min 10 s (70%), drift 5 s (5%), training 25 s (25%)"
-    assert time_line([Lap(1, 0, "starting")]) == ""
+    cycles = [CycleRow(1, 0, "done", metrics=first), CycleRow(2, 1, "done", metrics={"seconds/generate": 10.0})]
+    assert time_line(cycles) == "time: sampling 1 min 10 s (70%), drift 5 s (5%), training 25 s (25%)"
+    assert time_line([CycleRow(1, 0, "starting")]) == ""

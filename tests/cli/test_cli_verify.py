@@ -203,26 +203,26 @@ def test_a_run_scored_again(cli: Cli, run: Path) -> None:
     assert tree(run) == before, "the run's files are not changed"
     assert done.json["rewards"]["old"]["runs"] == 0.7
     assert done.json["rewards"]["new"]["runs"] == 0.6
-    laps = {(lap["cycle"], lap["name"]): lap for lap in done.json["laps"]}
-    assert set(laps) == {(cycle, name) for cycle in (1, 2, 3) for name in ("train", "dev")} | {(None, "test")}
+    by_set = {(row["cycle"], row["name"]): row for row in done.json["cycles"]}
+    assert set(by_set) == {(cycle, name) for cycle in (1, 2, 3) for name in ("train", "dev")} | {(None, "test")}
     for cycle in (1, 2):
         stored = [row["reward"] for row in rows(run / f"cycles/00{cycle}/verdicts.jsonl")]
-        lap = laps[cycle, "train"]
-        assert lap["num_verdicts"] == len(stored) == 12
-        assert lap["reward_mean_old"] == pytest.approx(sum(stored) / len(stored))
+        row = by_set[cycle, "train"]
+        assert row["num_verdicts"] == len(stored) == 12
+        assert row["reward_mean_old"] == pytest.approx(sum(stored) / len(stored))
         # Only the answers that fail their one test pay less: 0.7 becomes 0.6.
-        assert lap["num_changed"] == stored.count(0.7) > 0
-        assert lap["reward_mean_new"] == pytest.approx(lap["reward_mean_old"] - 0.1 * stored.count(0.7) / 12)
-        assert (lap["threshold_old"], lap["threshold_new"]) == ("pass", "pass")
-        assert lap["num_above_old"] == lap["num_above_new"] == stored.count(1.0)
-    assert laps[1, "dev"]["threshold_old"] is None
-    assert laps[3, "train"]["threshold_old"] is None  # the last lap selects nothing
+        assert row["num_changed"] == stored.count(0.7) > 0
+        assert row["reward_mean_new"] == pytest.approx(row["reward_mean_old"] - 0.1 * stored.count(0.7) / 12)
+        assert (row["threshold_old"], row["threshold_new"]) == ("pass", "pass")
+        assert row["num_above_old"] == row["num_above_new"] == stored.count(1.0)
+    assert by_set[1, "dev"]["threshold_old"] is None
+    assert by_set[3, "train"]["threshold_old"] is None  # the final evaluation selects nothing
     assert "mean new" in cli("verify", "--rescore", run, "--set", "verifier.rewards.runs=0.6").out
 
 
 def test_another_threshold(cli: Cli, run: Path) -> None:
     stored = [row["reward"] for row in rows(run / "cycles/001/verdicts.jsonl")]
-    found = cli("verify", "--rescore", run, "--set", "selection.reward_threshold=0.7", "--json").json["laps"][0]
+    found = cli("verify", "--rescore", run, "--set", "selection.reward_threshold=0.7", "--json").json["cycles"][0]
     assert (found["threshold_old"], found["threshold_new"]) == ("pass", 0.7)
     assert found["num_above_old"] == stored.count(1.0)
     assert found["num_above_new"] == stored.count(1.0) + stored.count(0.7)
@@ -234,9 +234,9 @@ def test_errors_of_ours_count_for_nothing(cli: Cli, run: Path) -> None:
     table = rows(path)
     table[0] |= {"stage": "extract", "status": "error", "reward": 0.0}
     write_rows(path, table)
-    lap = cli("verify", "--rescore", run, "--set", "verifier.rewards.runs=0.6", "--json").json["laps"][0]
-    assert (lap["num_verdicts"], lap["num_errors"]) == (11, 1)
-    assert lap["reward_mean_old"] == pytest.approx(sum(row["reward"] for row in table[1:]) / 11)
+    row = cli("verify", "--rescore", run, "--set", "verifier.rewards.runs=0.6", "--json").json["cycles"][0]
+    assert (row["num_verdicts"], row["num_errors"]) == (11, 1)
+    assert row["reward_mean_old"] == pytest.approx(sum(row["reward"] for row in table[1:]) / 11)
 
 
 def test_rescore_usage(cli: Cli, run: Path, config: Path, tmp_path: Path) -> None:

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from halo_forge.core.decisions import Decision, DecisionsSection, Judgement
+from halo_forge.core.decisions import Assessment, Decision, DecisionsSection
 from halo_forge.core.evaluation import (
     compare,
     facts,
     judge,
     judge_again,
     kept_facts,
-    measure_lap,
     measure_test,
+    measure_version,
     with_outcome,
 )
 from halo_forge.core.records import Completion, Measurement, Selection, Verdict
@@ -26,25 +26,25 @@ REWARD = {"passed": 1.0, "ran": 0.7, "broken": 0.0, "error": 0.0}
 
 def verdict(prompt_id: str, index: int, outcome: str) -> Verdict:
     if outcome == "broken":
-        return Verdict(prompt_id, index, "compile", "failed", 0.0)
+        return Verdict(prompt_id=prompt_id, index=index, stage="compile", status="failed", reward=0.0)
     status = "failed" if outcome == "ran" else outcome
-    return Verdict(prompt_id, index, "tests", status, REWARD[outcome])  # type: ignore[arg-type]
+    return Verdict(prompt_id=prompt_id, index=index, stage="tests", status=status, reward=REWARD[outcome])  # type: ignore[arg-type]
 
 
-def answers(outcomes: dict[str, list[str]]) -> tuple[list[Completion], list[Verdict]]:
-    keys = [(prompt_id, index, each) for prompt_id, found in outcomes.items() for index, each in enumerate(found)]
+def answers(pass_counts: dict[str, list[str]]) -> tuple[list[Completion], list[Verdict]]:
+    keys = [(prompt_id, index, each) for prompt_id, found in pass_counts.items() for index, each in enumerate(found)]
     completions = [Completion(prompt_id, index, "text", (1, 2), "stop", 0, 0) for prompt_id, index, _ in keys]
     return completions, [verdict(*key) for key in keys]
 
 
 def dev(*passes: int, num: int = 4) -> list[Verdict]:
     """The dev verdicts of prompts with so many passes of `num`."""
-    outcomes = {f"p{number:02d}": ["passed"] * each + ["ran"] * (num - each) for number, each in enumerate(passes)}
-    return answers(outcomes)[1]
+    pass_counts = {f"p{number:02d}": ["passed"] * each + ["ran"] * (num - each) for number, each in enumerate(passes)}
+    return answers(pass_counts)[1]
 
 
 def decisions(*best: int) -> list[Decision]:
-    return [Decision(lap + 1, "held", "continue", each, "") for lap, each in enumerate(best)]
+    return [Decision(cycle + 1, "held", "continue", each, "") for cycle, each in enumerate(best)]
 
 
 LOOSE = DecisionsSection(min_prompts=4, max_standard_error=1.0)
@@ -52,7 +52,7 @@ LOOSE = DecisionsSection(min_prompts=4, max_standard_error=1.0)
 
 def test_a_version_is_judged_against_the_incumbent() -> None:
     verdicts = [dev(0, 0, 0, 0), dev(4, 4, 4, 3), dev(2, 1, 2, 2), dev(3, 1, 1, 1)]
-    assert judge(LOOSE, [], verdicts[:1]) == Judgement("baseline", None)
+    assert judge(LOOSE, [], verdicts[:1]) == Assessment("baseline", None)
     better = judge(LOOSE, decisions(0), verdicts[:2])
     assert (better.outcome, better.compared_with) == ("improved", 0)
     worse = judge(LOOSE, decisions(0, 1), verdicts[:3])
@@ -82,7 +82,7 @@ def test_the_metric_that_decides(metric: str, difference: float) -> None:
 )
 def test_what_schedules_see_of_an_outcome(outcome: Any, number: float | None) -> None:
     measurement = Measurement(2, 1, {"dev/pass_rate": 0.5})
-    found = with_outcome(measurement, Judgement(outcome, 0)).metrics
+    found = with_outcome(measurement, Assessment(outcome, 0)).metrics
     assert found.get("decision/outcome") == number
     assert found["dev/pass_rate"] == 0.5
 
@@ -90,7 +90,7 @@ def test_what_schedules_see_of_an_outcome(outcome: Any, number: float | None) ->
 def test_a_lap_is_measured_on_both_sets() -> None:
     train = answers({"a": ["passed", "broken"], "b": ["ran", "ran"]})
     dev = answers({"c": ["passed", "passed", "error"], "d": ["broken", "broken", "broken"]})
-    measurement = measure_lap(3, train, dev, {"kl_to_start": 0.25})
+    measurement = measure_version(3, train, dev, {"kl_to_start": 0.25})
     assert (measurement.cycle, measurement.policy_version) == (3, 2)
     expected = {
         "kl_to_start": 0.25,
@@ -108,8 +108,8 @@ def test_a_lap_is_measured_on_both_sets() -> None:
     assert list(measurement.metrics) == sorted(measurement.metrics)
 
 
-def test_the_last_lap_has_dev_alone() -> None:
-    measurement = measure_lap(4, ([], []), answers({"c": ["passed"]}), {})
+def test_the_final_evaluation_has_dev_alone() -> None:
+    measurement = measure_version(4, ([], []), answers({"c": ["passed"]}), {})
     assert measurement.metrics["dev/pass_rate"] == 1.0
     assert all(name.startswith("dev/") for name in measurement.metrics)
 
@@ -190,7 +190,7 @@ def test_one_shared_prompt_is_no_comparison() -> None:
 def test_only_what_led_to_the_sampled_version_was_kept_before() -> None:
     def cycle(number: int, digest: str) -> PastCycle:
         completion = Completion(digest, 0, "text", (1,), "stop", 0, 0)
-        passed = Verdict(digest, 0, "tests", "passed", 1.0, normal_digest=digest)
+        passed = Verdict(prompt_id=digest, index=0, stage="tests", status="passed", reward=1.0, normal_digest=digest)
         return PastCycle.of(number, [completion], [passed], Selection(((digest, 0),), {}, 0.5))
 
     def decision(cycle: int, train_from: int, sample_from: int) -> Decision:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halo_forge.config import RaftConfig
-from halo_forge.core.decisions import Comparison, Decision, Judgement
+from halo_forge.core.decisions import Assessment, Comparison, Decision
 from halo_forge.core.errors import TooFewSamples
 from halo_forge.core.lr_scheduler import planned_factors
 from halo_forge.core.plan import Plan, PromptSets
@@ -77,7 +77,7 @@ def test_train_requests() -> None:
     assert {(each.temperature, each.top_p, each.top_k, each.max_new_tokens) for each in requests} == {(0.9, 0.8, 7, 33)}
 
 
-def test_the_last_lap_asks_no_train_prompts() -> None:
+def test_the_final_evaluation_asks_no_train_prompts() -> None:
     three = plan(raft={"num_cycles": 3})
     assert [len(three.train_requests(cycle, SAMPLING)) for cycle in (1, 2, 3, 4, 5)] == [10, 10, 10, 0, 0]
 
@@ -134,7 +134,7 @@ def test_confirmations_ask_the_dev_prompts_with_seeds_of_their_own() -> None:
 
 def after(**values: Any) -> list[Decision]:
     """The decisions before cycle 3 trains; the last one carries `values`."""
-    first = [Decision(lap, "improved", "continue", lap - 1, "") for lap in (1, 2)]
+    first = [Decision(cycle, "improved", "continue", cycle - 1, "") for cycle in (1, 2)]
     return [*first, Decision(3, "degraded", **{"action": "rollback", "best_version": 1, "reason": "", **values})]
 
 
@@ -151,14 +151,14 @@ def test_settings_after_a_decline() -> None:
     assert [each.prompt_id for each in plain] == [each.prompt_id for each in tagged]
 
 
-HELD = Judgement("held", 1, Comparison(0.0, 0.02, 0.0, 64))
-FELL = Judgement("degraded", 1, Comparison(-0.1, 0.02, -5.0, 64), Comparison(-0.1, 0.02, -5.0, 64))
+HELD = Assessment("held", 1, Comparison(0.0, 0.02, 0.0, 64))
+FELL = Assessment("degraded", 1, Comparison(-0.1, 0.02, -5.0, 64), Comparison(-0.1, 0.02, -5.0, 64))
 
 
-def decided(one: Plan, judgement: Judgement) -> list[Decision]:
+def decided(one: Plan, assessment: Assessment) -> list[Decision]:
     """The decisions before cycle 3 trains: v1 improved, v2 is judged."""
-    history = [Measurement(lap, lap - 1, {}) for lap in (1, 2, 3)]
-    return [*after()[:2], one.decide(judgement, [*after()[:1], Decision(2, "improved", "continue", 1, "")], history)]
+    history = [Measurement(cycle, cycle - 1, {}) for cycle in (1, 2, 3)]
+    return [*after()[:2], one.decide(assessment, [*after()[:1], Decision(2, "improved", "continue", 1, "")], history)]
 
 
 @pytest.mark.parametrize(("start_from", "parent"), [("previous", 2), ("average", 2), ("base", 0), ("best", 1)])
@@ -184,7 +184,7 @@ def test_settings_follow_their_schedules() -> None:
     )
     assert one.sampling_settings(1, []) == SamplingSettings(1, 1.0, 0.9, 4)
     assert one.sampling_settings(2, []) == SamplingSettings(2, 0.5, 0.9, 8)
-    # The last lap has settings too, those of the last cycle, though it samples nothing.
+    # The final evaluation has settings too, those of the last cycle, though it samples nothing.
     assert one.sampling_settings(3, []) == SamplingSettings(3, 0.5, 0.9, 8)
     first, second = (one.training_settings(cycle, [], 64) for cycle in (1, 2))
     assert (first.reward_threshold, first.keep_fraction) == (0.5, 1.0)
@@ -218,7 +218,7 @@ def test_accumulation_min_p_and_curriculum_follow_their_schedules() -> None:
     assert [(each.min_p, each.curriculum_fraction) for each in sampling] == [(0.0, 0.2), (0.1, 1.0), (0.1, 1.0)]
     (request, *_) = one.train_requests(2, sampling[1])
     assert request.min_p == 0.1
-    assert {each.min_p for each in one.dev_requests()} == {0.0}, "evaluation is the same in every lap"
+    assert {each.min_p for each in one.dev_requests()} == {0.0}, "evaluation is the same in every cycle"
 
 
 @pytest.mark.parametrize(("samples", "rounded"), [(2.4, 2), (2.6, 3)])
@@ -250,9 +250,11 @@ def answers(num_passed: int, num_failed: int) -> tuple[list[Completion], list[Ve
     num = num_passed + num_failed
     completions = [Completion("train0", index, f"program {index}", (1,), "stop", index, 0) for index in range(num)]
     verdicts = [
-        Verdict("train0", index, "tests", "passed", 1.0, source_digest=str(index))
+        Verdict(prompt_id="train0", index=index, stage="tests", status="passed", reward=1.0, source_digest=str(index))
         if index < num_passed
-        else Verdict("train0", index, "compile", "failed", 0.0, source_digest=str(index))
+        else Verdict(
+            prompt_id="train0", index=index, stage="compile", status="failed", reward=0.0, source_digest=str(index)
+        )
         for index in range(num)
     ]
     return completions, verdicts

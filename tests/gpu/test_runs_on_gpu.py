@@ -184,9 +184,9 @@ def test_a_run_is_the_cpus(
         found.append(tmp_path / profile / "run/cycles")
     cpu, gpu = found
     assert hardware_of(gpu.parent)["profile"] != "cpu" == hardware_of(cpu.parent)["profile"]
-    for lap in ("001", "002"):
+    for folder in ("001", "002"):
         for name in ("completions.jsonl", "dev_completions.jsonl"):
-            assert rows(gpu / lap / name) == rows(cpu / lap / name)
+            assert rows(gpu / folder / name) == rows(cpu / folder / name)
     for name in ("drift", "trained"):
         one, other = (read(cycles / f"002/{name}.json")["metrics"] for cycles in found)
         assert other == pytest.approx(one, rel=1e-2, abs=1e-5)

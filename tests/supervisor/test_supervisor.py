@@ -311,7 +311,7 @@ def test_a_run_that_fails_for_good(config: str, tmp_path: Path) -> None:
     assert "error: given up after 1 restarts that finished nothing" in done.stderr and "fix:" in done.stderr
     assert done.stdout == "" and "Traceback" not in done.stderr
     ended = [event for event in rows(tmp_path / "out/events.jsonl") if event["event"] == "attempt_ended"]
-    # The settings of the first lap were finished work; the two attempts after it finished nothing.
+    # The settings of the first cycle were finished work; the two attempts after it finished nothing.
     assert [event.get("restart") for event in ended] == [1, None]
 
 

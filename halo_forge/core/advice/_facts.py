@@ -41,7 +41,7 @@ class Advice(Record):
 
 @dataclass(frozen=True, slots=True)
 class Advised(Record):
-    """All that is to be said after a version was measured; advice.json of its lap.
+    """All that is to be said after a version was measured; advice.json of its cycle.
 
     Attributes:
         advice: Rows of `Advice`.
@@ -74,7 +74,7 @@ class Version:
         train: Sequence[Verdict],
         dev: Sequence[Verdict],
     ) -> Version:
-        """What the loop has at hand at the end of a lap's measuring."""
+        """What the loop has at hand at the end of a cycle's measuring."""
         sets: dict[SetName, Sequence[Verdict]] = {"train": train, "dev": dev}
         passes = {name: prompt_totals(verdicts, "passed") for name, verdicts in sets.items()}
         compiles = {name: prompt_totals(verdicts, "compiled") for name, verdicts in sets.items()}

@@ -1,6 +1,6 @@
-"""Decisions: is a version better, worse, or not to be told from the best so far, and what follows from it.
+"""Decisions: is a version better, worse, or statistically indistinguishable from the best so far, and what follows.
 
-`screened` looks at the dev samples, `confirmed` at samples drawn anew for a suspect, and `decide` says what is done.
+`screen_totals` compares the dev samples, `confirm_totals` fresh samples of a suspect, and `decide` says what is done.
 All are pure, and the decisions made so far are the whole state, so a resumed run decides the same.
 docs/decisions.md has the rules, their error rates, and what they cannot tell.
 """
@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from halo_forge.core.decisions._assessment import Assessment, confirm_totals, screen_totals
 from halo_forge.core.decisions._comparison import Comparison, Totals, compare_totals
 from halo_forge.core.decisions._decide import decide, incumbent
 from halo_forge.core.decisions._decision import OUTCOME_NUMBER, Action, Conclusion, Decision, Outcome
-from halo_forge.core.decisions._judgement import Judgement, confirmed, screened
 from halo_forge.core.decisions._settings import DecisionsSection
 from halo_forge.core.decisions._stopping import MASS, signs_of_collapse
 
@@ -20,19 +20,19 @@ __all__ = [
     "MASS",
     "OUTCOME_NUMBER",
     "Action",
+    "Assessment",
     "Comparison",
     "Conclusion",
     "Decision",
     "DecisionsSection",
-    "Judgement",
     "Outcome",
     "Totals",
     "compare_totals",
-    "confirmed",
+    "confirm_totals",
     "decide",
     "dropped_cycles",
     "incumbent",
-    "screened",
+    "screen_totals",
     "signs_of_collapse",
 ]
 

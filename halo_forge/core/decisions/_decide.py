@@ -1,12 +1,12 @@
-"""From a judgement to what is done: the last step of the state machine, whose state is the decisions so far."""
+"""From a assessment to what is done: the last step of the state machine, whose state is the decisions so far."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from halo_forge.core.decisions._assessment import Assessment
 from halo_forge.core.decisions._decision import Action, Conclusion, Decision
-from halo_forge.core.decisions._judgement import Judgement
 from halo_forge.core.decisions._settings import DecisionsSection
 from halo_forge.core.decisions._stopping import History, stop
 
@@ -28,7 +28,7 @@ def incumbent(earlier: Sequence[Decision]) -> int:
 def decide(
     settings: DecisionsSection,
     earlier: Sequence[Decision],
-    judgement: Judgement,
+    assessment: Assessment,
     history: History,
     num_cycles: int,
     *,
@@ -36,29 +36,29 @@ def decide(
     start_from: str = "previous",
     schedule_lowers: bool = False,
 ) -> Decision:
-    """The decision of the lap after `earlier`.
+    """The decision of the cycle after `earlier`.
 
     Args:
-        earlier: The decisions of all laps before, in order; they are the whole state.
-        judgement: Of v_{cycle-1}; a suspect was confirmed or cleared before.
+        earlier: The decisions of all cycles before, in order; they are the whole state.
+        assessment: Of v_{cycle-1}; a suspect was confirmed or cleared before.
         history: The metrics of v_0 .. v_{cycle-1}.
         at_floor: See `stop`.
         start_from: `training.start_from`, which says where a cycle is trained from when nothing declined.
         schedule_lowers: The learning rate's schedule answers declines itself.
 
     Raises:
-        ValueError: The judgement is still "suspect".
+        ValueError: The assessment is still "suspect".
     """
-    outcome = judgement.outcome
+    outcome = assessment.outcome
     if outcome == "suspect":
         raise ValueError("a suspect must be confirmed or cleared before a decision")
     version = len(earlier)
     best = version if outcome == "improved" else incumbent(earlier)
-    ending = stop(settings, earlier, judgement, history, at_floor) if version > 0 else None
+    ending = stop(settings, earlier, assessment, history, at_floor) if version > 0 else None
     is_last = version >= num_cycles
     if is_last and ending is None:
-        ending = _all_done(settings, judgement, best)
-    action, conclusion, why = _action(settings, judgement, ending, is_last)
+        ending = _all_done(settings, assessment, best)
+    action, conclusion, why = _action(settings, assessment, ending, is_last)
     ends = action in ("stop", "finish")
     state = _state(earlier)
     follow = {} if ends or action == "continue" else _consequences(settings, state, action, best, schedule_lowers)
@@ -69,30 +69,30 @@ def decide(
         action=action,
         best_version=best,
         reason="; ".join(
-            part for part in (_found(settings, version, judgement), why, _follow_up(follow, train_from)) if part
+            part for part in (_found(settings, version, assessment), why, _follow_up(follow, train_from)) if part
         ),
-        compared_with=judgement.compared_with,
-        screen={} if judgement.screen is None else judgement.screen.to_row(),
-        confirmation={} if judgement.confirmation is None else judgement.confirmation.to_row(),
+        compared_with=assessment.compared_with,
+        screen={} if assessment.screen is None else assessment.screen.to_row(),
+        confirmation={} if assessment.confirmation is None else assessment.confirmation.to_row(),
         conclusion=conclusion,
         train_from=train_from,
         **{"sample_from": version, **state, **follow},
     )
 
 
-def _all_done(settings: DecisionsSection, judgement: Judgement, best: int) -> tuple[Conclusion, str]:
+def _all_done(settings: DecisionsSection, assessment: Assessment, best: int) -> tuple[Conclusion, str]:
     """What may be said of a run that used up its cycles: never that it converged."""
-    if judgement.outcome == "improved":
+    if assessment.outcome == "improved":
         return "still_improving", f"the last version is the best so far on {settings.metric}: more cycles may raise it"
     if best > 0:
         return "improved", f"v{best} improved, nothing after it was shown to"
-    if judgement.outcome == "degraded":
+    if assessment.outcome == "degraded":
         return "declined", "no version improved, and the last one fell"
     return "inconclusive", "no version improved; that alone does not say that training has converged"
 
 
 def _action(
-    settings: DecisionsSection, judgement: Judgement, ending: tuple[Conclusion, str] | None, is_last: bool
+    settings: DecisionsSection, assessment: Assessment, ending: tuple[Conclusion, str] | None, is_last: bool
 ) -> tuple[Action, Conclusion | None, str]:
     """What is done, the conclusion of a run that ends, and why it ends."""
     if ending is not None:
@@ -100,7 +100,7 @@ def _action(
         return (
             ("finish", conclusion, f"all cycles are done; {why}") if is_last else ("stop", conclusion, f"stop: {why}")
         )
-    return settings.on_decline if judgement.outcome == "degraded" else "continue", None, ""
+    return settings.on_decline if assessment.outcome == "degraded" else "continue", None, ""
 
 
 def _state(earlier: Sequence[Decision]) -> dict[str, Any]:
@@ -135,16 +135,16 @@ def _consequences(
     }
 
 
-def _found(settings: DecisionsSection, version: int, judgement: Judgement) -> str:
-    words = _OUTCOME_IN_WORDS[judgement.outcome]
-    if judgement.compared_with is None:
+def _found(settings: DecisionsSection, version: int, assessment: Assessment) -> str:
+    words = _OUTCOME_IN_WORDS[assessment.outcome]
+    if assessment.compared_with is None:
         return f"v{version}: {words}"
-    if judgement.screen is None:
+    if assessment.screen is None:
         return f"v{version}: fewer than 2 dev prompts to compare; {words}"
-    fresh = judgement.confirmation
-    again = "" if fresh is None else f"; drawn anew {fresh.in_words()}"
-    compared = f"v{version} against v{judgement.compared_with} on {settings.metric}"
-    return f"{compared}: {judgement.screen.in_words()}{again}: {words}"
+    fresh = assessment.confirmation
+    again = "" if fresh is None else f"; resampled {fresh.in_words()}"
+    compared = f"v{version} against v{assessment.compared_with} on {settings.metric}"
+    return f"{compared}: {assessment.screen.in_words()}{again}: {words}"
 
 
 def _follow_up(follow: Mapping[str, Any], train_from: int) -> str:

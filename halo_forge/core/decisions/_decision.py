@@ -1,4 +1,4 @@
-"""What is decided in a lap, with everything that it rests on."""
+"""What is decided in a cycle, with everything that it rests on."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Decision(Record):
         compared_with: The incumbent that v_{cycle-1} was compared with; None for the start model.
         screen: `difference`, `standard_error`, `z` (absent without a spread), `minimum_detectable_effect` and
             `num_prompts` of v_{cycle-1} minus the incumbent on the dev samples; empty where nothing was compared.
-        confirmation: The same on samples drawn anew for both; empty where none were drawn.
+        confirmation: The same on fresh samples of both; empty where none were drawn.
         train_from: The version that v_cycle is trained from.
         sample_from: The version whose samples v_cycle is trained on.
         seed_tag: What the seeds of these samples are derived from, besides cycle, prompt and index.
@@ -66,6 +66,6 @@ class Decision(Record):
         return self.action in ("stop", "finish")
 
     @property
-    def samples_anew(self) -> bool:
+    def resamples(self) -> bool:
         """This cycle trains on samples of an earlier version than v_{cycle-1}."""
         return self.sample_from != self.policy_version

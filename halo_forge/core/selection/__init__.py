@@ -20,7 +20,7 @@ from __future__ import annotations
 from halo_forge.core.registry import discover
 from halo_forge.core.selection._enough import refuse_too_few
 from halo_forge.core.selection._replay import PastCycle, kept_before, kept_candidates, most_replayed, replay
-from halo_forge.core.selection._rules import REASONS, Candidate, Chosen, outcomes, quota, solved, take, without_flaky
+from halo_forge.core.selection._rules import REASONS, Candidate, Chosen, pass_counts, quota, solved, take, without_flaky
 from halo_forge.core.selection._spec import SelectionSpec
 
 __all__ = [
@@ -33,7 +33,7 @@ __all__ = [
     "kept_candidates",
     "kinds",
     "most_replayed",
-    "outcomes",
+    "pass_counts",
     "quota",
     "refuse_too_few",
     "replay",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from halo_forge.core.records import Completion, Selection, Verdict
 from halo_forge.core.seeds import derive_seed
-from halo_forge.core.selection._rules import Candidate, outcomes, pair
+from halo_forge.core.selection._rules import Candidate, pair, pass_counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +17,12 @@ class PastCycle:
     """A cycle that is done, as its sealed files tell.
 
     Attributes:
-        outcomes: Prompt id -> (passed, judged) of its samples.
+        pass_counts: Prompt id -> (passed, judged) of its samples.
         kept: The samples of its own that it trained on, in training order; not those it replayed itself.
     """
 
     cycle: int
-    outcomes: Mapping[str, tuple[int, int]]
+    pass_counts: Mapping[str, tuple[int, int]]
     kept: tuple[Candidate, ...]
 
     @classmethod
@@ -30,7 +30,7 @@ class PastCycle:
         cls, cycle: int, completions: Sequence[Completion], verdicts: Sequence[Verdict], selection: Selection
     ) -> PastCycle:
         """What is worth remembering of a cycle's train samples."""
-        return cls(cycle, outcomes(verdicts), kept_candidates(completions, verdicts, selection))
+        return cls(cycle, pass_counts(verdicts), kept_candidates(completions, verdicts, selection))
 
 
 def kept_candidates(

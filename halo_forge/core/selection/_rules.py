@@ -124,7 +124,7 @@ def pair(
     return sorted(pairs, key=lambda candidate: candidate.key)
 
 
-def outcomes(verdicts: Iterable[Verdict]) -> dict[str, tuple[int, int]]:
+def pass_counts(verdicts: Iterable[Verdict]) -> dict[str, tuple[int, int]]:
     """Prompt id -> (passed, judged) samples; verdicts of status "error" judge nothing."""
     found: dict[str, tuple[int, int]] = {}
     for verdict in verdicts:

@@ -14,8 +14,8 @@ from halo_forge.core.schedules import Scheduled, ScheduledNumber
 from halo_forge.core.selection._rules import (
     Candidate,
     Chosen,
-    outcomes,
     pair,
+    pass_counts,
     quota,
     reason_to_drop,
     solved,
@@ -96,7 +96,7 @@ class SelectionSpec(Spec, abc.ABC):
 
     def _unwanted(self, verdicts: Sequence[Verdict]) -> dict[str, str]:
         wanted = {f"{name}_solved" for name in self.drop_prompts}
-        found = {prompt_id: solved(*counts) for prompt_id, counts in outcomes(verdicts).items()}
+        found = {prompt_id: solved(*counts) for prompt_id, counts in pass_counts(verdicts).items()}
         return {prompt_id: reason for prompt_id, reason in found.items() if reason in wanted}
 
     def max_kept(self, num_prompts: int, samples_per_prompt: int, keep_fraction: float) -> int:

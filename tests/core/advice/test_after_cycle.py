@@ -25,7 +25,7 @@ def samples(prefix: str, passed: Sequence[int], compiled: Sequence[int] | None =
             stage, status = ("compile", "failed") if index >= num_compiled else ("tests", "failed")
             if index < num_passed:
                 stage, status = "tests", "passed"
-            found.append(Verdict(f"{prefix}{prompt}", index, stage, status, 0.0))  # type: ignore[arg-type]
+            found.append(Verdict(prompt_id=f"{prefix}{prompt}", index=index, stage=stage, status=status, reward=0.0))  # type: ignore[arg-type]
     return found
 
 

@@ -37,12 +37,23 @@ def facts(groups: dict[str, Sequence[int]], *, with_error: bool = False) -> SetF
     for prompt_id, sizes in groups.items():
         digests = [f"d{group}" for group, size in enumerate(sizes) for _ in range(size)]
         verdicts += [
-            Verdict(prompt_id, index, "tests", "failed", 0.7, normal_digest=digest)
+            Verdict(prompt_id=prompt_id, index=index, stage="tests", status="failed", reward=0.7, normal_digest=digest)
             for index, digest in enumerate(digests)
         ]
         if with_error:
-            verdicts.append(Verdict(prompt_id, len(digests), "run", "error", 0.0, normal_digest="another"))
-            verdicts.append(Verdict(prompt_id, len(digests) + 1, "extract", "failed", 0.0))
+            verdicts.append(
+                Verdict(
+                    prompt_id=prompt_id,
+                    index=len(digests),
+                    stage="run",
+                    status="error",
+                    reward=0.0,
+                    normal_digest="another",
+                )
+            )
+            verdicts.append(
+                Verdict(prompt_id=prompt_id, index=len(digests) + 1, stage="extract", status="failed", reward=0.0)
+            )
     return SetFacts((), verdicts, tuple(groups), 8)
 
 
@@ -59,7 +70,15 @@ def test_passing_programs_are_counted_apart() -> None:
     made = [("p", "passed", "s1", "n1"), ("p", "passed", "s2", "n1"), ("p", "failed", "s3", "n2")]
     made += [("p", "failed", "s4", "n3"), ("q", "failed", "s5", "n5"), ("q", "failed", "s6", "n6")]
     verdicts = [
-        Verdict(prompt_id, index, "tests", status, 1.0, source_digest=source, normal_digest=normal)  # type: ignore[arg-type]
+        Verdict(
+            prompt_id=prompt_id,
+            index=index,
+            stage="tests",
+            status=status,  # type: ignore[arg-type]
+            reward=1.0,
+            source_digest=source,
+            normal_digest=normal,
+        )
         for index, (prompt_id, status, source, normal) in enumerate(made)
     ]
     found = measure(SetFacts((), verdicts, ("p", "q"), 4))

@@ -62,7 +62,10 @@ def test_distinct_pairs_over_those_expected() -> None:
 def facts(texts: dict[str, list[tuple[str, str]]]) -> SetFacts:
     keys = [(prompt_id, index, *each) for prompt_id, found in texts.items() for index, each in enumerate(found)]
     completions = [Completion(prompt_id, index, text, (), "stop", 0, 0) for prompt_id, index, text, _ in keys]
-    verdicts = [Verdict(prompt_id, index, "tests", status, 1.0) for prompt_id, index, _, status in keys]  # type: ignore[arg-type]
+    verdicts = [
+        Verdict(prompt_id=prompt_id, index=index, stage="tests", status=status, reward=1.0)  # type: ignore[arg-type]
+        for prompt_id, index, _, status in keys
+    ]
     return SetFacts(completions, verdicts, tuple(texts), 8)
 
 

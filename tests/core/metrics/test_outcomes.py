@@ -29,7 +29,7 @@ def facts(samples: dict[str, str], num_samples: int = 4) -> SetFacts:
     for prompt_id, letters in samples.items():
         for index, letter in enumerate(letters):
             stage, status, reward = LETTERS[letter]
-            verdicts.append(Verdict(prompt_id, index, stage, status, reward))
+            verdicts.append(Verdict(prompt_id=prompt_id, index=index, stage=stage, status=status, reward=reward))
             finish = "length" if letter == "C" else "stop"
             completions.append(Completion(prompt_id, index, "", (0,) * (index + 1), finish, 0, 0))
     return SetFacts(completions, verdicts, tuple(samples), num_samples)
@@ -113,7 +113,7 @@ def test_prompts_that_nobody_sampled_are_left_out() -> None:
 
 def test_a_sample_of_an_unknown_prompt_is_an_error() -> None:
     some = facts({"a": "P"})
-    with pytest.raises(ValueError, match="'a', which is no prompt"):
+    with pytest.raises(ValueError, match="'a', which is not a prompt"):
         SetFacts(some.completions, some.verdicts, ("b",), 1)
 
 

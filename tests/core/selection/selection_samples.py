@@ -23,8 +23,8 @@ def verdict(
     """A verdict whose program is its own unless digests are given."""
     own = f"{prompt_id}#{index}"
     return Verdict(
-        prompt_id,
-        index,
+        prompt_id=prompt_id,
+        index=index,
         stage="tests",
         status=("passed" if reward == 1.0 else "failed") if status is None else status,
         reward=reward,

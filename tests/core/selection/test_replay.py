@@ -9,7 +9,7 @@ import pytest
 from selection_samples import completion, verdict
 
 from halo_forge.core.records import Selection
-from halo_forge.core.selection import PastCycle, kept_before, most_replayed, outcomes, replay, solved
+from halo_forge.core.selection import PastCycle, kept_before, most_replayed, pass_counts, replay, solved
 
 Sample = dict[str, Any]
 
@@ -35,7 +35,7 @@ NOW = cycle(3, ("a", 0, own("now a")), ("b", 0, own("now b")))
 
 def test_what_is_remembered() -> None:
     past = cycle(1, ("a", 0, own("x")), ("a", 1, {"reward": 0.5}), ("b", 0, {"reward": 0.0, "status": "error"}))
-    assert past.outcomes == {"a": (1, 2), "b": (0, 0)}
+    assert past.pass_counts == {"a": (1, 2), "b": (0, 0)}
     assert [candidate.key for candidate in past.kept] == [("a", 0)]
     assert kept_before([past]) == {("source", "x"), ("normal", "a", "x")}
 
@@ -93,4 +93,4 @@ def test_solved(passed: int, judged: int, found: str | None) -> None:
 
 def test_outcomes_leave_errors_out() -> None:
     verdicts = [verdict("a", 0), verdict("a", 1, 0.5), verdict("a", 2, 0.0, status="error")]
-    assert outcomes(verdicts) == {"a": (1, 2)}
+    assert pass_counts(verdicts) == {"a": (1, 2)}

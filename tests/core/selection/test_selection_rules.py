@@ -32,8 +32,8 @@ def dropped(selection: Selection) -> dict[str, set[tuple[str, int]]]:
 
 
 def test_kinds() -> None:
-    assert kinds() == ("best_per_prompt", "everything", "threshold", "top_fraction")
-    assert [kind for kind, spec in SPECS.items() if spec.is_control] == ["everything"]
+    assert kinds() == ("best_per_prompt", "threshold", "top_fraction", "unfiltered")
+    assert [kind for kind, spec in SPECS.items() if spec.is_control] == ["unfiltered"]
 
 
 @pytest.mark.parametrize("spec", POLICIES)
@@ -224,7 +224,7 @@ def test_the_control_arm_keeps_what_the_verifier_refuses() -> None:
         verdict("a", 5),
     ]
     completions = [completion("a", index, finish="length" if index == 5 else "stop") for index in range(6)]
-    policy = SPECS["everything"]()
+    policy = SPECS["unfiltered"]()
     selection = select(policy, verdicts, completions=completions, threshold="pass")
     assert {index for _, index in selection.kept} == {0, 1, 2, 3, 4}
     assert dropped(selection) == {"truncated": {("a", 5)}}
@@ -245,7 +245,7 @@ def test_the_control_arm_keeps_what_the_verifier_refuses() -> None:
 )
 def test_the_control_arm_has_no_filter_to_turn_on(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
-        SPECS["everything"](**wrong)
+        SPECS["unfiltered"](**wrong)
 
 
 def test_among_equals_the_seed_chooses_not_the_file() -> None:

@@ -10,7 +10,7 @@ from halo_forge.core.advice._rule import Rule
 
 
 class Spec(Rule):
-    """On the dev prompts, whose temperature never changes; the probe's entropy is on the same contexts at every lap."""
+    """On the dev prompts, whose temperature never changes; the probe's entropy is on the same contexts every time."""
 
     kind: Literal["collapse"] = "collapse"
     share: float = 0.5

@@ -1,4 +1,4 @@
-"""Better, worse, or not to be told: screen on the dev samples, then confirm a fall on samples drawn anew."""
+"""Better, worse, or statistically indistinguishable: screen on the dev samples, confirm a fall on fresh samples."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class Assessment:
     """What a version is against the incumbent.
 
     Attributes:
-        outcome: "suspect" only before samples are drawn anew.
+        outcome: "suspect" only before fresh samples are drawn.
         compared_with: The incumbent; None for the start model.
         screen: None where there was nothing to compare.
-        confirmation: On samples drawn anew for both; None where none were drawn.
+        confirmation: On fresh samples of both; None where none were drawn.
     """
 
     outcome: Outcome | Literal["suspect"]
@@ -30,7 +30,7 @@ class Judgement:
     confirmation: Comparison | None = None
 
 
-def screened(settings: DecisionsSection, incumbent: int, before: Totals, after: Totals) -> Judgement:
+def screen_totals(settings: DecisionsSection, incumbent: int, before: Totals, after: Totals) -> Assessment:
     """The first look: `before` are the incumbent's dev samples, `after` the candidate's.
 
     improved: at least `min_improvement` and at least `screen_z` standard errors above.  suspect: at least `screen_z`
@@ -40,14 +40,14 @@ def screened(settings: DecisionsSection, incumbent: int, before: Totals, after: 
     """
     found = compare_totals(before, after, settings.scale)
     if found is None or found.num_prompts < settings.min_prompts:
-        return Judgement("underpowered", incumbent, found)
+        return Assessment("underpowered", incumbent, found)
     vague = found.standard_error > settings.max_standard_error and not found.uniform
     if vague and abs(found.difference) < found.minimum_detectable_effect:
-        return Judgement("underpowered", incumbent, found)
-    return Judgement(_look(settings, found), incumbent, found)
+        return Assessment("underpowered", incumbent, found)
+    return Assessment(_look(settings, found), incumbent, found)
 
 
-def confirmed(settings: DecisionsSection, judgement: Judgement, before: Totals, after: Totals) -> Judgement:
+def confirm_totals(settings: DecisionsSection, assessment: Assessment, before: Totals, after: Totals) -> Assessment:
     """A suspect after the second look, at samples that nothing was chosen by.
 
     degraded: at most `confirm_z` standard errors.  Too few prompts left to compare confirm nothing.
@@ -60,7 +60,7 @@ def confirmed(settings: DecisionsSection, judgement: Judgement, before: Totals, 
         and (found.z is None or found.z <= settings.confirm_z + _ROUNDING)
     )
     outcome: Outcome = "degraded" if fell else "suspect_not_confirmed"
-    return Judgement(outcome, judgement.compared_with, judgement.screen, found)
+    return Assessment(outcome, assessment.compared_with, assessment.screen, found)
 
 
 def _look(settings: DecisionsSection, found: Comparison) -> Literal["improved", "suspect", "held"]:
