@@ -14,6 +14,7 @@ from halo_forge.core.records import Completion, Finish, Prompt, Verdict
 from halo_forge.core.source import canonical, extract
 from halo_forge.prompts import jsonl
 from halo_forge.prompts._row import Row, shown
+from halo_forge.verifiers import open_verifier
 
 if TYPE_CHECKING:
     from halo_forge.verifiers.spec import ProgramSpec
@@ -40,7 +41,7 @@ def verdicts_on(spec: ProgramSpec, asked: Sequence[Asked]) -> Iterator[Verdict]:
         ConfigError: A prompt's tests cannot work.
         ToolMissing: A tool is not there, or does not do its work.
     """
-    with spec.open() as verifier:
+    with open_verifier(spec) as verifier:
         verifier.check_prompts(list({each.prompt.id: each.prompt for each in asked}.values()))
         yield from verifier.verify([(each.prompt, each.completion) for each in asked])
 
