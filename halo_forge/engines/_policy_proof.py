@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from halo_forge.core.errors import ConfigError, LogitsNotFinite
-from halo_forge.policy.probe import Probe
+from halo_forge.policy.drift_probe import DriftProbe
 
 if TYPE_CHECKING:
-    from halo_forge.engines._served_adapter import Way
-    from halo_forge.engines._server_forms import Scored
+    from halo_forge.engines._adapter_delivery import AdapterDelivery
+    from halo_forge.engines._server_dialects import ScoredTokens
     from halo_forge.policy import Policy
 
 NUM_PROMPTS, NUM_TOKENS = 4, 64
@@ -81,40 +81,44 @@ class Proof:
         """Another draw may say otherwise: it is refused for less than a gap above the limit."""
         return self.num_tokens < MIN_TOKENS or self.closer is not None
 
-    def check(self, version: int, max_gap: float, way: Way) -> None:
+    def check(self, version: int, max_gap: float, delivery: AdapterDelivery) -> None:
         """Nothing if the server answers with v_version.
 
         Args:
-            way: Says what to look at.
+            delivery: Says what to look at.
 
         Raises:
             ConfigError: It does not, or there is too little to tell by; with the figures.
         """
         if self.num_tokens < MIN_TOKENS:
             raise ConfigError(
-                f"{way.key}: whether the server answers with v{version} cannot be told: {self.num_tokens} tokens of its"
-                f" answers to {self.num_answers} prompts could be compared, needed: {MIN_TOKENS}",
-                "its answers are nearly empty, or its token counts are not those of our tokenizer:"
-                f" {way.other_model_hint}; then run the same command with --resume; engine.max_policy_gap: null asks"
-                " for no proof",
+                f"{delivery.key}: cannot verify that the server samples from v{version}: only {self.num_tokens} tokens"
+                f" of its answers to {self.num_answers} prompts can be compared, at least {MIN_TOKENS} are needed",
+                "its answers are nearly empty, or its token counts differ from those of our tokenizer:"
+                f" {delivery.other_model_hint}; then run the same command with --resume; engine.max_policy_gap: null"
+                " skips this check",
             )
         mine = f"{_COMPARED[self.method]} by {self.gap:.4f} nats per token ({self.num_tokens} tokens)"
         if self.gap > max_gap:
             raise ConfigError(
-                f"{way.key}: the server does not answer with v{version}: {mine}; engine.max_policy_gap is {max_gap:g}",
-                f"{way.other_model_hint}; then run the same command with --resume; a higher engine.max_policy_gap"
+                f"{delivery.key}: the server does not answer with v{version}: {mine}; engine.max_policy_gap is"
+                f" {max_gap:g}",
+                f"{delivery.other_model_hint}; then run the same command with --resume; a higher engine.max_policy_gap"
                 " accepts samples of another policy",
             )
         if self.closer is not None:
             raise ConfigError(
-                f"{way.key}: the server does not answer with v{version}: it is closer to {self.closer}: {mine}, from"
-                f" {self.closer} by {self.others[self.closer]:.4f}",
-                f"the adapter did not reach it: {way.lost_adapter_hint}; then run the same command with --resume",
+                f"{delivery.key}: the server does not answer with v{version}: it is closer to {self.closer}: {mine},"
+                f" from {self.closer} by {self.others[self.closer]:.4f}",
+                f"the adapter did not reach it: {delivery.lost_adapter_hint}; then run the same command with --resume",
             )
 
 
 def prove(
-    policy: Policy, rows: Sequence[Sequence[int]], scored: Sequence[Scored], before: tuple[int, Path | None] | None
+    policy: Policy,
+    rows: Sequence[Sequence[int]],
+    scored: Sequence[ScoredTokens],
+    before: tuple[int, Path | None] | None,
 ) -> Proof:
     """Compare what the server said with the policy in memory, which is the same afterwards.
 
@@ -138,7 +142,7 @@ def prove(
         )
     given = [len(row) for row in rows]
     answers = [list(each.token_ids) for each in scored]
-    probe = Probe(policy, {})
+    probe = DriftProbe(policy, {})
     if theirs is None:
         _, _, likeliest = probe.log_probabilities(_joined(rows, answers), given)
         for each, answer, best in zip(scored, answers, likeliest, strict=True):

@@ -45,7 +45,7 @@ class Adapters(Protocol):
 
 
 class Probe(Protocol):
-    """What the model thinks of given answers; see `halo_forge.policy.probe`."""
+    """What the model thinks of given answers; see `halo_forge.policy.drift_probe`."""
 
     def drift(
         self,
@@ -109,7 +109,7 @@ class Tools:
         """Completions by v_version as they finish; each is checked meanwhile where processors are left for that."""
         self._bring(version, adapter)
         drawn = self.engine.sample(self.prompts, requests, version)
-        at_once = not self.engine.takes_processors
+        at_once = not self.engine.saturates_cpu
         for completion in self.watch.track(f"sample v{version}", drawn, len(requests)):
             if at_once:
                 self.verifier.submit(self.prompts[completion.prompt_id], completion)

@@ -17,7 +17,7 @@ from halo_forge.core.metrics import TrainingFacts, measure_training
 from halo_forge.core.records import Trained, TrainingRow, TrainingSettings
 from halo_forge.core.seeds import derive_seed
 from halo_forge.policy import OPTIMIZER_FILE, adapter_digest, disk_full_is_os_error, file_digest, fused_adapter
-from halo_forge.policy.threads import free_processors
+from halo_forge.policy.threads import yielding_threads
 from halo_forge.training import StepListener
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class LoraSftTrainer:
         )
         dataset = Dataset.from_list([self._tokenized(row) for row in rows])
         base = self.policy.model.get_base_model()
-        with _unwrapped_after(base), fused_adapter(self.policy.model), free_processors(self.policy.device):
+        with _unwrapped_after(base), fused_adapter(self.policy.model), yielding_threads(self.policy.device):
             trainer = self._build(dataset, settings, factors, folder, on_step, optimizer_state)
             trainer.train()
         steps = trainer.step_rows

@@ -29,7 +29,7 @@ BATCH_TOKENS = 1024
 """Tokens, padding included, of one pass through the layers; more of them are not faster on a CPU."""
 
 
-class Probe:
+class DriftProbe:
     """Compares versions of one policy on answers that are given; it moves the policy between adapters.
 
     Args:
@@ -47,7 +47,7 @@ class Probe:
         self,
         version: int,
         previous: int,
-        bring: Callable[[int], None],
+        load_version: Callable[[int], None],
         fixed: Sequence[Completion],
         own: Sequence[Completion],
         own_is_untruncated: bool = True,
@@ -58,23 +58,23 @@ class Probe:
 
         Args:
             previous: The version that v_version was trained from.
-            bring: Makes the policy in memory that version.
+            load_version: Makes the policy in memory that version.
             fixed: The same answers at every call.
             own_is_untruncated: The own answers were drawn at temperature 1 from the whole vocabulary; of others the
                 start model is not asked, as nothing unbiased follows.
         """
         fixed, own = spread(fixed, self.num_answers), spread(own, self._num_others)
-        bring(version)
+        load_version(version)
         self._fixed.setdefault(version, self._states(fixed))
         mine = self._states(own)
         theirs = mine
         for other in dict.fromkeys((previous, 0)):
             if other != version:
                 if other not in self._fixed:
-                    bring(other)
+                    load_version(other)
                     self._fixed[other] = self._states(fixed)
                 if other == 0 and own and own_is_untruncated:
-                    bring(other)
+                    load_version(other)
                     theirs = self._states(own)
         # The start model and the next version's parent are asked for again; an older one can be computed again.
         self._fixed = {key: self._fixed[key] for key in {0, previous, version}}
