@@ -1,7 +1,7 @@
 """Engine `vllm`: a vLLM server of the run's own, in an interpreter of its own, writes the completions.
 
 vLLM pins its own torch and transformers, so it cannot be installed beside halo-forge; and a process of its own gives
-all its memory back when it ends.  The server is started when the first lap samples, on a free port of this machine,
+all its memory back when it ends.  The server is started when the first cycle samples, on a free port of this machine,
 gets each version's adapter while it runs, sleeps while the policy is trained where it can, and ends with the run.
 """
 

@@ -47,7 +47,7 @@ class DriftProbe:
         self,
         version: int,
         previous: int,
-        load_version: Callable[[int], None],
+        ensure_loaded: Callable[[int], None],
         fixed: Sequence[Completion],
         own: Sequence[Completion],
         own_is_untruncated: bool = True,
@@ -58,23 +58,23 @@ class DriftProbe:
 
         Args:
             previous: The version that v_version was trained from.
-            load_version: Makes the policy in memory that version.
+            ensure_loaded: Makes the policy in memory that version.
             fixed: The same answers at every call.
             own_is_untruncated: The own answers were drawn at temperature 1 from the whole vocabulary; of others the
                 start model is not asked, as nothing unbiased follows.
         """
         fixed, own = spread(fixed, self.num_answers), spread(own, self._num_others)
-        load_version(version)
+        ensure_loaded(version)
         self._fixed.setdefault(version, self._states(fixed))
         mine = self._states(own)
         theirs = mine
         for other in dict.fromkeys((previous, 0)):
             if other != version:
                 if other not in self._fixed:
-                    load_version(other)
+                    ensure_loaded(other)
                     self._fixed[other] = self._states(fixed)
                 if other == 0 and own and own_is_untruncated:
-                    load_version(other)
+                    ensure_loaded(other)
                     theirs = self._states(own)
         # The start model and the next version's parent are asked for again; an older one can be computed again.
         self._fixed = {key: self._fixed[key] for key in {0, previous, version}}

@@ -2,23 +2,52 @@
 
 from __future__ import annotations
 
-import os
+import abc
 import secrets
-from collections.abc import Hashable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from halo_forge.core.errors import ConfigError
-from halo_forge.core.records import Stage, Status
-from halo_forge.sandbox.job import Job, Limits, Outcome, Sandbox, SandboxError
+from halo_forge.core.records import CheckResult, Stage, Status
+from halo_forge.sandbox.job import Job, Outcome, Sandbox
+from halo_forge.verifiers.checker import Checker
 from halo_forge.verifiers.checks import Harness, PythonTests, Stdio, Tests, compare_lines, compare_output
-from halo_forge.verifiers.context import Stop, Workbench, status_of
+from halo_forge.verifiers.context import STANDARD_PATH, BuildContext, StageFailed, ToolRunner, status_of
 from halo_forge.verifiers.diagnostics import clip, ending, readable
 from halo_forge.verifiers.hacks.flags import of_outputs
-from halo_forge.verifiers.result import Facts
-from halo_forge.verifiers.single_flight import OnceCache
-from halo_forge.verifiers.spec import BuiltSpec
+from halo_forge.verifiers.spec import ProgramSpec
 
-_STANDARD_PATH = "/usr/local/bin:/usr/bin:/bin"
+
+class BuiltSpec(ProgramSpec):
+    """A language whose tools make a program of a source."""
+
+    @abc.abstractmethod
+    def build(self, context: BuildContext, source: bytes, tests: Tests) -> bytes | None:
+        """The program that is to run; None where `tests` ask for less, and that much works.
+
+        Raises:
+            StageFailed: The source does not compile.
+            SandboxError: Our own failure.
+            ConfigError: The tests do not work by themselves.
+        """
+
+    def check_tests(self, context: BuildContext, tests: Tests) -> None:
+        """Find out, before any answer is there, whether `tests` can work.
+
+        Raises:
+            SandboxError: Our own failure.
+            ConfigError: They cannot.
+        """
+
+    def writes_sentinel(self) -> bool:
+        """Whether a program with a harness ends with the word that it finds in standard input, as in `harness`.
+
+        Where it does not, nothing tells a harness that came to its end from an answer that left early.
+        """
+        return False
+
+    def checker(self, tools: Mapping[str, str]) -> Checker:
+        """The stages compile, run and tests around `build`."""
+        return Stages(self, tools)
 
 
 class Stages:
@@ -28,23 +57,20 @@ class Stages:
         tools: Name in `spec.requires()` -> absolute path.
 
     Attributes:
-        kept: What is made once for all programs, such as compiled harnesses; see `Workbench.once`.
+        runner: What runs the tools, for all threads.
     """
 
     def __init__(self, spec: BuiltSpec, tools: Mapping[str, str]) -> None:
         self.spec = spec
-        self.tools = tools
-        self.compiler = tools[spec.requires()[0]]
-        self._env = {"LANG": "C.UTF-8", "PATH": f"{os.path.dirname(self.compiler)}:{_STANDARD_PATH}"}
-        self.kept: OnceCache[Hashable, Any] = OnceCache()
+        self.runner = ToolRunner(spec, tools)
 
-    def check(self, source: str, tests: Tests, sandbox: Sandbox) -> Facts:
+    def check(self, source: str, tests: Tests, sandbox: Sandbox) -> CheckResult:
         """See `Checker.check`."""
-        return _Check(self, tests, sandbox).facts(source)
+        return _Check(self, tests, sandbox).result(source)
 
     def version(self, sandbox: Sandbox) -> Outcome:
         """See `Checker.version`."""
-        return self.tool(self.spec.version_command(self.compiler), {}, None, sandbox)
+        return self.runner.run(self.spec.version_command(self.runner.compiler), {}, None, sandbox)
 
     def prepare(self, tests: Tests, sandbox: Sandbox) -> None:
         """See `Checker.prepare`."""
@@ -53,30 +79,12 @@ class Stages:
                 f"tests of the kind {tests.kind!r} are for Python, the verifier checks {self.spec.language!r}",
                 "use the kinds stdio, harness or compile, or set verifier.kind to python",
             )
-        self.spec.check_tests(Workbench(self, sandbox), tests)
+        self.spec.check_tests(BuildContext(self.runner, sandbox), tests)
 
-    def tool(self, argv: list[str], files: Mapping[str, bytes], fetch: str | None, sandbox: Sandbox) -> Outcome:
-        """Run the compiler or one of its companions.
-
-        Raises:
-            SandboxError: It cannot be started, or the sandbox failed.
-        """
-        return self.tool_within(self.spec.compile_limits(), argv, files, fetch, sandbox)
-
-    def tool_within(
-        self, limits: Limits, argv: list[str], files: Mapping[str, bytes], fetch: str | None, sandbox: Sandbox
-    ) -> Outcome:
-        """`tool`, under limits of its own."""
-        job = Job(tuple(argv), limits, files, env={**self._env, **self.spec.tool_environment()}, fetch=fetch)
-        outcome = sandbox.run(job)
-        if outcome.exec_error is not None:
-            raise SandboxError(f"{argv[0]} cannot be started: {os.strerror(outcome.exec_error)}")
-        return outcome
-
-    def program(self, content: bytes, stdin: str, sandbox: Sandbox) -> Outcome:
+    def run_program(self, content: bytes, stdin: str, sandbox: Sandbox) -> Outcome:
         """Run a compiled program once."""
         given = stdin.encode("utf-8", errors="backslashreplace")
-        env = {**self._env, "PATH": _STANDARD_PATH, **self.spec.program_environment()}
+        env = {**self.runner.env, "PATH": STANDARD_PATH, **self.spec.program_environment()}
         return sandbox.run(Job(("./program",), self.spec.run_limits(), {"program": content}, given, env))
 
 
@@ -88,54 +96,54 @@ class _Check:
         self._spec = stages.spec
         self._tests = tests
         self._sandbox = sandbox
-        self._bench = Workbench(stages, sandbox)
-        self._outcomes = self._bench.outcomes
-        self._notes = self._bench.notes
+        self._context = BuildContext(stages.runner, sandbox)
+        self._outcomes = self._context.outcomes
+        self._notes = self._context.notes
         self._num_passed = 0
         self._flags: set[str] = set()
 
-    def facts(self, source: str) -> Facts:
+    def result(self, source: str) -> CheckResult:
         try:
-            program = self._spec.build(self._bench, source.encode("utf-8", errors="backslashreplace"), self._tests)
+            program = self._spec.build(self._context, source.encode("utf-8", errors="backslashreplace"), self._tests)
             if program is None or "run" not in self._spec.stages:
                 return self._result("compile", "passed")
             return self._run_stdio(program) if isinstance(self._tests, Stdio) else self._run_once(program)
-        except Stop as stop:
-            return self._result(stop.stage, stop.status)
+        except StageFailed as failure:
+            return self._result(failure.stage, failure.status)
 
-    def _result(self, stage: Stage, status: Status, shown: Outcome | None = None) -> Facts:
+    def _result(self, stage: Stage, status: Status, shown: Outcome | None = None) -> CheckResult:
         shown = self._outcomes[-1] if shown is None else shown  # every `build` runs at least one tool
         with_tests = "tests" in self._spec.stages
-        return Facts(
+        return CheckResult(
             stage,
             status,
             tests_passed=self._num_passed if with_tests else 0,
             tests_total=self._tests.num_checks if with_tests else 0,
-            warnings=self._bench.num_warnings,
+            warnings=self._context.num_warnings,
             diagnostics=clip("\n".join(note.rstrip("\n") for note in self._notes if note.strip())),
             exit_code=shown.exit_code,
             signal=shown.signal,
             wall_seconds=sum(outcome.wall_seconds for outcome in self._outcomes),
             cpu_seconds=sum(outcome.cpu_seconds for outcome in self._outcomes),
             max_rss_bytes=max(outcome.max_rss_bytes for outcome in self._outcomes),
-            flags=tuple(sorted(self._flags | self._bench.flags)),
+            flags=tuple(sorted(self._flags | self._context.flags)),
         )
 
-    def _run_once(self, program: bytes) -> Facts:
-        """Run a program that reads nothing; see `harness` for the word that one with a harness ends with."""
-        with_word = isinstance(self._tests, Harness) and self._spec.hands_back_word()
-        word = secrets.token_hex(16) if with_word else ""
-        outcome = self._stages.program(program, word, self._sandbox)
+    def _run_once(self, program: bytes) -> CheckResult:
+        """Run a program that reads nothing; see `harness` for the sentinel that one with a harness ends with."""
+        with_sentinel = isinstance(self._tests, Harness) and self._spec.writes_sentinel()
+        sentinel = secrets.token_hex(16) if with_sentinel else ""
+        outcome = self._stages.run_program(program, sentinel, self._sandbox)
         self._outcomes.append(outcome)
-        left_early = outcome.clean and not outcome.stdout.endswith(word.encode())
+        left_early = outcome.clean and not outcome.stdout.endswith(sentinel.encode())
         comparison = None
         if isinstance(self._tests, Harness) and "tests" in self._spec.stages and not left_early:
-            output = outcome.stdout.removesuffix(word.encode())
+            output = outcome.stdout.removesuffix(sentinel.encode())
             comparison = compare_lines(output, self._tests.expected, outcome.clean)
             self._num_passed = comparison.num_equal
             self._flags = of_outputs(output.splitlines(), self._tests.expected, outcome.clean)
         try:
-            self._bench.stop_unless_clean(outcome, "run", "the program", self._spec.run_limits())
+            self._context.require_clean(outcome, "run", "the program", self._spec.run_limits())
         finally:
             self._notes += [readable(outcome.stderr), *(() if comparison is None else comparison.differences)]
         if left_early:
@@ -147,13 +155,13 @@ class _Check:
             return self._result("run", "passed")
         return self._result("tests", "passed" if comparison.right else "failed")
 
-    def _run_stdio(self, program: bytes) -> Facts:
+    def _run_stdio(self, program: bytes) -> CheckResult:
         assert isinstance(self._tests, Stdio)
         limits = self._spec.run_limits()
         unclean: list[Outcome] = []
         outputs: list[bytes] = []
         for number, case in enumerate(self._tests.cases, start=1):
-            outcome = self._stages.program(program, case.stdin, self._sandbox)
+            outcome = self._stages.run_program(program, case.stdin, self._sandbox)
             self._outcomes.append(outcome)
             if not outcome.clean:
                 unclean.append(outcome)

@@ -9,8 +9,8 @@ from typing import Any
 
 from scripted_runs import STATUS, MemoryVerifier, execute, ids, write_rows
 
+import halo_forge.verifiers.verifier
 from halo_forge.core.records import Completion, Verdict
-from halo_forge.verifiers.languages.c import Spec
 
 
 class Content(MemoryVerifier):
@@ -24,7 +24,7 @@ class Content(MemoryVerifier):
 
 
 def write_config(folder: Path, base: Path, engine: dict[str, Any], /, **sections: Any) -> Path:
-    """A run of one cycle: 2 prompts x 12 samples, and 1 dev prompt x 2 at each lap."""
+    """A run of one cycle: 2 prompts x 12 samples, and 1 dev prompt x 2 in each cycle."""
     sets = {"train": ids("train", 2), "dev": ids("dev", 1), "test": ids("test", 1)}
     config = {
         "model": {"model_name_or_path": str(base), "dtype": "float32"},
@@ -48,5 +48,5 @@ def write_config(folder: Path, base: Path, engine: dict[str, Any], /, **sections
 
 
 if __name__ == "__main__":
-    Spec.open = lambda self: Content()  # type: ignore[method-assign, assignment, return-value]
+    halo_forge.verifiers.verifier.ThreadedVerifier = lambda spec: Content()  # type: ignore[assignment, misc]
     execute(Path(sys.argv[1]), sys.argv[2])

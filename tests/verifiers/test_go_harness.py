@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from languages import GO, answer, prompt
-from test_compiled_languages import open_verifier
+from test_compiled_languages import verifier_of
 
 from halo_forge.core.records import Verdict
 
@@ -46,13 +46,13 @@ BRINGING = {
     "true": "var true = false\nfunc add(a, b int) int { return 3 }\n",
     "fmt": "var fmt = 1\n" + WRONG,
     "main": f"func\nmain() {{ {SAY} }}\n{WRONG}",
-    "its own word": 'import word "word"\n\nfunc add(a, b int) int { word.Write(); return 0 }\n',
+    "the sentinel": 'import sentinel "sentinel"\n\nfunc add(a, b int) int { sentinel.Write(); return 0 }\n',
 }
 
 
 @pytest.fixture(scope="module")
 def check() -> Iterator[Check]:
-    verifier = open_verifier("go", timeout_seconds=1.0, workers=1)
+    verifier = verifier_of("go", timeout_seconds=1.0, workers=1)
 
     def verdict(code: str) -> Verdict:
         (found,) = verifier.verify([(prompt("go", TESTS), answer("go", code))])

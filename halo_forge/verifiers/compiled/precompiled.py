@@ -12,17 +12,15 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from halo_forge.core.source import digest
 from halo_forge.sandbox.job import MEBIBYTE
-from halo_forge.verifiers.context import Workbench
+from halo_forge.verifiers.compiled.c_family import CFamilySpec
+from halo_forge.verifiers.context import BuildContext
 from halo_forge.verifiers.diagnostics import readable
 from halo_forge.verifiers.toolchain import cache_directory, kept
-
-if TYPE_CHECKING:
-    from halo_forge.verifiers.languages.cpp import Spec
 
 _FIRST = re.compile(rb"\s*(?:(?://[^\n]*\n|/\*.*?\*/)\s*)*#[ \t]*include[ \t]*<bits/stdc\+\+\.h>", re.DOTALL)
 _SOURCE = b"#include <bits/stdc++.h>\n"
@@ -32,7 +30,7 @@ _MAX_KEPT = 3
 _MAX_BYTES = 512 * MEBIBYTE
 
 
-def places(spec: Spec) -> list[str]:
+def places(spec: CFamilySpec) -> list[str]:
     """Directories that jobs must be able to read; none where precompiled headers cannot be kept or used."""
     # clang takes no precompiled header for an #include in a source.
     if "clang" in os.path.basename(spec.compiler):
@@ -43,23 +41,23 @@ def places(spec: Spec) -> list[str]:
         return []  # no place to keep it: programs compile all the same, only slower
 
 
-def options(spec: Spec, bench: Workbench, source: bytes) -> list[str]:
+def options(spec: CFamilySpec, context: BuildContext, source: bytes) -> list[str]:
     """What makes the compiler find the precompiled header; empty for answers that do not begin with the include."""
     if _FIRST.match(source) is None:
         return []
-    found = bench.once("precompiled", lambda: _directory(spec, bench))
+    found = context.once("precompiled", lambda: _directory(spec, context))
     return [] if found is None else [f"-I{found}"]
 
 
-def _directory(spec: Spec, bench: Workbench) -> Path | None:
+def _directory(spec: CFamilySpec, context: BuildContext) -> Path | None:
     """The directory with `bits/stdc++.h.gch` in it; None where there can be none."""
     within = places(spec)
-    key = _key(spec, bench) if within else None
+    key = _key(spec, context) if within else None
     if key is None:
         return None
     directory = Path(within[0]) / key
     if not directory.is_dir():
-        made = _compile(spec, bench)
+        made = _compile(spec, context)
         if made is None:
             return None
         _make_room(directory.parent)
@@ -70,20 +68,20 @@ def _directory(spec: Spec, bench: Workbench) -> Path | None:
     return directory
 
 
-def _key(spec: Spec, bench: Workbench) -> str | None:
+def _key(spec: CFamilySpec, context: BuildContext) -> str | None:
     """Names all that goes into it; None where the compiler has no such header."""
-    command = spec.compile_command(bench.compiler, _HEADER, "list")
-    version = bench.run(spec.version_command(bench.compiler), {}, None)
-    listed = bench.run([*command[: command.index("-c")], "-x", "c++-header", "-M", _HEADER], {_HEADER: _SOURCE}, None)
+    command = spec.compile_command(context.compiler, _HEADER, "list")
+    version = context.run(spec.version_command(context.compiler), {}, None)
+    listed = context.run([*command[: command.index("-c")], "-x", "c++-header", "-M", _HEADER], {_HEADER: _SOURCE}, None)
     if not (version.clean and listed.clean):
         return None
     headers = [name for name in readable(listed.stdout).replace("\\\n", " ").split() if name.startswith("/")]
-    dates = [f"{name} {os.stat(name).st_mtime_ns}" for name in [bench.compiler, *headers] if os.path.exists(name)]
+    dates = [f"{name} {os.stat(name).st_mtime_ns}" for name in [context.compiler, *headers] if os.path.exists(name)]
     return digest("\n".join([readable(version.stdout), *command, *dates]))[:32]
 
 
-def _compile(spec: Spec, bench: Workbench) -> bytes | None:
-    command = spec.compile_command(bench.compiler, _HEADER, "made.gch")
+def _compile(spec: CFamilySpec, context: BuildContext) -> bytes | None:
+    command = spec.compile_command(context.compiler, _HEADER, "made.gch")
     command[command.index("-c") : command.index("-c") + 1] = ["-x", "c++-header"]
     limits = spec.compile_limits()
     # It costs about three times as much as to compile a program with it, whatever programs are allowed.
@@ -93,7 +91,7 @@ def _compile(spec: Spec, bench: Workbench) -> bytes | None:
         wall_seconds=max(180.0, limits.wall_seconds),
         file_bytes=_MAX_BYTES,
     )
-    outcome = bench.run_within(generous, command, {_HEADER: _SOURCE}, "made.gch")
+    outcome = context.run(command, {_HEADER: _SOURCE}, "made.gch", generous)
     return outcome.fetched if outcome.clean else None
 
 
@@ -106,8 +104,6 @@ def _write(directory: Path, content: bytes) -> None:
 
 
 def _make_room(place: Path) -> None:
-    import shutil
-
     directories = [path for path in place.iterdir() if not path.name.startswith(".")]
     directories.sort(key=lambda path: path.stat().st_mtime)
     for directory in directories[: max(0, len(directories) - _MAX_KEPT + 1)]:

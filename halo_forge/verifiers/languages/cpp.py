@@ -11,7 +11,7 @@ from pydantic import Field
 
 from halo_forge.verifiers.compiled import precompiled
 from halo_forge.verifiers.compiled.c_family import CFamilySpec
-from halo_forge.verifiers.context import Workbench
+from halo_forge.verifiers.context import BuildContext
 from halo_forge.verifiers.spec import Controls
 
 
@@ -50,8 +50,8 @@ class Spec(CFamilySpec):
     def read_only_paths(self, tools: Mapping[str, str]) -> list[str]:
         return sorted({*super().read_only_paths(tools), *precompiled.places(self)})
 
-    def make_of_answer(self, bench: Workbench, source: bytes, command: list[str], target: str) -> bytes:
-        return super().make_of_answer(bench, source, [*command, *precompiled.options(self, bench, source)], target)
+    def make_of_answer(self, context: BuildContext, source: bytes, command: list[str], target: str) -> bytes:
+        return super().make_of_answer(context, source, [*command, *precompiled.options(self, context, source)], target)
 
     def controls(self) -> Controls:
         return Controls(
