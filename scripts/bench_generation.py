@@ -248,6 +248,8 @@ def openvino(
                     child.stdin.flush()
                     answer = child.stdout.readline()
                 if not answer:
+                    with contextlib.suppress(BrokenPipeError):  # closing writes what is left in the buffer
+                        child.stdin.close()
                     sys.exit("error: OpenVINO's side ended; what it said is above")
                 return dict(json.loads(answer))
 

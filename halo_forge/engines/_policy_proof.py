@@ -131,15 +131,7 @@ def prove(
         ConfigError: The server says a log-probability that is not finite.
         LogitsNotFinite: The policy in memory, or one that it is compared with, has such ones.
     """
-    said = [each.log_probabilities for each in scored]
-    theirs = None if any(each is None for each in said) else [value for each in said for value in each or ()]
-    if theirs is not None and not all(map(math.isfinite, theirs)):
-        raise ConfigError(
-            f"the server says log-probabilities that are not finite ({_first_not_finite(theirs)}): what it samples from"
-            f" for v{policy.version} is no distribution",
-            "see the server's log; its number format may overflow with this model, as float16 does where bfloat16 and"
-            " float32 do not; then run the same command with --resume",
-        )
+    theirs = _said(policy, scored)
     given = [len(row) for row in rows]
     answers = [list(each.token_ids) for each in scored]
     probe = DriftProbe(policy, {})
@@ -185,6 +177,23 @@ def prove(
         told_apart=tuple(name for name, rank in ranks.items() if rank < -STANDARD_ERRORS),
         closer=closest if closest is not None and ranks[closest] > STANDARD_ERRORS else None,
     )
+
+
+def _said(policy: Policy, scored: Sequence[ScoredTokens]) -> list[float] | None:
+    """The server's log-probabilities of all tokens; None if it does not give them."""
+    values: list[float] = []
+    for each in scored:
+        if each.log_probabilities is None:
+            return None
+        values += each.log_probabilities
+    if not all(map(math.isfinite, values)):
+        raise ConfigError(
+            f"the server returns log-probabilities that are not finite ({_first_not_finite(values)}): it does not"
+            f" sample v{policy.version} from a probability distribution",
+            "see the server's log; its number format may overflow with this model, as float16 does where bfloat16 and"
+            " float32 do not; then run the same command with --resume",
+        )
+    return values
 
 
 def _first_not_finite(values: Sequence[float]) -> float:

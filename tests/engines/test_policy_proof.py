@@ -264,7 +264,7 @@ def test_log_probabilities_of_the_server_that_are_not_finite_are_refused(
     server.completion = answer
     with (
         asking(policy, server, events) as engine,
-        pytest.raises(ConfigError, match=rf"the server says log-probabilities that are not finite \({value}\)"),
+        pytest.raises(ConfigError, match=rf"the server returns log-probabilities that are not finite \({value}\)"),
     ):
         sample_all(engine)
     assert events == []
