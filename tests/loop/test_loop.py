@@ -75,7 +75,7 @@ def test_a_cycle_holds_what_the_page_says(tmp_path: Path, verifier: MemoryVerifi
     assert [row["learning_rate"] for row in log] == [settings["learning_rate"] * factor for factor in factors]
     assert trained["num_rows"] == report["num_kept"] == len(kept)
     assert trained["metrics"]["learning_rate_mass"] == pytest.approx(sum(row["learning_rate"] for row in log))
-    assert report["settings"] == settings
+    assert report["settings"] == read(folder / "selection_settings.json") | settings
     assert report["measurement"] == read(folder / "measurement.json")["metrics"]
     assert report["adapter_digest"] == trained["adapter_digest"]
     # What verification cost varies from run to run, so it is in the events alone.
@@ -385,7 +385,8 @@ def test_scheduled_values_are_written_before_they_are_used(
 
     def train(self: Runtime, chosen: Any, facts: Any, settings: Any, *more: Any) -> Any:
         assert settings.to_row() == read(tmp_path / f"run/cycles/{settings.cycle:03d}/settings.json")
-        seen.append(("settings", settings.to_row()))
+        chosen_at = read(tmp_path / f"run/cycles/{settings.cycle:03d}/selection_settings.json")
+        seen.extend([("settings", settings.to_row()), ("selection_settings", chosen_at)])
         return really_train(self, chosen, facts, settings, *more)
 
     really_sample, really_train = Runtime.sample, Runtime.train
@@ -398,7 +399,7 @@ def test_scheduled_values_are_written_before_they_are_used(
 
     assert column("settings", "learning_rate") == pytest.approx([1e-4, 5e-5, 2.5e-5, 1.25e-5])
     assert column("settings", "max_grad_norm") == [1.0, 0.5, 0.5, 0.5]
-    assert column("settings", "reward_threshold") == [0.5, "pass", "pass", "pass"]
+    assert column("selection_settings", "reward_threshold") == [0.5, "pass", "pass", "pass"]
     assert column("sampling", "temperature") == pytest.approx([1.0, 0.8, 0.6, 0.4])
     assert column("sampling", "samples_per_prompt") == [2, 1, 1, 1]
 
@@ -410,7 +411,7 @@ def test_answers_are_checked_while_others_are_sampled_where_processors_are_left(
     execute(config, tmp_path / "meanwhile")
     assert verifier.submitted == verifier.checked != []
     verifier.submitted.clear()
-    monkeypatch.setattr(ScriptedEngine, "takes_processors", True)
+    monkeypatch.setattr(ScriptedEngine, "saturates_cpu", True)
     execute(config, tmp_path / "afterwards")
     assert verifier.submitted == []
     assert differences(tree(tmp_path / "meanwhile/cycles"), tree(tmp_path / "afterwards/cycles")) == []
