@@ -39,7 +39,7 @@ from halo_forge.verifiers.context import BuildContext
 from halo_forge.verifiers.rewards import Rewards
 from halo_forge.verifiers.spec import Controls, ProgramSpec
 from halo_forge.verifiers.stages import BuiltSpec
-from halo_forge.verifiers.verifier import Verifier, VerifierSpec, open_verifier
+from halo_forge.verifiers.verifier import Verifier, open_verifier
 
 __all__ = [
     "BuildContext",
@@ -49,6 +49,5 @@ __all__ = [
     "ProgramSpec",
     "Rewards",
     "Verifier",
-    "VerifierSpec",
     "open_verifier",
 ]

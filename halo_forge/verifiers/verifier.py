@@ -70,27 +70,6 @@ class Verifier(Protocol):
         """End all that is running, at once."""
 
 
-class VerifierSpec(Protocol):
-    """The settings of a verifier that does not run programs on this machine, and therefore opens itself."""
-
-    @property
-    def max_error_fraction(self) -> float:
-        """The share of verdicts with status "error" above which a run stops."""
-
-    @property
-    def rerun_kept(self) -> bool:
-        """Whether samples that were selected for training are run once more first."""
-
-    def requires(self) -> list[str]:
-        """The tools that must be there."""
-
-    def max_reward(self, has_tests: bool) -> float:
-        """The reward of full success for a prompt with or without tests."""
-
-    def open(self) -> Verifier:
-        """A verifier with these settings, to be used in a `with` statement."""
-
-
 class ThreadedVerifier:
     """A `Verifier` whose settings say how programs are built and run; see there.
 
@@ -261,9 +240,9 @@ class ThreadedVerifier:
         raise AssertionError("unreachable")
 
 
-def open_verifier(spec: ProgramSpec | VerifierSpec) -> Verifier:
+def open_verifier(spec: ProgramSpec) -> Verifier:
     """A verifier with these settings, to be used in a `with` statement."""
-    return ThreadedVerifier(spec) if isinstance(spec, ProgramSpec) else spec.open()
+    return ThreadedVerifier(spec)
 
 
 def _no_program(extraction: Extraction) -> str:

@@ -190,9 +190,6 @@ class FakeSpec:
     def __call__(self) -> FakeSpec:
         return self
 
-    def open(self) -> FakeSpec:
-        return self
-
     def __enter__(self) -> FakeSpec:
         if self.failure is not None:
             raise ToolMissing(self.failure, "install it")
@@ -208,6 +205,7 @@ class FakeSpec:
 def test_verifiers_prove_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     specs = {"c": FakeSpec(), "command": FakeSpec("never opened"), "zig": FakeSpec("zig is not there\nat all")}
     monkeypatch.setattr(toolchains, "discover", lambda package: specs)
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: spec)
     section = toolchains.verifier_section()
     assert section.can_run
     assert [(line.name, line.state, line.found, line.fix) for line in section.lines if line.name != "command"] == [
