@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from halo_forge.core.records import Prompt
     from halo_forge.verifiers.checker import Checker
     from halo_forge.verifiers.checks import Tests
+    from halo_forge.verifiers.compiled.elf import CompiledFunction
     from halo_forge.verifiers.context import Workbench
     from halo_forge.verifiers.verifier import ThreadedVerifier
 
@@ -212,6 +213,21 @@ class BuiltSpec(ProgramSpec):
             ConfigError: They cannot.
         """
 
+    def compiled_functions(self, bench: Workbench, source: bytes) -> list[CompiledFunction]:
+        """The machine code of an answer that compiles, by function; empty where it cannot be read.
+
+        Raises:
+            SandboxError: Our own failure.
+        """
+        return []
+
+    def is_entry(self, symbol: str, entry_point: str) -> bool:
+        """Whether a symbol of an object is the function that prompts call `entry_point`.
+
+        What runs before `main` goes by that name too.
+        """
+        return symbol == entry_point
+
     def hands_back_word(self) -> bool:
         """Whether a program with a harness ends with the word that it finds in standard input, as in `harness`.
 
@@ -241,10 +257,6 @@ class CompiledSpec(BuiltSpec):
         """Which of `requires()` lists the symbols of an object as `nm -P` does; None where objects have none."""
         return None
 
-    def is_entry(self, symbol: str, entry_point: str) -> bool:
-        """Whether a symbol of an object is the function that prompts call `entry_point`."""
-        return symbol == entry_point
-
     def start_source(self) -> str | None:
         """The source of the object that calls a harness; None where programs do not run, see `harness`."""
         return None
@@ -266,7 +278,14 @@ class CompiledSpec(BuiltSpec):
 
     def make_of_answer(self, bench: Workbench, source: bytes, command: list[str], target: str) -> bytes:
         """What a command of the above makes of an answer."""
-        return bench.make(command, {self.source_name("answer"): source}, target, True)
+        bench.made_of_answer = bench.make(command, {self.source_name("answer"): source}, target, True)
+        return bench.made_of_answer
+
+    def compiled_functions(self, bench: Workbench, source: bytes) -> list[CompiledFunction]:
+        """See `BuiltSpec.compiled_functions`; costs nothing, because it is compiled already."""
+        from halo_forge.verifiers.compiled.elf import functions
+
+        return functions(bench.made_of_answer)
 
     def build(self, bench: Workbench, source: bytes, tests: Tests) -> bytes | None:
         """See `BuiltSpec.build`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import secrets
 from collections.abc import Hashable, Mapping
@@ -13,7 +14,8 @@ from halo_forge.sandbox.job import Job, Limits, Outcome, Sandbox, SandboxError
 from halo_forge.verifiers.checks import Harness, PythonTests, Stdio, Tests, compare_lines, compare_output
 from halo_forge.verifiers.context import Stop, Workbench, status_of
 from halo_forge.verifiers.diagnostics import clip, ending, readable
-from halo_forge.verifiers.hacks.flags import of_outputs
+from halo_forge.verifiers.hacks.flags import is_unproven, of_outputs
+from halo_forge.verifiers.hacks.trivial import compiled_does_nothing
 from halo_forge.verifiers.result import Facts
 from halo_forge.verifiers.single_flight import OnceCache
 from halo_forge.verifiers.spec import BuiltSpec
@@ -95,8 +97,24 @@ class _Check:
         self._flags: set[str] = set()
 
     def facts(self, source: str) -> Facts:
+        content = source.encode("utf-8", errors="backslashreplace")
+        found = self._facts(content)
+        if is_unproven(found) and self._does_nothing(source, content):
+            return dataclasses.replace(found, flags=tuple(sorted({*found.flags, "trivial_program"})))
+        return found
+
+    def _does_nothing(self, source: str, content: bytes) -> bool:
+        compiled = self._spec.compiled_functions(self._bench, content)
+        return compiled_does_nothing(
+            source,
+            self._spec.language,
+            self._tests.entry_point,
+            lambda name: [function for function in compiled if self._spec.is_entry(function.name, name)],
+        )
+
+    def _facts(self, content: bytes) -> Facts:
         try:
-            program = self._spec.build(self._bench, source.encode("utf-8", errors="backslashreplace"), self._tests)
+            program = self._spec.build(self._bench, content, self._tests)
             if program is None or "run" not in self._spec.stages:
                 return self._result("compile", "passed")
             return self._run_stdio(program) if isinstance(self._tests, Stdio) else self._run_once(program)

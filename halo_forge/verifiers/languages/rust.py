@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 
 from halo_forge.core.errors import ConfigError
 from halo_forge.verifiers.checks import CompileOnly, Harness, Tests
+from halo_forge.verifiers.compiled.elf import CompiledFunction, functions
 from halo_forge.verifiers.compiled.functions import defines_function
 from halo_forge.verifiers.compiled.harness import harness_error
 from halo_forge.verifiers.compiled.rust_source import bare, reaching
@@ -140,6 +141,18 @@ class Spec(BuiltSpec):
 
     def hands_back_word(self) -> bool:
         return True
+
+    def compiled_functions(self, bench: Workbench, source: bytes) -> list[CompiledFunction]:
+        """See `BuiltSpec.compiled_functions`; compiles once more, with functions that nothing calls."""
+        options = ["--emit=obj", "-Copt-level=2", "-Clink-dead-code", "-Csymbol-mangling-version=v0"]
+        command = [*self._command(bench, "answer.rs", "lib", "answer.o"), *options]
+        outcome = bench.run(command, {"answer.rs": source}, "answer.o")
+        return [] if outcome.fetched is None else functions(outcome.fetched)
+
+    def is_entry(self, symbol: str, entry_point: str) -> bool:
+        """See `BuiltSpec.is_entry`; by the mangling v0, and in the crate's root alone."""
+        name = rf"{len(entry_point)}_?{re.escape(entry_point)}"
+        return re.fullmatch(rf"_RNvC\w*6answer{name}(?:B\w+)?", symbol) is not None
 
     def build(self, bench: Workbench, source: bytes, tests: Tests) -> bytes | None:
         """See `BuiltSpec.build`; the answer is the root of its crate, whatever it is compiled for."""
