@@ -74,9 +74,9 @@ def quickstart(arguments: argparse.Namespace) -> dict[str, Any]:
         raise SystemExit(done.returncode)
     profile = read_json(root / "run.json")["hardware"]["profile"]
     status = read_status(root, 2)
-    rates = [lap.metrics["tokens_per_second/generate"] for lap in status.laps]
-    first, last = (status.laps[number].metrics["dev/compile_rate"] for number in (0, -1))
-    seconds = sum(value for lap in status.laps for name, value in lap.metrics.items() if name.startswith("seconds/"))
+    rates = [row.metrics["tokens_per_second/generate"] for row in status.cycles]
+    first, last = (status.cycles[number].metrics["dev/compile_rate"] for number in (0, -1))
+    seconds = sum(value for row in status.cycles for name, value in row.metrics.items() if name.startswith("seconds/"))
     on_device = arguments.device == "cpu" or profile != "cpu"
     words = f"{status.state}, profile {profile}, {seconds:.0f} s; dev compile rate {first:.2f} -> {last:.2f}"
     found = {"profile": profile, "tokens_per_second": rates, "compile_rate": [first, last], "seconds": seconds}

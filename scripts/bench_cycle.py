@@ -80,7 +80,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="halo-forge-bench-") as name:
             root = Path(name) / "run"
             one_cycle(root, arguments.prompts, arguments.set)
-            metrics = read_status(root, 1).laps[0].metrics
+            metrics = read_status(root, 1).cycles[0].metrics
             phases = {phase: metrics.get(f"seconds/{phase}", 0.0) for phase in PHASES}
             alone = checking_seconds(root)
         ours.append(sum(phases.values()))

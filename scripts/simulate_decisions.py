@@ -8,9 +8,9 @@ one of 3.5 points.  A fall hits prompts unequally (standard deviation 10 points)
 exact in spite of the cut.  An alarm is a version of the run that is judged to have degraded (anywhere in it, so that
 the power includes the few false alarms before the fall).
 
-Judged by `screened` and `confirmed`, with the limit on the standard error lifted; then as shipped, limit included; then
-by rules that look once, for comparison.  Every share is shown beside the one that docs/decisions.md states, with its
-Monte-Carlo error.
+Judged by `screen_totals` and `confirm_totals`, with the limit on the standard error lifted; then as shipped, limit
+included; then by rules that look once, for comparison.  Every share is shown beside the one that docs/decisions.md
+states, with its Monte-Carlo error.
 
     python scripts/simulate_decisions.py [--runs 2000] [--seed 0]
 
@@ -29,7 +29,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from halo_forge.core.decisions import DecisionsSection, Judgement, Totals, confirmed, screened
+from halo_forge.core.decisions import Assessment, DecisionsSection, Totals, confirm_totals, screen_totals
 
 INTRACLASS_CORRELATION = 0.3
 SHAPE = (1.0 - INTRACLASS_CORRELATION) / (2.0 * INTRACLASS_CORRELATION)
@@ -188,15 +188,15 @@ def _totals(passed: NDArray[np.int64], num_samples: int) -> list[Totals]:
 
 
 def _alarm(settings: DecisionsSection, seen: Sequence[Totals], anew: Fresh) -> bool:
-    """Whether a version of the run is judged to have degraded; the judgement is that of the tool."""
+    """Whether a version of the run is judged to have degraded; the assessment is that of the tool."""
     incumbent = 0
     for version in range(1, len(seen)):
-        judgement: Judgement = screened(settings, incumbent, seen[incumbent], seen[version])
-        if judgement.outcome == "suspect":
-            judgement = confirmed(settings, judgement, *anew.of(incumbent, version))
-        if judgement.outcome == "degraded":
+        assessment: Assessment = screen_totals(settings, incumbent, seen[incumbent], seen[version])
+        if assessment.outcome == "suspect":
+            assessment = confirm_totals(settings, assessment, *anew.of(incumbent, version))
+        if assessment.outcome == "degraded":
             return True
-        if judgement.outcome == "improved":
+        if assessment.outcome == "improved":
             incumbent = version
     return False
 

@@ -12,14 +12,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from halo_forge.config import RaftConfig, differing_keys, load_config, resolved
 from halo_forge.core.errors import ConfigError, RunDirError
-from halo_forge.core.records import Measurement, Threshold, TrainingSettings, Verdict
+from halo_forge.core.records import Measurement, Selection, Threshold, Verdict
 from halo_forge.store.files import EDITED, read_json, read_jsonl
 from halo_forge.store.run import cycle_folder
 from halo_forge.verifiers.rewards import Rewards, reward
 
-Value = TypeVar("Value", Verdict, TrainingSettings, Measurement)
+Value = TypeVar("Value", Verdict, Selection, Measurement)
 
-_FORMS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (Verdict, TrainingSettings, Measurement)}
+_FORMS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (Verdict, Selection, Measurement)}
 _MAY_CHANGE = ("verifier.rewards", "selection.reward_threshold")
 
 
@@ -29,7 +29,7 @@ class Rescored:
 
     Attributes:
         name: "train", "dev" or "test".
-        cycle: The lap; None for test.
+        cycle: Its number; None for test.
         num_verdicts: Those that count; `num_errors`, failures of our own, are in no other number.
         num_changed: Verdicts whose reward is another.
         threshold_old, threshold_new: The reward threshold of that cycle; None where nothing is selected.
@@ -66,7 +66,7 @@ def changed_config(root: Path, old: RaftConfig, overrides: Iterable[str]) -> Raf
     other = [key for key in keys if not key.startswith(_MAY_CHANGE)]
     if other:
         raise ConfigError(
-            f"--rescore: {', '.join(other)} cannot be changed: programs would have to be checked or sampled again",
+            f"--rescore: {', '.join(other)} cannot be changed: programs would have to be verified or sampled again",
             "set verifier.rewards.* or selection.reward_threshold only; for other limits use `halo-forge verify CONFIG"
             " FILE...` on the run's completions.jsonl",
         )
@@ -76,7 +76,7 @@ def changed_config(root: Path, old: RaftConfig, overrides: Iterable[str]) -> Raf
 
 
 def rescore(root: Path, old: RaftConfig, new: RaftConfig) -> list[Rescored]:
-    """Train and dev verdicts of every lap, then those of the test prompts, as far as the run has come.
+    """Train and dev verdicts of every row, then those of the test prompts, as far as the run has come.
 
     Raises:
         RunDirError: The run holds no verdicts yet, or its files cannot be read.
@@ -98,16 +98,16 @@ def rescore(root: Path, old: RaftConfig, new: RaftConfig) -> list[Rescored]:
         version = verdicts[0].policy_version if verdicts else 0
         found.append(_rescored("test", None, version, verdicts, new.verifier.rewards, None, None))
     if not found:
-        raise RunDirError(f"{root}: the run holds no verdicts yet", "wait until its first lap is verified")
+        raise RunDirError(f"{root}: the run holds no verdicts yet", "wait until its first cycle is verified")
     return found
 
 
 def _thresholds(
     folder: Path, cycle: int, old: RaftConfig, new: RaftConfig, history: Sequence[dict[str, float]]
 ) -> tuple[Threshold | None, Threshold | None]:
-    if not (folder / "settings.json").is_file():
+    if not (folder / "selection.json").is_file():
         return None, None
-    before = _read(TrainingSettings, folder / "settings.json").reward_threshold
+    before = _read(Selection, folder / "selection.json").threshold
     if new.selection.reward_threshold == old.selection.reward_threshold:
         return before, before
     return before, new.selection.reward_threshold.value(cycle, old.raft.num_cycles, history)
@@ -118,7 +118,7 @@ def _verdicts(path: Path) -> Iterator[Verdict]:
         verdict = _valid(Verdict, row, f"{path}:{number}")
         if not (0.0 <= verdict.reward <= 1.0 and 0 <= verdict.tests_passed <= verdict.tests_total):
             found = f"reward {verdict.reward}, {verdict.tests_passed} of {verdict.tests_total} tests"
-            raise RunDirError(f"{path}:{number}: no verdict can say: {found}", EDITED)
+            raise RunDirError(f"{path}:{number}: impossible verdict: {found}", EDITED)
         yield verdict
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from halo_forge.config.names import advice, default_kind, fields, inside, models_at
+from halo_forge.config.names import RENAMED_KINDS, advice, default_kind, fields, inside, models_at
 from halo_forge.config.problems import PROBLEMS, Problem, show
 from halo_forge.config.rules import SCHEDULED
 from halo_forge.config.yaml_io import KeyPath
@@ -116,6 +116,8 @@ def _allowed(error: Any, path: KeyPath, data: Any) -> str:
 
 
 def _one_of(names: list[str], found: Any) -> str:
+    if isinstance(found, str) and RENAMED_KINDS.get(found) in names:
+        return ", ".join(names) + f" ({found} is now called {RENAMED_KINDS[found]})"
     near = difflib.get_close_matches(found, names, n=1) if isinstance(found, str) else []
     return ", ".join(names) + (f" (did you mean {near[0]}?)" if near else "")
 

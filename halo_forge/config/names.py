@@ -58,6 +58,9 @@ FOREIGN: dict[str, tuple[str, ...]] = {
 }
 """Names of TRL, transformers, PEFT, verl, axolotl and the earlier halo-forge -> ours."""
 
+RENAMED_KINDS = {"everything": "unfiltered"}
+"""A kind of an earlier halo-forge -> its name now."""
+
 _NOTES = {
     "selection.keep_fraction": " (a share: 0.5 is 50 %)",
     "verifier.memory_limit_bytes": " (in bytes)",

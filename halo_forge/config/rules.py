@@ -165,13 +165,13 @@ def _single_rules(config: RaftConfig) -> Iterator[Problem]:
         do = f"{_GREEDY}; raise the temperature, or set evaluation.samples_per_prompt to 1"
         yield Problem(("evaluation", "temperature"), do, evaluation.temperature, (other,))
     engine = config.engine
-    adapter, kind = getattr(engine, "adapter", None), engine.kind  # type: ignore[attr-defined]
+    adapter, kind = getattr(engine, "adapter", None), engine.kind
     if config.model.quantization != "none" and (kind == "vllm" or adapter in ("vllm_runtime_lora", "none")):
         text = "the server has the weights in full: another policy than the one that is trained; set it to none"
         if kind == "openai_server":
             text += ", or engine.adapter to merged_restart, which serves the weights of the 4 bits"
-        other = (("engine", "kind"), kind) if adapter is None else (("engine", "adapter"), adapter)
-        yield Problem(("model", "quantization"), text, config.model.quantization, (other,))
+        sampler = (("engine", "kind"), kind) if adapter is None else (("engine", "adapter"), adapter)
+        yield Problem(("model", "quantization"), text, config.model.quantization, (sampler,))
     if engine.batch_size != "auto" and engine.batch_size < 1:
         yield Problem(("engine", "batch_size"), f"found {engine.batch_size}, allowed: auto or at least 1")
     across = config.training.optimizer.across_cycles
@@ -198,7 +198,7 @@ def _temperature(config: RaftConfig, broken: set[KeyPath]) -> Iterator[Problem]:
     if _TEMPERATURE in broken:
         return
     limit, decisions, raft = config.engine.max_temperature, config.decisions, config.raft
-    allowed = f"allowed with engine.kind {config.engine.kind}: up to {limit:g}"  # type: ignore[attr-defined]
+    allowed = f"allowed with engine.kind {config.engine.kind}: up to {limit:g}"
     if config.evaluation.temperature > limit:
         yield Problem(("evaluation", "temperature"), f"found {show(config.evaluation.temperature)}, {allowed}")
     schedule = config.engine.temperature

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from halo_forge.config.problems import raise_all
 from halo_forge.config.rules import check_rules
-from halo_forge.config.spellings import DEFAULT_KINDS, LEARNING_RATE, normalised
+from halo_forge.config.spellings import DEFAULT_KINDS, LEARNING_RATE, Normalised, normalised
 from halo_forge.core.decisions import DecisionsSection
 from halo_forge.core.lr_scheduler import LrSchedulerType
 from halo_forge.core.registry import Spec, tagged_union
@@ -72,7 +72,7 @@ class PromptsSection(Spec):
     train: Text = "builtin:c/train"
     """Prompts whose answers are trained on."""
     dev: Text = "builtin:c/dev"
-    """Prompts measured at every lap; decisions look at these only."""
+    """Prompts measured in every cycle; decisions look at these only."""
     test: Text = "builtin:c/test"
     """Prompts measured once at the end, for the chosen model."""
     train_limit: Count | None = None
@@ -157,7 +157,7 @@ class LoraSection(Spec):
 
 
 class EvaluationSection(Spec):
-    """How dev and test prompts are measured; the same in every lap, so that laps compare."""
+    """How dev and test prompts are measured; the same in every cycle, so that cycles compare."""
 
     samples_per_prompt: Count = 4
     """Samples of each dev and test prompt."""
@@ -175,7 +175,7 @@ class RaftSection(Spec):
     """The loop."""
 
     num_cycles: Annotated[int, Field(ge=1, le=1000)] = 6
-    """Cycles of generate, verify, select, train; one more lap measures the last model."""
+    """Cycles of generate, verify, select, train; a final evaluation measures the last model."""
     samples_per_prompt: ScheduledNumber = Field(8, validate_default=True)
     """Samples of each train prompt; a schedule's value is rounded to the nearest whole number; scheduled."""
     prompts_per_cycle: Count | None = None
@@ -235,9 +235,9 @@ class RaftConfig(Spec):
     @model_validator(mode="before")
     @classmethod
     def _spellings(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
+        if not isinstance(data, dict | Normalised):
             return data
-        found = normalised(data)
+        found = data if isinstance(data, Normalised) else normalised(data)
         raise_all(found.problems)
         return found.data
 

@@ -47,6 +47,12 @@ class ToolMissing(HaloForgeError):
     exit_code = 4
 
 
+class PluginError(HaloForgeError):
+    """An installed package adds to halo-forge by an entry point that does not work."""
+
+    exit_code = 4
+
+
 class StoppedByRule(HaloForgeError):
     """The run stopped because a rule says so; it stays resumable."""
 

@@ -1,6 +1,7 @@
 """Engines write completions.
 
-One module, one engine: a frozen Spec that extends `EngineSpec` with `kind: Literal["<name>"] = "<name>"` and
+One module (or one entry point of another package: docs/extending.md), one engine: a frozen Spec that extends
+`EngineSpec` with `kind: Literal["<name>"] = "<name>"` and
 
     open(policy) -> Engine
 
@@ -19,6 +20,9 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from halo_forge.core.records import Completion, Prompt, SampleRequest
+from halo_forge.engines._spec import EngineSpec
+
+__all__ = ["Engine", "EngineSpec", "KeepingLogs", "Noting"]
 
 
 class Engine(Protocol):

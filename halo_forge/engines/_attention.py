@@ -33,7 +33,7 @@ def with_parts(
         parts: Keys and values of the first rows, the next rows and so on, each (its rows, key-value heads, its slots,
             head size).
     """
-    key.halo_forge_parts = parts  # type: ignore[attr-defined]
+    key.halo_forge_parts = parts  # type: ignore[attr-defined]  # travels on the tensor, through the model
     return key, value
 
 
@@ -62,7 +62,7 @@ def grouped_attention(
         CohortsLostError: The mask is wider than the keys.
     """
     if query.shape[2] != 1 or options.get("position_bias") is not None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)  # type: ignore[no-any-return]
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
     scale = query.shape[3] ** -0.5 if scaling is None else scaling
     parts = getattr(key, "halo_forge_parts", None)
     if parts is None:

@@ -35,14 +35,14 @@ PREFILL_TOKENS = {"cpu": 1024, "cuda": 8192}
 A CPU gains nothing from more (docs/log.md), and the shorter of many prompts are padded to the longest."""
 
 
-class _CohortsLayer(CacheLayerMixin):  # type: ignore[misc]
+class _CohortsLayer(CacheLayerMixin):
     """What the model takes for one layer's cache."""
 
     is_sliding = False
     """Sliding-window layers keep all slots too: the mask hides what is too far back."""
 
     def __init__(self, cohorts: Sequence[Cohort | FixedCache], number: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # the library leaves it untyped
         self.cohorts, self.number = cohorts, number
         self.is_initialized = True
 
@@ -59,7 +59,7 @@ class _CohortsLayer(CacheLayerMixin):  # type: ignore[misc]
         parts = [
             cohort.write(self.number, keys, values)
             for cohort, keys, values in zip(
-                self.cohorts, key_states.split(sizes), value_states.split(sizes), strict=True
+                self.cohorts, torch.split(key_states, sizes), torch.split(value_states, sizes), strict=True
             )
         ]
         return with_parts(key_states, value_states, parts)
@@ -187,7 +187,8 @@ class Decoder:
             logits_to_keep=upload([longest - 1], self._device),
             **{self._cache_argument: cache},
         )
-        layers = [(layer.keys, layer.values) for layer in cache.layers]
+        filled: list[Any] = cache.layers  # after a pass each layer holds its keys and values
+        layers = [(layer.keys, layer.values) for layer in filled]
         if self._cache is None:
             self._cache = Cache(layers=[_CohortsLayer(self._cohorts, number) for number in range(len(layers))])
         return _States(layers, [len(prompt) for prompt in prompts], output.logits[:, -1])

@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from halo_forge.policy.forwards import replaced_forwards
+
 _log = logging.getLogger(__name__)
 _ROTARY = "apply_rotary_pos_emb"
 """What the library's models call the function, each in its own module."""
@@ -41,17 +43,14 @@ def fused_operations(model: Any) -> Iterator[None]:
     rotary = _Rotary(own) if own is not None and _turns_halves(own, model.device, model.dtype) else None
     if rotary is None:
         _say_once(f"rotary positions of {type(model).__name__} keep the model's own operations")
-    for module, forward in norms.items():
-        module.forward = forward
-    if rotary is not None:
-        setattr(home, _ROTARY, rotary)
-    try:
-        yield
-    finally:
-        for module in norms:
-            del module.forward
+    with replaced_forwards(norms):
         if rotary is not None:
-            setattr(home, _ROTARY, own)
+            setattr(home, _ROTARY, rotary)
+        try:
+            yield
+        finally:
+            if rotary is not None:
+                setattr(home, _ROTARY, own)
 
 
 def _say_once(message: str) -> None:

@@ -1,4 +1,4 @@
-"""Does a server answer with the policy that is in memory?  Before a lap samples, both sides score a few answers.
+"""Does a server answer with the policy that is in memory?  Before a cycle samples, both sides score a few answers.
 
 The server continues some prompts and says how likely it took each token to be; the policy in memory is asked the same
 about the same tokens.  Of a server that says no log-probabilities, the tokens at temperature 0 are looked at: by how

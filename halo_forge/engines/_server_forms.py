@@ -104,8 +104,12 @@ def question(
         body["min_p"] = request.min_p
     if server == "transformers":
         # It has no fields for these, and starts from the model's own generation settings unless it is given others.
-        settings = {"do_sample": request.temperature > 0, "top_k": 0 if request.top_k is None else request.top_k}
-        settings |= {"min_p": request.min_p, "eos_token_id": sorted(stop_ids)}
+        settings: dict[str, Any] = {
+            "do_sample": request.temperature > 0,
+            "top_k": 0 if request.top_k is None else request.top_k,
+            "min_p": request.min_p,
+            "eos_token_id": sorted(stop_ids),
+        }
         body["generation_config"] = json.dumps(settings)
     return body
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -14,7 +14,11 @@ from halo_forge.core.schedules import ScheduledNumber
 class EngineSpec(Spec):
     """Sampling settings shared by all engines; a kind adds `kind` and its own."""
 
-    needs_policy: ClassVar[bool] = True
+    if TYPE_CHECKING:
+
+        @property
+        def kind(self) -> str:
+            """What the engine is called; each kind declares it as a field."""
 
     max_new_tokens: int = Field(256, ge=1)
     """Length limit of a completion in tokens; what is cut off there is never trained on."""
@@ -30,6 +34,11 @@ class EngineSpec(Spec):
     """Strings that end a completion, such as a closing code fence; the string stays in the text."""
     batch_size: int | Literal["auto"] = "auto"
     """Rows sampled together."""
+
+    @property
+    def needs_policy(self) -> bool:
+        """Whether a model is loaded and trained."""
+        return True
 
     @property
     def max_temperature(self) -> float:

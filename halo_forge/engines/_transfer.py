@@ -23,7 +23,7 @@ def upload(values: Any, device: torch.device) -> torch.Tensor:
 def upload_indices(*lists: Sequence[int], device: torch.device) -> list[torch.Tensor]:
     """Each list as a tensor of integers on the device, all in one transfer."""
     flat = torch.tensor([number for numbers in lists for number in numbers], dtype=torch.long)
-    return list(upload(flat, device).split([len(numbers) for numbers in lists]))
+    return list(torch.split(upload(flat, device), [len(numbers) for numbers in lists]))
 
 
 class Readback:

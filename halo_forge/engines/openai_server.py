@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from halo_forge.core.errors import ConfigError, ToolMissing
+from halo_forge.core.schedules import Schedule
 from halo_forge.core.schedules.constant import Constant
 from halo_forge.engines._http import Client
 from halo_forge.engines._served import ServedEngine
@@ -21,7 +22,7 @@ from halo_forge.engines._server_spec import MAX_TEMPERATURE, ServerSpec
 if TYPE_CHECKING:
     from halo_forge.policy import Policy
 
-NO_MIN_P = Constant(value=0.0)
+NO_MIN_P: Schedule = Constant(value=0.0)
 
 
 class OpenaiServerSpec(ServerSpec):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 KEYS = ("temperature", "top_p", "min_p", "top_k", "max_new_tokens")
 """Of a request: a completion that was drawn at other values is not its answer."""
 _TRAIN_FILES = ("completions.jsonl", "further_completions.jsonl")
-_LAP_FILES = (*_TRAIN_FILES, "dev_completions.jsonl")
+_CYCLE_FILES = (*_TRAIN_FILES, "dev_completions.jsonl")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,15 +47,15 @@ class RecordedEngine:
         Raises:
             ConfigError: A request is not in the record, or was recorded at other sampling settings.
         """
-        lap, test = self.root / f"cycles/{policy_version + 1:03d}", self.root / f"test/v{policy_version:03d}"
+        cycle, test = self.root / f"cycles/{policy_version + 1:03d}", self.root / f"test/v{policy_version:03d}"
         # Late: the configuration is built of the engines.
         from halo_forge.config.yaml_io import load_document
 
         config = load_document(self.root / "config.resolved.yaml").data
-        # A confirmation asks the dev prompts anew, with seeds of its own, of two versions in one lap.
+        # A confirmation asks the dev prompts anew, with seeds of its own, of two versions in one cycle.
         found: dict[tuple[str, int, int], tuple[Completion, dict[str, Any]]] = {}
         confirmations = sorted(self.root.glob("cycles/*/confirm_*completions.jsonl"))
-        for path in (*(lap / name for name in _LAP_FILES), test / "completions.jsonl", *confirmations):
+        for path in (*(cycle / name for name in _CYCLE_FILES), test / "completions.jsonl", *confirmations):
             if path.is_file():
                 drawn_at = _drawn_at(path, config)
                 for completion in _completions(path):
@@ -77,11 +77,11 @@ class RecordedEngine:
 
     def _missing(self, request: SampleRequest, policy_version: int, num_found: int) -> tuple[str, str]:
         """Message and hint."""
-        num_laps = len(list(self.root.glob("cycles/*/completions.jsonl")))
+        num_cycles = len(list(self.root.glob("cycles/*/completions.jsonl")))
         tested = ", ".join(sorted(each.name for each in self.root.glob("test/v*"))) or "none"
         return (
             f"engine.run: {self.root} holds no sample {request.index} of prompt {request.prompt_id!r} by"
-            f" v{policy_version}: {num_found} samples of this prompt by this version, {num_laps} laps (the last one"
+            f" v{policy_version}: {num_found} samples of this prompt by this version, {num_cycles} cycles (the last one"
             f" dev only), on test: {tested}",
             "ask for at most what is there: raft.num_cycles, raft.samples_per_prompt, raft.prompts_per_cycle,"
             " evaluation.samples_per_prompt, the recorded run's seed and prompts; decisions.screen_z: 10 where a"
@@ -110,7 +110,7 @@ class RecordedSpec(EngineSpec):
     """false loads no model and trains nothing: what would be selected, in seconds."""
 
     @property
-    def needs_policy(self) -> bool:  # type: ignore[override]
+    def needs_policy(self) -> bool:
         """Whether the model is loaded."""
         return self.train
 

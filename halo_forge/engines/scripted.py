@@ -48,11 +48,14 @@ class ScriptedEngine:
 class ScriptedSpec(EngineSpec):
     """Answers from a JSONL file of `{"prompt_id": id or "*", "answers": [text, ...]}`; nothing is trained."""
 
-    needs_policy: ClassVar[bool] = False
-
     kind: Literal["scripted"] = "scripted"
     answers: str
     """Path of the file with the answers."""
+
+    @property
+    def needs_policy(self) -> bool:
+        """See `EngineSpec`."""
+        return False
 
     def open(self, policy: object | None) -> ScriptedEngine:
         """Read the answers.

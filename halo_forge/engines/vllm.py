@@ -1,7 +1,7 @@
 """Engine `vllm`: a vLLM server of the run's own, in an interpreter of its own, writes the completions.
 
 vLLM pins its own torch and transformers, so it cannot be installed beside halo-forge; and a process of its own gives
-all its memory back when it ends.  The server is started when the first lap samples, on a free port of this machine,
+all its memory back when it ends.  The server is started when the first cycle samples, on a free port of this machine,
 gets each version's adapter while it runs, sleeps while the policy is trained where it can, and ends with the run.
 """
 
@@ -136,7 +136,7 @@ class VllmSpec(ServerSpec):
         Raises:
             ConfigError: The adapter's rank is more than vLLM takes.
         """
-        rank = policy.model.peft_config["default"].r
+        rank = policy.lora_rank
         if rank > RANKS[-1]:
             raise ConfigError(
                 f"lora.r: found {rank}, allowed with engine.kind vllm: up to {RANKS[-1]}",
@@ -151,7 +151,7 @@ class VllmSpec(ServerSpec):
         Args:
             num_tokens: Of the longest prompt and its answer.
         """
-        rank = policy.model.peft_config["default"].r
+        rank = policy.lora_rank
         start_model, revision = policy.identity["model_name_or_path"], policy.identity.get("commit")
         words = [self._interpreter(), "-m", "vllm.entrypoints.cli.main", "serve", start_model]
         words += ["--served-model-name", start_model]

@@ -33,18 +33,20 @@ class ModelShape:
     @classmethod
     def of(cls, config: Mapping[str, Any] | None) -> ModelShape | None:
         """The shape that a config.json tells; None for a kind of model whose keys are others."""
+        if config is None:
+            return None
         try:
-            hidden, heads = config["hidden_size"], config["num_attention_heads"]  # type: ignore[index]
-            head = config.get("head_dim")  # type: ignore[union-attr]
+            hidden, heads = config["hidden_size"], config["num_attention_heads"]
+            head = config.get("head_dim")
             head = hidden // heads if head is None else head
             return cls(
                 hidden,
-                config["intermediate_size"],  # type: ignore[index]
-                config["num_hidden_layers"],  # type: ignore[index]
+                config["intermediate_size"],
+                config["num_hidden_layers"],
                 heads * head,
-                config.get("num_key_value_heads", heads) * head,  # type: ignore[union-attr]
-                config["vocab_size"],  # type: ignore[index]
-                bool(config.get("tie_word_embeddings", False)),  # type: ignore[union-attr]
+                config.get("num_key_value_heads", heads) * head,
+                config["vocab_size"],
+                bool(config.get("tie_word_embeddings", False)),
             )
         except (KeyError, TypeError):
             return None

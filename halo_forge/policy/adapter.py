@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from halo_forge.core.errors import ModelError
 from halo_forge.core.seeds import derive_seed
 from halo_forge.policy.files import ModelSettings, explained
+from halo_forge.policy.forwards import replaced_forwards
 
 if TYPE_CHECKING:
     import torch
@@ -37,14 +38,21 @@ def with_adapter(base: Any, settings: ModelSettings, lora: LoraSettings, seed: i
     if settings.adapter is not None:
         with explained(settings.adapter):
             model = PeftModel.from_pretrained(base, settings.adapter, is_trainable=True)
+        loaded = model.peft_config["default"]
+        if not isinstance(loaded, LoraConfig):
+            kind = getattr(loaded.peft_type, "value", loaded.peft_type)
+            raise ModelError(
+                f"model.adapter: {settings.adapter} is an adapter of type {kind}, allowed: LORA",
+                "name the folder of a LoRA adapter",
+            )
         for key in ("r", "lora_alpha", "use_rslora"):
-            found, wanted = getattr(model.peft_config["default"], key), getattr(lora, key)
+            found, wanted = getattr(loaded, key), getattr(lora, key)
             if found != wanted:
                 raise ModelError(
                     f"model.adapter: {settings.adapter} has {key} {found}, but lora.{key} is {wanted}",
                     f"set lora.{key} to {found}",
                 )
-        modules = set(model.peft_config["default"].target_modules)
+        modules = set(loaded.target_modules or ())
         if lora.target_modules != "all-linear" and modules != set(lora.target_modules):
             raise ModelError(
                 f"model.adapter: {settings.adapter} is on {sorted(modules)}, but lora.target_modules is"
@@ -56,7 +64,7 @@ def with_adapter(base: Any, settings: ModelSettings, lora: LoraSettings, seed: i
         return _trainable(model)
     config = LoraConfig(
         r=lora.r,
-        lora_alpha=lora.lora_alpha,
+        lora_alpha=lora.lora_alpha,  # type: ignore[arg-type]  # PEFT divides it by r: any number does
         lora_dropout=lora.lora_dropout,
         target_modules=lora.target_modules,
         use_rslora=lora.use_rslora,
@@ -93,13 +101,8 @@ def fused_adapter(model: PeftModel) -> Iterator[None]:
     layers = [module for module in model.modules() if is_fusable_lora(module)]
     # All of them before the first is used: when the memory runs out here, no layer is left with a copy of its weights.
     forwards = [_fused_forward(layer, model.dtype) for layer in layers]
-    for layer, forward in zip(layers, forwards, strict=True):
-        layer.forward = forward
-    try:
+    with replaced_forwards(dict(zip(layers, forwards, strict=True))):
         yield
-    finally:
-        for layer in layers:
-            del layer.forward
 
 
 def is_fusable_lora(module: Any) -> bool:
@@ -126,7 +129,8 @@ def _fused_forward(layer: Any, dtype: torch.dtype) -> Callable[..., torch.Tensor
 
     def forward(x: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
         if drops and layer.training:
-            return type(layer).forward(layer, x, *arguments, **options)
+            unfused: torch.Tensor = type(layer).forward(layer, x, *arguments, **options)
+            return unfused
         output: torch.Tensor = layer.base_layer(x, *arguments, **options)
         if layer.disable_adapters:
             return output
@@ -151,7 +155,7 @@ def moved_together(tensors: Sequence[torch.Tensor], device: torch.device | str) 
     import torch
 
     flat = torch.cat([tensor.flatten() for tensor in tensors]).to(device)
-    parts = flat.split([tensor.numel() for tensor in tensors])
+    parts = torch.split(flat, [tensor.numel() for tensor in tensors])
     return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+from halo_forge.policy.forwards import replaced_forwards
 from halo_forge.policy.packed import Group, base_of, is_plain, siblings
 
 if TYPE_CHECKING:
@@ -29,20 +30,11 @@ def grouped_linears(model: Any) -> Iterator[None]:
     twice; they hold the same numbers and can be trained around, saved and merged as before.  The layers must not be
     trained while the block runs, and gradients do not pass.
     """
-    groups = _groups(model)
-    before: dict[Any, Any] = {}
-    for group in groups:
-        for number, member in enumerate(group.members):
-            # An adapter's layer may have a forward of `fused_adapter` already.
-            before[member] = member.__dict__.get("forward")
-            member.forward = group.forward_of(number)
-    try:
+    forwards = {
+        member: group.forward_of(number) for group in _groups(model) for number, member in enumerate(group.members)
+    }
+    with replaced_forwards(forwards):
         yield
-    finally:
-        for member, forward in before.items():
-            del member.forward
-            if forward is not None:
-                member.forward = forward
 
 
 def _groups(model: Any) -> list[_OnGpu]:
@@ -87,13 +79,13 @@ class _OnGpu(Group):
     def _lay_out(self, bases: Sequence[Any]) -> None:
         import torch
 
-        num_ranks = 0 if self._down is None else self._down.shape[1]
+        num_ranks = 0 if self._halves is None else self._halves[0].shape[1]
         total = sum(self._sizes)
         num_rows = total + -(-num_ranks // _RANK_MULTIPLE) * _RANK_MULTIPLE
         self._whole = _common_weight(bases, num_rows)
         self._ranks = slice(total, total + num_ranks)
-        if self._down is not None:
-            self._whole[self._ranks] = self._down.T
+        if self._halves is not None:
+            self._whole[self._ranks] = self._halves[0].T
         if self._bias is not None:
             self._bias = torch.cat([self._bias, self._bias.new_zeros(num_rows - total)])
 
@@ -103,16 +95,16 @@ class _OnGpu(Group):
         rows, weight = x.reshape(-1, x.shape[-1]), self._whole.T
         whole = rows @ weight if self._bias is None else torch.addmm(self._bias, rows, weight)
         output = whole[:, : self._ranks.start]
-        if self._down is not None and self._adapters_are_on():
-            output.addmm_(whole[:, self._ranks], self._up)
-        return output.view(*x.shape[:-1], output.shape[-1]).split(self._sizes, dim=-1)
+        if self._halves is not None and self._adapters_are_on():
+            output.addmm_(whole[:, self._ranks], self._halves[1])
+        return torch.split(output.view(*x.shape[:-1], output.shape[-1]), self._sizes, dim=-1)
 
 
 def _common_weight(bases: Sequence[Any], num_rows: int) -> torch.Tensor:
     """(num_rows, inputs): the layers' weights below each other, which they are views of, and room for the adapters."""
     import torch
 
-    weights = [base.weight for base in bases]
+    weights: list[torch.Tensor] = [base.weight for base in bases]
     num_inputs = weights[0].shape[1]
     starts = list(accumulate((len(weight) for weight in weights), initial=0))
     storage = weights[0].untyped_storage()

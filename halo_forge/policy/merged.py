@@ -25,7 +25,7 @@ def save_merged(policy: Policy, folder: Path) -> None:
     much on the disk.  Rounding to bfloat16 drops what is below half a unit in the last place of a weight, so small
     updates may vanish.  Where the base weights are in 4 bits, W is what they are multiplied as.
     """
-    base = policy.model.get_base_model()
+    base: Any = policy.model.get_base_model()
     with plain_when_saved(base):
         base.save_pretrained(str(folder), state_dict=merged_weights(base))
     policy.tokenizer.save_pretrained(str(folder))
@@ -40,7 +40,9 @@ def merged_weights(base: Any) -> dict[str, torch.Tensor]:
     from peft.tuners.lora import LoraLayer
 
     quantized = {f"{name}.weight": each for name, each in base.named_modules() if is_quantized(each)}
-    layers = {f"{name}.base_layer.weight": each for name, each in base.named_modules() if isinstance(each, LoraLayer)}
+    layers: dict[str, Any] = {
+        f"{name}.base_layer.weight": each for name, each in base.named_modules() if isinstance(each, LoraLayer)
+    }
     found: dict[str, torch.Tensor] = {}
     copies: dict[int, torch.Tensor] = {}
     with torch.no_grad():

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from halo_forge.core.errors import ConfigError, ModelError
 from halo_forge.core.records import Prompt
@@ -127,7 +127,9 @@ class Policy:
             base = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **quantization, **attention, **common)
         keep_one_layout(base)
         base.requires_grad_(False)
-        model = with_adapter(base if quantization else base.to(profile.device), settings, lora, seed)
+        # transformers' decorator of `to` loses the model from its signature.
+        on_device = base if quantization else base.to(profile.device)  # type: ignore[arg-type]
+        model = with_adapter(on_device, settings, lora, seed)
         model.eval()
         identity = identity_of(settings, base)
         return cls(
@@ -146,9 +148,16 @@ class Policy:
         return ModelSize(self.num_parameters, shape, self.model.dtype.itemsize)
 
     @property
+    def lora_rank(self) -> int:
+        """The rank r of the adapter's matrices."""
+        rank: int = self.model.peft_config["default"].r  # type: ignore[attr-defined]  # it is a LoraConfig
+        return rank
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.model.device
+        device: torch.device = self.model.device
+        return device
 
     def render(self, prompt: Prompt) -> str:
         """The text the model continues: chat template, generation prompt and response prefix.
@@ -222,13 +231,15 @@ class Policy:
         ||BA||_F^2 = trace((B^T B)(A A^T)), so no matrix larger than r x r is formed.
         """
         import torch
+        from peft.tuners.lora import LoraLayer
 
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for module in self.model.modules():
-            for name, a in getattr(module, "lora_A", {}).items():
-                a_weight, b_weight = a.weight.detach().double(), module.lora_B[name].weight.detach().double()
+        layers: list[Any] = [module for module in self.model.modules() if isinstance(module, LoraLayer)]
+        for layer in layers:
+            for name, a in layer.lora_A.items():
+                a_weight, b_weight = a.weight.detach().double(), layer.lora_B[name].weight.detach().double()
                 gram = (b_weight.T @ b_weight) * (a_weight @ a_weight.T)
-                total += module.scaling[name] ** 2 * gram.sum()
+                total += layer.scaling[name] ** 2 * gram.sum()
         return math.sqrt(max(float(total), 0.0))
 
     @contextlib.contextmanager

@@ -8,6 +8,8 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from halo_forge.policy.forwards import replaced_forwards
+
 if TYPE_CHECKING:
     import torch
 
@@ -37,17 +39,8 @@ def packed_linears(model: Any) -> Iterator[None]:
         forwards[layer] = _Packed([layer], model.dtype).forward_of(0)
         layers.remove(base_of(layer))
     forwards |= {layer: _packed_forward(layer) for layer in layers}
-    # An adapter's layer may have a forward of `fused_adapter` already.
-    before = {layer: layer.__dict__.get("forward") for layer in forwards}
-    for layer, forward in forwards.items():
-        layer.forward = forward
-    try:
+    with replaced_forwards(forwards):
         yield
-    finally:
-        for layer, forward in before.items():
-            del layer.forward
-            if forward is not None:
-                layer.forward = forward
 
 
 def _suitable(model: Any) -> set[Any]:
@@ -113,25 +106,25 @@ class Group(abc.ABC):
         import torch
 
         bases = [base_of(member) for member in members]
-        self._sizes = [base.out_features for base in bases]
+        self._sizes: list[int] = [base.out_features for base in bases]
         self.members = list(members)
         with torch.no_grad():
             self._bias = None
             if any(base.bias is not None for base in bases):
                 zeros = bases[0].weight.new_zeros
                 self._bias = torch.cat([zeros(base.out_features) if base.bias is None else base.bias for base in bases])
-            self._down, self._up = self._adapters(dtype)
+            self._halves = self._adapters(dtype)
             self._lay_out(bases)
         self._input: torch.Tensor | None = None
         self._output: tuple[torch.Tensor, ...] = ()
 
-    def _adapters(self, dtype: torch.dtype) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """(input size, ranks) and (ranks, output size), the second with a block for each layer; None without any."""
+    def _adapters(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """A^T, (input size, ranks), and s B^T, (ranks, output size) with a block for each layer; None without any."""
         import torch
 
         adapted = [member for member in self.members if member is not base_of(member)]
         if not adapted:
-            return None, None
+            return None
         names = {member: member.active_adapters[0] for member in adapted}
         downs = [member.lora_A[names[member]].weight for member in adapted]
         blocks = []
@@ -175,21 +168,23 @@ class _Packed(Group):
         import torch
 
         whole = torch.cat([base.weight for base in bases])
-        if self._down is None or self._up is None:
+        self._packed_down: torch.Tensor | None = None
+        if self._halves is None:
             self._weight = _pack(whole)
         else:
-            self._packed_down = _pack(self._down.T.contiguous())
-            self._weight = _pack(torch.cat([whole, self._up.T], dim=1))
+            down, up = self._halves
+            self._packed_down = _pack(down.T.contiguous())
+            self._weight = _pack(torch.cat([whole, up.T], dim=1))
 
     def _compute(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         import torch
 
         flat = x.reshape(-1, x.shape[-1])
-        if self._down is not None:
+        if self._packed_down is not None:
             low = _product(flat, self._packed_down, None)
             flat = torch.cat([flat, low if self._adapters_are_on() else torch.zeros_like(low)], dim=1)
         product = _product(flat, self._weight, self._bias)
-        return product.view(*x.shape[:-1], product.shape[-1]).split(self._sizes, dim=-1)
+        return torch.split(product.view(*x.shape[:-1], product.shape[-1]), self._sizes, dim=-1)
 
 
 def _pack(weight: torch.Tensor) -> torch.Tensor:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from halo_forge.core.metrics import DriftFacts, TokenValues
 from halo_forge.core.records import Completion, Prompt
 from halo_forge.policy import threads
+from halo_forge.policy.forwards import replaced_forwards
 from halo_forge.policy.model import Policy
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Probe:
         self,
         version: int,
         previous: int,
-        bring: Callable[[int], None],
+        ensure_loaded: Callable[[int], None],
         fixed: Sequence[Completion],
         own: Sequence[Completion],
         own_is_untruncated: bool = True,
@@ -57,23 +58,23 @@ class Probe:
 
         Args:
             previous: The version that v_version was trained from.
-            bring: Makes the policy in memory that version.
+            ensure_loaded: Makes the policy in memory that version.
             fixed: The same answers at every call.
             own_is_untruncated: The own answers were drawn at temperature 1 from the whole vocabulary; of others the
                 start model is not asked, as nothing unbiased follows.
         """
         fixed, own = spread(fixed, self.num_answers), spread(own, self._num_others)
-        bring(version)
+        ensure_loaded(version)
         self._fixed.setdefault(version, self._states(fixed))
         mine = self._states(own)
         theirs = mine
         for other in dict.fromkeys((previous, 0)):
             if other != version:
                 if other not in self._fixed:
-                    bring(other)
+                    ensure_loaded(other)
                     self._fixed[other] = self._states(fixed)
                 if other == 0 and own and own_is_untruncated:
-                    bring(other)
+                    ensure_loaded(other)
                     theirs = self._states(own)
         # The start model and the next version's parent are asked for again; an older one can be computed again.
         self._fixed = {key: self._fixed[key] for key in {0, previous, version}}
@@ -135,7 +136,8 @@ class Probe:
         """The states that predict the tokens of each row after the first `given` ones."""
         import torch
 
-        decoder = self.policy.model.get_base_model().get_decoder()
+        base: Any = self.policy.model.get_base_model()
+        decoder = base.get_decoder()
         found: dict[int, torch.Tensor] = {}
         with self.policy.sampling(), torch.inference_mode():
             for batch in _batches([len(row) for row in rows]):
@@ -205,8 +207,8 @@ class Probe:
                 for first in range(0, length, size):
                     for values, new in zip(answer, formulas(scores, number, slice(first, first + size)), strict=True):
                         values.extend(new)
-                for values, whole in zip(found, answer, strict=True):
-                    values.append(whole)
+                for column, whole in zip(found, answer, strict=True):
+                    column.append(whole)
         return found[0], found[1], found[2]
 
     @contextlib.contextmanager
@@ -218,21 +220,21 @@ class Probe:
         import torch
         from transformers.modeling_outputs import BaseModelOutputWithPast
 
-        base = self.policy.model.get_base_model()
+        base: Any = self.policy.model.get_base_model()
         decoder = base.get_decoder()
         ids = torch.zeros(1, 1, dtype=torch.long, device=self.policy.device)
         given: list[torch.Tensor] = []
-        decoder.forward = lambda *arguments, **options: BaseModelOutputWithPast(last_hidden_state=given.pop()[None])
+
+        def given_states(*arguments: Any, **options: Any) -> BaseModelOutputWithPast:
+            return BaseModelOutputWithPast(last_hidden_state=given.pop()[None])
 
         def scores(states: torch.Tensor) -> torch.Tensor:
             given.append(states)
             logits: torch.Tensor = base(input_ids=ids, use_cache=False).logits[0]
             return logits.float().log_softmax(dim=-1)
 
-        try:
+        with replaced_forwards({decoder: given_states}):
             yield scores
-        finally:
-            del decoder.forward
 
 
 def _expectation(logs: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

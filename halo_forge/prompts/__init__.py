@@ -1,12 +1,15 @@
 """Prompt sets: whatever the rows look like, the loop sees `Prompt` values with stable ids.
 
-A new row shape is one module with `NAME`, `COLUMNS`, `recognises(columns)` and `to_prompt(row)`, named in `_shapes.py`.
+A new row shape is one module with `NAME`, `COLUMNS`, `recognises(columns)` and `to_prompt(row)` (`Shape`): ours are
+named in `_shapes.py`, those of other packages by entry points of the group `halo_forge.prompts`.
 """
 
 from __future__ import annotations
 
+from halo_forge.prompts._row import Row
+from halo_forge.prompts._shapes import Shape
 from halo_forge.prompts.load import is_remote, load_prompts
 from halo_forge.prompts.similarity import near_duplicates
 from halo_forge.prompts.split import split_of
 
-__all__ = ["is_remote", "load_prompts", "near_duplicates", "split_of"]
+__all__ = ["Row", "Shape", "is_remote", "load_prompts", "near_duplicates", "split_of"]

@@ -2,16 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from types import ModuleType
+import functools
+from collections.abc import Collection, Iterable, Iterator
+from typing import Protocol
 
 from halo_forge.core.errors import ConfigError
 from halo_forge.core.records import Prompt
+from halo_forge.core.registry import PROMPTS_GROUP, plugins
 from halo_forge.prompts import humaneval, mbpp, native
 from halo_forge.prompts._row import Row, left_out
 
-# The most demanding shape first: `native` recognises every row that has a prompt.
-SHAPES: tuple[ModuleType, ...] = (humaneval, mbpp, native)
+
+class Shape(Protocol):
+    """A shape of prompt rows: one of our modules, or a module (or an object) that an entry point names.
+
+    Attributes:
+        NAME: What messages call such rows, such as "HumanEval rows".
+        COLUMNS: The columns that every such row has.
+    """
+
+    @property
+    def NAME(self) -> str: ...
+
+    @property
+    def COLUMNS(self) -> tuple[str, ...]: ...
+
+    def recognises(self, columns: Collection[str], /) -> bool:
+        """Whether rows with these columns have this shape."""
+        ...
+
+    def to_prompt(self, row: Row, /) -> Prompt:
+        """The prompt of one row.
+
+        Raises:
+            ConfigError: The row is wrong; `Row.error` makes one that names file and line.
+        """
+        ...
+
+
+@functools.cache
+def shapes() -> tuple[Shape, ...]:
+    """Every shape, the most demanding first: `native` recognises every row that has a `prompt`.
+
+    Plugins come before it and after our own, so installing one never changes how HumanEval or MBPP rows are read.
+
+    Raises:
+        PluginError: A plugin cannot be loaded, or lacks a part of a shape.
+    """
+    brought = []
+    for plugin in plugins(PROMPTS_GROUP):
+        lacking = [name for name in ("NAME", "COLUMNS", "recognises", "to_prompt") if not hasattr(plugin.loaded, name)]
+        if lacking:
+            raise plugin.error(f"it names {plugin.loaded!r}, which lacks {', '.join(lacking)}")
+        brought.append(plugin.loaded)
+    return (humaneval, mbpp, *brought, native)
 
 
 def to_prompts(rows: Iterable[Row], broken: list[ConfigError] | None = None) -> Iterator[tuple[Row, Prompt]]:
@@ -20,7 +64,7 @@ def to_prompts(rows: Iterable[Row], broken: list[ConfigError] | None = None) -> 
     Raises:
         ConfigError: A row is wrong or of another shape than the first, or two rows have one id.
     """
-    first: tuple[Row, ModuleType] | None = None
+    first: tuple[Row, Shape] | None = None
     seen: dict[str, Row] = {}
     for row in rows:
         with left_out(broken):
@@ -37,13 +81,13 @@ def to_prompts(rows: Iterable[Row], broken: list[ConfigError] | None = None) -> 
             yield row, prompt
 
 
-def _shape(row: Row) -> ModuleType:
+def _shape(row: Row) -> Shape:
     # By the columns' names alone: a column without a value is then reported as missing, not ignored.  `native` reports
     # the rows that nobody recognises.
-    return next((shape for shape in SHAPES if shape.recognises(row.data.keys())), native)
+    return next((shape for shape in shapes() if shape.recognises(row.data.keys())), native)
 
 
-def _mixed(row: Row, shape: ModuleType, first_row: Row, first_shape: ModuleType) -> ConfigError:
+def _mixed(row: Row, shape: Shape, first_row: Row, first_shape: Shape) -> ConfigError:
     missing = [column for column in first_shape.COLUMNS if row.data.get(column) is None]
     found = f"lacks {', '.join(f'`{column}`' for column in missing)}" if missing else f"reads as {shape.NAME}"
     return row.error(

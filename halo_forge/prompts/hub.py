@@ -30,7 +30,7 @@ def read(spec: str) -> Iterator[Row]:
 
 def _load(spec: str, dataset_id: str, config: str | None, split: str | None) -> Any:
     # Late: it takes a second and brings half the numeric stack.
-    import datasets  # type: ignore[import-untyped]
+    import datasets
 
     try:
         data = datasets.load_dataset(dataset_id, name=config, split=split)

@@ -1,4 +1,4 @@
-"""From a checked configuration to an open run: prompts, tools, and a locked run directory that belongs to it.
+"""From a checked configuration to an open run: prompts, runtime, and a locked run directory that belongs to it.
 
 The order is the order of cost: what can be refused cheaply is refused before anything is loaded.
 """
@@ -20,10 +20,12 @@ from pydantic import ValidationError
 
 import halo_forge
 from halo_forge.config import LoadedConfig, RaftConfig, config_digest, differing_keys, resolved
+from halo_forge.config.explain import problems_of
 from halo_forge.config.yaml_io import dump, load_document
 from halo_forge.core.errors import ConfigError, RunDirError
 from halo_forge.core.plan import Plan, PromptSets
 from halo_forge.core.records import Prompt
+from halo_forge.core.registry import PROMPTS_GROUP, plugins, used_plugins
 from halo_forge.engines import Engine, KeepingLogs, Noting
 from halo_forge.hardware import Profile, choose, prepare
 from halo_forge.hardware.telemetry import telemetry
@@ -31,7 +33,7 @@ from halo_forge.policy import Policy, check_local, check_quantization
 from halo_forge.policy.probe import Probe
 from halo_forge.prompts import is_remote, load_prompts
 from halo_forge.runtime.auto_settings import hardware_choices, verifier_workers
-from halo_forge.runtime.effects import Tools, Watch
+from halo_forge.runtime.effects import Observer, Runtime
 from halo_forge.runtime.preview import Preview, preview
 from halo_forge.store.files import EDITED
 from halo_forge.store.run import Run
@@ -46,7 +48,7 @@ IDENTITY_KEYS = {
     "start_model": "the start model is not the one the run was started with",
 }
 
-NOTED_KEYS = ("toolchain", "versions", "hardware")
+NOTED_KEYS = ("toolchain", "versions", "plugins", "hardware")
 """Of run.json: another value does not make another run, but an event."""
 
 
@@ -106,8 +108,8 @@ def planned(config: RaftConfig) -> Preview:
 
 @contextmanager
 def open_run(
-    loaded: LoadedConfig, watch: Watch, *, resume: bool, from_cycle: int | None = None
-) -> Iterator[tuple[Plan, Run, Tools]]:
+    loaded: LoadedConfig, observer: Observer, *, resume: bool, from_cycle: int | None = None
+) -> Iterator[tuple[Plan, Run, Runtime]]:
     """Everything the loop needs, ready to go.
 
     Args:
@@ -144,8 +146,8 @@ def open_run(
         limit = config.verifier.max_error_fraction
         profile = profile if policy is None else policy.profile
         needed = stack.enter_context(telemetry(profile)).take
-        tools = Tools(
-            prompts.by_id(), engine, verifier, trainer, policy, watch, limit, probe, needed, profile.described()
+        runtime = Runtime(
+            prompts.by_id(), engine, verifier, trainer, policy, observer, limit, probe, needed, profile.described()
         )
         size = None if policy is None else policy.size
         choices = hardware_choices(config, profile, *((None,) if size is None else (size.num_parameters, size.shape)))
@@ -160,11 +162,11 @@ def open_run(
             run.supersede(from_cycle)
         until_loaded.close()
         run.event("attempt_started", resumed=resume, halo_forge_version=halo_forge.__version__)
-        yield Plan(config, prompts), run, tools
+        yield Plan(config, prompts), run, runtime
 
 
 def _open_engine(config: RaftConfig, policy: Policy | None, run: Run, stack: ExitStack) -> Engine:
-    engine: Engine = config.engine.open(policy)
+    engine: Engine = config.engine.open(policy)  # type: ignore[attr-defined]  # every kind has it, for its own policy
     if isinstance(engine, AbstractContextManager):  # it may have started a server
         stack.enter_context(engine)
     if isinstance(engine, Noting):
@@ -199,7 +201,7 @@ def run_config(root: Path) -> LoadedConfig:
     """The configuration that a run directory was started with, writing to where the directory is now.
 
     Raises:
-        RunDirError: The directory holds no run.
+        RunDirError: The directory holds no run, or one whose configuration this version does not know.
     """
     path = root / "config.resolved.yaml"
     if not (root / "run.json").is_file() or not path.is_file():
@@ -208,7 +210,9 @@ def run_config(root: Path) -> LoadedConfig:
     try:
         config = RaftConfig.model_validate({**document.data, "output_dir": str(root)})
     except ValidationError as error:
-        raise RunDirError(f"{path}: not a configuration of this version: {error}", EDITED) from error
+        problem = problems_of(error, document.data)[0]
+        told = problem.told(lambda _: "default")
+        raise RunDirError(f"{path}: not a configuration of this version: {told}", EDITED) from error
     return LoadedConfig(config, document)
 
 
@@ -241,6 +245,7 @@ def _check_same_run(run: Run, config: RaftConfig, prompts: PromptSets, *, resume
 def _check_start_model(run: Run, identity: dict[str, Any]) -> None:
     stored = run.identity()
     _compare(run, stored, {"start_model": identity["start_model"]})
+    stored.setdefault("plugins", {})  # a run of an earlier version knew none
     changed = {key: identity[key] for key in NOTED_KEYS if stored.get(key) != identity[key]}
     if changed:
         run.event("environment_changed", **changed)
@@ -268,6 +273,7 @@ def _identity(
         "start_model": {**({} if policy is None else policy.identity), **config.engine.inputs()},
         "toolchain": toolchain,
         "versions": {"python": platform.python_version(), **_versions()},
+        "plugins": _plugins(config),
         "git_commit": _git_commit(),
     }
 
@@ -279,6 +285,15 @@ def _prompt_digests(prompts: PromptSets) -> dict[str, Any]:
 def _prompt_digest(prompts: Sequence[Prompt]) -> str:
     rows = [prompt.to_row() for prompt in prompts]
     return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+
+
+def _plugins(config: RaftConfig) -> dict[str, str]:
+    """Distribution -> version of the plugins that take part: kinds that are used, and all shapes of prompt rows.
+
+    Every shape is asked whether it recognises the rows, so each can decide how they are read.
+    """
+    shapes = {plugin.distribution: plugin.version for plugin in plugins(PROMPTS_GROUP)}
+    return dict(sorted({**shapes, **used_plugins(config)}.items()))
 
 
 def _versions() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The effects that the loop works with, behind protocols: tests and other executors put their own in their place."""
+"""The effects that the loop works with, behind protocols: tests and other executors replace them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from halo_forge.core.advice import Advised
-from halo_forge.core.decisions import Decision
 from halo_forge.core.errors import RunDirError, VerifierBroken
 from halo_forge.core.metrics import DriftFacts, KeptFacts, TokenValues, measure_drift, measure_kept
 from halo_forge.core.records import (
     Completion,
+    Decision,
     Measurement,
     Prompt,
+    Sample,
     SampleRequest,
     Selection,
     Trained,
+    Training,
     TrainingRow,
     TrainingSettings,
     Verdict,
@@ -44,14 +46,14 @@ class Adapters(Protocol):
     def load_adapter(self, folder: Path | None, version: int) -> None: ...
 
 
-class Probe(Protocol):
-    """What the model thinks of given answers; see `halo_forge.policy.probe`."""
+class DriftProbe(Protocol):
+    """What the model thinks of given completions; see `halo_forge.policy.probe`."""
 
     def drift(
         self,
         version: int,
         previous: int,
-        bring: Callable[[int], None],
+        ensure_loaded: Callable[[int], None],
         fixed: Sequence[Completion],
         own: Sequence[Completion],
         own_is_untruncated: bool,
@@ -60,8 +62,8 @@ class Probe(Protocol):
     def negative_log_likelihood(self, answers: Sequence[Completion]) -> TokenValues: ...
 
 
-class Watch(Protocol):
-    """Who looks on: a terminal, a tracker, or nobody."""
+class Observer(Protocol):
+    """Is told what happens: a terminal, a tracker, or nobody."""
 
     def track(self, label: str, items: Iterable[Item], total: int) -> Iterator[Item]:
         """The same items, counted as they pass."""
@@ -76,7 +78,7 @@ class Watch(Protocol):
         ...
 
     def advised(self, advised: Advised) -> None:
-        """What is to be said of the version measured last."""
+        """Advice on the version measured last."""
         ...
 
     def decided(self, decision: Decision) -> None:
@@ -89,7 +91,7 @@ class Watch(Protocol):
 
 
 @dataclass(frozen=True)
-class Tools:
+class Runtime:
     """One run's effects."""
 
     prompts: Mapping[str, Prompt]
@@ -97,20 +99,20 @@ class Tools:
     verifier: Verifier
     trainer: Trainer
     adapters: Adapters | None
-    watch: Watch
+    observer: Observer
     max_error_fraction: float
-    probe: Probe | None = None
+    probe: DriftProbe | None = None
     telemetry: Callable[[], Mapping[str, float]] = dict
     """What the GPU needed since the last call; nothing where it has no sensors."""
     hardware: str = "not said"
     """What the model is on, in one line."""
 
     def sample(self, requests: Sequence[SampleRequest], version: int, adapter: Path | None) -> Iterator[Completion]:
-        """Completions by v_version as they finish; each is checked meanwhile where processors are left for that."""
-        self._bring(version, adapter)
+        """Completions by v_version as they finish; each is verified meanwhile where processors are left for that."""
+        self._ensure_loaded(version, adapter)
         drawn = self.engine.sample(self.prompts, requests, version)
         at_once = not self.engine.takes_processors
-        for completion in self.watch.track(f"sample v{version}", drawn, len(requests)):
+        for completion in self.observer.track(f"sample v{version}", drawn, len(requests)):
             if at_once:
                 self.verifier.submit(self.prompts[completion.prompt_id], completion)
             yield completion
@@ -118,38 +120,41 @@ class Tools:
     def verify(self, completions: Sequence[Completion]) -> Iterator[Verdict]:
         """Verdicts in the order of `completions`."""
         pairs = [(self.prompts[completion.prompt_id], completion) for completion in completions]
-        return self.watch.track("verify", self.verifier.verify(pairs), len(pairs))
+        return self.observer.track("verify", self.verifier.verify(pairs), len(pairs))
 
     def verify_again(self, completions: Sequence[Completion]) -> Iterator[Verdict]:
-        """Second verdicts in the order of `completions`: every program is run anew."""
+        """Second verdicts in the order of `completions`: every program runs again."""
         pairs = [(self.prompts[completion.prompt_id], completion) for completion in completions]
-        return self.watch.track("verify again", self.verifier.verify_again(pairs), len(pairs))
+        return self.observer.track("verify again", self.verifier.verify_again(pairs), len(pairs))
 
     def drift(
         self,
         version: int,
-        previous: int,
+        training: Training | None,
+        start: Sequence[Sample],
+        own: Sequence[Sample],
+        requests: Sequence[SampleRequest],
         run: Run,
-        fixed: Sequence[Completion],
-        own: Sequence[Completion],
-        asked: Sequence[SampleRequest],
     ) -> Measurement:
         """How far v_version has moved; nothing where there is no model to ask.
 
         Args:
-            previous: The version it was trained from.
-            fixed: Answers of the start model.
-            own: Its own answers.
-            asked: What they answer.
+            training: What made it.
+            start: Samples of the start model.
+            own: Its own samples.
+            requests: What those were sampled for.
         """
         metrics: dict[str, float] = {}
         if self.probe is not None:
-            untruncated = all(request.is_untruncated for request in asked)
-
-            def bring(each: int) -> None:
-                self._bring(each, run.adapter(each))
-
-            metrics = measure_drift(self.probe.drift(version, previous, bring, fixed, own, untruncated))
+            facts = self.probe.drift(
+                version,
+                0 if training is None else training.settings.parent_version,
+                lambda each: self._ensure_loaded(each, run.adapter(each)),
+                [sample.completion for sample in start],
+                [sample.completion for sample in own],
+                all(request.is_untruncated for request in requests),
+            )
+            metrics = measure_drift(facts)
         return Measurement(version + 1, version, metrics)
 
     def train(
@@ -162,11 +167,11 @@ class Tools:
         record: Callable[[Mapping[str, Any]], None],
     ) -> Trained:
         """v_c from its parent version, whose adapter is `adapter`; every optimizer step goes to `record`."""
-        self._bring(settings.parent_version, adapter)
+        self._ensure_loaded(settings.parent_version, adapter)
 
         def on_step(row: Mapping[str, float], num_steps: int) -> None:
             record(row)
-            self.watch.step(row, num_steps)
+            self.observer.step(row, num_steps)
 
         state = None if adapter is None or settings.optimizer == "reset" else _optimizer_state(adapter)
         if self.probe is not None:
@@ -193,7 +198,7 @@ class Tools:
                 raise VerifierBroken(
                     f"the verifier itself failed on {num_errors} of {len(verdicts)} samples"
                     f" (verifier.max_error_fraction is {self.max_error_fraction}); first: {first.diagnostics[:200]}",
-                    "fix what it says, then run the same command with --resume: only these samples are checked again",
+                    "fix that, then run the same command with --resume: only these samples are verified again",
                 )
 
         return dataclasses.replace(self.second_verdict_form(), check=check)
@@ -206,7 +211,7 @@ class Tools:
             cost=_verification_cost,
         )
 
-    def _bring(self, version: int, adapter: Path | None) -> None:
+    def _ensure_loaded(self, version: int, adapter: Path | None) -> None:
         if self.adapters is None or self.adapters.version == version:
             return
         if adapter is not None:

@@ -8,6 +8,7 @@ import resource
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn
 
 from halo_forge.sandbox import landlock, seccomp, syscalls
@@ -65,7 +66,7 @@ INHERITED = ("addresses", "capabilities")
 
 def unavailable_steps(proc: int) -> list[str]:
     """The optional steps that this machine refuses, found by trying each in a child."""
-    return [name for name, (step, _) in OPTIONAL.items() if not works_in_a_child(lambda step=step: step(proc))]  # type: ignore[misc]
+    return [name for name, (step, _) in OPTIONAL.items() if not works_in_a_child(partial(step, proc))]
 
 
 def works_in_a_child(step: Callable[[], object], fork: Callable[[], int] = os.fork) -> bool:

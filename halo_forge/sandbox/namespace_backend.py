@@ -165,7 +165,7 @@ class NamespaceBackend:
 def _spawn(command: child_setup.Command) -> int:
     """The process id of the command, or the negative errno with which its start was refused."""
     try:
-        return os.posix_spawn(command.argv[0], command.argv, command.env, setsid=True)
+        return os.posix_spawn(command.argv[0], list(command.argv), command.env, setsid=True)
     except OSError as error:
         return -(error.errno or errno.ENOEXEC)
 

@@ -203,5 +203,5 @@ def install(code: bytes, flags: int = 0) -> int:
     Raises:
         OSError: The kernel refuses.
     """
-    header = struct.pack("HxxxxxxP", len(code) // 8, ctypes.cast(code, ctypes.c_void_p).value)
+    header = struct.pack("HxxxxxxP", len(code) // 8, ctypes.cast(ctypes.c_char_p(code), ctypes.c_void_p).value)
     return call("seccomp", _SET_MODE_FILTER, flags, header)

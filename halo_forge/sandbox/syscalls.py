@@ -145,9 +145,9 @@ _TABLE: dict[str, tuple[int | None, int | None]] = {
     "vhangup": (153, 58),
 }
 _COLUMN = {"x86_64": 0, "aarch64": 1}.get(MACHINE)
-NUMBERS: dict[str, int] = (
-    {} if _COLUMN is None else {name: row[_COLUMN] for name, row in _TABLE.items() if row[_COLUMN] is not None}  # type: ignore[misc]
-)
+NUMBERS: dict[str, int] = {
+    name: number for name, row in _TABLE.items() if _COLUMN is not None and (number := row[_COLUMN]) is not None
+}
 
 _CAPABILITY_VERSION_3 = struct.pack("II", 0x20080522, 0)
 

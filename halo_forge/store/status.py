@@ -1,4 +1,4 @@
-"""What a run directory says about itself: where it stands, and one row for each lap.
+"""What a run directory says about itself: where it stands, and one row for each cycle.
 
 Everything is read from the sealed files and events.jsonl, so a running, a killed and a finished run look alike.
 """
@@ -30,13 +30,13 @@ COUNTED = {"num_gpu_readings", *GPU}
 
 
 @dataclass
-class Lap:
-    """One lap: what was measured of v_{cycle-1}, and what cycle `cycle` trained.
+class CycleRow:
+    """One row: what was measured of v_{cycle-1}, and what cycle `cycle` trained.
 
     Attributes:
         metrics: Names of docs/metrics.md -> values; costs are those of docs/metrics.md, summed over attempts.
-        decision: The lap's decision.json; empty until it is made.
-        advice: The rows of the lap's advice.json.
+        decision: The cycle's decision.json; empty until it is made.
+        advice: The rows of the cycle's advice.json.
     """
 
     cycle: int
@@ -60,7 +60,7 @@ class Status:
     root: str
     state: str
     num_cycles: int
-    laps: list[Lap]
+    cycles: list[CycleRow]
     best_version: int | None
     best_adapter: str | None
     result: dict[str, Any] | None
@@ -68,7 +68,7 @@ class Status:
     @property
     def latest_advice(self) -> list[dict[str, str]]:
         """What the latest version that was measured gave occasion to say; earlier advice may no longer hold."""
-        measured = [lap for lap in self.laps if lap.decision]
+        measured = [row for row in self.cycles if row.decision]
         return measured[-1].advice if measured else []
 
     def to_row(self) -> dict[str, Any]:
@@ -85,47 +85,47 @@ def read_status(root: Path, num_cycles: int) -> Status:
     if not (root / "run.json").is_file():
         raise RunDirError(f"{root}: no run of halo-forge here", "name the output_dir of a run (it holds run.json)")
     costs = _costs(root / "events.jsonl")
-    laps = []
+    cycles = []
     for cycle in range(1, num_cycles + 2):
         folder = cycle_folder(root, cycle)
         if not folder.is_dir():
             break
-        laps.append(_lap(folder, cycle, costs[folder.name]))
+        cycles.append(_cycle_row(folder, cycle, costs[folder.name]))
     result = read_json(root / "result.json") if (root / "result.json").is_file() else None
-    laps_decided = [lap for lap in laps if lap.decision]
-    best = laps_decided[-1].decision["best_version"] if laps_decided else None
+    decided = [row for row in cycles if row.decision]
+    best = decided[-1].decision["best_version"] if decided else None
     return Status(
         root=str(root),
-        state="finished" if result is not None else _state(root, laps, num_cycles),
+        state="finished" if result is not None else _state(root, cycles, num_cycles),
         num_cycles=num_cycles,
-        laps=laps,
+        cycles=cycles,
         best_version=best,
         best_adapter=str(cycle_folder(root, best) / "adapter") if best else None,
         result=result,
     )
 
 
-def _lap(folder: Path, cycle: int, cost: CostFacts) -> Lap:
-    lap = Lap(cycle, cycle - 1, _lap_state(folder))
+def _cycle_row(folder: Path, cycle: int, cost: CostFacts) -> CycleRow:
+    row = CycleRow(cycle, cycle - 1, _cycle_state(folder))
     for name in ("measurement", "trained"):
         if (path := folder / f"{name}.json").is_file():
-            lap.metrics |= read_json(path)["metrics"]
+            row.metrics |= read_json(path)["metrics"]
     if (path := folder / "decision.json").is_file():
-        lap.decision = read_json(path)
+        row.decision = read_json(path)
     if (path := folder / "advice.json").is_file():
-        lap.advice = read_json(path)["advice"]
-    for name in ("sampling", "rollback_sampling", "settings"):
+        row.advice = read_json(path)["advice"]
+    for name in ("sampling", "rollback_sampling", "selection_settings", "settings"):
         if (path := folder / f"{name}.json").is_file():
-            lap.settings |= read_json(path)
+            row.settings |= read_json(path)
     if (path := folder / "selection.json").is_file():
-        lap.num_kept = len(read_json(path)["kept"])
-    if "num_tokens" in lap.metrics:
-        cost = replace(cost, tokens={**cost.tokens, "train": int(lap.metrics["num_tokens"])})
-    lap.metrics |= measure_cost(cost)
-    return lap
+        row.num_kept = len(read_json(path)["kept"])
+    if "num_tokens" in row.metrics:
+        cost = replace(cost, tokens={**cost.tokens, "train": int(row.metrics["num_tokens"])})
+    row.metrics |= measure_cost(cost)
+    return row
 
 
-def _lap_state(folder: Path) -> str:
+def _cycle_state(folder: Path) -> str:
     if (folder / "report.json").is_file():
         return "done"
     decision = folder / "decision.json"
@@ -137,18 +137,19 @@ def _lap_state(folder: Path) -> str:
         if parts:
             return f"{stage}: {num_lines} so far"
     sealed = [path for path in folder.glob("*.json*") if not path.name.startswith(".")]
-    return f"after {max(sealed, key=lambda path: path.stat().st_mtime).stem}" if sealed else "starting"
+    return f"{max(sealed, key=lambda path: path.stat().st_mtime).stem} done" if sealed else "starting"
 
 
-def _state(root: Path, laps: list[Lap], num_cycles: int) -> str:
-    if not laps:
+def _state(root: Path, cycles: list[CycleRow], num_cycles: int) -> str:
+    if not cycles:
         return "not started"
-    last = laps[-1]
+    last = cycles[-1]
+    name = f"cycle {last.cycle} of {num_cycles}" if last.cycle <= num_cycles else "final evaluation"
     if last.decision.get("action") in ("stop", "finish"):
-        return "measuring test prompts"
+        return "evaluating the test prompts"
     if last.state == "done":
-        return f"cycle {last.cycle} of {num_cycles} done"
-    return f"cycle {last.cycle} of {num_cycles}: {last.state}"
+        return f"{name} done"
+    return f"{name}: {last.state}"
 
 
 def _costs(path: Path) -> defaultdict[str, CostFacts]:
@@ -173,7 +174,7 @@ def _costs(path: Path) -> defaultdict[str, CostFacts]:
                 tokens.pop(name, None)  # absent where the attempt died while it sampled
         elif "folder" in event:
             folder, now = event["folder"], datetime.fromisoformat(event["time"])
-            # The time between two events of a folder is its own: laps follow each other.
+            # The time between two events of a folder is its own: cycles follow each other.
             seconds[folder]["other"] += (now - begun.get(folder, now)).total_seconds()
             begun[folder] = now
             phase = PHASE_OF.get(event["stage"])

@@ -51,4 +51,5 @@ def _fused_loss(model: Any, batch: Pass) -> torch.Tensor:
         output = model(input_ids=batch.input_ids, use_cache=False, shift_labels=batch.targets[None], fused_lm_head=True)
     finally:
         hook.remove()
-    return -output.log_probs.sum()
+    log_probabilities: torch.Tensor = output.log_probs
+    return -log_probabilities.sum()

@@ -53,9 +53,9 @@ def restore_state(optimizer: Any, model: Any, path: Path, *, with_steps: bool) -
     # As AdamW itself places its step counts: a fused kernel reads them on the device, all other code on the host.
     on_device = any(group.get("fused") or group.get("capturable") for group in optimizer.param_groups)
     for part in (*MOMENTS, STEP):
-        found = [tensors[f"{name}.{part}"] for name in weights]
+        values = [tensors[f"{name}.{part}"] for name in weights]
         if part == STEP and not with_steps:
-            found = [torch.zeros_like(steps) for steps in found]
-        placed = moved_together(found, device if part != STEP or on_device else "cpu")
+            values = [torch.zeros_like(steps) for steps in values]
+        placed = moved_together(values, device if part != STEP or on_device else "cpu")
         for weight, tensor in zip(weights.values(), placed, strict=True):
             optimizer.state[weight][part] = tensor

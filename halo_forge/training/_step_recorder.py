@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
-from trl import SFTTrainer
+from trl.trainer.sft_trainer import SFTTrainer
 
 from halo_forge.policy import threads
 from halo_forge.supervisor import heartbeat
@@ -20,7 +20,7 @@ from halo_forge.training._loss import completion_loss
 from halo_forge.training._step_batch import passes, step_batch
 
 
-class _StepRecordingTrainer(SFTTrainer):  # type: ignore[misc]
+class _StepRecordingTrainer(SFTTrainer):
     """Writes one row for each optimizer step: what was really applied, not what was planned."""
 
     def __init__(
@@ -49,7 +49,7 @@ class _StepRecordingTrainer(SFTTrainer):  # type: ignore[misc]
         for weight, value in trained.items():
             weight.data = value
         # Each loss is over the labels of the whole step already.
-        self.loss_is_scaled_for_ga = True
+        self.loss_is_scaled_for_ga = True  # type: ignore[assignment]  # the library declares it as None
         self.remove_callback(PrinterCallback)  # it prints every log line to stdout
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LambdaLR:
@@ -57,9 +57,9 @@ class _StepRecordingTrainer(SFTTrainer):  # type: ignore[misc]
         if num_training_steps != len(self._factors):
             raise RuntimeError(f"the plan says {len(self._factors)} optimizer steps, the trainer {num_training_steps}")
         last = len(self._factors) - 1
-        self.lr_scheduler = LambdaLR(
-            self.optimizer if optimizer is None else optimizer, lambda step: self._factors[min(step, last)]
-        )
+        scheduled = self.optimizer if optimizer is None else optimizer
+        assert scheduled is not None, "the library makes the optimizer first"
+        self.lr_scheduler = LambdaLR(scheduled, lambda step: self._factors[min(step, last)])
         self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -71,7 +71,7 @@ class _StepRecordingTrainer(SFTTrainer):  # type: ignore[misc]
         total = torch.zeros((), device=inputs["numbers"].device)
         for part in parts:
             threads.adjust()
-            total += super().training_step(model, {"part": part}, num_items)
+            total += super().training_step(model, {"part": part}, num_items)  # type: ignore[no-untyped-call]  # by TRL
             self._num_rows += len(part.input_ids)
             heartbeat.beat()
         self._num_tokens += num_items
@@ -101,7 +101,7 @@ class _StepRecordingTrainer(SFTTrainer):  # type: ignore[misc]
         super().log(logs, *arguments, **options)
 
 
-class _AtSteps(TrainerCallback):  # type: ignore[misc]
+class _AtSteps(TrainerCallback):
     """What is to happen between the trainer's own steps."""
 
     def __init__(self, trainer: _StepRecordingTrainer) -> None:

@@ -98,7 +98,7 @@ class LoraSftTrainer:
         on_step: StepListener,
         optimizer_state: Path | None,
     ) -> Any:
-        from trl import SFTConfig
+        from trl.trainer.sft_config import SFTConfig
 
         from halo_forge.training._optimizer_state import restore_state
         from halo_forge.training._step_recorder import step_recording_trainer
@@ -117,6 +117,7 @@ class LoraSftTrainer:
             self.settings.max_tokens_per_pass,
             self.settings.gradient_checkpointing,
         )
+        switch: dict[str, Any] = {_checkpointing_argument(SFTConfig): checkpointing}
         arguments = SFTConfig(
             output_dir=str(folder / "trainer"),
             # All rows of an optimizer step at once: our trainer cuts them by length (see `micro_batches`).
@@ -131,7 +132,7 @@ class LoraSftTrainer:
             # The weights are in the dtype they compute in; autocast would only add casts.
             bf16=False,
             fp16=False,
-            **{_checkpointing_argument(SFTConfig): checkpointing},
+            **switch,
             max_length=None,
             packing=False,
             dataset_kwargs={"skip_prepare_dataset": True},
@@ -174,12 +175,13 @@ def _unwrapped_after(base: Any) -> Iterator[None]:
     It wraps the forward of the model it is given and never unwraps it: every cycle would add a wrapper, and a hook
     on the embeddings where gradient checkpointing is on.
     """
-    forward = base.__dict__.get("forward")
     hooks = base.get_input_embeddings()._forward_hooks
     hooks_before = dict(hooks)
+    forward = base.__dict__.get("forward")
     try:
         yield
     finally:
+        # Not `replaced_forwards`: here the library replaces it, and only where it needs to.
         if forward is None:
             base.__dict__.pop("forward", None)
         else:

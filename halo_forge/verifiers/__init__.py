@@ -17,7 +17,7 @@ How to add a compiled language: one file, `verifiers/languages/<language>.py`, w
 Everything else is shared: settings and limits (`spec`), stages (`stages`), kinds of tests (`checks`), rewards
 (`rewards`), threads, retries and duplicates (`verifier`), and the check of the tools before the run (`preflight`).
 A language without objects and a linker derives from `BuiltSpec` and says in `build` how a program is made with a
-`Workbench` (`context`; `rust` and `go` do).  One that goes another way still derives from `ProgramSpec` and brings
+`BuildContext` (`context`; `rust` and `go` do).  One that goes another way still derives from `ProgramSpec` and brings
 its own `Checker` (`checker`).
 
 A verifier never lets its own failure look like a wrong answer: it is retried once on a fresh launcher, and then its

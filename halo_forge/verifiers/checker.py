@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from halo_forge.core.records import CheckResult
 from halo_forge.sandbox.job import Outcome, Sandbox
 from halo_forge.verifiers.checks import Tests
-from halo_forge.verifiers.result import Facts
 
 
 class Checker(Protocol):
@@ -27,8 +27,8 @@ class Checker(Protocol):
             ConfigError: They are of a kind this language does not have, or do not work by themselves.
         """
 
-    def check(self, source: str, tests: Tests, sandbox: Sandbox) -> Facts:
-        """The facts about one program.
+    def check(self, source: str, tests: Tests, sandbox: Sandbox) -> CheckResult:
+        """What the stages show about one program.
 
         Raises:
             SandboxError: Our own failure; nothing is known about the program.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 
 
-class Stop(Exception):
+class StageFailed(Exception):
     """The program goes no further."""
 
     def __init__(self, stage: Stage, status: Status) -> None:
@@ -24,7 +24,7 @@ class Stop(Exception):
         self.status = status
 
 
-class Workbench:
+class BuildContext:
     """Runs tools in the sandbox for one program, and collects what they cost and said.
 
     Attributes:
@@ -54,7 +54,7 @@ class Workbench:
             counted: The warnings that it prints are about the answer.
 
         Raises:
-            Stop: It fails, or leaves no such file.
+            StageFailed: It fails, or leaves no such file.
             SandboxError: Our own failure.
         """
         outcome = self.run(argv, files, target)
@@ -63,9 +63,7 @@ class Workbench:
         self._note(outcome, said)
         if counted:
             self.num_warnings += num_warnings(said)
-        self.stop_unless_clean(
-            outcome, "compile", f"the compiler (making {target})", self._stages.spec.compile_limits()
-        )
+        self.require_clean(outcome, "compile", f"the compiler (making {target})", self._stages.spec.compile_limits())
         if outcome.fetched is None:
             self.fail(f"the compiler left no {target}")
         return outcome.fetched
@@ -74,12 +72,12 @@ class Workbench:
         """What a tool prints about `files`.
 
         Raises:
-            Stop: It fails.
+            StageFailed: It fails.
             SandboxError: Our own failure.
         """
         outcome = self.run(argv, files, None)
         self._note(outcome, readable(outcome.stderr))
-        self.stop_unless_clean(outcome, "compile", argv[0], self._stages.spec.compile_limits())
+        self.require_clean(outcome, "compile", argv[0], self._stages.spec.compile_limits())
         return readable(outcome.stdout)
 
     def run(self, argv: list[str], files: Mapping[str, bytes], target: str | None) -> Outcome:
@@ -101,15 +99,15 @@ class Workbench:
     def fail(self, note: str) -> NoReturn:
         """The program does not compile, for a reason that no tool has told."""
         self.notes.append(note)
-        raise Stop("compile", "failed")
+        raise StageFailed("compile", "failed")
 
-    def stop_unless_clean(self, outcome: Outcome, stage: Stage, who: str, limits: Limits) -> None:
-        """Raises Stop when a command has not come to a good end."""
+    def require_clean(self, outcome: Outcome, stage: Stage, who: str, limits: Limits) -> None:
+        """Raises StageFailed when a command has not come to a good end."""
         if outcome.clean:
             return
         if outcome.exit_code is None or stage != "compile" or not (outcome.stdout or outcome.stderr):
             self.notes.append(f"{who}: {ending(outcome, limits)}")
-        raise Stop(stage, status_of(outcome))
+        raise StageFailed(stage, status_of(outcome))
 
     def _note(self, outcome: Outcome, said: str) -> None:
         self.outcomes.append(outcome)

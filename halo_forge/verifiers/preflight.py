@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from halo_forge.core.errors import ToolMissing
+from halo_forge.core.records import CheckResult
 from halo_forge.sandbox.job import SandboxError
 from halo_forge.sandbox.local import open_sandbox
 from halo_forge.verifiers.checker import Checker
 from halo_forge.verifiers.checks import Case, Stdio, Tests
 from halo_forge.verifiers.diagnostics import readable
-from halo_forge.verifiers.result import Facts
 from halo_forge.verifiers.spec import ProgramSpec
 from halo_forge.verifiers.toolchain import find_tool
 
@@ -65,9 +65,9 @@ def check_tools(spec: ProgramSpec, checker: Checker) -> dict[str, Any]:
                 late = version.timed_out is not None
                 raise _unfit(spec, f"does not tell its version: {readable(version.stderr)[:500]}", late)
             for source, tests, wanted in _controls(spec):
-                facts = checker.check(source, tests, sandbox)
-                if facts.status != wanted[1] or wanted[0] not in (None, facts.stage):
-                    raise _unfit(spec, _unexpected(facts, wanted), facts.status == "timeout")
+                result = checker.check(source, tests, sandbox)
+                if result.status != wanted[1] or wanted[0] not in (None, result.stage):
+                    raise _unfit(spec, _unexpected(result, wanted), result.status == "timeout")
             isolation = sandbox.isolation
         finally:
             sandbox.close()
@@ -93,11 +93,11 @@ def _controls(spec: ProgramSpec) -> Iterator[tuple[str, Tests, tuple[str | None,
         yield controls.passing, _WRONG, ("tests", "failed")
 
 
-def _unexpected(facts: Facts, wanted: tuple[str | None, str]) -> str:
+def _unexpected(result: CheckResult, wanted: tuple[str | None, str]) -> str:
     stage = "any stage" if wanted[0] is None else f"stage {wanted[0]}"
     return (
-        f"fails a self-test: expected {wanted[1]} at {stage}, found {facts.status} at stage {facts.stage}"
-        f" (exit code {facts.exit_code}, signal {facts.signal}): {facts.diagnostics[:1000]}"
+        f"fails a self-test: expected {wanted[1]} at {stage}, found {result.status} at stage {result.stage}"
+        f" (exit code {result.exit_code}, signal {result.signal}): {result.diagnostics[:1000]}"
     )
 
 

@@ -1,4 +1,4 @@
-"""From facts to a reward: a pure function, so that saved verdicts can be scored again."""
+"""From the result of a check to a reward: a pure function, so that saved verdicts can be scored again."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from halo_forge.core.records import Verdict
-from halo_forge.verifiers.result import Facts
+from halo_forge.core.records import CheckResult, Verdict
 
 
 class Rewards(BaseModel):
@@ -41,29 +40,29 @@ class Rewards(BaseModel):
         return self
 
 
-def reward(facts: Facts | Verdict, rewards: Rewards) -> float:
+def reward(result: CheckResult, rewards: Rewards) -> float:
     """The reward of a program; 0.0 for a failure of our own, which no rate counts.
 
-    A verdict holds all the facts that count here, so a stored one is scored again without running anything.
+    A verdict is a check result, so a stored one is scored again without running anything.
     """
-    if facts.status == "error":
+    if result.status == "error":
         return 0.0
-    if facts.stage == "extract":
+    if result.stage == "extract":
         return rewards.no_program
-    compiled = rewards.compiles_with_warnings if facts.warnings > 0 else rewards.compiles
-    if facts.stage == "compile":
-        return compiled if facts.status == "passed" else rewards.not_compiling
-    if facts.stage == "run":
-        return rewards.runs if facts.status == "passed" else compiled
-    if facts.status == "passed":
+    compiled = rewards.compiles_with_warnings if result.warnings > 0 else rewards.compiles
+    if result.stage == "compile":
+        return compiled if result.status == "passed" else rewards.not_compiling
+    if result.stage == "run":
+        return rewards.runs if result.status == "passed" else compiled
+    if result.status == "passed":
         return rewards.passes
-    if facts.tests_total == 0:
+    if result.tests_total == 0:
         return rewards.runs
     # All lines right and then more of them is a failure too, and worth less than success.
-    share = min(facts.tests_passed, facts.tests_total - 1) / facts.tests_total
+    share = min(result.tests_passed, result.tests_total - 1) / result.tests_total
     return rewards.runs + (rewards.passes - rewards.runs) * share
 
 
 def rescored(verdict: Verdict, rewards: Rewards) -> Verdict:
-    """The same verdict with the reward that its facts get under `rewards`."""
+    """The same verdict with the reward that it gets under `rewards`."""
     return dataclasses.replace(verdict, reward=reward(verdict, rewards))

@@ -11,7 +11,7 @@ Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 
-class OnceCache(Generic[Key, Value]):
+class SingleFlight(Generic[Key, Value]):
     """Keeps every value that was made, for as long as the cache lives; failures are not kept."""
 
     def __init__(self) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from halo_forge.verifiers.checker import Checker
     from halo_forge.verifiers.checks import Tests
     from halo_forge.verifiers.compiled.elf import CompiledFunction
-    from halo_forge.verifiers.context import Workbench
+    from halo_forge.verifiers.context import BuildContext
     from halo_forge.verifiers.verifier import ThreadedVerifier
 
 RunStage = Literal["compile", "run", "tests"]
@@ -196,16 +196,16 @@ class BuiltSpec(ProgramSpec):
     """A language whose tools make a program of a source."""
 
     @abc.abstractmethod
-    def build(self, bench: Workbench, source: bytes, tests: Tests) -> bytes | None:
+    def build(self, context: BuildContext, source: bytes, tests: Tests) -> bytes | None:
         """The program that is to run; None where `tests` ask for less, and that much works.
 
         Raises:
-            Stop: The source does not compile.
+            StageFailed: The source does not compile.
             SandboxError: Our own failure.
             ConfigError: The tests do not work by themselves.
         """
 
-    def check_tests(self, bench: Workbench, tests: Tests) -> None:
+    def check_tests(self, context: BuildContext, tests: Tests) -> None:
         """Find out, before any answer is there, whether `tests` can work.
 
         Raises:
@@ -213,7 +213,7 @@ class BuiltSpec(ProgramSpec):
             ConfigError: They cannot.
         """
 
-    def compiled_functions(self, bench: Workbench, source: bytes) -> list[CompiledFunction]:
+    def compiled_functions(self, context: BuildContext, source: bytes) -> list[CompiledFunction]:
         """The machine code of an answer that compiles, by function; empty where it cannot be read.
 
         Raises:
@@ -224,11 +224,11 @@ class BuiltSpec(ProgramSpec):
     def is_entry(self, symbol: str, entry_point: str) -> bool:
         """Whether a symbol of an object is the function that prompts call `entry_point`.
 
-        What runs before `main` goes by that name too.
+        Code that runs before `main` counts as part of `main`.
         """
         return symbol == entry_point
 
-    def hands_back_word(self) -> bool:
+    def writes_sentinel(self) -> bool:
         """Whether a program with a harness ends with the word that it finds in standard input, as in `harness`.
 
         Where it does not, nothing tells a harness that came to its end from an answer that left early.
@@ -261,7 +261,7 @@ class CompiledSpec(BuiltSpec):
         """The source of the object that calls a harness; None where programs do not run, see `harness`."""
         return None
 
-    def hands_back_word(self) -> bool:
+    def writes_sentinel(self) -> bool:
         return self.start_source() is not None
 
     def libraries(self) -> list[str]:
@@ -276,25 +276,25 @@ class CompiledSpec(BuiltSpec):
         """A whole program of one source in one call, which is faster than two; None where it takes two."""
         return None
 
-    def make_of_answer(self, bench: Workbench, source: bytes, command: list[str], target: str) -> bytes:
+    def make_of_answer(self, context: BuildContext, source: bytes, command: list[str], target: str) -> bytes:
         """What a command of the above makes of an answer."""
-        bench.made_of_answer = bench.make(command, {self.source_name("answer"): source}, target, True)
-        return bench.made_of_answer
+        context.made_of_answer = context.make(command, {self.source_name("answer"): source}, target, True)
+        return context.made_of_answer
 
-    def compiled_functions(self, bench: Workbench, source: bytes) -> list[CompiledFunction]:
-        """See `BuiltSpec.compiled_functions`; costs nothing, because it is compiled already."""
+    def compiled_functions(self, context: BuildContext, source: bytes) -> list[CompiledFunction]:
+        """See `BuiltSpec.compiled_functions`; read from the object or program that was built anyway."""
         from halo_forge.verifiers.compiled.elf import functions
 
-        return functions(bench.made_of_answer)
+        return functions(context.made_of_answer)
 
-    def build(self, bench: Workbench, source: bytes, tests: Tests) -> bytes | None:
+    def build(self, context: BuildContext, source: bytes, tests: Tests) -> bytes | None:
         """See `BuiltSpec.build`."""
         from halo_forge.verifiers.compiled.objects import build
 
-        return build(self, bench, source, tests)
+        return build(self, context, source, tests)
 
-    def check_tests(self, bench: Workbench, tests: Tests) -> None:
+    def check_tests(self, context: BuildContext, tests: Tests) -> None:
         """See `BuiltSpec.check_tests`."""
         from halo_forge.verifiers.compiled.objects import check_tests
 
-        check_tests(self, bench, tests)
+        check_tests(self, context, tests)

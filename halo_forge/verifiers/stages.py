@@ -9,15 +9,14 @@ from collections.abc import Hashable, Mapping
 from typing import Any
 
 from halo_forge.core.errors import ConfigError
-from halo_forge.core.records import Stage, Status
+from halo_forge.core.records import CheckResult, Stage, Status
 from halo_forge.sandbox.job import Job, Limits, Outcome, Sandbox, SandboxError
 from halo_forge.verifiers.checks import Harness, PythonTests, Stdio, Tests, compare_lines, compare_output
-from halo_forge.verifiers.context import Stop, Workbench, status_of
+from halo_forge.verifiers.context import BuildContext, StageFailed, status_of
 from halo_forge.verifiers.diagnostics import clip, ending, readable
 from halo_forge.verifiers.hacks.flags import is_unproven, of_outputs
 from halo_forge.verifiers.hacks.trivial import compiled_does_nothing
-from halo_forge.verifiers.result import Facts
-from halo_forge.verifiers.single_flight import OnceCache
+from halo_forge.verifiers.single_flight import SingleFlight
 from halo_forge.verifiers.spec import BuiltSpec
 
 _STANDARD_PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -30,7 +29,7 @@ class Stages:
         tools: Name in `spec.requires()` -> absolute path.
 
     Attributes:
-        kept: What is made once for all programs, such as compiled harnesses; see `Workbench.once`.
+        kept: What is made once for all programs, such as compiled harnesses; see `BuildContext.once`.
     """
 
     def __init__(self, spec: BuiltSpec, tools: Mapping[str, str]) -> None:
@@ -38,11 +37,11 @@ class Stages:
         self.tools = tools
         self.compiler = tools[spec.requires()[0]]
         self._env = {"LANG": "C.UTF-8", "PATH": f"{os.path.dirname(self.compiler)}:{_STANDARD_PATH}"}
-        self.kept: OnceCache[Hashable, Any] = OnceCache()
+        self.kept: SingleFlight[Hashable, Any] = SingleFlight()
 
-    def check(self, source: str, tests: Tests, sandbox: Sandbox) -> Facts:
+    def check(self, source: str, tests: Tests, sandbox: Sandbox) -> CheckResult:
         """See `Checker.check`."""
-        return _Check(self, tests, sandbox).facts(source)
+        return _Check(self, tests, sandbox).result(source)
 
     def version(self, sandbox: Sandbox) -> Outcome:
         """See `Checker.version`."""
@@ -55,7 +54,7 @@ class Stages:
                 f"tests of the kind {tests.kind!r} are for Python, the verifier checks {self.spec.language!r}",
                 "use the kinds stdio, harness or compile, or set verifier.kind to python",
             )
-        self.spec.check_tests(Workbench(self, sandbox), tests)
+        self.spec.check_tests(BuildContext(self, sandbox), tests)
 
     def tool(self, argv: list[str], files: Mapping[str, bytes], fetch: str | None, sandbox: Sandbox) -> Outcome:
         """Run the compiler or one of its companions.
@@ -90,21 +89,21 @@ class _Check:
         self._spec = stages.spec
         self._tests = tests
         self._sandbox = sandbox
-        self._bench = Workbench(stages, sandbox)
-        self._outcomes = self._bench.outcomes
-        self._notes = self._bench.notes
+        self._context = BuildContext(stages, sandbox)
+        self._outcomes = self._context.outcomes
+        self._notes = self._context.notes
         self._num_passed = 0
         self._flags: set[str] = set()
 
-    def facts(self, source: str) -> Facts:
+    def result(self, source: str) -> CheckResult:
         content = source.encode("utf-8", errors="backslashreplace")
-        found = self._facts(content)
+        found = self._staged(content)
         if is_unproven(found) and self._does_nothing(source, content):
             return dataclasses.replace(found, flags=tuple(sorted({*found.flags, "trivial_program"})))
         return found
 
     def _does_nothing(self, source: str, content: bytes) -> bool:
-        compiled = self._spec.compiled_functions(self._bench, content)
+        compiled = self._spec.compiled_functions(self._context, content)
         return compiled_does_nothing(
             source,
             self._spec.language,
@@ -112,48 +111,48 @@ class _Check:
             lambda name: [function for function in compiled if self._spec.is_entry(function.name, name)],
         )
 
-    def _facts(self, content: bytes) -> Facts:
+    def _staged(self, content: bytes) -> CheckResult:
         try:
-            program = self._spec.build(self._bench, content, self._tests)
+            program = self._spec.build(self._context, content, self._tests)
             if program is None or "run" not in self._spec.stages:
                 return self._result("compile", "passed")
             return self._run_stdio(program) if isinstance(self._tests, Stdio) else self._run_once(program)
-        except Stop as stop:
-            return self._result(stop.stage, stop.status)
+        except StageFailed as failure:
+            return self._result(failure.stage, failure.status)
 
-    def _result(self, stage: Stage, status: Status, shown: Outcome | None = None) -> Facts:
+    def _result(self, stage: Stage, status: Status, shown: Outcome | None = None) -> CheckResult:
         shown = self._outcomes[-1] if shown is None else shown  # every `build` runs at least one tool
         with_tests = "tests" in self._spec.stages
-        return Facts(
+        return CheckResult(
             stage,
             status,
             tests_passed=self._num_passed if with_tests else 0,
             tests_total=self._tests.num_checks if with_tests else 0,
-            warnings=self._bench.num_warnings,
+            warnings=self._context.num_warnings,
             diagnostics=clip("\n".join(note.rstrip("\n") for note in self._notes if note.strip())),
             exit_code=shown.exit_code,
             signal=shown.signal,
             wall_seconds=sum(outcome.wall_seconds for outcome in self._outcomes),
             cpu_seconds=sum(outcome.cpu_seconds for outcome in self._outcomes),
             max_rss_bytes=max(outcome.max_rss_bytes for outcome in self._outcomes),
-            flags=tuple(sorted(self._flags | self._bench.flags)),
+            flags=tuple(sorted(self._flags | self._context.flags)),
         )
 
-    def _run_once(self, program: bytes) -> Facts:
-        """Run a program that reads nothing; see `harness` for the word that one with a harness ends with."""
-        with_word = isinstance(self._tests, Harness) and self._spec.hands_back_word()
-        word = secrets.token_hex(16) if with_word else ""
-        outcome = self._stages.program(program, word, self._sandbox)
+    def _run_once(self, program: bytes) -> CheckResult:
+        """Run a program that reads nothing; see `harness` for the sentinel that one with a harness ends with."""
+        with_sentinel = isinstance(self._tests, Harness) and self._spec.writes_sentinel()
+        sentinel = secrets.token_hex(16) if with_sentinel else ""
+        outcome = self._stages.program(program, sentinel, self._sandbox)
         self._outcomes.append(outcome)
-        left_early = outcome.clean and not outcome.stdout.endswith(word.encode())
+        left_early = outcome.clean and not outcome.stdout.endswith(sentinel.encode())
         comparison = None
         if isinstance(self._tests, Harness) and "tests" in self._spec.stages and not left_early:
-            output = outcome.stdout.removesuffix(word.encode())
+            output = outcome.stdout.removesuffix(sentinel.encode())
             comparison = compare_lines(output, self._tests.expected, outcome.clean)
             self._num_passed = comparison.num_equal
             self._flags = of_outputs(output.splitlines(), self._tests.expected, outcome.clean)
         try:
-            self._bench.stop_unless_clean(outcome, "run", "the program", self._spec.run_limits())
+            self._context.require_clean(outcome, "run", "the program", self._spec.run_limits())
         finally:
             self._notes += [readable(outcome.stderr), *(() if comparison is None else comparison.differences)]
         if left_early:
@@ -165,7 +164,7 @@ class _Check:
             return self._result("run", "passed")
         return self._result("tests", "passed" if comparison.right else "failed")
 
-    def _run_stdio(self, program: bytes) -> Facts:
+    def _run_stdio(self, program: bytes) -> CheckResult:
         assert isinstance(self._tests, Stdio)
         limits = self._spec.run_limits()
         unclean: list[Outcome] = []

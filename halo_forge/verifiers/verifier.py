@@ -9,16 +9,15 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any, Self
 
 from halo_forge.core.errors import ConfigError, ToolMissing
-from halo_forge.core.records import Completion, Prompt, Verdict
+from halo_forge.core.records import CheckResult, Completion, Prompt, Verdict
 from halo_forge.core.source import Extraction, canonical, digest, extract, normalise
 from halo_forge.sandbox.job import Sandbox, SandboxError
 from halo_forge.sandbox.local import open_sandbox
 from halo_forge.verifiers.checks import Tests
 from halo_forge.verifiers.hacks.flags import echoes, of_source
 from halo_forge.verifiers.preflight import check_tools, find_tools
-from halo_forge.verifiers.result import Facts
 from halo_forge.verifiers.rewards import reward
-from halo_forge.verifiers.single_flight import OnceCache
+from halo_forge.verifiers.single_flight import SingleFlight
 from halo_forge.verifiers.spec import ProgramSpec
 
 _MAX_SOURCE_BYTES = 256 * 1024
@@ -37,7 +36,7 @@ class ThreadedVerifier:
         self._spec = spec
         self._sandboxes = _Sandboxes(self._open_sandbox)
         self._tools: dict[str, str] = {}
-        self._facts: OnceCache[tuple[str, str], Facts] = OnceCache()
+        self._results: SingleFlight[tuple[str, str], CheckResult] = SingleFlight()
         self._pending: dict[_Key, Future[Verdict]] = {}
         self._pool: ThreadPoolExecutor | None = None
         self._toolchain: dict[str, Any] = {}
@@ -143,60 +142,50 @@ class ThreadedVerifier:
         num_checks = tests.num_checks if "tests" in self._spec.stages else 0
         code = extraction.code
         if code is None:
-            facts = Facts("extract", "failed", tests_total=num_checks, diagnostics=_no_program(extraction))
+            result = CheckResult("extract", "failed", tests_total=num_checks, diagnostics=_no_program(extraction))
         elif len(code.encode("utf-8", errors="backslashreplace")) > _MAX_SOURCE_BYTES:
             flags.add("too_large")
             note = f"the program is larger than {_MAX_SOURCE_BYTES} bytes"
-            facts = Facts("extract", "failed", tests_total=num_checks, diagnostics=note)
+            result = CheckResult("extract", "failed", tests_total=num_checks, diagnostics=note)
         else:
-            facts = self._known_facts(code, tests, None if again else tests_digest, num_checks)
-        flags |= self._hack_flags(extraction, prompt, completion, tests, facts)
+            result = self._known_result(code, tests, None if again else tests_digest, num_checks)
+        flags |= self._hack_flags(extraction, prompt, completion, tests, result)
+        checked = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
         return Verdict(
+            **{**checked, "flags": tuple(sorted(flags))},
             prompt_id=prompt.id,
             index=completion.index,
-            stage=facts.stage,
-            status=facts.status,
-            reward=reward(facts, self._spec.rewards),
-            tests_passed=facts.tests_passed,
-            tests_total=facts.tests_total,
-            warnings=facts.warnings,
-            diagnostics=facts.diagnostics,
-            exit_code=facts.exit_code,
-            signal=facts.signal,
-            flags=tuple(sorted(flags)),
+            reward=reward(result, self._spec.rewards),
             source_digest=None if code is None else digest(code),
             normal_digest=None if code is None else digest(normalise(code, self._spec.language)),
             extraction=extraction.to_row(),
             isolation=self._toolchain["isolation"],
             policy_version=completion.policy_version,
-            wall_seconds=facts.wall_seconds,
-            cpu_seconds=facts.cpu_seconds,
-            max_rss_bytes=facts.max_rss_bytes,
         )
 
     def _hack_flags(
-        self, extraction: Extraction, prompt: Prompt, completion: Completion, tests: Tests, facts: Facts
+        self, extraction: Extraction, prompt: Prompt, completion: Completion, tests: Tests, result: CheckResult
     ) -> set[str]:
         if extraction.code is None:
             return {"prompt_echo"} if echoes(completion.text, prompt.text) else set()
         language = canonical(self._spec.language) or self._spec.language
-        found = of_source(extraction.code, language, tests, prompt.text, facts)
-        return found | set(facts.flags)
+        found = of_source(extraction.code, language, tests, prompt.text, result)
+        return found | set(result.flags)
 
-    def _known_facts(self, code: str, tests: Tests, tests_digest: str | None, num_checks: int) -> Facts:
+    def _known_result(self, code: str, tests: Tests, tests_digest: str | None, num_checks: int) -> CheckResult:
         """The facts of a program; those from before where it was checked with these tests before, unless `tests_digest`
         is None."""
         try:
             if tests_digest is None:
                 return self._attempt(code, tests)
-            facts, fresh = self._facts.get((digest(code), tests_digest), lambda: self._attempt(code, tests))
+            result, fresh = self._results.get((digest(code), tests_digest), lambda: self._attempt(code, tests))
         except SandboxError as error:
-            return Facts("extract", "error", tests_total=num_checks, diagnostics=f"the sandbox failed: {error}")
+            return CheckResult("extract", "error", tests_total=num_checks, diagnostics=f"the sandbox failed: {error}")
         if fresh:
-            return facts
-        return dataclasses.replace(facts, wall_seconds=0.0, cpu_seconds=0.0, max_rss_bytes=0)
+            return result
+        return dataclasses.replace(result, wall_seconds=0.0, cpu_seconds=0.0, max_rss_bytes=0)
 
-    def _attempt(self, code: str, tests: Tests) -> Facts:
+    def _attempt(self, code: str, tests: Tests) -> CheckResult:
         for attempt in range(1, _NUM_ATTEMPTS + 1):
             try:
                 return self._checker.check(code, tests, self._sandboxes.mine())

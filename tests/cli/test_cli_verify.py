@@ -29,7 +29,7 @@ HARNESS = {
     'int main(void) { printf("%d\\n%d\\n", add(1, 2), add(3, -3)); }\n',
     "expected": ["3", "0"],
 }
-FIELDS = [field.name for field in dataclasses.fields(Verdict)]
+FIELDS = {field.name for field in dataclasses.fields(Verdict)}
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_programs_are_compiled_and_run(cli: Cli, config: Path) -> None:
     done = cli("verify", config, good, bad, crash, "--json")
     assert done.code == 1
     assert "1 of 3 pass" in done.err
-    assert all(list(row) == FIELDS for row in done.json)
+    assert all(set(row) == FIELDS and list(row)[:2] == ["prompt_id", "index"] for row in done.json)
     assert [row["prompt_id"] for row in done.json] == [good, bad, crash]
     assert [brief(row) for row in done.json] == [("run", "passed", 0), ("compile", "failed", 0), ("run", "failed", 0)]
     done = cli("verify", config, good)
@@ -140,13 +140,13 @@ def test_usage(cli: Cli, config: Path, tmp_path: Path) -> None:
         ((), "a configuration and at least one file"),
         ((config,), "a configuration and at least one file"),
         ((config, "missing.c"), "missing.c cannot be read"),
-        ((config, "missing.jsonl"), "file of answers missing.jsonl"),
+        ((config, "missing.jsonl"), "file of completions missing.jsonl"),
         ((config, put("empty.c", "\n")), "empty.c is empty"),
         ((config, empty), "no row"),
-        ((config, good, empty), "two calls"),
-        ((config, empty, "--prompt", "dev1"), "two calls"),
+        ((config, good, empty), "separately"),
+        ((config, empty, "--prompt", "dev1"), "separately"),
         ((config, binary), "not UTF-8"),
-        ((config, "/dev/zero"), "more than"),
+        ((config, "/dev/zero"), "is larger than"),
         ((config, tmp_path), "Is a directory"),
         ((tmp_path, good), "is a folder"),
         ((config, put("list.jsonl", "[1]\n")), "an object is needed"),
@@ -180,7 +180,7 @@ def test_a_file_is_checked_as_it_stands(source: str) -> None:
 
 def test_what_would_be_another_program_as_an_answer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers, "extract", lambda text, language: extract(text.replace("x", ""), language))
-    with pytest.raises(ConfigError, match=r"x\.c.*cut out"):
+    with pytest.raises(ConfigError, match=r"x\.c.*stripped"):
         as_answer("int x;\n", "c", "x.c")
 
 
@@ -203,26 +203,26 @@ def test_a_run_scored_again(cli: Cli, run: Path) -> None:
     assert tree(run) == before, "the run's files are not changed"
     assert done.json["rewards"]["old"]["runs"] == 0.7
     assert done.json["rewards"]["new"]["runs"] == 0.6
-    laps = {(lap["cycle"], lap["name"]): lap for lap in done.json["laps"]}
-    assert set(laps) == {(cycle, name) for cycle in (1, 2, 3) for name in ("train", "dev")} | {(None, "test")}
+    by_set = {(row["cycle"], row["name"]): row for row in done.json["cycles"]}
+    assert set(by_set) == {(cycle, name) for cycle in (1, 2, 3) for name in ("train", "dev")} | {(None, "test")}
     for cycle in (1, 2):
         stored = [row["reward"] for row in rows(run / f"cycles/00{cycle}/verdicts.jsonl")]
-        lap = laps[cycle, "train"]
-        assert lap["num_verdicts"] == len(stored) == 12
-        assert lap["reward_mean_old"] == pytest.approx(sum(stored) / len(stored))
+        row = by_set[cycle, "train"]
+        assert row["num_verdicts"] == len(stored) == 12
+        assert row["reward_mean_old"] == pytest.approx(sum(stored) / len(stored))
         # Only the answers that fail their one test pay less: 0.7 becomes 0.6.
-        assert lap["num_changed"] == stored.count(0.7) > 0
-        assert lap["reward_mean_new"] == pytest.approx(lap["reward_mean_old"] - 0.1 * stored.count(0.7) / 12)
-        assert (lap["threshold_old"], lap["threshold_new"]) == ("pass", "pass")
-        assert lap["num_above_old"] == lap["num_above_new"] == stored.count(1.0)
-    assert laps[1, "dev"]["threshold_old"] is None
-    assert laps[3, "train"]["threshold_old"] is None  # the last lap selects nothing
+        assert row["num_changed"] == stored.count(0.7) > 0
+        assert row["reward_mean_new"] == pytest.approx(row["reward_mean_old"] - 0.1 * stored.count(0.7) / 12)
+        assert (row["threshold_old"], row["threshold_new"]) == ("pass", "pass")
+        assert row["num_above_old"] == row["num_above_new"] == stored.count(1.0)
+    assert by_set[1, "dev"]["threshold_old"] is None
+    assert by_set[3, "train"]["threshold_old"] is None  # the final evaluation selects nothing
     assert "mean new" in cli("verify", "--rescore", run, "--set", "verifier.rewards.runs=0.6").out
 
 
 def test_another_threshold(cli: Cli, run: Path) -> None:
     stored = [row["reward"] for row in rows(run / "cycles/001/verdicts.jsonl")]
-    found = cli("verify", "--rescore", run, "--set", "selection.reward_threshold=0.7", "--json").json["laps"][0]
+    found = cli("verify", "--rescore", run, "--set", "selection.reward_threshold=0.7", "--json").json["cycles"][0]
     assert (found["threshold_old"], found["threshold_new"]) == ("pass", 0.7)
     assert found["num_above_old"] == stored.count(1.0)
     assert found["num_above_new"] == stored.count(1.0) + stored.count(0.7)
@@ -234,9 +234,9 @@ def test_errors_of_ours_count_for_nothing(cli: Cli, run: Path) -> None:
     table = rows(path)
     table[0] |= {"stage": "extract", "status": "error", "reward": 0.0}
     write_rows(path, table)
-    lap = cli("verify", "--rescore", run, "--set", "verifier.rewards.runs=0.6", "--json").json["laps"][0]
-    assert (lap["num_verdicts"], lap["num_errors"]) == (11, 1)
-    assert lap["reward_mean_old"] == pytest.approx(sum(row["reward"] for row in table[1:]) / 11)
+    row = cli("verify", "--rescore", run, "--set", "verifier.rewards.runs=0.6", "--json").json["cycles"][0]
+    assert (row["num_verdicts"], row["num_errors"]) == (11, 1)
+    assert row["reward_mean_old"] == pytest.approx(sum(row["reward"] for row in table[1:]) / 11)
 
 
 def test_rescore_usage(cli: Cli, run: Path, config: Path, tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_rescore_usage(cli: Cli, run: Path, config: Path, tmp_path: Path) -> Non
     assert nowhere.code == 3 and "no run" in nowhere.err
     (run / "cycles/001/verdicts.jsonl").write_text("{}\n", encoding="utf-8")
     torn = cli("verify", "--rescore", run, "--set", "verifier.rewards.runs=0.6")
-    assert torn.code == 3 and "verdicts.jsonl:1: prompt_id" in torn.err
+    assert torn.code == 3 and "verdicts.jsonl:1: stage: Field required" in torn.err
 
 
 def test_damaged_files_are_named_with_their_line(cli: Cli, run: Path) -> None:
@@ -269,7 +269,7 @@ def test_damaged_files_are_named_with_their_line(cli: Cli, run: Path) -> None:
         ("[" * 5000, "not JSON"),
         ("[]", "no JSON object"),
         ('"a"', "no JSON object"),
-        ("{}", "prompt_id"),
+        ("{}", "stage: Field required"),
         *((json.dumps({**good, **changes}), key) for changes, key in (
             ({"reward": "1"}, "reward"), ({"reward": None}, "reward"), ({"reward": 1.5}, "reward 1.5"),
             ({"reward": float("nan")}, "reward"), ({"stage": "link"}, "stage"), ({"status": 1}, "status"),

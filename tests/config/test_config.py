@@ -78,7 +78,7 @@ NEEDS: dict[tuple[str, ...], Any] = {
 
 # The control arm shares the settings of the policies, and refuses to filter.
 FIXED: dict[str | None, list[tuple[str, ...]]] = {
-    "everything": [("selection", key) for key in ("reward_threshold", "deduplicate", "drop_flagged", "drop_prompts")]
+    "unfiltered": [("selection", key) for key in ("reward_threshold", "deduplicate", "drop_flagged", "drop_prompts")]
 }
 
 

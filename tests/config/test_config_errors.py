@@ -45,7 +45,7 @@ ERRORS = [
     ("M\nlr_decay_per_cycle: 0.9", "halo-forge calls it training.lr_decay_factor (with base_learning_rate;"),
     ("M\nprompts: {temprature: 1}", "did you mean engine.temperature or evaluation.temperature?"),
     ("M\ntraining: {learning_rate: {kind: exponential, bas: 1}}", "training.learning_rate.bas: unknown key; did you"),
-    ("M\nselection: {kind: best_per_promt}", 'selection.kind: found "best_per_promt", allowed: best_per_prompt, every'),
+    ("M\nselection: {kind: best_per_promt}", 'selection.kind: found "best_per_promt", allowed: best_per_prompt, thr'),
     ("M\nselection: {kind: best_per_promt}", "(did you mean best_per_prompt?)"),
     ("M\nverifier: {kind: fortran}", 'verifier.kind: found "fortran", allowed: '),
     ("M\ntraining: {lr_scheduler_type: cosin}", 'found "cosin", allowed: constant, linear, cosine'),
@@ -111,7 +111,11 @@ ERRORS = [
     ),
     ("M\ntraining: {learning_rate: {kind: plateau, base: 1e-4, metric: dev/pass@k}}", 'found "dev/pass@k", allowed'),
     ("M\nraft: {curriculum_fraction: [0.5, 1.5]}", "raft.curriculum_fraction: found 1.5 in cycle 2, allowed: a number"),
-    ("M\nselection: {kind: everything, deduplicate: true}", "a control arm without a filter: leave out deduplicate"),
+    (
+        "M\nselection: {kind: everything}",
+        "allowed: best_per_prompt, threshold, top_fraction, unfiltered (everything is now called unfiltered)",
+    ),
+    ("M\nselection: {kind: unfiltered, deduplicate: true}", "a control arm without a filter: leave out deduplicate"),
     ("M\nengine: {min_p: 1.5}", "engine.min_p: found 1.5, allowed: a number from 0 to 1"),
     (
         "M\ntraining: {learning_rate_mass: 4e-4, learning_rate: 5e-5}",

@@ -10,7 +10,7 @@ import pytest
 
 from halo_forge.core.prompt_sampling import (
     NEW,
-    Asked,
+    PromptStats,
     difficulty,
     easiest,
     first_round,
@@ -30,7 +30,12 @@ def ids(found: list[Prompt]) -> list[str]:
 
 
 def test_the_chance_is_drawn_to_the_middle() -> None:
-    assert [asked.chance for asked in (NEW, Asked(1, 0, 8), Asked(1, 8, 8), Asked(1, 4, 8))] == [0.5, 0.1, 0.9, 0.5]
+    assert [asked.chance for asked in (NEW, PromptStats(1, 0, 8), PromptStats(1, 8, 8), PromptStats(1, 4, 8))] == [
+        0.5,
+        0.1,
+        0.9,
+        0.5,
+    ]
     assert (NEW.always, NEW.never) == (False, False)  # nothing judged says nothing
 
 
@@ -57,7 +62,11 @@ def test_the_easiest_by_stated_difficulty_keep_their_order() -> None:
 
 def test_the_easiest_by_what_was_measured() -> None:
     four = prompts(h="hard", e="easy", m="medium", n="easy")
-    memory = {"h": Asked(1, 4, 4), "e": Asked(1, 0, 4), "m": Asked(1, 3, 4)}  # p: 5/6, 1/6, 4/6, and 1/2 for n
+    memory = {
+        "h": PromptStats(1, 4, 4),
+        "e": PromptStats(1, 0, 4),
+        "m": PromptStats(1, 3, 4),
+    }  # p: 5/6, 1/6, 4/6, and 1/2 for n
     assert [ids(easiest(four, share, "pass_rate", memory, 0)) for share in (0.25, 0.5, 0.75)] == [
         ["h"],
         ["h", "m"],
@@ -76,7 +85,7 @@ def test_equal_prompts_are_chosen_by_the_seed_not_by_the_file() -> None:
 
 
 def test_never_solved_prompts_rest_for_one_cycle() -> None:
-    memory = {"never": Asked(1, 0, 4), "some": Asked(1, 2, 4)}
+    memory = {"never": PromptStats(1, 0, 4), "some": PromptStats(1, 2, 4)}
     asked = [ids(learnable(prompts("never", "some", "new"), None, memory, cycle, 0.15, 0)) for cycle in (2, 3)]
     assert asked == [["some", "new"], ["never", "some", "new"]]
     # Where nothing is due, everything is asked: a run does not stop because its prompts rest.
@@ -85,7 +94,7 @@ def test_never_solved_prompts_rest_for_one_cycle() -> None:
 
 def test_anchors_of_the_always_solved_change_from_cycle_to_cycle() -> None:
     names = [f"p{number}" for number in range(20)]
-    memory = {name: Asked(1, 4, 4) for name in names}
+    memory = {name: PromptStats(1, 4, 4) for name in names}
     cycles = [ids(learnable(prompts(*names, "new"), None, memory, cycle, 0.15, 0)) for cycle in range(2, 42)]
     assert {len(asked) for asked in cycles} == {4}  # 3 of 20, and the new one
     assert len({name for asked in cycles for name in asked}) > 15
@@ -95,14 +104,14 @@ def test_anchors_of_the_always_solved_change_from_cycle_to_cycle() -> None:
 
 def test_draws_follow_the_weights() -> None:
     """One of two prompts: the share of each is its weight p (1 - p) over the sum of both."""
-    memory = {"middle": Asked(1, 4, 8), "rare": Asked(1, 1, 8)}  # p = .5 and .2, weights .25 and .16
+    memory = {"middle": PromptStats(1, 4, 8), "rare": PromptStats(1, 1, 8)}  # p = .5 and .2, weights .25 and .16
     drawn = Counter(ids(learnable(prompts("middle", "rare"), 1, memory, cycle, 0.15, 3))[0] for cycle in range(3, 2003))
     # Binomial with mean 2000 * .25 / .41 = 1220 and standard deviation 21.8.
     assert drawn["middle"] == pytest.approx(1220, abs=88)
 
 
 def test_what_is_not_due_fills_up_only() -> None:
-    memory = {"never": Asked(1, 0, 4), **{f"s{number}": Asked(1, 2, 4) for number in range(3)}}
+    memory = {"never": PromptStats(1, 0, 4), **{f"s{number}": PromptStats(1, 2, 4) for number in range(3)}}
     names = [*memory]
     for seed in range(30):
         assert "never" not in ids(learnable(prompts(*names), 3, memory, 2, 0.15, seed))
@@ -111,7 +120,7 @@ def test_what_is_not_due_fills_up_only() -> None:
 
 def test_a_later_asking_is_never_changed_by_the_order_of_the_file() -> None:
     names = [f"p{number}" for number in range(12)]
-    memory = {name: Asked(1, number % 5, 4) for number, name in enumerate(names)}
+    memory = {name: PromptStats(1, number % 5, 4) for number, name in enumerate(names)}
     one, other = (learnable(each, 5, memory, 2, 0.15, 7) for each in (prompts(*names), prompts(*names)[::-1]))
     assert sorted(ids(one)) == sorted(ids(other))
 

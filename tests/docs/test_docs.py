@@ -18,10 +18,9 @@ from halo_forge.cli.app import app
 from halo_forge.config import load_config
 from halo_forge.config.load import WITHOUT_INFLUENCE
 from halo_forge.core import records
-from halo_forge.core.decisions import Decision
 from halo_forge.core.errors import ConfigError, HaloForgeError
 from halo_forge.core.evaluation import Result
-from halo_forge.core.records import Completion, Prompt
+from halo_forge.core.records import Completion, Decision, Prompt
 from halo_forge.prompts import load_prompts
 from halo_forge.verifiers.languages.c import Spec
 
@@ -95,7 +94,8 @@ def test_the_tree_names_what_exists() -> None:
 
 
 def test_the_tree_names_everything_in_the_package() -> None:
-    there = [path.name + "/" * path.is_dir() for path in PACKAGE.iterdir() if path.name != "__pycache__"]
+    entries = [path for path in PACKAGE.iterdir() if path.name not in ("__pycache__", "py.typed")]
+    there = [path.name + "/" * path.is_dir() for path in entries]
     assert sorted(annotated_tree()["halo_forge/"]) == sorted(there)
 
 
@@ -232,9 +232,9 @@ def test_algorithm_quotes_the_loop() -> None:
     loop = "".join((PACKAGE / name).read_text(encoding="utf-8") for name in ("loop.py", "runtime/rollouts.py"))
     quotes = [block.text for block in blocks(ROOT / "docs/algorithm.md") if block.language == "python"]
     assert [quote for quote in quotes if quote not in loop] == []
-    stages = re.findall(r"\.stage\(\"(\w+)\"", loop)
+    stages, quoted = (re.findall(r"\.stage\(\s*\"(\w+)\"", text) for text in (loop, "".join(quotes)))
     assert len(stages) >= 8
-    assert [name for name in stages if f'.stage("{name}"' not in "".join(quotes)] == []
+    assert [name for name in stages if name not in quoted] == []
 
 
 # ---- the run directory
@@ -246,6 +246,7 @@ KINDS: dict[str, type[records.Record]] = {
     "verdicts.jsonl": records.Verdict,
     "measurement.json": records.Measurement,
     "decision.json": Decision,
+    "selection_settings.json": records.SelectionSettings,
     "settings.json": records.TrainingSettings,
     "selection.json": records.Selection,
     "trained.json": records.Trained,

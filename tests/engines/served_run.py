@@ -24,7 +24,7 @@ class Content(MemoryVerifier):
 
 
 def write_config(folder: Path, base: Path, engine: dict[str, Any], /, **sections: Any) -> Path:
-    """A run of one cycle: 2 prompts x 12 samples, and 1 dev prompt x 2 at each lap."""
+    """A run of one cycle: 2 prompts x 12 samples, and 1 dev prompt x 2 in each cycle."""
     sets = {"train": ids("train", 2), "dev": ids("dev", 1), "test": ids("test", 1)}
     config = {
         "model": {"model_name_or_path": str(base), "dtype": "float32"},

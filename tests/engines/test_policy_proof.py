@@ -1,4 +1,4 @@
-"""A server has to show that it answers with the policy in memory before a lap samples from it."""
+"""A server has to show that it answers with the policy in memory before a cycle samples from it."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def asking(policy: Any, server: StandIn, events: Events | None = None, /, **sett
     return engine
 
 
-def lap(engine: ServedEngine) -> int:
+def sample_all(engine: ServedEngine) -> int:
     return len(list(engine.sample(PROMPTS, REQUESTS, engine.policy.version)))
 
 
@@ -99,7 +99,7 @@ def test_the_right_policy_is_accepted_and_recorded(
     policy, events = policy_of(tiny_models["llama"], disturbed=1, version=1), Events()
     server.completion = answering(policy, ids=says == "ids and logs", logs="logs" in says)
     with asking(policy, server, events, exchange_folder=str(tmp_path / "shared")) as engine:
-        assert lap(engine) == 3
+        assert sample_all(engine) == 3
         (folder,) = (tmp_path / "shared").iterdir()
         digest = adapter_digest(folder)
     (event,) = events
@@ -120,7 +120,7 @@ def test_another_model_is_refused_with_the_gap(server: StandIn, tiny_models: dic
             asking(policy_of(tiny_models["llama"]), server, events) as engine,
             pytest.raises(ConfigError, match=r"does not answer with v0: .* by \d\.\d+ nats per token \(\d+ tokens\)"),
         ):
-            lap(engine)
+            sample_all(engine)
     assert all(event["gap"] > 0.5 for event in events)
     assert {event["method"] for event in events} == {"log_probabilities", "likeliest"}
     assert [len(server.bodies()), server.bodies()[-1]["max_tokens"]] == [4 + 8, 64]  # no sample was asked for
@@ -133,7 +133,7 @@ def test_another_tokenizer_is_refused(server: StandIn, tiny_models: dict[str, Pa
     shifted = {token: (token * 7 + 3) % 100 for token in range(200)}
     server.completion = lambda body: right({**body, "prompt": [shifted[token] for token in body["prompt"]]})
     with asking(policy, server) as engine, pytest.raises(ConfigError, match="serves another model, revision or token"):
-        lap(engine)
+        sample_all(engine)
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.05])
@@ -147,12 +147,12 @@ def test_a_stale_adapter_is_refused_though_it_is_closer_than_the_limit(
     server.completion = answering(before, logs=logs, noise=noise)
     scale = 0.1 if logs else 0.2
     with asking(policy, server, max_policy_gap=20.0) as engine:
-        assert lap(engine) == 3
+        assert sample_all(engine) == 3
         disturb_adapter(policy, seed=1, scale=scale)
         policy.version = 1
         if stale == "previous":
             disturb_adapter(before, seed=1, scale=scale)
-            assert lap(engine) == 3
+            assert sample_all(engine) == 3
             for name, value in policy.model.named_parameters():
                 if "lora_B" in name:
                     value.data *= -1
@@ -160,7 +160,7 @@ def test_a_stale_adapter_is_refused_though_it_is_closer_than_the_limit(
         name = "the model without its adapter|v0" if stale == "start" else "v1"
         kept = {name: value.clone() for name, value in policy.trainable_weights().items()}
         with pytest.raises(ConfigError, match=rf"does not answer with v\d: it is closer to ({name})") as caught:
-            lap(engine)
+            sample_all(engine)
         assert "the adapter did not reach it" in caught.value.hint
         now = policy.trainable_weights()
         assert all(torch.equal(now[each], kept[each]) for each in kept) and policy.version == (stale != "start") + 1
@@ -173,7 +173,7 @@ def test_noise_of_another_number_format_is_no_other_policy(server: StandIn, tiny
         for version in range(1, 6):
             policy.version = version
             disturb_adapter(policy, seed=version, scale=1e-4)
-            assert lap(engine) == 3
+            assert sample_all(engine) == 3
     assert all(0 < event["gap"] < 0.1 and event["told_apart"] == [] for event in events)
 
 
@@ -185,7 +185,7 @@ def test_a_merge_that_loses_most_of_the_adapter_is_refused(server: StandIn, tiny
             value.data *= 0.3
     server.completion = answering(lossy, noise=0.01)
     with asking(policy, server, max_policy_gap=20.0) as engine, pytest.raises(ConfigError, match="without its adapter"):
-        lap(engine)
+        sample_all(engine)
 
 
 def test_a_server_that_was_away_has_to_prove_itself_again(server: StandIn, tiny_models: dict[str, Path]) -> None:
@@ -203,10 +203,10 @@ def test_a_server_that_was_away_has_to_prove_itself_again(server: StandIn, tiny_
 
     server.completion = answer
     with asking(policy, server, events, max_in_flight=1) as engine:
-        assert lap(engine) == 3
+        assert sample_all(engine) == 3
         assert len(events) == 2
-        assert lap(engine) == 3
-        assert len(events) == 3  # once for each lap
+        assert sample_all(engine) == 3
+        assert len(events) == 3  # once for each cycle
 
 
 def test_a_server_that_refuses_log_probabilities_is_asked_for_its_likeliest_tokens(
@@ -216,14 +216,14 @@ def test_a_server_that_refuses_log_probabilities_is_asked_for_its_likeliest_toke
     right = answering(policy, ids=False)
     server.completion = lambda body: (400, {"message": "unknown: logprobs"}) if "logprobs" in body else right(body)
     with asking(policy, server, events, server="openai", adapter="none") as engine:
-        assert lap(engine) == 3
+        assert sample_all(engine) == 3
     assert [event["method"] for event in events] == ["likeliest"]
 
 
 def test_no_proof_is_asked_for_where_that_is_set(server: StandIn, tiny_models: dict[str, Path]) -> None:
     server.completion = lambda body: (200, choice("text"))
     with asking(policy_of(tiny_models["llama"]), server, max_policy_gap=None) as engine:
-        assert lap(engine) == 3
+        assert sample_all(engine) == 3
     assert len(server.bodies()) == 3
 
 
@@ -243,7 +243,7 @@ def test_a_server_of_whose_answers_nothing_can_be_compared_is_refused(
         asking(policy, server, events, server="openai", adapter="none") as engine,
         pytest.raises(ConfigError, match=r"cannot be told: 3 tokens of its answers to 4 prompts") as caught,
     ):
-        lap(engine)
+        sample_all(engine)
     assert "another model, revision or tokenizer" in caught.value.hint
     assert events[-1]["num_tokens"] == 3 and events[-1]["gap"] < 1e-6  # one short answer has as many characters
     assert len(events) == 2
@@ -266,7 +266,7 @@ def test_log_probabilities_of_the_server_that_are_not_finite_are_refused(
         asking(policy, server, events) as engine,
         pytest.raises(ConfigError, match=rf"the server says log-probabilities that are not finite \({value}\)"),
     ):
-        lap(engine)
+        sample_all(engine)
     assert events == []
 
 
@@ -285,7 +285,7 @@ def test_log_probabilities_of_the_policy_that_are_not_finite_are_not_put_on_the_
 
     layer.register_forward_hook(overflow)
     with asking(policy, server) as engine, pytest.raises(LogitsNotFinite, match=f"{side} gives to the server's tokens"):
-        lap(engine)
+        sample_all(engine)
 
 
 def test_a_server_that_is_closer_to_another_policy_once_is_asked_again_with_other_seeds(
@@ -302,7 +302,7 @@ def test_a_server_that_is_closer_to_another_policy_once_is_asked_again_with_othe
 
     server.completion = answer
     with asking(policy, server, events, max_policy_gap=20.0) as engine:
-        assert lap(engine) == 3
+        assert sample_all(engine) == 3
     assert [event["draw"] for event in events] == [0, 1]
     assert events[0]["told_apart"] == [] and events[1]["told_apart"] == ["the model without its adapter"]
     assert len(set(seeds)) == 8

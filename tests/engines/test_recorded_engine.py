@@ -38,7 +38,9 @@ def write_rows(path: Path, found: list[dict[str, Any]]) -> None:
 class EveryAnswerPasses(MemoryVerifier):
     def verdict(self, completion: Completion) -> Verdict:
         where = completion.prompt_id, completion.index
-        return Verdict(*where, stage="tests", status="passed", reward=1.0, source_digest=str(where))
+        return Verdict(
+            prompt_id=where[0], index=where[1], stage="tests", status="passed", reward=1.0, source_digest=str(where)
+        )
 
 
 def again(folder: Path, run: Path, *, engine: dict[str, Any] | None = None, **changes: Any) -> Path:
@@ -83,7 +85,7 @@ def test_the_run_directory_says_what_it_was_made_from(tmp_path: Path, recorded: 
     ("changes", "message"),
     [
         ({"raft__samples_per_prompt": 3}, r"holds no sample 2 of prompt 'train\d' by v0: 2 samples of this prompt"),
-        ({"raft__num_cycles": 3}, "by v2: 0 samples of this prompt by this version, 3 laps"),
+        ({"raft__num_cycles": 3}, "by v2: 0 samples of this prompt by this version, 3 cycles"),
         ({"evaluation__samples_per_prompt": 3}, r"no sample 2 of prompt 'dev\d'"),
         ({"num_prompts": (4, 2, 1)}, "prompt 'train4' by v0: 0 samples"),
         ({"evaluation__temperature": 0.5}, r"temperature: found 0.5 for prompt 'dev1', but .* was sampled at 0.7"),
@@ -151,17 +153,17 @@ def test_answers_must_open_with_the_prefix(tmp_path: Path, recorded: Path) -> No
 
 
 def test_confirmations_second_rounds_and_settings_are_told_apart(recorded: Path) -> None:
-    lap = recorded / "cycles/002"
-    dev, train = rows(lap / "dev_completions.jsonl")[0], rows(lap / "completions.jsonl")[0]
+    folder = recorded / "cycles/002"
+    dev, train = rows(folder / "dev_completions.jsonl")[0], rows(folder / "completions.jsonl")[0]
     suspect, incumbent = {**dev, "seed": 7, "text": "suspect"}, {**dev, "seed": 7, "text": "incumbent"}
-    write_rows(lap / "confirm_completions.jsonl", [suspect])
-    write_rows(lap / "confirm_incumbent_completions.jsonl", [{**incumbent, "policy_version": 0}])
-    write_rows(lap / "further_completions.jsonl", [{**train, "index": 99, "seed": 8, "text": "further"}])
+    write_rows(folder / "confirm_completions.jsonl", [suspect])
+    write_rows(folder / "confirm_incumbent_completions.jsonl", [{**incumbent, "policy_version": 0}])
+    write_rows(folder / "further_completions.jsonl", [{**train, "index": 99, "seed": 8, "text": "further"}])
     engine = RecordedEngine(recorded, "")
 
     def asked(index: int, seed: int, version: int = 1, kind: str = "evaluation", **changes: Any) -> str:
         config = load_config(recorded / "config.resolved.yaml").config
-        drawn_at = read(lap / "sampling.json") if kind == "train" else config.evaluation.model_dump()
+        drawn_at = read(folder / "sampling.json") if kind == "train" else config.evaluation.model_dump()
         settings = {
             "temperature": drawn_at["temperature"], "top_p": drawn_at["top_p"], "min_p": 0.0,
             "top_k": config.engine.top_k, "max_new_tokens": config.engine.max_new_tokens,

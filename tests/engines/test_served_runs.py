@@ -130,7 +130,7 @@ def test_a_server_killed_in_mid_cycle(
     before = rows(part)
     assert 5 <= len(before) < 2 * NUM_SAMPLES
     server.start()
-    # This way serves the start model only, so the lap of v1 is where it ends.
+    # This way serves the start model only, so the cycle of v1 is where it ends.
     with pytest.raises(ConfigError, match=r"engine.adapter: none, but v1 has an adapter"):
         execute(config, tmp_path / "run")
     assert keys(cycle / "completions.jsonl") == [

@@ -48,7 +48,7 @@ def spec(folder: Path, **settings: Any) -> VllmSpec:
     return VllmSpec(**{**values, "retry_seconds": 20.0, **settings})
 
 
-def lap(engine: Any, version: int = 0) -> int:
+def sample_all(engine: Any, version: int = 0) -> int:
     engine.policy.version = version
     return len(list(engine.sample(PROMPTS, REQUESTS, version)))
 
@@ -81,11 +81,11 @@ def on(policy: Any, name: str) -> Any:
 def test_one_server_serves_all_versions_and_nothing_is_left_of_it(policy: Any, tmp_path: Path) -> None:
     with spec(tmp_path).open(policy) as engine:
         folder = engine.folder
-        assert lap(engine) == len(REQUESTS)
+        assert sample_all(engine) == len(REQUESTS)
         disturb_adapter(policy)
-        assert lap(engine, 1) == len(REQUESTS)
+        assert sample_all(engine, 1) == len(REQUESTS)
         disturb_adapter(policy, seed=2)
-        assert lap(engine, 2) == len(REQUESTS)
+        assert sample_all(engine, 2) == len(REQUESTS)
         (start,) = starts(tmp_path)
         assert all(is_alive(pid) for pid in start["pids"])
     assert gone(tmp_path) and not folder.exists()
@@ -98,7 +98,7 @@ def test_what_the_server_is_started_with(policy: Any, tmp_path: Path, monkeypatc
     monkeypatch.setenv("PYTHONPATH", "/ours")
     policy.identity["commit"], policy.trust_remote_code = "abc", True
     with spec(tmp_path, max_in_flight=7, options=["--swap-space", "0"]).open(policy) as engine:
-        lap(engine)
+        sample_all(engine)
     (start,) = starts(tmp_path)
     longest = max(len(policy.prompt_ids(prompt)) for prompt in PROMPTS.values())
     assert start["model"] == option(start, "--served-model-name") == policy.identity["model_name_or_path"]
@@ -119,9 +119,9 @@ def test_it_sleeps_while_the_policy_is_trained_where_the_platform_can(
     policy: Any, tmp_path: Path, name: str, eager: bool, sleeps: bool
 ) -> None:
     with spec(tmp_path).open(on(policy, name)) as engine:
-        lap(engine)
+        sample_all(engine)
         disturb_adapter(policy)
-        lap(engine, 1)
+        sample_all(engine, 1)
     (start,) = starts(tmp_path)
     assert ("--enforce-eager" in start["options"]) == eager
     assert ("--enable-sleep-mode" in start["options"]) == sleeps
@@ -144,10 +144,10 @@ def test_a_server_that_dies_is_started_again_and_gets_the_adapter_again(policy: 
 
 def test_a_longer_prompt_starts_a_server_that_takes_it(policy: Any, tmp_path: Path) -> None:
     with spec(tmp_path).open(policy) as engine:
-        lap(engine)
+        sample_all(engine)
         longer = [request("p0", max_new_tokens=200)]
         assert len(list(engine.sample(PROMPTS, longer, 0))) == 1
-        lap(engine)
+        sample_all(engine)
     assert len(starts(tmp_path)) == 2 and gone(tmp_path)
 
 
@@ -188,7 +188,7 @@ def test_a_server_that_does_not_start_is_explained_with_its_log(
         spec(tmp_path, python=interpreter(tmp_path, words=words)).open(policy) as engine,
     ):
         engine.keep_logs(tmp_path / "logs")
-        lap(engine)
+        sample_all(engine)
     log = tmp_path / "logs" / "vllm.1.log"
     assert not engine.folder.exists()
     assert f"the end of its log {log}:\nINFO without" in caught.value.message
@@ -224,7 +224,7 @@ def test_an_adapter_that_is_not_loaded_is_explained_by_settings_of_this_kind(pol
         spec(tmp_path, options=["--no-enable-lora"]).open(policy) as engine,
     ):
         engine.keep_logs(tmp_path / "logs")
-        lap(engine, 1)
+        sample_all(engine, 1)
     hint = caught.value.hint
     assert f"see its log {tmp_path}/logs/vllm.1.log, and engine.options" in hint
     assert not any(each in str(caught.value) for each in OTHERS)
@@ -249,7 +249,7 @@ def test_a_server_that_takes_too_long_is_ended(policy: Any, tmp_path: Path) -> N
         pytest.raises(ToolMissing, match="did not answer in 1 s while starting") as caught,
         spec(tmp_path, python=python, start_timeout_seconds=1.0).open(policy) as engine,
     ):
-        lap(engine)
+        sample_all(engine)
     assert "start_timeout_seconds" in caught.value.hint and gone(tmp_path)
 
 
@@ -296,7 +296,7 @@ def test_another_program_on_the_port_is_neither_taken_for_the_server_nor_told_th
         other.base = policy.identity["model_name_or_path"]
         monkeypatch.setattr(vllm, "_free_port", lambda: int(other.base_url.split(":")[2].split("/")[0]))
         with pytest.raises(ToolMissing, match="another program took the port"):
-            lap(engine)
+            sample_all(engine)
         assert set(told) == {None} and other.asked == []
 
 
@@ -304,7 +304,7 @@ def test_a_model_with_few_positions_is_not_asked_for_more_by_the_proof(policy: A
     longest = max(len(policy.prompt_ids(prompt)) for prompt in PROMPTS.values())
     policy.model.config.max_position_embeddings = longest + 30
     with spec(tmp_path).open(policy) as engine:
-        lap(engine)
+        sample_all(engine)
         assert engine._num_proof_tokens == 30
     assert option(starts(tmp_path)[0], "--max-model-len") == str(longest + 30)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from scripted_runs import (
     MemoryVerifier,
-    SilentWatch,
+    SilentObserver,
     differences,
     execute,
     read,
@@ -24,7 +24,7 @@ from halo_forge.core.errors import RunDirError
 from halo_forge.core.records import Verdict
 from halo_forge.policy import OPTIMIZER_FILE, file_digest
 from halo_forge.runtime.assembly import planned
-from halo_forge.runtime.effects import Tools, _optimizer_state
+from halo_forge.runtime.effects import Runtime, _optimizer_state
 from halo_forge.store.files import write_json
 from halo_forge.verifiers.languages.c import Spec
 
@@ -46,17 +46,17 @@ def many_answers(prompt_id: str) -> list[str]:
 def run(tmp_path: Path, **changes: Any) -> Path:
     """A run of 3 cycles; its cycles folder."""
     changes = {"raft__num_cycles": 3, "decisions__stop_patience": None, **changes}
-    execute(write_inputs(tmp_path, **changes), tmp_path / "run", watch=SilentWatch())
+    execute(write_inputs(tmp_path, **changes), tmp_path / "run", observer=SilentObserver())
     return tmp_path / "run/cycles"
 
 
 def replayed(cycles: Path) -> list[list[int]]:
     """For each cycle, the cycles that its replayed rows come from, in order."""
-    return [sorted(row[0] for row in read(lap / "selection.json")["replayed"]) for lap in laps(cycles)]
+    return [sorted(row[0] for row in read(folder / "selection.json")["replayed"]) for folder in trained_folders(cycles)]
 
 
-def laps(cycles: Path) -> list[Path]:
-    return [lap for lap in sorted(cycles.iterdir()) if (lap / "selection.json").exists()]
+def trained_folders(cycles: Path) -> list[Path]:
+    return [folder for folder in sorted(cycles.iterdir()) if (folder / "selection.json").exists()]
 
 
 def test_earlier_rows_join_up_to_their_share(tmp_path: Path, verifier: MemoryVerifier) -> None:
@@ -64,17 +64,17 @@ def test_earlier_rows_join_up_to_their_share(tmp_path: Path, verifier: MemoryVer
     found = replayed(cycles)
     assert [len(each) for each in found] == [0, 6, 6]  # 6 rows of its own in each cycle
     assert set(found[2]) == {1, 2}
-    for lap in laps(cycles):
-        selection, trained = read(lap / "selection.json"), read(lap / "trained.json")
+    for folder in trained_folders(cycles):
+        selection, trained = read(folder / "selection.json"), read(folder / "trained.json")
         own, earlier = selection["kept"], selection["replayed"]
         assert trained["num_rows"] == len(own) + len(earlier)
-        written = rows(lap / "selection.jsonl")
-        expected = [[int(lap.name), *key] for key in own] + earlier
+        written = rows(folder / "selection.jsonl")
+        expected = [[int(folder.name), *key] for key in own] + earlier
         assert [[row["policy_version"] + 1, row["prompt_id"], row["index"]] for row in written] == expected
         texts = [row["completion"][0]["content"] for row in written]
         assert len(set(texts)) == len(texts), "a program is trained on once"
         assert max(Counter(row["prompt_id"] for row in written).values()) <= 4, "selection.per_prompt_cap"
-        assert read(lap / "report.json")["num_kept"] == len(own)
+        assert read(folder / "report.json")["num_kept"] == len(own)
 
 
 def test_a_window_forgets(tmp_path: Path, verifier: MemoryVerifier) -> None:
@@ -105,9 +105,11 @@ def test_what_made_a_version_worse_is_not_replayed(tmp_path: Path, monkeypatch: 
 def test_start_from(start_from: str, parents: list[int], tmp_path: Path, verifier: MemoryVerifier) -> None:
     """Scripted answers never get better, so the best version is v_0 all the time."""
     cycles = run(tmp_path, answers=steady_answers, training__start_from=start_from, training__average_weight=[0.25, 1])
-    settings = [read(lap / "settings.json") for lap in laps(cycles)]
+    settings = [read(folder / "settings.json") for folder in trained_folders(cycles)]
     assert [each["parent_version"] for each in settings] == parents
-    assert [read(lap / "adapter/adapter_config.json")["parent_version"] for lap in laps(cycles)] == parents
+    assert [
+        read(folder / "adapter/adapter_config.json")["parent_version"] for folder in trained_folders(cycles)
+    ] == parents
     weights = [0.25, 1, 1] if start_from == "average" else [1, 1, 1]
     assert [each["average_weight"] for each in settings] == weights
 
@@ -115,7 +117,11 @@ def test_start_from(start_from: str, parents: list[int], tmp_path: Path, verifie
 @pytest.mark.parametrize("across", ["reset", "carry", "carry_moments"])
 def test_the_optimizer_goes_on_from_the_second_cycle(across: str, tmp_path: Path, verifier: MemoryVerifier) -> None:
     cycles = run(tmp_path, answers=steady_answers, training__optimizer={"across_cycles": across})
-    assert [read(lap / "settings.json")["optimizer"] for lap in laps(cycles)] == ["reset", across, across]
+    assert [read(folder / "settings.json")["optimizer"] for folder in trained_folders(cycles)] == [
+        "reset",
+        across,
+        across,
+    ]
 
 
 def test_a_rollback_starts_the_optimizer_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +132,7 @@ def test_a_rollback_starts_the_optimizer_anew(tmp_path: Path, monkeypatch: pytes
         evaluation__samples_per_prompt=1,
         training__optimizer={"across_cycles": "carry"},
     )
-    settings = [read(lap / "settings.json") for lap in laps(cycles)]
+    settings = [read(folder / "settings.json") for folder in trained_folders(cycles)]
     assert [(each["parent_version"], each["optimizer"]) for each in settings] == [
         (0, "reset"),
         (1, "carry"),
@@ -154,9 +160,9 @@ TWO_ROUNDS: dict[str, Any] = {"raft__sampling": "budgeted", "raft__samples_per_p
 
 def test_the_second_round_goes_where_the_first_one_says(tmp_path: Path, verifier: MemoryVerifier) -> None:
     cycles = run(tmp_path, **TWO_ROUNDS)
-    for lap in laps(cycles):
-        first, verdicts = rows(lap / "completions.jsonl"), rows(lap / "verdicts.jsonl")
-        further = rows(lap / "further_completions.jsonl")
+    for folder in trained_folders(cycles):
+        first, verdicts = rows(folder / "completions.jsonl"), rows(folder / "verdicts.jsonl")
+        further = rows(folder / "further_completions.jsonl")
         assert len(first) + len(further) == 6 * 4
         assert Counter(row["prompt_id"] for row in first) == {f"train{number}": 2 for number in range(1, 7)}
         passed = Counter(row["prompt_id"] for row in verdicts if row["status"] == "passed")
@@ -168,7 +174,7 @@ def test_the_second_round_goes_where_the_first_one_says(tmp_path: Path, verifier
         assert {row["index"] for row in further} == set(
             range(2, 2 + max(Counter(r["prompt_id"] for r in further).values()))
         )
-        selection = read(lap / "selection.json")
+        selection = read(folder / "selection.json")
         num_seen = len(selection["kept"]) + sum(len(keys) for keys in selection["dropped"].values())
         assert num_seen == 6 * 4
 
@@ -176,9 +182,9 @@ def test_the_second_round_goes_where_the_first_one_says(tmp_path: Path, verifier
 def test_rates_are_those_of_the_first_round(tmp_path: Path, verifier: MemoryVerifier) -> None:
     """Every prompt weighs the same, and further samples of what passes sometimes do not move its rate."""
     cycles = run(tmp_path, **TWO_ROUNDS)
-    for lap in laps(cycles):
-        verdicts = [Verdict.from_row(row) for row in rows(lap / "verdicts.jsonl")]
-        metrics = read(lap / "measurement.json")["metrics"]
+    for folder in trained_folders(cycles):
+        verdicts = [Verdict.from_row(row) for row in rows(folder / "verdicts.jsonl")]
+        metrics = read(folder / "measurement.json")["metrics"]
         assert metrics["train/pass_rate"] == pytest.approx(sum(verdict.passed for verdict in verdicts) / 12)
         assert {name for name in metrics if name.startswith("train/pass@") and name[11:].isdigit()} == {
             "train/pass@1",
@@ -196,7 +202,7 @@ def test_a_finished_run_is_read_not_made(
         raise AssertionError("nothing is left to do")
 
     for name in ("sample", "verify", "verify_again", "train"):
-        monkeypatch.setattr(Tools, name, refuse)
+        monkeypatch.setattr(Runtime, name, refuse)
     (cycles.parent / "result.json").unlink()
     execute(tmp_path / "run.yaml", cycles.parent)
     assert differences(tree(cycles.parent), before) == []
@@ -209,7 +215,7 @@ def test_prompts_that_nobody_solves_rest_for_a_cycle(tmp_path: Path, verifier: M
         )
 
     cycles = run(tmp_path, answers=answers, raft__prompt_weights="learnable", raft__samples_per_prompt=8)
-    asked = [{row["prompt_id"] for row in rows(lap / "completions.jsonl")} for lap in laps(cycles)]
+    asked = [{row["prompt_id"] for row in rows(folder / "completions.jsonl")} for folder in trained_folders(cycles)]
     # One always-solved prompt is an anchor of its own: a share of it is rounded up.
     assert asked == [{"train1", "train2", "train3"}, {"train2", "train3"}, {"train1", "train2", "train3"}]
 
@@ -218,16 +224,22 @@ def test_a_curriculum_begins_with_what_is_easy(tmp_path: Path, verifier: MemoryV
     cycles = run(
         tmp_path, num_prompts=(6, 2, 1), raft__curriculum_fraction={"kind": "linear", "base": 0.5, "final": 1.0}
     )
-    asked = [len({row["prompt_id"] for row in rows(lap / "completions.jsonl")}) for lap in laps(cycles)]
+    asked = [
+        len({row["prompt_id"] for row in rows(folder / "completions.jsonl")}) for folder in trained_folders(cycles)
+    ]
     assert asked == [3, 5, 6]
-    assert [read(lap / "sampling.json")["curriculum_fraction"] for lap in laps(cycles)] == [0.5, 0.75, 1.0]
+    assert [read(folder / "sampling.json")["curriculum_fraction"] for folder in trained_folders(cycles)] == [
+        0.5,
+        0.75,
+        1.0,
+    ]
 
 
 def test_the_control_arm_is_trained_without_its_verdicts(tmp_path: Path, verifier: MemoryVerifier) -> None:
-    cycles = run(tmp_path, selection={"kind": "everything"}, raft__min_selected=6)
-    for lap in laps(cycles):
-        assert len(read(lap / "selection.json")["kept"]) == 6
-        assert rows(lap / "second_verdicts.jsonl") == []
+    cycles = run(tmp_path, selection={"kind": "unfiltered"}, raft__min_selected=6)
+    for folder in trained_folders(cycles):
+        assert len(read(folder / "selection.json")["kept"]) == 6
+        assert rows(folder / "second_verdicts.jsonl") == []
     statuses = {row["status"] for row in rows(cycles / "001/verdicts.jsonl")}
     assert statuses != {"passed"}
 
@@ -238,7 +250,7 @@ def test_the_control_arm_is_trained_without_its_verdicts(tmp_path: Path, verifie
         ({"training__start_from": "base"}, "training.start_from is base"),
         ({"training__start_from": "base", "training__learning_rate": 5e-5}, None),
         ({"training__start_from": "best"}, None),
-        ({"selection": {"kind": "everything"}}, "selection.kind is everything: a control arm"),
+        ({"selection": {"kind": "unfiltered"}}, "selection.kind is unfiltered: a control arm"),
     ],
 )
 def test_warnings_of_the_preview(changes: dict[str, Any], said: str | None, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_runs import MemoryVerifier, SilentWatch, differences, execute, tree, write_inputs
+from scripted_runs import MemoryVerifier, SilentObserver, differences, execute, tree, write_inputs
 
 from halo_forge.core.metrics import catalogue
 from halo_forge.core.records import Completion, Verdict
@@ -28,7 +28,11 @@ class HashVerifier(MemoryVerifier):
         digest = hashlib.sha256(completion.text.encode()).hexdigest()
         passed = completion.index % 2 == 0
         found = Verdict(
-            completion.prompt_id, completion.index, "tests", "passed" if passed else "failed", float(passed)
+            prompt_id=completion.prompt_id,
+            index=completion.index,
+            stage="tests",
+            status="passed" if passed else "failed",
+            reward=float(passed),
         )
         return dataclasses.replace(found, tests_total=1, normal_digest=digest, source_digest=digest)
 
@@ -49,7 +53,7 @@ def configured(folder: Path, model: Path, rate: float, **changes: Any) -> Path:
     )
 
 
-def lap(root: Path, cycle: int, name: str) -> dict[str, Any]:
+def metrics_of(root: Path, cycle: int, name: str) -> dict[str, Any]:
     return dict(json.loads((root / f"cycles/{cycle:03d}/{name}.json").read_text())["metrics"])
 
 
@@ -64,9 +68,9 @@ def test_a_run_measures_how_far_its_versions_move(
     tmp_path: Path, tiny_models: dict[str, Path], verifier: HashVerifier
 ) -> None:
     config = configured(tmp_path, tiny_models["llama"], 1e-2)
-    watch = SilentWatch()
-    execute(config, tmp_path / "run", watch=watch)
-    first, second, last = (lap(tmp_path / "run", cycle, "measurement") for cycle in (1, 2, 3))
+    observer = SilentObserver()
+    execute(config, tmp_path / "run", observer=observer)
+    first, second, last = (metrics_of(tmp_path / "run", cycle, "measurement") for cycle in (1, 2, 3))
     assert DRIFT - first.keys() == {"kl_to_previous"}  # v0 was not trained from anything
     assert DRIFT <= second.keys()
     assert {name for name in DRIFT if name in last} == DRIFT - {name for name in DRIFT if "reverse" in name} - {
@@ -76,12 +80,14 @@ def test_a_run_measures_how_far_its_versions_move(
     assert 0.0 < last["kl_to_previous"] != last["kl_to_start"] > 0.0
     assert second["reverse_kl_k3"] > 0.0
     for name, metrics in (("drift", second), ("measurement", second)):
-        assert {key: lap(tmp_path / "run", 2, name)[key] for key in DRIFT} == {key: metrics[key] for key in DRIFT}
-    trained = lap(tmp_path / "run", 2, "trained")
+        assert {key: metrics_of(tmp_path / "run", 2, name)[key] for key in DRIFT} == {
+            key: metrics[key] for key in DRIFT
+        }
+    trained = metrics_of(tmp_path / "run", 2, "trained")
     assert trained["kept/nll_before"] > 0.0 and trained["kept/num_unique"] >= 1
     assert 0.0 <= trained["kept/stale_fraction"] <= 1.0
-    assert [advised.policy_version for advised in watch.advice] == [0, 1, 2]
-    costs = read_status(tmp_path / "run", 2).laps[1].metrics
+    assert [advised.policy_version for advised in observer.advice] == [0, 1, 2]
+    costs = read_status(tmp_path / "run", 2).cycles[1].metrics
     assert costs["seconds/drift"] > 0.0
 
 
@@ -101,15 +107,15 @@ def test_at_learning_rate_zero_nothing_moves_and_nothing_is_advised(
     tmp_path: Path, tiny_models: dict[str, Path], verifier: HashVerifier
 ) -> None:
     config = configured(tmp_path, tiny_models["llama"], 0.0)
-    watch = SilentWatch()
-    execute(config, tmp_path / "run", watch=watch)
-    last = lap(tmp_path / "run", 3, "measurement")
+    observer = SilentObserver()
+    execute(config, tmp_path / "run", observer=observer)
+    last = metrics_of(tmp_path / "run", 3, "measurement")
     assert {name: value for name, value in last.items() if "kl_" in name} == {
         "kl_to_start": 0.0,
         "kl_to_start_sequence": 0.0,
         "kl_to_previous": 0.0,
     }
-    said = [row["kind"] for advised in watch.advice for row in advised.advice]
+    said = [row["kind"] for advised in observer.advice for row in advised.advice]
     assert set(said) <= {"zero_learning_rate", "truncation"}
     assert said.count("zero_learning_rate") == 2
 
@@ -117,5 +123,5 @@ def test_at_learning_rate_zero_nothing_moves_and_nothing_is_advised(
 def test_drift_can_be_turned_off(tmp_path: Path, tiny_models: dict[str, Path], verifier: HashVerifier) -> None:
     config = configured(tmp_path, tiny_models["llama"], 1e-3, evaluation__num_drift_samples=0, raft__num_cycles=1)
     execute(config, tmp_path / "run")
-    assert lap(tmp_path / "run", 2, "drift") == {}
-    assert "kept/nll_before" not in lap(tmp_path / "run", 1, "trained")
+    assert metrics_of(tmp_path / "run", 2, "drift") == {}
+    assert "kept/nll_before" not in metrics_of(tmp_path / "run", 1, "trained")

@@ -247,8 +247,8 @@ def test_the_real_model_learns_from_what_it_wrote(tmp_path: Path) -> None:
     assert any(row["stage"] != "extract" for row in verdicts)
     steps = rows_of(run / "cycles" / "001" / "training_log.jsonl")
     assert steps and all(row["loss"] > 0 and row["gradient_norm"] > 0 for row in steps)
-    for lap in ("001", "002"):
-        measured = json.loads((run / "cycles" / lap / "measurement.json").read_text())["metrics"]
+    for folder in ("001", "002"):
+        measured = json.loads((run / "cycles" / folder / "measurement.json").read_text())["metrics"]
         assert 0.0 <= measured["dev/compile_rate"] <= 1.0
 
     import torch

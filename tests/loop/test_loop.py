@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from scripted_runs import (
     MemoryVerifier,
-    SilentWatch,
+    SilentObserver,
     answers_in_words,
     differences,
     execute,
@@ -26,7 +26,7 @@ from halo_forge.core.errors import TooFewSamples, VerifierBroken
 from halo_forge.core.lr_scheduler import planned_factors
 from halo_forge.core.records import Completion, SampleRequest
 from halo_forge.engines.scripted import ScriptedEngine
-from halo_forge.runtime.effects import Tools
+from halo_forge.runtime.effects import Runtime
 from halo_forge.store.run import Run
 from halo_forge.verifiers.languages.c import Spec
 
@@ -40,23 +40,23 @@ def verifier(monkeypatch: pytest.MonkeyPatch) -> MemoryVerifier:
 
 
 def test_one_lap_more_than_cycles(tmp_path: Path, verifier: MemoryVerifier) -> None:
-    watch = SilentWatch()
-    execute(write_inputs(tmp_path, raft__num_cycles=3), tmp_path / "run", watch=watch)
-    laps = sorted((tmp_path / "run/cycles").iterdir())
-    assert [lap.name for lap in laps] == ["001", "002", "003", "004"]
-    for number, lap in enumerate(laps, start=1):
-        train, dev = rows(lap / "completions.jsonl"), rows(lap / "dev_completions.jsonl")
+    observer = SilentObserver()
+    execute(write_inputs(tmp_path, raft__num_cycles=3), tmp_path / "run", observer=observer)
+    folders = sorted((tmp_path / "run/cycles").iterdir())
+    assert [folder.name for folder in folders] == ["001", "002", "003", "004"]
+    for number, folder in enumerate(folders, start=1):
+        train, dev = rows(folder / "completions.jsonl"), rows(folder / "dev_completions.jsonl")
         assert len(dev) == 2 * 2
         assert len(train) == (0 if number == 4 else 3 * 2)
-        every = train + dev + rows(lap / "verdicts.jsonl") + rows(lap / "dev_verdicts.jsonl")
+        every = train + dev + rows(folder / "verdicts.jsonl") + rows(folder / "dev_verdicts.jsonl")
         assert {row["policy_version"] for row in every} == {number - 1}
-        measurement = read(lap / "measurement.json")
+        measurement = read(folder / "measurement.json")
         assert (measurement["cycle"], measurement["policy_version"]) == (number, number - 1)
         assert any(name.startswith("train/") for name in measurement["metrics"]) == (number < 4)
-        assert read(lap / "decision.json")["action"] == ("continue" if number < 4 else "finish")
+        assert read(folder / "decision.json")["action"] == ("continue" if number < 4 else "finish")
         trained = ["settings.json", "selection.json", "selection.jsonl", "trained.json", "report.json", "adapter"]
-        assert [(lap / name).exists() for name in trained] == [number < 4] * len(trained)
-    measured = [f"{what} {version}" for what, version in watch.heard if what in ("measured", "trained")]
+        assert [(folder / name).exists() for name in trained] == [number < 4] * len(trained)
+    measured = [f"{what} {version}" for what, version in observer.heard if what in ("measured", "trained")]
     assert measured == [
         "measured 0", "trained 1", "measured 1", "trained 2", "measured 2", "trained 3", "measured 3",
     ]  # fmt: skip
@@ -65,10 +65,10 @@ def test_one_lap_more_than_cycles(tmp_path: Path, verifier: MemoryVerifier) -> N
 def test_a_cycle_holds_what_the_page_says(tmp_path: Path, verifier: MemoryVerifier) -> None:
     config = load_config(write_inputs(tmp_path)).config
     execute(tmp_path / "run.yaml", tmp_path / "run")
-    lap = tmp_path / "run/cycles/001"
-    settings, trained, report = (read(lap / f"{name}.json") for name in ("settings", "trained", "report"))
-    selection, log = read(lap / "selection.json"), rows(lap / "training_log.jsonl")
-    verdicts = {(row["prompt_id"], row["index"]): row for row in rows(lap / "verdicts.jsonl")}
+    folder = tmp_path / "run/cycles/001"
+    settings, trained, report = (read(folder / f"{name}.json") for name in ("settings", "trained", "report"))
+    selection, log = read(folder / "selection.json"), rows(folder / "training_log.jsonl")
+    verdicts = {(row["prompt_id"], row["index"]): row for row in rows(folder / "verdicts.jsonl")}
     kept = [tuple(key) for key in selection["kept"]]
     assert kept
     assert all(verdicts[key]["status"] == "passed" for key in kept)
@@ -76,12 +76,12 @@ def test_a_cycle_holds_what_the_page_says(tmp_path: Path, verifier: MemoryVerifi
     assert [row["learning_rate"] for row in log] == [settings["learning_rate"] * factor for factor in factors]
     assert trained["num_rows"] == report["num_kept"] == len(kept)
     assert trained["metrics"]["learning_rate_mass"] == pytest.approx(sum(row["learning_rate"] for row in log))
-    assert report["settings"] == settings
-    assert report["measurement"] == read(lap / "measurement.json")["metrics"]
+    assert report["settings"] == read(folder / "selection_settings.json") | settings
+    assert report["measurement"] == read(folder / "measurement.json")["metrics"]
     assert report["adapter_digest"] == trained["adapter_digest"]
     # What verification cost varies from run to run, so it is in the events alone.
     assert {row["wall_seconds"] for row in verdicts.values()} == {0.0}
-    for row in rows(lap / "selection.jsonl"):
+    for row in rows(folder / "selection.jsonl"):
         assert row["prompt"] == [{"role": "user", "content": f"Write {row['prompt_id']}."}]
         assert row["completion"][0]["content"].startswith("pass")
     # The settings of cycle 2 follow the schedule.
@@ -91,13 +91,16 @@ def test_a_cycle_holds_what_the_page_says(tmp_path: Path, verifier: MemoryVerifi
 
 def test_dev_is_asked_the_same_at_every_lap_and_train_is_not(tmp_path: Path, verifier: MemoryVerifier) -> None:
     execute(write_inputs(tmp_path), tmp_path / "run")
-    laps = [tmp_path / f"run/cycles/00{cycle}" for cycle in (1, 2, 3)]
+    folders = [tmp_path / f"run/cycles/00{cycle}" for cycle in (1, 2, 3)]
     dev = [
-        [(row["prompt_id"], row["index"], row["seed"]) for row in rows(lap / "dev_completions.jsonl")] for lap in laps
+        [(row["prompt_id"], row["index"], row["seed"]) for row in rows(folder / "dev_completions.jsonl")]
+        for folder in folders
     ]
     assert dev[0] == dev[1] == dev[2]
     assert dev[0] == sorted(dev[0], key=lambda key: key[:2])
-    seeds = [row["seed"] for lap in laps for row in rows(lap / "completions.jsonl")] + [key[2] for key in dev[0]]
+    seeds = [row["seed"] for folder in folders for row in rows(folder / "completions.jsonl")] + [
+        key[2] for key in dev[0]
+    ]
     assert len(seeds) == len(set(seeds)) == 2 * 6 + 4
 
 
@@ -183,16 +186,16 @@ def test_resuming_a_finished_run_changes_nothing_and_samples_nothing(
 ) -> None:
     first = execute(write_inputs(tmp_path), tmp_path / "run")
     before, num_checked = tree(tmp_path / "run"), len(verifier.checked)
-    monkeypatch.setattr(Tools, "sample", None)
-    monkeypatch.setattr(Tools, "train", None)
-    watch = SilentWatch()
-    assert execute(tmp_path / "run.yaml", tmp_path / "run", watch=watch) == first
+    monkeypatch.setattr(Runtime, "sample", None)
+    monkeypatch.setattr(Runtime, "train", None)
+    observer = SilentObserver()
+    assert execute(tmp_path / "run.yaml", tmp_path / "run", observer=observer) == first
     assert tree(tmp_path / "run") == before
     assert len(verifier.checked) == num_checked
     # A tracker hears the finished cycles again, so that the record of each attempt is whole.
-    heard = [what for what, _ in watch.heard if what != "advised"]
-    lap = ["measured", "decided", "trained"]
-    assert heard == [*lap, *lap, "measured", "decided"]
+    heard = [what for what, _ in observer.heard if what != "advised"]
+    one_cycle = ["measured", "decided", "trained"]
+    assert heard == [*one_cycle, *one_cycle, "measured", "decided"]
 
 
 def test_too_few_samples_stop_the_run_and_leave_it_resumable(
@@ -205,9 +208,9 @@ def test_too_few_samples_stop_the_run_and_leave_it_resumable(
         assert caught.value.exit_code == 5
         assert "of 6 samples were selected, fewer than raft.min_selected (7)" in caught.value.message
         assert "below_threshold" in caught.value.message
-    lap = tmp_path / "run/cycles/001"
-    assert (lap / "decision.json").exists()
-    assert not (lap / "selection.json").exists()
+    folder = tmp_path / "run/cycles/001"
+    assert (folder / "decision.json").exists()
+    assert not (folder / "selection.json").exists()
     # What was sampled and checked was not sampled and checked again.
     assert len(verifier.checked) == 6 + 4
 
@@ -276,15 +279,15 @@ def test_how_many_errors_stop_a_run(fraction: float, num_errors: int, num_verdic
     memory = MemoryVerifier()
     words = ["error"] * num_errors + ["pass"] * (num_verdicts - num_errors)
     verdicts = [memory.verdict(Completion("p", index, word, (), "stop", 0, 0)) for index, word in enumerate(words)]
-    tools: Any = SimpleNamespace(max_error_fraction=fraction)
-    tools.second_verdict_form = lambda: Tools.second_verdict_form(tools)
-    form = Tools.verdict_form(tools)
+    runtime: Any = SimpleNamespace(max_error_fraction=fraction)
+    runtime.second_verdict_form = lambda: Runtime.second_verdict_form(runtime)
+    form = Runtime.verdict_form(runtime)
     if stops:
         with pytest.raises(VerifierBroken, match=f"failed on {num_errors} of {num_verdicts} samples"):
             form.check(verdicts)
     else:
         form.check(verdicts)
-    tools.second_verdict_form().check(verdicts)  # never
+    runtime.second_verdict_form().check(verdicts)  # never
 
 
 def test_what_fails_the_second_time_is_not_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,18 +295,18 @@ def test_what_fails_the_second_time_is_not_trained_on(tmp_path: Path, monkeypatc
     monkeypatch.setattr(Spec, "open", lambda self: verifier)
     config = write_inputs(tmp_path, answers=lambda prompt_id: [f"pass one {prompt_id}", f"pass two {prompt_id}"])
     execute(config, tmp_path / "run")
-    lap = tmp_path / "run/cycles/001"
-    selection = read(lap / "selection.json")
-    again = {(row["prompt_id"], row["index"]): row["status"] for row in rows(lap / "second_verdicts.jsonl")}
+    folder = tmp_path / "run/cycles/001"
+    selection = read(folder / "selection.json")
+    again = {(row["prompt_id"], row["index"]): row["status"] for row in rows(folder / "second_verdicts.jsonl")}
     flaky = [["train1", index] for index in (0, 1) if again.get(("train1", index)) == "failed"]
     assert flaky
     assert selection["dropped"]["flaky"] == flaky
     assert not any(key in selection["kept"] for key in flaky)
     # Everything that was to be kept was run again, and nothing else was.
     assert sorted(map(list, again)) == sorted(selection["kept"] + flaky)
-    assert {row["prompt_id"] for row in rows(lap / "selection.jsonl")} <= {"train2", "train3"}
-    assert {row["wall_seconds"] for row in rows(lap / "second_verdicts.jsonl")} == {0.0}
-    assert read(lap / "report.json")["num_dropped"]["flaky"] == len(flaky)
+    assert {row["prompt_id"] for row in rows(folder / "selection.jsonl")} <= {"train2", "train3"}
+    assert {row["wall_seconds"] for row in rows(folder / "second_verdicts.jsonl")} == {0.0}
+    assert read(folder / "report.json")["num_dropped"]["flaky"] == len(flaky)
 
 
 def test_nothing_is_run_again_where_that_is_turned_off(tmp_path: Path, verifier: MemoryVerifier) -> None:
@@ -328,12 +331,12 @@ def test_a_failure_of_our_own_the_second_time_drops_the_sample_and_stops_nothing
 
     config = write_inputs(tmp_path, answers=sets, verifier__kind="c", verifier__max_error_fraction=0.0)
     execute(config, tmp_path / "run")
-    lap = tmp_path / "run/cycles/001"
+    folder = tmp_path / "run/cycles/001"
     again = [
-        (row["prompt_id"], row["index"]) for row in rows(lap / "second_verdicts.jsonl") if row["status"] == "error"
+        (row["prompt_id"], row["index"]) for row in rows(folder / "second_verdicts.jsonl") if row["status"] == "error"
     ]
     assert again and {prompt_id for prompt_id, _ in again} == {"train1"}
-    selection = read(lap / "selection.json")
+    selection = read(folder / "selection.json")
     assert selection["dropped"]["flaky"] == []
     assert selection["dropped"]["flaky_unknown"] == sorted(map(list, again))
     assert not {tuple(key) for key in selection["kept"]} & set(again)
@@ -372,7 +375,7 @@ def test_scheduled_values_are_written_before_they_are_used(
     )
     seen: list[tuple[str, dict[str, Any]]] = []
 
-    def sample(self: Tools, requests: list[SampleRequest], version: int, adapter: Path | None) -> Any:
+    def sample(self: Runtime, requests: list[SampleRequest], version: int, adapter: Path | None) -> Any:
         if requests and requests[0].prompt_id.startswith("train"):
             written = read(tmp_path / f"run/cycles/{version + 1:03d}/sampling.json")
             train = [request for request in requests if request.prompt_id.startswith("train")]
@@ -381,14 +384,15 @@ def test_scheduled_values_are_written_before_they_are_used(
             seen.append(("sampling", written))
         return really_sample(self, requests, version, adapter)
 
-    def train(self: Tools, chosen: Any, facts: Any, settings: Any, *more: Any) -> Any:
+    def train(self: Runtime, chosen: Any, facts: Any, settings: Any, *more: Any) -> Any:
         assert settings.to_row() == read(tmp_path / f"run/cycles/{settings.cycle:03d}/settings.json")
-        seen.append(("settings", settings.to_row()))
+        chosen_at = read(tmp_path / f"run/cycles/{settings.cycle:03d}/selection_settings.json")
+        seen.extend([("settings", settings.to_row()), ("selection_settings", chosen_at)])
         return really_train(self, chosen, facts, settings, *more)
 
-    really_sample, really_train = Tools.sample, Tools.train
-    monkeypatch.setattr(Tools, "sample", sample)
-    monkeypatch.setattr(Tools, "train", train)
+    really_sample, really_train = Runtime.sample, Runtime.train
+    monkeypatch.setattr(Runtime, "sample", sample)
+    monkeypatch.setattr(Runtime, "train", train)
     execute(config, tmp_path / "run")
 
     def column(stage: str, name: str) -> list[Any]:
@@ -396,7 +400,7 @@ def test_scheduled_values_are_written_before_they_are_used(
 
     assert column("settings", "learning_rate") == pytest.approx([1e-4, 5e-5, 2.5e-5, 1.25e-5])
     assert column("settings", "max_grad_norm") == [1.0, 0.5, 0.5, 0.5]
-    assert column("settings", "reward_threshold") == [0.5, "pass", "pass", "pass"]
+    assert column("selection_settings", "reward_threshold") == [0.5, "pass", "pass", "pass"]
     assert column("sampling", "temperature") == pytest.approx([1.0, 0.8, 0.6, 0.4])
     assert column("sampling", "samples_per_prompt") == [2, 1, 1, 1]
 
@@ -454,10 +458,10 @@ def test_with_a_real_compiler(tmp_path: Path) -> None:
 
     config = write_inputs(tmp_path, answers=answers, tests=SUMS, raft__samples_per_prompt=4, seed=2)
     execute(config, tmp_path / "run")
-    lap = tmp_path / "run/cycles/001"
-    texts = {(row["prompt_id"], row["index"]): row["text"] for row in rows(lap / "completions.jsonl")}
+    folder = tmp_path / "run/cycles/001"
+    texts = {(row["prompt_id"], row["index"]): row["text"] for row in rows(folder / "completions.jsonl")}
     found = {}
-    for verdict in rows(lap / "verdicts.jsonl"):
+    for verdict in rows(folder / "verdicts.jsonl"):
         text = texts[verdict["prompt_id"], verdict["index"]]
         name = next(name for name, program in PROGRAMS.items() if program in text)
         found[name] = (verdict["stage"], verdict["status"], verdict["reward"])
@@ -467,7 +471,7 @@ def test_with_a_real_compiler(tmp_path: Path) -> None:
         "wrong": ("tests", "failed", 0.7),
         "broken": ("compile", "failed", 0.0),
     }
-    kept = {texts[tuple(key)] for key in read(lap / "selection.json")["kept"]}
+    kept = {texts[tuple(key)] for key in read(folder / "selection.json")["kept"]}
     assert kept
     assert all("a + b" in text or "a += b" in text for text in kept)
     assert read(tmp_path / "run/run.json")["toolchain"]["compiler"] == "gcc"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from scripted_runs import (
     MemoryVerifier,
-    SilentWatch,
+    SilentObserver,
     differences,
     execute,
     read,
@@ -21,10 +21,10 @@ from scripted_runs import (
 
 from halo_forge.core.evaluation import Result
 from halo_forge.policy import adapter_digest
-from halo_forge.runtime.effects import Tools
+from halo_forge.runtime.effects import Runtime
 from halo_forge.verifiers.languages.c import Spec
 
-TRAINED_FROM = Tools.train
+TRAINED_FROM = Runtime.train
 
 
 @pytest.fixture
@@ -32,11 +32,11 @@ def parents(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str | None]]:
     """(cycle, folder of the adapter it was trained from), as training is asked for."""
     found: list[tuple[int, str | None]] = []
 
-    def train(self: Tools, chosen: Any, facts: Any, settings: Any, adapter: Path | None, *more: Any) -> Any:
+    def train(self: Runtime, chosen: Any, facts: Any, settings: Any, adapter: Path | None, *more: Any) -> Any:
         found.append((settings.cycle, None if adapter is None else adapter.parent.name))
         return TRAINED_FROM(self, chosen, facts, settings, adapter, *more)
 
-    monkeypatch.setattr(Tools, "train", train)
+    monkeypatch.setattr(Runtime, "train", train)
     return found
 
 
@@ -44,15 +44,17 @@ def decline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: set[int], **ch
     """A run of 3 cycles whose versions `bad` fail all of dev; the others pass it."""
     monkeypatch.setattr(Spec, "open", lambda self: MemoryVerifier(bad_versions=bad))
     changes = {"raft__num_cycles": 3, "evaluation__samples_per_prompt": 1, **changes}
-    return execute(write_inputs(tmp_path, answers=steady_answers, **changes), tmp_path / "run", watch=SilentWatch())
+    return execute(
+        write_inputs(tmp_path, answers=steady_answers, **changes), tmp_path / "run", observer=SilentObserver()
+    )
 
 
-def lap(tmp_path: Path, cycle: int) -> Path:
+def cycle_folder(tmp_path: Path, cycle: int) -> Path:
     return tmp_path / f"run/cycles/{cycle:03d}"
 
 
 def decided(tmp_path: Path) -> list[tuple[str, str, int]]:
-    """(outcome, action, incumbent) of each lap."""
+    """(outcome, action, incumbent) of each folder."""
     found = [read(folder / "decision.json") for folder in sorted((tmp_path / "run/cycles").iterdir())]
     return [(row["outcome"], row["action"], row["best_version"]) for row in found]
 
@@ -74,8 +76,8 @@ def test_back_to_the_incumbent(
     ]
     assert (result.chosen_version, result.last_version, result.conclusion) == (1, 3, "improved")
     assert parents == [(1, None), (2, "001"), (3, "001")]
-    third = lap(tmp_path, 3)
-    # The decline was confirmed on samples drawn anew for both, with other seeds than those of dev.
+    third = cycle_folder(tmp_path, 3)
+    # The decline was confirmed on fresh samples of both, with other seeds than those of dev.
     for name, version in (("confirm", 2), ("confirm_incumbent", 1)):
         assert {row["policy_version"] for row in rows(third / f"{name}_completions.jsonl")} == {version}
         assert seeds(third / f"{name}_completions.jsonl").isdisjoint(seeds(third / "dev_completions.jsonl"))
@@ -93,18 +95,18 @@ def test_back_to_the_incumbent(
     assert settings["learning_rate"] == pytest.approx(5e-5 * 0.85**2 * 0.5)
     reason = read(third / "decision.json")["reason"]
     assert "v2 against v1 on dev/pass_rate: -1.000" in reason
-    assert "drawn anew -1.000" in reason
-    assert "return 1: train from v1 on samples of v1, learning rate x 0.5 from here on, temperature + 0.1" in reason
+    assert "resampled -1.000" in reason
+    assert "rollback 1: train from v1 on samples of v1, learning rate x 0.5 from now on, temperature + 0.1" in reason
     assert (tmp_path / "run/best").readlink() == Path("cycles/001/adapter")
 
 
 def test_what_declines_changed_stays_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decline(tmp_path, monkeypatch, {1, 2}, raft__num_cycles=4, decisions__stop_patience=None)
-    rates = [read(lap(tmp_path, cycle) / "settings.json")["learning_rate"] for cycle in (1, 2, 3, 4)]
+    rates = [read(cycle_folder(tmp_path, cycle) / "settings.json")["learning_rate"] for cycle in (1, 2, 3, 4)]
     assert rates == pytest.approx([5e-5, 0.85 * 2.5e-5, 0.85**2 * 1.25e-5, 0.85**3 * 1.25e-5])
-    temperatures = [read(lap(tmp_path, cycle) / "sampling.json")["temperature"] for cycle in (1, 2, 3, 4)]
+    temperatures = [read(cycle_folder(tmp_path, cycle) / "sampling.json")["temperature"] for cycle in (1, 2, 3, 4)]
     assert temperatures == pytest.approx([1.0, 1.0, 1.1, 1.2])
-    assert read(lap(tmp_path, 3) / "rollback_sampling.json")["temperature"] == pytest.approx(1.2)
+    assert read(cycle_folder(tmp_path, 3) / "rollback_sampling.json")["temperature"] == pytest.approx(1.2)
 
 
 def test_on_from_the_declined_version_at_a_lower_rate(
@@ -113,7 +115,7 @@ def test_on_from_the_declined_version_at_a_lower_rate(
     decline(tmp_path, monkeypatch, {2}, decisions__on_decline="continue_lower")
     assert decided(tmp_path)[2] == ("degraded", "continue_lower", 0)
     assert parents == [(1, None), (2, "001"), (3, "002")]
-    third = lap(tmp_path, 3)
+    third = cycle_folder(tmp_path, 3)
     assert not (third / "rollback_completions.jsonl").exists()
     assert (third / "confirm_completions.jsonl").exists()
     assert read(third / "settings.json")["learning_rate"] == pytest.approx(5e-5 * 0.85**2 * 0.5)
@@ -125,7 +127,7 @@ def test_from_the_start_model_with_what_the_good_cycles_found(
     decline(tmp_path, monkeypatch, {0, 2}, decisions__on_decline="from_base", selection__per_prompt_cap=8)
     assert decided(tmp_path)[2] == ("degraded", "from_base", 1)
     assert parents == [(1, None), (2, "001"), (3, None)]
-    third = lap(tmp_path, 3)
+    third = cycle_folder(tmp_path, 3)
     assert read(third / "settings.json")["parent_version"] == 0
     # Cycle 2 trained the version that degraded, so only what cycle 1 kept comes back.
     assert {cycle for cycle, _, _ in read(third / "selection.json")["replayed"]} <= {1}
@@ -136,7 +138,7 @@ def test_the_run_stops_where_the_configuration_says_so(tmp_path: Path, monkeypat
     assert decided(tmp_path)[-1] == ("degraded", "stop", 0)
     assert (result.chosen_version, result.last_version, result.conclusion) == (0, 2, "declined")
     assert sorted(path.name for path in (tmp_path / "run/cycles").iterdir()) == ["001", "002", "003"]
-    assert not (lap(tmp_path, 3) / "settings.json").exists()
+    assert not (cycle_folder(tmp_path, 3) / "settings.json").exists()
 
 
 def test_after_so_many_returns_the_run_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +149,7 @@ def test_after_so_many_returns_the_run_stops(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_suspect_that_is_cleared_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """v1 fails the dev seeds alone: bad luck, which samples drawn anew do not repeat."""
+    """v1 fails the dev seeds alone: bad luck, which fresh samples do not repeat."""
     verdict = MemoryVerifier.verdict
     dev: set[int] = set()
 
@@ -160,9 +162,9 @@ def test_a_suspect_that_is_cleared_goes_on(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(MemoryVerifier, "verdict", unlucky)
     decline(tmp_path, monkeypatch, set(), raft__num_cycles=2)
     assert decided(tmp_path)[1] == ("suspect_not_confirmed", "continue", 0)
-    assert (lap(tmp_path, 2) / "confirm_incumbent_verdicts.jsonl").exists()
-    assert not (lap(tmp_path, 2) / "rollback_completions.jsonl").exists()
-    assert read(lap(tmp_path, 2) / "settings.json")["parent_version"] == 1
+    assert (cycle_folder(tmp_path, 2) / "confirm_incumbent_verdicts.jsonl").exists()
+    assert not (cycle_folder(tmp_path, 2) / "rollback_completions.jsonl").exists()
+    assert read(cycle_folder(tmp_path, 2) / "settings.json")["parent_version"] == 1
 
 
 def test_nothing_changes_nothing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,14 +182,14 @@ def test_decisions_are_events_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     execute(tmp_path / "run.yaml", tmp_path / "run")
     told = [event for event in rows(tmp_path / "run/events.jsonl") if event["event"] == "decision"]
     assert [event["cycle"] for event in told] == [1, 2, 3, 4]
-    sealed = [read(lap(tmp_path, cycle) / "decision.json") for cycle in (1, 2, 3, 4)]
+    sealed = [read(cycle_folder(tmp_path, cycle) / "decision.json") for cycle in (1, 2, 3, 4)]
     assert [{key: event[key] for key in row} for event, row in zip(told, sealed, strict=True)] == sealed
     assert differences(before, tree(tmp_path / "run")) == []
 
 
 def test_a_plateau_schedule_answers_to_a_decline_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decline(tmp_path, monkeypatch, {2}, training__learning_rate={"kind": "plateau", "base": 1e-4})
-    assert read(lap(tmp_path, 3) / "settings.json")["learning_rate"] == pytest.approx(5e-5)  # not 2.5e-5
+    assert read(cycle_folder(tmp_path, 3) / "settings.json")["learning_rate"] == pytest.approx(5e-5)  # not 2.5e-5
 
 
 def test_the_weights_go_back_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_models: dict[str, Path]) -> None:
@@ -208,9 +210,10 @@ def test_the_weights_go_back_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         training__learning_rate=[1e-2, 1e-2, 0.0],
     )
     assert decided(tmp_path)[2] == ("degraded", "rollback", 1)
-    digests = [adapter_digest(lap(tmp_path, cycle) / "adapter") for cycle in (1, 2, 3)]
+    digests = [adapter_digest(cycle_folder(tmp_path, cycle) / "adapter") for cycle in (1, 2, 3)]
     assert digests[2] == digests[0] != digests[1]
     tokens = [
-        {tuple(row["token_ids"]) for row in rows(lap(tmp_path, cycle) / "dev_completions.jsonl")} for cycle in (2, 4)
+        {tuple(row["token_ids"]) for row in rows(cycle_folder(tmp_path, cycle) / "dev_completions.jsonl")}
+        for cycle in (2, 4)
     ]
     assert tokens[0] == tokens[1]

@@ -388,6 +388,18 @@ def test_an_adapter_of_a_model_of_the_same_name_and_another_shape(
     assert str(folder) in caught.value.message and caught.value.hint
 
 
+def test_an_adapter_of_another_method_is_refused(tmp_path: Path, tiny_models: dict[str, Path]) -> None:
+    from peft import IA3Config, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(tiny_models["llama"])
+    config = IA3Config(target_modules=["q_proj", "down_proj"], feedforward_modules=["down_proj"])
+    get_peft_model(base, config).save_pretrained(str(tmp_path / "adapter"))
+    with pytest.raises(ModelError, match=r"of type IA3, allowed: LORA") as caught:
+        load_policy(tiny_models["llama"], adapter=str(tmp_path / "adapter"))
+    assert "LoRA adapter" in caught.value.hint
+
+
 @pytest.mark.filterwarnings("ignore:Found missing adapter keys")
 def test_a_start_adapter_that_lacks_a_weight_is_refused(
     policy: Policy, tmp_path: Path, tiny_models: dict[str, Path]

@@ -43,7 +43,7 @@ def saved_versions(policy: Any, folder: Path) -> dict[int, Path | None]:
     return found
 
 
-def bring(policy: Any, folders: dict[int, Path | None]) -> Any:
+def loader(policy: Any, folders: dict[int, Path | None]) -> Any:
     return lambda version: policy.load_adapter(folders[version], version)
 
 
@@ -61,8 +61,8 @@ def test_the_probe_equals_two_plain_models(
         plain[version].load_adapter(folders[version], version)
     fixed, own = answers(1), answers(2, num=3)
     probe = Probe(policy, PROMPTS)
-    probe.drift(1, 0, bring(policy, folders), fixed, own)
-    facts = probe.drift(2, 1, bring(policy, folders), fixed, own)
+    probe.drift(1, 0, loader(policy, folders), fixed, own)
+    facts = probe.drift(2, 1, loader(policy, folders), fixed, own)
     for number, each in enumerate(fixed):
         start, previous, mine = (logs_of(plain[version], each) for version in (0, 1, 2))
         expected = {
@@ -84,7 +84,7 @@ def test_the_probe_equals_two_plain_models(
 def test_what_is_remembered_is_what_a_resumed_run_computes_anew(tiny_models: dict[str, Path], tmp_path: Path) -> None:
     policy = load_policy(tiny_models["llama"])
     folders = saved_versions(policy, tmp_path)
-    fixed, own, asked = answers(1), answers(2, num=2), bring(policy, folders)
+    fixed, own, asked = answers(1), answers(2, num=2), loader(policy, folders)
     going = Probe(policy, PROMPTS)
     found = [going.drift(version, max(version - 1, 0), asked, fixed, own) for version in range(4)]
     assert found[2] == Probe(policy, PROMPTS).drift(2, 1, asked, fixed, own)
@@ -99,7 +99,7 @@ def test_a_version_that_did_not_move_has_no_divergence(tiny_models: dict[str, Pa
     start = adapter_weights(policy)
     policy.save_adapter(tmp_path / "1")
     found = measure_drift(
-        Probe(policy, PROMPTS).drift(1, 0, bring(policy, {0: None, 1: tmp_path / "1"}), answers(1), answers(2))
+        Probe(policy, PROMPTS).drift(1, 0, loader(policy, {0: None, 1: tmp_path / "1"}), answers(1), answers(2))
     )
     kls = {name: value for name, value in found.items() if "kl_" in name}
     assert len(kls) == 6 and set(kls.values()) == {0.0}
@@ -113,7 +113,7 @@ def test_with_a_start_adapter_the_start_model_is_not_the_base_model(
     policy = load_policy(tiny_models["llama"])
     folders = saved_versions(policy, tmp_path)
     policy = load_policy(tiny_models["llama"], lora=LoraOptions(), adapter=str(folders[2]))
-    facts = Probe(policy, PROMPTS).drift(1, 0, bring(policy, folders), answers(1), [])
+    facts = Probe(policy, PROMPTS).drift(1, 0, loader(policy, folders), answers(1), [])
     plain = {version: load_policy(tiny_models["llama"]) for version in (1, 2)}
     for version, each in plain.items():
         each.load_adapter(folders[version], version)
@@ -133,20 +133,20 @@ def test_the_likelihood_of_answers_is_the_loss_on_them(tiny_models: dict[str, Pa
 
 def test_without_answers_there_is_nothing_to_say(tiny_models: dict[str, Path]) -> None:
     policy = load_policy(tiny_models["llama"])
-    facts = Probe(policy, PROMPTS).drift(0, 0, bring(policy, {0: None}), [], [])
+    facts = Probe(policy, PROMPTS).drift(0, 0, loader(policy, {0: None}), [], [])
     assert isinstance(facts, DriftFacts) and measure_drift(facts) == {}
 
 
 def test_the_model_is_left_as_it_was(tiny_models: dict[str, Path]) -> None:
     policy = load_policy(tiny_models["llama"])
-    Probe(policy, PROMPTS).drift(0, 0, bring(policy, {0: None}), answers(1), answers(2))
+    Probe(policy, PROMPTS).drift(0, 0, loader(policy, {0: None}), answers(1), answers(2))
     assert not any("forward" in each.__dict__ for each in policy.model.get_base_model().modules())
 
 
 def test_the_start_model_is_not_asked_about_truncated_answers(tiny_models: dict[str, Path], tmp_path: Path) -> None:
     policy = load_policy(tiny_models["llama"])
     folders = saved_versions(policy, tmp_path)
-    facts = Probe(policy, PROMPTS).drift(1, 0, bring(policy, folders), answers(1), answers(2), False)
+    facts = Probe(policy, PROMPTS).drift(1, 0, loader(policy, folders), answers(1), answers(2), False)
     assert facts.start_log_probabilities == facts.own_log_probabilities
     found = measure_drift(facts)
     assert found["entropy"] > 0.0 and not any(name.startswith("reverse") for name in found)

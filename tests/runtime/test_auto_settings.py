@@ -15,7 +15,9 @@ from scripted_runs import MemoryVerifier, execute, write_inputs
 from tiny_models import TrainingOptions, load_policy
 
 from halo_forge import hardware
-from halo_forge.cli import raft, render
+from halo_forge.cli import raft
+from halo_forge.cli.preview import print_preview
+from halo_forge.cli.status import cycle_columns
 from halo_forge.config import RaftConfig, config_digest, load_config
 from halo_forge.engines.scripted import ScriptedSpec
 from halo_forge.engines.transformers import TransformersSpec
@@ -23,7 +25,7 @@ from halo_forge.hardware import ModelSize, Profile, choose, detect
 from halo_forge.policy.device import on_this_torch
 from halo_forge.runtime.auto_settings import estimated_parameters, hardware_choices
 from halo_forge.runtime.preview import preview
-from halo_forge.store.status import Lap, read_status
+from halo_forge.store.status import CycleRow, read_status
 from halo_forge.training.lora_sft import LoraSftTrainer
 from halo_forge.verifiers.languages.c import Spec as CSpec
 
@@ -122,7 +124,7 @@ def test_the_verifier_of_a_run_has_as_many_workers_as_are_recorded(
     profile = choose(config().hardware, machine(tmp_path, NVIDIA))
     _loads_policy(monkeypatch, profile)
     monkeypatch.setattr("halo_forge.runtime.assembly.prepare", lambda settings: profile)
-    monkeypatch.setattr("scripted_runs.run_raft", lambda plan, directory, tools: None)
+    monkeypatch.setattr("scripted_runs.run_raft", lambda plan, directory, runtime: None)
     execute(write_inputs(tmp_path / "inputs"), tmp_path / "run")
     recorded = json.loads((tmp_path / "run/run.json").read_text())["hardware"]
     assert opened == [30] and recorded["verifier.workers"] == 30
@@ -175,7 +177,7 @@ def test_the_dry_run_shows_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     given = {"profile": "gfx1151", "pin_memory": True}
     found = preview(config(hardware=given, engine={"batch_size": 7}), 100, 10, True)
     assert found.to_row()["hardware"]["profile"] == "gfx1151"
-    render.print_preview(found)
+    print_preview(found)
     shown = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert any(line.startswith("hardware: gfx1151 (hardware.profile names it), memory budget ") for line in shown)
     assert {
@@ -226,17 +228,17 @@ def test_training_uses_one_gpu_where_several_are_visible(
     policy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The library would put a copy of the model on each."""
-    import trl
+    from trl.trainer import sft_config
 
     from halo_forge.core.records import TrainingSettings
 
-    class Several(trl.SFTConfig):  # type: ignore[misc]
+    class Several(sft_config.SFTConfig):  # type: ignore[misc]
         def __post_init__(self) -> None:
             super().__post_init__()
             self._n_gpu = 2
 
     caught: dict[str, Any] = {}
-    monkeypatch.setattr(trl, "SFTConfig", Several)
+    monkeypatch.setattr(sft_config, "SFTConfig", Several)
     monkeypatch.setattr(
         "halo_forge.training._step_recorder.step_recording_trainer", lambda **arguments: caught.update(arguments)
     )
@@ -302,7 +304,7 @@ def test_a_run_says_what_it_is_on_and_not_what_files_suggest(
     found = on_this_torch(hardware.detect(machine(tmp_path, LAPTOP)))
     _loads_policy(monkeypatch, found)
     monkeypatch.setattr("halo_forge.runtime.assembly.prepare", lambda settings: detect(machine(tmp_path, LAPTOP)))
-    monkeypatch.setattr("halo_forge.loop.run_raft", lambda plan, directory, tools: None)
+    monkeypatch.setattr("halo_forge.loop.run_raft", lambda plan, directory, runtime: None)
     loaded = load_config(write_inputs(tmp_path / "inputs"), [f"output_dir={json.dumps(str(tmp_path / 'run'))}"])
     raft._execute(loaded, resume=False, as_json=True)
     said = capsys.readouterr().err.splitlines()[0]
@@ -330,9 +332,9 @@ def test_status_shows_what_the_sensors_said_and_no_column_without_them(tmp_path:
         {**resources, "num_gpu_readings": 0},
     ]
     (tmp_path / "events.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (lap,) = read_status(tmp_path, 1).laps
+    (lap,) = read_status(tmp_path, 1).cycles
     assert {name: value for name, value in lap.metrics.items() if name.startswith("gpu_")} == said
-    columns = {str(column.header): list(column.cells) for column in render.laps_table([lap, Lap(2, 1, "done")]).columns}
-    assert (columns["watts"], columns["busy"], columns["degrees C"]) == (["85", ""], ["0.91", ""], ["88", ""])
-    plain = [str(column.header) for column in render.laps_table([Lap(1, 0, "done")]).columns]
-    assert not {"watts", "busy", "degrees C"} & set(plain) and "time" in plain
+    cells = {column.name: column.cells for column in cycle_columns([lap, CycleRow(2, 1, "done")], 2)}
+    assert (cells["watts"], cells["GPU busy"], cells["degrees C"]) == (["85", ""], ["0.91", ""], ["88", ""])
+    without = {column.name: column.cells for column in cycle_columns([CycleRow(2, 1, "done")], 2)}
+    assert all(without[name] == [""] for name in ("watts", "GPU busy", "degrees C"))

@@ -25,7 +25,7 @@ def put(root: Path, files: dict[str, Any]) -> Path:
     return root
 
 
-def lap(cycle: int, *, rate: float, best: int, report: bool = True) -> dict[str, Any]:
+def cycle_files(cycle: int, *, rate: float, best: int, report: bool = True) -> dict[str, Any]:
     folder = f"cycles/{cycle:03d}"
     found: dict[str, Any] = {
         f"{folder}/sampling.json": {"cycle": cycle, "temperature": 0.8},
@@ -53,18 +53,20 @@ def test_no_run(tmp_path: Path) -> None:
 
 STATES: list[tuple[dict[str, Any], str]] = [
     ({}, "not started"),
-    ({"cycles/001/sampling.json": {}}, "cycle 1 of 2: after sampling"),
+    ({"cycles/001/sampling.json": {}}, "cycle 1 of 2: sampling done"),
     ({"cycles/001/completions.jsonl.part": [{}, {}]}, "cycle 1 of 2: completions: 2 so far"),
     (
         {"cycles/001/sampling.json": {}, "cycles/001/dev_verdicts.jsonl.part": [{}]},
         "cycle 1 of 2: verdicts: 1 so far",
     ),
-    (lap(1, rate=0.5, best=0), "cycle 1 of 2 done"),
+    (cycle_files(1, rate=0.5, best=0), "cycle 1 of 2 done"),
     (
-        lap(1, rate=0.5, best=0) | lap(2, rate=0.5, best=0) | lap(3, rate=0.5, best=0, report=False),
-        "measuring test prompts",
+        cycle_files(1, rate=0.5, best=0)
+        | cycle_files(2, rate=0.5, best=0)
+        | cycle_files(3, rate=0.5, best=0, report=False),
+        "evaluating the test prompts",
     ),
-    (lap(1, rate=0.5, best=0) | {"result.json": {"chosen_version": 0}}, "finished"),
+    (cycle_files(1, rate=0.5, best=0) | {"result.json": {"chosen_version": 0}}, "finished"),
 ]
 
 
@@ -73,7 +75,7 @@ def test_states(tmp_path: Path, files: dict[str, Any], state: str) -> None:
     assert read_status(put(tmp_path, RUN | files), 2).state == state
 
 
-def test_a_row_for_each_lap(tmp_path: Path) -> None:
+def test_a_row_for_each_cycle(tmp_path: Path) -> None:
     def event(time: str, name: str, **fields: Any) -> dict[str, Any]:
         return {"time": f"2030-01-{time}+00:00", "event": name, **fields}
 
@@ -95,9 +97,13 @@ def test_a_row_for_each_lap(tmp_path: Path) -> None:
         event("02T00:00:57", "resources", cycle=1, peak_memory_bytes=1024),
     ]
     status = read_status(
-        put(tmp_path, RUN | lap(1, rate=0.25, best=0) | lap(2, rate=0.5, best=1) | {"events.jsonl": events}), 2
+        put(
+            tmp_path,
+            RUN | cycle_files(1, rate=0.25, best=0) | cycle_files(2, rate=0.5, best=1) | {"events.jsonl": events},
+        ),
+        2,
     )
-    first, second = status.laps
+    first, second = status.cycles
     assert (first.cycle, first.policy_version, first.state, first.num_kept) == (1, 0, "done", 2)
     assert first.settings == {"cycle": 1, "temperature": 0.8, "learning_rate": 1e-4}
     costs = {
@@ -115,18 +121,18 @@ def test_a_row_for_each_lap(tmp_path: Path) -> None:
 
 
 def test_the_start_model_has_no_adapter(tmp_path: Path) -> None:
-    status = read_status(put(tmp_path, RUN | lap(1, rate=0.25, best=0)), 2)
+    status = read_status(put(tmp_path, RUN | cycle_files(1, rate=0.25, best=0)), 2)
     assert (status.best_version, status.best_adapter, status.result) == (0, None, None)
 
 
 def test_plain_data(tmp_path: Path) -> None:
-    status = read_status(put(tmp_path, RUN | lap(1, rate=0.25, best=0)), 2)
+    status = read_status(put(tmp_path, RUN | cycle_files(1, rate=0.25, best=0)), 2)
     row = json.loads(json.dumps(status.to_row(), allow_nan=False))
-    assert set(row) == {"root", "state", "num_cycles", "laps", "best_version", "best_adapter", "result"}
+    assert set(row) == {"root", "state", "num_cycles", "cycles", "best_version", "best_adapter", "result"}
     keys = {"cycle", "policy_version", "state", "metrics", "settings", "num_kept", "decision", "advice"}
-    assert set(row["laps"][0]) == keys
+    assert set(row["cycles"][0]) == keys
 
 
 def test_a_lap_that_is_being_superseded_ends_the_table(tmp_path: Path) -> None:
-    status = read_status(put(tmp_path, RUN | lap(1, rate=0.1, best=0) | lap(3, rate=0.1, best=0)), 3)
-    assert [each.cycle for each in status.laps] == [1]
+    status = read_status(put(tmp_path, RUN | cycle_files(1, rate=0.1, best=0) | cycle_files(3, rate=0.1, best=0)), 3)
+    assert [each.cycle for each in status.cycles] == [1]

@@ -28,13 +28,13 @@ TWO_ROUNDS = {
     "raft__prompt_weights": "learnable",
     "replay__kind": "accumulate",
 }
-"""A second round of samples, and prompts and rows that depend on what earlier laps found."""
+"""A second round of samples, and prompts and rows that depend on what earlier cycles found."""
 
 
 def prepare(room: Path, **changes: object) -> Path:
     """The configuration of a run of 2 cycles with 3 train prompts x 2 samples, without what only costs time.
 
-    Its v_1 degrades, so that lap 2 also confirms the decline, goes back to v_0 and samples from it.
+    Its v_1 degrades, so that cycle 2 also confirms the decline, goes back to v_0 and samples from it.
     """
     Spec.open = lambda self: MemoryVerifier(bad_versions={1})  # type: ignore[assignment, method-assign]
     halo_forge.runtime.assembly._versions = dict  # type: ignore[assignment]
@@ -80,7 +80,7 @@ def everywhere(config: Path, room: Path, undisturbed: dict[str, bytes], every: i
         changed = differences(tree(folder / "run"), undisturbed)
         expect(changed == [], f"killed at write point {kill_at}, then resumed: {changed} differ")
         shutil.rmtree(folder)
-    # 3 laps: the number of a run this small is known roughly, and a loop that ends early is found.
+    # 3 cycles: the number of a run this small is known roughly, and a loop that ends early is found.
     expect(200 < kill_at < 2000, f"only {kill_at} write points")
     print(f"killed at {kill_at - 1} write points")
 
@@ -131,7 +131,7 @@ def main() -> None:
     expect(attempt(config, room / "undisturbed") == 0, "the undisturbed run failed")
     undisturbed = tree(room / "undisturbed/run")
     decision = read(room / "undisturbed/run/cycles/002/decision.json")
-    expect(decision["action"] == "rollback", f"lap 2 decided to {decision['action']}: the new stages are not killed")
+    expect(decision["action"] == "rollback", f"cycle 2 decided to {decision['action']}: the new stages are not killed")
     kinds = {
         "everywhere": everywhere,
         "two rounds": here_and_there,

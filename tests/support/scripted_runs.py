@@ -13,10 +13,10 @@ import yaml
 
 from halo_forge.config import load_config
 from halo_forge.core.advice import Advised
-from halo_forge.core.decisions import Decision
 from halo_forge.core.evaluation import Result
 from halo_forge.core.records import (
     Completion,
+    Decision,
     Measurement,
     Prompt,
     Selection,
@@ -111,7 +111,7 @@ class MemoryVerifier:
         )
 
 
-class SilentWatch:
+class SilentObserver:
     """Looks on and remembers what it heard."""
 
     def __init__(self) -> None:
@@ -202,11 +202,15 @@ def write_inputs(
     return path
 
 
-def execute(config: Path, root: Path | str, *, resume: bool = True, watch: SilentWatch | None = None) -> Result:
+def execute(config: Path, root: Path | str, *, resume: bool = True, observer: SilentObserver | None = None) -> Result:
     """The run as the command line does it, without the printing."""
     loaded = load_config(config, [f"output_dir={json.dumps(str(root))}"])
-    with open_run(loaded, watch if watch is not None else SilentWatch(), resume=resume) as (plan, run, tools):
-        return run_raft(plan, run, tools)
+    with open_run(loaded, observer if observer is not None else SilentObserver(), resume=resume) as (
+        plan,
+        run,
+        runtime,
+    ):
+        return run_raft(plan, run, runtime)
 
 
 def tree(root: Path) -> dict[str, bytes]:

@@ -7,11 +7,10 @@ import time
 import pytest
 from c_answers import COMPILE, HARNESS, STDIO, Check, answer, prompt, sum_program
 
-from halo_forge.core.records import HACK_FLAGS, Completion, Prompt, Stage, Status
+from halo_forge.core.records import HACK_FLAGS, CheckResult, Completion, Prompt, Sample, Stage, Status
 from halo_forge.core.selection.threshold import KeepThreshold
 from halo_forge.verifiers.checks import Case, CompileOnly, Harness, Stdio
 from halo_forge.verifiers.hacks.flags import echoes, of_outputs, of_source
-from halo_forge.verifiers.result import Facts
 from halo_forge.verifiers.verifier import ThreadedVerifier
 
 IO = "#include <stdio.h>\n#include <stdlib.h>\n"
@@ -48,8 +47,8 @@ def calling(entry_point: str) -> Harness:
 def kept(verifier: ThreadedVerifier, code: str) -> bool:
     """Whether the program is trained on when compiling is all there is to check."""
     completion = answer(code + "\n")
-    verdicts = list(verifier.verify([(prompt(None), completion)]))
-    return bool(KeepThreshold().select([completion], verdicts, threshold="pass", keep_fraction=1.0, seed=0).kept)
+    (verdict,) = verifier.verify([(prompt(None), completion)])
+    return bool(KeepThreshold().select([Sample(completion, verdict)], threshold="pass", keep_fraction=1.0, seed=0).kept)
 
 
 @pytest.mark.parametrize("name", TRIVIAL_PROGRAMS)
@@ -59,7 +58,7 @@ def test_no_trivial_program_is_selected_where_compiling_is_all(verifier: Threade
     assert "trivial_program" in verdict.flags, verdict
     assert not kept(verifier, TRIVIAL_PROGRAMS[name])
     keeps_all = KeepThreshold(drop_flagged=False)
-    selection = keeps_all.select([completion], [verdict], threshold=0.0, keep_fraction=1.0, seed=0)
+    selection = keeps_all.select([Sample(completion, verdict)], threshold=0.0, keep_fraction=1.0, seed=0)
     assert selection.kept
 
 
@@ -185,12 +184,12 @@ def test_flags_of_outputs(outputs: list[bytes], expected: list[str], finished: b
     ],
 )
 def test_marks_in_other_languages(language: str, code: str, flags: set[str]) -> None:
-    facts = Facts("tests", "failed", tests_total=2)
-    assert of_source(code, language, calling("f"), "Write f.", facts) == flags
+    result = CheckResult("tests", "failed", tests_total=2)
+    assert of_source(code, language, calling("f"), "Write f.", result) == flags
     assert flags <= HACK_FLAGS.keys()
-    passed = Facts("tests", "passed", tests_passed=2, tests_total=2)
+    passed = CheckResult("tests", "passed", tests_passed=2, tests_total=2)
     assert of_source(code, language, calling("f"), "Write f.", passed) == flags & {"tampering"}
-    assert of_source(code, language, calling("f"), "Write f.", Facts("extract", "error")) == set()
+    assert of_source(code, language, calling("f"), "Write f.", CheckResult("extract", "error")) == set()
 
 
 QUESTION = (
@@ -231,7 +230,7 @@ def test_an_echo_is_flagged_with_and_without_a_program(verifier: ThreadedVerifie
 @pytest.mark.parametrize("status", ["failed", "timeout"])
 def test_a_wrong_honest_answer_is_never_flagged(stage: Stage, status: Status) -> None:
     code = "int add(int a, int b) {\n    int total = a;\n    while (b-- > 0) total++;\n    return total;\n}\n"
-    assert of_source(code, "c", calling("add"), "Write add.", Facts(stage, status, tests_total=3)) == set()
+    assert of_source(code, "c", calling("add"), "Write add.", CheckResult(stage, status, tests_total=3)) == set()
 
 
 @pytest.mark.parametrize("piece", ['"', "'\\", '"\\', "[[", "#[", "= {} ", "main({ ;", "\n", " ", "((", "/*", "def f("])
@@ -239,13 +238,13 @@ def test_a_wrong_honest_answer_is_never_flagged(stage: Stage, status: Status) ->
 def test_hostile_text_takes_no_time_to_speak_of(piece: str, language: str) -> None:
     text = piece * (60_000 // len(piece))
     started = time.process_time()
-    of_source(text, language, calling("add"), text, Facts("run", "failed"))
-    of_source(text, language, calling("add"), text, Facts("compile", "failed", diagnostics=text))
-    of_source("int main() {" + text, language, CompileOnly(), text, Facts("compile", "passed"))
+    of_source(text, language, calling("add"), text, CheckResult("run", "failed"))
+    of_source(text, language, calling("add"), text, CheckResult("compile", "failed", diagnostics=text))
+    of_source("int main() {" + text, language, CompileOnly(), text, CheckResult("compile", "passed"))
     assert time.process_time() - started < 3.0
 
 
-PASSED = Facts("tests", "passed", tests_passed=3, tests_total=3)
+PASSED = CheckResult("tests", "passed", tests_passed=3, tests_total=3)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ BRINGING = {
     "true": "var true = false\nfunc add(a, b int) int { return 3 }\n",
     "fmt": "var fmt = 1\n" + WRONG,
     "main": f"func\nmain() {{ {SAY} }}\n{WRONG}",
-    "its own word": 'import word "word"\n\nfunc add(a, b int) int { word.Write(); return 0 }\n',
+    "the sentinel": 'import sentinel "sentinel"\n\nfunc add(a, b int) int { sentinel.Write(); return 0 }\n',
 }
 
 

@@ -1,6 +1,6 @@
-"""Decisions: is a version better, worse, or not to be told from the best so far, and what follows from it.
+"""Decisions: is a version better, worse, or statistically indistinguishable from the best so far, and what follows.
 
-`screened` looks at the dev samples, `confirmed` at samples drawn anew for a suspect, and `decide` says what is done.
+`screen_totals` compares the dev samples, `confirm_totals` fresh samples of a suspect, and `decide` says what is done.
 All are pure, and the decisions made so far are the whole state, so a resumed run decides the same.
 docs/decisions.md has the rules, their error rates, and what they cannot tell.
 """
@@ -9,30 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from halo_forge.core.decisions._comparison import Comparison, Totals, compare_totals
+from halo_forge.core.decisions._assessment import Assessment, confirm_totals, screen_totals
+from halo_forge.core.decisions._comparison import Totals, VersionComparison, compare_totals
 from halo_forge.core.decisions._decide import decide, incumbent
-from halo_forge.core.decisions._decision import OUTCOME_NUMBER, Action, Conclusion, Decision, Outcome
-from halo_forge.core.decisions._judgement import Judgement, confirmed, screened
 from halo_forge.core.decisions._settings import DecisionsSection
-from halo_forge.core.decisions._stopping import MASS, signs_of_collapse
+from halo_forge.core.decisions._stopping import signs_of_collapse
+from halo_forge.core.records import Decision
 
 __all__ = [
-    "MASS",
-    "OUTCOME_NUMBER",
-    "Action",
-    "Comparison",
-    "Conclusion",
-    "Decision",
+    "Assessment",
     "DecisionsSection",
-    "Judgement",
-    "Outcome",
     "Totals",
+    "VersionComparison",
     "compare_totals",
-    "confirmed",
+    "confirm_totals",
     "decide",
     "dropped_cycles",
     "incumbent",
-    "screened",
+    "screen_totals",
     "signs_of_collapse",
 ]
 

@@ -1,22 +1,22 @@
-"""From a judgement to what is done: the last step of the state machine, whose state is the decisions so far."""
+"""From a assessment to what is done: the last step of the state machine, whose state is the decisions so far."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from halo_forge.core.decisions._decision import Action, Conclusion, Decision
-from halo_forge.core.decisions._judgement import Judgement
+from halo_forge.core.decisions._assessment import Assessment
 from halo_forge.core.decisions._settings import DecisionsSection
 from halo_forge.core.decisions._stopping import History, stop
+from halo_forge.core.records import Action, Conclusion, Decision
 
 _OUTCOME_IN_WORDS = {
     "baseline": "the start model",
     "improved": "improved",
-    "held": "no difference that can be told",
-    "suspect_not_confirmed": "the fall was not confirmed",
+    "held": "statistically indistinguishable",
+    "suspect_not_confirmed": "the decline was not confirmed",
     "degraded": "degraded",
-    "underpowered": "underpowered: too inexact to be judged",
+    "underpowered": "underpowered: the estimate is too imprecise to judge",
 }
 
 
@@ -28,40 +28,38 @@ def incumbent(earlier: Sequence[Decision]) -> int:
 def decide(
     settings: DecisionsSection,
     earlier: Sequence[Decision],
-    judgement: Judgement,
+    assessment: Assessment,
     history: History,
     num_cycles: int,
     *,
     at_floor: bool = False,
     start_from: str = "previous",
-    schedule_lowers: bool = False,
 ) -> Decision:
-    """The decision of the lap after `earlier`.
+    """The decision of the cycle after `earlier`.
 
     Args:
-        earlier: The decisions of all laps before, in order; they are the whole state.
-        judgement: Of v_{cycle-1}; a suspect was confirmed or cleared before.
+        earlier: The decisions of all cycles before, in order; they are the whole state.
+        assessment: Of v_{cycle-1}; a suspect was confirmed or cleared before.
         history: The metrics of v_0 .. v_{cycle-1}.
         at_floor: See `stop`.
         start_from: `training.start_from`, which says where a cycle is trained from when nothing declined.
-        schedule_lowers: The learning rate's schedule answers declines itself.
 
     Raises:
-        ValueError: The judgement is still "suspect".
+        ValueError: The assessment is still "suspect".
     """
-    outcome = judgement.outcome
+    outcome = assessment.outcome
     if outcome == "suspect":
         raise ValueError("a suspect must be confirmed or cleared before a decision")
     version = len(earlier)
     best = version if outcome == "improved" else incumbent(earlier)
-    ending = stop(settings, earlier, judgement, history, at_floor) if version > 0 else None
+    ending = stop(settings, earlier, assessment, history, at_floor) if version > 0 else None
     is_last = version >= num_cycles
     if is_last and ending is None:
-        ending = _all_done(settings, judgement, best)
-    action, conclusion, why = _action(settings, judgement, ending, is_last)
+        ending = _all_done(settings, assessment, best)
+    action, conclusion, why = _action(settings, assessment, ending, is_last)
     ends = action in ("stop", "finish")
     state = _state(earlier)
-    follow = {} if ends or action == "continue" else _consequences(settings, state, action, best, schedule_lowers)
+    follow = {} if ends or action == "continue" else _consequences(settings, state, action, best)
     train_from = version if ends else _train_from(start_from, action, version, best)
     return Decision(
         cycle=version + 1,
@@ -69,38 +67,41 @@ def decide(
         action=action,
         best_version=best,
         reason="; ".join(
-            part for part in (_found(settings, version, judgement), why, _follow_up(follow, train_from)) if part
+            part for part in (_found(settings, version, assessment), why, _follow_up(follow, train_from)) if part
         ),
-        compared_with=judgement.compared_with,
-        screen={} if judgement.screen is None else judgement.screen.to_row(),
-        confirmation={} if judgement.confirmation is None else judgement.confirmation.to_row(),
+        compared_with=assessment.compared_with,
+        screen={} if assessment.screen is None else assessment.screen.to_row(),
+        confirmation={} if assessment.confirmation is None else assessment.confirmation.to_row(),
         conclusion=conclusion,
         train_from=train_from,
         **{"sample_from": version, **state, **follow},
     )
 
 
-def _all_done(settings: DecisionsSection, judgement: Judgement, best: int) -> tuple[Conclusion, str]:
+def _all_done(settings: DecisionsSection, assessment: Assessment, best: int) -> tuple[Conclusion, str]:
     """What may be said of a run that used up its cycles: never that it converged."""
-    if judgement.outcome == "improved":
-        return "still_improving", f"the last version is the best so far on {settings.metric}: more cycles may raise it"
+    if assessment.outcome == "improved":
+        return (
+            "still_improving",
+            f"the last version is the best so far on {settings.metric}: more cycles may improve it further",
+        )
     if best > 0:
-        return "improved", f"v{best} improved, nothing after it was shown to"
-    if judgement.outcome == "degraded":
-        return "declined", "no version improved, and the last one fell"
-    return "inconclusive", "no version improved; that alone does not say that training has converged"
+        return "improved", f"v{best} improved; no later version was a significant improvement"
+    if assessment.outcome == "degraded":
+        return "declined", "no version improved, and the last one declined"
+    return "inconclusive", "no version improved; this alone does not mean that training has converged"
 
 
 def _action(
-    settings: DecisionsSection, judgement: Judgement, ending: tuple[Conclusion, str] | None, is_last: bool
+    settings: DecisionsSection, assessment: Assessment, ending: tuple[Conclusion, str] | None, is_last: bool
 ) -> tuple[Action, Conclusion | None, str]:
     """What is done, the conclusion of a run that ends, and why it ends."""
     if ending is not None:
         conclusion, why = ending
         return (
-            ("finish", conclusion, f"all cycles are done; {why}") if is_last else ("stop", conclusion, f"stop: {why}")
+            ("finish", conclusion, f"all cycles completed; {why}") if is_last else ("stop", conclusion, f"stop: {why}")
         )
-    return settings.on_decline if judgement.outcome == "degraded" else "continue", None, ""
+    return settings.on_decline if assessment.outcome == "degraded" else "continue", None, ""
 
 
 def _state(earlier: Sequence[Decision]) -> dict[str, Any]:
@@ -118,12 +119,9 @@ def _train_from(start_from: str, action: Action, version: int, best: int) -> int
     return best if action == "rollback" or start_from == "best" else version
 
 
-def _consequences(
-    settings: DecisionsSection, state: Mapping[str, Any], action: Action, best: int, schedule_lowers: bool
-) -> dict[str, Any]:
+def _consequences(settings: DecisionsSection, state: Mapping[str, Any], action: Action, best: int) -> dict[str, Any]:
     """The fields of a decision that answer a decline."""
-    factor = 1.0 if schedule_lowers else settings.learning_rate_factor
-    lowered = {"learning_rate_factor": state.get("learning_rate_factor", 1.0) * factor}
+    lowered = {"learning_rate_factor": state.get("learning_rate_factor", 1.0) * settings.learning_rate_factor}
     if action == "continue_lower":
         return lowered
     return {
@@ -135,26 +133,26 @@ def _consequences(
     }
 
 
-def _found(settings: DecisionsSection, version: int, judgement: Judgement) -> str:
-    words = _OUTCOME_IN_WORDS[judgement.outcome]
-    if judgement.compared_with is None:
+def _found(settings: DecisionsSection, version: int, assessment: Assessment) -> str:
+    words = _OUTCOME_IN_WORDS[assessment.outcome]
+    if assessment.compared_with is None:
         return f"v{version}: {words}"
-    if judgement.screen is None:
+    if assessment.screen is None:
         return f"v{version}: fewer than 2 dev prompts to compare; {words}"
-    fresh = judgement.confirmation
-    again = "" if fresh is None else f"; drawn anew {fresh.in_words()}"
-    compared = f"v{version} against v{judgement.compared_with} on {settings.metric}"
-    return f"{compared}: {judgement.screen.in_words()}{again}: {words}"
+    fresh = assessment.confirmation
+    again = "" if fresh is None else f"; resampled {fresh.in_words()}"
+    compared = f"v{version} against v{assessment.compared_with} on {settings.metric}"
+    return f"{compared}: {assessment.screen.in_words()}{again}: {words}"
 
 
 def _follow_up(follow: Mapping[str, Any], train_from: int) -> str:
     if not follow:
         return ""
     factor = follow["learning_rate_factor"]
-    rate = f"learning rate x {factor:g} from here on" if factor != 1.0 else "learning rate as its schedule says"
+    rate = f"learning rate x {factor:g} from now on" if factor != 1.0 else "learning rate follows its schedule"
     if "sample_from" not in follow:
         return f"train from v{train_from}, {rate}"
     return (
-        f"return {follow['num_rollbacks']}: train from v{train_from} on samples of v{follow['sample_from']},"
+        f"rollback {follow['num_rollbacks']}: train from v{train_from} on samples of v{follow['sample_from']},"
         f" {rate}, temperature + {follow['temperature_add']:g}"
     )

@@ -24,7 +24,7 @@ class DecisionsSection(Spec):
     screen_z: Annotated[float, Field(gt=0.0, le=10.0)] = 1.0
     """Standard errors above the incumbent that improve on it, and below it that make a version suspect."""
     confirm_z: Annotated[float, Field(ge=-10.0, lt=0.0)] = -2.0
-    """A suspect whose difference on samples drawn anew is at most this many standard errors has degraded."""
+    """A suspect whose difference on fresh samples is at most this many standard errors has degraded."""
     min_prompts: Annotated[int, Field(ge=2)] = 20
     """Fewer shared dev prompts than this are too few to judge by."""
     max_standard_error: Annotated[float, Field(gt=0.0, le=1.0)] = 0.04

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from halo_forge.core.decisions._decision import OUTCOME_NUMBER, Conclusion, Decision
-from halo_forge.core.decisions._judgement import Judgement
+from halo_forge.core.decisions._assessment import Assessment
 from halo_forge.core.decisions._settings import DecisionsSection
+from halo_forge.core.records import MASS, OUTCOME_NUMBER, Conclusion, Decision
 
 History = Sequence[Mapping[str, float]]
 """The metrics of v_0 .. v_{cycle-1}."""
-
-MASS = "learning_rate_mass"
-"""Metric: the sum of the learning rates that the version was trained with."""
 
 LOSS_OF_KEPT = "kept/nll_before"
 """Metric: loss of the kept samples before they are trained on, nats per token."""
@@ -29,26 +26,26 @@ On dev, whose prompts and temperature are the same for all versions.
 
 
 def stop(
-    settings: DecisionsSection, earlier: Sequence[Decision], judgement: Judgement, history: History, at_floor: bool
+    settings: DecisionsSection, earlier: Sequence[Decision], assessment: Assessment, history: History, at_floor: bool
 ) -> tuple[Conclusion, str] | None:
     """The first rule that ends the run, and its reason; None where none does.
 
     Args:
         at_floor: The learning rate's schedule would lower it once more, and is at its floor.
     """
-    return next(_rules(settings, earlier, judgement, history, at_floor), None)
+    return next(_rules(settings, earlier, assessment, history, at_floor), None)
 
 
 def _rules(
-    settings: DecisionsSection, earlier: Sequence[Decision], judgement: Judgement, history: History, at_floor: bool
+    settings: DecisionsSection, earlier: Sequence[Decision], assessment: Assessment, history: History, at_floor: bool
 ) -> Iterator[tuple[Conclusion, str]]:
-    if judgement.outcome == "degraded":
+    if assessment.outcome == "degraded":
         num_rollbacks = earlier[-1].num_rollbacks
         goes_back = settings.on_decline in ("rollback", "from_base")
         if settings.on_decline == "stop":
             yield "declined", "decisions.on_decline is stop"
         elif goes_back and num_rollbacks >= settings.max_rollbacks:
-            yield "declined", f"{num_rollbacks} returns to an earlier version were all that max_rollbacks allows"
+            yield "declined", f"decisions.max_rollbacks is used up ({num_rollbacks} returns to an earlier version)"
         return  # the decline has an answer, which must have its chance
     if settings.stop_on_collapse and (signs := signs_of_collapse(history)):
         yield "collapsed", "; ".join(signs)
@@ -58,12 +55,12 @@ def _rules(
     if at_floor and settings.stop_at_floor:
         yield "converged", "no improvement with the learning rate at its floor"
     if settings.stop_patience is not None and (
-        reason := _patience(settings.stop_patience, earlier, judgement, history)
+        reason := _patience(settings.stop_patience, earlier, assessment, history)
     ):
         yield "converged", reason
 
 
-def _patience(patience: int, earlier: Sequence[Decision], judgement: Judgement, history: History) -> str | None:
+def _patience(patience: int, earlier: Sequence[Decision], assessment: Assessment, history: History) -> str | None:
     """The last `patience` versions were all judged, and all held.
 
     No evidence: an underpowered version; a decline, whose answer comes after it; and one that had no chance to show a
@@ -71,12 +68,14 @@ def _patience(patience: int, earlier: Sequence[Decision], judgement: Judgement, 
     """
     if any(row.get(MASS) == 0.0 for row in history[-patience:]):
         return None
-    screen = judgement.screen.to_row() if judgement.screen is not None else {}
-    recent = [*((each.outcome, each.screen) for each in earlier), (judgement.outcome, screen)][-patience:]
+    screen = assessment.screen.to_row() if assessment.screen is not None else {}
+    recent = [*((each.outcome, each.screen) for each in earlier), (assessment.outcome, screen)][-patience:]
     if len(recent) < patience or any(OUTCOME_NUMBER.get(outcome) != 0.0 or "z" not in row for outcome, row in recent):
         return None
     detectable = max(row["minimum_detectable_effect"] for _, row in recent)
-    return f"{patience} versions in a row without improvement, where a gain of {detectable:.3f} would have shown"
+    return (
+        f"{patience} versions in a row without improvement, where a gain of {detectable:.3f} would have been detected"
+    )
 
 
 def signs_of_collapse(history: History) -> list[str]:

@@ -1,7 +1,7 @@
 """How far a version has moved: from the start model, from the version it was trained from, and in its certainty.
 
 Divergences of the first kind are forward, KL(theirs || mine), on answers that the start model once gave: the same
-contexts at every lap, and the direction that tells forgetting (Shenfeld et al. 2025, arXiv:2509.04259).  Before every
+contexts in every cycle, and the direction that tells forgetting (Shenfeld et al. 2025, arXiv:2509.04259).  Before every
 token the sum runs over the whole vocabulary, so they are at least 0 and much less noisy than ratios of sampled tokens.
 The reverse ones, KL(mine || start), are estimated from the sampled tokens alone, as others report them: with
 r = ln p_start - ln p_mine of a sampled token, k1 = -r and k3 = exp(r) - 1 - r (Schulman 2020).

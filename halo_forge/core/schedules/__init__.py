@@ -13,7 +13,9 @@ One kind is one file.  To add `sawtooth`, write `sawtooth.py` in this folder wit
             cycle = self.position(cycle, num_cycles)
             return self.base / (1 + (cycle - 1) % self.period)
 
-Nothing has to be registered.  `position` refuses cycle 0 and applies `beyond`; the settings are checked by pydantic,
+Nothing has to be registered; another package adds a kind by an entry point (docs/extending.md).
+
+`position` refuses cycle 0 and applies `beyond`; the settings are checked by pydantic,
 and a `model_validator` that raises ValueError adds rules between them.  A kind that reads `history` also sets
 `reads_history` and overrides `bounds`, tightly, because the dry run shows it as a range.  The class must be pure:
 equal arguments, equal values.  The contract test runs every example of the class, so give one for each way of writing
@@ -29,9 +31,34 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from halo_forge.core.registry import discover, tagged_union
-from halo_forge.core.schedules._schedule import History, NumberSchedule, Schedule, Value, is_numeric
+from halo_forge.core.schedules._schedule import (
+    DecayFactor,
+    History,
+    NonNegative,
+    NonNegativeOrPass,
+    NumberSchedule,
+    Schedule,
+    Value,
+    is_numeric,
+    mix,
+    require_floor_below_base,
+)
 
-__all__ = ["History", "NumberSchedule", "Schedule", "Scheduled", "ScheduledNumber", "Value", "is_numeric", "kinds"]
+__all__ = [
+    "DecayFactor",
+    "History",
+    "NonNegative",
+    "NonNegativeOrPass",
+    "NumberSchedule",
+    "Schedule",
+    "Scheduled",
+    "ScheduledNumber",
+    "Value",
+    "is_numeric",
+    "kinds",
+    "mix",
+    "require_floor_below_base",
+]
 
 
 def kinds() -> tuple[str, ...]:

@@ -36,7 +36,7 @@ class Plateau(NumberSchedule):
     The outcomes of the versions 1 .. c-1 are replayed for cycle c, so the value needs no stored state.  They are those
     of the run's decisions (docs/decisions.md), which compare prompt by prompt and know how noisy that is: a version
     that **improved** ends the waiting; one that **held** is waited for; one that **degraded**, which was confirmed on
-    samples drawn anew, lowers the value at once.  `patience` versions that held, since the last improvement or
+    fresh samples, lowers the value at once.  `patience` versions that held, since the last improvement or
     decay, are a stall, unless the last decay lies no further back than `cooldown` versions.  A version without an
     outcome (underpowered, or not measured) changes nothing.
 

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from halo_forge.core.errors import ConfigError, ToolMissing
-from halo_forge.core.records import STAGES, Prompt, Stage
+from halo_forge.core.records import STAGES, CheckResult, Prompt, Stage
 from halo_forge.core.source import digest
 from halo_forge.sandbox.job import Job, Outcome, Sandbox, SandboxError
 from halo_forge.verifiers.context import status_of
 from halo_forge.verifiers.diagnostics import clip, ending, readable
-from halo_forge.verifiers.result import Facts
 
 if TYPE_CHECKING:
     from halo_forge.verifiers.languages.command import Spec
@@ -157,31 +156,31 @@ class CommandChecker:
             if self._probed:
                 return
             try:
-                facts = self._facts("", tests, sandbox)
+                result = self._result("", tests, sandbox)
             except _NoReply as error:
                 raise ToolMissing(f"{error} (asked about an empty answer)", _MEND) from error
             self._probed = True
-        if facts.status == "passed" and tests.given is not None:
+        if result.status == "passed" and tests.given is not None:
             raise ConfigError(
-                f"verifier.command lets an empty answer pass ({facts.tests_passed} of {facts.tests_total} tests)",
+                f"verifier.command lets an empty answer pass ({result.tests_passed} of {result.tests_total} tests)",
                 _MEND,
             )
 
-    def check(self, source: str, tests: Any, sandbox: Sandbox) -> Facts:
+    def check(self, source: str, tests: Any, sandbox: Sandbox) -> CheckResult:
         """See `Checker.check`.
 
         An answer can kill the command that runs it, or confuse it.  So where there is no reply about an answer twice,
         though the command replies about others in between, the answer has failed: it cannot leave the rates that way.
         """
         try:
-            return self._facts(source, tests, sandbox)
+            return self._result(source, tests, sandbox)
         except _NoReply:
             self._control(tests, sandbox)
         try:
-            return self._facts(source, tests, sandbox)
+            return self._result(source, tests, sandbox)
         except _NoReply as again:
             outcome = again.outcome
-            return Facts(
+            return CheckResult(
                 "compile",
                 status_of(outcome),
                 tests_total=tests.num_checks if "tests" in self._spec.stages else 0,
@@ -200,15 +199,15 @@ class CommandChecker:
         Raises:
             SandboxError: It does not.
         """
-        self._facts("", tests, sandbox)
+        self._result("", tests, sandbox)
         for source, its_tests, (_, status) in self._spec.own_controls():
-            found = self._facts(source, its_tests, sandbox)
+            found = self._result(source, its_tests, sandbox)
             if found.status != status:
                 raise SandboxError(
                     f"verifier.command: of verifier.controls, the answer that must be {status} is {found.status}"
                 )
 
-    def _facts(self, source: str, tests: Any, sandbox: Sandbox) -> Facts:
+    def _result(self, source: str, tests: Any, sandbox: Sandbox) -> CheckResult:
         spec = self._spec
         request = {"prompt_id": tests.prompt_id, "code": source, "language": spec.language, "tests": tests.given}
         files = {**self._files, spec.answer_file: source.encode("utf-8", errors="backslashreplace")}
@@ -225,7 +224,7 @@ class CommandChecker:
             stage = reply.reached(list(spec.stages))
         except ValueError as error:
             raise _NoReply(f": {error}", outcome) from error
-        return Facts(
+        return CheckResult(
             stage,
             reply.status,
             tests_passed=reply.tests_passed,

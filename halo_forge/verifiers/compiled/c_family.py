@@ -11,7 +11,7 @@ from typing import Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from halo_forge.verifiers.compiled.harness import START
-from halo_forge.verifiers.context import Workbench
+from halo_forge.verifiers.context import BuildContext
 from halo_forge.verifiers.diagnostics import silences_warnings
 from halo_forge.verifiers.spec import CompiledSpec
 
@@ -84,12 +84,12 @@ class CFamilySpec(CompiledSpec):
         """Whether the language calls the function `entry_point` by this symbol."""
         return symbol == entry_point
 
-    def make_of_answer(self, bench: Workbench, source: bytes, command: list[str], target: str) -> bytes:
-        made = super().make_of_answer(bench, source, command, target)
+    def make_of_answer(self, context: BuildContext, source: bytes, command: list[str], target: str) -> bytes:
+        made = super().make_of_answer(context, source, command, target)
         if silences_warnings(source.decode("utf-8")):
             # Nobody knows what the compiler would have said, so such a program does not count as clean.
-            bench.num_warnings += 1
-            bench.notes.append("the answer's own directives can hide warnings: counted as one warning")
+            context.num_warnings += 1
+            context.notes.append("the answer's own directives can hide warnings: counted as one warning")
         return made
 
     def start_source(self) -> str | None:

@@ -1,15 +1,15 @@
-"""A harness in C or C++ and the answer under it: who is called first, and who has the last word.
+"""A harness in C or C++ and the answer it calls: proof that the harness itself came to its end.
 
-Both share one process.  An object of ours is linked in front of them.  Before any code of the answer runs, constructors
-included, it takes a word from standard input that is another one in every run, and leaves nothing of it there.  The
-program's `main` is ours and calls the harness's; when that has returned, the word is written behind what the harness
-printed, and the process ends at once.  A program that ends in any other way (`exit`, `_exit`, `longjmp`, a handler of
-`atexit`, another `main`) lacks the word, and so does one whose standard output is no longer what it was at the start:
-then lines of the harness may have gone elsewhere.
+Both share one process.  An object of ours is linked first.  Before any code of the answer runs, constructors included,
+it reads a sentinel from standard input, which is different in every run, and leaves nothing of it there.  The program's
+`main` is ours and calls the harness's; when that has returned, the sentinel is written after what the harness printed,
+and the process exits at once.  A program that ends in any other way (`exit`, `_exit`, `longjmp`, an `atexit` handler,
+another `main`) does not print the sentinel, and neither does one whose standard output has been replaced since the
+start: lines of the harness may then have gone elsewhere.
 
-An answer that defines a name which the harness needs from the C library, or functions that nobody has to call, is not
-linked at all.  Until the end the word lies in a page that cannot be read; what is left to an answer is to make it
-readable, or to change the harness's code or variables.
+An answer that defines a name which the harness needs from the C library, or functions that run without being called, is
+not linked at all.  Until the end the sentinel lies in a page that cannot be read; what is left to an answer is to make
+that page readable, or to change the harness's code or variables.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from halo_forge.core.errors import ConfigError
 from halo_forge.core.source import digest
 from halo_forge.sandbox.job import SandboxError
 from halo_forge.verifiers.compiled import elf
-from halo_forge.verifiers.context import Workbench
+from halo_forge.verifiers.context import BuildContext
 from halo_forge.verifiers.diagnostics import clip, ending, readable
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ extern "C" {
 #endif
 int __real_main(int, char **, char **);
 int __wrap_main(int, char **, char **);
-static char *word;
+static char *sentinel;
 static long length;
 static FILE *stream;
 static struct stat file;
@@ -74,9 +74,9 @@ static int same_output(void) {
 static void take(void) {
     stream = stdout;
     syscall(SYS_fstat, 1, &file);
-    word = (char *)syscall(SYS_mmap, 0, 4096L, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0L);
-    length = syscall(SYS_read, 0, word, 32L);
-    syscall(SYS_mprotect, word, 4096L, PROT_NONE);
+    sentinel = (char *)syscall(SYS_mmap, 0, 4096L, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0L);
+    length = syscall(SYS_read, 0, sentinel, 32L);
+    syscall(SYS_mprotect, sentinel, 4096L, PROT_NONE);
     syscall(SYS_ftruncate, 0, 0L);
     syscall(SYS_lseek, 0, 0L, 0);
 }
@@ -88,8 +88,8 @@ int __wrap_main(int argc, char **argv, char **environment) {
     if (!same_buffer()) length = 0;
 #endif
     fflush(NULL);
-    syscall(SYS_mprotect, word, 4096L, PROT_READ);
-    if (length > 0 && same_output()) syscall(SYS_write, 1, word, (unsigned long)length);
+    syscall(SYS_mprotect, sentinel, 4096L, PROT_READ);
+    if (length > 0 && same_output()) syscall(SYS_write, 1, sentinel, (unsigned long)length);
     for (;;) syscall(SYS_exit_group, code);
 }
 #ifdef __cplusplus
@@ -134,35 +134,35 @@ class HarnessObject:
     starters: frozenset[str]
 
 
-def link(spec: CompiledSpec, bench: Workbench, harness: str, entry_point: str | None, answer: bytes) -> bytes:
+def link(spec: CompiledSpec, context: BuildContext, harness: str, entry_point: str | None, answer: bytes) -> bytes:
     """The program of a harness and an answer.
 
     Raises:
-        Stop: They are not linked.
+        StageFailed: They are not linked.
         ConfigError: The harness does not compile.
         SandboxError: Our own failure.
     """
     program = spec.program_name()
-    compiled = compile_harness(spec, bench, harness)
+    compiled = compile_harness(spec, context, harness)
     # First, so that its `main` is taken and a demonstration of the answer's own is ignored.
     objects = {"harness.o": compiled.content, "answer.o": answer}
-    start = _start(spec, bench)
+    start = _start(spec, context)
     if start is None:
-        return bench.make(spec.link_command(bench.compiler, list(objects), program), objects, program)
-    _refuse_tampering(spec, bench, compiled, entry_point, answer)
+        return context.make(spec.link_command(context.compiler, list(objects), program), objects, program)
+    _refuse_tampering(spec, context, compiled, entry_point, answer)
     objects = {"start.o": start, **objects}
-    command = [*spec.link_command(bench.compiler, list(objects), program), LINK_OPTION]
-    return bench.make(command, objects, program)
+    command = [*spec.link_command(context.compiler, list(objects), program), LINK_OPTION]
+    return context.make(command, objects, program)
 
 
-def compile_harness(spec: CompiledSpec, bench: Workbench, source: str) -> HarnessObject:
+def compile_harness(spec: CompiledSpec, context: BuildContext, source: str) -> HarnessObject:
     """The compiled harness; the answer is never in the same directory.
 
     Raises:
         ConfigError: It does not compile.
         SandboxError: Our own failure.
     """
-    return bench.once(("harness", digest(source)), lambda: _compile_harness(spec, bench, source))
+    return context.once(("harness", digest(source)), lambda: _compile_harness(spec, context, source))
 
 
 def harness_error(said: str, source: str) -> ConfigError:
@@ -173,16 +173,16 @@ def harness_error(said: str, source: str) -> ConfigError:
     )
 
 
-def _compile_harness(spec: CompiledSpec, bench: Workbench, source: str) -> HarnessObject:
+def _compile_harness(spec: CompiledSpec, context: BuildContext, source: str) -> HarnessObject:
     name = spec.source_name("harness")
-    command = spec.compile_command(bench.compiler, name, "harness.o")
-    outcome = bench.run(command, {name: source.encode("utf-8", errors="backslashreplace")}, "harness.o")
+    command = spec.compile_command(context.compiler, name, "harness.o")
+    outcome = context.run(command, {name: source.encode("utf-8", errors="backslashreplace")}, "harness.o")
     if not outcome.clean or outcome.fetched is None:
         raise harness_error(clip(readable(outcome.stderr)) or ending(outcome, spec.compile_limits()), source)
-    start = _start(spec, bench)
+    start = _start(spec, context)
     if start is None:
         return HarnessObject(outcome.fetched, frozenset(), frozenset())
-    known = bench.once("library names", lambda: _library_names(spec, bench))
+    known = context.once("library names", lambda: _library_names(spec, context))
     own = _readable_object(outcome.fetched, source)
     needs = (own.undefined | elf.read(start).undefined) & known
     return HarnessObject(outcome.fetched, needs | _OF_THE_START, own.starters)
@@ -200,12 +200,12 @@ def _readable_object(content: bytes, source: str) -> elf.ObjectFile:
 
 
 def _refuse_tampering(
-    spec: CompiledSpec, bench: Workbench, harness: HarnessObject, entry_point: str | None, answer: bytes
+    spec: CompiledSpec, context: BuildContext, harness: HarnessObject, entry_point: str | None, answer: bytes
 ) -> None:
     try:
         own = elf.read(answer)
     except ValueError as error:
-        bench.fail(f"the answer's object cannot be searched for names: {error}")
+        context.fail(f"the answer's object cannot be searched for names: {error}")
     taken = sorted(
         name
         for name in own.defined & harness.needs
@@ -213,36 +213,36 @@ def _refuse_tampering(
     )
     starters = sorted(own.starters - harness.starters - _ORDINARY.get(spec.language, frozenset()))
     if own.undefined & _REACHING or (own.undefined & _WITH_A_STREAM and own.undefined & _OUTPUT):
-        bench.flags.add("tampering")
+        context.flags.add("tampering")
     if taken or starters:
-        bench.flags.add("tampering")
+        context.flags.add("tampering")
         what = [f"the answer defines `{name}`, which the tests take from a library" for name in taken[:5]]
-        bench.fail("\n".join(what or [f"the answer brings functions that nobody calls: {', '.join(starters)}"]))
+        context.fail("\n".join(what or [f"the answer brings functions that nobody calls: {', '.join(starters)}"]))
 
 
-def _start(spec: CompiledSpec, bench: Workbench) -> bytes | None:
+def _start(spec: CompiledSpec, context: BuildContext) -> bytes | None:
     source = spec.start_source()
-    return None if source is None else bench.once("start", lambda: _compile_start(spec, bench, source))
+    return None if source is None else context.once("start", lambda: _compile_start(spec, context, source))
 
 
-def _compile_start(spec: CompiledSpec, bench: Workbench, source: str) -> bytes:
+def _compile_start(spec: CompiledSpec, context: BuildContext, source: str) -> bytes:
     name = spec.source_name("start")
     # It runs before a sanitizer is set up.
-    command = [*spec.compile_command(bench.compiler, name, "start.o"), "-fno-sanitize=all"]
-    outcome = bench.run(command, {name: source.encode()}, "start.o")
+    command = [*spec.compile_command(context.compiler, name, "start.o"), "-fno-sanitize=all"]
+    outcome = context.run(command, {name: source.encode()}, "start.o")
     if not outcome.clean or outcome.fetched is None:
-        raise SandboxError(f"{bench.compiler} cannot compile what calls a harness: {readable(outcome.stderr)[-500:]}")
+        raise SandboxError(f"{context.compiler} cannot compile what calls a harness: {readable(outcome.stderr)[-500:]}")
     return outcome.fetched
 
 
-def _library_names(spec: CompiledSpec, bench: Workbench) -> frozenset[str]:
+def _library_names(spec: CompiledSpec, context: BuildContext) -> frozenset[str]:
     """What the libraries define that every program is linked with."""
     names: set[str] = set()
     for library in spec.libraries():
-        outcome = bench.run([bench.compiler, f"-print-file-name={library}"], {}, None)
+        outcome = context.run([context.compiler, f"-print-file-name={library}"], {}, None)
         found = outcome.stdout.decode("utf-8", errors="backslashreplace").strip()
         if not outcome.clean:
-            raise SandboxError(f"{bench.compiler} does not tell where {library} is: {readable(outcome.stderr)[:200]}")
+            raise SandboxError(f"{context.compiler} does not tell where {library} is: {readable(outcome.stderr)[:200]}")
         if "/" not in found:
             continue  # not installed: gcc echoes the name
         try:
@@ -251,5 +251,5 @@ def _library_names(spec: CompiledSpec, bench: Workbench) -> frozenset[str]:
         except (OSError, ValueError) as error:
             raise SandboxError(f"{library} cannot be read: {error}") from error
     if not names:
-        raise SandboxError(f"{bench.compiler} knows none of {', '.join(spec.libraries())}")
+        raise SandboxError(f"{context.compiler} knows none of {', '.join(spec.libraries())}")
     return frozenset(names)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from halo_forge.core.source import digest
 from halo_forge.sandbox.job import MEBIBYTE
-from halo_forge.verifiers.context import Workbench
+from halo_forge.verifiers.context import BuildContext
 from halo_forge.verifiers.diagnostics import readable
 from halo_forge.verifiers.toolchain import cache_directory, kept
 
@@ -43,23 +43,23 @@ def places(spec: Spec) -> list[str]:
         return []  # no place to keep it: programs compile all the same, only slower
 
 
-def options(spec: Spec, bench: Workbench, source: bytes) -> list[str]:
+def options(spec: Spec, context: BuildContext, source: bytes) -> list[str]:
     """What makes the compiler find the precompiled header; empty for answers that do not begin with the include."""
     if _FIRST.match(source) is None:
         return []
-    found = bench.once("precompiled", lambda: _directory(spec, bench))
+    found = context.once("precompiled", lambda: _directory(spec, context))
     return [] if found is None else [f"-I{found}"]
 
 
-def _directory(spec: Spec, bench: Workbench) -> Path | None:
+def _directory(spec: Spec, context: BuildContext) -> Path | None:
     """The directory with `bits/stdc++.h.gch` in it; None where there can be none."""
     within = places(spec)
-    key = _key(spec, bench) if within else None
+    key = _key(spec, context) if within else None
     if key is None:
         return None
     directory = Path(within[0]) / key
     if not directory.is_dir():
-        made = _compile(spec, bench)
+        made = _compile(spec, context)
         if made is None:
             return None
         _make_room(directory.parent)
@@ -70,20 +70,20 @@ def _directory(spec: Spec, bench: Workbench) -> Path | None:
     return directory
 
 
-def _key(spec: Spec, bench: Workbench) -> str | None:
+def _key(spec: Spec, context: BuildContext) -> str | None:
     """Names all that goes into it; None where the compiler has no such header."""
-    command = spec.compile_command(bench.compiler, _HEADER, "list")
-    version = bench.run(spec.version_command(bench.compiler), {}, None)
-    listed = bench.run([*command[: command.index("-c")], "-x", "c++-header", "-M", _HEADER], {_HEADER: _SOURCE}, None)
+    command = spec.compile_command(context.compiler, _HEADER, "list")
+    version = context.run(spec.version_command(context.compiler), {}, None)
+    listed = context.run([*command[: command.index("-c")], "-x", "c++-header", "-M", _HEADER], {_HEADER: _SOURCE}, None)
     if not (version.clean and listed.clean):
         return None
     headers = [name for name in readable(listed.stdout).replace("\\\n", " ").split() if name.startswith("/")]
-    dates = [f"{name} {os.stat(name).st_mtime_ns}" for name in [bench.compiler, *headers] if os.path.exists(name)]
+    dates = [f"{name} {os.stat(name).st_mtime_ns}" for name in [context.compiler, *headers] if os.path.exists(name)]
     return digest("\n".join([readable(version.stdout), *command, *dates]))[:32]
 
 
-def _compile(spec: Spec, bench: Workbench) -> bytes | None:
-    command = spec.compile_command(bench.compiler, _HEADER, "made.gch")
+def _compile(spec: Spec, context: BuildContext) -> bytes | None:
+    command = spec.compile_command(context.compiler, _HEADER, "made.gch")
     command[command.index("-c") : command.index("-c") + 1] = ["-x", "c++-header"]
     limits = spec.compile_limits()
     # It costs about three times as much as to compile a program with it, whatever programs are allowed.
@@ -93,7 +93,7 @@ def _compile(spec: Spec, bench: Workbench) -> bytes | None:
         wall_seconds=max(180.0, limits.wall_seconds),
         file_bytes=_MAX_BYTES,
     )
-    outcome = bench.run_within(generous, command, {_HEADER: _SOURCE}, "made.gch")
+    outcome = context.run_within(generous, command, {_HEADER: _SOURCE}, "made.gch")
     return outcome.fetched if outcome.clean else None
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from halo_forge.core.records import CheckResult
 from halo_forge.core.source import outline, without_comments
 from halo_forge.verifiers.checks import Harness, Stdio, Tests
 from halo_forge.verifiers.compiled.rust_source import bare
 from halo_forge.verifiers.hacks.trivial import C_LIKE, python_does_nothing
-from halo_forge.verifiers.result import Facts
 
 _MOSTLY, _ALL = 0.8, 0.95
 _DOCUMENTATION = re.compile(r'"{3}.*?(?:"{3}|\Z)|/\*.*?(?:\*/|\Z)', re.DOTALL)
@@ -89,23 +89,23 @@ _C_OWN_TESTS = re.compile(
 )
 
 
-def of_source(code: str, language: str, tests: Tests, prompt: str, facts: Facts) -> set[str]:
+def of_source(code: str, language: str, tests: Tests, prompt: str, result: CheckResult) -> set[str]:
     """The hack flags of a program.
 
     Args:
         tests: What it was tested with.
         prompt: What was asked.
-        facts: What running it showed; a failure of our own shows nothing.
+        result: What running it showed; a failure of our own shows nothing.
     """
-    earned = _is_earned(facts)
-    if facts.status == "error" or (earned and isinstance(tests, Stdio)):
+    earned = _is_earned(result)
+    if result.status == "error" or (earned and isinstance(tests, Stdio)):
         return set()  # the expected output of a whole program is never near it: there is nothing to tamper with
     entry_point = tests.entry_point
     # A program repeats head and docstring of what it was asked for; an echo adds nothing to them.
     found = {"prompt_echo"} if echoes(_DOCUMENTATION.sub("", code), prompt, share=_ALL) else set()
-    if entry_point is not None and _lacks(code, language, entry_point, facts):
+    if entry_point is not None and _lacks(code, language, entry_point, result):
         found.add("entry_symbol_missing")
-    if _compiles(facts):
+    if _compiles(result):
         # What does not compile earns nothing, whatever it tries.
         with_harness = isinstance(tests, Harness) and _slips_past_the_harness(code, language)
         found |= {"tampering"} if with_harness or _tampers(code, language, entry_point) else set()
@@ -115,21 +115,21 @@ def of_source(code: str, language: str, tests: Tests, prompt: str, facts: Facts)
     return found & {"tampering"} if earned else found
 
 
-def is_unproven(facts: Facts) -> bool:
+def is_unproven(result: CheckResult) -> bool:
     """Whether a program compiles, and no tests have shown that it does what was asked."""
-    return _compiles(facts) and not _is_earned(facts)
+    return _compiles(result) and not _is_earned(result)
 
 
-def _compiles(facts: Facts) -> bool:
-    return facts.stage in ("run", "tests") or (facts.stage == "compile" and facts.status == "passed")
+def _compiles(result: CheckResult) -> bool:
+    return result.stage in ("run", "tests") or (result.stage == "compile" and result.status == "passed")
 
 
-def _is_earned(facts: Facts) -> bool:
-    return facts.stage == "tests" and facts.status == "passed" and facts.tests_total > 0
+def _is_earned(result: CheckResult) -> bool:
+    return result.stage == "tests" and result.status == "passed" and result.tests_total > 0
 
 
 def of_outputs(outputs: Sequence[bytes], expected: Sequence[str], finished: bool) -> set[str]:
-    """The flags of what a program printed, one output for each check: those of `Facts.flags`.
+    """The flags of what a program printed, one output for each check: those of `CheckResult.flags`.
 
     More outputs than checks may be traces of an honest program, so that `extra_lines` is a harmless flag.
 
@@ -205,18 +205,18 @@ def _slips_past_the_harness(code: str, language: str) -> bool:
     return bool(both) and all(each.search(text) is not None for each in both)
 
 
-def _lacks(code: str, language: str, entry_point: str, facts: Facts) -> bool:
+def _lacks(code: str, language: str, entry_point: str, result: CheckResult) -> bool:
     name = rf"(?<!\w){re.escape(entry_point)}(?!\w)"
     if language == "python":
         # An answer that goes on where the prompt's own `def` line ends is no program by itself.
         goes_on = code.strip("\n")[:1] in (" ", "\t")
         defines = rf"\b(?:def|class)\s+{name}|^{name}\s*[:=]|\bimport\b[^\n]{{0,200}}{name}"
-        ran = facts.stage in ("run", "tests")
-        return ran and facts.tests_passed == 0 and not goes_on and re.search(defines, code, re.MULTILINE) is None
-    if facts.stage != "compile" or facts.status == "passed":
+        ran = result.stage in ("run", "tests")
+        return ran and result.tests_passed == 0 and not goes_on and re.search(defines, code, re.MULTILINE) is None
+    if result.stage != "compile" or result.status == "passed":
         return False
     missing = rf"(?:undefined|does not define|cannot find|unresolved)[^\n]{{0,80}}{name}"
-    return re.search(missing, facts.diagnostics) is not None
+    return re.search(missing, result.diagnostics) is not None
 
 
 def _brings_tests(code: str, language: str, entry_point: str | None) -> bool:

@@ -12,10 +12,10 @@ from pydantic import Field
 from halo_forge.verifiers.compiled import elf, precompiled
 from halo_forge.verifiers.compiled.c_family import CFamilySpec
 from halo_forge.verifiers.compiled.elf import CompiledFunction
-from halo_forge.verifiers.context import Workbench
+from halo_forge.verifiers.context import BuildContext
 from halo_forge.verifiers.spec import Controls
 
-# The function of an object that sets up its global variables, and what it needs where those are the standard streams.
+# The function that initialises an object's global variables, and the names it needs if those are the standard streams.
 _SET_UP = "_GLOBAL__sub_I_"
 _ONLY_STREAMS = frozenset(
     "_ZNSt8ios_base4InitC1Ev _ZNSt8ios_base4InitD1Ev __cxa_atexit __cxa_finalize __dso_handle _GLOBAL_OFFSET_TABLE_"
@@ -48,10 +48,10 @@ class Spec(CFamilySpec):
     def libraries(self) -> list[str]:
         return ["libc.so.6", "libm.so.6", "libstdc++.so.6", "libc++.so.1", "libc++abi.so.1", "libgcc_s.so.1"]
 
-    def compiled_functions(self, bench: Workbench, source: bytes) -> list[CompiledFunction]:
-        """See `BuiltSpec.compiled_functions`; without what sets up the standard streams, if that is all it does."""
-        found = super().compiled_functions(bench, source)
-        needed = {name.partition("@")[0] for name in elf.read(bench.made_of_answer).undefined} if found else set()
+    def compiled_functions(self, context: BuildContext, source: bytes) -> list[CompiledFunction]:
+        """See `BuiltSpec.compiled_functions`; without the setup of the standard streams, if that is all there is."""
+        found = super().compiled_functions(context, source)
+        needed = {name.partition("@")[0] for name in elf.read(context.made_of_answer).undefined} if found else set()
         if needed <= _ONLY_STREAMS:
             return [function for function in found if not function.name.startswith(_SET_UP)]
         return found
@@ -68,8 +68,8 @@ class Spec(CFamilySpec):
     def read_only_paths(self, tools: Mapping[str, str]) -> list[str]:
         return sorted({*super().read_only_paths(tools), *precompiled.places(self)})
 
-    def make_of_answer(self, bench: Workbench, source: bytes, command: list[str], target: str) -> bytes:
-        return super().make_of_answer(bench, source, [*command, *precompiled.options(self, bench, source)], target)
+    def make_of_answer(self, context: BuildContext, source: bytes, command: list[str], target: str) -> bytes:
+        return super().make_of_answer(context, source, [*command, *precompiled.options(self, context, source)], target)
 
     def controls(self) -> Controls:
         return Controls(

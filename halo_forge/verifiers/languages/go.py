@@ -17,7 +17,7 @@ from halo_forge.verifiers.compiled.elf import CompiledFunction
 from halo_forge.verifiers.compiled.functions import defines_function
 from halo_forge.verifiers.compiled.go_library import Library, library
 from halo_forge.verifiers.compiled.harness import harness_error
-from halo_forge.verifiers.context import Workbench
+from halo_forge.verifiers.context import BuildContext
 from halo_forge.verifiers.diagnostics import clip, readable
 from halo_forge.verifiers.spec import BuiltSpec, Controls
 
@@ -37,21 +37,21 @@ _PREDECLARED = frozenset(
 # A package is set up before the package that imports it: so this takes the word of `harness` before anything of the
 # answer runs.  Its path is another one in every run, and no answer can import it.  The word is kept back where standard
 # output is no longer what it was.
-_WORD = b"""package word
+_SENTINEL = b"""package sentinel
 
 import (
 	"os"
 	"syscall"
 )
 
-var word [64]byte
+var sentinel [64]byte
 var length int
 var stream = os.Stdout
 var file syscall.Stat_t
 
 func init() {
 	syscall.Fstat(1, &file)
-	length, _ = syscall.Read(0, word[:])
+	length, _ = syscall.Read(0, sentinel[:])
 	syscall.Ftruncate(0, 0)
 	syscall.Seek(0, 0, 0)
 }
@@ -60,12 +60,12 @@ func Write() {
 	var now syscall.Stat_t
 	same := os.Stdout == stream && stream.Fd() == 1 && syscall.Fstat(1, &now) == nil
 	if same && now.Dev == file.Dev && now.Ino == file.Ino {
-		syscall.Write(1, word[:length])
+		syscall.Write(1, sentinel[:length])
 	}
 	syscall.Exit(0)
 }
 """
-# Of `go tool compile -S`: a function, bytes of its machine code, and what the linker puts at an offset.
+# The output of `go tool compile -S`: a function, bytes of its machine code, and what the linker puts at an offset.
 _LISTED_FUNCTION = re.compile(r"^main\.(\S+) STEXT .*\n((?:\t.*\n)*)", re.MULTILINE)
 _LISTED_CODE = re.compile(r"^\t0x[0-9a-f]{4,} ((?:[0-9a-f]{2} )+)", re.MULTILINE)
 _LISTED_RELOCATION = re.compile(r"^\trel (\d+)\+\d+ t=\S+ (\S+)\+", re.MULTILINE)
@@ -124,14 +124,14 @@ class Spec(BuiltSpec):
     def _library(self, tools: Mapping[str, str]) -> Library:
         return library(tools[self.compiler], self.install_hint())
 
-    def hands_back_word(self) -> bool:
+    def writes_sentinel(self) -> bool:
         return True
 
-    def compiled_functions(self, bench: Workbench, source: bytes) -> list[CompiledFunction]:
+    def compiled_functions(self, context: BuildContext, source: bytes) -> list[CompiledFunction]:
         """See `BuiltSpec.compiled_functions`; compiles once more, for a listing of the machine code."""
         files = {"answer.go": source}
-        command = self._compile_command(bench, files)
-        outcome = bench.run([command[0], "-S", *command[1:]], files, None)
+        command = self._compile_command(context, files)
+        outcome = context.run([command[0], "-S", *command[1:]], files, None)
         machine = _MACHINES.get(os.uname().machine, 0)
         return [
             CompiledFunction(
@@ -148,42 +148,42 @@ class Spec(BuiltSpec):
         """See `BuiltSpec.is_entry`."""
         return symbol == entry_point or (entry_point == "main" and symbol.startswith("init"))
 
-    def build(self, bench: Workbench, source: bytes, tests: Tests) -> bytes | None:
+    def build(self, context: BuildContext, source: bytes, tests: Tests) -> bytes | None:
         """See `BuiltSpec.build`."""
         if isinstance(tests, Harness):
-            return self._with_harness(bench, source, tests)
+            return self._with_harness(context, source, tests)
         files = {"answer.go": source}
-        answer = bench.make(self._compile_command(bench, files), files, "answer.o", True)
+        answer = context.make(self._compile_command(context, files), files, "answer.o", True)
         if isinstance(tests, CompileOnly) and tests.entry_point != "main":
             if tests.entry_point is not None and not defines_function(source, "func", tests.entry_point):
-                bench.fail(f"the answer does not define the function `{tests.entry_point}`")
+                context.fail(f"the answer does not define the function `{tests.entry_point}`")
             return None
-        program = self._link(bench, {"answer.o": answer})
+        program = self._link(context, {"answer.o": answer})
         return None if isinstance(tests, CompileOnly) else program
 
-    def _compile_command(self, bench: Workbench, files: Mapping[str, bytes], imports: str = "") -> list[str]:
-        found = self._library(bench.tools)
+    def _compile_command(self, context: BuildContext, files: Mapping[str, bytes], imports: str = "") -> list[str]:
+        found = self._library(context.tools)
         if not os.path.exists(found.import_list):
             raise SandboxError(f"{found.import_list} is gone, with the compiled standard library of Go")
         options = ["-p", "main", "-complete", "-pack", "-c", "1", "-importcfg", imports or found.import_list]
         return [found.compiler, *options, *self.compile_flags, "-o", "answer.o", *files]
 
-    def _link(self, bench: Workbench, objects: Mapping[str, bytes], imports: str = "") -> bytes:
-        found = self._library(bench.tools)
+    def _link(self, context: BuildContext, objects: Mapping[str, bytes], imports: str = "") -> bytes:
+        found = self._library(context.tools)
         command = [found.linker, "-importcfg", imports or found.import_list, "-buildmode=exe", *self.link_flags]
-        return bench.make([*command, "-o", "program", "answer.o"], objects, "program")
+        return context.make([*command, "-o", "program", "answer.o"], objects, "program")
 
-    def _with_harness(self, bench: Workbench, source: bytes, tests: Harness) -> bytes:
-        command, files, beside = self._harness_job(bench, tests, source)
-        answer = bench.make(command, {**files, **beside}, "answer.o", True)
-        return self._link(bench, {"answer.o": answer, **beside}, "imports")
+    def _with_harness(self, context: BuildContext, source: bytes, tests: Harness) -> bytes:
+        command, files, beside = self._harness_job(context, tests, source)
+        answer = context.make(command, {**files, **beside}, "answer.o", True)
+        return self._link(context, {"answer.o": answer, **beside}, "imports")
 
     def _harness_job(
-        self, bench: Workbench, tests: Harness, source: bytes | None
+        self, context: BuildContext, tests: Harness, source: bytes | None
     ) -> tuple[list[str], dict[str, bytes], dict[str, bytes]]:
         """How a harness is compiled with an answer, or alone: the command, its sources, and the files beside them."""
-        name, package = bench.once("word", lambda: self._word(bench))
-        imports = Path(self._library(bench.tools).import_list).read_bytes()
+        name, package = context.once("sentinel", lambda: self._sentinel_package(context))
+        imports = Path(self._library(context.tools).import_list).read_bytes()
         main = f"halo_forge_{name}"
         files = {
             "harness.go": _OWN_MAIN.sub(rb"\1%s\2" % main.encode(), _encoded(tests.source)),
@@ -191,26 +191,26 @@ class Spec(BuiltSpec):
         }
         if source is not None:
             files = {"answer.go": _OWN_MAIN.sub(rb"\1halo_forge_main\2", source), **files}
-        beside = {"imports": imports + f"packagefile {name}=word.o\n".encode(), "word.o": package}
-        return self._compile_command(bench, files, "imports"), files, beside
+        beside = {"imports": imports + f"packagefile {name}=sentinel.o\n".encode(), "sentinel.o": package}
+        return self._compile_command(context, files, "imports"), files, beside
 
-    def _word(self, bench: Workbench) -> tuple[str, bytes]:
-        """The path of the package in `_WORD`, and the package."""
-        name = f"word{secrets.token_hex(16)}"
-        command = self._compile_command(bench, {"word.go": _WORD})
+    def _sentinel_package(self, context: BuildContext) -> tuple[str, bytes]:
+        """The path of the package in `_SENTINEL`, and the package."""
+        name = f"sentinel{secrets.token_hex(16)}"
+        command = self._compile_command(context, {"sentinel.go": _SENTINEL})
         command[command.index("main")] = name
-        outcome = bench.run(command, {"word.go": _WORD}, "answer.o")
+        outcome = context.run(command, {"sentinel.go": _SENTINEL}, "answer.o")
         if not outcome.clean or outcome.fetched is None:
             said = readable(outcome.stdout + outcome.stderr)
             raise SandboxError(f"{self.compiler} cannot compile what calls a harness: {said[-500:]}")
         return name, outcome.fetched
 
-    def check_tests(self, bench: Workbench, tests: Tests) -> None:
+    def check_tests(self, context: BuildContext, tests: Tests) -> None:
         """See `BuiltSpec.check_tests`: without an answer a harness lacks names, and nothing else."""
         if not isinstance(tests, Harness):
             return
-        command, files, beside = self._harness_job(bench, tests, None)
-        outcome = bench.run([command[0], "-e", *command[1:]], {**files, **beside}, None)
+        command, files, beside = self._harness_job(context, tests, None)
+        outcome = context.run([command[0], "-e", *command[1:]], {**files, **beside}, None)
         errors = _HARNESS_ERROR.findall(readable(outcome.stdout + outcome.stderr))
         wrong = [error for error in errors if "undefined: " not in error]
         if wrong:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from halo_forge.core.records import Prompt
     from halo_forge.verifiers.checker import Checker
     from halo_forge.verifiers.checks import Tests
-    from halo_forge.verifiers.context import Workbench
+    from halo_forge.verifiers.context import BuildContext
 
 
 class Spec(BuiltSpec):
@@ -80,15 +80,15 @@ class Spec(BuiltSpec):
             broken="def f(:\n    pass\n",
         )
 
-    def build(self, bench: Workbench, source: bytes, tests: Tests) -> bytes | None:
+    def build(self, context: BuildContext, source: bytes, tests: Tests) -> bytes | None:
         from halo_forge.verifiers.python.stages import build
 
-        return build(self, bench, source, tests)
+        return build(self, context, source, tests)
 
-    def check_tests(self, bench: Workbench, tests: Tests) -> None:
+    def check_tests(self, context: BuildContext, tests: Tests) -> None:
         from halo_forge.verifiers.python.stages import check_tests
 
-        check_tests(self, bench, tests)
+        check_tests(self, context, tests)
 
     def checker(self, tools: Mapping[str, str]) -> Checker:
         """The shared stages, and the two processes of `driver` for the tests that are in Python."""

@@ -17,7 +17,7 @@ from halo_forge.verifiers.compiled.elf import CompiledFunction, functions
 from halo_forge.verifiers.compiled.functions import defines_function
 from halo_forge.verifiers.compiled.harness import harness_error
 from halo_forge.verifiers.compiled.rust_source import bare, reaching
-from halo_forge.verifiers.context import Workbench
+from halo_forge.verifiers.context import BuildContext
 from halo_forge.verifiers.diagnostics import clip, readable
 from halo_forge.verifiers.spec import BuiltSpec, Controls
 
@@ -60,8 +60,8 @@ fn output() -> Option<(u64, u64)> {
 }
 fn main() -> ExitCode {
     let mut given = unsafe { File::from_raw_fd(0) };
-    let mut word = Vec::new();
-    given.read_to_end(&mut word).unwrap();
+    let mut sentinel = Vec::new();
+    given.read_to_end(&mut sentinel).unwrap();
     given.set_len(0).unwrap();
     let before = output();
     let code = answer::halo_forge_harness::halo_forge_start().report();
@@ -71,7 +71,7 @@ fn main() -> ExitCode {
     }
     let mut written = unsafe { File::from_raw_fd(1) };
     if before.is_some() && before == output() {
-        written.write_all(&word).unwrap();
+        written.write_all(&sentinel).unwrap();
     }
     unsafe { _exit(0) }
 }
@@ -139,55 +139,57 @@ class Spec(BuiltSpec):
     def read_only_paths(self, tools: Mapping[str, str]) -> list[str]:
         return super().read_only_paths({**tools, self.compiler: behind_rustup(tools[self.compiler])})
 
-    def hands_back_word(self) -> bool:
+    def writes_sentinel(self) -> bool:
         return True
 
-    def compiled_functions(self, bench: Workbench, source: bytes) -> list[CompiledFunction]:
-        """See `BuiltSpec.compiled_functions`; compiles once more, with functions that nothing calls."""
+    def compiled_functions(self, context: BuildContext, source: bytes) -> list[CompiledFunction]:
+        """See `BuiltSpec.compiled_functions`; compiles once more, keeping functions that nothing calls."""
         options = ["--emit=obj", "-Copt-level=2", "-Clink-dead-code", "-Csymbol-mangling-version=v0"]
-        command = [*self._command(bench, "answer.rs", "lib", "answer.o"), *options]
-        outcome = bench.run(command, {"answer.rs": source}, "answer.o")
+        command = [*self._command(context, "answer.rs", "lib", "answer.o"), *options]
+        outcome = context.run(command, {"answer.rs": source}, "answer.o")
         return [] if outcome.fetched is None else functions(outcome.fetched)
 
     def is_entry(self, symbol: str, entry_point: str) -> bool:
-        """See `BuiltSpec.is_entry`; by the mangling v0, and in the crate's root alone."""
+        """See `BuiltSpec.is_entry`; only functions at the root of the crate are recognised."""
         name = rf"{len(entry_point)}_?{re.escape(entry_point)}"
         return re.fullmatch(rf"_RNvC\w*6answer{name}(?:B\w+)?", symbol) is not None
 
-    def build(self, bench: Workbench, source: bytes, tests: Tests) -> bytes | None:
+    def build(self, context: BuildContext, source: bytes, tests: Tests) -> bytes | None:
         """See `BuiltSpec.build`; the answer is the root of its crate, whatever it is compiled for."""
         if isinstance(tests, Harness):
-            return self._with_harness(bench, source, tests.source)
+            return self._with_harness(context, source, tests.source)
         if isinstance(tests, CompileOnly) and tests.entry_point != "main":
-            self._object(bench, source, tests.entry_point)
+            self._object(context, source, tests.entry_point)
             return None
-        command = self._command(bench, "answer.rs", "bin", "program")
-        program = bench.make(command, {"answer.rs": source}, "program", True)
+        command = self._command(context, "answer.rs", "bin", "program")
+        program = context.make(command, {"answer.rs": source}, "program", True)
         return None if isinstance(tests, CompileOnly) else program
 
-    def _command(self, bench: Workbench, source: str, crate: str, target: str) -> list[str]:
+    def _command(self, context: BuildContext, source: str, crate: str, target: str) -> list[str]:
         name = "main" if source == "main.rs" else "answer"
-        options = ["--edition", str(self.edition), *_MESSAGES, *_CODE, *self.flags, f"-Clinker={bench.tools['cc']}"]
-        return [bench.compiler, *options, "--crate-name", name, "--crate-type", crate, source, "-o", target]
+        options = ["--edition", str(self.edition), *_MESSAGES, *_CODE, *self.flags, f"-Clinker={context.tools['cc']}"]
+        return [context.compiler, *options, "--crate-name", name, "--crate-type", crate, source, "-o", target]
 
-    def _with_harness(self, bench: Workbench, source: bytes, harness: str) -> bytes:
+    def _with_harness(self, context: BuildContext, source: bytes, harness: str) -> bytes:
         files = _crate(source, harness)
-        library = bench.make(self._command(bench, "crate.rs", "rlib", "libanswer.rlib"), files, "libanswer.rlib", True)
+        library = context.make(
+            self._command(context, "crate.rs", "rlib", "libanswer.rlib"), files, "libanswer.rlib", True
+        )
         around = reaching(source.decode("utf-8", errors="backslashreplace"))
         if around is not None:
-            bench.flags.add("tampering")
-            bench.fail(f"the answer reaches around the harness: {around}")
-        command = [*self._command(bench, "main.rs", "bin", "program"), "--extern", "answer=libanswer.rlib"]
-        return bench.make(command, {"main.rs": _MAIN, "libanswer.rlib": library}, "program")
+            context.flags.add("tampering")
+            context.fail(f"the answer reaches around the harness: {around}")
+        command = [*self._command(context, "main.rs", "bin", "program"), "--extern", "answer=libanswer.rlib"]
+        return context.make(command, {"main.rs": _MAIN, "libanswer.rlib": library}, "program")
 
-    def _object(self, bench: Workbench, source: bytes, entry_point: str | None) -> None:
+    def _object(self, context: BuildContext, source: bytes, entry_point: str | None) -> None:
         named = b"" if entry_point is None else _encoded(_ENTRY_MODULE.format(name=entry_point))
-        command = [*self._command(bench, "answer.rs", "lib", "answer.o"), "--emit=obj"]
-        bench.make(command, {"answer.rs": source + named}, "answer.o", True)
+        command = [*self._command(context, "answer.rs", "lib", "answer.o"), "--emit=obj"]
+        context.make(command, {"answer.rs": source + named}, "answer.o", True)
         if entry_point is not None and not defines_function(source, "fn", entry_point.rpartition("::")[2]):
-            bench.fail(f"the answer does not define the function `{entry_point}`")
+            context.fail(f"the answer does not define the function `{entry_point}`")
 
-    def check_tests(self, bench: Workbench, tests: Tests) -> None:
+    def check_tests(self, context: BuildContext, tests: Tests) -> None:
         """See `BuiltSpec.check_tests`: without an answer a harness lacks names, and nothing else."""
         if isinstance(tests, CompileOnly) and tests.entry_point is not None:
             if re.fullmatch(r"(?:\w+::)*[^\W\d]\w*", tests.entry_point) is None:
@@ -198,7 +200,7 @@ class Spec(BuiltSpec):
         if not isinstance(tests, Harness):
             return
         files = _crate(b"", tests.source)
-        outcome = bench.run(self._command(bench, "crate.rs", "rlib", "libanswer.rlib"), files, None)
+        outcome = context.run(self._command(context, "crate.rs", "rlib", "libanswer.rlib"), files, None)
         errors = _HARNESS_ERROR.findall(readable(outcome.stderr))
         wrong = [error for error in errors if _UNKNOWN_NAME.search(error) is None]
         if wrong:

@@ -8,17 +8,16 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from halo_forge.core.errors import ConfigError
-from halo_forge.core.records import Stage, Status
+from halo_forge.core.records import CheckResult, Stage, Status
 from halo_forge.sandbox.job import Job, Outcome, Sandbox, SandboxError
 from halo_forge.verifiers.checks import CompileOnly, Harness, PythonTests, Tests, compare_lines
-from halo_forge.verifiers.context import Stop, Workbench, status_of
+from halo_forge.verifiers.context import BuildContext, StageFailed, status_of
 from halo_forge.verifiers.diagnostics import clip, ending, readable
 from halo_forge.verifiers.hacks.flags import of_outputs
 from halo_forge.verifiers.python.driver import wire
 from halo_forge.verifiers.python.driver.main import shown
 from halo_forge.verifiers.python.interpreter import COMPILE, run_driver, sources
 from halo_forge.verifiers.python.tests import Plan, imports_something, refuse_unimported, stand_in
-from halo_forge.verifiers.result import Facts
 from halo_forge.verifiers.stages import Stages
 
 if TYPE_CHECKING:
@@ -33,61 +32,61 @@ _OWN_FAULT = re.compile(
 _MAIN = "exec(compile({source!r}, {name!r}, 'exec', dont_inherit=True))\n"
 
 
-def build(spec: Spec, bench: Workbench, source: bytes, tests: Tests) -> bytes | None:
+def build(spec: Spec, context: BuildContext, source: bytes, tests: Tests) -> bytes | None:
     """See `BuiltSpec.build`: the program is a script, with the answer as its main program."""
     text = source.decode("utf-8")
     head = tests.plan.head if isinstance(tests, PythonTests) else ""
-    bench.num_warnings = _parse(spec, bench, text, head, tests.entry_point)
+    context.num_warnings = _parse(spec, context, text, head, tests.entry_point)
     if isinstance(tests, CompileOnly | PythonTests | Harness):
         return None
-    start = f"#!{bench.compiler} {_joined(spec.options())}\n{_EXITS}"
+    start = f"#!{context.compiler} {_joined(spec.options())}\n{_EXITS}"
     return (start + _MAIN.format(source=text, name=spec.source_name("answer"))).encode()
 
 
-def check_tests(spec: Spec, bench: Workbench, tests: Tests) -> None:
+def check_tests(spec: Spec, context: BuildContext, tests: Tests) -> None:
     """See `BuiltSpec.check_tests`."""
     if not isinstance(tests, Harness):
         return
     try:
-        _parse(spec, bench, tests.source, "", None)
-    except Stop as stop:
+        _parse(spec, context, tests.source, "", None)
+    except StageFailed as failure:
         raise ConfigError(
-            f"the harness of a prompt is no Python: {clip(' '.join(bench.notes))}",
+            f"the harness of a prompt is no Python: {clip(' '.join(context.notes))}",
             "fix `tests.source` in the prompt file; it imports the function from the module `answer`",
-        ) from stop
+        ) from failure
     refuse_unimported(tests.source, tests.entry_point)
 
 
-def _parse(spec: Spec, bench: Workbench, source: str, head: str, entry_point: str | None) -> int:
+def _parse(spec: Spec, context: BuildContext, source: str, head: str, entry_point: str | None) -> int:
     """The number of warnings.
 
     Raises:
-        Stop: It is no Python, or does not define `entry_point`.
+        StageFailed: It is no Python, or does not define `entry_point`.
         SandboxError: Our own failure.
     """
     job = {"source": source, "head": head, "entry_point": entry_point}
-    files = {"job": wire.encode(job, id), "driver": _driver(spec, bench)}
-    command = [bench.compiler, *spec.options(), "-c", run_driver("candidate.parse_job")]
-    outcome = bench.run(command, files, None)
-    bench.outcomes.append(outcome)
-    bench.stop_unless_clean(outcome, "compile", "the parser", spec.compile_limits())
+    files = {"job": wire.encode(job, id), "driver": _driver(spec, context)}
+    command = [context.compiler, *spec.options(), "-c", run_driver("candidate.parse_job")]
+    outcome = context.run(command, files, None)
+    context.outcomes.append(outcome)
+    context.require_clean(outcome, "compile", "the parser", spec.compile_limits())
     (found,) = wire.messages(outcome.stdout)
     parsed, num_warnings, note, _ = wire.decode(found, id)
     if not parsed:
-        bench.fail(note)
+        context.fail(note)
     return int(num_warnings)
 
 
-def _driver(spec: Spec, bench: Workbench) -> bytes:
+def _driver(spec: Spec, context: BuildContext) -> bytes:
     """Our own program, compiled by the interpreter that runs it."""
 
     def make() -> bytes:
-        outcome = bench.run([bench.compiler, *spec.options(), "-c", COMPILE], sources(), "driver")
+        outcome = context.run([context.compiler, *spec.options(), "-c", COMPILE], sources(), "driver")
         if not outcome.clean or outcome.fetched is None:
-            raise SandboxError(f"{bench.compiler} cannot compile the driver: {readable(outcome.stderr)[-500:]}")
+            raise SandboxError(f"{context.compiler} cannot compile the driver: {readable(outcome.stderr)[-500:]}")
         return outcome.fetched
 
-    return bench.once("driver", make)
+    return context.once("driver", make)
 
 
 def _joined(options: list[str]) -> str:
@@ -124,34 +123,34 @@ class PythonStages(Stages):
 
         return bool(self.kept.get("version", version)[0] == str(sys.version_info[:2]).encode())
 
-    def check(self, source: str, tests: Tests, sandbox: Sandbox) -> Facts:
+    def check(self, source: str, tests: Tests, sandbox: Sandbox) -> CheckResult:
         """See `Checker.check`."""
         if not isinstance(tests, PythonTests | Harness) or "run" not in self.spec.stages:
             return super().check(source, tests, sandbox)
-        return self._findings(source, tests, sandbox).facts()
+        return self._findings(source, tests, sandbox).result()
 
     def _findings(self, source: str, tests: PythonTests | Harness, sandbox: Sandbox) -> _Findings:
-        nonce = secrets.token_hex(16)
+        sentinel = secrets.token_hex(16)
         harness = tests if isinstance(tests, Harness) else None
         plan = Plan(tests.entry_point, (), ()) if isinstance(tests, Harness) else tests.plan
         outcome = sandbox.run(
             Job(
                 (self.compiler, *self.spec.options(), "-c", run_driver("main.main")),
                 self.spec.run_limits(),
-                {"driver": _driver(self.spec, Workbench(self, sandbox))},
-                _job(plan, source, nonce, "" if harness is None else harness.source),
+                {"driver": _driver(self.spec, BuildContext(self, sandbox))},
+                _job(plan, source, sentinel, "" if harness is None else harness.source),
                 {"LANG": "C.UTF-8", "PATH": "/usr/local/bin:/usr/bin:/bin", **self.spec.program_environment()},
             )
         )
         if outcome.exec_error is not None:
             raise SandboxError(f"{self.compiler} cannot be started: errno {outcome.exec_error}")
         expected = () if harness is None else harness.expected
-        return _Findings(self.spec, tests.num_checks, nonce, outcome, expected)
+        return _Findings(self.spec, tests.num_checks, sentinel, outcome, expected)
 
 
-def _job(plan: Plan, source: str, nonce: str, harness: str = "") -> bytes:
+def _job(plan: Plan, source: str, sentinel: str, harness: str = "") -> bytes:
     job = {
-        "nonce": nonce,
+        "sentinel": sentinel,
         "source": source,
         "head": plan.head,
         "context": plan.context,
@@ -168,10 +167,10 @@ def _job(plan: Plan, source: str, nonce: str, harness: str = "") -> bytes:
 
 
 class _Findings:
-    """What the driver reported, as facts."""
+    """Turns what the driver reported into a `CheckResult`."""
 
     def __init__(
-        self, spec: Spec, num_checks: int, nonce: str, outcome: Outcome, expected: tuple[str, ...] = ()
+        self, spec: Spec, num_checks: int, sentinel: str, outcome: Outcome, expected: tuple[str, ...] = ()
     ) -> None:
         self._spec = spec
         self._expected = expected
@@ -184,7 +183,7 @@ class _Findings:
         self._reports: dict[str, list[list[Any]]] = {}
         for message in wire.messages(outcome.stdout):
             said, kind, *details = wire.decode(message, id)
-            if said != nonce:
+            if said != sentinel:
                 raise SandboxError("the report of the tests is not from the process that ran them")
             self._reports.setdefault(kind, []).append(details)
 
@@ -209,8 +208,8 @@ class _Findings:
         if "broken" in self._reports:
             raise SandboxError(f"the driver of the tests failed: {self._reports['broken'][0][0]}")
 
-    def facts(self) -> Facts:
-        """What they show.
+    def result(self) -> CheckResult:
+        """What the reports show.
 
         Raises:
             SandboxError: The driver failed.
@@ -253,7 +252,7 @@ class _Findings:
         self._notes += [note] if note else []
         return bool(holds)
 
-    def _failed(self, stage: Stage) -> Facts:
+    def _failed(self, stage: Stage) -> CheckResult:
         """The answer came no further; who is to blame is clear by now."""
         if not self._outcome.clean and ending(self._outcome, self._spec.run_limits()):
             self._notes.insert(0, f"the program: {ending(self._outcome, self._spec.run_limits())}")
@@ -273,8 +272,10 @@ class _Findings:
         over = self._outcome
         return over.timed_out is not None or over.out_of_memory or over.output_limit or over.process_limit
 
-    def _result(self, stage: Stage, status: Status, exit_code: int | None = None, signal: int | None = None) -> Facts:
-        return Facts(
+    def _result(
+        self, stage: Stage, status: Status, exit_code: int | None = None, signal: int | None = None
+    ) -> CheckResult:
+        return CheckResult(
             stage,
             status,
             tests_passed=self._num_passed if self._num_checks > 0 else 0,

@@ -1,4 +1,4 @@
-"""What follows from a judgement, lap after lap, and when a run stops."""
+"""What follows from a assessment, cycle after cycle, and when a run stops."""
 
 from __future__ import annotations
 
@@ -10,40 +10,38 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halo_forge.core.decisions import (
-    OUTCOME_NUMBER,
-    Comparison,
-    Decision,
+    Assessment,
     DecisionsSection,
-    Judgement,
-    Outcome,
+    VersionComparison,
     decide,
     dropped_cycles,
     incumbent,
     signs_of_collapse,
 )
+from halo_forge.core.records import OUTCOME_NUMBER, Decision, Outcome
 
 OUTCOMES: list[Outcome] = ["improved", "held", "suspect_not_confirmed", "degraded", "underpowered"]
 LAX: dict[str, Any] = {"stop_patience": None}
 
 
-def comparison(difference: float = 0.0, error: float = 0.02) -> Comparison:
-    return Comparison(difference, error, difference / error, 64)
+def comparison(difference: float = 0.0, error: float = 0.02) -> VersionComparison:
+    return VersionComparison(difference, error, difference / error, 64)
 
 
 def play(outcomes: Sequence[Outcome], num_cycles: int = 99, **values: Any) -> list[Decision]:
-    """The decisions of laps whose versions 1, 2 ... are judged like this; it ends where a decision ends."""
+    """The decisions of cycles whose versions 1, 2 ... are judged like this; it ends where a decision ends."""
     settings, decisions = DecisionsSection(**values), [decide_first(num_cycles)]
     for outcome in outcomes:
         fresh = comparison(-0.1) if outcome in ("degraded", "suspect_not_confirmed") else None
-        judgement = Judgement(outcome, incumbent(decisions), comparison(), fresh)
-        decisions.append(decide(settings, decisions, judgement, [{}] * (len(decisions) + 1), num_cycles))
+        assessment = Assessment(outcome, incumbent(decisions), comparison(), fresh)
+        decisions.append(decide(settings, decisions, assessment, [{}] * (len(decisions) + 1), num_cycles))
         if decisions[-1].ends:
             break
     return decisions
 
 
 def decide_first(num_cycles: int) -> Decision:
-    return decide(DecisionsSection(), [], Judgement("baseline", None), [{}], num_cycles)
+    return decide(DecisionsSection(), [], Assessment("baseline", None), [{}], num_cycles)
 
 
 def actions(decisions: Sequence[Decision]) -> list[str]:
@@ -54,7 +52,7 @@ def test_the_start_model_is_the_first_incumbent() -> None:
     first = decide_first(3)
     assert (first.cycle, first.policy_version, first.outcome, first.action) == (1, 0, "baseline", "continue")
     assert (first.best_version, first.compared_with, first.screen, first.conclusion) == (0, None, {}, None)
-    assert (first.train_from, first.sample_from, first.samples_anew) == (0, 0, False)
+    assert (first.train_from, first.sample_from, first.resamples) == (0, 0, False)
     assert "baseline" not in OUTCOME_NUMBER and "underpowered" not in OUTCOME_NUMBER
 
 
@@ -70,12 +68,12 @@ def test_a_rollback_and_what_stays_of_it() -> None:
     assert actions(found) == ["continue", "continue", "continue", "rollback", "continue", "rollback", "continue"]
     back = found[3]
     assert (back.train_from, back.sample_from, back.seed_tag, back.num_rollbacks) == (1, 1, "rollback", 1)
-    assert back.samples_anew
+    assert back.resamples
     assert [decision.learning_rate_factor for decision in found] == [1.0, 1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
     assert [decision.temperature_add for decision in found] == pytest.approx([0, 0, 0, 0.1, 0.1, 0.2, 0.2])
     assert [decision.num_rollbacks for decision in found] == [0, 0, 0, 1, 1, 2, 2]
     # The next version descends from v_4, which cycle 4 trained from v_1.
-    assert (found[4].train_from, found[4].seed_tag, found[4].samples_anew) == (4, "sample", False)
+    assert (found[4].train_from, found[4].seed_tag, found[4].resamples) == (4, "sample", False)
     assert dropped_cycles(found) == {3, 5}
 
 
@@ -109,7 +107,7 @@ def test_patience_needs_power() -> None:
     assert actions(play(["held"] * 9))[1:] == ["continue", "continue", "stop"]
     stopped = play(["held"] * 9)[-1]
     assert stopped.conclusion == "converged"
-    assert "3 versions in a row without improvement, where a gain of 0.056 would have shown" in stopped.reason
+    assert "3 versions in a row without improvement, where a gain of 0.056 would have been detected" in stopped.reason
     # What tells nothing is no evidence that nothing improves.
     assert actions(play(["held", "held", "underpowered", "held", "held"])).count("stop") == 0
     assert actions(play(["held", "improved", "held", "held", "suspect_not_confirmed"]))[-1] == "stop"
@@ -136,13 +134,13 @@ def test_patience_needs_power() -> None:
 def test_all_cycles_done(outcomes: list[Outcome], conclusion: str) -> None:
     last = play(outcomes, num_cycles=len(outcomes))[-1]
     assert (last.action, last.conclusion, last.ends) == ("finish", conclusion, True)
-    assert "all cycles are done" in last.reason
+    assert "all cycles completed" in last.reason
 
 
 def ended(history: Sequence[Mapping[str, float]], at_floor: bool = False, **values: Any) -> str | None:
     settings = DecisionsSection(**values)
-    judgement = Judgement("held", 0, comparison())
-    return decide(settings, [decide_first(9)], judgement, history, 9, at_floor=at_floor).conclusion
+    assessment = Assessment("held", 0, comparison())
+    return decide(settings, [decide_first(9)], assessment, history, 9, at_floor=at_floor).conclusion
 
 
 def test_the_learning_rate_at_its_floor() -> None:
@@ -168,13 +166,13 @@ def test_collapse_takes_all_signs_and_at_least_two() -> None:
     for name in FRESH:
         assert signs_of_collapse([FRESH, {**SPENT, name: FRESH[name]}]) == []
         assert signs_of_collapse([FRESH, {name: SPENT[name]}]) == []
-    assert signs_of_collapse([FRESH, {}]) == []  # the last lap has no train samples
+    assert signs_of_collapse([FRESH, {}]) == []  # the final evaluation has no train samples
     assert signs_of_collapse([FRESH, FRESH]) == []
 
 
 def test_a_suspect_is_no_judgement_yet() -> None:
     with pytest.raises(ValueError, match="confirmed or cleared"):
-        decide(DecisionsSection(), [decide_first(9)], Judgement("suspect", 0, comparison(-0.1)), [{}, {}], 9)
+        decide(DecisionsSection(), [decide_first(9)], Assessment("suspect", 0, comparison(-0.1)), [{}, {}], 9)
 
 
 def test_a_decision_comes_back_from_its_file() -> None:
@@ -198,10 +196,10 @@ def test_whatever_happens(outcomes: list[Outcome], num_cycles: int, max_rollback
 
 
 def test_the_incumbents_own_answers_are_no_evidence_that_nothing_improves() -> None:
-    same = Comparison(0.0, 0.04, None, 64, uniform=True)
+    same = VersionComparison(0.0, 0.04, None, 64, uniform=True)
     decisions = [decide_first(9)]
     for _ in range(5):
-        decisions.append(decide(DecisionsSection(), decisions, Judgement("held", 0, same), [{}, {}], 9))
+        decisions.append(decide(DecisionsSection(), decisions, Assessment("held", 0, same), [{}, {}], 9))
     assert {decision.action for decision in decisions} == {"continue"}
 
 
@@ -209,8 +207,8 @@ def test_a_decline_comes_before_what_else_could_end_the_run() -> None:
     gone = {"dev/diversity/distinct@4": 1.0, "probe/entropy": 0.1, "kept/nll_before": 0.0}
     start = {"dev/diversity/distinct@4": 4.0, "probe/entropy": 1.0}
     for outcome, action in (("held", "stop"), ("degraded", "rollback")):
-        judgement = Judgement(outcome, 0, comparison(-0.1), comparison(-0.1))  # type: ignore[arg-type]
-        found = decide(DecisionsSection(), [decide_first(9)], judgement, [start, gone], 9, at_floor=True)
+        assessment = Assessment(outcome, 0, comparison(-0.1), comparison(-0.1))  # type: ignore[arg-type]
+        found = decide(DecisionsSection(), [decide_first(9)], assessment, [start, gone], 9, at_floor=True)
         assert found.action == action
 
 
@@ -225,16 +223,16 @@ def test_a_decline_comes_before_what_else_could_end_the_run() -> None:
 def test_the_decision_says_where_training_really_starts(start_from: str, on_decline: Any, train_from: int) -> None:
     settings = DecisionsSection(on_decline=on_decline)
     earlier = play(["improved"], on_decline=on_decline)
-    judgement = Judgement("degraded", 1, comparison(-0.1), comparison(-0.1))
-    found = decide(settings, earlier, judgement, [{}, {}, {}], 9, start_from=start_from)
+    assessment = Assessment("degraded", 1, comparison(-0.1), comparison(-0.1))
+    found = decide(settings, earlier, assessment, [{}, {}, {}], 9, start_from=start_from)
     assert found.train_from == train_from
     assert f"train from v{train_from}" in found.reason
 
 
-def test_a_schedule_that_answers_declines_is_left_alone() -> None:
-    judgement = Judgement("degraded", 0, comparison(-0.1), comparison(-0.1))
-    found = decide(DecisionsSection(), [decide_first(9)], judgement, [{}, {}], 9, schedule_lowers=True)
-    assert found.learning_rate_factor == 1.0 and "as its schedule says" in found.reason
+def test_a_factor_of_1_leaves_the_learning_rate_to_its_schedule() -> None:
+    assessment = Assessment("degraded", 0, comparison(-0.1), comparison(-0.1))
+    found = decide(DecisionsSection(learning_rate_factor=1.0), [decide_first(9)], assessment, [{}, {}], 9)
+    assert found.learning_rate_factor == 1.0 and "learning rate follows its schedule" in found.reason
 
 
 def test_only_what_was_undone_is_dropped() -> None:
@@ -245,5 +243,5 @@ def test_only_what_was_undone_is_dropped() -> None:
 def test_a_model_that_was_not_trained_has_not_converged(mass: float, ends: bool) -> None:
     earlier = play(["held", "held"])
     history = [{}, *[{"learning_rate_mass": mass}] * 3]
-    found = decide(DecisionsSection(), earlier, Judgement("held", 0, comparison()), history, 9)
+    found = decide(DecisionsSection(), earlier, Assessment("held", 0, comparison()), history, 9)
     assert (found.conclusion == "converged") is ends

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from policy_versions import samples_of
 
 from halo_forge.core.metrics import SetFacts
 from halo_forge.core.metrics.diversity import (
@@ -19,7 +20,7 @@ from halo_forge.core.metrics.diversity import (
     inverse_simpson,
     measure,
 )
-from halo_forge.core.records import Completion, Verdict
+from halo_forge.core.records import Completion, Sample, Verdict
 
 # Group sizes -> distinct@4, exp(H), 1 / sum q^2, duplicate probability.
 TABLE: list[tuple[list[int], float, float, float, float]] = [
@@ -37,13 +38,24 @@ def facts(groups: dict[str, Sequence[int]], *, with_error: bool = False) -> SetF
     for prompt_id, sizes in groups.items():
         digests = [f"d{group}" for group, size in enumerate(sizes) for _ in range(size)]
         verdicts += [
-            Verdict(prompt_id, index, "tests", "failed", 0.7, normal_digest=digest)
+            Verdict(prompt_id=prompt_id, index=index, stage="tests", status="failed", reward=0.7, normal_digest=digest)
             for index, digest in enumerate(digests)
         ]
         if with_error:
-            verdicts.append(Verdict(prompt_id, len(digests), "run", "error", 0.0, normal_digest="another"))
-            verdicts.append(Verdict(prompt_id, len(digests) + 1, "extract", "failed", 0.0))
-    return SetFacts((), verdicts, tuple(groups), 8)
+            verdicts.append(
+                Verdict(
+                    prompt_id=prompt_id,
+                    index=len(digests),
+                    stage="run",
+                    status="error",
+                    reward=0.0,
+                    normal_digest="another",
+                )
+            )
+            verdicts.append(
+                Verdict(prompt_id=prompt_id, index=len(digests) + 1, stage="extract", status="failed", reward=0.0)
+            )
+    return SetFacts(samples_of(verdicts), tuple(groups), 8)
 
 
 @pytest.mark.parametrize(("sizes", "distinct", "effective", "inverse", "duplicate"), TABLE)
@@ -59,10 +71,18 @@ def test_passing_programs_are_counted_apart() -> None:
     made = [("p", "passed", "s1", "n1"), ("p", "passed", "s2", "n1"), ("p", "failed", "s3", "n2")]
     made += [("p", "failed", "s4", "n3"), ("q", "failed", "s5", "n5"), ("q", "failed", "s6", "n6")]
     verdicts = [
-        Verdict(prompt_id, index, "tests", status, 1.0, source_digest=source, normal_digest=normal)  # type: ignore[arg-type]
+        Verdict(
+            prompt_id=prompt_id,
+            index=index,
+            stage="tests",
+            status=status,  # type: ignore[arg-type]
+            reward=1.0,
+            source_digest=source,
+            normal_digest=normal,
+        )
         for index, (prompt_id, status, source, normal) in enumerate(made)
     ]
-    found = measure(SetFacts((), verdicts, ("p", "q"), 4))
+    found = measure(SetFacts(samples_of(verdicts), ("p", "q"), 4))
     assert found["diversity/unique_fraction"] == pytest.approx((3 / 4 + 1) / 2)
     assert found["diversity/exact_unique_fraction"] == 1.0
     assert found["diversity/passing/unique_fraction"] == 0.5
@@ -107,8 +127,14 @@ def test_two_draws_are_distinct_unless_they_are_duplicates(sizes: list[int]) -> 
 
 
 def completions(texts: Sequence[tuple[str, int, str]]) -> SetFacts:
-    made = [Completion(prompt_id, index, text, (), "stop", 0, 0) for prompt_id, index, text in texts]
-    return SetFacts(made, (), sorted({prompt_id for prompt_id, _, _ in texts}), 8)
+    made = [
+        Sample(
+            Completion(prompt_id, index, text, (), "stop", 0, 0),
+            Verdict(prompt_id=prompt_id, index=index, stage="run", status="passed", reward=1.0),
+        )
+        for prompt_id, index, text in texts
+    ]
+    return SetFacts(made, sorted({prompt_id for prompt_id, _, _ in texts}), 8)
 
 
 def noise(seed: int, num_bytes: int) -> str:

@@ -19,7 +19,7 @@ from halo_forge.core.metrics import (
     measure_training,
 )
 from halo_forge.core.metrics.cost import GPU
-from halo_forge.core.records import Completion, Verdict
+from halo_forge.core.records import Completion, Sample, Verdict
 
 UNITS = {
     "rate",
@@ -47,10 +47,15 @@ def plain(name: str) -> str:
 def emitted() -> set[str]:
     text = "".join(chr(33 + number * 37 % 90) for number in range(3000))
     completions = [Completion("a", index, text, (0,), "stop", 0, 0) for index in range(8)]
-    verdicts = [Verdict("a", index, "tests", "passed", 1.0, source_digest="s", normal_digest="d") for index in range(8)]
+    verdicts = [
+        Verdict(
+            prompt_id="a", index=index, stage="tests", status="passed", reward=1.0, source_digest="s", normal_digest="d"
+        )
+        for index in range(8)
+    ]
     step = {"step": 1, "learning_rate": 1e-4, "loss": 1.0, "gradient_norm": 1.0, "num_tokens": 1, "num_rows": 1}
     stages = ("generate", "verify", "drift", "train", "other")
-    facts = SetFacts(completions, verdicts, ("a",), 8)
+    facts = SetFacts(tuple(map(Sample, completions, verdicts)), ("a",), 8)
     one = [[1.0]]
     return {
         *measure_set(facts, "train"),

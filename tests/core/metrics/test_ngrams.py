@@ -18,7 +18,7 @@ from halo_forge.core.metrics.ngrams import (
     vendi,
     words,
 )
-from halo_forge.core.records import Completion, Verdict
+from halo_forge.core.records import Completion, Sample, Verdict
 
 APART = [words(text) for text in ("a b c d e", "f g h i j", "k l m n o", "p q r s t")]
 ANSWERS = st.lists(st.lists(st.sampled_from("abcd"), min_size=1, max_size=9).map(tuple), min_size=2, max_size=5)
@@ -62,8 +62,11 @@ def test_distinct_pairs_over_those_expected() -> None:
 def facts(texts: dict[str, list[tuple[str, str]]]) -> SetFacts:
     keys = [(prompt_id, index, *each) for prompt_id, found in texts.items() for index, each in enumerate(found)]
     completions = [Completion(prompt_id, index, text, (), "stop", 0, 0) for prompt_id, index, text, _ in keys]
-    verdicts = [Verdict(prompt_id, index, "tests", status, 1.0) for prompt_id, index, _, status in keys]  # type: ignore[arg-type]
-    return SetFacts(completions, verdicts, tuple(texts), 8)
+    verdicts = [
+        Verdict(prompt_id=prompt_id, index=index, stage="tests", status=status, reward=1.0)  # type: ignore[arg-type]
+        for prompt_id, index, _, status in keys
+    ]
+    return SetFacts(tuple(map(Sample, completions, verdicts)), tuple(texts), 8)
 
 
 def test_four_answers_of_each_prompt_are_taken_and_prompts_with_fewer_left_out() -> None:

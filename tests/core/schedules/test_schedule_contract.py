@@ -46,7 +46,7 @@ def test_the_kinds_are_those_of_the_mission() -> None:
 
 @pytest.mark.parametrize("kind", SPECS)
 def test_kind_is_named_as_its_module_and_has_examples(kind: str) -> None:
-    assert SPECS[kind].__module__ == f"halo_forge.core.schedules.{kind}"
+    assert SPECS[kind].__module__.rpartition(".")[2] == kind
     assert any(name == kind for name, _ in EXAMPLES)
 
 

@@ -3,7 +3,7 @@
 It forks the answer's process first, while it knows nothing: the tests, which come by standard input, are read
 afterwards, and only when the kernel lets nobody look into this process any more.  What arrives from the answer are
 plain builtin values; they are compared here.  The verdict leaves by a private descriptor, as messages of
-`wire`, each of which begins with the nonce of the job.
+`wire`, each of which begins with the sentinel of the job.
 
 See `wire` for the restrictions on this file.
 """
@@ -33,10 +33,10 @@ class Report:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self.nonce = ""
+        self.sentinel = ""
 
     def tell(self, *message: Any) -> None:
-        wire.send(self._descriptor, wire.encode((self.nonce, *message), _no_foreign))
+        wire.send(self._descriptor, wire.encode((self.sentinel, *message), _no_foreign))
 
 
 def _no_foreign(value: Any) -> Any:
@@ -226,7 +226,7 @@ def main() -> None:
     try:
         _hide()
         job = _take_job()
-        report.nonce = job["nonce"]
+        report.sentinel = job["sentinel"]
         for target in (0, 1):
             os.dup2(null, target)
         _check(job, link, report)

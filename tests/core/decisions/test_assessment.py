@@ -1,4 +1,4 @@
-"""Better, worse, or not to be told: hand-made counts on both sides of every threshold."""
+"""Better, worse, or statistically indistinguishable: hand-made counts on both sides of every threshold."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from halo_forge.core.decisions import DecisionsSection, Judgement, Totals, compare_totals, confirmed, screened
+from halo_forge.core.decisions import (
+    Assessment,
+    DecisionsSection,
+    Totals,
+    compare_totals,
+    confirm_totals,
+    screen_totals,
+)
 
 SETTINGS = DecisionsSection()
 
@@ -72,10 +79,10 @@ def test_a_gain_in_points_that_is_a_loss_in_log_odds_is_neither() -> None:
     """17 prompts fall from 4 of 4 to 3, 9 rise from 1 of 4 to 3: the mean rate rises, the mean log-odds fall."""
     before, after = counts(*[4] * 17, *[1] * 9, *[2] * 14, num=4), counts(*[3] * 17, *[3] * 9, *[2] * 14, num=4)
     settings = DecisionsSection(scale="logit", max_standard_error=1.0)
-    found = screened(settings, 0, before, after)
+    found = screen_totals(settings, 0, before, after)
     assert found.screen is not None and found.screen.z is not None
     assert found.screen.difference > 0.005 and found.screen.z < 0.0
-    assert screened(settings.model_copy(update={"screen_z": -found.screen.z}), 0, before, after).outcome == "held"
+    assert screen_totals(settings.model_copy(update={"screen_z": -found.screen.z}), 0, before, after).outcome == "held"
 
 
 def test_logit_counts_what_happens_at_the_ceiling() -> None:
@@ -108,7 +115,7 @@ def test_logit_counts_what_happens_at_the_ceiling() -> None:
     ],
 )
 def test_the_screen(steps: list[int], outcome: str) -> None:
-    found = screened(SETTINGS, 3, *spread(4, steps))
+    found = screen_totals(SETTINGS, 3, *spread(4, steps))
     assert found.screen is not None
     assert (found.outcome, found.compared_with) == (outcome, 3)
     assert found.confirmation is None
@@ -119,9 +126,9 @@ def test_the_smallest_improvement() -> None:
     before = counts(*[500] * 40, num=1000)
     below, at = counts(*[504, 505] * 20, num=1000), counts(*[505, 505] * 20, num=1000)
     loose = settings(max_standard_error=1.0)
-    assert screened(loose, 0, before, below).outcome == "held"
+    assert screen_totals(loose, 0, before, below).outcome == "held"
     # All differences equal: SE is that of independent samples, 0.0035, and 0.005 is 1.4 of them.
-    assert screened(loose, 0, before, at).outcome == "improved"
+    assert screen_totals(loose, 0, before, at).outcome == "improved"
 
 
 @pytest.mark.parametrize(
@@ -130,21 +137,21 @@ def test_the_smallest_improvement() -> None:
 )
 def test_too_few_prompts(num_prompts: int, changes: dict[str, Any], outcome: str) -> None:
     steps = [1] * (num_prompts - 1) + [0]
-    assert screened(settings(**changes), 0, *spread(4, steps)).outcome == outcome
+    assert screen_totals(settings(**changes), 0, *spread(4, steps)).outcome == outcome
 
 
 def test_too_vague_to_tell_unless_the_difference_is_larger_than_what_could_be_missed() -> None:
     # +-4 of 8 on 64 prompts: SE 0.063, detectable 0.176.
     noise = [4, -4] * 32
-    vague = screened(SETTINGS, 0, *spread(4, noise))
+    vague = screen_totals(SETTINGS, 0, *spread(4, noise))
     assert vague.screen is not None and vague.screen.standard_error > 0.04
     assert vague.outcome == "underpowered"
-    assert screened(settings(max_standard_error=0.1), 0, *spread(4, noise)).outcome == "held"
+    assert screen_totals(settings(max_standard_error=0.1), 0, *spread(4, noise)).outcome == "held"
     before, after = counts(*[6] * 30), counts(*[6, 2, 0] * 10)  # -0.417, SE 0.06
-    clear = screened(SETTINGS, 0, before, after)
+    clear = screen_totals(SETTINGS, 0, before, after)
     assert clear.screen is not None and clear.screen.standard_error > 0.04
     assert clear.outcome == "suspect"
-    assert screened(SETTINGS, 0, after, before).outcome == "improved"
+    assert screen_totals(SETTINGS, 0, after, before).outcome == "improved"
 
 
 @pytest.mark.parametrize(
@@ -159,24 +166,24 @@ def test_too_vague_to_tell_unless_the_difference_is_larger_than_what_could_be_mi
     ],
 )
 def test_the_confirmation(steps: list[int], outcome: str) -> None:
-    suspect = screened(SETTINGS, 2, *spread(4, [-1] * 24 + [0] * 8))
-    found = confirmed(SETTINGS, suspect, *spread(4, steps))
+    suspect = screen_totals(SETTINGS, 2, *spread(4, [-1] * 24 + [0] * 8))
+    found = confirm_totals(SETTINGS, suspect, *spread(4, steps))
     assert (found.outcome, found.compared_with, found.screen) == (outcome, 2, suspect.screen)
 
 
 def test_a_total_collapse_is_confirmed_without_a_spread() -> None:
     before, after = counts(*[8] * 30), counts(*[0] * 30)
-    suspect = screened(SETTINGS, 0, before, after)
+    suspect = screen_totals(SETTINGS, 0, before, after)
     assert suspect.outcome == "suspect"
-    assert confirmed(SETTINGS, suspect, before, after).outcome == "degraded"
+    assert confirm_totals(SETTINGS, suspect, before, after).outcome == "degraded"
 
 
 @given(st.lists(st.integers(-4, 4), min_size=20, max_size=60))
 def test_up_and_down_are_mirror_images_and_the_order_of_prompts_plays_no_part(steps: list[int]) -> None:
     loose = settings(max_standard_error=1.0)
     one, other = spread(4, steps)
-    up, down = screened(loose, 0, one, other), screened(loose, 0, other, one)
+    up, down = screen_totals(loose, 0, one, other), screen_totals(loose, 0, other, one)
     if up.outcome == "improved":
         assert down.outcome == "suspect"
-    shuffled: Judgement = screened(loose, 0, dict(reversed(list(one.items()))), other)
+    shuffled: Assessment = screen_totals(loose, 0, dict(reversed(list(one.items()))), other)
     assert shuffled == up

@@ -17,7 +17,7 @@ from halo_forge.core.selection._rules import Candidate, Chosen, by_prompt, merge
 from halo_forge.core.selection._spec import Cap, SelectionSpec
 
 
-class Everything(SelectionSpec):
+class Unfiltered(SelectionSpec):
     """Keeps a random `keep_fraction` of each prompt's samples, whatever their verdicts; truncated ones never.
 
     The threshold, flags, duplicates and second runs do not count.
@@ -25,19 +25,19 @@ class Everything(SelectionSpec):
 
     is_control: ClassVar[bool] = True
 
-    kind: Literal["everything"] = "everything"
+    kind: Literal["unfiltered"] = "unfiltered"
     reward_threshold: Scheduled = Field(default=0.0, validate_default=True)
     per_prompt_cap: Cap | None = None
     deduplicate: bool = False
     drop_flagged: bool = False
 
     @model_validator(mode="after")
-    def _without_filters(self) -> Everything:
+    def _without_filters(self) -> Unfiltered:
         found = [name for name in ("deduplicate", "drop_flagged", "drop_prompts") if getattr(self, name)]
         if self.reward_threshold.kind != "constant" or self.reward_threshold.value(1, 1) != 0.0:
             found.insert(0, "reward_threshold")
         if found:
-            raise ValueError(f"kind everything is a control arm without a filter: leave out {', '.join(found)}")
+            raise ValueError(f"kind unfiltered is a control arm without a filter: leave out {', '.join(found)}")
         return self
 
     def reason_to_drop(self, candidate: Candidate, threshold: Threshold) -> str | None:

@@ -1,0 +1,214 @@
+"""Progress of a run on standard error: bars and a table on a terminal, plain lines elsewhere; and the trackers."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from halo_forge.cli.render import duration, fitted, print_paragraph
+from halo_forge.cli.status import advice_lines, cycle_columns
+from halo_forge.config import RaftConfig, resolved
+from halo_forge.core.advice import Advised
+from halo_forge.core.records import Decision, Measurement, Selection, Trained, TrainingSettings
+from halo_forge.runtime.effects import Observer
+from halo_forge.runtime.tracking import Tracker, check_trackers, open_trackers
+from halo_forge.store.status import read_status
+
+Item = TypeVar("Item")
+QUIET_SECONDS = 30.0
+"""Time between two plain progress lines."""
+
+
+@contextmanager
+def open_observer(config: RaftConfig) -> Iterator[Observer]:
+    """The observer that fits where standard error goes, with the configured trackers behind it.
+
+    Raises:
+        ToolMissing: A tracker's package is not installed.
+    """
+    check_trackers(config.report_to)
+    trackers = _Trackers(config)
+    try:
+        if sys.stderr.isatty():
+            with live_observer(Path(config.output_dir), config.raft.num_cycles) as observer:
+                yield _Reporting(observer, trackers)
+        else:
+            yield _Reporting(PlainObserver(), trackers)
+    finally:
+        trackers.close()
+
+
+class PlainObserver:
+    """Plain lines on standard error."""
+
+    def track(self, label: str, items: Iterable[Item], total: int) -> Iterator[Item]:
+        """A line every half minute with the progress, and one at the end with the time it took."""
+        start = said = time.monotonic()
+        count = 0
+        for count, item in enumerate(items, start=1):
+            yield item
+            now = time.monotonic()
+            if now - said >= QUIET_SECONDS and count < total:
+                said = now
+                left = (now - start) / count * (total - count)
+                _say(f"{label}: {count} of {total}, about {duration(left)} left")
+        if total:
+            _say(f"{label}: {count} of {total} in {duration(time.monotonic() - start)}")
+
+    def step(self, row: Mapping[str, float], num_steps: int) -> None:
+        """One line per optimizer step."""
+        loss = f", loss {row['loss']:.4f}, gradient norm {row['gradient_norm']:.3f}" if "loss" in row else ""
+        _say(f"train: step {row['step']} of {num_steps}, learning rate {row['learning_rate']:.3g}{loss}")
+
+    def measured(self, measurement: Measurement) -> None:
+        """One line per policy version."""
+        parts = [
+            f"{name} {measurement.metrics[name]:.3f}{_interval(measurement.metrics, name)}"
+            for name in ("dev/compile_rate", "dev/pass_rate", "train/compile_rate", "train/pass_rate")
+            if name in measurement.metrics
+        ]
+        _say(f"v{measurement.policy_version}: " + ", ".join(parts))
+
+    def advised(self, advised: Advised) -> None:
+        """A few lines for each advice; none where there is nothing to say."""
+        for row in advised.advice:
+            for line in advice_lines(row):
+                _say(line)
+
+    def decided(self, decision: Decision) -> None:
+        """The reason, with its numbers."""
+        _say(f"decision: {decision.reason}")
+
+    def trained(self, settings: TrainingSettings, selection: Selection, trained: Trained) -> None:
+        """One line per cycle."""
+        steps, mass = trained.metrics["optimizer_steps"], trained.metrics["learning_rate_mass"]
+        _say(
+            f"cycle {settings.cycle}: trained v{trained.policy_version} on {trained.num_rows} samples,"
+            f" {steps:.0f} steps, learning rate {settings.learning_rate:.3g}, mass {mass:.3g}"
+        )
+
+
+class LiveObserver:
+    """A table that grows with the cycles, with the bars of what is going on below it."""
+
+    def __init__(self, live: Live, root: Path, num_cycles: int) -> None:
+        self._live = live
+        self._root = root
+        self._num_cycles = num_cycles
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        self._training: Any = None
+        self._refresh()
+
+    def track(self, label: str, items: Iterable[Item], total: int) -> Iterator[Item]:
+        """A bar while the items pass."""
+        task = self._progress.add_task(label, total=total, visible=total > 0)
+        try:
+            for item in items:
+                yield item
+                self._progress.advance(task)
+        finally:
+            self._progress.remove_task(task)
+
+    def step(self, row: Mapping[str, float], num_steps: int) -> None:
+        """A bar of the optimizer steps."""
+        if self._training is None:
+            self._training = self._progress.add_task("train", total=num_steps)
+        self._progress.update(self._training, completed=row["step"])
+
+    def measured(self, measurement: Measurement) -> None:
+        """The new row."""
+        self._refresh()
+
+    def advised(self, advised: Advised) -> None:
+        """Above the table, where it stays."""
+        for row in advised.advice:
+            for line in advice_lines(row):
+                print_paragraph(self._live.console, line, indent=" " * 8)
+
+    def decided(self, decision: Decision) -> None:
+        """Above the table too."""
+        print_paragraph(self._live.console, f"decision: {decision.reason}", indent="    ")
+
+    def trained(self, settings: TrainingSettings, selection: Selection, trained: Trained) -> None:
+        """The rest of the row."""
+        if self._training is not None:
+            self._progress.remove_task(self._training)
+            self._training = None
+        self._refresh()
+
+    def _refresh(self) -> None:
+        started = (self._root / "run.json").is_file()
+        cycles = read_status(self._root, self._num_cycles).cycles if started else []
+        if not cycles:
+            self._live.update(Group(self._progress))
+            return
+        table, _ = fitted(cycle_columns(cycles, self._num_cycles), self._live.console.width)
+        self._live.update(Group(table, self._progress))
+
+
+@contextmanager
+def live_observer(root: Path, num_cycles: int) -> Iterator[LiveObserver]:
+    """Draws on standard error until the block ends; what is left then is erased, the final table goes to stdout."""
+    with Live(console=Console(stderr=True), transient=True, refresh_per_second=4) as live:
+        yield LiveObserver(live, root, num_cycles)
+
+
+class _Reporting:
+    """Passes everything on, and the metrics to the trackers."""
+
+    def __init__(self, observer: Observer, trackers: _Trackers) -> None:
+        self._observer = observer
+        self._trackers = trackers
+        self.track, self.step = observer.track, observer.step
+        self.advised, self.decided = observer.advised, observer.decided
+
+    def measured(self, measurement: Measurement) -> None:
+        self._observer.measured(measurement)
+        self._trackers.log(measurement.metrics, measurement.policy_version)
+
+    def trained(self, settings: TrainingSettings, selection: Selection, trained: Trained) -> None:
+        self._observer.trained(settings, selection, trained)
+        self._trackers.log({"num_kept": len(selection.kept), **trained.metrics}, trained.policy_version)
+
+
+class _Trackers:
+    """Opened at the first metric: a run that is refused leaves no empty record in a tracker."""
+
+    def __init__(self, config: RaftConfig) -> None:
+        self._config = config
+        self._open: list[Tracker] | None = None
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        if self._open is None:
+            config = self._config
+            self._open = open_trackers(config.report_to, Path(config.output_dir), resolved(config))
+        for tracker in self._open:
+            tracker.log(metrics, step)
+
+    def close(self) -> None:
+        for tracker in self._open if self._open is not None else ():
+            tracker.close()
+
+
+def _interval(metrics: Mapping[str, float], name: str) -> str:
+    low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
+    return "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
