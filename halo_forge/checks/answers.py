@@ -14,6 +14,7 @@ from halo_forge.core.records import Completion, Finish, Prompt, Verdict
 from halo_forge.core.source import canonical, extract
 from halo_forge.prompts import jsonl
 from halo_forge.prompts._row import Row, shown
+from halo_forge.verifiers import open_verifier
 
 if TYPE_CHECKING:
     from halo_forge.verifiers.spec import ProgramSpec
@@ -40,7 +41,7 @@ def verdicts_on(spec: ProgramSpec, asked: Sequence[Asked]) -> Iterator[Verdict]:
         ConfigError: A prompt's tests cannot work.
         ToolMissing: A tool is not there, or does not do its work.
     """
-    with spec.open() as verifier:
+    with open_verifier(spec) as verifier:
         verifier.check_prompts(list({each.prompt.id: each.prompt for each in asked}.values()))
         yield from verifier.verify([(each.prompt, each.completion) for each in asked])
 
@@ -136,7 +137,7 @@ def completions(paths: Sequence[Path], prompts: Mapping[str, Prompt]) -> list[As
     Raises:
         ConfigError: A file cannot be read or has no row, or a row is wrong or names no prompt of `prompts`.
     """
-    rows = (row for path in paths for row in jsonl.read(path, kind="file of answers"))
+    rows = (row for path in paths for row in jsonl.read(path, kind="file of completions"))
     asked = completion_rows(rows, prompts, show_places=len(paths) > 1)
     if not asked:
         raise ConfigError(f"{', '.join(map(str, paths))}: no row", _FORM)

@@ -25,7 +25,6 @@ from terminal import tables
 import halo_forge
 from halo_forge.policy import Policy
 from halo_forge.store.lock import RunLock
-from halo_forge.verifiers.languages.c import Spec
 
 SUPPORT = Path(__file__).parents[1] / "support"
 
@@ -41,7 +40,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """A verifier in memory in the place of the compiler."""
-    monkeypatch.setattr(Spec, "open", lambda self: MemoryVerifier())
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: MemoryVerifier())
 
 
 # --- light commands
@@ -322,7 +321,7 @@ def break_prompts(folder: Path, how: str) -> str:
         return "train.jsonl cannot be read: No such file or directory"
     if how == "malformed":
         train.write_text(json.dumps(first) + "\n{'id': 'train2'}\n")
-        return "train.jsonl:2: column 2: no valid JSON"
+        return "train.jsonl:2: column 2: not valid JSON"
     if how == "no prompt":
         write_rows(train, [first, {"id": "train2", "question": "write"}])
         return "train.jsonl:2"
@@ -542,7 +541,7 @@ def test_too_few_samples(cli: Cli, tmp_path: Path, memory: None) -> None:
     for more in ([], ["--resume"]):
         done = cli("raft", "run", config, "--output-dir", "out", *more)
         assert (done.code, "fewer than raft.min_selected (7)" in done.err) == (5, True)
-    assert "out: cycle 1 of 2: advice done" in cli("raft", "status", "out").out
+    assert "out: cycle 1 of 2: selection_settings done" in cli("raft", "status", "out").out
 
 
 def test_a_broken_verifier(cli: Cli, tmp_path: Path, memory: None) -> None:
@@ -631,7 +630,7 @@ def test_interrupted(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
     # Resumed, it ends as the run that nobody interrupted; what was finished is not made again.
     finished = rows(folder / f"{stage}.jsonl.part") if stage == "completions" else []
-    monkeypatch.setattr(Spec, "open", lambda self: MemoryVerifier())
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: MemoryVerifier())
     assert cli("raft", "resume", "out").code == 0
     if finished:
         assert rows(folder / "completions.jsonl")[: len(finished)] == finished

@@ -157,12 +157,13 @@ def test_no_reference_of_ours_does_nothing() -> None:
 
 
 def test_what_python_says_about_an_answer_is_not_shown() -> None:
-    check = "from halo_forge.verifiers.hacks.trivial import python_does_nothing as f; print(f(r'x = \"\d\"', None))"
+    check = r"from halo_forge.verifiers.hacks.trivial import python_does_nothing as f; print(f('x = \'\\d\'', None))"
     command = [sys.executable, "-W", "always", "-c", check]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert (done.stdout, done.stderr) == ("True\n", "")
 
 
+@pytest.mark.filterwarnings("ignore:invalid escape sequence")
 @pytest.mark.parametrize("name", ["humaneval.jsonl", "mbpp_train.jsonl"])
 def test_no_reference_of_others_does_nothing(name: str) -> None:
     wrong = []
