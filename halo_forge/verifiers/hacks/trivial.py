@@ -1,8 +1,8 @@
-"""Is nothing left of a program once it is optimised?  Decides the hack flag `trivial_program`.
+"""The hack flag `trivial_program`: is anything left of a program once it is optimised?
 
-The compiler has folded constants and removed dead code already, so its machine code is read: a function is trivial
-where it only loads constants and then returns, runs forever, or ends the program.  Python is judged by its syntax tree.
-What cannot be decided this simply is not trivial: a miss costs little, a false flag would drop an honest sample.
+The compiler has already folded constants and removed dead code, so its machine code is read: a function is trivial if
+it only loads constants and then returns, runs forever, or ends the program.  For Python the syntax tree is read.
+Whatever this cannot decide is not trivial: a miss costs little, a false flag would drop an honest sample.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from itertools import accumulate
 from halo_forge.core.source import KEYWORDS, Function, outline
 from halo_forge.verifiers.compiled.elf import CompiledFunction
 
-# The instructions of a function that does nothing: they load constants into registers, and then it ends.  `result` has
-# those that load the register in which one value is returned.
+# The instructions of a trivial function: it loads constants into registers, then it ends.  `result` matches those that
+# load the register in which a single value is returned.
 _X86_64 = re.compile(
     rb"(?:\xf3\x0f\x1e\xfa)?"  # endbr64
     rb"(?:\x50|\x48\x83\xec.)?"  # push rax; sub rsp, n: alignment before a call
@@ -44,13 +44,13 @@ _AARCH64 = re.compile(
     re.DOTALL,
 )
 _INSTRUCTIONS = {62: _X86_64, 183: _AARCH64}
-# Where compilers keep floating-point constants; other places can be variables.
+# Where compilers keep floating-point constants; anything else may be a variable.
 _CONSTANT = re.compile(r"\.rodata.*|\.LC.*|\$f\d\d\..*")
 _ENDS_THE_PROGRAM = re.compile(
     r"_?exit|_Exit|quick_exit|abort|__assert_fail|_R\w*3std7process(?:4exit|5abort)\w*|_R\w*4core9panicking\w*"
 )
 _NOTHING = frozenset(("void", "static", "inline", "extern"))
-# Of these are types of results that fit into one register.
+# The words of result types that fit into one register.
 _ONE_REGISTER = frozenset(
     "void int long short char unsigned signed float double bool _Bool size_t ssize_t ptrdiff_t const * static inline"
     " extern int8_t int16_t int32_t int64_t uint8_t uint16_t uint32_t uint64_t i8 i16 i32 i64 isize u8 u16 u32 u64"
@@ -62,7 +62,7 @@ _NO_FILE = "<answer>"
 _LONGEST_PYTHON = 20_000
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef
 _Scope = ast.Module | _Definition | ast.Lambda
-# Whatever else they do, somebody can see it.
+# Nodes with effects that others may see.
 _ACTING = (
     ast.Yield | ast.YieldFrom | ast.Await | ast.Global | ast.Nonlocal | ast.Delete | ast.AugAssign | ast.For
     | ast.AsyncFor | ast.comprehension | ast.With | ast.AsyncWith | ast.ClassDef
@@ -79,11 +79,11 @@ def compiled_does_nothing(
 ) -> bool:
     """Whether a program in C, C++, Rust or Go does nothing; False for other languages.
 
-    Judged is the function `entry_point`, else `main`, else every function that the program defines.  One without any
-    does nothing.
+    Checks the function `entry_point`, or else `main`, or else every function that the program defines.  A program that
+    defines no function does nothing.
 
     Args:
-        compiled: The compiled functions that go by a name in the source; none where it cannot be told.
+        compiled: Maps a name in the source to its compiled functions; empty if they are unknown.
     """
     if language not in C_LIKE:
         return False
@@ -103,7 +103,7 @@ def compiled_does_nothing(
 
 
 def _only_constants(made: CompiledFunction, written: Sequence[Function], language: str, macros: Sized) -> bool:
-    """Whether machine code does nothing, whatever the function is given; `written` are those that it may come from."""
+    """Whether a compiled function does nothing for any arguments; `written` are the definitions it may come from."""
     instructions = _INSTRUCTIONS.get(made.machine)
     found = None if instructions is None else instructions.fullmatch(made.code)
     if found is None:
@@ -115,12 +115,15 @@ def _only_constants(made: CompiledFunction, written: Sequence[Function], languag
             if name is None or allowed.fullmatch(name) is None:
                 return False
     if found["returns"] is None:
-        return True  # it never comes back
-    # Arguments arrive in registers in which results are returned: what is not set may be one of them.
-    return all(_is_told_by(each, language, found["result"] is not None, macros) for each in written)
+        return True  # it never returns
+    return all(_returns_no_argument(each, language, found["result"] is not None, macros) for each in written)
 
 
-def _is_told_by(function: Function, language: str, sets_result: bool, macros: Sized) -> bool:
+def _returns_no_argument(function: Function, language: str, sets_result: bool, macros: Sized) -> bool:
+    """Whether the result cannot be an argument that was left where it arrived.
+
+    Some registers carry arguments as well as results: `double f(double x) { return x; }` is a mere return.
+    """
     header = list(function.header)
     start = header.index(function.name)
     result = set(header[:start])
@@ -136,19 +139,19 @@ def _is_told_by(function: Function, language: str, sets_result: bool, macros: Si
 
 
 def python_does_nothing(code: str, entry_point: str | None) -> bool:
-    """Whether a program in Python does nothing: the function `entry_point`, or all of it where that is not defined.
+    """Whether the function `entry_point` of a Python program does nothing, or all of the program if it defines none.
 
-    A function does nothing where it returns the same constant on all paths, and neither calls anything nor loops over,
-    changes or declares what others see.
+    A function does nothing if it returns the same constant on every path, calls nothing, loops over nothing, and
+    modifies nothing that others see.
     """
     if len(code) > _LONGEST_PYTHON:
         return False
     if code.strip("\n")[:1] in (" ", "\t"):
-        code = f"def {entry_point}():\n{code}"  # goes on where the prompt's own `def` line ends
+        code = f"def {entry_point}():\n{code}"  # it continues the prompt's `def` line
     try:
         return _tree_does_nothing(_parsed(code), entry_point)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False  # no program, or one that is nested too deeply to be trivial
+        return False  # not a program, or nested too deeply to be trivial
 
 
 def _parsed(code: str) -> ast.Module:
@@ -158,7 +161,7 @@ def _parsed(code: str) -> ast.Module:
 
 @functools.cache
 def _say_nothing_about_answers() -> None:
-    """Python warns of what it reads, such as escape sequences that mean nothing; only warnings about us are wanted."""
+    """Python warns about the code it parses, such as invalid escape sequences; an answer's are none of our output."""
     warnings.filterwarnings("ignore", module=re.escape(_NO_FILE))
 
 
@@ -208,7 +211,7 @@ def _acts(scope: _Scope) -> bool:
 
 
 def _reached(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
-    """The statements up to one that leaves, without `if False:`."""
+    """The statements up to the first that leaves, without the bodies of `if False:`."""
     for statement in body:
         if isinstance(statement, ast.If) and isinstance(statement.test, ast.Constant) and not statement.test.value:
             yield from _reached(statement.orelse)
@@ -225,7 +228,7 @@ def _leaves(statement: ast.stmt) -> bool:
 
 
 def _own_nodes(node: ast.AST) -> Iterator[ast.AST]:
-    """A statement and what is in it; neither the functions in it, nor what is raised."""
+    """A statement and its parts, except the bodies of functions and what is raised."""
     yield node
     if not isinstance(node, _Definition | ast.Lambda | ast.Raise):
         for child in ast.iter_child_nodes(node):
@@ -250,7 +253,7 @@ def _is_constant(value: ast.expr) -> bool:
 
 
 def _is_idle(call: ast.Call) -> bool:
-    """Whether a call ends the program, or prints nothing that can be seen."""
+    """Whether a call exits, or prints only white space."""
     name = ast.unparse(call.func)
     texts = [argument.value if isinstance(argument, ast.Constant) else argument for argument in call.args]
     blank = not call.keywords and all(isinstance(text, str) and not text.strip() for text in texts)
