@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -285,7 +286,8 @@ def test_the_live_table_and_its_bars_fit(tmp_path: Path, width: int) -> None:
     (tmp_path / "run.json").write_text("{}", encoding="utf-8")
     folder = tmp_path / "cycles/001"
     folder.mkdir(parents=True)
-    (folder / "measurement.json").write_text('{"metrics": {"dev/compile_rate": 0.714, "dev/pass_rate": 0.107}}')
+    metrics = row(1, gradient_norm_median=0.25).metrics
+    (folder / "measurement.json").write_text(json.dumps({"metrics": metrics}), encoding="utf-8")
     stage = {"event": "stage_sealed", "folder": "001", "stage": "completions", "seconds": 1234.0, "num_tokens": 100}
     write_rows(tmp_path / "events.jsonl", [{"time": "2030-01-01T00:00:00+00:00", **stage}])
     file = io.StringIO()
@@ -298,7 +300,7 @@ def test_the_live_table_and_its_bars_fit(tmp_path: Path, width: int) -> None:
     shown = plain(file.getvalue())
     assert max(len(line.rstrip()) for line in shown.splitlines()) <= width
     assert "…" not in shown
-    assert numbers(shown).keys() >= {"0.714", "0.107", "1000/12345".split("/")[0], "123456"}
+    assert numbers(shown).keys() >= {"0.714", "0.107", "1000", "123456"}
 
 
 def test_a_terminal_too_narrow_for_what_must_be_shown_cuts_nothing(printed: Callable[..., str]) -> None:
