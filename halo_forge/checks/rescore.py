@@ -12,14 +12,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from halo_forge.config import RaftConfig, differing_keys, load_config, resolved
 from halo_forge.core.errors import ConfigError, RunDirError
-from halo_forge.core.records import Measurement, Threshold, TrainingSettings, Verdict
+from halo_forge.core.records import Measurement, Selection, Threshold, Verdict
 from halo_forge.store.files import EDITED, read_json, read_jsonl
 from halo_forge.store.run import cycle_folder
 from halo_forge.verifiers.rewards import Rewards, reward
 
-Value = TypeVar("Value", Verdict, TrainingSettings, Measurement)
+Value = TypeVar("Value", Verdict, Selection, Measurement)
 
-_FORMS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (Verdict, TrainingSettings, Measurement)}
+_FORMS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (Verdict, Selection, Measurement)}
 _MAY_CHANGE = ("verifier.rewards", "selection.reward_threshold")
 
 
@@ -105,9 +105,9 @@ def rescore(root: Path, old: RaftConfig, new: RaftConfig) -> list[Rescored]:
 def _thresholds(
     folder: Path, cycle: int, old: RaftConfig, new: RaftConfig, history: Sequence[dict[str, float]]
 ) -> tuple[Threshold | None, Threshold | None]:
-    if not (folder / "settings.json").is_file():
+    if not (folder / "selection.json").is_file():
         return None, None
-    before = _read(TrainingSettings, folder / "settings.json").reward_threshold
+    before = _read(Selection, folder / "selection.json").threshold
     if new.selection.reward_threshold == old.selection.reward_threshold:
         return before, before
     return before, new.selection.reward_threshold.value(cycle, old.raft.num_cycles, history)

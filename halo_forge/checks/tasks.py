@@ -17,9 +17,9 @@ from halo_forge.prompts import load_prompts, split_of
 from halo_forge.prompts._row import shown
 from halo_forge.prompts.builtin import PREFIX
 from halo_forge.prompts.split import SPLITS
+from halo_forge.verifiers import Verifier, open_verifier
 
 if TYPE_CHECKING:
-    from halo_forge.verifiers import Verifier
     from halo_forge.verifiers.spec import ProgramSpec
 
 Proof = tuple[Asked, Verdict]
@@ -142,7 +142,7 @@ def check_tasks(
     findings = [_broken_row(error) for error in broken] + text_findings(groups)
     proven: list[Proof] = []
     for spec, own in _verifiers(by_language, spec_of, findings):
-        with spec.open() as verifier:
+        with open_verifier(spec) as verifier:
             unfit = _broken_tests(verifier, own)
             findings += unfit
             out = {finding.prompt_id for finding in unfit}

@@ -17,8 +17,7 @@ from halo_forge.cli.render import duration, fitted, print_paragraph
 from halo_forge.cli.status import advice_lines, cycle_columns
 from halo_forge.config import RaftConfig, resolved
 from halo_forge.core.advice import Advised
-from halo_forge.core.decisions import Decision
-from halo_forge.core.records import Measurement, Selection, Trained, TrainingSettings
+from halo_forge.core.records import Decision, Measurement, Selection, Trained, TrainingSettings
 from halo_forge.runtime.effects import Observer
 from halo_forge.runtime.tracking import Tracker, check_trackers, open_trackers
 from halo_forge.store.status import read_status

@@ -20,7 +20,8 @@ from halo_forge.cli.supervise import (
 )
 
 if TYPE_CHECKING:
-    from halo_forge.config import LoadedConfig, RaftConfig
+    from halo_forge.config import LoadedConfig
+    from halo_forge.runtime.effects import Runtime
 
 app = typer.Typer(help="Run RAFT, resume a run, or show its progress.", no_args_is_help=True)
 
@@ -53,7 +54,7 @@ def run(
     if not supervised:
         check_unused(stall_seconds, loading_seconds, max_restarts)
     if dry_run:
-        _print_preview(loaded.config, as_json)
+        _print_preview(loaded, as_json)
     elif supervised:
         settings = [word for change in changes for word in ("--set", change)]
         first = ["raft", "run", str(config), *settings, *(["--json"] if as_json else [])]
@@ -78,17 +79,9 @@ def resume(
     as_json: bool = JSON,
 ) -> None:
     """Continue the run in a run directory, or redo it from a cycle on."""
-    from halo_forge.core.errors import ConfigError
-    from halo_forge.runtime.assembly import run_config
+    from halo_forge.api import resumable
 
-    loaded = run_config(run)
-    num_cycles = loaded.config.raft.num_cycles
-    if from_cycle is not None:
-        if from_cycle > num_cycles + 1:
-            raise ConfigError(
-                f"--from-cycle {from_cycle}: the run has {num_cycles} cycles",
-                f"name a cycle from 1 to {num_cycles} ({num_cycles + 1} redoes the final evaluation)",
-            )
+    loaded = resumable(run, from_cycle)
     if supervised:
         raise _supervised_resume(run, from_cycle, (stall_seconds, loading_seconds, max_restarts), as_json)
     check_unused(stall_seconds, loading_seconds, max_restarts)
@@ -98,10 +91,9 @@ def resume(
 @app.command()
 def status(run: Path = RUN, as_json: bool = JSON) -> None:
     """Show the progress and the results of a run, one row per cycle."""
-    from halo_forge.runtime.assembly import run_config
-    from halo_forge.store.status import read_status
+    from halo_forge.api import RunDirectory
 
-    found = read_status(run, run_config(run).config.raft.num_cycles)
+    found = RunDirectory(run).status()
     if as_json:
         print(json.dumps(found.to_row(), indent=2))
         return
@@ -123,10 +115,10 @@ def _supervised_resume(
     return supervise_run(first, lambda: plain if attempts.num_started() > before else first, run, *limits)
 
 
-def _print_preview(config: RaftConfig, as_json: bool) -> None:
-    from halo_forge.runtime.assembly import planned
+def _print_preview(loaded: LoadedConfig, as_json: bool) -> None:
+    from halo_forge.api import preview
 
-    found = planned(config)
+    found = preview(loaded)
     if as_json:
         print(json.dumps(found.to_row(), indent=2))
         return
@@ -136,26 +128,23 @@ def _print_preview(config: RaftConfig, as_json: bool) -> None:
 
 
 def _execute(loaded: LoadedConfig, *, resume: bool, as_json: bool, from_cycle: int | None = None) -> None:
+    from halo_forge import api
     from halo_forge.cli.observer import open_observer
-    from halo_forge.loop import run_raft
-    from halo_forge.runtime.assembly import is_finished, open_run
-    from halo_forge.store.status import read_status
+    from halo_forge.runtime.assembly import is_finished
 
-    root = Path(loaded.config.output_dir)
     if from_cycle is not None or not (resume and is_finished(loaded)):
-        with (
-            open_observer(loaded.config) as observer,
-            open_run(loaded, observer, resume=resume, from_cycle=from_cycle) as (plan, directory, runtime),
-        ):
-            print(f"hardware: {runtime.hardware}", file=sys.stderr)
-            toolchain = runtime.verifier.toolchain()
-            print(f"verifier: {toolchain['version']}, isolation level {toolchain['isolation']}", file=sys.stderr)
-            run_raft(plan, directory, runtime)
-            directory.event("run_finished")
-    found = read_status(root, loaded.config.raft.num_cycles)
+        with open_observer(loaded.config) as observer:
+            api.run(loaded, resume=resume, from_cycle=from_cycle, observer=observer, opened=_say_where)
+    found = api.RunDirectory(loaded.config.output_dir).status()
     if as_json:
         print(json.dumps(found.to_row(), indent=2))
         return
     from halo_forge.cli.status import print_status
 
     print_status(found)
+
+
+def _say_where(runtime: Runtime) -> None:
+    toolchain = runtime.verifier.toolchain()
+    print(f"hardware: {runtime.hardware}", file=sys.stderr)
+    print(f"verifier: {toolchain['version']}, isolation level {toolchain['isolation']}", file=sys.stderr)

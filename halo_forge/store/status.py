@@ -114,7 +114,7 @@ def _cycle_row(folder: Path, cycle: int, cost: CostFacts) -> CycleRow:
         row.decision = read_json(path)
     if (path := folder / "advice.json").is_file():
         row.advice = read_json(path)["advice"]
-    for name in ("sampling", "rollback_sampling", "settings"):
+    for name in ("sampling", "rollback_sampling", "selection_settings", "settings"):
         if (path := folder / f"{name}.json").is_file():
             row.settings |= read_json(path)
     if (path := folder / "selection.json").is_file():

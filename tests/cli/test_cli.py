@@ -25,7 +25,6 @@ from terminal import tables
 import halo_forge
 from halo_forge.policy import Policy
 from halo_forge.store.lock import RunLock
-from halo_forge.verifiers.languages.c import Spec
 
 SUPPORT = Path(__file__).parents[1] / "support"
 
@@ -41,7 +40,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """A verifier in memory in the place of the compiler."""
-    monkeypatch.setattr(Spec, "open", lambda self: MemoryVerifier())
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: MemoryVerifier())
 
 
 # --- light commands
@@ -631,7 +630,7 @@ def test_interrupted(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
     # Resumed, it ends as the run that nobody interrupted; what was finished is not made again.
     finished = rows(folder / f"{stage}.jsonl.part") if stage == "completions" else []
-    monkeypatch.setattr(Spec, "open", lambda self: MemoryVerifier())
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: MemoryVerifier())
     assert cli("raft", "resume", "out").code == 0
     if finished:
         assert rows(folder / "completions.jsonl")[: len(finished)] == finished

@@ -13,13 +13,14 @@ from halo_forge.cli.render import Column
 from halo_forge.cli.status import cycle_columns, decision_columns, print_status, result_columns, time_line
 from halo_forge.store.run import cycle_folder
 from halo_forge.store.status import CycleRow, Status, read_status
-from halo_forge.verifiers.languages.c import Spec
 
 
 @pytest.fixture
 def declined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Status:
     """The status of a run of 3 cycles: v1 improves on v0, v2 degrades, v3 is as good as v1."""
-    monkeypatch.setattr(Spec, "open", lambda self: MemoryVerifier(bad_versions={0, 2}))
+    monkeypatch.setattr(
+        "halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: MemoryVerifier(bad_versions={0, 2})
+    )
     execute(write_inputs(tmp_path, answers=steady_answers, raft__num_cycles=3), tmp_path / "run")
     return read_status(tmp_path / "run", 3)
 

@@ -18,7 +18,6 @@ from halo_forge.checks.answers import as_answer, completions
 from halo_forge.core.errors import ConfigError
 from halo_forge.core.records import Prompt, Verdict
 from halo_forge.core.source import extract
-from halo_forge.verifiers.languages.c import Spec
 
 PROGRAM = '#include <stdio.h>\nint main(void) { puts("hi"); return 0; }\n'
 ADD = "int add(int a, int b) { return a + b; }\n"
@@ -190,7 +189,7 @@ def test_what_would_be_another_program_as_an_answer_is_refused(monkeypatch: pyte
 @pytest.fixture
 def run(config: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A finished run of 2 cycles whose every prompt has one of each verdict: pass, pass, fail, broken."""
-    monkeypatch.setattr(Spec, "open", lambda self: MemoryVerifier())
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: MemoryVerifier())
     inputs = write_inputs(tmp_path / "run_inputs", tests=HARNESS, raft__samples_per_prompt=4)
     execute(inputs, tmp_path / "run")
     return tmp_path / "run"

@@ -22,7 +22,6 @@ from scripted_runs import (
 from halo_forge.core.evaluation import Result
 from halo_forge.policy import adapter_digest
 from halo_forge.runtime.effects import Runtime
-from halo_forge.verifiers.languages.c import Spec
 
 TRAINED_FROM = Runtime.train
 
@@ -42,7 +41,7 @@ def parents(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str | None]]:
 
 def decline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: set[int], **changes: Any) -> Result:
     """A run of 3 cycles whose versions `bad` fail all of dev; the others pass it."""
-    monkeypatch.setattr(Spec, "open", lambda self: MemoryVerifier(bad_versions=bad))
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: MemoryVerifier(bad_versions=bad))
     changes = {"raft__num_cycles": 3, "evaluation__samples_per_prompt": 1, **changes}
     return execute(
         write_inputs(tmp_path, answers=steady_answers, **changes), tmp_path / "run", observer=SilentObserver()

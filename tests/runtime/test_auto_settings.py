@@ -27,7 +27,6 @@ from halo_forge.runtime.auto_settings import estimated_parameters, hardware_choi
 from halo_forge.runtime.preview import preview
 from halo_forge.store.status import CycleRow, read_status
 from halo_forge.training.lora_sft import LoraSftTrainer
-from halo_forge.verifiers.languages.c import Spec as CSpec
 
 
 def config(**sections: Any) -> RaftConfig:
@@ -120,7 +119,10 @@ def test_the_verifier_of_a_run_has_as_many_workers_as_are_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[int] = []
-    monkeypatch.setattr(CSpec, "open", lambda self: (opened.append(self.num_workers), MemoryVerifier())[1])
+    monkeypatch.setattr(
+        "halo_forge.verifiers.verifier.ThreadedVerifier",
+        lambda spec: (opened.append(spec.num_workers), MemoryVerifier())[1],
+    )
     profile = choose(config().hardware, machine(tmp_path, NVIDIA))
     _loads_policy(monkeypatch, profile)
     monkeypatch.setattr("halo_forge.runtime.assembly.prepare", lambda settings: profile)

@@ -11,6 +11,7 @@ from typing import Any
 from halo_forge.checks.doctor._section import Line, Section
 from halo_forge.core.errors import HaloForgeError
 from halo_forge.core.registry import discover
+from halo_forge.verifiers import open_verifier
 
 _ANSWER_SECONDS = 20.0
 _TOOLS: dict[str, tuple[list[str], str, str]] = {
@@ -85,7 +86,7 @@ def verifier_section() -> Section:
             lines.append(Line(kind, "note", "runs a command of your own; try it with `halo-forge verify`"))
             continue
         try:
-            with spec().open() as verifier:  # type: ignore[attr-defined]
+            with open_verifier(spec()) as verifier:  # type: ignore[arg-type]
                 toolchain = verifier.toolchain()
         except HaloForgeError as error:
             lines.append(Line(kind, "failed", error.message.splitlines()[0][:300], error.hint))

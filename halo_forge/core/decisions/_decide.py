@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from halo_forge.core.decisions._assessment import Assessment
-from halo_forge.core.decisions._decision import Action, Conclusion, Decision
 from halo_forge.core.decisions._settings import DecisionsSection
 from halo_forge.core.decisions._stopping import History, stop
+from halo_forge.core.records import Action, Conclusion, Decision
 
 _OUTCOME_IN_WORDS = {
     "baseline": "the start model",
@@ -34,7 +34,6 @@ def decide(
     *,
     at_floor: bool = False,
     start_from: str = "previous",
-    schedule_lowers: bool = False,
 ) -> Decision:
     """The decision of the cycle after `earlier`.
 
@@ -44,7 +43,6 @@ def decide(
         history: The metrics of v_0 .. v_{cycle-1}.
         at_floor: See `stop`.
         start_from: `training.start_from`, which says where a cycle is trained from when nothing declined.
-        schedule_lowers: The learning rate's schedule answers declines itself.
 
     Raises:
         ValueError: The assessment is still "suspect".
@@ -61,7 +59,7 @@ def decide(
     action, conclusion, why = _action(settings, assessment, ending, is_last)
     ends = action in ("stop", "finish")
     state = _state(earlier)
-    follow = {} if ends or action == "continue" else _consequences(settings, state, action, best, schedule_lowers)
+    follow = {} if ends or action == "continue" else _consequences(settings, state, action, best)
     train_from = version if ends else _train_from(start_from, action, version, best)
     return Decision(
         cycle=version + 1,
@@ -121,12 +119,9 @@ def _train_from(start_from: str, action: Action, version: int, best: int) -> int
     return best if action == "rollback" or start_from == "best" else version
 
 
-def _consequences(
-    settings: DecisionsSection, state: Mapping[str, Any], action: Action, best: int, schedule_lowers: bool
-) -> dict[str, Any]:
+def _consequences(settings: DecisionsSection, state: Mapping[str, Any], action: Action, best: int) -> dict[str, Any]:
     """The fields of a decision that answer a decline."""
-    factor = 1.0 if schedule_lowers else settings.learning_rate_factor
-    lowered = {"learning_rate_factor": state.get("learning_rate_factor", 1.0) * factor}
+    lowered = {"learning_rate_factor": state.get("learning_rate_factor", 1.0) * settings.learning_rate_factor}
     if action == "continue_lower":
         return lowered
     return {

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from halo_forge.core.decisions._assessment import Assessment
-from halo_forge.core.decisions._decision import OUTCOME_NUMBER, Conclusion, Decision
 from halo_forge.core.decisions._settings import DecisionsSection
+from halo_forge.core.records import MASS, OUTCOME_NUMBER, Conclusion, Decision
 
 History = Sequence[Mapping[str, float]]
 """The metrics of v_0 .. v_{cycle-1}."""
-
-MASS = "learning_rate_mass"
-"""Metric: the sum of the learning rates that the version was trained with."""
 
 LOSS_OF_KEPT = "kept/nll_before"
 """Metric: loss of the kept samples before they are trained on, nats per token."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from halo_forge.core.advice._facts import MIN_PROMPTS, Advice, Facts
+from halo_forge.core.advice._facts import MIN_PROMPTS, Advice, RunFacts
 from halo_forge.core.advice._rule import Rule
 
 
@@ -20,7 +20,7 @@ class Spec(Rule):
     rise: float = 0.1
     """... which must also have risen by this: twice a small probability is a handful of programs."""
 
-    def look(self, facts: Facts) -> Advice | None:
+    def look(self, facts: RunFacts) -> Advice | None:
         """See the module."""
         signs = list(self._signs(facts))
         if not signs or facts.num_prompts("dev") < MIN_PROMPTS:
@@ -36,7 +36,7 @@ class Spec(Rule):
             " is also a sign of success",
         )
 
-    def _signs(self, facts: Facts) -> Iterator[str]:
+    def _signs(self, facts: RunFacts) -> Iterator[str]:
         for name in ("dev/diversity/distinct@4", "probe/entropy"):
             ratio = facts.ratio(name)
             if ratio is not None and ratio < self.share:
@@ -46,5 +46,5 @@ class Spec(Rule):
         if before is not None and after is not None and after > self.times * before and after - before > self.rise:
             yield self._shown(facts, name)
 
-    def _shown(self, facts: Facts, name: str) -> str:
+    def _shown(self, facts: RunFacts, name: str) -> str:
         return f"{name} {facts.now.metrics[name]:.3g}, v0 had {facts.start.metrics[name]:.3g}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from halo_forge.core.advice._facts import Advice, Facts
+from halo_forge.core.advice._facts import Advice, RunFacts
 from halo_forge.core.advice._rule import Rule
 
 
@@ -17,7 +17,7 @@ class Spec(Rule):
     rise: float = 0.2
     """Over the cycle, as a share of the mean loss."""
 
-    def look(self, facts: Facts) -> Advice | None:
+    def look(self, facts: RunFacts) -> Advice | None:
         """See the module."""
         nonfinite = facts.trained("num_nonfinite_steps")
         slope, error = facts.trained("loss_slope"), facts.trained("loss_slope_error")

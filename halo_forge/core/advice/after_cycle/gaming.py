@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from halo_forge.core.advice._facts import Advice, Facts, in_words, power
+from halo_forge.core.advice._facts import Advice, RunFacts, in_words, power
 from halo_forge.core.advice._rule import Rule
 
 
@@ -15,7 +15,7 @@ class Spec(Rule):
     shorter: float = 0.7
     """Mean length on dev over v0's."""
 
-    def look(self, facts: Facts) -> Advice | None:
+    def look(self, facts: RunFacts) -> Advice | None:
         """See the module."""
         compiles, passes = facts.change("compiles", facts.start), facts.change("passes", facts.start)
         if compiles is None or passes is None or compiles.low <= 0.0:

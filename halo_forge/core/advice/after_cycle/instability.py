@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from halo_forge.core.advice._facts import Advice, Facts
+from halo_forge.core.advice._facts import Advice, RunFacts
 from halo_forge.core.advice._rule import Rule
 
 
@@ -19,7 +19,7 @@ class Spec(Rule):
     spike: float = 2.0
     """Largest over median loss of the cycle's steps."""
 
-    def look(self, facts: Facts) -> Advice | None:
+    def look(self, facts: RunFacts) -> Advice | None:
         """See the module."""
         clipped, spike = facts.trained("clip_fraction"), facts.trained("loss_spike")
         if clipped is None or spike is None or clipped <= self.clipped or spike <= self.spike:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from halo_forge.core.advice._facts import Advice, Facts
+from halo_forge.core.advice._facts import Advice, RunFacts
 from halo_forge.core.advice._rule import Rule
 
 
@@ -18,7 +18,7 @@ class Spec(Rule):
     """Nats per token in one cycle, whatever the first one's was; adaptive controllers aim at about 0.01 an update."""
     factor: float = 0.5
 
-    def look(self, facts: Facts) -> Advice | None:
+    def look(self, facts: RunFacts) -> Advice | None:
         """See the module."""
         step, first = (version.metrics.get("kl_to_previous") for version in (facts.now, facts.versions[1]))
         if facts.now.metrics.get("decision/outcome") != -1.0 or step is None or first is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from halo_forge.core.advice._facts import MIN_PROMPTS, Advice, Facts
+from halo_forge.core.advice._facts import MIN_PROMPTS, Advice, RunFacts
 from halo_forge.core.advice._rule import Rule
 
 
@@ -15,7 +15,7 @@ class Spec(Rule):
     kind: Literal["saturated"] = "saturated"
     limit: float = 0.6
 
-    def look(self, facts: Facts) -> Advice | None:
+    def look(self, facts: RunFacts) -> Advice | None:
         """See the module."""
         share = facts.now.metrics.get("train/always")
         num_prompts = facts.num_prompts("train")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from halo_forge.core.advice._facts import Advice, Facts, in_words, power
+from halo_forge.core.advice._facts import Advice, RunFacts, in_words, power
 from halo_forge.core.advice._rule import Rule
 
 
@@ -13,7 +13,7 @@ class Spec(Rule):
 
     kind: Literal["sharpening"] = "sharpening"
 
-    def look(self, facts: Facts) -> Advice | None:
+    def look(self, facts: RunFacts) -> Advice | None:
         """See the module."""
         passes, covered = facts.change("passes", facts.start), facts.change("covered", facts.start)
         if passes is None or covered is None or passes.mean < 0.0 or covered.high >= 0.0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from halo_forge.core.advice._facts import Advice, Facts
+from halo_forge.core.advice._facts import Advice, RunFacts
 from halo_forge.core.advice._rule import Rule
 
 
@@ -15,7 +15,7 @@ class Spec(Rule):
     kind: Literal["truncation"] = "truncation"
     limit: float = 0.1
 
-    def look(self, facts: Facts) -> Advice | None:
+    def look(self, facts: RunFacts) -> Advice | None:
         """See the module."""
         names = ("truncated_fraction", "dev/truncated_fraction")
         found = {name: facts.now.metrics[name] for name in names if name in facts.now.metrics}
