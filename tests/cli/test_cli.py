@@ -233,8 +233,8 @@ def test_status_of_a_run_at_all_ages(cli: Cli, tmp_path: Path, memory: None, mon
     finished = cli("raft", "status", "out")
     assert "out: finished" in finished.out
     (table, *_), _ = tables(finished.out)
-    assert table.columns["cycle"] == ["1", "2", "final"]
-    assert table.columns["model"] == ["v0", "v1", "v2"]
+    assert table["cycle"] == ["1", "2", "final"]
+    assert table["model"] == ["v0", "v1", "v2"]
 
 
 # --- going back

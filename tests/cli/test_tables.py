@@ -207,17 +207,17 @@ def test_intervals_go_before_their_column(printed: Callable[..., str]) -> None:
 
 def test_the_pipe_shows_the_values_of_the_data(printed: Callable[..., str]) -> None:
     (cycles, decisions, found), _ = tables(printed(a_status, None))
-    assert cycles.columns["cycle"] == ["99", "100", "101", "final"]
-    assert cycles.columns["learning rate"] == ["1.23e-05"] * 3 + [""]
-    assert cycles.columns["loss"] == ["0.256", "0.000", "0.256", ""]
-    assert cycles.columns["grad norm"] == ["nan"] * 3 + [""]
-    assert cycles.columns["dev compile"] == ["0.714 [0.67, 0.77]"] * 3 + ["0.750"]
-    assert cycles.columns["time"] == ["2 h 42 min"] * 3 + ["-"]
-    assert decisions.columns["resampled"] == ["-0.062 (z -2.71)"] * 3
-    assert found.columns["detectable"] == ["0.197", "", "0.197"] * 4
+    assert cycles["cycle"] == ["99", "100", "101", "final"]
+    assert cycles["learning rate"] == ["1.23e-05"] * 3 + [""]
+    assert cycles["loss"] == ["0.256", "0.000", "0.256", ""]
+    assert cycles["grad norm"] == ["nan"] * 3 + [""]
+    assert cycles["dev compile"] == ["0.714 [0.67, 0.77]"] * 3 + ["0.750"]
+    assert cycles["time"] == ["2 h 42 min"] * 3 + ["-"]
+    assert decisions["resampled"] == ["-0.062 (z -2.71)"] * 3
+    assert found["detectable"] == ["0.197", "", "0.197"] * 4
     (rows, *_), _ = tables(printed(a_preview, None))
-    assert rows.columns["learning rate"][-1] == "1.00e-06 to 1.25e-04"
-    assert rows.columns["samples from"][-1] == "v119"
+    assert rows["learning rate"][-1] == "1.00e-06 to 1.25e-04"
+    assert rows["samples from"][-1] == "v119"
 
 
 def test_words_are_whole_unless_they_are_longer_than_a_column(printed: Callable[..., str]) -> None:
@@ -264,12 +264,12 @@ def test_a_value_that_is_not_known_is_a_gap() -> None:
 def test_the_dry_run_plots_what_is_not_constant(printed: Callable[..., str]) -> None:
     piped = printed(a_preview, None)
     (*_, plots), _ = tables(piped)
-    assert set(plots.columns["setting"]) == {
+    assert set(plots["setting"]) == {
         "engine.temperature", "engine.min_p", "selection.reward_threshold", "training.learning_rate",
         "training.gradient_accumulation_steps", "training.num_train_epochs", "training.weight_decay",
         "training.max_grad_norm", "raft.curriculum_fraction",
     }  # fmt: skip
-    by_name = dict(zip(plots.columns["setting"], zip(*list(plots.columns.values())[1:], strict=True), strict=True))
+    by_name = dict(zip(plots["setting"], zip(*list(plots.values())[1:], strict=True), strict=True))
     assert by_name["engine.min_p"][0] == "0.1" and by_name["engine.min_p"][2] == "0.01"
     assert by_name["engine.min_p"][1] == "".join(sorted(by_name["engine.min_p"][1], reverse=True))
     assert by_name["selection.reward_threshold"][::2] == ("0.5", "pass")
