@@ -30,6 +30,8 @@ from halo_forge.cli.status import print_status
 from halo_forge.cli.tasks import print_report
 from halo_forge.cli.verify import print_rescored, print_verdicts
 from halo_forge.config import RaftConfig
+from halo_forge.core.advice import Advised
+from halo_forge.core.decisions import Decision
 from halo_forge.core.records import Completion, Prompt, Verdict
 from halo_forge.runtime.preview import preview
 from halo_forge.store.status import CycleRow, Status
@@ -297,10 +299,14 @@ def test_the_live_table_and_its_bars_fit(tmp_path: Path, width: int) -> None:
         for _ in watch.track("sample v100", range(1), 123456):
             watch.step({"step": 1000}, 12345)
             live.refresh()
+        watch.decided(Decision(1, "held", "continue", 0, result()["reason"]))
+        watch.advised(
+            Advised(1, 0, ({"symptom": "s " * 50, "evidence": "e", "cause": "c", "action": "a", "power": "p"},))
+        )
     shown = plain(file.getvalue())
     assert max(len(line.rstrip()) for line in shown.splitlines()) <= width
     assert "…" not in shown
-    assert numbers(shown).keys() >= {"0.714", "0.107", "1000", "123456"}
+    assert numbers(shown).keys() >= {"0.714", "0.107", "1000", "123456", "-3.85"}
 
 
 def test_a_terminal_too_narrow_for_what_must_be_shown_cuts_nothing(printed: Callable[..., str]) -> None:

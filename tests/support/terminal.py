@@ -54,14 +54,13 @@ def assert_fits(narrow: str, piped: str, width: int) -> list[str]:
     too_long = [line for line in narrow.splitlines() if len(line.rstrip()) > width and " " in line.strip()]
     assert too_long == [], "\n".join(too_long)
     assert "…" not in narrow
-    notes = re.findall(r"left out at \d+ columns: (.*?)\s+\((?:[^()]*)\)", narrow, re.DOTALL)
-    per_table = iter([" ".join(note.split()) for note in notes])
+    notes = re.findall(r"left out at \d+ columns: (.*?)\s+\([^()]*\)", narrow, re.DOTALL)
     printed, other = tables(piped)
     expected = numbers("\n".join(other))
     left_out: list[str] = []
     shown_text = " ".join(narrow.split())
-    for note in per_table:
-        names, _, intervals = note.partition("the intervals of ")
+    for note in notes:
+        names, _, intervals = " ".join(note.split()).partition("the intervals of ")
         left_out += [name for name in re.split(", |; ?", names) if name]
         left_out += [f"{name} interval" for name in re.split(", ", intervals) if name]
     for table in printed:
