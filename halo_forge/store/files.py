@@ -15,7 +15,7 @@ from halo_forge.supervisor import heartbeat
 
 EDITED = (
     "a run's files must not be edited, nor read by another version of halo-forge: redo the cycle with"
-    " `halo-forge raft resume RUN --from-cycle N`, or start anew with another --output-dir"
+    " `halo-forge raft resume RUN --from-cycle N`, or start a new run with another --output-dir"
 )
 
 
@@ -30,8 +30,8 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         hints = {
-            errno.ENOSPC: "free some space, then run the same command with --resume; nothing finished is lost",
-            errno.EDQUOT: "raise the quota or free some space, then run the same command with --resume",
+            errno.ENOSPC: "free some space, then rerun with --resume; completed work is kept",
+            errno.EDQUOT: "raise the quota or free some space, then rerun with --resume",
             errno.EACCES: "make the folder writable or choose another with --output-dir",
             errno.EROFS: "choose an --output-dir on a writable file system",
         }
@@ -109,7 +109,7 @@ def _object(data: bytes, where: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise RunDirError(f"{where}: not JSON: {error}", EDITED) from error
     if not isinstance(value, dict):
-        raise RunDirError(f"{where}: {str(value)[:80]!r} is no JSON object", EDITED)
+        raise RunDirError(f"{where}: {str(value)[:80]!r} is not a JSON object", EDITED)
     return value
 
 

@@ -78,7 +78,7 @@ def compare_totals(before: Totals, after: Totals, scale: Literal["pp", "logit"] 
     uniform = standard_error == 0.0
     if uniform:
         standard_error = _independent_error([one for one, _ in pairs], [other for _, other in pairs])
-    # The same answers again have no spread to measure a difference of 0 by.
+    # Identical completions have no spread to measure a difference of 0 by.
     z = mean / standard_error if standard_error > 0.0 and not (uniform and mean == 0.0) else None
     if scale == "logit" and z is not None:
         steps = [_log_odds(*other) - _log_odds(*one) for one, other in pairs]
