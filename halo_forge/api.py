@@ -19,9 +19,8 @@ from halo_forge.checks.answers import (
 )
 from halo_forge.config import LoadedConfig, load_config
 from halo_forge.core.advice import Advised
-from halo_forge.core.decisions import Decision
 from halo_forge.core.errors import ConfigError
-from halo_forge.core.records import Measurement, Selection, Trained, TrainingSettings, Verdict
+from halo_forge.core.records import Decision, Measurement, Selection, Trained, TrainingSettings, Verdict
 from halo_forge.prompts import Row
 from halo_forge.runtime.assembly import is_finished, load_prompt_sets, open_run, planned, run_config
 from halo_forge.runtime.effects import Observer, Runtime

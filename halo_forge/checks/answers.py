@@ -14,11 +14,12 @@ from halo_forge.core.records import Completion, Finish, Prompt, Verdict
 from halo_forge.core.source import canonical, extract
 from halo_forge.prompts import jsonl
 from halo_forge.prompts._row import Row, shown
+from halo_forge.verifiers import open_verifier
 
 if TYPE_CHECKING:
     from halo_forge.verifiers.spec import ProgramSpec
 
-_FORM = 'write {"prompt_id": ..., "text": ...} on each line; `index`, `finish` and `policy_version` may be there too'
+_FORM = 'write {"prompt_id": ..., "text": ...} on each line; `index`, `finish` and `policy_version` are optional'
 _TELLING = re.compile(r"\berror\b|undefined reference")
 _MOST_BYTES = 16 * 1024 * 1024  # far more than any answer may have, and no endless device
 _NO_INPUT: Mapping[str, Any] = {"kind": "stdio", "cases": ({"stdin": "", "stdout": ""},)}
@@ -40,7 +41,7 @@ def verdicts_on(spec: ProgramSpec, asked: Sequence[Asked]) -> Iterator[Verdict]:
         ConfigError: A prompt's tests cannot work.
         ToolMissing: A tool is not there, or does not do its work.
     """
-    with spec.open() as verifier:
+    with open_verifier(spec) as verifier:
         verifier.check_prompts(list({each.prompt.id: each.prompt for each in asked}.values()))
         yield from verifier.verify([(each.prompt, each.completion) for each in asked])
 
@@ -63,7 +64,7 @@ def source_files(paths: Sequence[Path], spec: ProgramSpec, prompt: Prompt | None
         named = canonical(path.suffix) if path.suffix else None
         if named is not None and named != spec.language:
             raise ConfigError(
-                f"{path}: its name says {named}, the verifier checks {spec.language}",
+                f"{path}: the file name says {named}, but the verifier checks {spec.language}",
                 f"choose the verifier: --set verifier.kind={named}",
             )
     return programs([(str(path), _source(path)) for path in paths], spec, prompt)
@@ -104,7 +105,7 @@ def as_answer(source: str, language: str, name: str) -> str:
     found = extract(answer, language).code
     if source.strip() and (found is None or found.split() != source.split()):
         raise ConfigError(
-            f"{name}: it holds text that is cut out of answers (a special token, or </think>), so that another"
+            f"{name}: it contains text that is stripped from completions (a special token, or </think>), so a different"
             " program would be checked",
             "remove that text from the program",
         )
@@ -122,7 +123,7 @@ def _source(path: Path) -> str:
         with path.open("rb") as handle:
             content = handle.read(_MOST_BYTES + 1)
         if len(content) > _MOST_BYTES:
-            raise ConfigError(f"{path} holds more than {_MOST_BYTES} bytes", "give source files or .jsonl files")
+            raise ConfigError(f"{path} is larger than {_MOST_BYTES} bytes", "give source files or .jsonl files")
         return content.decode("utf-8")
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}", "give source files or .jsonl files") from error
@@ -205,7 +206,7 @@ def _whole(row: Row, column: str, default: int) -> int:
     if value is None:
         return default
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise row.error(f"`{column}` is {shown(value)}; a whole number of at least 0 is needed", _FORM)
+        raise row.error(f"`{column}` is {shown(value)}; a non-negative integer is needed", _FORM)
     return value
 
 

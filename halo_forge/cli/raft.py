@@ -1,4 +1,4 @@
-"""`halo-forge raft`: run, resume and look at RAFT runs."""
+"""`halo-forge raft`: run, resume and inspect RAFT runs."""
 
 from __future__ import annotations
 
@@ -23,18 +23,20 @@ if TYPE_CHECKING:
     from halo_forge.config import LoadedConfig
     from halo_forge.runtime.effects import Runtime
 
-app = typer.Typer(help="Generate, verify, select, train, and again.", no_args_is_help=True)
+app = typer.Typer(help="Run RAFT, resume a run, or show its progress.", no_args_is_help=True)
 
-RUN = typer.Argument(help="Run directory (the output_dir of a run).", show_default=False)
-JSON = typer.Option(False, "--json", help="Print the result as JSON on stdout.")
+RUN = typer.Argument(metavar="RUN", help="Run directory (the output_dir of a run).", show_default=False)
+JSON = typer.Option(False, "--json", help="Print the result as JSON.")
 
 
 @app.command()
 def run(
     config: Path = CONFIG,
-    dry_run: bool = typer.Option(False, "--dry-run", help="Show what each cycle will do, and load nothing."),
-    resume: bool = typer.Option(False, "--resume", help="Continue an unfinished run of this configuration, or start."),
-    output_dir: str | None = typer.Option(None, help="Run directory, in place of the configuration's output_dir."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Preview each cycle; loads no model and writes nothing."),
+    resume: bool = typer.Option(
+        False, "--resume", help="Continue an unfinished run of this configuration, or start it."
+    ),
+    output_dir: str | None = typer.Option(None, metavar="DIR", help="Run directory; overrides output_dir."),
     overrides: list[str] | None = SET,
     supervised: bool = SUPERVISED,
     stall_seconds: float | None = STALL_SECONDS,
@@ -42,7 +44,7 @@ def run(
     max_restarts: int | None = MAX_RESTARTS,
     as_json: bool = JSON,
 ) -> None:
-    """Run all cycles of a configuration."""
+    """Run all cycles of a configuration, or preview them."""
     from halo_forge.config import load_config
 
     changes = list(overrides) if overrides is not None else []
@@ -68,7 +70,7 @@ def run(
 def resume(
     run: Path = RUN,
     from_cycle: int | None = typer.Option(
-        None, "--from-cycle", min=1, help="Redo everything from this cycle on; the old files move to superseded/."
+        None, "--from-cycle", metavar="N", min=1, help="Redo the run from cycle N on; old files move to superseded/."
     ),
     supervised: bool = SUPERVISED,
     stall_seconds: float | None = STALL_SECONDS,
@@ -76,7 +78,7 @@ def resume(
     max_restarts: int | None = MAX_RESTARTS,
     as_json: bool = JSON,
 ) -> None:
-    """Continue a run directory, or redo it from a cycle on."""
+    """Continue the run in a run directory, or redo it from a cycle on."""
     from halo_forge.api import resumable
 
     loaded = resumable(run, from_cycle)
@@ -88,14 +90,14 @@ def resume(
 
 @app.command()
 def status(run: Path = RUN, as_json: bool = JSON) -> None:
-    """Show where a run stands, with one row for each cycle."""
+    """Show the progress and the results of a run, one row per cycle."""
     from halo_forge.api import RunDirectory
 
     found = RunDirectory(run).status()
     if as_json:
         print(json.dumps(found.to_row(), indent=2))
         return
-    from halo_forge.cli.render import print_status
+    from halo_forge.cli.status import print_status
 
     print_status(found)
 
@@ -120,14 +122,14 @@ def _print_preview(loaded: LoadedConfig, as_json: bool) -> None:
     if as_json:
         print(json.dumps(found.to_row(), indent=2))
         return
-    from halo_forge.cli.render import print_preview
+    from halo_forge.cli.preview import print_preview
 
     print_preview(found)
 
 
 def _execute(loaded: LoadedConfig, *, resume: bool, as_json: bool, from_cycle: int | None = None) -> None:
     from halo_forge import api
-    from halo_forge.cli.watch import open_observer
+    from halo_forge.cli.observer import open_observer
     from halo_forge.runtime.assembly import is_finished
 
     if from_cycle is not None or not (resume and is_finished(loaded)):
@@ -137,7 +139,7 @@ def _execute(loaded: LoadedConfig, *, resume: bool, as_json: bool, from_cycle: i
     if as_json:
         print(json.dumps(found.to_row(), indent=2))
         return
-    from halo_forge.cli.render import print_status
+    from halo_forge.cli.status import print_status
 
     print_status(found)
 

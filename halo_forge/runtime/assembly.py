@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 import halo_forge
 from halo_forge.config import LoadedConfig, RaftConfig, config_digest, differing_keys, resolved
+from halo_forge.config.explain import problems_of
 from halo_forge.config.yaml_io import dump, load_document
 from halo_forge.core.errors import ConfigError, RunDirError
 from halo_forge.core.plan import Plan, PromptSets
@@ -39,6 +40,7 @@ from halo_forge.store.run import Run
 from halo_forge.supervisor import heartbeat
 from halo_forge.training.lora_sft import LoraSftTrainer
 from halo_forge.training.scripted import ScriptedTrainer
+from halo_forge.verifiers import open_verifier
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "tokenizers", "numpy")
 SETS = ("train", "dev", "test")
@@ -134,7 +136,7 @@ def open_run(
         if not run.is_new:
             _check_same_run(run, config, prompts, resume=resume)
         workers = verifier_workers(config, profile)
-        verifier = stack.enter_context(config.verifier.model_copy(update={"workers": workers}).open())
+        verifier = stack.enter_context(open_verifier(config.verifier.model_copy(update={"workers": workers})))
         verifier.check_prompts(list(prompts.by_id().values()))
         policy = _load_policy(config, profile)
         if policy is not None:
@@ -165,7 +167,7 @@ def open_run(
 
 
 def _open_engine(config: RaftConfig, policy: Policy | None, run: Run, stack: ExitStack) -> Engine:
-    engine: Engine = config.engine.open(policy)
+    engine: Engine = config.engine.open(policy)  # type: ignore[attr-defined]  # every kind has it, for its own policy
     if isinstance(engine, AbstractContextManager):  # it may have started a server
         stack.enter_context(engine)
     if isinstance(engine, Noting):
@@ -200,7 +202,7 @@ def run_config(root: Path) -> LoadedConfig:
     """The configuration that a run directory was started with, writing to where the directory is now.
 
     Raises:
-        RunDirError: The directory holds no run.
+        RunDirError: The directory holds no run, or one whose configuration this version does not know.
     """
     path = root / "config.resolved.yaml"
     if not (root / "run.json").is_file() or not path.is_file():
@@ -209,7 +211,9 @@ def run_config(root: Path) -> LoadedConfig:
     try:
         config = RaftConfig.model_validate({**document.data, "output_dir": str(root)})
     except ValidationError as error:
-        raise RunDirError(f"{path}: not a configuration of this version: {error}", EDITED) from error
+        problem = problems_of(error, document.data)[0]
+        line = problem.line(lambda _: "default")
+        raise RunDirError(f"{path}: not a configuration of this version: {line}", EDITED) from error
     return LoadedConfig(config, document)
 
 
