@@ -88,7 +88,7 @@ ERRORS = [
     ("M\ntraining: {average_weight: 0}", "training.average_weight: found 0, allowed: a number above 0 and up to 1"),
     (
         "M\ntraining: {learning_rate: {kind: plateau, base: 1e-4, metric: dev/passrate}}",
-        'training.learning_rate.metric: found "dev/passrate", allowed: a metric of docs/metrics.md: of a prompt set'
+        'training.learning_rate.metric: found "dev/passrate", allowed: a metric (metrics.md) of a prompt set'
         " (with dev/ or train/), of drift or of kept samples; did you mean dev/pass_rate?",
     ),
     (
@@ -202,7 +202,7 @@ def test_errors(tmp_path: Path, text: str, message: str) -> None:
         load_config(path)
     assert message in caught.value.message.replace(str(path), "FILE")
     assert caught.value.exit_code == 2
-    assert "docs/configuration.md" in caught.value.hint or "given twice" in message
+    assert "configuration.md" in caught.value.hint or "given twice" in message
 
 
 def test_every_problem_is_told_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
