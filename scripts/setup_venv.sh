@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Make .venv with everything the project and its tests need, at the versions and SHA-256 sums of requirements.lock.
-# Can be run again at any time.
+# Can be run again at any time. Reports to standard error: the standard output of `make demo` is its result.
 #
 # torch is not in the lock, because its builds for CPU, CUDA and ROCm carry one version and different files. A torch
 # that is already in .venv is kept, so the ROCm or CUDA build that you installed stays; without one, the CPU build of
-# the version below is installed: from PyTorch's own index where it can be reached, else from the index pip is set up
-# with. What torch itself needs (sympy, networkx ...) is locked.
+# the version below is installed: from PyTorch's own index if it can be reached, otherwise from the index that pip is
+# configured with. What torch itself needs (sympy, networkx ...) is locked.
 set -euo pipefail
+exec >&2
 cd "$(dirname "$0")/.."
 
 python=${PYTHON:-python3}
@@ -20,7 +21,7 @@ fi
 if [ ! -x .venv/bin/python ]; then
     "$python" -m venv .venv || {
         rm -rf .venv
-        echo "error: this Python cannot make a virtual environment" >&2
+        echo "error: this Python cannot create a virtual environment" >&2
         echo "  fix: on Debian or Ubuntu: apt-get install python3-venv" >&2
         exit 1
     }

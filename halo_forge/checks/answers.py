@@ -137,7 +137,7 @@ def completions(paths: Sequence[Path], prompts: Mapping[str, Prompt]) -> list[As
     Raises:
         ConfigError: A file cannot be read or has no row, or a row is wrong or names no prompt of `prompts`.
     """
-    rows = (row for path in paths for row in jsonl.read(path, kind="file of answers"))
+    rows = (row for path in paths for row in jsonl.read(path, kind="file of completions"))
     asked = completion_rows(rows, prompts, show_places=len(paths) > 1)
     if not asked:
         raise ConfigError(f"{', '.join(map(str, paths))}: no row", _FORM)

@@ -60,11 +60,11 @@ def supervise_run(
 ) -> typer.Exit:
     """Run `halo-forge` with these arguments under a supervisor; what to leave with."""
     from halo_forge.store.attempts import Attempts
-    from halo_forge.supervisor.supervise import Limits, supervise
+    from halo_forge.supervisor.supervise import RestartPolicy, supervise
 
     given = {"stall_seconds": stall_seconds, "loading_seconds": loading_seconds, "max_restarts": max_restarts}
-    limits = Limits(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
-    code = supervise([*_program(), *first], lambda: [*_program(), *again()], Attempts(root), limits, _say)
+    policy = RestartPolicy(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    code = supervise([*_program(), *first], lambda: [*_program(), *again()], Attempts(root), policy, _say)
     return typer.Exit(code)
 
 

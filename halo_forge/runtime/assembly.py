@@ -26,11 +26,11 @@ from halo_forge.core.errors import ConfigError, RunDirError
 from halo_forge.core.plan import Plan, PromptSets
 from halo_forge.core.records import Prompt
 from halo_forge.core.registry import PROMPTS_GROUP, plugins, used_plugins
-from halo_forge.engines import Engine, KeepingLogs, Noting
+from halo_forge.engines import Engine, KeepsLogs, ReportsEvents
 from halo_forge.hardware import Profile, choose, prepare
 from halo_forge.hardware.telemetry import telemetry
 from halo_forge.policy import Policy, check_local, check_quantization
-from halo_forge.policy.probe import Probe
+from halo_forge.policy.drift_probe import DriftProbe
 from halo_forge.prompts import is_remote, load_prompts
 from halo_forge.runtime.auto_settings import hardware_choices, verifier_workers
 from halo_forge.runtime.effects import Observer, Runtime
@@ -143,7 +143,7 @@ def open_run(
             policy.check_lengths(prompts.by_id().values(), config.engine.max_new_tokens)
         engine, trainer = _open_engine(config, policy, run, stack), _trainer(config, policy)
         num_drift = config.evaluation.num_drift_samples
-        probe = Probe(policy, prompts.by_id(), num_drift) if policy is not None and num_drift > 0 else None
+        probe = DriftProbe(policy, prompts.by_id(), num_drift) if policy is not None and num_drift > 0 else None
         limit = config.verifier.max_error_fraction
         profile = profile if policy is None else policy.profile
         needed = stack.enter_context(telemetry(profile)).take
@@ -170,9 +170,9 @@ def _open_engine(config: RaftConfig, policy: Policy | None, run: Run, stack: Exi
     engine: Engine = config.engine.open(policy)  # type: ignore[attr-defined]  # every kind has it, for its own policy
     if isinstance(engine, AbstractContextManager):  # it may have started a server
         stack.enter_context(engine)
-    if isinstance(engine, Noting):
+    if isinstance(engine, ReportsEvents):
         engine.note = run.event
-    if isinstance(engine, KeepingLogs):
+    if isinstance(engine, KeepsLogs):
         engine.keep_logs(run.root / "server_logs")
     return engine
 

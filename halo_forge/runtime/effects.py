@@ -47,7 +47,7 @@ class Adapters(Protocol):
 
 
 class DriftProbe(Protocol):
-    """What the model thinks of given completions; see `halo_forge.policy.probe`."""
+    """What the model thinks of given completions; see `halo_forge.policy.drift_probe`."""
 
     def drift(
         self,
@@ -111,7 +111,7 @@ class Runtime:
         """Completions by v_version as they finish; each is verified meanwhile where processors are left for that."""
         self._ensure_loaded(version, adapter)
         drawn = self.engine.sample(self.prompts, requests, version)
-        at_once = not self.engine.takes_processors
+        at_once = not self.engine.saturates_cpu
         for completion in self.observer.track(f"sample v{version}", drawn, len(requests)):
             if at_once:
                 self.verifier.submit(self.prompts[completion.prompt_id], completion)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -13,41 +14,43 @@ from made_up_machines import CARD, GIB, LAPTOP, NVIDIA, machine, meminfo, strix_
 
 from halo_forge.checks.doctor import Line, _probes
 from halo_forge.checks.doctor._machine_checks import kernel_is_new_enough
-from halo_forge.checks.doctor._probe_checks import MOST_ERROR, Outcome, outcome_of
+from halo_forge.checks.doctor._probe_checks import MOST_ERROR, ProbeOutcome, outcome_of
 from halo_forge.checks.doctor.hardware import LEAST_TORCH, hardware_section
 from halo_forge.hardware import Gpu
+from halo_forge.hardware.telemetry import SensorReport, find_sensors, sensor_report
 
 CASES = [f"{case}, {scores} scores" for case in ("training", "prompts", "decoding") for scores in ("small", "large")]
 RIGHT: dict[str, Any] = dict.fromkeys(CASES, 0.004)
 REFUSED: dict[str, Any] = dict.fromkeys(CASES, "No available kernel")
 
 
-def seen(free: float = 100 * GIB, total: float = 120 * GIB, architecture: str | None = "gfx1151") -> Outcome:
+def seen(free: float = 100 * GIB, total: float = 120 * GIB, architecture: str | None = "gfx1151") -> ProbeOutcome:
     gpu = {"name": "AMD Radeon Graphics", "architecture": architecture, "free_bytes": free, "total_bytes": total}
-    return Outcome({"available": True, "gpus": [gpu]})
+    return ProbeOutcome({"available": True, "gpus": [gpu]})
 
 
-def attention(**kernels: dict[str, Any]) -> Outcome:
-    return Outcome({"chosen": RIGHT, "flash": RIGHT, "efficient": RIGHT, **kernels})
+def attention(**kernels: dict[str, Any]) -> ProbeOutcome:
+    return ProbeOutcome({"chosen": RIGHT, "flash": RIGHT, "efficient": RIGHT, **kernels})
 
 
-WELL: dict[str, Outcome] = {
+WELL: dict[str, ProbeOutcome] = {
     "seen": seen(),
-    "kernel": Outcome({"relative_error": 0.003}),
+    "kernel": ProbeOutcome({"relative_error": 0.003}),
     "attention": attention(),
-    "speed": Outcome({"flops": 30e12}),
+    "speed": ProbeOutcome({"flops": 30e12}),
 }
 ROCM = "2.14.0+rocm10.1"
 
 
 def section(
     root: Path, files: dict[str, object], *, torch: str | None = ROCM, firmware: str | None = "20260110",
-    probes: dict[str, Outcome] | None = None, **environment: str,
+    probes: dict[str, ProbeOutcome] | None = None, **environment: str,
 ) -> Any:  # fmt: skip
     return hardware_section(
         machine(root, files, torch=torch, **environment),
         lambda command: firmware if command[0] == "dpkg-query" else None,
         lambda profile: lambda name: (WELL if probes is None else WELL | probes)[name],
+        read_sensors=lambda profile: SensorReport.of(find_sensors(profile)),
     )
 
 
@@ -84,6 +87,22 @@ def test_what_cannot_be_read_is_unknown_and_never_0(tmp_path: Path) -> None:
     }  # fmt: skip
     assert not any("0.0 GB" in each.found for each in found.lines)
     assert found.facts["memory_budget_bytes"] is None
+
+
+def test_sensors_that_hang_do_not_hang_the_doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = machine(tmp_path, NVIDIA | {"pynvml.py": "import time; time.sleep(60)"}, torch="2.13.0+cu130")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    started = time.monotonic()
+    found = hardware_section(
+        made,
+        lambda command: None,
+        lambda profile: WELL.__getitem__,
+        lambda environment: [],
+        read_sensors=lambda profile: sensor_report(profile, 1.0),
+    )
+    assert time.monotonic() - started < 20
+    assert line(found, "sensors").state == "unknown"
+    assert "do not answer within 1 s" in line(found, "sensors").found and found.facts["sensors"] == []
 
 
 CHANGES: list[tuple[dict[str, object], dict[str, Any], str, str, str, str]] = [
@@ -162,7 +181,7 @@ def test_devices_that_are_not_there_or_cannot_be_opened(tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize("files", [{}, LAPTOP])
 def test_without_a_gpu_nothing_is_tried_and_a_run_can_start(tmp_path: Path, files: dict[str, object]) -> None:
-    def no_probe(name: str) -> Outcome:
+    def no_probe(name: str) -> ProbeOutcome:
         raise AssertionError(f"{name} was started")
 
     found = hardware_section(machine(tmp_path, files, torch="2.13.0+cpu"), lambda command: None, lambda _: no_probe)
@@ -180,7 +199,7 @@ def test_without_a_gpu_nothing_is_tried_and_a_run_can_start(tmp_path: Path, file
 def test_a_torch_with_a_note_is_tried_all_the_same(tmp_path: Path, torch: str) -> None:
     found = section(tmp_path, strix_halo(), torch=torch)
     assert (line(found, "torch").state, line(found, "attention").state) == ("note", "ok")
-    crashes = section(tmp_path, strix_halo(), torch=torch, probes={"seen": Outcome(None, "killed by SIGSEGV")})
+    crashes = section(tmp_path, strix_halo(), torch=torch, probes={"seen": ProbeOutcome(None, "killed by SIGSEGV")})
     assert line(crashes, "torch sees").found == "killed by SIGSEGV" and not crashes.can_run
 
 
@@ -198,24 +217,29 @@ def test_a_gpu_that_only_torch_sees_is_tried_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("outcome", "text"),
-    [(Outcome({"available": False}), "no GPU found"), (Outcome(None, "killed by SIGSEGV"), "killed by SIGSEGV")],
+    [
+        (ProbeOutcome({"available": False}), "no GPU found"),
+        (ProbeOutcome(None, "killed by SIGSEGV"), "killed by SIGSEGV"),
+    ],
 )
-def test_where_neither_files_nor_torch_see_a_gpu_a_run_can_start(tmp_path: Path, outcome: Outcome, text: str) -> None:
+def test_where_neither_files_nor_torch_see_a_gpu_a_run_can_start(
+    tmp_path: Path, outcome: ProbeOutcome, text: str
+) -> None:
     found = section(tmp_path, LAPTOP, torch="2.13.0+cu130", probes={"seen": outcome})
     assert found.can_run and text in line(found, "probes").found
 
 
 def test_a_gpu_that_torch_does_not_see_stops_a_run(tmp_path: Path) -> None:
-    found = section(tmp_path, NVIDIA, torch="2.13.0+cu130", probes={"seen": Outcome({"available": False})})
+    found = section(tmp_path, NVIDIA, torch="2.13.0+cu130", probes={"seen": ProbeOutcome({"available": False})})
     assert not found.can_run
     assert "hardware.profile: cpu" in line(found, "kernel launch").fix
     assert {each.state for each in found.lines if each.name in ("attention", "matrix products")} == {"skipped"}
 
 
-PROBES: list[tuple[dict[str, Outcome], str, str, str, bool]] = [
-    ({"kernel": Outcome(None, "killed by SIGSEGV", "pin")}, "kernel launch", "failed", "SIGSEGV", False),
-    ({"kernel": Outcome({"relative_error": 0.7})}, "kernel launch", "failed", "wrong result", False),
-    ({"kernel": Outcome({"relative_error": float("nan")})}, "kernel launch", "failed", "wrong result", False),
+PROBES: list[tuple[dict[str, ProbeOutcome], str, str, str, bool]] = [
+    ({"kernel": ProbeOutcome(None, "killed by SIGSEGV", "pin")}, "kernel launch", "failed", "SIGSEGV", False),
+    ({"kernel": ProbeOutcome({"relative_error": 0.7})}, "kernel launch", "failed", "wrong result", False),
+    ({"kernel": ProbeOutcome({"relative_error": float("nan")})}, "kernel launch", "failed", "wrong result", False),
     ({"attention": attention(flash=REFUSED)}, "attention", "ok",
      "sdpa: chosen: correct; flash: refuses (No available kernel); efficient: correct", True),
     ({"attention": attention(flash=RIGHT | {CASES[4]: "no masks"})}, "attention", "ok", f"refuses {CASES[4]}", True),
@@ -224,8 +248,8 @@ PROBES: list[tuple[dict[str, Outcome], str, str, str, bool]] = [
      "chosen: WRONG for decoding, large scores nan; flash: correct", True),
     ({"attention": attention(chosen=RIGHT | {CASES[0]: 0.5})}, "attention", "failed", f"{CASES[0]} 0.5", True),
     ({"attention": attention(flash=RIGHT | {CASES[1]: float("nan")})}, "attention", "note", "does not choose", True),
-    ({"attention": Outcome(None, "did not finish within 120 s")}, "attention", "failed", "did not finish", True),
-    ({"speed": Outcome({"flops": 5.1e12})}, "matrix products", "note", "5.1 TFLOP/s", True),
+    ({"attention": ProbeOutcome(None, "did not finish within 120 s")}, "attention", "failed", "did not finish", True),
+    ({"speed": ProbeOutcome({"flops": 5.1e12})}, "matrix products", "note", "5.1 TFLOP/s", True),
     ({"seen": seen(120 * GIB, 62 * GIB)}, "torch's memory figure", "note",
      "implausible", True),
 ]  # fmt: skip
@@ -233,7 +257,7 @@ PROBES: list[tuple[dict[str, Outcome], str, str, str, bool]] = [
 
 @pytest.mark.parametrize(("probes", "name", "state", "text", "can_run"), PROBES)
 def test_what_probes_say(
-    tmp_path: Path, probes: dict[str, Outcome], name: str, state: str, text: str, can_run: bool
+    tmp_path: Path, probes: dict[str, ProbeOutcome], name: str, state: str, text: str, can_run: bool
 ) -> None:
     found = section(tmp_path, strix_halo(), probes=probes)
     assert line(found, name).state == state
@@ -256,7 +280,7 @@ def test_the_freest_of_several_gpus_is_what_the_probes_try(tmp_path: Path, monke
     gpus = [Gpu("NVIDIA T400", None, None, 3 * GIB, 4 * GIB), Gpu("NVIDIA RTX 4090", None, None, 20 * GIB, 24 * GIB)]
     visible: list[str] = []
 
-    def run(name: str) -> Outcome:
+    def run(name: str) -> ProbeOutcome:
         visible.append(os.environ["CUDA_VISIBLE_DEVICES"])
         return WELL[name]
 

@@ -321,7 +321,7 @@ def break_prompts(folder: Path, how: str) -> str:
         return "train.jsonl cannot be read: No such file or directory"
     if how == "malformed":
         train.write_text(json.dumps(first) + "\n{'id': 'train2'}\n")
-        return "train.jsonl:2: column 2: no valid JSON"
+        return "train.jsonl:2: column 2: not valid JSON"
     if how == "no prompt":
         write_rows(train, [first, {"id": "train2", "question": "write"}])
         return "train.jsonl:2"
@@ -541,7 +541,7 @@ def test_too_few_samples(cli: Cli, tmp_path: Path, memory: None) -> None:
     for more in ([], ["--resume"]):
         done = cli("raft", "run", config, "--output-dir", "out", *more)
         assert (done.code, "fewer than raft.min_selected (7)" in done.err) == (5, True)
-    assert "out: cycle 1 of 2: advice done" in cli("raft", "status", "out").out
+    assert "out: cycle 1 of 2: selection_settings done" in cli("raft", "status", "out").out
 
 
 def test_a_broken_verifier(cli: Cli, tmp_path: Path, memory: None) -> None:

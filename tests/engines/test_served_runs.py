@@ -19,7 +19,7 @@ from served_run import Content, write_config
 from tiny_models import disturb_adapter, load_policy, prompts, request
 
 from halo_forge.core.errors import ConfigError, ToolMissing
-from halo_forge.engines import _served_adapter
+from halo_forge.engines import _adapter_delivery
 from halo_forge.engines.openai_server import OpenaiServerSpec
 from halo_forge.engines.transformers import TransformersEngine
 from halo_forge.policy import save_merged
@@ -196,7 +196,7 @@ def test_a_command_that_ends_is_told_with_its_last_words(tiny_models: dict[str, 
 def test_a_server_of_somebody_else_is_not_taken_for_ours(
     server: LoopbackServer, tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_served_adapter, "LEFTOVER_SECONDS", 0.2)
+    monkeypatch.setattr(_adapter_delivery, "LEFTOVER_SECONDS", 0.2)
     if server.process is None:
         server.start()
     health = server.base_url.replace("/v1", "/health")

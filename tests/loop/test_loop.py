@@ -411,7 +411,7 @@ def test_answers_are_checked_while_others_are_sampled_where_processors_are_left(
     execute(config, tmp_path / "meanwhile")
     assert verifier.submitted == verifier.checked != []
     verifier.submitted.clear()
-    monkeypatch.setattr(ScriptedEngine, "takes_processors", True)
+    monkeypatch.setattr(ScriptedEngine, "saturates_cpu", True)
     execute(config, tmp_path / "afterwards")
     assert verifier.submitted == []
     assert differences(tree(tmp_path / "meanwhile/cycles"), tree(tmp_path / "afterwards/cycles")) == []

@@ -22,7 +22,7 @@ from halo_forge.sandbox import processes
 from halo_forge.store.attempts import Attempts
 from halo_forge.supervisor import child as _child
 from halo_forge.supervisor.join import PIPE_VARIABLE
-from halo_forge.supervisor.supervise import Limits, supervise
+from halo_forge.supervisor.supervise import RestartPolicy, supervise
 
 SUPPORT = Path(__file__).parents[1] / "support"
 NO_GPU = Machine(Path("nowhere"), {}, None)
@@ -60,8 +60,8 @@ die = lambda: os.kill(os.getpid(), signal.SIGKILL)
 {body}
 """
         command = [sys.executable, "-I", "-S", "-c", program]
-        limits = Limits(stall, restarts, stall if loading is None else loading)
-        return supervise(command, lambda: command, Attempts(self.root), limits, self.said.append, machine)
+        policy = RestartPolicy(stall, restarts, stall if loading is None else loading)
+        return supervise(command, lambda: command, Attempts(self.root), policy, self.said.append, machine)
 
     @property
     def starts(self) -> list[str]:
@@ -104,19 +104,25 @@ def test_loading_may_be_silent_for_longer(children: Children, begun: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("limits", "seconds"),
-    [(Limits(), 900), (Limits(60), 900), (Limits(3600), 3600), (Limits(3600, loading_seconds=60), 60)],
+    ("policy", "seconds"),
+    [
+        (RestartPolicy(), 900),
+        (RestartPolicy(60), 900),
+        (RestartPolicy(3600), 3600),
+        (RestartPolicy(3600, loading_seconds=60), 60),
+    ],
 )
-def test_a_longer_stall_is_allowed_while_loading_too(limits: Limits, seconds: float) -> None:
-    assert limits.silent_seconds(is_loading=True) == seconds
+def test_a_longer_stall_is_allowed_while_loading_too(policy: RestartPolicy, seconds: float) -> None:
+    assert policy.silent_seconds(is_loading=True) == seconds
 
 
 def test_who_allows_a_longer_silence_allows_it_while_loading(
     children: Children, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("halo_forge.supervisor.LOADING_SECONDS", 0.5)
+    monkeypatch.setattr("halo_forge.supervisor.supervise.LOADING_SECONDS", 0.5)
     command = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(1.5)"]
-    assert supervise(command, lambda: command, Attempts(children.root), Limits(30), children.said.append, NO_GPU) == 0
+    policy, attempts = RestartPolicy(30), Attempts(children.root)
+    assert supervise(command, lambda: command, attempts, policy, children.said.append, NO_GPU) == 0
     assert children.said == []
 
 
@@ -205,8 +211,20 @@ def test_sensors_that_hang_do_not_keep_the_child_alive(children: Children, monke
     (root / "pynvml.py").write_text("import time; time.sleep(120)")
     monkeypatch.setenv("PYTHONPATH", str(root), prepend=":")
     machine = Machine(root, {}, "2.13.0+cu130")
-    assert children.run("if attempt == 1: time.sleep(60)", stall=1.0, machine=machine) == 0
+    body = """
+def ended(*ignored):
+    open("ended", "w").write(str(time.monotonic()))
+    die()
+if attempt == 1:
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, ended)
+    open("begun", "w").write(str(time.monotonic()))
+    time.sleep(60)
+"""
+    assert children.run(body, stall=1.0, machine=machine) == 0
     assert "GPU: its sensors do not answer within 5 s" in children.said[0]
+    begun, ended = (float((children.root / "cycles/001" / name).read_text()) for name in ("begun", "ended"))
+    assert ended - begun < 4.5, "it is ended before the sensors are given up"
 
 
 def test_what_the_user_has_set_stays(children: Children, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -424,14 +442,14 @@ def test_time_in_which_both_are_stopped_does_not_count() -> None:
     program = '''
 import pathlib, sys
 from halo_forge.store.attempts import Attempts
-from halo_forge.supervisor.supervise import Limits, supervise
+from halo_forge.supervisor.supervise import RestartPolicy, supervise
 body = """import time
 end = time.monotonic() + 4
 print("asleep", flush=True)
 while time.monotonic() < end: time.sleep(0.05)
 """
 command = [sys.executable, "-I", "-S", "-c", body]
-sys.exit(supervise(command, lambda: command, Attempts(pathlib.Path("nowhere")), Limits(3.0), print))
+sys.exit(supervise(command, lambda: command, Attempts(pathlib.Path("nowhere")), RestartPolicy(3.0), print))
 '''
     process, output = in_a_session([sys.executable, "-c", program])
     try:

@@ -16,7 +16,7 @@ from halo_forge.checks.doctor.surroundings import container
 from halo_forge.hardware import Machine, Profile
 from halo_forge.hardware.gfx1151 import Gfx1151
 from halo_forge.hardware.machine import GFX1151_PCI
-from halo_forge.hardware.telemetry import find_sensors
+from halo_forge.hardware.telemetry import SensorReport
 
 Query = Callable[[list[str]], str | None]
 """A command -> its output; None where it is not there or fails."""
@@ -203,13 +203,12 @@ BAD_ON_AMD: BadVariables = (
 )
 
 
-def sensors(machine: Machine, profile: Profile, query: Query) -> Iterator[Line]:
+def sensors(machine: Machine, profile: Profile, found: SensorReport) -> Iterator[Line]:
     """What telemetry will show, and what it says now."""
     if profile.name == "cpu":
         yield Line("sensors", "skipped", "no GPU")
         return
-    found = find_sensors(profile)
-    reading = found.read()
+    reading = found.values
     text = ", ".join(f"{name} {value:g}" for name, value in reading.items())
     blank = f"; missing: {found.why_not}" if found.why_not else ""
     yield Line("sensors", "ok" if reading else "unknown", (f"{found.source}: {text}" if text else "none") + blank)
@@ -251,5 +250,5 @@ def _state(value: int | None) -> State:
     return "unknown" if value is None else "ok"
 
 
-MACHINE_CHECKS: tuple[Check, ...] = (access, kernel, firmware, memory, environment, sensors, surroundings)
+MACHINE_CHECKS: tuple[Check, ...] = (access, kernel, firmware, memory, environment, surroundings)
 """In the order in which they are shown."""

@@ -36,7 +36,7 @@ ADVICE = (
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ProbeOutcome:
     """How a probe ended.
 
     Attributes:
@@ -50,17 +50,17 @@ class Outcome:
     fix: str = ""
 
 
-Runner = Callable[[str], Outcome]
+Runner = Callable[[str], ProbeOutcome]
 
 
-def run_probe(profile: Profile, name: str, seconds: float = PROBE_SECONDS) -> Outcome:
+def run_probe(profile: Profile, name: str, seconds: float = PROBE_SECONDS) -> ProbeOutcome:
     """Try a probe of `_probes` with the environment that a run would have."""
     environment = dict(os.environ)
     profile.set_environment(environment)
     return outcome_of([sys.executable, "-m", "halo_forge.checks.doctor._probes", name], environment, seconds)
 
 
-def outcome_of(command: Sequence[str], environment: dict[str, str], seconds: float) -> Outcome:
+def outcome_of(command: Sequence[str], environment: dict[str, str], seconds: float) -> ProbeOutcome:
     """Run a command that prints a JSON object, and say how it ended."""
     try:
         done = subprocess.run(
@@ -74,22 +74,22 @@ def outcome_of(command: Sequence[str], environment: dict[str, str], seconds: flo
         )
     except subprocess.TimeoutExpired:
         fix = "try a newer kernel and firmware; on gfx1151 try HSA_ENABLE_INTERRUPT=0"
-        return Outcome(None, f"did not finish within {seconds:g} s", fix)
+        return ProbeOutcome(None, f"did not finish within {seconds:g} s", fix)
     except OSError as error:
-        return Outcome(None, f"does not start: {error}", "")
+        return ProbeOutcome(None, f"does not start: {error}", "")
     words = done.stderr.strip()
     advice = next((fix for mark, fix in ADVICE if mark.lower() in words.lower()), "")
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
         fix = advice or "pin another build of torch, and clear LD_LIBRARY_PATH"
-        return Outcome(None, f"killed by {name}" + (f": {words.splitlines()[-1][:200]}" if words else ""), fix)
+        return ProbeOutcome(None, f"killed by {name}" + (f": {words.splitlines()[-1][:200]}" if words else ""), fix)
     if done.returncode != 0:
         last = words.splitlines()[-1][:300] if words else "no error message"
-        return Outcome(None, f"exit code {done.returncode}: {last}", advice)
+        return ProbeOutcome(None, f"exit code {done.returncode}: {last}", advice)
     try:
-        return Outcome(json.loads(done.stdout.splitlines()[-1]))
+        return ProbeOutcome(json.loads(done.stdout.splitlines()[-1]))
     except (ValueError, IndexError):
-        return Outcome(None, f"printed no result: {done.stdout[-200:]!r}", "")
+        return ProbeOutcome(None, f"printed no result: {done.stdout[-200:]!r}", "")
 
 
 def probe_lines(profile: Profile, run: Runner, torch_is_there: bool) -> Iterator[Line]:
@@ -101,7 +101,7 @@ def probe_lines(profile: Profile, run: Runner, torch_is_there: bool) -> Iterator
         yield Line("probes", "skipped", "fix torch first")
         return
     asked = profile.device == "cpu" and profile.why == NO_GPU and profile.machine.torch_build() != "cpu"
-    seen = run("seen") if asked or profile.device != "cpu" else Outcome({"available": False})
+    seen = run("seen") if asked or profile.device != "cpu" else ProbeOutcome({"available": False})
     if profile.device == "cpu" and (seen.found is None or not seen.found["available"]):
         failure = f", and torch does not say whether it sees one: {seen.failure}" if seen.found is None else ""
         yield Line("probes", "skipped", f"no GPU for a run: {profile.why}{failure}")
@@ -131,7 +131,7 @@ def probe_lines(profile: Profile, run: Runner, torch_is_there: bool) -> Iterator
     yield _memory(profile, gpu)
 
 
-def _kernel(outcome: Outcome) -> Line:
+def _kernel(outcome: ProbeOutcome) -> Line:
     if outcome.found is None:
         return Line("kernel launch", "failed", outcome.failure, outcome.fix)
     error = outcome.found["relative_error"]
@@ -141,7 +141,7 @@ def _kernel(outcome: Outcome) -> Line:
     return Line("kernel launch", "ok", f"a bfloat16 product is correct (relative error {error:.1g})")
 
 
-def _attention(outcome: Outcome) -> Line:
+def _attention(outcome: ProbeOutcome) -> Line:
     if outcome.found is None:
         return Line("attention", "failed", outcome.failure, outcome.fix or "model.attn_implementation: eager")
     text = "; ".join(f"{kernel}: {_cases_in_words(cases)}" for kernel, cases in outcome.found.items())
@@ -176,7 +176,7 @@ def _cases_in_words(cases: Mapping[str, float | str]) -> str:
     return ", ".join(words + ([f"refuses {', '.join(refused)}"] if refused else []))
 
 
-def _speed(profile: Profile, outcome: Outcome) -> Line:
+def _speed(profile: Profile, outcome: ProbeOutcome) -> Line:
     if outcome.found is None:
         return Line("matrix products", "failed", outcome.failure, outcome.fix)
     flops, least = outcome.found["flops"], SLOW_FLOPS.get(profile.name, 0.0)

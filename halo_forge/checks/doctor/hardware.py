@@ -11,14 +11,15 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from halo_forge.checks.doctor._machine_checks import MACHINE_CHECKS, Query, answered
+from halo_forge.checks.doctor._machine_checks import MACHINE_CHECKS, Query, answered, sensors
 from halo_forge.checks.doctor._probe_checks import Runner, probe_lines, run_probe
 from halo_forge.checks.doctor._section import Line, Section
 from halo_forge.hardware import Machine, Profile, detect, with_one_gpu
 from halo_forge.hardware.devices import Ask, ask_torch
-from halo_forge.hardware.telemetry import find_sensors
+from halo_forge.hardware.telemetry import NotReadable, SensorReport, sensor_report
 
 LEAST_TORCH = (2, 11)
+SENSOR_SECONDS = 15.0
 BAD_ON_GFX1151 = (
     (r"rocm7\.14\.0a202606(09|10|11|12)", "crashes as soon as it looks for a GPU (ROCm/TheRock issue 5763)"),
     (r"rocm10\.1\.0a20260821", "hangs in attention over 16,000 tokens (ROCm/TheRock issue 7569)"),
@@ -31,6 +32,7 @@ def hardware_section(
     query: Query = answered,
     runner: Callable[[Profile], Runner] = lambda profile: functools.partial(run_probe, profile),
     ask: Ask = ask_torch,
+    read_sensors: Callable[[Profile], SensorReport] = lambda profile: sensor_report(profile, SENSOR_SECONDS),
 ) -> Section:
     """What a run of the default configuration would run on.
 
@@ -40,6 +42,7 @@ def hardware_section(
         runner: Starts a probe by its name.
         ask: Which GPUs torch sees; asked where there may be several, of which all but the freest are hidden then, from
             the probes as from a run.
+        read_sensors: Asks the sensors of a profile's GPU, in a child process: a driver that hangs must not hang us.
     """
     machine = Machine() if machine is None else machine
     profile = detect(machine)
@@ -52,13 +55,18 @@ def hardware_section(
             lines.append(Line("GPUs", "ok" if one.gpu is not None else "unknown", one.described()))
     for check in MACHINE_CHECKS:
         lines += check(machine, profile, query)
+    try:
+        report = read_sensors(profile)
+    except NotReadable as error:
+        report = SensorReport(why_not=str(error))
+    lines += sensors(machine, profile, report)
     lines += probe_lines(profile, runner(profile), torch_works)
     facts: dict[str, Any] = {
         "profile": profile.name,
         "why": profile.why,
         "torch": machine.torch_version,
         "memory_budget_bytes": profile.memory_budget_bytes(),
-        "sensors": sorted(find_sensors(profile).readers),
+        "sensors": list(report.names),
         "environment": dict(profile.environment),
     }
     # A GPU that fails is a GPU that a run would take: only these keep it from starting.
