@@ -1,37 +1,34 @@
-"""RAFT, as it runs: sample, verify, measure, decide, select, train, and once more around.
+"""RAFT, as it runs: sample, verify, measure, decide, select, train, and repeat.
 
 Read this file first.  Every assignment is a stage of the run directory: it is read if it is sealed, else it is made
-and sealed.  So the same lines run, resume and replay.  Cycle c samples from v_{c-1} and trains v_c; cycle C + 1 only
-measures the last model.
+and sealed.  So the same lines run, resume and replay.  Cycle c samples from v_{c-1} and trains v_c; cycle C + 1 is
+the final evaluation, which only measures v_C.
 """
 
 from __future__ import annotations
 
-from halo_forge.core.advice import Advised, Version, advise
-from halo_forge.core.decisions import Decision
-from halo_forge.core.evaluation import (
-    Result,
-    compare,
-    judge,
-    kept_facts,
-    measure_version,
-    with_kept,
-    with_outcome,
-)
+from collections.abc import Sequence
+
+from halo_forge.core.advice import Advised, advise
+from halo_forge.core.evaluation import Result, compare, kept_facts, measure_version, screen
 from halo_forge.core.plan import Plan
 from halo_forge.core.records import (
-    Completion,
     CycleReport,
+    Decision,
     Measurement,
+    PolicyVersion,
     SamplingSettings,
     Selection,
+    SelectionSettings,
     Trained,
+    Training,
     TrainingSettings,
-    Verdict,
+    pass_counts,
+    trainings,
 )
-from halo_forge.core.selection import PastCycle
+from halo_forge.core.selection import kept_samples
 from halo_forge.runtime.effects import Runtime
-from halo_forge.runtime.rollouts import answer, check_again, confirm, extended, tested
+from halo_forge.runtime.rollouts import check_again, confirm, rollout, rollouts_on_test, with_second_round
 from halo_forge.store.run import Run
 
 
@@ -42,74 +39,72 @@ def run_raft(plan: Plan, run: Run, runtime: Runtime) -> Result:
         TooFewSamples: Fewer samples than `raft.min_selected` were selected; the run stays resumable.
         VerifierBroken: The verifier failed too often; the run stays resumable.
     """
-    history: list[Measurement] = []
-    dev_verdicts: list[list[Verdict]] = []
-    decisions: list[Decision] = []
-    past: list[PastCycle] = []
-    reports: list[CycleReport] = []
-    versions: list[Version] = []
-    fixed: list[Completion] = []
-    for cycle in range(1, plan.num_cycles + 2):
-        folder, version = run.cycle(cycle), cycle - 1
+    versions = [evaluate(plan, run, runtime, [], None)]
+    while not versions[-1].decision.ends:
+        training = train_next(plan, run, runtime, versions)
+        versions.append(evaluate(plan, run, runtime, versions, training))
+    tests = rollouts_on_test(plan, versions[-1].decision, run, runtime)
+    return run.result().stage("result", Result, lambda: compare(versions, tests))
 
-        sampling = folder.stage("sampling", SamplingSettings, lambda: plan.sampling_settings(cycle, history, decisions))
-        asked = {"": plan.train_requests(cycle, sampling, past), "dev_": plan.dev_requests()}
-        train, dev = answer(folder, asked, version, run, runtime)
-        fixed = dev[0] if version == 0 else fixed
-        parent = reports[-1].settings["parent_version"] if reports else 0
-        drift = folder.stage(
-            "drift", Measurement, lambda: runtime.drift(version, parent, run, fixed, train[0], asked[""])
-        )
-        measurement = folder.stage(
-            "measurement", Measurement, lambda: measure_version(cycle, train, dev, drift.metrics)
-        )
-        history.append(with_kept(measurement, reports))
-        dev_verdicts.append(dev[1])
-        runtime.observer.measured(measurement)
 
-        assessment = judge(plan.config.decisions, decisions, dev_verdicts)
-        if assessment.outcome == "suspect":
-            assessment = confirm(folder, assessment, version, plan, run, runtime)
-        history[-1] = with_outcome(history[-1], assessment)
-        decision = folder.stage(
-            "decision", Decision, lambda: run.announced("decision", plan.decide(assessment, decisions, history))
-        )
-        decisions.append(decision)
-        runtime.observer.decided(decision)
-        versions.append(Version.of(history[-1], sampling, train[1], dev[1]))
-        runtime.observer.advised(folder.stage("advice", Advised, lambda: advise(versions, reports)))
-        run.point("best", decision.best_version, cycle=cycle)
-        if decision.ends:
-            break
+def evaluate(
+    plan: Plan, run: Run, runtime: Runtime, earlier: Sequence[PolicyVersion], training: Training | None
+) -> PolicyVersion:
+    """Sample, verify and measure the version after `earlier`, which `training` made, and decide what follows."""
+    number, cycle, folder = len(earlier), len(earlier) + 1, run.cycle(len(earlier) + 1)
 
-        if decision.resamples:
-            sampling = folder.stage(
-                "rollback_sampling", SamplingSettings, lambda: plan.resampling_settings(history, decisions)
-            )
-            asked = {"rollback_": plan.train_requests(cycle, sampling, past, decision.seed_tag)}
-            (train,) = answer(folder, asked, decision.sample_from, run, runtime)
+    sampling = folder.stage("sampling", SamplingSettings, lambda: plan.sampling_settings(earlier))
+    requests = {"train": plan.train_requests(sampling, trainings(earlier, training)), "dev": plan.dev_requests()}
+    train, dev = rollout(folder, requests, number, run, runtime)
+    start = earlier[0].dev if earlier else dev
+    drift = folder.stage(
+        "drift", Measurement, lambda: runtime.drift(number, training, start, train, requests["train"], run)
+    )
+    measurement = folder.stage("measurement", Measurement, lambda: measure_version(number, train, dev, drift.metrics))
+    runtime.observer.measured(measurement)
 
-        further = plan.further_requests(sampling, train[1], decision.seed_tag)
-        train = extended(folder, train, further, decision.sample_from, run, runtime)
-        candidates = plan.select(*train, plan.selection_settings(cycle, history), past)
-        again = check_again(folder, plan.to_check_again(candidates, train[1]), train[0], runtime)
-        selection = folder.stage(
-            "selection", Selection, lambda: plan.selected(candidates, train, again, past, decisions)
-        )
-        rows = plan.training_rows(train[0], selection, past)
-        past.append(PastCycle.of(cycle, *train, selection))
-        folder.write_rows("selection.jsonl", [row.to_row() for row in rows])
-        settings = folder.stage(
-            "settings", TrainingSettings, lambda: plan.training_settings(cycle, history, len(rows), decisions)
-        )
-        start, kept = run.adapter(settings.parent_version), kept_facts(past, decisions)
-        trained = folder.training(Trained, lambda folder, log: runtime.train(rows, kept, settings, start, folder, log))
-        reports.append(
-            folder.stage("report", CycleReport, lambda: plan.report(measurement, settings, selection, trained))
-        )
-        run.point("latest", cycle, cycle=cycle)
-        run.event("resources", cycle=cycle, **runtime.resources())
-        runtime.observer.trained(settings, selection, trained)
+    assessment = screen(plan.config.decisions, earlier, dev)
+    if assessment.outcome == "suspect":
+        assessment = confirm(folder, assessment, number, plan, run, runtime)
+    decision = folder.stage(
+        "decision",
+        Decision,
+        lambda: run.announced("decision", plan.decide(assessment, earlier, measurement, training)),
+    )
+    runtime.observer.decided(decision)
+    version = PolicyVersion(training, sampling, train, dev, measurement, decision)
+    runtime.observer.advised(folder.stage("advice", Advised, lambda: advise([*earlier, version])))
+    run.point("best", decision.best_version, cycle=cycle)
+    return version
 
-    tests = tested(plan, decision, run, runtime)
-    return run.result().stage("result", Result, lambda: compare(decision, dev_verdicts, tests))
+
+def train_next(plan: Plan, run: Run, runtime: Runtime, versions: Sequence[PolicyVersion]) -> Training:
+    """Select from the samples of the version measured last, or of the one to go back to, and train the next one."""
+    cycle, now, decision = len(versions), versions[-1], versions[-1].decision
+    folder, sampling, samples = run.cycle(cycle), now.sampling, now.train
+
+    if decision.resamples:
+        sampling = folder.stage("rollback_sampling", SamplingSettings, lambda: plan.resampling_settings(versions))
+        requests = {"rollback": plan.train_requests(sampling, trainings(versions), decision.seed_tag)}
+        (samples,) = rollout(folder, requests, decision.sample_from, run, runtime)
+    further = plan.second_round(sampling, samples, decision.seed_tag)
+    samples = with_second_round(folder, samples, further, decision.sample_from, run, runtime)
+
+    chosen = folder.stage("selection_settings", SelectionSettings, lambda: plan.selection_settings(versions))
+    candidates = plan.select(samples, chosen, versions)
+    again = check_again(folder, plan.to_check_again(candidates, samples), samples, runtime)
+    selection = folder.stage("selection", Selection, lambda: plan.selected(candidates, samples, again, versions))
+    rows = plan.training_rows(samples, selection, versions)
+    folder.write_rows("selection.jsonl", [row.to_row() for row in rows])
+
+    settings = folder.stage("settings", TrainingSettings, lambda: plan.training_settings(versions, len(rows)))
+    kept, start = kept_samples(samples, selection), run.adapter(settings.parent_version)
+    trained = folder.training(
+        Trained,
+        lambda scratch, log: runtime.train(rows, kept_facts(kept, versions), settings, start, scratch, log),
+    )
+    folder.stage("report", CycleReport, lambda: plan.report(now.measurement, chosen, selection, settings, trained))
+    run.point("latest", cycle, cycle=cycle)
+    run.event("resources", cycle=cycle, **runtime.resources())
+    runtime.observer.trained(settings, selection, trained)
+    return Training(cycle, pass_counts(samples), kept, settings, trained)

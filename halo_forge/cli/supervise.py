@@ -1,4 +1,4 @@
-"""`--supervised`: the same command as a child that is ended when it hangs, and started again from what is on disk."""
+"""`--supervised`: the same command in a child process, ended when it hangs and restarted from what is on disk."""
 
 from __future__ import annotations
 
@@ -8,18 +8,27 @@ from pathlib import Path
 
 import typer
 
-SUPERVISED = typer.Option(False, "--supervised", help="Watch the run: end it when nothing moves, and resume it.")
+SUPERVISED = typer.Option(False, "--supervised", help="Restart the run automatically if it hangs or is killed.")
 STALL_SECONDS = typer.Option(
-    None, "--stall-seconds", min=1, help="Time without a new token, verdict or training pass (default 600)."
+    None,
+    "--stall-seconds",
+    metavar="SECONDS",
+    min=1,
+    help="Treat the run as hung after this long without a new token, verdict or training pass (default 600).",
 )
 LOADING_SECONDS = typer.Option(
     None,
     "--loading-seconds",
+    metavar="SECONDS",
     min=1,
-    help="Time without data read or written while a model is loaded (default 900, or --stall-seconds if that is more).",
+    help="The same while a model loads, without data read or written (default 900, or --stall-seconds if larger).",
 )
 MAX_RESTARTS = typer.Option(
-    None, "--max-restarts", min=0, help="Restarts in a row that finish nothing, before giving up (default 3)."
+    None,
+    "--max-restarts",
+    metavar="N",
+    min=0,
+    help="Give up after this many restarts in a row without progress (default 3).",
 )
 
 
@@ -38,7 +47,7 @@ def check_unused(stall_seconds: float | None, loading_seconds: float | None, max
     }
     for name, value in options.items():
         if value is not None:
-            raise ConfigError(f"{name} {value:g}: nobody supervises this run", f"add --supervised, or leave {name} out")
+            raise ConfigError(f"{name} {value:g}: the run is not supervised", f"add --supervised, or drop {name}")
 
 
 def supervise_run(
@@ -51,11 +60,11 @@ def supervise_run(
 ) -> typer.Exit:
     """Run `halo-forge` with these arguments under a supervisor; what to leave with."""
     from halo_forge.store.attempts import Attempts
-    from halo_forge.supervisor.supervise import Limits, supervise
+    from halo_forge.supervisor.supervise import RestartPolicy, supervise
 
     given = {"stall_seconds": stall_seconds, "loading_seconds": loading_seconds, "max_restarts": max_restarts}
-    limits = Limits(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
-    code = supervise([*_program(), *first], lambda: [*_program(), *again()], Attempts(root), limits, _say)
+    policy = RestartPolicy(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    code = supervise([*_program(), *first], lambda: [*_program(), *again()], Attempts(root), policy, _say)
     return typer.Exit(code)
 
 

@@ -16,7 +16,7 @@ from halo_forge.config.explain import problems_of
 from halo_forge.config.problems import Problem
 from halo_forge.config.sections import RaftConfig
 from halo_forge.config.spellings import Normalised, normalised
-from halo_forge.config.yaml_io import Document, KeyPath, apply_overrides, leaves, load_document
+from halo_forge.config.yaml_io import Document, KeyPath, apply_overrides, dump, leaves, load_document
 from halo_forge.core.errors import ConfigError
 
 WITHOUT_INFLUENCE = (
@@ -33,6 +33,9 @@ WITHOUT_INFLUENCE = (
 )
 """(section, key) of the keys that no result of a run depends on."""
 
+_MAPPING = "<mapping>"
+"""What messages call a configuration that is no file."""
+
 # Removing a wrong value can leave its section without a required one, so that the section has to be removed too, and so
 # on outwards; paths are short.
 _ATTEMPTS = 4
@@ -46,15 +49,25 @@ class LoadedConfig:
     document: Document
 
 
-def load_config(path: str | Path, overrides: Iterable[str] = ()) -> LoadedConfig:
-    """Read, override and check a configuration; `output_dir` defaults to `runs/<file name>`.
+def load_config(
+    source: str | Path | Mapping[str, Any], overrides: Iterable[str] | Mapping[str, Any] = ()
+) -> LoadedConfig:
+    """Read, override and check a configuration.
+
+    Args:
+        source: A YAML file, whose `output_dir` defaults to `runs/<file name>`; or the same settings as a mapping, which
+            has to name one.
+        overrides: `KEY=VALUE` as `--set` takes them, or dotted key -> value.
 
     Raises:
         ConfigError: All problems, one line per key: `file:line: key: found ..., allowed ...`.
     """
-    document = apply_overrides(load_document(path), overrides)
-    data = {"output_dir": f"runs/{Path(path).stem}", **document.data}
-    found = normalised(data)
+    if isinstance(overrides, Mapping):
+        overrides = [f"{key}={_as_json(value, key)}" for key, value in overrides.items()]
+    given = _given(source) if isinstance(source, Mapping) else load_document(source)
+    document = apply_overrides(given, overrides)
+    default = {} if isinstance(source, Mapping) else {"output_dir": f"runs/{Path(source).stem}"}
+    found = normalised({**default, **document.data})
     try:
         if not found.problems:
             return LoadedConfig(RaftConfig.model_validate(found), document)
@@ -62,6 +75,28 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> LoadedConfig
         found.problems.extend(problems_of(error, found.data))
     problems = [*found.problems, *_hidden_problems(found)]
     raise _as_error(problems, found, document)
+
+
+def _given(settings: Mapping[str, Any]) -> Document:
+    """A configuration that is no file: without lines, and with the text that it would have as one."""
+    data = json.loads(_as_json(settings, _MAPPING))
+    if "extends" in data:
+        raise ConfigError(f"{_MAPPING}: extends: only a file can extend another one", "merge the two mappings")
+    return Document(data, {}, Path(_MAPPING), dump(data))
+
+
+def _as_json(value: Any, name: str) -> str:
+    """A value as a configuration file can hold it; paths become text, tuples lists."""
+
+    def plain(part: Any) -> str:
+        if isinstance(part, Path):
+            return str(part)
+        raise TypeError(f"found {type(part).__name__!r}, which no configuration can hold")
+
+    try:
+        return json.dumps(value, default=plain)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{name}: {error}", "use numbers, text, lists and mappings, as in a YAML file") from error
 
 
 def resolved(config: RaftConfig) -> dict[str, Any]:

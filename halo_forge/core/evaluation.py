@@ -1,4 +1,4 @@
-"""From verdicts to numbers, and from numbers to a assessment: pure, and blind to test prompts until the end."""
+"""From samples to numbers, and from numbers to an assessment: pure, and blind to test prompts until the end."""
 
 from __future__ import annotations
 
@@ -8,25 +8,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from halo_forge.core.decisions import (
-    MASS,
-    OUTCOME_NUMBER,
     Assessment,
-    Decision,
     DecisionsSection,
     Totals,
     compare_totals,
     confirm_totals,
-    incumbent,
     screen_totals,
 )
 from halo_forge.core.metrics import KeptFacts, SetFacts, measure_set
 from halo_forge.core.metrics.compare import What, prompt_totals
-from halo_forge.core.records import Completion, CycleReport, Measurement, Record, Verdict
-from halo_forge.core.selection import PastCycle
+from halo_forge.core.records import Measurement, PolicyVersion, Record, Sample
 from halo_forge.core.statistics import paired_difference
-
-Answers = tuple[Sequence[Completion], Sequence[Verdict]]
-"""Completions and their verdicts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +33,7 @@ class Result(Record):
             chose the version, so its difference is biased upwards; test did not.
         last_version: The version that was trained last.
         last_dev, last_test: The same for it, with "last" in the place of "chosen".
-        conclusion: Why the run ended, see `halo_forge.core.decisions.Decision`; `reason` has the numbers.
+        conclusion: Why the run ended, see `halo_forge.core.records.Decision`; `reason` has the numbers.
     """
 
     chosen_version: int
@@ -61,106 +53,90 @@ HALF_WIDTH = 1.96
 COMPARED: dict[str, What] = {"compile_rate": "compiled", "pass_rate": "passed", "reward_mean": "reward"}
 
 
-def measure_version(cycle: int, train: Answers, dev: Answers, drift: Mapping[str, float]) -> Measurement:
-    """Metrics of v_{cycle-1} on its train prompts (none in the final evaluation) and on dev, and its drift."""
-    metrics = {**measure_set(facts(*train), "train"), **measure_set(facts(*dev), "dev"), **drift}
-    return Measurement(cycle, cycle - 1, dict(sorted(metrics.items())))
+def measure_version(
+    version: int, train: Sequence[Sample], dev: Sequence[Sample], drift: Mapping[str, float]
+) -> Measurement:
+    """Metrics of v_version on its train prompts (none in the final evaluation) and on dev, and its drift."""
+    metrics = {**measure_set(set_facts(train), "train"), **measure_set(set_facts(dev), "dev"), **drift}
+    return Measurement(version + 1, version, dict(sorted(metrics.items())))
 
 
-def with_kept(measurement: Measurement, reports: Sequence[CycleReport]) -> Measurement:
-    """The measurement as decisions see it: with what the version's own training was on (`kept/...`), and its mass."""
-    last = reports[-1].trained if reports else {}
-    kept = {name: value for name, value in last.items() if name.startswith("kept/") or name == MASS}
-    return dataclasses.replace(measurement, metrics={**measurement.metrics, **kept})
-
-
-def kept_facts(past: Sequence[PastCycle], decisions: Sequence[Decision]) -> KeptFacts:
-    """The programs that the last cycle kept, and those of the cycles that made the version it sampled.
-
-    Args:
-        past: All cycles so far.
-        decisions: As many, the last one that of the last cycle.
-    """
-    made, version = set(), decisions[-1].sample_from
-    while version > 0:
-        made.add(version)
-        version = decisions[version - 1].train_from
-    digests = {
-        each.cycle: [kept.verdict.normal_digest for kept in each.kept if kept.verdict.normal_digest is not None]
-        for each in past
-    }
-    earlier = {digest for cycle, found in digests.items() if cycle in made for digest in found}
-    return KeptFacts(digests[past[-1].cycle], earlier)
-
-
-def measure_test(version: int, test: Answers) -> Measurement:
+def measure_test(version: int, test: Sequence[Sample]) -> Measurement:
     """Metrics of v_version on the test prompts; it belongs to no cycle, so `cycle` is 0."""
-    return Measurement(0, version, dict(sorted(measure_set(facts(*test), "test").items())))
+    return Measurement(0, version, dict(sorted(measure_set(set_facts(test), "test").items())))
 
 
-def facts(completions: Sequence[Completion], verdicts: Sequence[Verdict]) -> SetFacts:
-    """Every prompt that was asked, and how often."""
-    prompt_ids = list(dict.fromkeys(completion.prompt_id for completion in completions))
-    num_samples = min(Counter(completion.prompt_id for completion in completions).values(), default=1)
-    return SetFacts(completions, verdicts, prompt_ids, num_samples)
+def set_facts(samples: Sequence[Sample]) -> SetFacts:
+    """Every prompt that was sampled, and how often."""
+    counts = Counter(sample.prompt_id for sample in samples)
+    return SetFacts(samples, list(counts), min(counts.values(), default=1))
 
 
-def judge(settings: DecisionsSection, decisions: Sequence[Decision], dev: Sequence[Sequence[Verdict]]) -> Assessment:
-    """What the version measured last is against the incumbent, at first look.
+def kept_facts(kept: Sequence[Sample], versions: Sequence[PolicyVersion]) -> KeptFacts:
+    """The programs that this cycle kept, and those of the cycles that made the version it sampled.
 
     Args:
-        decisions: Of all cycles before this one.
-        dev: dev[v] are the dev verdicts of v_v.
+        versions: v_0 .. v_{cycle-1}.
     """
-    if not decisions:
+    earlier: set[str] = set()
+    sampled = versions[versions[-1].decision.sample_from]
+    while sampled.training is not None:
+        earlier.update(_digests(sampled.training.kept))
+        sampled = versions[sampled.training.settings.parent_version]
+    return KeptFacts(_digests(kept), earlier)
+
+
+def _digests(samples: Sequence[Sample]) -> list[str]:
+    return [sample.verdict.normal_digest for sample in samples if sample.verdict.normal_digest is not None]
+
+
+def screen(settings: DecisionsSection, earlier: Sequence[PolicyVersion], dev: Sequence[Sample]) -> Assessment:
+    """What a version is against the incumbent, by its dev samples.
+
+    Args:
+        earlier: All versions before it.
+    """
+    if not earlier:
         return Assessment("baseline", None)
-    best = incumbent(decisions)
-    return screen_totals(settings, best, _totals(settings, dev[best]), _totals(settings, dev[-1]))
+    incumbent = earlier[-1].decision.best_version
+    return screen_totals(settings, incumbent, _totals(settings, earlier[incumbent].dev), _totals(settings, dev))
 
 
-def judge_again(
-    settings: DecisionsSection, assessment: Assessment, best: Sequence[Verdict], suspect: Sequence[Verdict]
+def confirm(
+    settings: DecisionsSection, assessment: Assessment, incumbent: Sequence[Sample], suspect: Sequence[Sample]
 ) -> Assessment:
-    """A suspect after samples of it and of the incumbent were drawn anew."""
-    return confirm_totals(settings, assessment, _totals(settings, best), _totals(settings, suspect))
+    """A suspect, by fresh samples of it and of the incumbent."""
+    return confirm_totals(settings, assessment, _totals(settings, incumbent), _totals(settings, suspect))
 
 
-def with_outcome(measurement: Measurement, assessment: Assessment) -> Measurement:
-    """The measurement as schedules see it: with `decision/outcome`, where the outcome says anything."""
-    number = OUTCOME_NUMBER.get(assessment.outcome)
-    if number is None:
-        return measurement
-    return dataclasses.replace(measurement, metrics={**measurement.metrics, "decision/outcome": number})
+def _totals(settings: DecisionsSection, samples: Sequence[Sample]) -> Totals:
+    return prompt_totals(samples, COMPARED[settings.metric.removeprefix("dev/")])
 
 
-def _totals(settings: DecisionsSection, verdicts: Sequence[Verdict]) -> Totals:
-    return prompt_totals(verdicts, COMPARED[settings.metric.removeprefix("dev/")])
-
-
-def compare(decision: Decision, dev: Sequence[Sequence[Verdict]], tests: Mapping[int, Answers]) -> Result:
+def compare(versions: Sequence[PolicyVersion], tests: Mapping[int, Sequence[Sample]]) -> Result:
     """The chosen and the last version against the start model, paired by prompt, on dev and (where measured) on test.
 
     Args:
-        decision: The last one.
-        dev: dev[v] are the dev verdicts of v_v.
-        tests: Policy version -> its answers to the test prompts.
+        versions: All of the run.
+        tests: Policy version -> its samples of the test prompts.
     """
+    decision = versions[-1].decision
     chosen, last = decision.best_version, decision.policy_version
     assert decision.conclusion is not None
     return Result(
         chosen_version=chosen,
         adapter=None if chosen == 0 else f"cycles/{chosen:03d}/adapter",
-        dev=_differences(dev[0], dev[chosen], "chosen"),
-        test=_differences(tests[0][1], tests[chosen][1], "chosen") if tests else {},
+        dev=_differences(versions[0].dev, versions[chosen].dev, "chosen"),
+        test=_differences(tests[0], tests[chosen], "chosen") if tests else {},
         last_version=last,
-        last_dev=_differences(dev[0], dev[last], "last"),
-        last_test=_differences(tests[0][1], tests[last][1], "last") if tests else {},
+        last_dev=_differences(versions[0].dev, versions[last].dev, "last"),
+        last_test=_differences(tests[0], tests[last], "last") if tests else {},
         conclusion=decision.conclusion,
         reason=decision.reason,
     )
 
 
-def _differences(start: Sequence[Verdict], other: Sequence[Verdict], name_of: str) -> dict[str, dict[str, float]]:
+def _differences(start: Sequence[Sample], other: Sequence[Sample], name_of: str) -> dict[str, dict[str, float]]:
     found = {}
     for name, what in COMPARED.items():
         before, after = prompt_totals(start, what), prompt_totals(other, what)

@@ -3,6 +3,9 @@
 The preview and the optimizer both call these functions, so what is shown is what is applied.  Steps are numbered
 t = 0 .. N-1.  No step has the factor 0: a warm-up that starts at 0 wastes the first of very few steps
 (transformers issue 34754).
+
+The types have the names of transformers' `lr_scheduler_type`.  `warmup_stable_decay` is the shape that papers, and the
+schedules across cycles, call `wsd`: each place keeps the name that its readers know.
 """
 
 from __future__ import annotations

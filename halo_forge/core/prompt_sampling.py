@@ -1,7 +1,7 @@
-"""Which train prompts a cycle asks, and how often: a pure function of seed, cycle and what earlier cycles found.
+"""Which train prompts a cycle samples, and how often: a pure function of seed, cycle and what earlier cycles found.
 
-p is a prompt's pass rate when it was last asked, drawn to the middle: (passed + 1) / (judged + 2), so 1/2 before it
-was asked.  What a prompt can teach goes with p (1 - p): nothing is learned from what always passes, and nothing is
+p is a prompt's pass rate when it was last sampled, drawn to the middle: (passed + 1) / (judged + 2), so 1/2 before
+it was sampled.  What a prompt can teach goes with p (1 - p): nothing is learned from what always passes, and nothing is
 kept of what never does.
 """
 
@@ -26,7 +26,7 @@ _DIFFICULTIES = {"easy": 1, "introductory": 1, "medium": 2, "interview": 2, "har
 
 @dataclass(frozen=True, slots=True)
 class PromptStats:
-    """What came of asking a prompt: the last cycle that asked it, and its samples there.
+    """How often a prompt passed in the last cycle that sampled it.
 
     Attributes:
         judged: Samples with a verdict that is not our own error.
@@ -53,10 +53,10 @@ class PromptStats:
 
 
 NEW = PromptStats(0, 0, 0)
-"""A prompt that was not asked yet."""
+"""A prompt that was not sampled yet."""
 
-Memory = Mapping[str, PromptStats]
-"""Prompt id -> what came of asking it last; prompts that were not asked are absent."""
+StatsByPrompt = Mapping[str, PromptStats]
+"""Prompt id -> its statistics; prompts that were not sampled yet are absent."""
 
 
 def next_in_turn(prompts: Sequence[Prompt], num: int, cycle: int, seed: int) -> list[Prompt]:
@@ -73,17 +73,17 @@ def next_in_turn(prompts: Sequence[Prompt], num: int, cycle: int, seed: int) -> 
 
 
 def easiest(
-    prompts: Sequence[Prompt], fraction: float, by: Literal["pass_rate", "difficulty"], memory: Memory, seed: int
+    prompts: Sequence[Prompt], fraction: float, by: Literal["pass_rate", "difficulty"], stats: StatsByPrompt, seed: int
 ) -> list[Prompt]:
     """The easiest `fraction` of the prompts, rounded up, in the order given.
 
-    By pass rate: the highest p first; equal ones, such as those that were not asked yet, by difficulty.  Difficulty is
+    By pass rate: the highest p first; equal ones, such as those not sampled yet, by difficulty.  Difficulty is
     `info["difficulty"]`, a number or easy, medium, hard; prompts without one come last.
     """
     num = num_easiest(len(prompts), fraction)
 
     def place(prompt: Prompt) -> tuple[float, float, int]:
-        chance = memory.get(prompt.id, NEW).chance if by == "pass_rate" else 0.0
+        chance = stats.get(prompt.id, NEW).chance if by == "pass_rate" else 0.0
         return -chance, difficulty(prompt), derive_seed(seed, "easiest", prompt.id)
 
     chosen = {prompt.id for prompt in sorted(prompts, key=place)[:num]}
@@ -106,20 +106,20 @@ def difficulty(prompt: Prompt) -> float:
 
 
 def learnable(
-    prompts: Sequence[Prompt], num: int | None, memory: Memory, cycle: int, anchor_fraction: float, seed: int
+    prompts: Sequence[Prompt], num: int | None, stats: StatsByPrompt, cycle: int, anchor_fraction: float, seed: int
 ) -> list[Prompt]:
     """The prompts that are due, or `num` drawn without replacement with weights p (1 - p), in the order given.
 
-    Due is what sometimes passes, or was not asked yet; what never passed, unless the cycle before this one asked it;
+    Due is what sometimes passes, or was not sampled yet; what never passed, unless the last cycle sampled it;
     and `anchor_fraction` (rounded up) of what always passes, others in each cycle.  Prompts that are not due are drawn
-    only where too few are due; where `num` is None, all that are due are asked, or all prompts if none is.
+    only where too few are due; where `num` is None, all that are due are sampled, or all prompts if none is.
     """
-    due = _due(prompts, memory, cycle, anchor_fraction, seed)
+    due = _due(prompts, stats, cycle, anchor_fraction, seed)
     if num is None:
         return [prompt for prompt in prompts if not due or prompt.id in due]
 
     def place(prompt: Prompt) -> tuple[bool, float]:
-        chance = memory.get(prompt.id, NEW).chance
+        chance = stats.get(prompt.id, NEW).chance
         # Sorting by exponential times at rate w draws without replacement (Efraimidis and Spirakis 2006).
         uniform = (derive_seed(seed, "weights", cycle, prompt.id) + 1) / (2**63 + 1)
         return prompt.id not in due, -math.log(uniform) / (chance * (1.0 - chance))
@@ -128,14 +128,14 @@ def learnable(
     return [prompt for prompt in prompts if prompt.id in chosen]
 
 
-def _due(prompts: Sequence[Prompt], memory: Memory, cycle: int, anchor_fraction: float, seed: int) -> set[str]:
-    known = {prompt.id: memory.get(prompt.id, NEW) for prompt in prompts}
+def _due(prompts: Sequence[Prompt], stats: StatsByPrompt, cycle: int, anchor_fraction: float, seed: int) -> set[str]:
+    known = {prompt.id: stats.get(prompt.id, NEW) for prompt in prompts}
     solved = sorted(
-        (prompt_id for prompt_id, asked in known.items() if asked.always),
+        (prompt_id for prompt_id, last in known.items() if last.always),
         key=lambda prompt_id: derive_seed(seed, "anchors", cycle, prompt_id),
     )
     anchors = solved[: math.ceil(round(len(solved) * anchor_fraction, 9))]
-    resting = {prompt_id for prompt_id, asked in known.items() if asked.never and asked.cycle == cycle - 1}
+    resting = {prompt_id for prompt_id, last in known.items() if last.never and last.cycle == cycle - 1}
     return (set(known) - set(solved) - resting) | set(anchors)
 
 

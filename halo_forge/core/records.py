@@ -1,13 +1,14 @@
 """The frozen values that flow through the loop.
 
-prompt -> completion -> verdict -> selection -> trained -> report.  All of them are plain data: each one is a line
-of a JSONL file or a small JSON file in the run directory, and can be read back from there.
+prompt -> request -> completion -> verdict -> selection -> trained -> report.  A `Record` is plain data: a line of a
+JSONL file or a small JSON file in the run directory, and can be read back from there.  `Sample`, `Training` and
+`PolicyVersion` put records together that belong together.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
@@ -15,8 +16,19 @@ Stage = Literal["extract", "compile", "run", "tests"]
 Status = Literal["passed", "failed", "timeout", "out_of_memory", "error"]
 Finish = Literal["stop", "length"]
 Threshold = float | Literal["pass"]
+Key = tuple[str, int]
+"""(prompt id, sample index): which sample of a set of rollouts."""
+Outcome = Literal["baseline", "improved", "held", "suspect_not_confirmed", "degraded", "underpowered"]
+Action = Literal["continue", "rollback", "continue_lower", "from_base", "stop", "finish"]
+Conclusion = Literal["converged", "declined", "collapsed", "exhausted", "still_improving", "improved", "inconclusive"]
 
 STAGES: tuple[Stage, ...] = ("extract", "compile", "run", "tests")
+
+OUTCOME_NUMBER: Mapping[str, float] = {"improved": 1.0, "held": 0.0, "suspect_not_confirmed": 0.0, "degraded": -1.0}
+"""Outcome -> the number that schedules read in the history; the others say nothing about progress."""
+
+MASS = "learning_rate_mass"
+"""Metric: the sum of the learning rates that a version was trained with."""
 
 HACK_FLAGS: dict[str, str] = {
     "early_exit": "exits with code 0 before all checks were printed",
@@ -99,6 +111,11 @@ class SampleRequest(Record):
     min_p: float = 0.0
 
     @property
+    def key(self) -> Key:
+        """(prompt id, sample index)."""
+        return self.prompt_id, self.index
+
+    @property
     def is_untruncated(self) -> bool:
         """Tokens are drawn from the model's own distribution: at temperature 1, from the whole vocabulary."""
         return self.temperature == self.top_p == 1.0 and self.top_k is None and self.min_p == 0.0
@@ -122,6 +139,11 @@ class Completion(Record):
     finish: Finish
     seed: int
     policy_version: int
+
+    @property
+    def key(self) -> Key:
+        """(prompt id, sample index)."""
+        return self.prompt_id, self.index
 
 
 @dataclass(frozen=True)
@@ -205,6 +227,11 @@ class Verdict(CheckResult):
         return {name: row[name] for name in order}
 
     @property
+    def key(self) -> Key:
+        """(prompt id, sample index)."""
+        return self.prompt_id, self.index
+
+    @property
     def compiled(self) -> bool:
         """The program compiles, whatever happened later."""
         return self.stage in ("run", "tests") or (self.stage == "compile" and self.status == "passed")
@@ -225,18 +252,55 @@ class Verdict(CheckResult):
 
 
 @dataclass(frozen=True, slots=True)
+class Sample:
+    """A completion with its verdict.
+
+    Raises:
+        ValueError: The verdict is that of another completion.
+    """
+
+    completion: Completion
+    verdict: Verdict
+
+    def __post_init__(self) -> None:
+        if self.completion.key != self.verdict.key:
+            raise ValueError(f"completion {self.completion.key} and verdict {self.verdict.key} are not of one sample")
+
+    @property
+    def prompt_id(self) -> str:
+        """The prompt that was sampled."""
+        return self.completion.prompt_id
+
+    @property
+    def key(self) -> Key:
+        """(prompt id, sample index): which sample of its set of rollouts."""
+        return self.completion.key
+
+
+def pass_counts(samples: Iterable[Sample]) -> dict[str, tuple[int, int]]:
+    """Prompt id -> (passed, judged) samples; verdicts of status "error" judge nothing."""
+    found: dict[str, tuple[int, int]] = {}
+    for sample in samples:
+        passed, judged = found.get(sample.prompt_id, (0, 0))
+        if sample.verdict.status != "error":
+            passed, judged = passed + sample.verdict.passed, judged + 1
+        found[sample.prompt_id] = passed, judged
+    return found
+
+
+@dataclass(frozen=True, slots=True)
 class Selection(Record):
-    """Which completions become training data, and why the others do not.
+    """Which samples become training data, and why the others do not.
 
     Attributes:
-        kept: (prompt id, sample index) in training order.
-        dropped: Reason -> the (prompt id, sample index) pairs dropped for it.
+        kept: Their keys in training order.
+        dropped: Reason -> the keys of the samples dropped for it.
         threshold: The reward threshold that was in force.
         replayed: (cycle, prompt id, sample index) of what earlier cycles kept and this one trains on once more.
     """
 
-    kept: tuple[tuple[str, int], ...]
-    dropped: Mapping[str, tuple[tuple[str, int], ...]]
+    kept: tuple[Key, ...]
+    dropped: Mapping[str, tuple[Key, ...]]
     threshold: Threshold
     replayed: tuple[tuple[int, str, int], ...] = ()
 
@@ -265,7 +329,7 @@ class SamplingSettings(Record):
 
 @dataclass(frozen=True, slots=True)
 class SelectionSettings(Record):
-    """The scheduled values that decide what is selected in this cycle; `TrainingSettings` repeats them."""
+    """The scheduled values that decide what is selected in this cycle, written down before they were used."""
 
     cycle: int
     reward_threshold: Threshold
@@ -284,8 +348,6 @@ class TrainingSettings(Record):
 
     cycle: int
     parent_version: int
-    reward_threshold: Threshold
-    keep_fraction: float
     learning_rate: float
     num_train_epochs: float
     max_grad_norm: float
@@ -313,7 +375,11 @@ class Trained(Record):
 
 @dataclass(frozen=True, slots=True)
 class CycleReport(Record):
-    """The last file of a cycle: it exists if and only if the cycle is done."""
+    """The last file of a cycle: it exists if and only if the cycle is done.
+
+    Attributes:
+        settings: Those of selection and those of training.
+    """
 
     cycle: int
     policy_version: int
@@ -323,3 +389,126 @@ class CycleReport(Record):
     measurement: Mapping[str, float]
     trained: Mapping[str, float]
     adapter_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision(Record):
+    """What follows from the dev verdicts so far; docs/decisions.md has the rules.
+
+    Attributes:
+        outcome: What v_{cycle-1} is against the incumbent.
+        action: "continue" trains v_cycle from v_{cycle-1}; "rollback", "continue_lower" and "from_base" are the
+            answers to a confirmed decline; "stop" and "finish" (all cycles done) end the run.
+        best_version: The incumbent as of now: the version to keep.
+        reason: Outcome and action in words, with their numbers.
+        compared_with: The incumbent that v_{cycle-1} was compared with; None for the start model.
+        screen: `difference`, `standard_error`, `z` (absent without a spread), `minimum_detectable_effect` and
+            `num_prompts` of v_{cycle-1} minus the incumbent on the dev samples; empty where nothing was compared.
+        confirmation: The same on fresh samples of both; empty where none were drawn.
+        train_from: The version that v_cycle is trained from.
+        sample_from: The version whose samples v_cycle is trained on.
+        seed_tag: What the seeds of these samples are derived from, besides cycle, prompt and index.
+        learning_rate_factor: What this cycle's scheduled learning rate is multiplied with: all declines together.
+        temperature_add: What is added to the scheduled sampling temperature: all returns together.
+        num_rollbacks: Times that training went back to an earlier version.
+        conclusion: Of a run that ends here.
+    """
+
+    cycle: int
+    outcome: Outcome
+    action: Action
+    best_version: int
+    reason: str
+    compared_with: int | None = None
+    screen: Mapping[str, float] = field(default_factory=dict)
+    confirmation: Mapping[str, float] = field(default_factory=dict)
+    train_from: int = 0
+    sample_from: int = 0
+    seed_tag: str = "sample"
+    learning_rate_factor: float = 1.0
+    temperature_add: float = 0.0
+    num_rollbacks: int = 0
+    conclusion: Conclusion | None = None
+
+    @property
+    def policy_version(self) -> int:
+        """The version that was judged."""
+        return self.cycle - 1
+
+    @property
+    def ends(self) -> bool:
+        """Nothing is trained after it."""
+        return self.action in ("stop", "finish")
+
+    @property
+    def resamples(self) -> bool:
+        """This cycle trains on samples of an earlier version than v_{cycle-1}."""
+        return self.sample_from != self.policy_version
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How v_cycle was trained: from what, at which settings, and what came of it.
+
+    Attributes:
+        pass_counts: Prompt id -> (passed, judged) of the samples that the cycle selected from.
+        kept: Those of them that it trained on, in training order; without what it replayed of earlier cycles.
+    """
+
+    cycle: int
+    pass_counts: Mapping[str, tuple[int, int]]
+    kept: tuple[Sample, ...]
+    settings: TrainingSettings
+    trained: Trained
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyVersion:
+    """All that is known of v_0, v_1 ... once it was decided what follows from it.
+
+    Attributes:
+        training: What made it; None for the start model.
+        sampling: What its train prompts were sampled with.
+        train, dev: Its samples; none of train in the final evaluation.
+        measurement: What was measured of it.
+        decision: What it is against the best version before it, and what follows.
+    """
+
+    training: Training | None
+    sampling: SamplingSettings
+    train: tuple[Sample, ...]
+    dev: tuple[Sample, ...]
+    measurement: Measurement
+    decision: Decision
+
+    @property
+    def number(self) -> int:
+        """v."""
+        return self.measurement.policy_version
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """As schedules and decisions see it, see `history_row`."""
+        return history_row(self.measurement, self.training, self.decision.outcome)
+
+
+def history_row(measurement: Measurement, training: Training | None, outcome: str) -> dict[str, float]:
+    """What schedules and decisions see of a version.
+
+    Beside its measurement: what its own training was on (`kept/...`), at which learning-rate mass, and
+    `decision/outcome` where the outcome says anything.
+    """
+    trained = {} if training is None else training.trained.metrics
+    row = {**measurement.metrics, **{name: trained[name] for name in trained if _describes_rows(name)}}
+    number = OUTCOME_NUMBER.get(outcome)
+    return row if number is None else {**row, "decision/outcome": number}
+
+
+def _describes_rows(name: str) -> bool:
+    return name.startswith("kept/") or name == MASS
+
+
+def trainings(versions: Sequence[PolicyVersion], latest: Training | None = None) -> list[Training]:
+    """What made v_1, v_2 ..., in order; `latest` made the version after `versions`, which is not measured yet."""
+    made = [*(version.training for version in versions), latest]
+    return [training for training in made if training is not None]

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 from halo_forge.core import prompt_sampling
 from halo_forge.core.prompt_sampling import PromptStats
-from halo_forge.core.records import Prompt, SampleRequest, SamplingSettings, Verdict
+from halo_forge.core.records import Prompt, Sample, SampleRequest, SamplingSettings, Training, pass_counts
 from halo_forge.core.seeds import derive_seed
-from halo_forge.core.selection import PastCycle, pass_counts
 
 if TYPE_CHECKING:
     from halo_forge.config import RaftConfig  # built of the settings of engines and verifiers, so it lies above
@@ -38,39 +37,44 @@ class Requests:
 
     @property
     def num_cycles(self) -> int:
-        """Cycles that train; the loop runs once more, for the final evaluation."""
+        """Cycles that train; one more is the final evaluation."""
         return self.config.raft.num_cycles
 
     def train_prompts(
-        self, cycle: int, curriculum_fraction: float = 1.0, past: Sequence[PastCycle] = ()
+        self, cycle: int, curriculum_fraction: float = 1.0, past: Sequence[Training] = ()
     ) -> list[Prompt]:
         """The train prompts of a cycle, after what earlier cycles found: all that may be asked, or a choice of them."""
         raft, seed = self.config.raft, self.config.seed
-        memory = {each: PromptStats(one.cycle, *counts) for one in past for each, counts in one.pass_counts.items()}
-        allowed = prompt_sampling.easiest(self.prompts.train, curriculum_fraction, raft.curriculum_by, memory, seed)
+        stats = {
+            prompt_id: PromptStats(training.cycle, *counts)
+            for training in past
+            for prompt_id, counts in training.pass_counts.items()
+        }
+        allowed = prompt_sampling.easiest(self.prompts.train, curriculum_fraction, raft.curriculum_by, stats, seed)
         if raft.prompt_weights == "learnable":
-            return prompt_sampling.learnable(allowed, raft.prompts_per_cycle, memory, cycle, raft.anchor_fraction, seed)
+            return prompt_sampling.learnable(allowed, raft.prompts_per_cycle, stats, cycle, raft.anchor_fraction, seed)
         num = len(allowed) if raft.prompts_per_cycle is None else raft.prompts_per_cycle
         return prompt_sampling.next_in_turn(allowed, num, cycle, seed)
 
     def train_requests(
-        self, cycle: int, settings: SamplingSettings, past: Sequence[PastCycle] = (), seed_tag: str = "sample"
+        self, settings: SamplingSettings, past: Sequence[Training] = (), seed_tag: str = "sample"
     ) -> list[SampleRequest]:
-        """What cycle `cycle` samples, or the first round of it; nothing in the final evaluation."""
+        """What the cycle of `settings` samples, or the first round of it; nothing in the final evaluation."""
+        cycle, num = settings.cycle, settings.samples_per_prompt
         if cycle > self.num_cycles:
             return []
-        is_budgeted = self.config.raft.sampling == "budgeted"
-        num = prompt_sampling.first_round(settings.samples_per_prompt) if is_budgeted else settings.samples_per_prompt
+        if self.config.raft.sampling == "budgeted":
+            num = prompt_sampling.first_round(num)
         prompts = self.train_prompts(cycle, settings.curriculum_fraction, past)
         return self._train_requests(prompts, {prompt.id: range(num) for prompt in prompts}, settings, seed_tag, cycle)
 
-    def further_requests(
-        self, settings: SamplingSettings, verdicts: Sequence[Verdict], seed_tag: str = "sample"
+    def second_round(
+        self, settings: SamplingSettings, samples: Sequence[Sample], seed_tag: str = "sample"
     ) -> list[SampleRequest]:
-        """The second round of budgeted sampling, after the verdicts of the first; else nothing."""
+        """The second round of budgeted sampling, after the samples of the first; else nothing."""
         if self.config.raft.sampling == "uniform":
             return []
-        num, counts = settings.samples_per_prompt, pass_counts(verdicts)
+        num, counts = settings.samples_per_prompt, pass_counts(samples)
         further = prompt_sampling.second_round(counts, num, derive_seed(self.config.seed, "budget", settings.cycle))
         first = prompt_sampling.first_round(num)
         prompts = [prompt for prompt in self.prompts.train if prompt.id in counts]

@@ -8,9 +8,9 @@ One module (or one entry point of another package: docs/extending.md), one engin
 where `policy` is the model (`halo_forge.policy.Policy`), or None for a kind whose `needs_policy` is False.  An
 `Engine` answers `sample(prompts, requests, policy_version)` with completions as they finish, in any order, exactly
 one for each request.  A request carries its own seed: batch size and order must not change what is drawn beyond
-floating-point noise (a server may promise less).  Its `takes_processors` says whether checking has to wait.  An engine
-that is a context manager too is left when the run ends; one that is `Noting` can write into the run's events, and one
-that is `KeepingLogs` is told where.
+floating-point noise (a server may promise less).  Its `saturates_cpu` says whether checking has to wait.  An engine
+that is a context manager is exited when the run ends; one that is `ReportsEvents` can write to the run's events, and
+one that is `KeepsLogs` is told where.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from typing import Protocol, runtime_checkable
 from halo_forge.core.records import Completion, Prompt, SampleRequest
 from halo_forge.engines._spec import EngineSpec
 
-__all__ = ["Engine", "EngineSpec", "KeepingLogs", "Noting"]
+__all__ = ["Engine", "EngineSpec", "KeepsLogs", "ReportsEvents"]
 
 
 class Engine(Protocol):
     """What the loop asks of an engine."""
 
     @property
-    def takes_processors(self) -> bool:
+    def saturates_cpu(self) -> bool:
         """Sampling keeps all processors busy: answers are checked after it, because beside it both are slower."""
         ...
 
@@ -41,7 +41,7 @@ class Engine(Protocol):
 
 
 @runtime_checkable
-class Noting(Protocol):
+class ReportsEvents(Protocol):
     """An engine that has something to say about how it sampled.
 
     Attributes:
@@ -52,7 +52,7 @@ class Noting(Protocol):
 
 
 @runtime_checkable
-class KeepingLogs(Protocol):
+class KeepsLogs(Protocol):
     """An engine that starts programs whose output somebody may want to read after the run."""
 
     def keep_logs(self, folder: Path) -> None:

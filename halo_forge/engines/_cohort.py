@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 import torch
 
+from halo_forge.engines._transfer import keep_rows
+
 SLOT_MULTIPLE = 32
 """Matrix products are slower at odd sizes, and a cache that grew at every step would be copied at every step."""
 
@@ -81,12 +83,7 @@ class Cohort:
         Returns:
             What is left, by the old numbers, in the new order.
         """
-        order, gaps, moved = filled_gaps(rows)
-        if gaps:
-            into, source = torch.tensor(gaps), torch.tensor(moved)
-            for layer in self._layers:
-                for states in layer:
-                    states[into] = states[source]
+        order = keep_rows(rows, (states for layer in self._layers for states in layer), self.lengths.device)
         self.lengths = self.lengths[torch.tensor(order, dtype=torch.long)]
         return order
 
@@ -142,17 +139,3 @@ class Cohort:
                 roomy.append(room)
             self._layers[number] = (roomy[0], roomy[1])  # layer by layer: only one is there twice
         self.slot = num_before
-
-
-def filled_gaps(rows: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
-    """How `rows`, numbers that rise, become the first ones with few moves.
-
-    Returns:
-        Their numbers in the new order; the places of dropped rows that are filled; the rows that move there.
-    """
-    order = list(range(len(rows)))
-    gaps = sorted(set(order) - set(rows))
-    moved = list(rows[len(rows) - len(gaps) :])
-    for gap, row in zip(gaps, moved, strict=True):
-        order[gap] = row
-    return order, gaps, moved

@@ -21,8 +21,8 @@ from transformers.cache_utils import CacheLayerMixin
 from halo_forge.core.errors import ConfigError
 from halo_forge.engines._attention import NAME, with_parts
 from halo_forge.engines._cohort import Cohort
+from halo_forge.engines._cuda_graphs import CudaGraphs
 from halo_forge.engines._fixed_cache import FixedCache
-from halo_forge.engines._graphs import Graphs
 from halo_forge.engines._transfer import upload, upload_indices
 from halo_forge.policy import threads
 from halo_forge.supervisor import heartbeat
@@ -118,7 +118,7 @@ class Decoder:
         self._max_rows, self._max_length = max_rows, max_length
         # The library's own attention takes one tensor of keys.
         self._max_cohorts = MAX_COHORTS if model.config._attn_implementation == NAME else 1
-        self._graphs = Graphs(max_rows) if graphs else None
+        self._graphs = CudaGraphs(max_rows) if graphs else None
         self._cohorts: list[Any] = []  # each a Cohort; on a GPU a single FixedCache, from the first rows on
         self._cache: Cache | None = None
         self._kept: tuple[tuple[int, ...], _States] | None = None

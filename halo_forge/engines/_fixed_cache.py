@@ -12,8 +12,7 @@ from collections.abc import Sequence
 
 import torch
 
-from halo_forge.engines._cohort import filled_gaps
-from halo_forge.engines._transfer import upload_indices
+from halo_forge.engines._transfer import keep_rows, upload_indices
 
 SLOT_BUCKET, GRAPH_SLOT_BUCKET = 64, 256
 """Attention goes over a multiple of so many slots: a mask that is not aligned costs another copy in every layer, and
@@ -105,11 +104,8 @@ class FixedCache:
         Returns:
             What is left, by the old numbers, in the new order.
         """
-        order, gaps, moved = filled_gaps(rows)
-        if gaps:
-            into, source = upload_indices(gaps, moved, device=self._device)
-            for states in (self._lengths, *(states for layer in self._layers for states in layer)):
-                states[into] = states[source]
+        states = [self._lengths, *(each for layer in self._layers for each in layer)]
+        order = keep_rows(rows, states, self._device)
         self._seen = [self._seen[row] for row in order]
         self._num_slots = self._slots_needed()
         return order

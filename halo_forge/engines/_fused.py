@@ -22,7 +22,7 @@ from halo_forge.policy.forwards import replaced_forwards
 _log = logging.getLogger(__name__)
 _ROTARY = "apply_rotary_pos_emb"
 """What the library's models call the function, each in its own module."""
-_said: set[str] = set()
+_warned: set[str] = set()
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def fused_operations(model: Any) -> Iterator[None]:
     own = getattr(home, _ROTARY, None)
     rotary = _Rotary(own) if own is not None and _turns_halves(own, model.device, model.dtype) else None
     if rotary is None:
-        _say_once(f"rotary positions of {type(model).__name__} keep the model's own operations")
+        _warn_once(f"rotary positions of {type(model).__name__} keep the model's own operations")
     with replaced_forwards(norms):
         if rotary is not None:
             setattr(home, _ROTARY, rotary)
@@ -53,9 +53,9 @@ def fused_operations(model: Any) -> Iterator[None]:
                 setattr(home, _ROTARY, own)
 
 
-def _say_once(message: str) -> None:
-    if message not in _said:
-        _said.add(message)
+def _warn_once(message: str) -> None:
+    if message not in _warned:
+        _warned.add(message)
         _log.warning("%s: decoding starts more kernels than it could", message)
 
 
@@ -73,7 +73,7 @@ def _fused_norms(model: Any) -> dict[Any, Callable[[torch.Tensor], torch.Tensor]
         if kind not in kinds:
             kinds[kind] = next((make for make in (_by_weight, _by_weight_and_one) if _is_same(make, module)), None)
             if kinds[kind] is None:
-                _say_once(f"{kind.__name__} keeps the model's own operations")
+                _warn_once(f"{kind.__name__} keeps the model's own operations")
         make = kinds[kind]
         if make is not None:
             found[module] = make(module)
@@ -147,7 +147,7 @@ class _Rotary:
             return self._own(q, k, cos, sin, *arguments, **options)
         if cos.dtype != q.dtype:
             # OLMo keeps the factors in float32, and rounds the result to the dtype of the model.
-            _say_once(f"rotary positions with factors in {cos.dtype} keep the model's own operations")
+            _warn_once(f"rotary positions with factors in {cos.dtype} keep the model's own operations")
             return self._own(q, k, cos, sin)
         if self._cos is not cos or self._sin is not sin or self._factors is None:
             # All layers of a step get the same tensors.

@@ -20,7 +20,7 @@ class Unreachable(Exception):
     """No answer, or one that says to come back: what was asked may be asked again."""
 
 
-class Away(Unreachable):
+class ConnectionLost(Unreachable):
     """Nobody answered, or the connection broke: whoever answers next may be another server."""
 
 
@@ -126,7 +126,7 @@ class Client:
             answer = connection.getresponse()
             data = answer.read()
         except (OSError, http.client.HTTPException) as error:
-            raise Away(f"{method} {url}: {str(error) or type(error).__name__}") from error
+            raise ConnectionLost(f"{method} {url}: {str(error) or type(error).__name__}") from error
         finally:
             with self._lock:
                 self._open.discard(connection)

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from halo_forge.core.errors import ConfigError, LogitsNotFinite
-from halo_forge.policy.probe import Probe
+from halo_forge.policy.drift_probe import DriftProbe
 
 if TYPE_CHECKING:
-    from halo_forge.engines._served_adapter import Way
-    from halo_forge.engines._server_forms import Scored
+    from halo_forge.engines._adapter_delivery import AdapterDelivery
+    from halo_forge.engines._server_dialects import ScoredTokens
     from halo_forge.policy import Policy
 
 NUM_PROMPTS, NUM_TOKENS = 4, 64
@@ -81,40 +81,44 @@ class Proof:
         """Another draw may say otherwise: it is refused for less than a gap above the limit."""
         return self.num_tokens < MIN_TOKENS or self.closer is not None
 
-    def check(self, version: int, max_gap: float, way: Way) -> None:
+    def check(self, version: int, max_gap: float, delivery: AdapterDelivery) -> None:
         """Nothing if the server answers with v_version.
 
         Args:
-            way: Says what to look at.
+            delivery: Says what to look at.
 
         Raises:
             ConfigError: It does not, or there is too little to tell by; with the figures.
         """
         if self.num_tokens < MIN_TOKENS:
             raise ConfigError(
-                f"{way.key}: whether the server answers with v{version} cannot be told: {self.num_tokens} tokens of its"
-                f" answers to {self.num_answers} prompts could be compared, needed: {MIN_TOKENS}",
-                "its answers are nearly empty, or its token counts are not those of our tokenizer:"
-                f" {way.other_model_hint}; then run the same command with --resume; engine.max_policy_gap: null asks"
-                " for no proof",
+                f"{delivery.key}: cannot verify that the server samples from v{version}: only {self.num_tokens} tokens"
+                f" of its answers to {self.num_answers} prompts can be compared, at least {MIN_TOKENS} are needed",
+                "its answers are nearly empty, or its token counts differ from those of our tokenizer:"
+                f" {delivery.other_model_hint}; then run the same command with --resume; engine.max_policy_gap: null"
+                " skips this check",
             )
         mine = f"{_COMPARED[self.method]} by {self.gap:.4f} nats per token ({self.num_tokens} tokens)"
         if self.gap > max_gap:
             raise ConfigError(
-                f"{way.key}: the server does not answer with v{version}: {mine}; engine.max_policy_gap is {max_gap:g}",
-                f"{way.other_model_hint}; then run the same command with --resume; a higher engine.max_policy_gap"
+                f"{delivery.key}: the server does not answer with v{version}: {mine}; engine.max_policy_gap is"
+                f" {max_gap:g}",
+                f"{delivery.other_model_hint}; then run the same command with --resume; a higher engine.max_policy_gap"
                 " accepts samples of another policy",
             )
         if self.closer is not None:
             raise ConfigError(
-                f"{way.key}: the server does not answer with v{version}: it is closer to {self.closer}: {mine}, from"
-                f" {self.closer} by {self.others[self.closer]:.4f}",
-                f"the adapter did not reach it: {way.lost_adapter_hint}; then run the same command with --resume",
+                f"{delivery.key}: the server does not answer with v{version}: it is closer to {self.closer}: {mine},"
+                f" from {self.closer} by {self.others[self.closer]:.4f}",
+                f"the adapter did not reach it: {delivery.lost_adapter_hint}; then run the same command with --resume",
             )
 
 
 def prove(
-    policy: Policy, rows: Sequence[Sequence[int]], scored: Sequence[Scored], before: tuple[int, Path | None] | None
+    policy: Policy,
+    rows: Sequence[Sequence[int]],
+    scored: Sequence[ScoredTokens],
+    before: tuple[int, Path | None] | None,
 ) -> Proof:
     """Compare what the server said with the policy in memory, which is the same afterwards.
 
@@ -127,18 +131,10 @@ def prove(
         ConfigError: The server says a log-probability that is not finite.
         LogitsNotFinite: The policy in memory, or one that it is compared with, has such ones.
     """
-    said = [each.log_probabilities for each in scored]
-    theirs = None if any(each is None for each in said) else [value for each in said for value in each or ()]
-    if theirs is not None and not all(map(math.isfinite, theirs)):
-        raise ConfigError(
-            f"the server says log-probabilities that are not finite ({_first_not_finite(theirs)}): what it samples from"
-            f" for v{policy.version} is no distribution",
-            "see the server's log; its number format may overflow with this model, as float16 does where bfloat16 and"
-            " float32 do not; then run the same command with --resume",
-        )
+    theirs = _said(policy, scored)
     given = [len(row) for row in rows]
     answers = [list(each.token_ids) for each in scored]
-    probe = Probe(policy, {})
+    probe = DriftProbe(policy, {})
     if theirs is None:
         _, _, likeliest = probe.log_probabilities(_joined(rows, answers), given)
         for each, answer, best in zip(scored, answers, likeliest, strict=True):
@@ -181,6 +177,23 @@ def prove(
         told_apart=tuple(name for name, rank in ranks.items() if rank < -STANDARD_ERRORS),
         closer=closest if closest is not None and ranks[closest] > STANDARD_ERRORS else None,
     )
+
+
+def _said(policy: Policy, scored: Sequence[ScoredTokens]) -> list[float] | None:
+    """The server's log-probabilities of all tokens; None if it does not give them."""
+    values: list[float] = []
+    for each in scored:
+        if each.log_probabilities is None:
+            return None
+        values += each.log_probabilities
+    if not all(map(math.isfinite, values)):
+        raise ConfigError(
+            f"the server returns log-probabilities that are not finite ({_first_not_finite(values)}): it does not"
+            f" sample v{policy.version} from a probability distribution",
+            "see the server's log; its number format may overflow with this model, as float16 does where bfloat16 and"
+            " float32 do not; then run the same command with --resume",
+        )
+    return values
 
 
 def _first_not_finite(values: Sequence[float]) -> float:

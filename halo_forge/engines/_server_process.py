@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from halo_forge.engines._leash import BOOT, GRACE_SECONDS
+from halo_forge.engines._server_guard import BOOT, GRACE_SECONDS
 from halo_forge.supervisor import heartbeat
 
 _log = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ POLL_SECONDS = 0.1
 LOG_LINES = 15
 LOG_BYTES = 64 * 1024
 _END_SECONDS = GRACE_SECONDS + 25.0
-"""The leash's grace, and the time in which the kernel has to end what is killed."""
+"""The guard's grace, and the time in which the kernel has to end what is killed."""
 
 
 class NotStarted(Exception):
@@ -41,7 +41,7 @@ class NotStarted(Exception):
 
 
 class ServerProcess:
-    """One server at a time, on a leash: it and everything it starts end with this process, however that ends.
+    """One server at a time, on a guard: it and everything it starts end with this process, however that ends.
 
     Args:
         name: Of its files.
@@ -55,18 +55,18 @@ class ServerProcess:
     def __init__(self, name: str, folder: Path | None = None) -> None:
         self.name, self.folder = name, folder
         self.log: Path | None = None
-        self._leash: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
         self._pid_file: Path | None = None
 
     @property
     def is_running(self) -> bool:
         """It was started and has not ended."""
-        return self._leash is not None and self._leash.poll() is None
+        return self._guard is not None and self._guard.poll() is None
 
     @property
     def exit_code(self) -> int | None:
         """Of a server that ended by itself; None where it runs, or was never started."""
-        return None if self._leash is None else self._leash.poll()
+        return None if self._guard is None else self._guard.poll()
 
     def start(
         self,
@@ -88,7 +88,7 @@ class ServerProcess:
         self.log = self._new_log()
         with self.log.open("xb") as output:
             # A session of its own: Ctrl-C is ours, and the server is ended once we are done.
-            self._leash = subprocess.Popen(
+            self._guard = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", BOOT, root, *command],
                 env=dict(environment),
                 stdin=subprocess.PIPE,
@@ -97,9 +97,9 @@ class ServerProcess:
                 start_new_session=True,
             )
         self._pid_file = self._leftover_file
-        self._pid_file.write_text(f"{self._leash.pid}\n", encoding="ascii")
+        self._pid_file.write_text(f"{self._guard.pid}\n", encoding="ascii")
         try:
-            self._wait(self._leash, answers, time.monotonic() + timeout_seconds)
+            self._wait(self._guard, answers, time.monotonic() + timeout_seconds)
         except BaseException:
             self.close()
             raise
@@ -113,42 +113,42 @@ class ServerProcess:
             return
         pid = int(text)
         deadline = time.monotonic() + _END_SECONDS
-        while _is_leash(pid) and time.monotonic() < deadline:
+        while _is_guard(pid) and time.monotonic() < deadline:
             heartbeat.beat()
             time.sleep(POLL_SECONDS)
-        if _is_leash(pid):
+        if _is_guard(pid):
             _log.warning("the server %s of an earlier attempt is not gone yet (process %d)", self.name, pid)
 
     def close(self) -> None:
         """End it, if it runs; nothing that it started is left afterwards."""
-        if self._leash is not None:
-            assert self._leash.stdin is not None
-            self._leash.stdin.close()
+        if self._guard is not None:
+            assert self._guard.stdin is not None
+            self._guard.stdin.close()
             try:
-                self._leash.wait(_END_SECONDS)
+                self._guard.wait(_END_SECONDS)
                 if self._pid_file is not None:
                     self._pid_file.unlink(missing_ok=True)
             except subprocess.TimeoutExpired:
                 # Its file stays: the next start waits for it once more.
                 _log.warning(
                     "process %d, which ends the server %s, is still there %g s after it was told to end",
-                    self._leash.pid,
+                    self._guard.pid,
                     self.name,
                     _END_SECONDS,
                 )
-            self._leash = None
+            self._guard = None
 
-    def _wait(self, leash: subprocess.Popen[bytes], answers: Callable[[], bool], deadline: float) -> None:
+    def _wait(self, guard: subprocess.Popen[bytes], answers: Callable[[], bool], deadline: float) -> None:
         while not answers():
             heartbeat.beat()
-            code = leash.poll()
+            code = guard.poll()
             if code is not None or time.monotonic() > deadline:
                 raise NotStarted(code, self._tail())
             time.sleep(POLL_SECONDS)
 
     @property
     def _leftover_file(self) -> Path:
-        """Holds the leash's process id while there is one."""
+        """Holds the guard's process id while there is one."""
         assert self.folder is not None
         return self.folder / f"{self.name}.pid"
 
@@ -167,8 +167,8 @@ class ServerProcess:
             return written.read().decode(errors="replace")
 
 
-def _is_leash(pid: int) -> bool:
-    """Whether the process runs and is a leash: numbers of processes are used again."""
+def _is_guard(pid: int) -> bool:
+    """Whether the process runs and is a guard: numbers of processes are used again."""
     try:
         return BOOT.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):

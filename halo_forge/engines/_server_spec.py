@@ -30,7 +30,7 @@ class ServerSpec(EngineSpec):
     start_timeout_seconds: float = Field(600.0, gt=0, allow_inf_nan=False)
     """How long a started server may need until it is ready."""
     max_policy_gap: float | None = Field(MAX_POLICY_GAP, gt=0, allow_inf_nan=False)
-    """How far the server's log-probabilities may be from ours, in nats per token; null asks for no proof."""
+    """How far the server's log-probabilities may be from ours, in nats per token; null skips the check."""
 
     def check(self) -> None:
         """Batch size and folder; see `EngineSpec`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +24,28 @@ def upload_indices(*lists: Sequence[int], device: torch.device) -> list[torch.Te
     """Each list as a tensor of integers on the device, all in one transfer."""
     flat = torch.tensor([number for numbers in lists for number in numbers], dtype=torch.long)
     return list(torch.split(upload(flat, device), [len(numbers) for numbers in lists]))
+
+
+def keep_rows(rows: Sequence[int], tensors: Iterable[torch.Tensor], device: torch.device) -> list[int]:
+    """Move the rows to keep to the front of each tensor, in place; few are copied, because the last ones fill the gaps.
+
+    Args:
+        rows: Numbers of the rows to keep, ascending.
+        tensors: (rows, ...) each, on `device`; the rows after the kept ones are free afterwards.
+
+    Returns:
+        The old numbers of the kept rows, in their new order.
+    """
+    order = list(range(len(rows)))
+    gaps = sorted(set(order) - set(rows))
+    moved = list(rows[len(rows) - len(gaps) :])
+    for gap, row in zip(gaps, moved, strict=True):
+        order[gap] = row
+    if gaps:
+        into, source = upload_indices(gaps, moved, device=device)
+        for tensor in tensors:
+            tensor[into] = tensor[source]
+    return order
 
 
 class Readback:

@@ -13,10 +13,10 @@ from pydantic import Field, field_validator, model_validator
 from halo_forge.core.errors import ConfigError, ToolMissing
 from halo_forge.core.schedules import Schedule
 from halo_forge.core.schedules.constant import Constant
+from halo_forge.engines._adapter_delivery import AdapterDelivery, MergedRestart, RuntimeLoraDelivery, StartModelOnly
 from halo_forge.engines._http import Client
-from halo_forge.engines._served import ServedEngine
-from halo_forge.engines._served_adapter import AsStarted, Restarted, RuntimeLora, Way
-from halo_forge.engines._server_forms import Server
+from halo_forge.engines._server_dialects import ServerKind
+from halo_forge.engines._server_engine import ServerEngine
 from halo_forge.engines._server_spec import MAX_TEMPERATURE, ServerSpec
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class OpenaiServerSpec(ServerSpec):
     kind: Literal["openai_server"] = "openai_server"
     base_url: str = Field("http://127.0.0.1:8000/v1", pattern=r"^https?://[^/]")
     """The endpoint without its `/completions`."""
-    server: Server = "vllm"
+    server: ServerKind = "vllm"
     """Whose fields beyond the protocol are used; openai uses none."""
     adapter: Literal["vllm_runtime_lora", "merged_restart", "none"] = "vllm_runtime_lora"
     """How the adapter of the cycle comes to the server."""
@@ -90,20 +90,20 @@ class OpenaiServerSpec(ServerSpec):
                 "install it, or give its whole path",
             )
 
-    def open(self, policy: Policy) -> ServedEngine:
+    def open(self, policy: Policy) -> ServerEngine:
         """An engine that asks the server; nothing is asked yet."""
         key = None if self.api_key_variable is None else os.environ.get(self.api_key_variable)
         client = Client(self.base_url, timeout_seconds=self.timeout_seconds, key=key)
-        return ServedEngine(policy, self, client, self.server, lambda folder: self._way(policy, client, folder))
+        return ServerEngine(policy, self, client, self.server, lambda folder: self._delivery(policy, client, folder))
 
-    def _way(self, policy: Policy, client: Client, folder: Path) -> Way:
+    def _delivery(self, policy: Policy, client: Client, folder: Path) -> AdapterDelivery:
         start_model = policy.identity["model_name_or_path"] if self.served_model is None else self.served_model
         if self.adapter == "none":
-            return AsStarted(policy, folder, client, start_model)
+            return StartModelOnly(policy, folder, client, start_model)
         if self.adapter == "vllm_runtime_lora":
-            return RuntimeLora(policy, folder, client, start_model)
+            return RuntimeLoraDelivery(policy, folder, client, start_model)
         assert self.restart_command is not None
-        return Restarted(
+        return MergedRestart(
             policy,
             folder,
             client,

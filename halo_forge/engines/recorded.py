@@ -37,7 +37,7 @@ class RecordedEngine:
 
     root: Path
     prefix: str
-    takes_processors: ClassVar[bool] = False
+    saturates_cpu: ClassVar[bool] = False
 
     def sample(
         self, prompts: Mapping[str, Prompt], requests: Sequence[SampleRequest], policy_version: int

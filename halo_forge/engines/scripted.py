@@ -19,7 +19,7 @@ class ScriptedEngine:
     """Draws one of the prompt's scripted answers by the request's seed."""
 
     answers: Mapping[str, Sequence[str]]
-    takes_processors: ClassVar[bool] = False
+    saturates_cpu: ClassVar[bool] = False
 
     def sample(
         self, prompts: Mapping[str, Prompt], requests: Sequence[SampleRequest], policy_version: int

@@ -56,7 +56,7 @@ class TransformersSpec(EngineSpec):
 
 
 @dataclass
-class Row:
+class ActiveRow:
     """One completion in the making.
 
     Attributes:
@@ -70,7 +70,7 @@ class Row:
     text: str = ""
 
     @property
-    def is_going(self) -> bool:
+    def is_active(self) -> bool:
         """Whether another token is to be drawn, as far as is known."""
         return self.finish is None and self.num_drawn < self.request.max_new_tokens
 
@@ -98,7 +98,7 @@ class TransformersEngine:
         self._may_end: dict[int, bool] = {}
 
     @property
-    def takes_processors(self) -> bool:
+    def saturates_cpu(self) -> bool:
         """On a CPU: every product waits for the slowest of torch's threads, and a compiler makes one slow."""
         return self.policy.device.type == "cpu"
 
@@ -125,7 +125,7 @@ class TransformersEngine:
             for row in self._all(ordered, ids):
                 yield self._completion(row, policy_version)
 
-    def _all(self, requests: Sequence[SampleRequest], ids: Mapping[str, list[int]]) -> Iterator[Row]:
+    def _all(self, requests: Sequence[SampleRequest], ids: Mapping[str, list[int]]) -> Iterator[ActiveRow]:
         """Every request answered; each time that the GPU's memory runs out, what is left is asked with half the rows.
 
         Rows that were in flight begin anew, with the same uniform numbers.
@@ -168,7 +168,7 @@ class TransformersEngine:
             sorts = any(request.top_p < 1 for request in requests)
         return max(1, budget // row_bytes(self.policy.model, num_tokens, sorts=sorts))
 
-    def _run(self, waiting: deque[SampleRequest], ids: Mapping[str, list[int]], num_rows: int) -> Iterator[Row]:
+    def _run(self, waiting: deque[SampleRequest], ids: Mapping[str, list[int]], num_rows: int) -> Iterator[ActiveRow]:
         """Decode until every request is answered; yields each row once, when it is finished."""
         from halo_forge.engines._decoder import Decoder
         from halo_forge.engines._sampling import Sampler
@@ -178,17 +178,17 @@ class TransformersEngine:
         device, longest = self.policy.device, max(map(len, ids.values())) + most
         decoder = Decoder(self.policy.model, max_rows=num_rows, max_length=longest, graphs=self.graphs)
         sampler = Sampler(device, self.policy.stop_ids, max_rows=num_rows, max_new_tokens=most)
-        rows: list[Row] = []
-        drawn: deque[tuple[list[Row], Readback]] = deque()
+        rows: list[ActiveRow] = []
+        drawn: deque[tuple[list[ActiveRow], Readback]] = deque()
         while waiting or rows:
-            going = [number for number, row in enumerate(rows) if row.is_going]
+            going = [number for number, row in enumerate(rows) if row.is_active]
             if rows and len(rows) - len(going) >= REFILL_AT * len(rows):
                 order = decoder.keep(going)
                 sampler.keep(order)
                 rows = [rows[number] for number in order]
                 continue
             if waiting and num_rows - len(rows) >= REFILL_AT * num_rows:
-                new = [Row(waiting.popleft()) for _ in range(min(len(waiting), num_rows - len(rows)))]
+                new = [ActiveRow(waiting.popleft()) for _ in range(min(len(waiting), num_rows - len(rows)))]
                 logits = decoder.add([ids[row.request.prompt_id] for row in new])
                 sampler.add([row.request for row in new], [uniforms_of(row.request) for row in new])
                 rows = rows + new
@@ -204,7 +204,7 @@ class TransformersEngine:
         while drawn:
             yield from self._read(*drawn.popleft())
 
-    def _read(self, rows: Sequence[Row], drawn: Readback) -> Iterator[Row]:
+    def _read(self, rows: Sequence[ActiveRow], drawn: Readback) -> Iterator[ActiveRow]:
         """Append to each row what was drawn for it; yields those that are finished by it."""
         tokens = drawn.read()
         heartbeat.beat()
@@ -218,7 +218,7 @@ class TransformersEngine:
         if broken:
             raise self._not_finite(broken, len(open_rows))
 
-    def _not_finite(self, broken: Sequence[Row], num_rows: int) -> LogitsNotFinite:
+    def _not_finite(self, broken: Sequence[ActiveRow], num_rows: int) -> LogitsNotFinite:
         first, version = broken[0], self.policy.version
         rows = f", and {len(broken) - 1} more of {num_rows} rows" if len(broken) > 1 else ""
         what = (
@@ -240,7 +240,7 @@ class TransformersEngine:
             f" place of the first{trained}",
         )
 
-    def _append(self, row: Row, token: int) -> None:
+    def _append(self, row: ActiveRow, token: int) -> None:
         """Add what was drawn to the row, and find out whether the row is finished by it."""
         if token == STOPPED:
             row.finish, row.text = "stop", self._decode(row.token_ids)
@@ -270,7 +270,7 @@ class TransformersEngine:
             self.policy.tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         )
 
-    def _completion(self, row: Row, policy_version: int) -> Completion:
+    def _completion(self, row: ActiveRow, policy_version: int) -> Completion:
         assert row.finish is not None
         return Completion(
             prompt_id=row.request.prompt_id,

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, field_validator
 
 from halo_forge.core.errors import ConfigError, ToolMissing
+from halo_forge.engines._adapter_delivery import AdapterDelivery, RuntimeLoraDelivery
 from halo_forge.engines._http import CONNECT_SECONDS, Client, Refused, Unreachable
-from halo_forge.engines._served import ServedEngine
-from halo_forge.engines._served_adapter import RuntimeLora, Way
+from halo_forge.engines._server_engine import ServerEngine
 from halo_forge.engines._server_process import NotStarted, ServerProcess
 from halo_forge.engines._server_spec import MAX_TEMPERATURE, ServerSpec
 
@@ -130,7 +130,7 @@ class VllmSpec(ServerSpec):
             last = (done.stderr.decode(errors="replace").strip().splitlines() or ["it says nothing"])[-1]
             raise ToolMissing(f"engine.python: {python} has no vllm ({last})", _INSTALL)
 
-    def open(self, policy: Policy) -> ServedEngine:
+    def open(self, policy: Policy) -> ServerEngine:
         """An engine that starts its server when it is first asked.
 
         Raises:
@@ -143,7 +143,7 @@ class VllmSpec(ServerSpec):
                 "lower lora.r, or choose engine.kind transformers",
             )
         client = Client("http://127.0.0.1:0/v1", timeout_seconds=self.timeout_seconds, key=secrets.token_urlsafe(32))
-        return ServedEngine(policy, self, client, "vllm", lambda folder: Managed(policy, folder, client, self))
+        return ServerEngine(policy, self, client, "vllm", lambda folder: ManagedServer(policy, folder, client, self))
 
     def command(self, policy: Policy, port: int, num_tokens: int) -> list[str]:
         """The server's command.
@@ -179,7 +179,7 @@ class VllmSpec(ServerSpec):
         return os.path.abspath(found)
 
 
-class Managed(Way):
+class ManagedServer(AdapterDelivery):
     """Starts the server, brings adapters to it, lets it sleep, and ends it."""
 
     key = "engine.kind: vllm"
@@ -187,7 +187,7 @@ class Managed(Way):
     def __init__(self, policy: Policy, folder: Path, client: Client, spec: VllmSpec) -> None:
         super().__init__(policy, folder, client)
         self.spec = spec
-        self._lora = RuntimeLora(policy, folder, client, policy.identity["model_name_or_path"])
+        self._lora = RuntimeLoraDelivery(policy, folder, client, policy.identity["model_name_or_path"])
         self.adapter = self._lora.adapter
         self._lora.load_key = self.key
         self._server = ServerProcess("vllm")
@@ -195,12 +195,12 @@ class Managed(Way):
         self._is_asleep = False
         self._num_tokens = self._wanted = 0
 
-    def expect(self, num_tokens: int) -> None:
+    def expect_tokens(self, num_tokens: int) -> None:
         """The server has to take so many; one that takes fewer is started anew."""
         self._wanted = max(self._wanted, num_tokens)
 
-    def bring(self) -> str:
-        """The name of the adapter; see `Way`."""
+    def deliver(self) -> str:
+        """The name of the adapter; see `AdapterDelivery`."""
         if not self._server.is_running or self._num_tokens < self._wanted:
             self._free_memory()
             self._start()
@@ -209,21 +209,21 @@ class Managed(Way):
             self.client.post_root("/wake_up")
             self._is_asleep = False
         self._lora.load_hint = f"{self.refused_hint}: options there come after ours"
-        return self._lora.bring()
+        return self._lora.deliver()
 
     @property
     def away_hint(self) -> str:
-        """See `Way`."""
+        """See `AdapterDelivery`."""
         return f"see its log {self._server.log}"
 
     @property
     def refused_hint(self) -> str:
-        """See `Way`."""
+        """See `AdapterDelivery`."""
         return f"see its log {self._server.log}, and engine.options"
 
     @property
     def other_model_hint(self) -> str:
-        """See `Way`."""
+        """See `AdapterDelivery`."""
         return (
             "it samples with coarser weights or another implementation of the model than ours: take from engine.options"
             f" what changes them (such as --quantization), or choose engine.kind transformers; {self.away_hint}"
@@ -231,10 +231,10 @@ class Managed(Way):
 
     @property
     def lost_adapter_hint(self) -> str:
-        """See `Way`."""
+        """See `AdapterDelivery`."""
         return f"{self.refused_hint}; this vLLM may not apply all of this model's adapter: try another version of it"
 
-    def rest(self) -> None:
+    def idle(self) -> None:
         """Give the GPU's memory back: weights go to the host's memory, keys and values are dropped."""
         if not self._sleeps:
             return
@@ -245,7 +245,7 @@ class Managed(Way):
             self.close()  # it is started anew when it is asked again
 
     def keep_logs(self, folder: Path) -> None:
-        """See `Way`."""
+        """See `AdapterDelivery`."""
         self._server.folder = folder
 
     def close(self) -> None:

@@ -8,23 +8,25 @@ figures come from NVML, by the package `nvidia-ml-py`.  Neither is required, and
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import json
 import statistics
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from halo_forge.hardware._profile import Profile
 from halo_forge.hardware.machine import GFX1151_PCI, Machine
 
 INTERVAL_SECONDS = 1.0
 ASK_SECONDS = 5.0
-"""For an answer of the sensors where a hung GPU may have them hang too."""
+"""How long to wait for the sensors: if the GPU hangs, they may hang too."""
 NAMES = ("watts", "celsius", "busy", "memory_bytes")
 _POWER = ("power1_average", "power1_input")
 """Microwatts; which of the two there is depends on the kernel."""
@@ -37,7 +39,7 @@ _FIELDS = (
 )
 Reader = Callable[[], float | None]
 """One figure in plain units; None where it cannot be read just now."""
-Asked = tuple[Callable[[], Any], int]
+ScaledFigure = tuple[Callable[[], Any], int]
 """A library's figure, or what it says instead, and what to divide it by for plain units."""
 
 
@@ -161,7 +163,7 @@ def _amdsmi_readers(pci: str | None) -> dict[str, Reader]:
         known = [value for value in used if value is not None]
         return sum(known) if len(known) == len(pools) else None
 
-    asked: dict[str, Asked] = {
+    asked: dict[str, ScaledFigure] = {
         "watts": (watts, 1),
         "celsius": (lambda: amdsmi.amdsmi_get_temp_metric(*celsius), 1),
         "busy": (lambda: amdsmi.amdsmi_get_gpu_activity(handle)["gfx_activity"], 100),
@@ -196,7 +198,7 @@ def _nvml_readers(uuid: str | None) -> dict[str, Reader]:
         raise NotReadable(f"NVML: {error}") from error
     if uuid is None and count > 1:
         raise NotReadable(f"NVML shows {count} GPUs, and torch does not say which is used")
-    asked: dict[str, Asked] = {
+    asked: dict[str, ScaledFigure] = {
         "watts": (lambda: pynvml.nvmlDeviceGetPowerUsage(handle), 1000),
         "celsius": (lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU), 1),
         "busy": (lambda: pynvml.nvmlDeviceGetUtilizationRates(handle).gpu, 100),
@@ -205,7 +207,7 @@ def _nvml_readers(uuid: str | None) -> dict[str, Reader]:
     return _answering(asked, pynvml.NVMLError)
 
 
-def _answering(asked: Mapping[str, Asked], refused: type[Exception]) -> dict[str, Reader]:
+def _answering(asked: Mapping[str, ScaledFigure], refused: type[Exception]) -> dict[str, Reader]:
     """Those that give a figure now; a refusal later (a sensor that goes away) is no figure."""
 
     def reader(ask: Callable[[], Any], divisor: int) -> Reader:
@@ -227,28 +229,95 @@ def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, (int, float)) else None
 
 
-def read_apart(profile: Profile, seconds: float = ASK_SECONDS) -> dict[str, float]:
-    """What the sensors of a profile's GPU say now, asked in a process of its own: where a GPU hangs, its library may.
+@dataclass(frozen=True)
+class SensorReport:
+    """What the sensors of a GPU said at one moment.
+
+    Attributes:
+        values: Sensor (of `NAMES`) -> its value in plain units; a sensor that could not be read just then is absent.
+        names: The sensors that can be read.
+        source, why_not: See `Sensors`.
+    """
+
+    values: Mapping[str, float] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    source: str = "nothing"
+    why_not: str = ""
+
+    @classmethod
+    def of(cls, sensors: Sensors) -> SensorReport:
+        """Read the sensors once."""
+        return cls(sensors.read(), tuple(sorted(sensors.readers)), sensors.source, sensors.why_not)
+
+
+class SensorQuery:
+    """Reads the sensors of a profile's GPU in a child process: if the driver hangs, it takes the child and not us.
+
+    A context manager.  The child starts at once, without a GPU there is none; what is left of it is killed at the end.
+    """
+
+    def __init__(self, profile: Profile) -> None:
+        self._started = time.monotonic()
+        self._process: subprocess.Popen[str] | None = None
+        if profile.name != "cpu":
+            gpu = None if profile.gpu is None else dataclasses.asdict(profile.gpu)
+            arguments = [profile.name, str(profile.machine.root), json.dumps(gpu)]
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __name__, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._process is not None:
+            assert self._process.stdout is not None
+            self._process.stdout.close()
+            self._process.kill()  # not waited for: a process that hangs in the kernel does not end even then
+
+    def wait(self, seconds: float) -> None:
+        """Wait until the child has answered, at most until `seconds` after its start."""
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(self._left(seconds))
+
+    def report(self, seconds: float = ASK_SECONDS) -> SensorReport:
+        """The answer.
+
+        Args:
+            seconds: How long to wait for it, counted from the start of the child.
+
+        Raises:
+            NotReadable: There was no answer in time, or none at all.
+        """
+        if self._process is None:
+            return SensorReport(why_not="no GPU")
+        try:
+            said, _ = self._process.communicate(timeout=self._left(seconds))
+        except subprocess.TimeoutExpired as error:
+            raise NotReadable(f"its sensors do not answer within {seconds:g} s") from error
+        try:
+            found = json.loads(said.splitlines()[-1])
+        except (ValueError, IndexError) as error:
+            raise NotReadable(f"its sensors do not answer: exit code {self._process.returncode}") from error
+        return SensorReport(found["values"], tuple(found["names"]), found["source"], found["why_not"])
+
+    def _left(self, seconds: float) -> float:
+        return max(0.0, self._started + seconds - time.monotonic())
+
+
+def sensor_report(profile: Profile, seconds: float = ASK_SECONDS) -> SensorReport:
+    """What the sensors of a profile's GPU say now, asked in a child process.
 
     Raises:
-        NotReadable: There is no answer in time, or none at all.
+        NotReadable: There was no answer in time, or none at all.
     """
-    if profile.name == "cpu":
-        return {}
-    command = [sys.executable, "-m", __name__, profile.name, str(profile.machine.root)]
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    try:
-        said, _ = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired as error:
-        process.kill()  # nobody waits for it: in the kernel it may hang even then
-        raise NotReadable(f"its sensors do not answer within {seconds:g} s") from error
-    try:
-        found: dict[str, float] = json.loads(said.splitlines()[-1])
-    except (ValueError, IndexError) as error:
-        raise NotReadable(f"its sensors do not answer: exit code {process.returncode}") from error
-    return found
+    with SensorQuery(profile) as query:
+        return query.report(seconds)
 
 
 class Telemetry:
@@ -304,12 +373,14 @@ def telemetry(profile: Profile) -> Iterator[Telemetry]:
         found.stop()
 
 
-def _tell(name: str, root: str) -> None:
-    from halo_forge.hardware import profile_class
+def _answer(name: str, root: str, gpu: str) -> None:
+    from halo_forge.hardware import Gpu, profile_class
 
-    found = find_sensors(profile_class(name)(Machine(Path(root)), "named")).read()
-    sys.stdout.write(json.dumps(found) + "\n")
+    known = json.loads(gpu)
+    profile = profile_class(name)(Machine(Path(root)), "named")
+    profile = dataclasses.replace(profile, gpu=None if known is None else Gpu(**known))
+    sys.stdout.write(json.dumps(dataclasses.asdict(SensorReport.of(find_sensors(profile)))) + "\n")
 
 
 if __name__ == "__main__":
-    _tell(*sys.argv[1:])
+    _answer(*sys.argv[1:])

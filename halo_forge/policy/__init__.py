@@ -1,13 +1,18 @@
 """The policy: base weights loaded once, one LoRA adapter on top, sampled from and trained in the same memory.
 
-    model.py     the model in memory
-    adapter.py   the adapter on it: made from a seed, or loaded and checked
-    merged.py    the adapter added to the weights, as a plain model folder
-    heap.py      freed memory: kept while sampling, given back for training
-    quantized.py base weights in 4 bits
-    packed.py    weights laid out for a CPU's matrix products, while nothing is trained
-    turns.py     the chat template: what a prompt looks like, and which token ends an answer
-    files.py     what can be found out about model and adapter folders before torch is imported
+    model.py          the model in memory
+    adapter.py        the adapter on it: initialised from a seed, or loaded and checked
+    merged.py         the adapter added to the weights, as a plain model folder
+    chat_template.py  what a prompt looks like, and which token ends an answer
+    drift_probe.py    what one version makes of another's answers, token by token
+    packed.py         weights laid out for a CPU's matrix products, while nothing is trained
+    grouped.py        linear layers as fewer kernels on a GPU, while nothing is trained
+    forwards.py       replaces the forward of modules for a while
+    threads.py        as many threads as processors are idle
+    heap.py           freed memory: kept while sampling, returned for training
+    quantized.py      base weights in 4 bits
+    device.py         the hardware profile once torch has been asked, and torch's own memory limit
+    files.py          what can be learned about model and adapter folders before torch is imported
 
 torch, transformers and peft are imported inside functions: nothing here costs anything until a model is needed.
 """
@@ -26,7 +31,7 @@ from halo_forge.policy.files import (
 )
 from halo_forge.policy.merged import save_merged
 from halo_forge.policy.model import Policy, resolve_dtype
-from halo_forge.policy.quantized import check_quantization, why_not_quantized
+from halo_forge.policy.quantized import check_quantization
 
 __all__ = [
     "ADAPTER_FILES",
@@ -42,5 +47,4 @@ __all__ = [
     "moved_together",
     "resolve_dtype",
     "save_merged",
-    "why_not_quantized",
 ]

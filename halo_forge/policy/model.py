@@ -22,6 +22,7 @@ from halo_forge.policy.adapter import (
     trainable_weights,
     with_adapter,
 )
+from halo_forge.policy.chat_template import apply_template, end_of_turn_id, generation_stop_ids
 from halo_forge.policy.device import limit_memory, on_this_torch
 from halo_forge.policy.files import (
     ADAPTER_FILES,
@@ -35,8 +36,7 @@ from halo_forge.policy.grouped import grouped_linears
 from halo_forge.policy.heap import freed_memory_kept
 from halo_forge.policy.packed import packed_linears
 from halo_forge.policy.quantized import check_quantization, keep_one_layout, loading_arguments, num_weights
-from halo_forge.policy.threads import free_processors
-from halo_forge.policy.turns import end_of_turn_id, generation_stop_ids, templated
+from halo_forge.policy.threads import yielding_threads
 
 if TYPE_CHECKING:
     import torch
@@ -166,7 +166,7 @@ class Policy:
             ModelError: The template refuses the messages (some know no system message).
         """
         messages = [dict(message) for message in prompt.messages]
-        return templated(self.tokenizer, messages, add_generation_prompt=True) + self.response_prefix
+        return apply_template(self.tokenizer, messages, add_generation_prompt=True) + self.response_prefix
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """Token ids of `render(prompt)`; the template has its own special tokens, so none are added."""
@@ -256,7 +256,7 @@ class Policy:
             fused_adapter(self.model),
             packed_linears(self.model),
             grouped_linears(self.model),
-            free_processors(self.device),
+            yielding_threads(self.device),
         ):
             yield
 

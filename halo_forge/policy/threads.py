@@ -35,7 +35,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 _said = False
 
 
-class FreeProcessors:
+class ThreadBudget:
     """Decides how many threads to compute with, from what other processes use of the processors.
 
     Args:
@@ -132,11 +132,11 @@ def _has_quota(cgroup: Path) -> bool:
     return False
 
 
-_current: FreeProcessors | None = None
+_current: ThreadBudget | None = None
 
 
 @contextlib.contextmanager
-def free_processors(device: torch.device) -> Iterator[None]:
+def yielding_threads(device: torch.device) -> Iterator[None]:
     """While the block runs, `adjust` gives threads away and takes them back; then all are back.  Nothing on a GPU."""
     global _current
     if device.type != "cpu":
@@ -145,7 +145,7 @@ def free_processors(device: torch.device) -> Iterator[None]:
     import torch
 
     most, outer = torch.get_num_threads(), _current
-    _current = FreeProcessors(most, len(os.sched_getaffinity(0)), used_by_others)
+    _current = ThreadBudget(most, len(os.sched_getaffinity(0)), used_by_others)
     try:
         if most > 1:
             time.sleep(_FIRST_SECONDS)

@@ -20,16 +20,17 @@ from pydantic import ValidationError
 
 import halo_forge
 from halo_forge.config import LoadedConfig, RaftConfig, config_digest, differing_keys, resolved
+from halo_forge.config.explain import problems_of
 from halo_forge.config.yaml_io import dump, load_document
 from halo_forge.core.errors import ConfigError, RunDirError
 from halo_forge.core.plan import Plan, PromptSets
 from halo_forge.core.records import Prompt
 from halo_forge.core.registry import PROMPTS_GROUP, plugins, used_plugins
-from halo_forge.engines import Engine, KeepingLogs, Noting
+from halo_forge.engines import Engine, KeepsLogs, ReportsEvents
 from halo_forge.hardware import Profile, choose, prepare
 from halo_forge.hardware.telemetry import telemetry
 from halo_forge.policy import Policy, check_local, check_quantization
-from halo_forge.policy.probe import Probe
+from halo_forge.policy.drift_probe import DriftProbe
 from halo_forge.prompts import is_remote, load_prompts
 from halo_forge.runtime.auto_settings import hardware_choices, verifier_workers
 from halo_forge.runtime.effects import Observer, Runtime
@@ -39,6 +40,7 @@ from halo_forge.store.run import Run
 from halo_forge.supervisor import heartbeat
 from halo_forge.training.lora_sft import LoraSftTrainer
 from halo_forge.training.scripted import ScriptedTrainer
+from halo_forge.verifiers import open_verifier
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "tokenizers", "numpy")
 SETS = ("train", "dev", "test")
@@ -134,14 +136,14 @@ def open_run(
         if not run.is_new:
             _check_same_run(run, config, prompts, resume=resume)
         workers = verifier_workers(config, profile)
-        verifier = stack.enter_context(config.verifier.model_copy(update={"workers": workers}).open())
+        verifier = stack.enter_context(open_verifier(config.verifier.model_copy(update={"workers": workers})))
         verifier.check_prompts(list(prompts.by_id().values()))
         policy = _load_policy(config, profile)
         if policy is not None:
             policy.check_lengths(prompts.by_id().values(), config.engine.max_new_tokens)
         engine, trainer = _open_engine(config, policy, run, stack), _trainer(config, policy)
         num_drift = config.evaluation.num_drift_samples
-        probe = Probe(policy, prompts.by_id(), num_drift) if policy is not None and num_drift > 0 else None
+        probe = DriftProbe(policy, prompts.by_id(), num_drift) if policy is not None and num_drift > 0 else None
         limit = config.verifier.max_error_fraction
         profile = profile if policy is None else policy.profile
         needed = stack.enter_context(telemetry(profile)).take
@@ -165,12 +167,12 @@ def open_run(
 
 
 def _open_engine(config: RaftConfig, policy: Policy | None, run: Run, stack: ExitStack) -> Engine:
-    engine: Engine = config.engine.open(policy)
+    engine: Engine = config.engine.open(policy)  # type: ignore[attr-defined]  # every kind has it, for its own policy
     if isinstance(engine, AbstractContextManager):  # it may have started a server
         stack.enter_context(engine)
-    if isinstance(engine, Noting):
+    if isinstance(engine, ReportsEvents):
         engine.note = run.event
-    if isinstance(engine, KeepingLogs):
+    if isinstance(engine, KeepsLogs):
         engine.keep_logs(run.root / "server_logs")
     return engine
 
@@ -200,7 +202,7 @@ def run_config(root: Path) -> LoadedConfig:
     """The configuration that a run directory was started with, writing to where the directory is now.
 
     Raises:
-        RunDirError: The directory holds no run.
+        RunDirError: The directory holds no run, or one whose configuration this version does not know.
     """
     path = root / "config.resolved.yaml"
     if not (root / "run.json").is_file() or not path.is_file():
@@ -209,7 +211,9 @@ def run_config(root: Path) -> LoadedConfig:
     try:
         config = RaftConfig.model_validate({**document.data, "output_dir": str(root)})
     except ValidationError as error:
-        raise RunDirError(f"{path}: not a configuration of this version: {error}", EDITED) from error
+        problem = problems_of(error, document.data)[0]
+        line = problem.line(lambda _: "default")
+        raise RunDirError(f"{path}: not a configuration of this version: {line}", EDITED) from error
     return LoadedConfig(config, document)
 
 

@@ -57,7 +57,7 @@ def hardware_choices(
         chosen["training.max_tokens_per_pass"], chosen["training.gradient_checkpointing"] = profile.training_pass(
             size, config.engine.max_new_tokens, checkpointing=training.gradient_checkpointing
         )
-    if config.engine.kind == "transformers":  # type: ignore[attr-defined]
+    if config.engine.kind == "transformers":
         given["engine.batch_size"] = config.engine.batch_size
         chosen["engine.batch_size"] = None if num_parameters is None else profile.rows_in_flight(num_parameters)
     return {

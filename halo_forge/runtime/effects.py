@@ -1,4 +1,4 @@
-"""The effects that the loop works with, behind protocols: tests and other executors put their own in their place."""
+"""The effects that the loop works with, behind protocols: tests and other executors replace them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from halo_forge.core.advice import Advised
-from halo_forge.core.decisions import Decision
 from halo_forge.core.errors import RunDirError, VerifierBroken
 from halo_forge.core.metrics import DriftFacts, KeptFacts, TokenValues, measure_drift, measure_kept
 from halo_forge.core.records import (
     Completion,
+    Decision,
     Measurement,
     Prompt,
+    Sample,
     SampleRequest,
     Selection,
     Trained,
+    Training,
     TrainingRow,
     TrainingSettings,
     Verdict,
@@ -44,8 +46,8 @@ class Adapters(Protocol):
     def load_adapter(self, folder: Path | None, version: int) -> None: ...
 
 
-class Probe(Protocol):
-    """What the model thinks of given answers; see `halo_forge.policy.probe`."""
+class DriftProbe(Protocol):
+    """What the model thinks of given completions; see `halo_forge.policy.drift_probe`."""
 
     def drift(
         self,
@@ -61,7 +63,7 @@ class Probe(Protocol):
 
 
 class Observer(Protocol):
-    """Who looks on: a terminal, a tracker, or nobody."""
+    """Is told what happens: a terminal, a tracker, or nobody."""
 
     def track(self, label: str, items: Iterable[Item], total: int) -> Iterator[Item]:
         """The same items, counted as they pass."""
@@ -76,7 +78,7 @@ class Observer(Protocol):
         ...
 
     def advised(self, advised: Advised) -> None:
-        """What is to be said of the version measured last."""
+        """Advice on the version measured last."""
         ...
 
     def decided(self, decision: Decision) -> None:
@@ -99,17 +101,17 @@ class Runtime:
     adapters: Adapters | None
     observer: Observer
     max_error_fraction: float
-    probe: Probe | None = None
+    probe: DriftProbe | None = None
     telemetry: Callable[[], Mapping[str, float]] = dict
     """What the GPU needed since the last call; nothing where it has no sensors."""
     hardware: str = "not said"
     """What the model is on, in one line."""
 
     def sample(self, requests: Sequence[SampleRequest], version: int, adapter: Path | None) -> Iterator[Completion]:
-        """Completions by v_version as they finish; each is checked meanwhile where processors are left for that."""
+        """Completions by v_version as they finish; each is verified meanwhile where processors are left for that."""
         self._ensure_loaded(version, adapter)
         drawn = self.engine.sample(self.prompts, requests, version)
-        at_once = not self.engine.takes_processors
+        at_once = not self.engine.saturates_cpu
         for completion in self.observer.track(f"sample v{version}", drawn, len(requests)):
             if at_once:
                 self.verifier.submit(self.prompts[completion.prompt_id], completion)
@@ -121,35 +123,38 @@ class Runtime:
         return self.observer.track("verify", self.verifier.verify(pairs), len(pairs))
 
     def verify_again(self, completions: Sequence[Completion]) -> Iterator[Verdict]:
-        """Second verdicts in the order of `completions`: every program is run anew."""
+        """Second verdicts in the order of `completions`: every program runs again."""
         pairs = [(self.prompts[completion.prompt_id], completion) for completion in completions]
         return self.observer.track("verify again", self.verifier.verify_again(pairs), len(pairs))
 
     def drift(
         self,
         version: int,
-        previous: int,
+        training: Training | None,
+        start: Sequence[Sample],
+        own: Sequence[Sample],
+        requests: Sequence[SampleRequest],
         run: Run,
-        fixed: Sequence[Completion],
-        own: Sequence[Completion],
-        asked: Sequence[SampleRequest],
     ) -> Measurement:
         """How far v_version has moved; nothing where there is no model to ask.
 
         Args:
-            previous: The version it was trained from.
-            fixed: Answers of the start model.
-            own: Its own answers.
-            asked: What they answer.
+            training: What made it.
+            start: Samples of the start model.
+            own: Its own samples.
+            requests: What those were sampled for.
         """
         metrics: dict[str, float] = {}
         if self.probe is not None:
-            untruncated = all(request.is_untruncated for request in asked)
-
-            def ensure_loaded(each: int) -> None:
-                self._ensure_loaded(each, run.adapter(each))
-
-            metrics = measure_drift(self.probe.drift(version, previous, ensure_loaded, fixed, own, untruncated))
+            facts = self.probe.drift(
+                version,
+                0 if training is None else training.settings.parent_version,
+                lambda each: self._ensure_loaded(each, run.adapter(each)),
+                [sample.completion for sample in start],
+                [sample.completion for sample in own],
+                all(request.is_untruncated for request in requests),
+            )
+            metrics = measure_drift(facts)
         return Measurement(version + 1, version, metrics)
 
     def train(
@@ -193,7 +198,7 @@ class Runtime:
                 raise VerifierBroken(
                     f"the verifier itself failed on {num_errors} of {len(verdicts)} samples"
                     f" (verifier.max_error_fraction is {self.max_error_fraction}); first: {first.diagnostics[:200]}",
-                    "fix what it says, then run the same command with --resume: only these samples are checked again",
+                    "fix that, then run the same command with --resume: only these samples are verified again",
                 )
 
         return dataclasses.replace(self.second_verdict_form(), check=check)

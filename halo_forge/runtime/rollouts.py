@@ -1,98 +1,111 @@
-"""The rounds of a folder: who is asked what, and how the answers are checked; the loop puts them in order.
+"""The rollouts of a cycle: which prompts are sampled, by which version, and how the completions are verified.
 
-Each is a stage of the run directory, or some of them: what a kill left is read, and only the rest is made.
+Each is a stage of the run directory, or two: what a killed run left is read, and only the rest is made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from halo_forge.core.decisions import Assessment, Decision
-from halo_forge.core.evaluation import judge_again, measure_test
+from halo_forge.core import evaluation
+from halo_forge.core.decisions import Assessment
 from halo_forge.core.plan import Plan
-from halo_forge.core.records import Completion, Measurement, SampleRequest, Verdict
+from halo_forge.core.records import Completion, Decision, Key, Measurement, Sample, SampleRequest, Verdict
 from halo_forge.runtime.effects import Runtime
 from halo_forge.store.folder import StageFolder, StreamForm
 from halo_forge.store.run import Run
 
-Sampled = tuple[list[Completion], list[Verdict]]
+Samples = tuple[Sample, ...]
+PREFIX: Mapping[str, str] = {
+    "train": "",
+    "dev": "dev_",
+    "test": "",
+    "confirm": "confirm_",
+    "confirm_incumbent": "confirm_incumbent_",
+    "rollback": "rollback_",
+    "further": "further_",
+}
+"""Set of rollouts -> what the names of its files begin with; test has a folder of its own."""
 COMPLETIONS = StreamForm[Completion](cost=lambda made: {"num_tokens": sum(len(one.token_ids) for one in made)})
 
 
-def answer(
-    folder: StageFolder, asked: Mapping[str, Sequence[SampleRequest]], version: int, run: Run, runtime: Runtime
-) -> list[Sampled]:
-    """Sample all requests from v_version in one pass and verify the answers.
+def rollout(
+    folder: StageFolder, requests: Mapping[str, Sequence[SampleRequest]], version: int, run: Run, runtime: Runtime
+) -> list[Samples]:
+    """Sample all requests from v_version in one pass and verify the completions.
 
     Args:
-        asked: What the names of the files begin with -> the requests whose answers they hold, in this order.
+        requests: Set of rollouts (see `PREFIX`) -> what to sample.
+
+    Returns:
+        The samples of each set, in the order of its requests.
     """
-    wanted = {(request.prompt_id, request.index): request for requests in asked.values() for request in requests}
-    keys = {prefix: [(request.prompt_id, request.index) for request in asked[prefix]] for prefix in asked}
+    wanted = {request.key: request for each in requests.values() for request in each}
+    keys = {name: [request.key for request in each] for name, each in requests.items()}
     completions = folder.streams(
         "completions",
         Completion,
-        {f"{prefix}completions": keys[prefix] for prefix in asked},
+        {f"{PREFIX[name]}completions": keys[name] for name in requests},
         lambda missing: runtime.sample([wanted[key] for key in missing], version, run.adapter(version)),
         COMPLETIONS,
     )
-    answers = {(each.prompt_id, each.index): each for stream in completions for each in stream}
+    found = {each.key: each for stream in completions for each in stream}
     verdicts = folder.streams(
         "verdicts",
         Verdict,
-        {f"{prefix}verdicts": keys[prefix] for prefix in asked},
-        lambda missing: runtime.verify([answers[key] for key in missing]),
+        {f"{PREFIX[name]}verdicts": keys[name] for name in requests},
+        lambda missing: runtime.verify([found[key] for key in missing]),
         runtime.verdict_form(),
     )
-    return list(zip(completions, verdicts, strict=True))
+    return [tuple(map(Sample, *streams)) for streams in zip(completions, verdicts, strict=True)]
 
 
 def confirm(
     folder: StageFolder, assessment: Assessment, version: int, plan: Plan, run: Run, runtime: Runtime
 ) -> Assessment:
-    """Ask the dev prompts anew, with seeds of this cycle, of a suspect and of what it was compared with."""
+    """Sample the dev prompts once more, with seeds of this cycle, from a suspect and from the incumbent."""
     incumbent = assessment.compared_with
     assert incumbent is not None  # the start model is no suspect
     requests = plan.confirm_requests(version)
-    ((_, suspect),) = answer(folder, {"confirm_": requests}, version, run, runtime)
-    ((_, best),) = answer(folder, {"confirm_incumbent_": requests}, incumbent, run, runtime)
-    return judge_again(plan.config.decisions, assessment, best, suspect)
+    (suspect,) = rollout(folder, {"confirm": requests}, version, run, runtime)
+    (best,) = rollout(folder, {"confirm_incumbent": requests}, incumbent, run, runtime)
+    return evaluation.confirm(plan.config.decisions, assessment, best, suspect)
 
 
-def extended(
-    folder: StageFolder, train: Sampled, requests: Sequence[SampleRequest], version: int, run: Run, runtime: Runtime
-) -> Sampled:
-    """The answers of the first round and those of the second one, which only budgeted sampling has."""
+def with_second_round(
+    folder: StageFolder, samples: Samples, requests: Sequence[SampleRequest], version: int, run: Run, runtime: Runtime
+) -> Samples:
+    """The samples of the first round and those of the second one, which only budgeted sampling has."""
     if not requests:
-        return train
-    ((completions, verdicts),) = answer(folder, {"further_": requests}, version, run, runtime)
-    return [*train[0], *completions], [*train[1], *verdicts]
+        return samples
+    (further,) = rollout(folder, {"further": requests}, version, run, runtime)
+    return (*samples, *further)
 
 
-def tested(plan: Plan, decision: Decision, run: Run, runtime: Runtime) -> dict[int, Sampled]:
-    """Policy version -> its answers to the test prompts, which are asked here and nowhere else."""
-    versions = plan.tested_versions(decision.best_version, decision.policy_version)
-    requests = {"": plan.test_requests()}
-    tests = {version: answer(run.test(version), requests, version, run, runtime)[0] for version in versions}
-
-    def measured(version: int) -> None:
-        run.test(version).stage("measurement", Measurement, lambda: measure_test(version, tests[version]))
-
-    for version in versions:
-        measured(version)
-    return tests
-
-
-def check_again(
-    folder: StageFolder, keys: Sequence[tuple[str, int]], completions: Sequence[Completion], runtime: Runtime
-) -> list[Verdict]:
-    """Run once more what is about to be trained on: a pass that was luck does not come twice."""
-    answers = {(each.prompt_id, each.index): each for each in completions}
+def check_again(folder: StageFolder, keys: Sequence[Key], samples: Samples, runtime: Runtime) -> list[Verdict]:
+    """Run once more what is about to be trained on: a lucky pass does not come twice."""
+    completions = {sample.key: sample.completion for sample in samples}
     (again,) = folder.streams(
         "second_verdicts",
         Verdict,
         {"second_verdicts": keys},
-        lambda missing: runtime.verify_again([answers[key] for key in missing]),
+        lambda missing: runtime.verify_again([completions[key] for key in missing]),
         runtime.second_verdict_form(),
     )
     return again
+
+
+def rollouts_on_test(plan: Plan, decision: Decision, run: Run, runtime: Runtime) -> dict[int, Samples]:
+    """Policy version -> its samples of the test prompts, which are used here and nowhere else."""
+    requests = {"test": plan.test_requests()}
+    tests: dict[int, Samples] = {}
+    for version in plan.tested_versions(decision):
+        (tests[version],) = rollout(run.test(version), requests, version, run, runtime)
+    for version, samples in tests.items():
+        measure_test(run.test(version), version, samples)
+    return tests
+
+
+def measure_test(folder: StageFolder, version: int, samples: Samples) -> Measurement:
+    """The sealed measurement of one version on test."""
+    return folder.stage("measurement", Measurement, lambda: evaluation.measure_test(version, samples))

@@ -6,8 +6,9 @@ again from their files, so every attempt's record is whole.
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from importlib import util
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -41,8 +42,6 @@ class _RunTracker:
     """wandb and trackio share one interface: init, log, finish."""
 
     def __init__(self, module: str, root: Path, config: Mapping[str, Any]) -> None:
-        import importlib
-
         self._module = importlib.import_module(module)
         self._module.init(project="halo-forge", name=root.name, config=dict(config))
 
@@ -55,12 +54,10 @@ class _RunTracker:
 
 class _MLflow:
     def __init__(self, root: Path, config: Mapping[str, Any]) -> None:
-        import mlflow
-
-        self._mlflow = mlflow
-        mlflow.set_experiment("halo-forge")
-        mlflow.start_run(run_name=root.name)
-        mlflow.log_params({name: str(value)[:500] for name, value in config.items()})
+        self._mlflow = importlib.import_module("mlflow")
+        self._mlflow.set_experiment("halo-forge")
+        self._mlflow.start_run(run_name=root.name)
+        self._mlflow.log_params({name: str(value)[:500] for name, value in config.items()})
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         # MLflow allows no "@" in a metric's name.
@@ -85,7 +82,7 @@ def check_trackers(names: Sequence[str]) -> None:
         ToolMissing: A tracker's package is not installed.
     """
     for name in names:
-        if util.find_spec(name) is None:
+        if importlib.util.find_spec(name) is None:
             raise ToolMissing(f"report_to: {name} is not installed", f"pip install {name}, or take it out of report_to")
 
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from halo_forge.core.errors import RunDirError
-from halo_forge.core.records import Record
+from halo_forge.core.records import Key, Record
 from halo_forge.store.files import (
     EDITED,
     GrowingFile,
@@ -25,18 +25,7 @@ from halo_forge.store.files import (
 )
 
 Value = TypeVar("Value", bound=Record)
-Key = tuple[str, int]
 Note = Callable[..., None]
-
-
-class Keyed(Protocol):
-    """A record that belongs to one sample of one prompt."""
-
-    @property
-    def prompt_id(self) -> str: ...
-
-    @property
-    def index(self) -> int: ...
 
 
 @dataclass(frozen=True)

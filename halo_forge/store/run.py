@@ -17,7 +17,8 @@ from halo_forge.store.lock import RunLock
 
 Value = TypeVar("Value", bound=Record)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""1 kept the settings of selection in settings.json."""
 BEFORE_IDENTITY = {
     "lock",
     "config.yaml",
@@ -63,11 +64,17 @@ class Run:
         """The content of run.json.
 
         Raises:
-            RunDirError: It is not what `start` wrote.
+            RunDirError: It is not what `start` of this version wrote.
         """
         path = self.root / "run.json"
         found = read_json(path)
         version = found.get("schema_version")
+        if version == 1:
+            raise RunDirError(
+                f"{self.root}: made by an earlier halo-forge (schema_version 1, this one continues {SCHEMA_VERSION})",
+                f"look at it with `halo-forge raft status {self.root}`, continue it with the version that started it"
+                " (halo_forge_version and git_commit in run.json), or start a new run with another --output-dir",
+            )
         if version != SCHEMA_VERSION:
             raise RunDirError(f"{path}: schema_version is {version!r}, this halo-forge knows {SCHEMA_VERSION}", EDITED)
         return found

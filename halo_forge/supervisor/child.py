@@ -14,7 +14,7 @@ from typing import Any
 
 from halo_forge.core.errors import NoProgress
 from halo_forge.hardware import Machine, detect
-from halo_forge.hardware.telemetry import NotReadable, read_apart
+from halo_forge.hardware.telemetry import NotReadable, SensorQuery
 from halo_forge.sandbox import processes
 from halo_forge.supervisor import heartbeat
 from halo_forge.supervisor.join import PIPE_VARIABLE
@@ -24,12 +24,14 @@ END_SECONDS = 10.0
 """Time to end by itself after SIGTERM or Ctrl-C, and to disappear after SIGKILL."""
 TICK_SECONDS = 0.25
 """Longest time until Ctrl-C is noticed."""
+SENSOR_SECONDS = 1.0
+"""How long a stalled child is left alive for the sensors: once it has ended, the GPU is idle."""
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
-class End:
+class AttemptEnd:
     """How an attempt ended.
 
     Attributes:
@@ -90,7 +92,7 @@ class Child:
         finally:
             os.close(writing)
 
-    def run(self) -> End:
+    def run(self) -> AttemptEnd:
         """Watch it to its end.
 
         Raises:
@@ -103,7 +105,7 @@ class Child:
                 self._process.kill()
                 raise
 
-    def _watch(self) -> End:
+    def _watch(self) -> AttemptEnd:
         process = self._process
         tick = min(TICK_SECONDS, self._stall_seconds / 4, self._loading_seconds / 4)
         still, at_sign, is_loading = 0.0, _cpu_seconds(process.pid), True
@@ -136,7 +138,7 @@ class Child:
         waiting = signal.sigpending() & self._signals
         return signal.Signals(signal.sigwait(waiting)) if waiting else None
 
-    def _interrupt(self, number: signal.Signals) -> End:
+    def _interrupt(self, number: signal.Signals) -> AttemptEnd:
         """Pass it on, and let nothing live for long after it; a second one ends the child at once."""
         process = self._process
         process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
@@ -146,30 +148,32 @@ class Child:
             if time.monotonic() >= deadline or self._received() is not None:
                 _kill(process)
         code = process.returncode
-        return End("interrupted", code if code > 0 else INTERRUPTED, "was interrupted", {})
+        return AttemptEnd("interrupted", code if code > 0 else INTERRUPTED, "was interrupted", {})
 
-    def _end_stalled(self, still: float, at_sign: float, is_loading: bool) -> End:
+    def _end_stalled(self, still: float, at_sign: float, is_loading: bool) -> AttemptEnd:
         process = self._process
         seen = processes.read(process.pid)
         state = "gone" if seen is None else seen.state
         cores = round(max(0.0, _cpu_seconds(process.pid) - at_sign) / still, 2)
         words, gpu = [f"{cores:g} cores busy"], dict[str, float]()
-        try:
-            gpu = read_apart(detect(self._machine))  # before the end: afterwards the GPU is idle
-        except NotReadable as error:
-            words.append(f"GPU: {error}")
+        with SensorQuery(detect(self._machine)) as sensors:
+            sensors.wait(SENSOR_SECONDS)
+            process.send_signal(signal.SIGUSR1)  # its stacks, written even by a process that no longer runs Python
+            process.terminate()
+            by = "SIGTERM"
+            try:
+                process.wait(min(END_SECONDS, still))
+            except subprocess.TimeoutExpired:
+                by = "SIGKILL"
+                _kill(process)
+            try:
+                gpu = dict(sensors.report().values)
+            except NotReadable as error:
+                words.append(f"GPU: {error}")
         words += [f"GPU {gpu['busy']:.0%} busy"] if "busy" in gpu else []
         words += [f"GPU at {gpu['watts']:.0f} W"] if "watts" in gpu else []
-        process.send_signal(signal.SIGUSR1)  # its stacks, written even by a process that no longer runs Python
-        process.terminate()
-        by = "SIGTERM"
-        try:
-            process.wait(min(END_SECONDS, still))
-        except subprocess.TimeoutExpired:
-            by = "SIGKILL"
-            _kill(process)
-        missed = "moved no data while loading" if is_loading else "made no token, verdict or training pass"
-        return End(
+        missed = "moved no data while loading" if is_loading else "produced no token, verdict or training pass"
+        return AttemptEnd(
             "stalled",
             process.returncode,
             f"{missed} for {still:.0f} s (process {process.pid}, state {state}, {', '.join(words)})"
@@ -186,11 +190,11 @@ class Child:
         )
 
 
-def _ended(code: int) -> End:
+def _ended(code: int) -> AttemptEnd:
     if code >= 0:
-        return End("exited", code, f"exited with code {code}", {})
+        return AttemptEnd("exited", code, f"exited with code {code}", {})
     name = _signal_name(-code)
-    return End("killed", code, f"was ended by {name}", {"signal": name})
+    return AttemptEnd("killed", code, f"was ended by {name}", {"signal": name})
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -201,9 +205,9 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         seen = processes.read(process.pid)
         state = "gone" if seen is None else seen.state
         raise NoProgress(
-            f"process {process.pid} does not end {END_SECONDS:g} s after SIGKILL: state {state}"
-            + (" (it waits in the kernel, for a driver or a disk)" if state == "D" else ""),
-            "look at `dmesg`; if it stays, restart the machine; then run the same command with --resume",
+            f"process {process.pid} is still alive {END_SECONDS:g} s after SIGKILL: state {state}"
+            + (" (blocked in the kernel, on a driver or a disk)" if state == "D" else ""),
+            "check `dmesg`; if the process stays, reboot; then rerun with --resume",
         ) from error
 
 

@@ -23,7 +23,7 @@ _AFTER_A_STALL = {"gfx1151": {"HSA_ENABLE_INTERRUPT": "0"}}
 
 
 @dataclass(frozen=True)
-class Limits:
+class RestartPolicy:
     """When a child counts as stalled, and when its run is given up.
 
     Attributes:
@@ -61,7 +61,7 @@ def supervise(
     first: Sequence[str],
     again: Callable[[], Sequence[str]],
     attempts: Attempts,
-    limits: Limits,
+    policy: RestartPolicy,
     say: Callable[[str], None],
     machine: Machine | None = None,
 ) -> int:
@@ -79,7 +79,7 @@ def supervise(
     command, environment, num_restarts = first, dict(os.environ), 0
     finished = attempts.finished_work()
     machine = Machine() if machine is None else machine
-    silences = limits.silent_seconds(is_loading=False), limits.silent_seconds(is_loading=True)
+    silences = policy.silent_seconds(is_loading=False), policy.silent_seconds(is_loading=True)
     with held_back_signals() as signals:
         while True:
             end = Child(command, environment, *silences, signals, machine).run()
@@ -87,7 +87,7 @@ def supervise(
                 return end.code
             now = attempts.finished_work()
             num_restarts, finished = (0 if now != finished else num_restarts) + 1, now
-            given_up = num_restarts > limits.max_restarts
+            given_up = num_restarts > policy.max_restarts
             if end.why == "stalled":
                 wanted = _AFTER_A_STALL.get(detect(machine).name, {})
                 changes = {name: value for name, value in wanted.items() if name not in environment}
@@ -98,11 +98,11 @@ def supervise(
             attempts.note("attempt_ended", why=end.why, **end.fields, **more)
             if given_up:
                 raise NoProgress(
-                    f"given up after {limits.max_restarts} restarts that finished nothing; the last attempt {end.seen}",
-                    "see the stacks above for where it was and `halo-forge doctor` for the machine; raise"
-                    f" {end.option} if it was only slow; then run the same command with --resume",
+                    f"gave up after {policy.max_restarts} restarts without progress; the last attempt {end.seen}",
+                    "the stacks above show where it was, and `halo-forge doctor` checks the machine; raise"
+                    f" {end.option} if it was only slow; then rerun with --resume",
                 )
-            number = f"restart {num_restarts} of at most {limits.max_restarts} without progress"
+            number = f"restart {num_restarts} of at most {policy.max_restarts} without progress"
             settings = "".join(f", with {name}={value}" for name, value in changes.items())
             say(f"the run {end.seen}; {number}{settings}")
             command = again()

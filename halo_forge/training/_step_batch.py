@@ -1,6 +1,6 @@
-"""The rows of one optimizer step as tensors of its passes; imported late, because it needs torch.
+"""The rows of one optimizer step, cut into forward passes, as tensors; imported late, because it needs torch.
 
-Everything that a pass needs is found out where the rows are still lists.  A GPU would have to be waited for each time.
+Everything that a pass needs is computed while the rows are still lists: on a GPU each value read back would be a wait.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-
-from halo_forge.training._micro_batches import micro_batches
 
 IGNORED = -100
 """The label of a token that the loss leaves out (torch's cross entropy default)."""
@@ -57,6 +55,27 @@ def step_batch(rows: Sequence[dict[str, list[int]]], max_tokens: int) -> dict[st
         numbers += positions + targets
         shapes.append((len(part), length, len(targets)))
     return {"numbers": torch.tensor(numbers), "shapes": shapes}
+
+
+def micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Rows that go through the model together, those of similar lengths, the longest first.
+
+    Args:
+        lengths: Tokens of each row.
+        max_tokens: The most tokens of one pass, padding included; a row that is longer goes alone.
+
+    Returns:
+        Positions in `lengths`; each occurs once.
+    """
+    batches: list[list[int]] = []
+    num_rows = 0
+    for position in sorted(range(len(lengths)), key=lambda position: (-lengths[position], position)):
+        if not batches or len(batches[-1]) >= num_rows:
+            # The first row of a pass is its longest: the others are padded to it.
+            num_rows = max(1, max_tokens // max(1, lengths[position]))
+            batches.append([])
+        batches[-1].append(position)
+    return batches
 
 
 def passes(batch: dict[str, Any]) -> Iterator[Pass]:

@@ -17,10 +17,12 @@ from halo_forge.core.metrics import TrainingFacts, measure_training
 from halo_forge.core.records import Trained, TrainingRow, TrainingSettings
 from halo_forge.core.seeds import derive_seed
 from halo_forge.policy import OPTIMIZER_FILE, adapter_digest, disk_full_is_os_error, file_digest, fused_adapter
-from halo_forge.policy.threads import free_processors
+from halo_forge.policy.threads import yielding_threads
 from halo_forge.training import StepListener
 
 if TYPE_CHECKING:
+    from trl.trainer.sft_config import SFTConfig
+
     from halo_forge.policy import Policy
 
 
@@ -58,7 +60,7 @@ class LoraSftTrainer:
         )
         dataset = Dataset.from_list([self._tokenized(row) for row in rows])
         base = self.policy.model.get_base_model()
-        with _unwrapped_after(base), fused_adapter(self.policy.model), free_processors(self.policy.device):
+        with _unwrapped_after(base), fused_adapter(self.policy.model), yielding_threads(self.policy.device):
             trainer = self._build(dataset, settings, factors, folder, on_step, optimizer_state)
             trainer.train()
         steps = trainer.step_rows
@@ -98,8 +100,6 @@ class LoraSftTrainer:
         on_step: StepListener,
         optimizer_state: Path | None,
     ) -> Any:
-        from trl.trainer.sft_config import SFTConfig
-
         from halo_forge.training._optimizer_state import restore_state
         from halo_forge.training._step_recorder import step_recording_trainer
 
@@ -107,9 +107,8 @@ class LoraSftTrainer:
             if settings.optimizer != "reset" and optimizer_state is not None:
                 restore_state(optimizer, model, optimizer_state, with_steps=settings.optimizer == "carry")
 
-        # The library reports its own progress and defaults; ours is the one the user sees.
+        # The library reports its own progress and defaults; the user sees ours.
         logging.getLogger("trl").setLevel(logging.ERROR)
-        model, seed = self.policy.model, derive_seed(self.seed, "train", settings.cycle) % 2**32
         profile = self.policy.profile
         max_tokens, checkpointing = profile.training_pass(
             self.policy.size,
@@ -117,6 +116,23 @@ class LoraSftTrainer:
             self.settings.max_tokens_per_pass,
             self.settings.gradient_checkpointing,
         )
+        return step_recording_trainer(
+            factors=factors,
+            on_step=on_step,
+            prepare_optimizer=prepare,
+            fused_head=profile.takes_fused_head(),
+            max_tokens=max_tokens,
+            model=self.policy.model,
+            args=self._arguments(settings, folder, checkpointing=checkpointing),
+            train_dataset=dataset,
+            processing_class=self.policy.tokenizer,
+        )
+
+    def _arguments(self, settings: TrainingSettings, folder: Path, *, checkpointing: bool) -> SFTConfig:
+        """What TRL's trainer is told."""
+        from trl.trainer.sft_config import SFTConfig
+
+        profile, seed = self.policy.profile, derive_seed(self.seed, "train", settings.cycle) % 2**32
         switch: dict[str, Any] = {_checkpointing_argument(SFTConfig): checkpointing}
         arguments = SFTConfig(
             output_dir=str(folder / "trainer"),
@@ -145,21 +161,12 @@ class LoraSftTrainer:
             disable_tqdm=True,
             use_cpu=self.policy.device.type == "cpu",
             dataloader_pin_memory=profile.pin_memory,
-            accelerator_config={"non_blocking": profile.pin_memory},  # what is pinned is waited for all the same, else
+            # Without this, the copy of a pinned batch is waited for all the same.
+            accelerator_config={"non_blocking": profile.pin_memory},
         )
         if arguments.n_gpu > 1:
             arguments._n_gpu = 1  # the library would put the model on every visible GPU, and a run uses one
-        return step_recording_trainer(
-            factors=factors,
-            on_step=on_step,
-            prepare_optimizer=prepare,
-            fused_head=profile.takes_fused_head(),
-            max_tokens=max_tokens,
-            model=model,
-            args=arguments,
-            train_dataset=dataset,
-            processing_class=self.policy.tokenizer,
-        )
+        return arguments
 
 
 def _checkpointing_argument(arguments: type) -> str:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
 import pytest
+from policy_versions import decided, samples_of, training, version
 
-from halo_forge.core.decisions import Assessment, Decision, DecisionsSection
+from halo_forge.core.decisions import Assessment, DecisionsSection
 from halo_forge.core.evaluation import (
     compare,
-    facts,
-    judge,
-    judge_again,
+    confirm,
     kept_facts,
     measure_test,
     measure_version,
-    with_outcome,
+    screen,
+    set_facts,
 )
-from halo_forge.core.records import Completion, Measurement, Selection, Verdict
-from halo_forge.core.selection import PastCycle
+from halo_forge.core.records import Decision, PolicyVersion, Sample, Verdict
 
 REWARD = {"passed": 1.0, "ran": 0.7, "broken": 0.0, "error": 0.0}
 
@@ -31,48 +31,48 @@ def verdict(prompt_id: str, index: int, outcome: str) -> Verdict:
     return Verdict(prompt_id=prompt_id, index=index, stage="tests", status=status, reward=REWARD[outcome])  # type: ignore[arg-type]
 
 
-def answers(pass_counts: dict[str, list[str]]) -> tuple[list[Completion], list[Verdict]]:
-    keys = [(prompt_id, index, each) for prompt_id, found in pass_counts.items() for index, each in enumerate(found)]
-    completions = [Completion(prompt_id, index, "text", (1, 2), "stop", 0, 0) for prompt_id, index, _ in keys]
-    return completions, [verdict(*key) for key in keys]
+def samples(outcomes: dict[str, list[str]]) -> tuple[Sample, ...]:
+    return samples_of(
+        verdict(prompt_id, index, each) for prompt_id, found in outcomes.items() for index, each in enumerate(found)
+    )
 
 
-def dev(*passes: int, num: int = 4) -> list[Verdict]:
-    """The dev verdicts of prompts with so many passes of `num`."""
-    pass_counts = {f"p{number:02d}": ["passed"] * each + ["ran"] * (num - each) for number, each in enumerate(passes)}
-    return answers(pass_counts)[1]
+def dev(*passes: int, num: int = 4) -> tuple[Sample, ...]:
+    """The dev samples of prompts with so many passes of `num`."""
+    return samples({f"p{number:02d}": ["passed"] * each + ["ran"] * (num - each) for number, each in enumerate(passes)})
 
 
-def decisions(*best: int) -> list[Decision]:
-    return [Decision(cycle + 1, "held", "continue", each, "") for cycle, each in enumerate(best)]
+def versions(*known: tuple[tuple[Sample, ...], int]) -> list[PolicyVersion]:
+    """(dev samples, the best version once they were known) of v_0, v_1 ..."""
+    return [version(number, dev=dev, decision=decided(number, best)) for number, (dev, best) in enumerate(known)]
 
 
 LOOSE = DecisionsSection(min_prompts=4, max_standard_error=1.0)
 
 
-def test_a_version_is_judged_against_the_incumbent() -> None:
-    verdicts = [dev(0, 0, 0, 0), dev(4, 4, 4, 3), dev(2, 1, 2, 2), dev(3, 1, 1, 1)]
-    assert judge(LOOSE, [], verdicts[:1]) == Assessment("baseline", None)
-    better = judge(LOOSE, decisions(0), verdicts[:2])
-    assert (better.outcome, better.compared_with) == ("improved", 0)
-    worse = judge(LOOSE, decisions(0, 1), verdicts[:3])
-    assert (worse.outcome, worse.compared_with) == ("suspect", 1)
-    assert worse.screen is not None and worse.screen.difference == pytest.approx(7 / 16 - 15 / 16)
+def test_a_version_is_screened_against_the_incumbent() -> None:
+    start, better, worse, last = dev(0, 0, 0, 0), dev(4, 4, 4, 3), dev(2, 1, 2, 2), dev(3, 1, 1, 1)
+    assert screen(LOOSE, [], start) == Assessment("baseline", None)
+    first = screen(LOOSE, versions((start, 0)), better)
+    assert (first.outcome, first.compared_with) == ("improved", 0)
+    second = screen(LOOSE, versions((start, 0), (better, 1)), worse)
+    assert (second.outcome, second.compared_with) == ("suspect", 1)
+    assert second.screen is not None and second.screen.difference == pytest.approx(7 / 16 - 15 / 16)
     # v3 is compared with v1, whatever v2 was.
-    third = judge(LOOSE, decisions(0, 1, 1), verdicts)
+    third = screen(LOOSE, versions((start, 0), (better, 1), (worse, 1)), last)
     assert third.screen is not None and third.screen.difference == pytest.approx(6 / 16 - 15 / 16)
-    again = judge_again(LOOSE, worse, dev(4, 4, 4, 4), dev(1, 2, 1, 2))
+    again = confirm(LOOSE, second, dev(4, 4, 4, 4), dev(1, 2, 1, 2))
     assert again.outcome == "degraded"
     assert again.confirmation is not None and again.confirmation.difference == pytest.approx(-10 / 16)
-    assert judge_again(LOOSE, worse, dev(4, 4, 4, 4), dev(4, 4, 4, 4)).outcome == "suspect_not_confirmed"
+    assert confirm(LOOSE, second, dev(4, 4, 4, 4), dev(4, 4, 4, 4)).outcome == "suspect_not_confirmed"
 
 
 @pytest.mark.parametrize(("metric", "difference"), [("pass_rate", 0.0), ("compile_rate", 0.5), ("reward_mean", 0.35)])
 def test_the_metric_that_decides(metric: str, difference: float) -> None:
-    start = answers({prompt: ["broken", "ran"] for prompt in "abcd"})[1]
-    after = answers({prompt: ["ran", "ran"] for prompt in "abcd"})[1]
+    start = samples({prompt: ["broken", "ran"] for prompt in "abcd"})
+    after = samples({prompt: ["ran", "ran"] for prompt in "abcd"})
     settings = DecisionsSection(metric=f"dev/{metric}", min_prompts=4, max_standard_error=1.0)  # type: ignore[arg-type]
-    found = judge(settings, decisions(0), [start, after])
+    found = screen(settings, versions((start, 0)), after)
     assert found.screen is not None and found.screen.difference == pytest.approx(difference)
 
 
@@ -81,16 +81,22 @@ def test_the_metric_that_decides(metric: str, difference: float) -> None:
     [("improved", 1.0), ("held", 0.0), ("suspect_not_confirmed", 0.0), ("degraded", -1.0), ("underpowered", None)],
 )
 def test_what_schedules_see_of_an_outcome(outcome: Any, number: float | None) -> None:
-    measurement = Measurement(2, 1, {"dev/pass_rate": 0.5})
-    found = with_outcome(measurement, Assessment(outcome, 0)).metrics
+    decision = dataclasses.replace(decided(1), outcome=outcome)
+    found = version(1, metrics={"dev/pass_rate": 0.5}, decision=decision).metrics
     assert found.get("decision/outcome") == number
     assert found["dev/pass_rate"] == 0.5
 
 
-def test_a_lap_is_measured_on_both_sets() -> None:
-    train = answers({"a": ["passed", "broken"], "b": ["ran", "ran"]})
-    dev = answers({"c": ["passed", "passed", "error"], "d": ["broken", "broken", "broken"]})
-    measurement = measure_version(3, train, dev, {"kl_to_start": 0.25})
+def test_what_schedules_see_of_the_training_that_made_a_version() -> None:
+    trained = training(1, metrics={"learning_rate_mass": 2e-4, "kept/num_unique": 3.0, "loss_mean": 1.0})
+    found = version(1, metrics={"dev/pass_rate": 0.5}, trained=trained).metrics
+    assert found == {"dev/pass_rate": 0.5, "learning_rate_mass": 2e-4, "kept/num_unique": 3.0}
+
+
+def test_a_version_is_measured_on_both_sets() -> None:
+    train = samples({"a": ["passed", "broken"], "b": ["ran", "ran"]})
+    dev = samples({"c": ["passed", "passed", "error"], "d": ["broken", "broken", "broken"]})
+    measurement = measure_version(2, train, dev, {"kl_to_start": 0.25})
     assert (measurement.cycle, measurement.policy_version) == (3, 2)
     expected = {
         "kl_to_start": 0.25,
@@ -109,33 +115,35 @@ def test_a_lap_is_measured_on_both_sets() -> None:
 
 
 def test_the_final_evaluation_has_dev_alone() -> None:
-    measurement = measure_version(4, ([], []), answers({"c": ["passed"]}), {})
+    measurement = measure_version(3, (), samples({"c": ["passed"]}), {})
     assert measurement.metrics["dev/pass_rate"] == 1.0
     assert all(name.startswith("dev/") for name in measurement.metrics)
 
 
 def test_the_test_set_belongs_to_no_cycle() -> None:
-    measurement = measure_test(2, answers({"a": ["passed", "broken"]}))
+    measurement = measure_test(2, samples({"a": ["passed", "broken"]}))
     assert (measurement.cycle, measurement.policy_version) == (0, 2)
     assert measurement.metrics["test/pass_rate"] == 0.5
 
 
 def test_facts_count_the_samples_of_the_prompt_with_the_fewest() -> None:
-    found = facts(*answers({"b": ["passed"], "a": ["passed", "ran", "broken"]}))
+    found = set_facts(samples({"b": ["passed"], "a": ["passed", "ran", "broken"]}))
     # The fewest of any prompt: pass@k is told of all prompts or of none.
     assert (list(found.prompt_ids), found.num_samples_expected) == (["b", "a"], 1)
 
 
-def last(best: int, version: int) -> Decision:
-    """The decision of a run that ends with v_`version`."""
-    return Decision(version + 1, "held", "finish", best, "done", conclusion="converged")
+def finished(best: int, *dev: tuple[Sample, ...]) -> list[PolicyVersion]:
+    """The versions of a run that ended with v_`best` as the one to keep."""
+    number = len(dev) - 1
+    last = Decision(number + 1, "held", "finish", best, "done", conclusion="converged")
+    return [*versions(*((each, 0) for each in dev[:-1])), version(number, dev=dev[-1], decision=last)]
 
 
 def test_compare_is_paired_by_prompt() -> None:
-    start = answers({"a": ["broken", "broken"], "b": ["passed", "broken"], "c": ["ran", "ran"]})
-    worse = answers({"a": ["broken", "broken"], "b": ["broken", "broken"], "c": ["broken", "broken"]})
-    better = answers({"a": ["ran", "broken"], "b": ["passed", "passed"], "c": ["ran", "ran"]})
-    result = compare(last(2, 3), [start[1], worse[1], better[1], worse[1]], {0: start, 2: better, 3: worse})
+    start = samples({"a": ["broken", "broken"], "b": ["passed", "broken"], "c": ["ran", "ran"]})
+    worse = samples({"a": ["broken", "broken"], "b": ["broken", "broken"], "c": ["broken", "broken"]})
+    better = samples({"a": ["ran", "broken"], "b": ["passed", "passed"], "c": ["ran", "ran"]})
+    result = compare(finished(2, start, worse, better, worse), {0: start, 2: better, 3: worse})
     assert (result.chosen_version, result.adapter) == (2, "cycles/002/adapter")
     assert (result.last_version, result.conclusion, result.reason) == (3, "converged", "done")
     for found in (result.last_dev, result.last_test):
@@ -153,16 +161,16 @@ def test_compare_is_paired_by_prompt() -> None:
 
 
 def test_the_start_model_against_itself() -> None:
-    start = answers({"a": ["passed"], "b": ["broken"]})
-    result = compare(last(0, 0), [start[1]], {0: start})
+    start = samples({"a": ["passed"], "b": ["broken"]})
+    result = compare(finished(0, start), {0: start})
     assert (result.chosen_version, result.adapter) == (0, None)
     assert result.dev["pass_rate"]["difference"] == result.test["pass_rate"]["difference"] == 0.0
 
 
 def test_equal_answers_are_no_proof_that_nothing_differs() -> None:
     """Learning rate 0: the same seeds give the same answers; what could have been seen is told all the same."""
-    start = answers({name: ["passed", "broken"] for name in "abcd"})
-    found = compare(last(0, 1), [start[1], start[1]], {}).last_dev["pass_rate"]
+    start = samples({name: ["passed", "broken"] for name in "abcd"})
+    found = compare(finished(0, start, start), {}).last_dev["pass_rate"]
     error = math.sqrt(2 * 0.25 / 4)  # each rate 1/2, two samples: 0.25 / (2 - 1) for each prompt of each version
     assert found["difference"] == 0.0
     assert found["standard_error"] == pytest.approx(error)
@@ -171,35 +179,40 @@ def test_equal_answers_are_no_proof_that_nothing_differs() -> None:
 
 
 def test_without_test_prompts() -> None:
-    start = answers({"a": ["passed"], "b": ["broken"]})
-    assert compare(last(0, 0), [start[1]], {}).test == {}
+    start = samples({"a": ["passed"], "b": ["broken"]})
+    assert compare(finished(0, start), {}).test == {}
 
 
 def test_prompts_without_a_judged_sample_on_one_side_are_left_out() -> None:
-    start = answers({"a": ["error", "error"], "b": ["broken", "broken"], "c": ["passed", "passed"]})
-    chosen = answers({"a": ["passed", "passed"], "b": ["passed", "broken"], "c": ["passed", "error"]})
-    found = compare(last(1, 1), [start[1], chosen[1]], {}).dev["pass_rate"]
+    start = samples({"a": ["error", "error"], "b": ["broken", "broken"], "c": ["passed", "passed"]})
+    chosen = samples({"a": ["passed", "passed"], "b": ["passed", "broken"], "c": ["passed", "error"]})
+    found = compare(finished(1, start, chosen), {}).dev["pass_rate"]
     assert (found["num_prompts"], found["start"], found["chosen"]) == (2, 0.5, 0.75)
 
 
 def test_one_shared_prompt_is_no_comparison() -> None:
-    start, chosen = answers({"a": ["passed"], "b": ["error"]}), answers({"a": ["passed"], "b": ["passed"]})
-    assert compare(last(1, 1), [start[1], chosen[1]], {}).dev == {}
+    start, chosen = samples({"a": ["passed"], "b": ["error"]}), samples({"a": ["passed"], "b": ["passed"]})
+    assert compare(finished(1, start, chosen), {}).dev == {}
 
 
 def test_only_what_led_to_the_sampled_version_was_kept_before() -> None:
-    def cycle(number: int, digest: str) -> PastCycle:
-        completion = Completion(digest, 0, "text", (1,), "stop", 0, 0)
-        passed = Verdict(prompt_id=digest, index=0, stage="tests", status="passed", reward=1.0, normal_digest=digest)
-        return PastCycle.of(number, [completion], [passed], Selection(((digest, 0),), {}, 0.5))
+    def kept(digest: str) -> tuple[Sample, ...]:
+        return samples_of(
+            [Verdict(prompt_id=digest, index=0, stage="tests", status="passed", reward=1.0, normal_digest=digest)]
+        )
 
-    def decision(cycle: int, train_from: int, sample_from: int) -> Decision:
-        return Decision(cycle, "held", "continue", 0, "", train_from=train_from, sample_from=sample_from)
+    def run(*cycles: tuple[str, int, int]) -> list[PolicyVersion]:
+        """(what it keeps, the version it trains from, the version it samples) of each cycle but for the last one."""
+        found = [version(0)]
+        for number, (digest, train_from, sample_from) in enumerate(cycles, start=1):
+            decision = dataclasses.replace(decided(number), sample_from=sample_from)
+            found.append(version(number, trained=training(number, kept(digest), parent=train_from), decision=decision))
+        return found
 
-    past = [cycle(1, "a"), cycle(2, "b"), cycle(3, "c"), cycle(4, "d")]
-    straight = [decision(each, each - 1, each - 1) for each in (1, 2, 3, 4)]
-    assert (kept_facts(past, straight).digests, kept_facts(past, straight).earlier) == (["d"], {"a", "b", "c"})
+    straight = run(("a", 0, 1), ("b", 1, 2), ("c", 2, 3))
+    found = kept_facts(kept("d"), straight)
+    assert (found.digests, found.earlier) == (["d"], {"a", "b", "c"})
     # v1 improved, v2 held, v3 fell: cycle 4 samples v1, which only cycle 1 made; cycle 5 samples v4.
-    back = [*straight[:3], decision(4, 1, 1)]
-    assert kept_facts(past, back).earlier == {"a"}
-    assert kept_facts([*past, cycle(5, "e")], [*back, decision(5, 4, 4)]).earlier == {"a", "d"}
+    assert kept_facts(kept("d"), run(("a", 0, 1), ("b", 1, 2), ("c", 2, 1))).earlier == {"a"}
+    back = run(("a", 0, 1), ("b", 1, 2), ("c", 2, 1), ("d", 1, 4))
+    assert kept_facts(kept("e"), back).earlier == {"a", "d"}

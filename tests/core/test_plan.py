@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from policy_versions import decided, samples_of, version
 
 from halo_forge.config import RaftConfig
-from halo_forge.core.decisions import Assessment, Comparison, Decision
+from halo_forge.core.decisions import Assessment, VersionComparison
 from halo_forge.core.errors import TooFewSamples
 from halo_forge.core.lr_scheduler import planned_factors
 from halo_forge.core.plan import Plan, PromptSets
-from halo_forge.core.records import Completion, Measurement, Prompt, SamplingSettings, SelectionSettings, Verdict
+from halo_forge.core.records import (
+    PolicyVersion,
+    Prompt,
+    Sample,
+    SamplingSettings,
+    Selection,
+    SelectionSettings,
+    Verdict,
+)
 
 
 def prompts(name: str, num: int) -> tuple[Prompt, ...]:
@@ -28,6 +38,17 @@ def plan(num_train: int = 5, num_dev: int = 2, num_test: int = 2, **sections: An
 
 
 SAMPLING = SamplingSettings(cycle=1, temperature=0.9, top_p=0.8, samples_per_prompt=2)
+
+
+def in_cycle(cycle: int) -> SamplingSettings:
+    return dataclasses.replace(SAMPLING, cycle=cycle)
+
+
+def up_to(cycle: int, *metrics: dict[str, float], **decision: Any) -> list[PolicyVersion]:
+    """v_0 .. v_{cycle-1}, the last one with this decision."""
+    found = [version(number, metrics=metrics[number] if metrics else None) for number in range(cycle)]
+    found[-1] = dataclasses.replace(found[-1], decision=dataclasses.replace(found[-1].decision, **decision))
+    return found
 
 
 @pytest.mark.parametrize("share", [None, 5, 6])
@@ -70,7 +91,7 @@ def test_the_shuffle_follows_the_seed_and_not_the_order_of_the_file() -> None:
 
 
 def test_train_requests() -> None:
-    requests = plan(engine={"top_k": 7, "max_new_tokens": 33}).train_requests(1, SAMPLING)
+    requests = plan(engine={"top_k": 7, "max_new_tokens": 33}).train_requests(SAMPLING)
     assert [(each.prompt_id, each.index) for each in requests] == [
         (f"train{number}", index) for number in range(5) for index in range(2)
     ]
@@ -79,13 +100,13 @@ def test_train_requests() -> None:
 
 def test_the_final_evaluation_asks_no_train_prompts() -> None:
     three = plan(raft={"num_cycles": 3})
-    assert [len(three.train_requests(cycle, SAMPLING)) for cycle in (1, 2, 3, 4, 5)] == [10, 10, 10, 0, 0]
+    assert [len(three.train_requests(in_cycle(cycle))) for cycle in (1, 2, 3, 4, 5)] == [10, 10, 10, 0, 0]
 
 
 def test_seeds_differ_by_run_cycle_set_prompt_and_sample() -> None:
     seeds = []
     for one in (plan(seed=0), plan(seed=1)):
-        cycles = [*one.train_requests(1, SAMPLING), *one.train_requests(2, SAMPLING)]
+        cycles = [*one.train_requests(SAMPLING), *one.train_requests(in_cycle(2))]
         seeds += [request.seed for request in (*cycles, *one.dev_requests(), *one.test_requests())]
     assert len(seeds) == len(set(seeds)) == 2 * (10 + 10 + 8 + 8)
 
@@ -94,7 +115,7 @@ def test_a_seed_depends_on_names_and_on_nothing_else() -> None:
     """Neither more prompts nor more samples change what a sample draws."""
 
     def seeds(one: Plan, sampling: SamplingSettings) -> dict[tuple[str, int], int]:
-        return {(each.prompt_id, each.index): each.seed for each in one.train_requests(1, sampling)}
+        return {(each.prompt_id, each.index): each.seed for each in one.train_requests(sampling)}
 
     few = seeds(plan(3), SAMPLING)
     many = seeds(plan(9, raft={"num_cycles": 2}), SamplingSettings(1, 0.1, 1.0, 5))
@@ -114,11 +135,11 @@ def test_evaluation_requests_are_the_same_for_every_version() -> None:
 
 
 def test_tested_versions() -> None:
-    assert plan().tested_versions(3, 5) == [0, 3, 5]
-    assert plan().tested_versions(3, 3) == [0, 3]
-    assert plan().tested_versions(0, 0) == [0]
-    assert plan(evaluation={"test_at_end": False}).tested_versions(3, 5) == []
-    assert plan(num_test=0).tested_versions(3, 5) == []
+    assert plan().tested_versions(decided(5, best=3)) == [0, 3, 5]
+    assert plan().tested_versions(decided(3, best=3)) == [0, 3]
+    assert plan().tested_versions(decided(0)) == [0]
+    assert plan(evaluation={"test_at_end": False}).tested_versions(decided(5, best=3)) == []
+    assert plan(num_test=0).tested_versions(decided(5, best=3)) == []
 
 
 def test_confirmations_ask_the_dev_prompts_with_seeds_of_their_own() -> None:
@@ -132,47 +153,49 @@ def test_confirmations_ask_the_dev_prompts_with_seeds_of_their_own() -> None:
     assert len(set(seeds)) == len(seeds)
 
 
-def after(**values: Any) -> list[Decision]:
-    """The decisions before cycle 3 trains; the last one carries `values`."""
-    first = [Decision(cycle, "improved", "continue", cycle - 1, "") for cycle in (1, 2)]
-    return [*first, Decision(3, "degraded", **{"action": "rollback", "best_version": 1, "reason": "", **values})]
-
-
 def test_settings_after_a_decline() -> None:
     one = plan(training={"learning_rate": 1e-3}, engine={"temperature": 0.8})
-    back = after(train_from=1, sample_from=1, learning_rate_factor=0.25, temperature_add=0.2)
-    settings = one.training_settings(3, [], 4, back)
+    back = up_to(3, action="rollback", train_from=1, sample_from=1, learning_rate_factor=0.25, temperature_add=0.2)
+    settings = one.training_settings(back, 4)
     assert (settings.parent_version, settings.learning_rate) == (1, pytest.approx(2.5e-4))
-    assert one.sampling_settings(4, [], back).temperature == pytest.approx(1.0)
-    assert one.sampling_settings(4, []).temperature == 0.8
-    plain = one.train_requests(3, one.sampling_settings(3, []))
-    tagged = one.train_requests(3, one.sampling_settings(3, []), (), "rollback")
+    assert one.sampling_settings(back).temperature == pytest.approx(1.0)
+    assert one.sampling_settings(up_to(3)).temperature == 0.8
+    again = one.resampling_settings(back)
+    assert (again.cycle, again.temperature) == (3, pytest.approx(1.0))
+    plain = one.train_requests(one.sampling_settings(up_to(2)))
+    tagged = one.train_requests(again, (), "rollback")
     assert {each.seed for each in plain}.isdisjoint(each.seed for each in tagged)
     assert [each.prompt_id for each in plain] == [each.prompt_id for each in tagged]
 
 
-HELD = Assessment("held", 1, Comparison(0.0, 0.02, 0.0, 64))
-FELL = Assessment("degraded", 1, Comparison(-0.1, 0.02, -5.0, 64), Comparison(-0.1, 0.02, -5.0, 64))
+HELD = Assessment("held", 1, VersionComparison(0.0, 0.02, 0.0, 64))
+FELL = Assessment("degraded", 1, VersionComparison(-0.1, 0.02, -5.0, 64), VersionComparison(-0.1, 0.02, -5.0, 64))
 
 
-def decided(one: Plan, assessment: Assessment) -> list[Decision]:
-    """The decisions before cycle 3 trains: v1 improved, v2 is judged."""
-    history = [Measurement(cycle, cycle - 1, {}) for cycle in (1, 2, 3)]
-    return [*after()[:2], one.decide(assessment, [*after()[:1], Decision(2, "improved", "continue", 1, "")], history)]
+def after(one: Plan, assessment: Assessment) -> list[PolicyVersion]:
+    """The versions before cycle 3 trains: v1 improved, and v2 was assessed like this."""
+    earlier = up_to(2, outcome="improved", best_version=1)
+    measured = version(2)
+    decision = one.decide(assessment, earlier, measured.measurement, measured.training)
+    return [*earlier, dataclasses.replace(measured, decision=decision)]
 
 
 @pytest.mark.parametrize(("start_from", "parent"), [("previous", 2), ("average", 2), ("base", 0), ("best", 1)])
 def test_whose_adapter_is_trained(start_from: str, parent: int) -> None:
     one = plan(training={"start_from": start_from, "learning_rate": 1e-3})
-    assert one.training_settings(3, [], 4, decided(one, HELD)).parent_version == parent
+    assert one.training_settings(after(one, HELD), 4).parent_version == parent
 
 
-@pytest.mark.parametrize(("kind", "rate"), [("plateau", 1e-3), ("constant", 5e-4)])
-def test_a_schedule_that_answers_to_declines_is_left(kind: str, rate: float) -> None:
-    one = plan(training={"learning_rate": {"kind": kind, "base" if kind == "plateau" else "value": 1e-3}})
-    assert one.training_settings(3, [], 4, decided(one, FELL)).learning_rate == rate
+@pytest.mark.parametrize(
+    ("schedule", "rate"),
+    [({"kind": "plateau", "base": 1e-3, "decay_on_decline": 0.6}, 6e-4), ({"kind": "constant", "value": 1e-3}, 5e-4)],
+)
+def test_a_decline_lowers_the_learning_rate_once(schedule: dict[str, Any], rate: float) -> None:
+    """By its schedule where that answers declines, else by `decisions.learning_rate_factor`."""
+    one = plan(training={"learning_rate": schedule})
+    assert one.training_settings(after(one, FELL), 4).learning_rate == pytest.approx(rate)
     mass = plan(training={"learning_rate": None, "learning_rate_mass": 1e-2})
-    assert mass.training_settings(3, [], 4, after(learning_rate_factor=0.5)).learning_rate_mass == 5e-3
+    assert mass.training_settings(up_to(3, learning_rate_factor=0.5), 4).learning_rate_mass == 5e-3
 
 
 def test_settings_follow_their_schedules() -> None:
@@ -182,29 +205,28 @@ def test_settings_follow_their_schedules() -> None:
         training={"num_train_epochs": [2, 1], "weight_decay": 0.1, "max_grad_norm": 0, "learning_rate": [1e-3, 5e-4]},
         raft={"samples_per_prompt": {"kind": "linear", "base": 4, "final": 8}, "num_cycles": 2},
     )
-    assert one.sampling_settings(1, []) == SamplingSettings(1, 1.0, 0.9, 4)
-    assert one.sampling_settings(2, []) == SamplingSettings(2, 0.5, 0.9, 8)
+    assert one.sampling_settings([]) == SamplingSettings(1, 1.0, 0.9, 4)
+    assert one.sampling_settings(up_to(1)) == SamplingSettings(2, 0.5, 0.9, 8)
     # The final evaluation has settings too, those of the last cycle, though it samples nothing.
-    assert one.sampling_settings(3, []) == SamplingSettings(3, 0.5, 0.9, 8)
-    first, second = (one.training_settings(cycle, [], 64) for cycle in (1, 2))
-    assert (first.reward_threshold, first.keep_fraction) == (0.5, 1.0)
+    assert one.sampling_settings(up_to(2)) == SamplingSettings(3, 0.5, 0.9, 8)
+    first, second = (one.training_settings(up_to(cycle), 64) for cycle in (1, 2))
     assert (first.learning_rate, first.num_train_epochs, first.max_grad_norm, first.weight_decay) == (1e-3, 2, 0, 0.1)
     assert (first.gradient_accumulation_steps, first.learning_rate_mass) == (8, None)
-    assert (second.reward_threshold, second.keep_fraction) == ("pass", 0.25)
     assert (second.learning_rate, second.num_train_epochs) == (5e-4, 1.0)
-    assert one.selection_settings(2, []) == SelectionSettings(2, "pass", 0.25)
+    assert one.selection_settings(up_to(1)) == SelectionSettings(1, 0.5, 1.0)
+    assert one.selection_settings(up_to(2)) == SelectionSettings(2, "pass", 0.25)
 
 
 @pytest.mark.parametrize(("num_rows", "num_steps"), [(64, 8), (20, 3), (8, 1)])
 def test_a_mass_gives_the_peak_that_spends_it_on_the_rows(num_rows: int, num_steps: int) -> None:
     training = {"learning_rate_mass": [4e-4, 0], "per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
     one = plan(training=training)
-    settings = one.training_settings(1, [], num_rows)
+    settings = one.training_settings(up_to(1), num_rows)
     factors = planned_factors(one.config.training, num_rows, 1.0, 4)
     assert len(factors) == num_steps
     assert settings.learning_rate_mass == 4e-4
     assert settings.learning_rate * sum(factors) == pytest.approx(4e-4)
-    assert one.training_settings(2, [], num_rows).learning_rate == 0.0
+    assert one.training_settings(up_to(2), num_rows).learning_rate == 0.0
 
 
 def test_accumulation_min_p_and_curriculum_follow_their_schedules() -> None:
@@ -213,10 +235,10 @@ def test_accumulation_min_p_and_curriculum_follow_their_schedules() -> None:
         training={"gradient_accumulation_steps": {"kind": "linear", "base": 2, "final": 8}},
         raft={"curriculum_fraction": [0.2, 1.0], "num_cycles": 3, "min_selected": 1},
     )
-    assert [one.training_settings(cycle, [], 64).gradient_accumulation_steps for cycle in (1, 2, 3)] == [2, 5, 8]
-    sampling = [one.sampling_settings(cycle, []) for cycle in (1, 2, 3)]
+    assert [one.training_settings(up_to(cycle), 64).gradient_accumulation_steps for cycle in (1, 2, 3)] == [2, 5, 8]
+    sampling = [one.sampling_settings(up_to(cycle)[:-1]) for cycle in (1, 2, 3)]
     assert [(each.min_p, each.curriculum_fraction) for each in sampling] == [(0.0, 0.2), (0.1, 1.0), (0.1, 1.0)]
-    (request, *_) = one.train_requests(2, sampling[1])
+    (request, *_) = one.train_requests(sampling[1])
     assert request.min_p == 0.1
     assert {each.min_p for each in one.dev_requests()} == {0.0}, "evaluation is the same in every cycle"
 
@@ -224,7 +246,7 @@ def test_accumulation_min_p_and_curriculum_follow_their_schedules() -> None:
 @pytest.mark.parametrize(("samples", "rounded"), [(2.4, 2), (2.6, 3)])
 def test_a_scheduled_count_is_rounded(samples: float, rounded: int) -> None:
     one = plan(raft={"samples_per_prompt": [2, samples], "num_cycles": 2})
-    assert one.sampling_settings(2, []).samples_per_prompt == rounded
+    assert one.sampling_settings(up_to(1)).samples_per_prompt == rounded
 
 
 def test_a_schedule_that_looks_at_results_gets_them() -> None:
@@ -241,48 +263,48 @@ def test_a_schedule_that_looks_at_results_gets_them() -> None:
         }
     )
     rates = [0.2, 0.2, 0.5, 0.4]
-    history = [Measurement(version + 1, version, {"dev/pass_rate": rate}) for version, rate in enumerate(rates)]
-    found = [one.training_settings(cycle, history[:cycle], 64).learning_rate for cycle in (1, 2, 3, 4)]
+    history = [{"dev/pass_rate": rate} for rate in rates]
+    found = [one.training_settings(up_to(cycle, *history), 64).learning_rate for cycle in (1, 2, 3, 4)]
     assert found == pytest.approx([1e-4, 5e-5, 5e-5, 2.5e-5])
 
 
-def answers(num_passed: int, num_failed: int) -> tuple[list[Completion], list[Verdict]]:
-    num = num_passed + num_failed
-    completions = [Completion("train0", index, f"program {index}", (1,), "stop", index, 0) for index in range(num)]
-    verdicts = [
+def samples(num_passed: int, num_failed: int) -> tuple[Sample, ...]:
+    return samples_of(
         Verdict(prompt_id="train0", index=index, stage="tests", status="passed", reward=1.0, source_digest=str(index))
         if index < num_passed
         else Verdict(
             prompt_id="train0", index=index, stage="compile", status="failed", reward=0.0, source_digest=str(index)
         )
-        for index in range(num)
-    ]
-    return completions, verdicts
+        for index in range(num_passed + num_failed)
+    )
+
+
+def select(one: Plan, found: tuple[Sample, ...], cycle: int) -> Selection:
+    return one.select(found, one.selection_settings(up_to(cycle)), up_to(cycle))
 
 
 def test_selection_and_its_rows() -> None:
     one = plan(raft={"min_selected": 2}, selection={"per_prompt_cap": 3})
-    completions, verdicts = answers(4, 2)
-    selection = one.select(completions, verdicts, one.selection_settings(1, []))
+    found = samples(4, 2)
+    selection = select(one, found, 1)
     assert len(selection.kept) == 3
     assert {reason: len(keys) for reason, keys in selection.dropped.items() if keys} == {
         "below_threshold": 2,
         "over_cap": 1,
     }
-    rows = one.training_rows(completions, selection)
+    rows = one.training_rows(found, selection, up_to(1))
     assert [(row.prompt.id, row.completion.index) for row in rows] == list(selection.kept)
     # Another cycle breaks ties in another way, the same cycle in the same way.
-    kept = {one.select(completions, verdicts, one.selection_settings(cycle, [])).kept for cycle in range(1, 7)}
+    kept = {select(one, found, cycle).kept for cycle in range(1, 7)}
     assert len(kept) > 1
-    assert one.select(completions, verdicts, one.selection_settings(1, [])) == selection
+    assert select(one, found, 1) == selection
 
 
 @pytest.mark.parametrize("num_passed", [0, 1])
 def test_too_few_samples(num_passed: int) -> None:
     one = plan(raft={"min_selected": 2})
-    completions, verdicts = answers(num_passed, 3)
     with pytest.raises(TooFewSamples) as caught:
-        one.select(completions, verdicts, one.selection_settings(1, []))
+        select(one, samples(num_passed, 3), 1)
     assert caught.value.exit_code == 5
     assert caught.value.message == (
         f"cycle 1: {num_passed} of {num_passed + 3} samples were selected, fewer than raft.min_selected (2);"

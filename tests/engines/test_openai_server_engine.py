@@ -17,7 +17,7 @@ from tiny_models import disturb_adapter, load_policy, prompts, request
 from halo_forge.config import config_digest, load_config
 from halo_forge.core.errors import ConfigError, ToolMissing
 from halo_forge.core.records import Completion
-from halo_forge.engines._served import ServedEngine
+from halo_forge.engines._server_engine import ServerEngine
 from halo_forge.engines.openai_server import OpenaiServerSpec
 from halo_forge.runtime.preview import preview
 
@@ -49,13 +49,13 @@ def write_json(path: Path, value: Any) -> Path:
     return path
 
 
-def engine(policy: Any, server: StandIn, /, **settings: Any) -> ServedEngine:
+def engine(policy: Any, server: StandIn, /, **settings: Any) -> ServerEngine:
     values = {"base_url": server.base_url, "served_model": "base", "adapter": "none", "retry_seconds": 10.0}
     values |= {"max_policy_gap": None}  # it answers whatever it is told to
     return OpenaiServerSpec(**{**values, **settings}).open(policy)
 
 
-def sample(asking: ServedEngine, requests: Any = REQUESTS[:1]) -> list[Completion]:
+def sample(asking: ServerEngine, requests: Any = REQUESTS[:1]) -> list[Completion]:
     with asking:
         return list(asking.sample(PROMPTS, requests, asking.policy.version))
 
@@ -169,9 +169,10 @@ def test_who_stops_looking_ends_what_is_in_flight(policy: Any, server: StandIn) 
 
 def test_a_key_is_sent_from_the_environment(policy: Any, server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVER_KEY", "of the house")
-    asking = engine(policy, server, api_key_variable="SERVER_KEY")
-    assert asking.client.headers()["Authorization"] == "Bearer of the house"
-    assert "Authorization" not in engine(policy, server).client.headers()
+    with engine(policy, server, api_key_variable="SERVER_KEY") as asking:
+        assert asking.client.headers()["Authorization"] == "Bearer of the house"
+    with engine(policy, server) as asking:
+        assert "Authorization" not in asking.client.headers()
 
 
 # ---- what is asked, and what is made of the answer

@@ -12,11 +12,11 @@ from tiny_models import disturb_adapter, load_policy, prompts, request, save_mod
 
 from halo_forge.core.errors import ConfigError, LogitsNotFinite
 from halo_forge.engines._policy_proof import _brought, prove
-from halo_forge.engines._served import ServedEngine
-from halo_forge.engines._server_forms import Scored
+from halo_forge.engines._server_dialects import ScoredTokens
+from halo_forge.engines._server_engine import ServerEngine
 from halo_forge.engines.openai_server import OpenaiServerSpec
 from halo_forge.policy import adapter_digest
-from halo_forge.policy.probe import Probe
+from halo_forge.policy.drift_probe import DriftProbe
 
 torch = pytest.importorskip("torch")
 
@@ -80,7 +80,7 @@ class Events(list[dict[str, Any]]):
         self.append({"event": event, **fields})
 
 
-def asking(policy: Any, server: StandIn, events: Events | None = None, /, **settings: Any) -> ServedEngine:
+def asking(policy: Any, server: StandIn, events: Events | None = None, /, **settings: Any) -> ServerEngine:
     values = {"base_url": server.base_url, "served_model": "base", "adapter": "vllm_runtime_lora"}
     engine = OpenaiServerSpec(**{**values, "retry_seconds": 5.0, **settings}).open(policy)
     if events is not None:
@@ -88,7 +88,7 @@ def asking(policy: Any, server: StandIn, events: Events | None = None, /, **sett
     return engine
 
 
-def sample_all(engine: ServedEngine) -> int:
+def sample_all(engine: ServerEngine) -> int:
     return len(list(engine.sample(PROMPTS, REQUESTS, engine.policy.version)))
 
 
@@ -241,7 +241,7 @@ def test_a_server_of_whose_answers_nothing_can_be_compared_is_refused(
     policy = policy_of(tiny_models["llama"])
     with (
         asking(policy, server, events, server="openai", adapter="none") as engine,
-        pytest.raises(ConfigError, match=r"cannot be told: 3 tokens of its answers to 4 prompts") as caught,
+        pytest.raises(ConfigError, match=r"cannot verify .* only 3 tokens of its answers to 4 prompts") as caught,
     ):
         sample_all(engine)
     assert "another model, revision or tokenizer" in caught.value.hint
@@ -264,7 +264,7 @@ def test_log_probabilities_of_the_server_that_are_not_finite_are_refused(
     server.completion = answer
     with (
         asking(policy, server, events) as engine,
-        pytest.raises(ConfigError, match=rf"the server says log-probabilities that are not finite \({value}\)"),
+        pytest.raises(ConfigError, match=rf"the server returns log-probabilities that are not finite \({value}\)"),
     ):
         sample_all(engine)
     assert events == []
@@ -318,8 +318,8 @@ def test_a_policy_that_is_hardly_another_is_no_reason_to_refuse(
     answers = [[5, 6, 7, 8] * 16 for _ in rows]
     joined = [[*row, *answer] for row, answer in zip(rows, answers, strict=True)]
     with policy.model.disable_adapter():
-        said, _, _ = Probe(policy, {}).log_probabilities(joined, [len(row) for row in rows])
-    scored = [Scored(tuple(answer), tuple(values)) for answer, values in zip(answers, said, strict=True)]
+        said, _, _ = DriftProbe(policy, {}).log_probabilities(joined, [len(row) for row in rows])
+    scored = [ScoredTokens(tuple(answer), tuple(values)) for answer, values in zip(answers, said, strict=True)]
     proof = prove(policy, rows, scored, None)
     assert proof.gap > 0 and (proof.closer is not None) == refused
 

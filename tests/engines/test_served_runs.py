@@ -19,11 +19,10 @@ from served_run import Content, write_config
 from tiny_models import disturb_adapter, load_policy, prompts, request
 
 from halo_forge.core.errors import ConfigError, ToolMissing
-from halo_forge.engines import _served_adapter
+from halo_forge.engines import _adapter_delivery
 from halo_forge.engines.openai_server import OpenaiServerSpec
 from halo_forge.engines.transformers import TransformersEngine
 from halo_forge.policy import save_merged
-from halo_forge.verifiers.languages.c import Spec
 
 torch = pytest.importorskip("torch")
 for name in ("fastapi", "uvicorn", "openai"):
@@ -119,7 +118,7 @@ def test_a_server_killed_in_mid_cycle(
     server: LoopbackServer, tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run ends, the server is started again, the run is resumed: nothing is lost, nothing comes twice."""
-    monkeypatch.setattr(Spec, "open", lambda self: Content())
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: Content())
     engine = {"base_url": server.base_url, "adapter": "none", "retry_seconds": 0.5}
     config, cycle = run_config(tmp_path, tiny_models["llama"], engine), tmp_path / "run/cycles/001"
     part = cycle / "completions.jsonl.part"
@@ -145,7 +144,7 @@ def test_merged_models_in_restarted_servers(
     tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed in mid-cycle it is started again by the run; every version has its own server; none stays behind."""
-    monkeypatch.setattr(Spec, "open", lambda self: Content())
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: Content())
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     port, started = free_port(), tmp_path / "started"
@@ -197,7 +196,7 @@ def test_a_command_that_ends_is_told_with_its_last_words(tiny_models: dict[str, 
 def test_a_server_of_somebody_else_is_not_taken_for_ours(
     server: LoopbackServer, tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_served_adapter, "LEFTOVER_SECONDS", 0.2)
+    monkeypatch.setattr(_adapter_delivery, "LEFTOVER_SECONDS", 0.2)
     if server.process is None:
         server.start()
     health = server.base_url.replace("/v1", "/health")

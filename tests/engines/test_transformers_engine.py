@@ -236,9 +236,9 @@ def test_completions_come_out_before_all_are_done(llama: Any) -> None:
 
 def test_it_takes_the_processors_where_it_computes_on_them(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = TransformersEngine(llama, batch_size=1, stop=())
-    assert engine.takes_processors
+    assert engine.saturates_cpu
     monkeypatch.setattr(type(llama), "device", torch.device("cuda"))
-    assert not engine.takes_processors
+    assert not engine.saturates_cpu
 
 
 def test_another_version_than_the_one_in_memory_is_refused(llama: Any) -> None:

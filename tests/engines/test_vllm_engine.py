@@ -203,10 +203,10 @@ def test_the_log_of_a_server_that_died_stays_beside_that_of_the_next_and_after_t
     with spec(tmp_path, max_in_flight=1).open(policy) as engine:
         found = engine.sample(PROMPTS, REQUESTS, 0)
         next(found)
-        first = engine.way.away_hint.removeprefix("see its log ")
+        first = engine.delivery.away_hint.removeprefix("see its log ")
         os.kill(starts(tmp_path)[0]["pids"][0], signal.SIGKILL)
         list(found)
-        second = engine.way.away_hint.removeprefix("see its log ")
+        second = engine.delivery.away_hint.removeprefix("see its log ")
     assert not engine.folder.exists()
     assert [Path(each).name for each in (first, second)] == ["vllm.1.log", "vllm.2.log"]
     for each in (first, second):
@@ -238,7 +238,7 @@ def test_another_policy_is_explained_by_settings_of_this_kind(
 ) -> None:
     proof = Proof("log_probabilities", 4, num_tokens, gap, {"v1": 0.05}, (), closer)
     with spec(tmp_path).open(policy) as engine, pytest.raises(ConfigError, match=r"^engine\.kind: vllm: ") as caught:
-        proof.check(2, 0.15, engine.way)
+        proof.check(2, 0.15, engine.delivery)
     assert "its log" in caught.value.hint and "engine.options" in caught.value.hint
     assert not any(each in str(caught.value) for each in OTHERS)
 

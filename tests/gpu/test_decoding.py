@@ -189,7 +189,7 @@ made: list[EagerGraphs] = []
 
 @pytest.mark.pretended_gpu
 def test_what_a_graph_would_capture_is_the_same_step_in_few_shapes(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("halo_forge.engines._decoder.Graphs", EagerGraphs)
+    monkeypatch.setattr("halo_forge.engines._decoder.CudaGraphs", EagerGraphs)
     requests = requests_of(9)
     made.clear()
     assert sample(pair[1], requests, batch_size=16, graphs=True) == sample(pair[1], requests, batch_size=16)

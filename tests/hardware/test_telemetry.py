@@ -12,7 +12,15 @@ import pytest
 from made_up_machines import CARD, GIB, LAPTOP, NVIDIA, machine, strix_halo
 
 from halo_forge.hardware import Gpu, detect
-from halo_forge.hardware.telemetry import NotReadable, Sensors, Telemetry, find_sensors, read_apart, telemetry
+from halo_forge.hardware.telemetry import (
+    NotReadable,
+    SensorReport,
+    Sensors,
+    Telemetry,
+    find_sensors,
+    sensor_report,
+    telemetry,
+)
 
 
 class Replayed(Sensors):
@@ -300,8 +308,14 @@ def test_why_nothing_more_of_amd_is_shown(tmp_path: Path, amdsmi: AmdSmi, monkey
 
 def test_another_process_says_the_same(tmp_path: Path) -> None:
     profile = detect(machine(tmp_path, strix_halo()))
-    assert read_apart(profile, 60) == find_sensors(profile).read()
-    assert read_apart(detect(machine(tmp_path / "laptop", LAPTOP))) == {}
+    assert sensor_report(profile, 60) == SensorReport.of(find_sensors(profile))
+    assert sensor_report(detect(machine(tmp_path / "laptop", LAPTOP))) == SensorReport(why_not="no GPU")
+
+
+def test_another_process_asks_the_same_of_several_gpus(tmp_path: Path) -> None:
+    gpu = Gpu("RX 7900", "gfx1100", "0000:03:00.0")
+    profile = dataclasses.replace(detect(machine(tmp_path, TWO_CARDS)), gpu=gpu)
+    assert sensor_report(profile, 60).values["busy"] == 0.1
 
 
 @pytest.mark.parametrize(
@@ -315,7 +329,7 @@ def test_a_library_that_does_not_come_back(
     profile = detect(machine(tmp_path, {**NVIDIA, "pynvml.py": library}))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
     with pytest.raises(NotReadable, match=f"its sensors do not answer.*{why}"):
-        read_apart(profile, seconds)
+        sensor_report(profile, seconds)
 
 
 # ---- what is made of it

@@ -28,14 +28,13 @@ from halo_forge.core.records import Completion, SampleRequest
 from halo_forge.engines.scripted import ScriptedEngine
 from halo_forge.runtime.effects import Runtime
 from halo_forge.store.run import Run
-from halo_forge.verifiers.languages.c import Spec
 
 
 @pytest.fixture
 def verifier(monkeypatch: pytest.MonkeyPatch) -> MemoryVerifier:
     """In the place of the compiler."""
     found = MemoryVerifier()
-    monkeypatch.setattr(Spec, "open", lambda self: found)
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: found)
     return found
 
 
@@ -76,7 +75,7 @@ def test_a_cycle_holds_what_the_page_says(tmp_path: Path, verifier: MemoryVerifi
     assert [row["learning_rate"] for row in log] == [settings["learning_rate"] * factor for factor in factors]
     assert trained["num_rows"] == report["num_kept"] == len(kept)
     assert trained["metrics"]["learning_rate_mass"] == pytest.approx(sum(row["learning_rate"] for row in log))
-    assert report["settings"] == settings
+    assert report["settings"] == read(folder / "selection_settings.json") | settings
     assert report["measurement"] == read(folder / "measurement.json")["metrics"]
     assert report["adapter_digest"] == trained["adapter_digest"]
     # What verification cost varies from run to run, so it is in the events alone.
@@ -223,7 +222,7 @@ def test_a_verifier_that_fails_too_often_stops_the_run_and_checks_only_those_aga
 
     # The answers of train1 fail at our hands until it is mended.
     verifier = MemoryVerifier(error_once=sets("train1"))
-    monkeypatch.setattr(Spec, "open", lambda self: verifier)
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: verifier)
     config = write_inputs(tmp_path, answers=sets, verifier__kind="c", verifier__max_error_fraction=0.0)
     with pytest.raises(VerifierBroken, match=r"failed on [12] of 6 samples .*no sandbox here") as caught:
         execute(config, tmp_path / "run")
@@ -238,7 +237,7 @@ def test_a_verifier_that_fails_too_often_stops_the_run_and_checks_only_those_aga
     assert {key[0] for key in verifier.checked[num_checked : num_checked + 6 - len(part)]} == {"train1"}
     # The same as if nothing had happened.
     undisturbed = MemoryVerifier()
-    monkeypatch.setattr(Spec, "open", lambda self: undisturbed)
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: undisturbed)
     execute(config, tmp_path / "other")
     left, right = tree(tmp_path / "run"), tree(tmp_path / "other")
     assert differences(left, right) == ["config.resolved.yaml"]
@@ -248,7 +247,7 @@ def test_few_errors_of_the_verifier_are_left_out_of_the_rates(tmp_path: Path, mo
     def sets(prompt_id: str) -> list[str]:
         return [f"error {prompt_id}"] if prompt_id == "train1" else answers_in_words(prompt_id)[:2]
 
-    monkeypatch.setattr(Spec, "open", lambda self: MemoryVerifier())
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: MemoryVerifier())
     execute(
         write_inputs(tmp_path, answers=sets, verifier__kind="c", verifier__max_error_fraction=0.5), tmp_path / "run"
     )
@@ -292,7 +291,7 @@ def test_how_many_errors_stop_a_run(fraction: float, num_errors: int, num_verdic
 
 def test_what_fails_the_second_time_is_not_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     verifier = MemoryVerifier(flaky=["pass one train1", "pass two train1"])
-    monkeypatch.setattr(Spec, "open", lambda self: verifier)
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: verifier)
     config = write_inputs(tmp_path, answers=lambda prompt_id: [f"pass one {prompt_id}", f"pass two {prompt_id}"])
     execute(config, tmp_path / "run")
     folder = tmp_path / "run/cycles/001"
@@ -324,7 +323,7 @@ def test_a_failure_of_our_own_the_second_time_drops_the_sample_and_stops_nothing
             self.error_once = {completion.text for _, completion in pairs if completion.prompt_id == "train1"}
             yield from super().verify_again(pairs)
 
-    monkeypatch.setattr(Spec, "open", lambda self: Failing())
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: Failing())
 
     def sets(prompt_id: str) -> list[str]:
         return [f"pass one {prompt_id}", f"pass two {prompt_id}"]
@@ -349,7 +348,7 @@ def test_a_failure_of_our_own_the_second_time_drops_the_sample_and_stops_nothing
 
 def test_too_few_are_left_when_the_flaky_ones_are_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     verifier = MemoryVerifier(flaky=[f"pass {word} train{n}" for word in ("one", "two") for n in (1, 2, 3)])
-    monkeypatch.setattr(Spec, "open", lambda self: verifier)
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: verifier)
     config = write_inputs(tmp_path)
     for _ in range(2):
         with pytest.raises(TooFewSamples, match=r"0 of 6 samples were selected.*flaky"):
@@ -386,7 +385,8 @@ def test_scheduled_values_are_written_before_they_are_used(
 
     def train(self: Runtime, chosen: Any, facts: Any, settings: Any, *more: Any) -> Any:
         assert settings.to_row() == read(tmp_path / f"run/cycles/{settings.cycle:03d}/settings.json")
-        seen.append(("settings", settings.to_row()))
+        chosen_at = read(tmp_path / f"run/cycles/{settings.cycle:03d}/selection_settings.json")
+        seen.extend([("settings", settings.to_row()), ("selection_settings", chosen_at)])
         return really_train(self, chosen, facts, settings, *more)
 
     really_sample, really_train = Runtime.sample, Runtime.train
@@ -399,7 +399,7 @@ def test_scheduled_values_are_written_before_they_are_used(
 
     assert column("settings", "learning_rate") == pytest.approx([1e-4, 5e-5, 2.5e-5, 1.25e-5])
     assert column("settings", "max_grad_norm") == [1.0, 0.5, 0.5, 0.5]
-    assert column("settings", "reward_threshold") == [0.5, "pass", "pass", "pass"]
+    assert column("selection_settings", "reward_threshold") == [0.5, "pass", "pass", "pass"]
     assert column("sampling", "temperature") == pytest.approx([1.0, 0.8, 0.6, 0.4])
     assert column("sampling", "samples_per_prompt") == [2, 1, 1, 1]
 
@@ -411,7 +411,7 @@ def test_answers_are_checked_while_others_are_sampled_where_processors_are_left(
     execute(config, tmp_path / "meanwhile")
     assert verifier.submitted == verifier.checked != []
     verifier.submitted.clear()
-    monkeypatch.setattr(ScriptedEngine, "takes_processors", True)
+    monkeypatch.setattr(ScriptedEngine, "saturates_cpu", True)
     execute(config, tmp_path / "afterwards")
     assert verifier.submitted == []
     assert differences(tree(tmp_path / "meanwhile/cycles"), tree(tmp_path / "afterwards/cycles")) == []

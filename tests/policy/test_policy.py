@@ -89,7 +89,7 @@ def test_weights_that_are_trained_or_not_bfloat16_are_not_packed(policy: Policy)
 
 
 def end_of_turn(tokenizer: Any) -> str:
-    from halo_forge.policy.turns import end_of_turn_id
+    from halo_forge.policy.chat_template import end_of_turn_id
 
     return str(tokenizer.convert_ids_to_tokens(end_of_turn_id(tokenizer)))
 

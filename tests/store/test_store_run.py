@@ -29,7 +29,7 @@ def test_a_new_directory(tmp_path: Path) -> None:
     # Nothing was started: the lock alone does not make it somebody's.
     with started(root) as run:
         assert not run.is_new
-        assert run.identity() == {"schema_version": 1, "config_digest": "abc"}
+        assert run.identity() == {"schema_version": 2, "config_digest": "abc"}
     assert (root / "config.yaml").read_text() == "given: 1\n"
     assert (root / "config.resolved.yaml").read_text() == "resolved: 1\n"
 

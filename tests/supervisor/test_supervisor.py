@@ -22,7 +22,7 @@ from halo_forge.sandbox import processes
 from halo_forge.store.attempts import Attempts
 from halo_forge.supervisor import child as _child
 from halo_forge.supervisor.join import PIPE_VARIABLE
-from halo_forge.supervisor.supervise import Limits, supervise
+from halo_forge.supervisor.supervise import RestartPolicy, supervise
 
 SUPPORT = Path(__file__).parents[1] / "support"
 NO_GPU = Machine(Path("nowhere"), {}, None)
@@ -60,8 +60,8 @@ die = lambda: os.kill(os.getpid(), signal.SIGKILL)
 {body}
 """
         command = [sys.executable, "-I", "-S", "-c", program]
-        limits = Limits(stall, restarts, stall if loading is None else loading)
-        return supervise(command, lambda: command, Attempts(self.root), limits, self.said.append, machine)
+        policy = RestartPolicy(stall, restarts, stall if loading is None else loading)
+        return supervise(command, lambda: command, Attempts(self.root), policy, self.said.append, machine)
 
     @property
     def starts(self) -> list[str]:
@@ -87,7 +87,7 @@ def test_slow_is_not_stalled(children: Children) -> None:
 def test_still_is_stalled(children: Children) -> None:
     assert children.run("beat(); time.sleep(60 if attempt == 1 else 0)", stall=1.0) == 0
     (said,) = children.said
-    assert "made no token, verdict or training pass for" in said and "state S, 0 cores busy" in said
+    assert "produced no token, verdict or training pass for" in said and "state S, 0 cores busy" in said
     assert "restart 1 of at most 3" in said
 
 
@@ -104,19 +104,25 @@ def test_loading_may_be_silent_for_longer(children: Children, begun: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("limits", "seconds"),
-    [(Limits(), 900), (Limits(60), 900), (Limits(3600), 3600), (Limits(3600, loading_seconds=60), 60)],
+    ("policy", "seconds"),
+    [
+        (RestartPolicy(), 900),
+        (RestartPolicy(60), 900),
+        (RestartPolicy(3600), 3600),
+        (RestartPolicy(3600, loading_seconds=60), 60),
+    ],
 )
-def test_a_longer_stall_is_allowed_while_loading_too(limits: Limits, seconds: float) -> None:
-    assert limits.silent_seconds(is_loading=True) == seconds
+def test_a_longer_stall_is_allowed_while_loading_too(policy: RestartPolicy, seconds: float) -> None:
+    assert policy.silent_seconds(is_loading=True) == seconds
 
 
 def test_who_allows_a_longer_silence_allows_it_while_loading(
     children: Children, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("halo_forge.supervisor.LOADING_SECONDS", 0.5)
+    monkeypatch.setattr("halo_forge.supervisor.supervise.LOADING_SECONDS", 0.5)
     command = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(1.5)"]
-    assert supervise(command, lambda: command, Attempts(children.root), Limits(30), children.said.append, NO_GPU) == 0
+    policy, attempts = RestartPolicy(30), Attempts(children.root)
+    assert supervise(command, lambda: command, attempts, policy, children.said.append, NO_GPU) == 0
     assert children.said == []
 
 
@@ -130,7 +136,7 @@ def test_loading_that_moves_nothing_is_stalled_too(children: Children) -> None:
 def test_after_loading_silence_counts_as_before(children: Children) -> None:
     assert children.run("if attempt == 1: beat(b'l'); beat(); time.sleep(60)", stall=1.0, loading=60.0) == 0
     (said,) = children.said
-    assert "made no token, verdict or training pass for" in said
+    assert "produced no token, verdict or training pass for" in said
 
 
 @pytest.mark.parametrize(("sign", "option"), [(".", "--stall-seconds"), ("l", "--loading-seconds")])
@@ -205,8 +211,20 @@ def test_sensors_that_hang_do_not_keep_the_child_alive(children: Children, monke
     (root / "pynvml.py").write_text("import time; time.sleep(120)")
     monkeypatch.setenv("PYTHONPATH", str(root), prepend=":")
     machine = Machine(root, {}, "2.13.0+cu130")
-    assert children.run("if attempt == 1: time.sleep(60)", stall=1.0, machine=machine) == 0
+    body = """
+def ended(*ignored):
+    open("ended", "w").write(str(time.monotonic()))
+    die()
+if attempt == 1:
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, ended)
+    open("begun", "w").write(str(time.monotonic()))
+    time.sleep(60)
+"""
+    assert children.run(body, stall=1.0, machine=machine) == 0
     assert "GPU: its sensors do not answer within 5 s" in children.said[0]
+    begun, ended = (float((children.root / "cycles/001" / name).read_text()) for name in ("begun", "ended"))
+    assert ended - begun < 4.5, "it is ended before the sensors are given up"
 
 
 def test_what_the_user_has_set_stays(children: Children, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,7 +258,7 @@ def test_a_process_that_cannot_be_killed_is_reported(monkeypatch: pytest.MonkeyP
         return found
 
     monkeypatch.setattr(processes, "read", waits_in_the_kernel)
-    with pytest.raises(NoProgress, match=r"does not end .* after SIGKILL: state D \(it waits in the kernel"):
+    with pytest.raises(NoProgress, match=r"is still alive .* after SIGKILL: state D \(blocked in the kernel"):
         _child._kill(Undying())  # type: ignore[arg-type]
 
 
@@ -308,7 +326,7 @@ def test_a_run_that_fails_for_good(config: str, tmp_path: Path) -> None:
     command = troubled("die", 0, 9, tmp_path / "starts", "run", config, "--output-dir", "out", "--max-restarts", "1")
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 5
-    assert "error: given up after 1 restarts that finished nothing" in done.stderr and "fix:" in done.stderr
+    assert "error: gave up after 1 restarts without progress" in done.stderr and "fix:" in done.stderr
     assert done.stdout == "" and "Traceback" not in done.stderr
     ended = [event for event in rows(tmp_path / "out/events.jsonl") if event["event"] == "attempt_ended"]
     # The settings of the first cycle were finished work; the two attempts after it finished nothing.
@@ -424,14 +442,14 @@ def test_time_in_which_both_are_stopped_does_not_count() -> None:
     program = '''
 import pathlib, sys
 from halo_forge.store.attempts import Attempts
-from halo_forge.supervisor.supervise import Limits, supervise
+from halo_forge.supervisor.supervise import RestartPolicy, supervise
 body = """import time
 end = time.monotonic() + 4
 print("asleep", flush=True)
 while time.monotonic() < end: time.sleep(0.05)
 """
 command = [sys.executable, "-I", "-S", "-c", body]
-sys.exit(supervise(command, lambda: command, Attempts(pathlib.Path("nowhere")), Limits(3.0), print))
+sys.exit(supervise(command, lambda: command, Attempts(pathlib.Path("nowhere")), RestartPolicy(3.0), print))
 '''
     process, output = in_a_session([sys.executable, "-c", program])
     try:
@@ -490,7 +508,7 @@ def end(process: int) -> None:
 def test_settings_without_a_supervisor_are_refused(cli: Cli, config: str) -> None:
     for option in ("--stall-seconds", "--loading-seconds", "--max-restarts"):
         refused = cli("raft", "run", config, option, "1")
-        assert refused.code == 2 and f"{option} 1: nobody supervises this run" in refused.err
+        assert refused.code == 2 and f"{option} 1: the run is not supervised" in refused.err
 
 
 def test_a_wrong_configuration_is_refused_before_anything_starts(cli: Cli, config: str) -> None:

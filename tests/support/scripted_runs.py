@@ -13,10 +13,10 @@ import yaml
 
 from halo_forge.config import load_config
 from halo_forge.core.advice import Advised
-from halo_forge.core.decisions import Decision
 from halo_forge.core.evaluation import Result
 from halo_forge.core.records import (
     Completion,
+    Decision,
     Measurement,
     Prompt,
     Selection,

@@ -40,8 +40,6 @@ def training_settings(**values: Any) -> TrainingSettings:
     defaults: dict[str, Any] = {
         "cycle": 1,
         "parent_version": 0,
-        "reward_threshold": 0.0,
-        "keep_fraction": 1.0,
         "learning_rate": 1e-3,
         "num_train_epochs": 1.0,
         "max_grad_norm": 1.0,

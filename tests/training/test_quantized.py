@@ -142,13 +142,13 @@ def test_the_merged_model_is_a_plain_one_that_computes_the_same(tiny_models: dic
 
 @needs_bitsandbytes
 def test_drift_is_measured_in_4_bits(tiny_models: dict[str, Path], tmp_path: Path) -> None:
-    from halo_forge.policy.probe import Probe
+    from halo_forge.policy.drift_probe import DriftProbe
 
     found = []
     for number, policy in enumerate(both(tiny_models["llama"])):
         rows = training_rows(policy)
         folder = train(policy, tmp_path / str(number), rows=rows, learning_rate=1e-2).folder
-        probe = Probe(policy, {row.prompt.id: row.prompt for row in rows})
+        probe = DriftProbe(policy, {row.prompt.id: row.prompt for row in rows})
         bring = {0: None, 1: folder / "adapter"}
         answers = [row.completion for row in rows]
         facts = probe.drift(

@@ -7,7 +7,7 @@ import time
 import pytest
 from c_answers import COMPILE, HARNESS, STDIO, Check, answer, prompt, sum_program
 
-from halo_forge.core.records import HACK_FLAGS, CheckResult, Completion, Prompt, Stage, Status
+from halo_forge.core.records import HACK_FLAGS, CheckResult, Completion, Prompt, Sample, Stage, Status
 from halo_forge.core.selection.threshold import KeepThreshold
 from halo_forge.verifiers.checks import Case, CompileOnly, Harness, Stdio
 from halo_forge.verifiers.hacks.flags import echoes, of_outputs, of_source
@@ -48,8 +48,8 @@ def calling(entry_point: str) -> Harness:
 def kept(verifier: ThreadedVerifier, code: str) -> bool:
     """Whether the program is trained on when compiling is all there is to check."""
     completion = answer(code + "\n")
-    verdicts = list(verifier.verify([(prompt(None), completion)]))
-    return bool(KeepThreshold().select([completion], verdicts, threshold="pass", keep_fraction=1.0, seed=0).kept)
+    (verdict,) = verifier.verify([(prompt(None), completion)])
+    return bool(KeepThreshold().select([Sample(completion, verdict)], threshold="pass", keep_fraction=1.0, seed=0).kept)
 
 
 @pytest.mark.parametrize("name", TRIVIAL_PROGRAMS)
@@ -59,7 +59,7 @@ def test_no_trivial_program_is_selected_where_compiling_is_all(verifier: Threade
     assert "trivial_program" in verdict.flags, verdict
     assert not kept(verifier, TRIVIAL_PROGRAMS[name])
     keeps_all = KeepThreshold(drop_flagged=False)
-    selection = keeps_all.select([completion], [verdict], threshold=0.0, keep_fraction=1.0, seed=0)
+    selection = keeps_all.select([Sample(completion, verdict)], threshold=0.0, keep_fraction=1.0, seed=0)
     assert selection.kept
 
 

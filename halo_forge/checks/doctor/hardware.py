@@ -11,17 +11,18 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from halo_forge.checks.doctor._machine_checks import MACHINE_CHECKS, Query, answered
+from halo_forge.checks.doctor._machine_checks import MACHINE_CHECKS, Query, answered, sensors
 from halo_forge.checks.doctor._probe_checks import Runner, probe_lines, run_probe
 from halo_forge.checks.doctor._section import Line, Section
 from halo_forge.hardware import Machine, Profile, detect, with_one_gpu
 from halo_forge.hardware.devices import Ask, ask_torch
-from halo_forge.hardware.telemetry import find_sensors
+from halo_forge.hardware.telemetry import NotReadable, SensorReport, sensor_report
 
 LEAST_TORCH = (2, 11)
+SENSOR_SECONDS = 15.0
 BAD_ON_GFX1151 = (
     (r"rocm7\.14\.0a202606(09|10|11|12)", "crashes as soon as it looks for a GPU (ROCm/TheRock issue 5763)"),
-    (r"rocm10\.1\.0a20260821", "does not come back from attention over 16,000 tokens (ROCm/TheRock issue 7569)"),
+    (r"rocm10\.1\.0a20260821", "hangs in attention over 16,000 tokens (ROCm/TheRock issue 7569)"),
 )
 """Nightly builds of torch by their version, and what is reported of them."""
 
@@ -31,6 +32,7 @@ def hardware_section(
     query: Query = answered,
     runner: Callable[[Profile], Runner] = lambda profile: functools.partial(run_probe, profile),
     ask: Ask = ask_torch,
+    read_sensors: Callable[[Profile], SensorReport] = lambda profile: sensor_report(profile, SENSOR_SECONDS),
 ) -> Section:
     """What a run of the default configuration would run on.
 
@@ -40,25 +42,31 @@ def hardware_section(
         runner: Starts a probe by its name.
         ask: Which GPUs torch sees; asked where there may be several, of which all but the freest are hidden then, from
             the probes as from a run.
+        read_sensors: Asks the sensors of a profile's GPU, in a child process: a driver that hangs must not hang us.
     """
     machine = Machine() if machine is None else machine
     profile = detect(machine)
-    lines = [Line("profile", "fine", f"{profile.name}: {profile.why}"), torch_line(machine)]
+    lines = [Line("profile", "ok", f"{profile.name}: {profile.why}"), torch_line(machine)]
     torch_works = lines[1].state not in ("missing", "failed")
     if torch_works:
         one = with_one_gpu(profile, ask, os.environ)
         if one is not profile:
             profile = one
-            lines.append(Line("GPUs", "fine" if one.gpu is not None else "unknown", one.described()))
+            lines.append(Line("GPUs", "ok" if one.gpu is not None else "unknown", one.described()))
     for check in MACHINE_CHECKS:
         lines += check(machine, profile, query)
+    try:
+        report = read_sensors(profile)
+    except NotReadable as error:
+        report = SensorReport(why_not=str(error))
+    lines += sensors(machine, profile, report)
     lines += probe_lines(profile, runner(profile), torch_works)
     facts: dict[str, Any] = {
         "profile": profile.name,
         "why": profile.why,
         "torch": machine.torch_version,
         "memory_budget_bytes": profile.memory_budget_bytes(),
-        "sensors": sorted(find_sensors(profile).readers),
+        "sensors": list(report.names),
         "environment": dict(profile.environment),
     }
     # A GPU that fails is a GPU that a run would take: only these keep it from starting.
@@ -78,12 +86,12 @@ def torch_line(machine: Machine) -> Line:
         )
     bare = detect(Machine(machine.root, {}, None))
     if bare.name != "cpu" and machine.torch_build() not in ("unknown", "cuda" if bare.name == "cuda" else "rocm"):
-        found = f"{version} is not built for the GPU of this machine ({bare.why}); a run goes on without it"
+        found = f"{version} is not built for the GPU of this machine ({bare.why}); a run does not use it"
         return Line("torch", "note", found, _install(bare.name))
     why = next((why for mark, why in BAD_ON_GFX1151 if re.search(mark, version)), None)
     if profile.name == "gfx1151" and why is not None:
         return Line("torch", "note", f"{version}: a nightly build that {why}", _install(profile.name))
-    return Line("torch", "fine", version)
+    return Line("torch", "ok", version)
 
 
 def _install(name: str) -> str:

@@ -7,7 +7,7 @@ write a `Spec` that extends `Rule` or `PlanRule`:
         kind: Literal["truncation"] = "truncation"
         limit: float = 0.1
 
-        def look(self, facts: Facts) -> Advice | None: ...
+        def look(self, facts: RunFacts) -> Advice | None: ...
 
 Thresholds are fields, so that a rule says what it compares with; docs/THEORY.md has the sources.
 """
@@ -16,23 +16,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from halo_forge.core.advice._facts import Advice, Advised, Facts, Version
+from halo_forge.core.advice._facts import Advice, Advised, RunFacts
 from halo_forge.core.advice._plan import PlanFacts
 from halo_forge.core.advice._rule import PlanRule, Rule
-from halo_forge.core.records import CycleReport
+from halo_forge.core.records import PolicyVersion
 from halo_forge.core.registry import discover
 
-__all__ = ["Advice", "Advised", "Facts", "PlanFacts", "PlanRule", "Rule", "Version", "advise", "advise_plan"]
+__all__ = ["Advice", "Advised", "PlanFacts", "PlanRule", "Rule", "RunFacts", "advise", "advise_plan"]
 
 
-def advise(versions: Sequence[Version], reports: Sequence[CycleReport]) -> Advised:
+def advise(versions: Sequence[PolicyVersion]) -> Advised:
     """What is to be said after the last of `versions` was measured, in the order of the rules' names.
 
     Args:
         versions: v_0 .. v_c.
-        reports: Of the cycles 1 .. c, which trained v_1 .. v_c.
     """
-    facts = Facts(versions, reports)
+    facts = RunFacts(versions)
     found = []
     for kind in discover("halo_forge.core.advice.after_cycle").values():
         rule = kind()
@@ -40,7 +39,7 @@ def advise(versions: Sequence[Version], reports: Sequence[CycleReport]) -> Advis
         # Nothing that happened can be the training's doing where the learning rate was 0.
         if facts.has_trained or not rule.about_training:
             found.append(rule.look(facts))
-    now = facts.now.policy_version
+    now = facts.now.number
     return Advised(now + 1, now, tuple(advice.to_row() for advice in found if advice is not None))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from typing import ClassVar
 
-from halo_forge.core.advice._facts import Advice, Facts
+from halo_forge.core.advice._facts import Advice, RunFacts
 from halo_forge.core.advice._plan import PlanFacts
 from halo_forge.core.registry import Spec
 
@@ -17,7 +17,7 @@ class Rule(Spec, abc.ABC):
     """False where it speaks of prompts, sampling or measuring, which a learning rate of 0 does not change."""
 
     @abc.abstractmethod
-    def look(self, facts: Facts) -> Advice | None:
+    def look(self, facts: RunFacts) -> Advice | None:
         """What is to be said of the version measured last; None where there is nothing, or the data cannot tell."""
 
 

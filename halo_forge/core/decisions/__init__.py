@@ -10,23 +10,17 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from halo_forge.core.decisions._assessment import Assessment, confirm_totals, screen_totals
-from halo_forge.core.decisions._comparison import Comparison, Totals, compare_totals
+from halo_forge.core.decisions._comparison import Totals, VersionComparison, compare_totals
 from halo_forge.core.decisions._decide import decide, incumbent
-from halo_forge.core.decisions._decision import OUTCOME_NUMBER, Action, Conclusion, Decision, Outcome
 from halo_forge.core.decisions._settings import DecisionsSection
-from halo_forge.core.decisions._stopping import MASS, signs_of_collapse
+from halo_forge.core.decisions._stopping import signs_of_collapse
+from halo_forge.core.records import Decision
 
 __all__ = [
-    "MASS",
-    "OUTCOME_NUMBER",
-    "Action",
     "Assessment",
-    "Comparison",
-    "Conclusion",
-    "Decision",
     "DecisionsSection",
-    "Outcome",
     "Totals",
+    "VersionComparison",
     "compare_totals",
     "confirm_totals",
     "decide",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from halo_forge.core.decisions._comparison import Comparison, Totals, compare_totals
-from halo_forge.core.decisions._decision import Outcome
+from halo_forge.core.decisions._comparison import Totals, VersionComparison, compare_totals
 from halo_forge.core.decisions._settings import DecisionsSection
+from halo_forge.core.records import Outcome
 
 # 0.42 - 0.415 is 0.00500000000000000x in floats, or a hair less: so close to a threshold reaches it.
 _ROUNDING = 1e-9
@@ -26,8 +26,8 @@ class Assessment:
 
     outcome: Outcome | Literal["suspect"]
     compared_with: int | None
-    screen: Comparison | None = None
-    confirmation: Comparison | None = None
+    screen: VersionComparison | None = None
+    confirmation: VersionComparison | None = None
 
 
 def screen_totals(settings: DecisionsSection, incumbent: int, before: Totals, after: Totals) -> Assessment:
@@ -63,7 +63,7 @@ def confirm_totals(settings: DecisionsSection, assessment: Assessment, before: T
     return Assessment(outcome, assessment.compared_with, assessment.screen, found)
 
 
-def _look(settings: DecisionsSection, found: Comparison) -> Literal["improved", "suspect", "held"]:
+def _look(settings: DecisionsSection, found: VersionComparison) -> Literal["improved", "suspect", "held"]:
     # On the scale of log-odds z may have another sign than the difference: then neither is clear.
     rises = found.z is None or found.z >= settings.screen_z - _ROUNDING
     falls = found.z is None or found.z <= -settings.screen_z + _ROUNDING

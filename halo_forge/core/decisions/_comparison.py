@@ -1,4 +1,4 @@
-"""How far two versions are apart on the same prompts, and how far they would have to be to be told apart."""
+"""The difference between two versions on the same prompts, and the smallest difference that would be detected."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MIN_PROMPTS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class VersionComparison:
     """The candidate minus the incumbent, paired by prompt.
 
     Attributes:
@@ -61,7 +61,7 @@ class Comparison:
         )
 
 
-def compare_totals(before: Totals, after: Totals, scale: Literal["pp", "logit"] = "pp") -> Comparison | None:
+def compare_totals(before: Totals, after: Totals, scale: Literal["pp", "logit"] = "pp") -> VersionComparison | None:
     """`after` minus `before` over the prompts of both; None with fewer than two.
 
     With `scale` logit, z belongs to the differences of `ln((s + 0.5) / (n - s + 0.5))` of sum s and number n, which
@@ -84,7 +84,7 @@ def compare_totals(before: Totals, after: Totals, scale: Literal["pp", "logit"] 
         steps = [_log_odds(*other) - _log_odds(*one) for one, other in pairs]
         middle, spread = mean_and_standard_error(steps)
         z = middle / spread if spread > 0.0 else z
-    return Comparison(mean, standard_error, z, len(shared), uniform)
+    return VersionComparison(mean, standard_error, z, len(shared), uniform)
 
 
 def _independent_error(*sides: Sequence[tuple[float, int]]) -> float:

@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from halo_forge.core.decisions._assessment import Assessment
-from halo_forge.core.decisions._decision import Action, Conclusion, Decision
 from halo_forge.core.decisions._settings import DecisionsSection
 from halo_forge.core.decisions._stopping import History, stop
+from halo_forge.core.records import Action, Conclusion, Decision
 
 _OUTCOME_IN_WORDS = {
     "baseline": "the start model",
     "improved": "improved",
-    "held": "no difference that can be told",
-    "suspect_not_confirmed": "the fall was not confirmed",
+    "held": "statistically indistinguishable",
+    "suspect_not_confirmed": "the decline was not confirmed",
     "degraded": "degraded",
-    "underpowered": "underpowered: too inexact to be judged",
+    "underpowered": "underpowered: the estimate is too imprecise to judge",
 }
 
 
@@ -34,7 +34,6 @@ def decide(
     *,
     at_floor: bool = False,
     start_from: str = "previous",
-    schedule_lowers: bool = False,
 ) -> Decision:
     """The decision of the cycle after `earlier`.
 
@@ -44,7 +43,6 @@ def decide(
         history: The metrics of v_0 .. v_{cycle-1}.
         at_floor: See `stop`.
         start_from: `training.start_from`, which says where a cycle is trained from when nothing declined.
-        schedule_lowers: The learning rate's schedule answers declines itself.
 
     Raises:
         ValueError: The assessment is still "suspect".
@@ -61,7 +59,7 @@ def decide(
     action, conclusion, why = _action(settings, assessment, ending, is_last)
     ends = action in ("stop", "finish")
     state = _state(earlier)
-    follow = {} if ends or action == "continue" else _consequences(settings, state, action, best, schedule_lowers)
+    follow = {} if ends or action == "continue" else _consequences(settings, state, action, best)
     train_from = version if ends else _train_from(start_from, action, version, best)
     return Decision(
         cycle=version + 1,
@@ -83,12 +81,15 @@ def decide(
 def _all_done(settings: DecisionsSection, assessment: Assessment, best: int) -> tuple[Conclusion, str]:
     """What may be said of a run that used up its cycles: never that it converged."""
     if assessment.outcome == "improved":
-        return "still_improving", f"the last version is the best so far on {settings.metric}: more cycles may raise it"
+        return (
+            "still_improving",
+            f"the last version is the best so far on {settings.metric}: more cycles may improve it further",
+        )
     if best > 0:
-        return "improved", f"v{best} improved, nothing after it was shown to"
+        return "improved", f"v{best} improved; no later version was a significant improvement"
     if assessment.outcome == "degraded":
-        return "declined", "no version improved, and the last one fell"
-    return "inconclusive", "no version improved; that alone does not say that training has converged"
+        return "declined", "no version improved, and the last one declined"
+    return "inconclusive", "no version improved; this alone does not mean that training has converged"
 
 
 def _action(
@@ -98,7 +99,7 @@ def _action(
     if ending is not None:
         conclusion, why = ending
         return (
-            ("finish", conclusion, f"all cycles are done; {why}") if is_last else ("stop", conclusion, f"stop: {why}")
+            ("finish", conclusion, f"all cycles completed; {why}") if is_last else ("stop", conclusion, f"stop: {why}")
         )
     return settings.on_decline if assessment.outcome == "degraded" else "continue", None, ""
 
@@ -118,12 +119,9 @@ def _train_from(start_from: str, action: Action, version: int, best: int) -> int
     return best if action == "rollback" or start_from == "best" else version
 
 
-def _consequences(
-    settings: DecisionsSection, state: Mapping[str, Any], action: Action, best: int, schedule_lowers: bool
-) -> dict[str, Any]:
+def _consequences(settings: DecisionsSection, state: Mapping[str, Any], action: Action, best: int) -> dict[str, Any]:
     """The fields of a decision that answer a decline."""
-    factor = 1.0 if schedule_lowers else settings.learning_rate_factor
-    lowered = {"learning_rate_factor": state.get("learning_rate_factor", 1.0) * factor}
+    lowered = {"learning_rate_factor": state.get("learning_rate_factor", 1.0) * settings.learning_rate_factor}
     if action == "continue_lower":
         return lowered
     return {
@@ -151,10 +149,10 @@ def _follow_up(follow: Mapping[str, Any], train_from: int) -> str:
     if not follow:
         return ""
     factor = follow["learning_rate_factor"]
-    rate = f"learning rate x {factor:g} from here on" if factor != 1.0 else "learning rate as its schedule says"
+    rate = f"learning rate x {factor:g} from now on" if factor != 1.0 else "learning rate follows its schedule"
     if "sample_from" not in follow:
         return f"train from v{train_from}, {rate}"
     return (
-        f"return {follow['num_rollbacks']}: train from v{train_from} on samples of v{follow['sample_from']},"
+        f"rollback {follow['num_rollbacks']}: train from v{train_from} on samples of v{follow['sample_from']},"
         f" {rate}, temperature + {follow['temperature_add']:g}"
     )

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from halo_forge.core.decisions._assessment import Assessment
-from halo_forge.core.decisions._decision import OUTCOME_NUMBER, Conclusion, Decision
 from halo_forge.core.decisions._settings import DecisionsSection
+from halo_forge.core.records import MASS, OUTCOME_NUMBER, Conclusion, Decision
 
 History = Sequence[Mapping[str, float]]
 """The metrics of v_0 .. v_{cycle-1}."""
-
-MASS = "learning_rate_mass"
-"""Metric: the sum of the learning rates that the version was trained with."""
 
 LOSS_OF_KEPT = "kept/nll_before"
 """Metric: loss of the kept samples before they are trained on, nats per token."""
@@ -48,7 +45,7 @@ def _rules(
         if settings.on_decline == "stop":
             yield "declined", "decisions.on_decline is stop"
         elif goes_back and num_rollbacks >= settings.max_rollbacks:
-            yield "declined", f"{num_rollbacks} returns to an earlier version were all that max_rollbacks allows"
+            yield "declined", f"decisions.max_rollbacks is used up ({num_rollbacks} returns to an earlier version)"
         return  # the decline has an answer, which must have its chance
     if settings.stop_on_collapse and (signs := signs_of_collapse(history)):
         yield "collapsed", "; ".join(signs)
@@ -76,7 +73,9 @@ def _patience(patience: int, earlier: Sequence[Decision], assessment: Assessment
     if len(recent) < patience or any(OUTCOME_NUMBER.get(outcome) != 0.0 or "z" not in row for outcome, row in recent):
         return None
     detectable = max(row["minimum_detectable_effect"] for _, row in recent)
-    return f"{patience} versions in a row without improvement, where a gain of {detectable:.3f} would have shown"
+    return (
+        f"{patience} versions in a row without improvement, where a gain of {detectable:.3f} would have been detected"
+    )
 
 
 def signs_of_collapse(history: History) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from halo_forge.core.records import Completion, Verdict
+from halo_forge.core.records import Completion, Sample, Verdict
 
 TokenValues = Sequence[Sequence[float]]
 """One number per token of each completion."""
@@ -33,8 +33,7 @@ class SetFacts:
     """The samples of one policy version on one prompt set.
 
     Attributes:
-        completions: What was sampled.
-        verdicts: Their verdicts, matched to completions by (prompt id, sample index).
+        samples: Completions with their verdicts.
         prompt_ids: Every prompt of the set, sampled or not.
         num_samples_expected: Samples per prompt; pass@k is reported up to this k.
 
@@ -42,23 +41,30 @@ class SetFacts:
         ValueError: A sample does not belong to a prompt of the set.
     """
 
-    completions: Sequence[Completion]
-    verdicts: Sequence[Verdict]
+    samples: Sequence[Sample]
     prompt_ids: Sequence[str]
     num_samples_expected: int
 
     def __post_init__(self) -> None:
-        known = set(self.prompt_ids)
-        sampled = {each.prompt_id for each in self.completions} | {each.prompt_id for each in self.verdicts}
-        if unknown := sorted(sampled - known):
+        if unknown := sorted({sample.prompt_id for sample in self.samples} - set(self.prompt_ids)):
             raise ValueError(f"a sample is of {unknown[0]!r}, which is not a prompt of this set")
+
+    @property
+    def completions(self) -> list[Completion]:
+        """Of all samples."""
+        return [sample.completion for sample in self.samples]
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """Of all samples."""
+        return [sample.verdict for sample in self.samples]
 
     def judged(self) -> dict[str, list[Verdict]]:
         """Prompt id -> its verdicts without those of status "error", in the order of `prompt_ids`; none is empty."""
         groups: dict[str, list[Verdict]] = {prompt_id: [] for prompt_id in self.prompt_ids}
-        for verdict in self.verdicts:
-            if verdict.status != "error":
-                groups[verdict.prompt_id].append(verdict)
+        for sample in self.samples:
+            if sample.verdict.status != "error":
+                groups[sample.prompt_id].append(sample.verdict)
         return {prompt_id: group for prompt_id, group in groups.items() if group}
 
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Literal
 
-from halo_forge.core.records import Verdict
+from halo_forge.core.records import Sample, Verdict
 
 What = Literal["compiled", "passed", "reward"]
 
@@ -18,14 +18,14 @@ _VALUES: dict[What, Callable[[Verdict], float]] = {
 }
 
 
-def prompt_totals(verdicts: Iterable[Verdict], what: What = "passed") -> dict[str, tuple[float, int]]:
+def prompt_totals(samples: Iterable[Sample], what: What = "passed") -> dict[str, tuple[float, int]]:
     """Prompt id -> (sum over its judged samples, their number), sorted by id; for `passed` the pass counts.
 
     Verdicts of status "error" are left out; a prompt with no other verdict is absent.
     """
     value = _VALUES[what]
     groups: defaultdict[str, list[float]] = defaultdict(list)
-    for verdict in verdicts:
-        if verdict.status != "error":
-            groups[verdict.prompt_id].append(value(verdict))
+    for sample in samples:
+        if sample.verdict.status != "error":
+            groups[sample.prompt_id].append(value(sample.verdict))
     return {prompt_id: (math.fsum(values), len(values)) for prompt_id, values in sorted(groups.items())}

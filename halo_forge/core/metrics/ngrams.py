@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 
 from halo_forge.core.metrics._facts import MetricInfo, SetFacts
+from halo_forge.core.records import Sample
 
 SCOPE = "set"
 NUM_ANSWERS = 4
@@ -51,16 +52,16 @@ Grams = Counter[Words]
 
 def measure(facts: SetFacts) -> dict[str, float]:
     """The metrics of `CATALOGUE`; those for which no prompt has enough completions are absent."""
-    passed = {(verdict.prompt_id, verdict.index) for verdict in facts.verdicts if verdict.passed}
-    judged = {(verdict.prompt_id, verdict.index) for verdict in facts.verdicts if verdict.status != "error"}
-    return _alike(facts, "diversity", judged) | _alike(facts, "diversity/passing", passed)
+    judged = [sample for sample in facts.samples if sample.verdict.status != "error"]
+    passed = [sample for sample in judged if sample.verdict.passed]
+    return _alike(judged, "diversity") | _alike(passed, "diversity/passing")
 
 
-def _alike(facts: SetFacts, prefix: str, keys: set[tuple[str, int]]) -> dict[str, float]:
+def _alike(samples: Sequence[Sample], prefix: str) -> dict[str, float]:
     answers: defaultdict[str, list[Words]] = defaultdict(list)
-    for each in sorted(facts.completions, key=lambda each: (each.prompt_id, each.index)):
-        if (each.prompt_id, each.index) in keys and len(answers[each.prompt_id]) < NUM_ANSWERS:
-            answers[each.prompt_id].append(words(each.text))
+    for sample in sorted(samples, key=lambda each: each.key):
+        if len(answers[sample.prompt_id]) < NUM_ANSWERS:
+            answers[sample.prompt_id].append(words(sample.completion.text))
     full = [found for found in answers.values() if len(found) == NUM_ANSWERS and all(found)]
     formulas: tuple[tuple[str, Callable[[Sequence[Words]], float]], ...] = (
         ("ead@2", expectation_adjusted_distinct),

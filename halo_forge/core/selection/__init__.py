@@ -19,21 +19,19 @@ from __future__ import annotations
 
 from halo_forge.core.registry import discover
 from halo_forge.core.selection._enough import refuse_too_few
-from halo_forge.core.selection._replay import PastCycle, kept_before, kept_candidates, most_replayed, replay
-from halo_forge.core.selection._rules import REASONS, Candidate, Chosen, pass_counts, quota, solved, take, without_flaky
+from halo_forge.core.selection._replay import kept_before, kept_samples, most_replayed, replay
+from halo_forge.core.selection._rules import REASONS, Candidate, Chosen, quota, solved, take, without_flaky
 from halo_forge.core.selection._spec import SelectionSpec
 
 __all__ = [
     "REASONS",
     "Candidate",
     "Chosen",
-    "PastCycle",
     "SelectionSpec",
     "kept_before",
-    "kept_candidates",
+    "kept_samples",
     "kinds",
     "most_replayed",
-    "pass_counts",
     "quota",
     "refuse_too_few",
     "replay",

@@ -1,49 +1,25 @@
-"""What earlier cycles leave to later ones: how often each prompt passed, and what was kept."""
+"""What earlier cycles kept, and which of it later ones train on once more."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Sequence
 
-from halo_forge.core.records import Completion, Selection, Verdict
+from halo_forge.core.records import Sample, Selection, Training
 from halo_forge.core.seeds import derive_seed
-from halo_forge.core.selection._rules import Candidate, pair, pass_counts
+from halo_forge.core.selection._rules import Candidate, identities
 
 
-@dataclass(frozen=True, slots=True)
-class PastCycle:
-    """A cycle that is done, as its sealed files tell.
-
-    Attributes:
-        pass_counts: Prompt id -> (passed, judged) of its samples.
-        kept: The samples of its own that it trained on, in training order; not those it replayed itself.
-    """
-
-    cycle: int
-    pass_counts: Mapping[str, tuple[int, int]]
-    kept: tuple[Candidate, ...]
-
-    @classmethod
-    def of(
-        cls, cycle: int, completions: Sequence[Completion], verdicts: Sequence[Verdict], selection: Selection
-    ) -> PastCycle:
-        """What is worth remembering of a cycle's train samples."""
-        return cls(cycle, pass_counts(verdicts), kept_candidates(completions, verdicts, selection))
-
-
-def kept_candidates(
-    completions: Sequence[Completion], verdicts: Sequence[Verdict], selection: Selection
-) -> tuple[Candidate, ...]:
+def kept_samples(samples: Iterable[Sample], selection: Selection) -> tuple[Sample, ...]:
     """The samples that a selection keeps, in its order."""
-    by_key = {candidate.key: candidate for candidate in pair(completions, verdicts)}
+    by_key = {sample.key: sample for sample in samples}
     return tuple(by_key[key] for key in selection.kept)
 
 
-def kept_before(past: Sequence[PastCycle]) -> set[Hashable]:
+def kept_before(past: Iterable[Training]) -> set[Hashable]:
     """Identities of all programs that earlier cycles kept."""
-    return {identity for cycle in past for candidate in cycle.kept for identity in candidate.identities}
+    return {identity for training in past for sample in training.kept for identity in identities(sample)}
 
 
 def most_replayed(num_kept: int, share: float) -> int:
@@ -56,7 +32,7 @@ def most_replayed(num_kept: int, share: float) -> int:
 
 
 def replay(
-    past: Sequence[PastCycle], kept: Sequence[Candidate], *, share: float, cap: int | None, seed: int
+    past: Iterable[Training], kept: Sequence[Sample], *, share: float, cap: int | None, seed: int
 ) -> tuple[tuple[int, str, int], ...]:
     """(cycle, prompt id, sample index) of the earlier samples to train on once more.
 
@@ -65,17 +41,17 @@ def replay(
     solve is not forgotten; the rest is decided by merit within a prompt, whatever the cycle, and by `seed`.
     """
     room = most_replayed(len(kept), share)
-    num_rows = Counter(candidate.completion.prompt_id for candidate in kept)
-    seen = {identity for candidate in kept for identity in candidate.identities}
+    num_rows = Counter(sample.prompt_id for sample in kept)
+    seen = {identity for sample in kept for identity in identities(sample)}
     waiting: defaultdict[str, list[tuple[tuple[float, ...], int, tuple[int, str, int]]]] = defaultdict(list)
-    for cycle in sorted(past, key=lambda each: -each.cycle):
-        for candidate in sorted(cycle.kept, key=lambda each: each.rank(seed)):
+    for training in sorted(past, key=lambda each: -each.cycle):
+        for candidate in sorted(map(Candidate, training.kept), key=lambda each: each.rank(seed)):
             if seen.isdisjoint(candidate.identities):
                 seen |= candidate.identities
-                draw = derive_seed(seed, "replay", cycle.cycle, *candidate.key)
-                # The novelty of its own time, the last of the merits, says nothing now.
-                entry = candidate.merit[:-1], draw, (cycle.cycle, *candidate.key)
-                waiting[candidate.completion.prompt_id].append(entry)
+                draw = derive_seed(seed, "replay", training.cycle, *candidate.key)
+                # Novelty, the last of the merits, is not known of its own time.
+                entry = candidate.merit[:-1], draw, (training.cycle, *candidate.key)
+                waiting[candidate.sample.prompt_id].append(entry)
     places = []
     for prompt_id, group in waiting.items():
         for place, (_, draw, row) in enumerate(sorted(group), start=num_rows[prompt_id]):

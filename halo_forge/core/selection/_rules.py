@@ -29,7 +29,7 @@ from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from halo_forge.core.records import Completion, Selection, Threshold, Verdict
+from halo_forge.core.records import Completion, Key, Sample, Selection, Threshold, Verdict
 from halo_forge.core.seeds import derive_seed
 
 REASONS = (
@@ -49,20 +49,29 @@ REASONS = (
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A completion and what the verifier found out about it.
+    """A sample, and whether its program is new.
 
     Attributes:
         is_new: No earlier cycle kept its program.
     """
 
-    completion: Completion
-    verdict: Verdict
+    sample: Sample
     is_new: bool = True
 
     @property
-    def key(self) -> tuple[str, int]:
+    def completion(self) -> Completion:
+        """What was sampled."""
+        return self.sample.completion
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the verifier found out about it."""
+        return self.sample.verdict
+
+    @property
+    def key(self) -> Key:
         """(prompt id, sample index)."""
-        return self.completion.prompt_id, self.completion.index
+        return self.sample.key
 
     def tie_break(self, seed: int) -> int:
         """A number that puts equal candidates into a random order, the same for the same seed."""
@@ -83,12 +92,17 @@ class Candidate:
     @property
     def identities(self) -> set[Hashable]:
         """What makes two programs the same: one shared identity is enough."""
-        verdict = self.verdict
-        # Where no program was found, the answer itself is all there is to compare.
-        exact = ("text", self.completion.text) if verdict.source_digest is None else ("source", verdict.source_digest)
-        if verdict.normal_digest is None:
-            return {exact}
-        return {exact, ("normal", verdict.prompt_id, verdict.normal_digest)}
+        return identities(self.sample)
+
+
+def identities(sample: Sample) -> set[Hashable]:
+    """What makes the programs of two samples the same: one shared identity is enough."""
+    verdict = sample.verdict
+    # Where no program was found, the answer itself is all there is to compare.
+    exact = ("text", sample.completion.text) if verdict.source_digest is None else ("source", verdict.source_digest)
+    if verdict.normal_digest is None:
+        return {exact}
+    return {exact, ("normal", verdict.prompt_id, verdict.normal_digest)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,39 +114,20 @@ class Chosen:
     below_keep_fraction: Sequence[Candidate]
 
 
-def pair(
-    completions: Sequence[Completion], verdicts: Sequence[Verdict], kept_before: Collection[Hashable] = ()
-) -> list[Candidate]:
-    """Each completion with its verdict, by prompt id and sample index, sorted.
+def candidates_of(samples: Iterable[Sample], kept_before: Collection[Hashable] = ()) -> list[Candidate]:
+    """The samples as candidates, sorted by key.
 
     Args:
         kept_before: Identities of the programs that earlier cycles kept.
 
     Raises:
-        ValueError: A completion lacks its verdict or the reverse, or one of them occurs twice.
+        ValueError: A sample occurs twice.
     """
-    by_key = {(verdict.prompt_id, verdict.index): verdict for verdict in verdicts}
-    keys = {(completion.prompt_id, completion.index) for completion in completions}
-    if len(by_key) != len(verdicts) or len(keys) != len(completions):
-        raise ValueError("a completion or a verdict occurs twice")
-    if keys != by_key.keys():
-        raise ValueError(f"completions and verdicts differ: {sorted(keys ^ by_key.keys())[:3]} lack the other")
-    pairs = [Candidate(each, by_key[each.prompt_id, each.index]) for each in completions]
-    if kept_before:
-        known = set(kept_before)
-        pairs = [dataclasses.replace(each, is_new=known.isdisjoint(each.identities)) for each in pairs]
-    return sorted(pairs, key=lambda candidate: candidate.key)
-
-
-def pass_counts(verdicts: Iterable[Verdict]) -> dict[str, tuple[int, int]]:
-    """Prompt id -> (passed, judged) samples; verdicts of status "error" judge nothing."""
-    found: dict[str, tuple[int, int]] = {}
-    for verdict in verdicts:
-        passed, judged = found.get(verdict.prompt_id, (0, 0))
-        if verdict.status != "error":
-            passed, judged = passed + verdict.passed, judged + 1
-        found[verdict.prompt_id] = passed, judged
-    return found
+    known = set(kept_before)
+    found = [Candidate(sample, known.isdisjoint(identities(sample))) for sample in samples]
+    if len({candidate.key for candidate in found}) != len(found):
+        raise ValueError("a sample occurs twice")
+    return sorted(found, key=lambda candidate: candidate.key)
 
 
 def solved(passed: int, judged: int) -> Literal["never_solved", "always_solved"] | None:
@@ -188,7 +183,7 @@ def take(ranked: Sequence[Candidate], *, quota: int, cap: int | None) -> Chosen:
     below: list[Candidate] = []
     num_seen: Counter[str] = Counter()
     for candidate in ranked:
-        prompt_id = candidate.completion.prompt_id
+        prompt_id = candidate.sample.prompt_id
         if cap is not None and num_seen[prompt_id] >= cap:
             over_cap.append(candidate)
             continue
@@ -201,7 +196,7 @@ def by_prompt(candidates: Sequence[Candidate]) -> dict[str, list[Candidate]]:
     """Prompt id -> its candidates, in the order given."""
     groups: dict[str, list[Candidate]] = {}
     for candidate in candidates:
-        groups.setdefault(candidate.completion.prompt_id, []).append(candidate)
+        groups.setdefault(candidate.sample.prompt_id, []).append(candidate)
     return groups
 
 
@@ -226,15 +221,14 @@ def to_selection(
     )
 
 
-def without_flaky(selection: Selection, verdicts: Sequence[Verdict], again: Sequence[Verdict]) -> Selection:
+def without_flaky(selection: Selection, samples: Iterable[Sample], again: Iterable[Verdict]) -> Selection:
     """The selection without samples whose second verdict is another than the first one, or is not known.
 
     Args:
-        verdicts: The first verdicts.
         again: Second verdicts of kept samples, of as many as were run again.
     """
-    first = {(verdict.prompt_id, verdict.index): verdict for verdict in verdicts}
-    second = {(verdict.prompt_id, verdict.index): verdict for verdict in again}
+    first = {sample.key: sample.verdict for sample in samples}
+    second = {verdict.key: verdict for verdict in again}
     unknown = {key for key, verdict in second.items() if verdict.status == "error"}
     flaky = {key for key, verdict in second.items() if _found(verdict) != _found(first[key])} - unknown
     return dataclasses.replace(

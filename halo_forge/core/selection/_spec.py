@@ -8,14 +8,13 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from halo_forge.core.records import Completion, Selection, Threshold, Verdict
+from halo_forge.core.records import Sample, Selection, Threshold, pass_counts
 from halo_forge.core.registry import Spec
 from halo_forge.core.schedules import Scheduled, ScheduledNumber
 from halo_forge.core.selection._rules import (
     Candidate,
     Chosen,
-    pair,
-    pass_counts,
+    candidates_of,
     quota,
     reason_to_drop,
     solved,
@@ -56,8 +55,7 @@ class SelectionSpec(Spec, abc.ABC):
 
     def select(
         self,
-        completions: Sequence[Completion],
-        verdicts: Sequence[Verdict],
+        samples: Sequence[Sample],
         *,
         threshold: Threshold,
         keep_fraction: float,
@@ -73,16 +71,16 @@ class SelectionSpec(Spec, abc.ABC):
             kept_before: Identities of the programs that earlier cycles kept; of equals, others go first.
 
         Raises:
-            ValueError: Completions and verdicts do not belong together, or `keep_fraction` is not in (0, 1].
+            ValueError: A sample occurs twice, or `keep_fraction` is not in (0, 1].
         """
         quota(0, keep_fraction)
         dropped: dict[str, list[Candidate]] = {}
         left: list[Candidate] = []
-        unwanted = self._unwanted(verdicts)
-        for candidate in pair(completions, verdicts, kept_before):
+        unwanted = self._unwanted(samples)
+        for candidate in candidates_of(samples, kept_before):
             reason = self.reason_to_drop(candidate, threshold)
             if reason is None:
-                reason = unwanted.get(candidate.completion.prompt_id)
+                reason = unwanted.get(candidate.sample.prompt_id)
             (left if reason is None else dropped.setdefault(reason, [])).append(candidate)
         if self.deduplicate:
             left, dropped["duplicate"] = without_duplicates(left, seed)
@@ -94,9 +92,9 @@ class SelectionSpec(Spec, abc.ABC):
         """The first rule that drops this sample for what it is by itself, None if none does."""
         return reason_to_drop(candidate, threshold, self.drop_flagged)
 
-    def _unwanted(self, verdicts: Sequence[Verdict]) -> dict[str, str]:
+    def _unwanted(self, samples: Sequence[Sample]) -> dict[str, str]:
         wanted = {f"{name}_solved" for name in self.drop_prompts}
-        found = {prompt_id: solved(*counts) for prompt_id, counts in pass_counts(verdicts).items()}
+        found = {prompt_id: solved(*counts) for prompt_id, counts in pass_counts(samples).items()}
         return {prompt_id: reason for prompt_id, reason in found.items() if reason in wanted}
 
     def max_kept(self, num_prompts: int, samples_per_prompt: int, keep_fraction: float) -> int:

@@ -6,17 +6,21 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import policy_versions
 import pytest
+from policy_versions import samples_of, training
 
-from halo_forge.core.advice import Advised, Facts, Rule, Version, advise
-from halo_forge.core.records import CycleReport, Measurement, SamplingSettings, Verdict
+from halo_forge.core.advice import Advised, Rule, RunFacts, advise
+from halo_forge.core.records import Decision, PolicyVersion, Sample, SamplingSettings, Training, Verdict
 from halo_forge.core.registry import discover
 
 NUM = 40
 RULES = discover("halo_forge.core.advice.after_cycle")
 
 
-def samples(prefix: str, passed: Sequence[int], compiled: Sequence[int] | None = None, num: int = 4) -> list[Verdict]:
+def samples(
+    prefix: str, passed: Sequence[int], compiled: Sequence[int] | None = None, num: int = 4
+) -> Sequence[Sample]:
     """`passed[i]` of `num` samples of prompt i pass, `compiled[i]` compile (all, unless given)."""
     found = []
     for prompt, num_passed in enumerate(passed):
@@ -26,7 +30,7 @@ def samples(prefix: str, passed: Sequence[int], compiled: Sequence[int] | None =
             if index < num_passed:
                 stage, status = "tests", "passed"
             found.append(Verdict(prompt_id=f"{prefix}{prompt}", index=index, stage=stage, status=status, reward=0.0))  # type: ignore[arg-type]
-    return found
+    return samples_of(found)
 
 
 def mixed(mean: float, num: int = NUM) -> list[int]:
@@ -43,40 +47,50 @@ def version(
     temperature: float = 1.0,
     min_p: float = 0.0,
     compiled: Sequence[int] | None = None,
-) -> Version:
-    measurement = Measurement(number + 1, number, {} if metrics is None else metrics)
+) -> PolicyVersion:
     settings = SamplingSettings(number + 1, temperature, 1.0, 4, min_p=min_p)
-    return Version.of(measurement, settings, samples("t", train), samples("d", dev, compiled))
+    return policy_versions.version(
+        number, metrics=metrics, train=samples("t", train), dev=samples("d", dev, compiled), sampling=settings
+    )
 
 
 def report(cycle: int, *, rate: float = 1e-4, num_kept: int = 100, parent: int | None = None, **trained: float) -> Any:
-    settings: dict[str, Any] = {"learning_rate": rate, "parent_version": cycle - 1 if parent is None else parent}
+    """The training that made v_cycle."""
     found = {"learning_rate_mass": 0.5 * rate * 20, "optimizer_steps": 20.0}
     found |= {name.replace("__", "/"): value for name, value in trained.items()}
-    return CycleReport(cycle, cycle - 1, num_kept, {}, settings, {}, found, "digest")
+    kept = samples_of(
+        Verdict(prompt_id="t0", index=index, stage="tests", status="passed", reward=1.0) for index in range(num_kept)
+    )
+    return training(cycle, kept, parent=parent, rate=rate, metrics=found)
 
 
-def look(kind: str, versions: Sequence[Version], reports: Sequence[CycleReport] = ()) -> Any:
+def run(versions: Sequence[PolicyVersion], reports: Sequence[Training] = ()) -> list[PolicyVersion]:
+    """The versions, each with the training that made it."""
+    made = [None, *reports]
+    return [dataclasses.replace(each, training=by) for each, by in zip(versions, made, strict=True)]
+
+
+def look(kind: str, versions: Sequence[PolicyVersion], reports: Sequence[Training] = ()) -> Any:
     rule = RULES[kind]()
     assert isinstance(rule, Rule)
-    return rule.look(Facts(versions, reports))
+    return rule.look(RunFacts(run(versions, reports)))
 
 
-def four_cycles(*, spread: bool) -> tuple[list[Version], list[CycleReport]]:
+def four_cycles(*, spread: bool) -> tuple[list[PolicyVersion], list[Training]]:
     """400 prompts and no gain: a few rise, as many fall, or every one stays as it is."""
     last = [2 + (1 if prompt % 20 == 0 else -1 if prompt % 20 == 1 else 0) * spread for prompt in range(400)]
     found = [version(number, {"kl_to_previous": 0.01}, dev=[2] * 400) for number in range(3)]
     return [*found, version(3, {"kl_to_previous": 0.01}, dev=last)], [report(1), report(2), report(3)]
 
 
-def improved_on_another_metric() -> tuple[list[Version], list[CycleReport]]:
+def improved_on_another_metric() -> tuple[list[PolicyVersion], list[Training]]:
     """The same, but v2 was judged better on what decisions look at, such as the compile rate."""
     versions, reports = four_cycles(spread=True)
-    metrics = {**versions[2].metrics, "decision/outcome": 1.0}
-    return [*versions[:2], dataclasses.replace(versions[2], metrics=metrics), versions[3]], reports
+    better = Decision(3, "improved", "continue", 2, "")
+    return [*versions[:2], dataclasses.replace(versions[2], decision=better), versions[3]], reports
 
 
-def two(name: str, before: float, after: float, **options: Any) -> list[Version]:
+def two(name: str, before: float, after: float, **options: Any) -> list[PolicyVersion]:
     """v0 and v1 with one metric each, on enough prompts."""
     return [version(number, {name: each}, dev=mixed(0.5), **options) for number, each in enumerate((before, after))]
 
@@ -161,7 +175,7 @@ CASES: list[tuple[str, Callable[[], tuple[Any, ...]], Callable[[], tuple[Any, ..
         "collapse",
         lambda: (two("dev/diversity/distinct@4", 3.5, 1.7), [report(1)]),
         lambda: (two("dev/diversity/distinct@4", 3.5, 1.8), [report(1)]),
-        "1.7, of v0 3.5",
+        "1.7, v0 had 3.5",
     ),
     (
         "collapse",
@@ -227,13 +241,13 @@ CASES: list[tuple[str, Callable[[], tuple[Any, ...]], Callable[[], tuple[Any, ..
         "divergence",
         lambda: ([version(0), version(1)], [report(1, loss_slope=0.02, loss_slope_error=0.0069, loss_mean=1.0)]),
         lambda: ([version(0), version(1)], [report(1, loss_slope=0.02, loss_slope_error=0.007, loss_mean=1.0)]),
-        "+0.02 nats/token a step",
+        "+0.02 nats/token per step",
     ),
     (
         "divergence",
         lambda: ([version(0), version(1)], [report(1, num_nonfinite_steps=1.0)]),
         lambda: ([version(0), version(1)], [report(1, num_nonfinite_steps=0.0)]),
-        "no number",
+        "infinite or NaN",
     ),
     (
         "gradient_scale",
@@ -245,7 +259,7 @@ CASES: list[tuple[str, Callable[[], tuple[Any, ...]], Callable[[], tuple[Any, ..
             [version(n) for n in range(3)],
             [report(1, gradient_norm_median=1.0), report(2, gradient_norm_p90=0.2)],
         ),
-        "no change of the learning rate",
+        "keep the learning rate",
     ),
     (
         "saturated",
@@ -303,16 +317,22 @@ def test_every_rule_has_a_case() -> None:
 @pytest.mark.parametrize("kind", RULES)
 def test_without_data_every_rule_is_silent(kind: str) -> None:
     """A scripted run knows neither losses nor divergences, and the start model no training."""
-    bare = CycleReport(1, 0, 100, {}, {"learning_rate": 1e-4, "parent_version": 0}, {}, {}, "digest")
+    kept = samples_of(
+        Verdict(prompt_id="t0", index=index, stage="tests", status="passed", reward=1.0) for index in range(100)
+    )
+
+    def bare(num: int) -> list[Training]:
+        return [training(cycle, kept, parent=0) for cycle in range(1, num + 1)]
+
     rule = RULES[kind]()
     assert isinstance(rule, Rule)
     for facts in (
-        Facts([version(0), version(1)], [bare]),
-        Facts([version(number, dev=mixed(0.5), train=mixed(0.5)) for number in range(5)], [bare] * 4),
+        RunFacts(run([version(0), version(1)], bare(1))),
+        RunFacts(run([version(number, dev=mixed(0.5), train=mixed(0.5)) for number in range(5)], bare(4))),
     ):
         assert rule.look(facts) is None
     if not rule.about_training:
-        assert rule.look(Facts([version(0)], [])) is None
+        assert rule.look(RunFacts([version(0)])) is None
 
 
 @pytest.mark.parametrize("kind", RULES)
@@ -354,15 +374,17 @@ def test_a_run_at_learning_rate_zero_gets_no_alarm_and_no_other_learning_rate() 
     trained = {"clip_fraction": 1.0, "loss_spike": 9.0, "loss_slope": 1.0, "loss_slope_error": 0.1, "loss_mean": 1.0}
     reports = [report(n, rate=0.0, num_kept=3, gradient_norm_p90=10.0**n, **trained) for n in range(1, 5)]
     for last in range(1, 5):
-        advised = advise(versions[: last + 1], reports[:last])
+        advised = advise(run(versions[: last + 1], reports[:last]))
         assert kinds(advised) == ["zero_learning_rate"]
         assert "learning rate" not in advised.advice[0]["action"]
-        assert "a true difference of" in advised.advice[0]["power"] or "is not known" in advised.advice[0]["power"]
+        assert (
+            "a true difference of" in advised.advice[0]["power"] or "its error is unknown" in advised.advice[0]["power"]
+        )
 
 
 def test_what_is_said_is_plain_data_in_the_order_of_the_rules() -> None:
     metrics = {"train/always": 0.9, "truncated_fraction": 0.5}
-    advised = advise([version(0, metrics, train=mixed(0.9))], [])
+    advised = advise([version(0, metrics, train=mixed(0.9))])
     assert kinds(advised) == ["saturated", "truncation"]
     assert (advised.cycle, advised.policy_version) == (1, 0)
     assert Advised.from_row(advised.to_row()) == advised
@@ -371,11 +393,11 @@ def test_what_is_said_is_plain_data_in_the_order_of_the_rules() -> None:
 def test_a_quiet_run_hears_nothing() -> None:
     versions = [version(n, {"kl_to_start": 0.01 * n}, dev=mixed(0.4 + 0.1 * n), train=mixed(0.5)) for n in range(3)]
     trained = {"clip_fraction": 0.9, "loss_spike": 1.3, "kept__nll_before": 0.4, "kept__stale_fraction": 0.1}
-    assert advise(versions, [report(1, **trained), report(2, **trained)]).advice == ()
+    assert advise(run(versions, [report(1, **trained), report(2, **trained)])).advice == ()
 
 
 def test_a_rule_can_be_asked_with_other_thresholds() -> None:
     strict = RULES["truncation"](limit=0.01)
     assert isinstance(strict, Rule)
-    facts = Facts([version(0, {"truncated_fraction": 0.05})], [])
+    facts = RunFacts([version(0, {"truncated_fraction": 0.05})])
     assert strict.look(facts) is not None and look("truncation", facts.versions) is None

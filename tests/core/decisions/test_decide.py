@@ -10,24 +10,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halo_forge.core.decisions import (
-    OUTCOME_NUMBER,
     Assessment,
-    Comparison,
-    Decision,
     DecisionsSection,
-    Outcome,
+    VersionComparison,
     decide,
     dropped_cycles,
     incumbent,
     signs_of_collapse,
 )
+from halo_forge.core.records import OUTCOME_NUMBER, Decision, Outcome
 
 OUTCOMES: list[Outcome] = ["improved", "held", "suspect_not_confirmed", "degraded", "underpowered"]
 LAX: dict[str, Any] = {"stop_patience": None}
 
 
-def comparison(difference: float = 0.0, error: float = 0.02) -> Comparison:
-    return Comparison(difference, error, difference / error, 64)
+def comparison(difference: float = 0.0, error: float = 0.02) -> VersionComparison:
+    return VersionComparison(difference, error, difference / error, 64)
 
 
 def play(outcomes: Sequence[Outcome], num_cycles: int = 99, **values: Any) -> list[Decision]:
@@ -109,7 +107,7 @@ def test_patience_needs_power() -> None:
     assert actions(play(["held"] * 9))[1:] == ["continue", "continue", "stop"]
     stopped = play(["held"] * 9)[-1]
     assert stopped.conclusion == "converged"
-    assert "3 versions in a row without improvement, where a gain of 0.056 would have shown" in stopped.reason
+    assert "3 versions in a row without improvement, where a gain of 0.056 would have been detected" in stopped.reason
     # What tells nothing is no evidence that nothing improves.
     assert actions(play(["held", "held", "underpowered", "held", "held"])).count("stop") == 0
     assert actions(play(["held", "improved", "held", "held", "suspect_not_confirmed"]))[-1] == "stop"
@@ -136,7 +134,7 @@ def test_patience_needs_power() -> None:
 def test_all_cycles_done(outcomes: list[Outcome], conclusion: str) -> None:
     last = play(outcomes, num_cycles=len(outcomes))[-1]
     assert (last.action, last.conclusion, last.ends) == ("finish", conclusion, True)
-    assert "all cycles are done" in last.reason
+    assert "all cycles completed" in last.reason
 
 
 def ended(history: Sequence[Mapping[str, float]], at_floor: bool = False, **values: Any) -> str | None:
@@ -198,7 +196,7 @@ def test_whatever_happens(outcomes: list[Outcome], num_cycles: int, max_rollback
 
 
 def test_the_incumbents_own_answers_are_no_evidence_that_nothing_improves() -> None:
-    same = Comparison(0.0, 0.04, None, 64, uniform=True)
+    same = VersionComparison(0.0, 0.04, None, 64, uniform=True)
     decisions = [decide_first(9)]
     for _ in range(5):
         decisions.append(decide(DecisionsSection(), decisions, Assessment("held", 0, same), [{}, {}], 9))
@@ -231,10 +229,10 @@ def test_the_decision_says_where_training_really_starts(start_from: str, on_decl
     assert f"train from v{train_from}" in found.reason
 
 
-def test_a_schedule_that_answers_declines_is_left_alone() -> None:
+def test_a_factor_of_1_leaves_the_learning_rate_to_its_schedule() -> None:
     assessment = Assessment("degraded", 0, comparison(-0.1), comparison(-0.1))
-    found = decide(DecisionsSection(), [decide_first(9)], assessment, [{}, {}], 9, schedule_lowers=True)
-    assert found.learning_rate_factor == 1.0 and "as its schedule says" in found.reason
+    found = decide(DecisionsSection(learning_rate_factor=1.0), [decide_first(9)], assessment, [{}, {}], 9)
+    assert found.learning_rate_factor == 1.0 and "learning rate follows its schedule" in found.reason
 
 
 def test_only_what_was_undone_is_dropped() -> None:

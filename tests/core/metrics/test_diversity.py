@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from policy_versions import samples_of
 
 from halo_forge.core.metrics import SetFacts
 from halo_forge.core.metrics.diversity import (
@@ -19,7 +20,7 @@ from halo_forge.core.metrics.diversity import (
     inverse_simpson,
     measure,
 )
-from halo_forge.core.records import Completion, Verdict
+from halo_forge.core.records import Completion, Sample, Verdict
 
 # Group sizes -> distinct@4, exp(H), 1 / sum q^2, duplicate probability.
 TABLE: list[tuple[list[int], float, float, float, float]] = [
@@ -54,7 +55,7 @@ def facts(groups: dict[str, Sequence[int]], *, with_error: bool = False) -> SetF
             verdicts.append(
                 Verdict(prompt_id=prompt_id, index=len(digests) + 1, stage="extract", status="failed", reward=0.0)
             )
-    return SetFacts((), verdicts, tuple(groups), 8)
+    return SetFacts(samples_of(verdicts), tuple(groups), 8)
 
 
 @pytest.mark.parametrize(("sizes", "distinct", "effective", "inverse", "duplicate"), TABLE)
@@ -81,7 +82,7 @@ def test_passing_programs_are_counted_apart() -> None:
         )
         for index, (prompt_id, status, source, normal) in enumerate(made)
     ]
-    found = measure(SetFacts((), verdicts, ("p", "q"), 4))
+    found = measure(SetFacts(samples_of(verdicts), ("p", "q"), 4))
     assert found["diversity/unique_fraction"] == pytest.approx((3 / 4 + 1) / 2)
     assert found["diversity/exact_unique_fraction"] == 1.0
     assert found["diversity/passing/unique_fraction"] == 0.5
@@ -126,8 +127,14 @@ def test_two_draws_are_distinct_unless_they_are_duplicates(sizes: list[int]) -> 
 
 
 def completions(texts: Sequence[tuple[str, int, str]]) -> SetFacts:
-    made = [Completion(prompt_id, index, text, (), "stop", 0, 0) for prompt_id, index, text in texts]
-    return SetFacts(made, (), sorted({prompt_id for prompt_id, _, _ in texts}), 8)
+    made = [
+        Sample(
+            Completion(prompt_id, index, text, (), "stop", 0, 0),
+            Verdict(prompt_id=prompt_id, index=index, stage="run", status="passed", reward=1.0),
+        )
+        for prompt_id, index, text in texts
+    ]
+    return SetFacts(made, sorted({prompt_id for prompt_id, _, _ in texts}), 8)
 
 
 def noise(seed: int, num_bytes: int) -> str:

@@ -19,7 +19,7 @@ from halo_forge.core.metrics import (
     measure_training,
 )
 from halo_forge.core.metrics.cost import GPU
-from halo_forge.core.records import Completion, Verdict
+from halo_forge.core.records import Completion, Sample, Verdict
 
 UNITS = {
     "rate",
@@ -55,7 +55,7 @@ def emitted() -> set[str]:
     ]
     step = {"step": 1, "learning_rate": 1e-4, "loss": 1.0, "gradient_norm": 1.0, "num_tokens": 1, "num_rows": 1}
     stages = ("generate", "verify", "drift", "train", "other")
-    facts = SetFacts(completions, verdicts, ("a",), 8)
+    facts = SetFacts(tuple(map(Sample, completions, verdicts)), ("a",), 8)
     one = [[1.0]]
     return {
         *measure_set(facts, "train"),

@@ -18,7 +18,7 @@ from halo_forge.core.metrics.ngrams import (
     vendi,
     words,
 )
-from halo_forge.core.records import Completion, Verdict
+from halo_forge.core.records import Completion, Sample, Verdict
 
 APART = [words(text) for text in ("a b c d e", "f g h i j", "k l m n o", "p q r s t")]
 ANSWERS = st.lists(st.lists(st.sampled_from("abcd"), min_size=1, max_size=9).map(tuple), min_size=2, max_size=5)
@@ -66,7 +66,7 @@ def facts(texts: dict[str, list[tuple[str, str]]]) -> SetFacts:
         Verdict(prompt_id=prompt_id, index=index, stage="tests", status=status, reward=1.0)  # type: ignore[arg-type]
         for prompt_id, index, _, status in keys
     ]
-    return SetFacts(completions, verdicts, tuple(texts), 8)
+    return SetFacts(tuple(map(Sample, completions, verdicts)), tuple(texts), 8)
 
 
 def test_four_answers_of_each_prompt_are_taken_and_prompts_with_fewer_left_out() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from halo_forge.core.metrics import SetFacts, measure_set
 from halo_forge.core.metrics.compare import prompt_totals
 from halo_forge.core.metrics.outcomes import measure
-from halo_forge.core.records import Completion, Stage, Status, Verdict
+from halo_forge.core.records import Completion, Sample, Stage, Status, Verdict
 from halo_forge.core.statistics import wilson_interval
 
 # One letter per sample: Passes, Runs but fails its tests, does not Compile, Error of the verifier.
@@ -32,7 +32,7 @@ def facts(samples: dict[str, str], num_samples: int = 4) -> SetFacts:
             verdicts.append(Verdict(prompt_id=prompt_id, index=index, stage=stage, status=status, reward=reward))
             finish = "length" if letter == "C" else "stop"
             completions.append(Completion(prompt_id, index, "", (0,) * (index + 1), finish, 0, 0))
-    return SetFacts(completions, verdicts, tuple(samples), num_samples)
+    return SetFacts(tuple(map(Sample, completions, verdicts)), tuple(samples), num_samples)
 
 
 def test_by_hand() -> None:
@@ -97,7 +97,7 @@ def test_errors_are_left_out_of_every_rate_and_reported() -> None:
 
 
 def test_missing_data_is_absent_not_zero() -> None:
-    assert measure(SetFacts((), (), (), 4)) == {}
+    assert measure(SetFacts((), (), 4)) == {}
     assert measure(facts({"a": "EE"})) == {
         "truncated_fraction": 0.0,
         "completion_tokens_mean": 1.5,
@@ -107,14 +107,14 @@ def test_missing_data_is_absent_not_zero() -> None:
 
 def test_prompts_that_nobody_sampled_are_left_out() -> None:
     some = facts({"a": "PC"}, 2)
-    more = SetFacts(some.completions, some.verdicts, ("a", "b"), 2)
+    more = SetFacts(some.samples, ("a", "b"), 2)
     assert measure(more) == measure(some)
 
 
 def test_a_sample_of_an_unknown_prompt_is_an_error() -> None:
     some = facts({"a": "P"})
     with pytest.raises(ValueError, match="'a', which is not a prompt"):
-        SetFacts(some.completions, some.verdicts, ("b",), 1)
+        SetFacts(some.samples, ("b",), 1)
 
 
 def test_flagged_fraction_is_of_judged_samples_and_of_hacks_only() -> None:
@@ -122,7 +122,7 @@ def test_flagged_fraction_is_of_judged_samples_and_of_hacks_only() -> None:
     flags = [("no_fence",), ("tampering", "no_fence"), ("trivial_program", "early_exit"), (), (), ("tampering",)]
     verdicts = [dataclasses.replace(each, flags=mine) for each, mine in zip(some.verdicts, flags, strict=True)]
     assert verdicts[2].hacks == ("trivial_program", "early_exit")
-    found = measure(SetFacts(some.completions, verdicts, some.prompt_ids, 4))
+    found = measure(SetFacts(tuple(map(Sample, some.completions, verdicts)), some.prompt_ids, 4))
     assert found["flagged_fraction"] == pytest.approx(2 / 5)
     assert measure(some)["flagged_fraction"] == 0.0
 
@@ -155,8 +155,8 @@ def test_relations(samples: dict[str, str]) -> None:
 
 
 def test_prompt_totals() -> None:
-    verdicts = facts({"b": "PRCE", "a": "C", "c": "E"}).verdicts
-    assert prompt_totals(verdicts, "passed") == {"a": (0.0, 1), "b": (1.0, 3)}
-    assert prompt_totals(verdicts, "compiled") == {"a": (0.0, 1), "b": (2.0, 3)}
-    assert prompt_totals(verdicts, "reward") == {"a": (0.0, 1), "b": (pytest.approx(1.7), 3)}
-    assert list(prompt_totals(verdicts)) == ["a", "b"]
+    samples = facts({"b": "PRCE", "a": "C", "c": "E"}).samples
+    assert prompt_totals(samples, "passed") == {"a": (0.0, 1), "b": (1.0, 3)}
+    assert prompt_totals(samples, "compiled") == {"a": (0.0, 1), "b": (2.0, 3)}
+    assert prompt_totals(samples, "reward") == {"a": (0.0, 1), "b": (pytest.approx(1.7), 3)}
+    assert list(prompt_totals(samples)) == ["a", "b"]

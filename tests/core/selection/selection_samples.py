@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from halo_forge.core.records import Completion, Finish, Status, Verdict
+from collections.abc import Sequence
+
+from halo_forge.core.records import Completion, Finish, Sample, Status, Verdict
 
 
 def completion(prompt_id: str, index: int, *, finish: Finish = "stop", text: str = "code") -> Completion:
     return Completion(prompt_id, index, text, (1, 2), finish, seed=index, policy_version=0)
+
+
+def paired(completions: Sequence[Completion], verdicts: Sequence[Verdict]) -> list[Sample]:
+    """Each completion with the verdict at the same place."""
+    return [Sample(*pair) for pair in zip(completions, verdicts, strict=True)]
 
 
 def verdict(

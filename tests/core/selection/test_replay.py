@@ -6,26 +6,26 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from selection_samples import completion, verdict
+from policy_versions import samples_of, training
+from selection_samples import completion, paired, verdict
 
-from halo_forge.core.records import Selection
-from halo_forge.core.selection import PastCycle, kept_before, most_replayed, pass_counts, replay, solved
+from halo_forge.core.records import Training, pass_counts
+from halo_forge.core.selection import kept_before, most_replayed, replay, solved
 
-Sample = dict[str, Any]
+Options = dict[str, Any]
 
 
-def cycle(number: int, *samples: tuple[str, int, Sample]) -> PastCycle:
+def cycle(number: int, *samples: tuple[str, int, Options]) -> Training:
     verdicts = [verdict(prompt_id, index, **options) for prompt_id, index, options in samples]
     completions = [completion(each.prompt_id, each.index, text=f"c{number} {each.index}") for each in verdicts]
-    kept = tuple((each.prompt_id, each.index) for each in verdicts if each.passed)
-    return PastCycle.of(number, completions, verdicts, Selection(kept, {}, "pass"))
+    return training(number, paired(completions, verdicts))
 
 
-def own(program: str) -> Sample:
+def own(program: str) -> Options:
     return {"source": program, "normal": program}
 
 
-def again(past: list[PastCycle], now: PastCycle, **options: Any) -> list[tuple[int, str, int]]:
+def again(past: list[Training], now: Training, **options: Any) -> list[tuple[int, str, int]]:
     arguments: dict[str, Any] = {"share": 0.5, "cap": None, "seed": 0} | options
     return list(replay(past, now.kept, **arguments))
 
@@ -36,7 +36,7 @@ NOW = cycle(3, ("a", 0, own("now a")), ("b", 0, own("now b")))
 def test_what_is_remembered() -> None:
     past = cycle(1, ("a", 0, own("x")), ("a", 1, {"reward": 0.5}), ("b", 0, {"reward": 0.0, "status": "error"}))
     assert past.pass_counts == {"a": (1, 2), "b": (0, 0)}
-    assert [candidate.key for candidate in past.kept] == [("a", 0)]
+    assert [sample.key for sample in past.kept] == [("a", 0)]
     assert kept_before([past]) == {("source", "x"), ("normal", "a", "x")}
 
 
@@ -93,4 +93,4 @@ def test_solved(passed: int, judged: int, found: str | None) -> None:
 
 def test_outcomes_leave_errors_out() -> None:
     verdicts = [verdict("a", 0), verdict("a", 1, 0.5), verdict("a", 2, 0.0, status="error")]
-    assert pass_counts(verdicts) == {"a": (1, 2)}
+    assert pass_counts(samples_of(verdicts)) == {"a": (1, 2)}

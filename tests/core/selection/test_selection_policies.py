@@ -6,7 +6,8 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from selection_samples import completion, verdict
+from policy_versions import samples_of
+from selection_samples import verdict
 
 from halo_forge.core.records import Selection, Verdict
 from halo_forge.core.selection import SelectionSpec
@@ -22,7 +23,7 @@ SAMPLES = [
 
 def select(policy: SelectionSpec, verdicts: list[Verdict] = SAMPLES, **options: Any) -> Selection:
     arguments: dict[str, Any] = {"threshold": 0.0, "keep_fraction": 1.0, "seed": 0} | options
-    return policy.select([completion(each.prompt_id, each.index) for each in verdicts], verdicts, **arguments)
+    return policy.select(samples_of(verdicts), **arguments)
 
 
 def rewards(selection: Selection) -> dict[str, list[float]]:

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from policy_versions import samples_of
 from pydantic import ValidationError
-from selection_samples import completion, verdict
+from selection_samples import completion, paired, verdict
 
-from halo_forge.core.records import HACK_FLAGS, Completion, Selection, Threshold, Verdict
+from halo_forge.core.records import HACK_FLAGS, Completion, Sample, Selection, Threshold, Verdict
 from halo_forge.core.registry import discover
 from halo_forge.core.selection import REASONS, SelectionSpec, kinds, quota, without_flaky
 from halo_forge.core.selection.threshold import KeepThreshold
@@ -24,7 +25,7 @@ POLICIES = [pytest.param(spec, id=kind) for kind, spec in SPECS.items() if not s
 def select(policy: SelectionSpec, verdicts: list[Verdict], **options: Any) -> Selection:
     completions = options.pop("completions", [completion(each.prompt_id, each.index) for each in verdicts])
     arguments: dict[str, Any] = {"threshold": "pass", "keep_fraction": 1.0, "seed": 0}
-    return policy.select(completions, verdicts, **(arguments | options))
+    return policy.select(paired(completions, verdicts), **(arguments | options))
 
 
 def dropped(selection: Selection) -> dict[str, set[tuple[str, int]]]:
@@ -108,21 +109,21 @@ def test_flaky_samples_leave_and_nobody_takes_their_place() -> None:
         dataclasses.replace(verdict("a", 4), warnings=7, wall_seconds=9.0),
     ]
     again = [each for each in again if ("a", each.index) in selection.kept]
-    steady = without_flaky(selection, verdicts, again)
+    steady = without_flaky(selection, samples_of(verdicts), again)
     flaky = {key for key in selection.kept if key in {("a", 1), ("a", 2)}}
     unknown = {key for key in selection.kept if key == ("a", 0)}
     assert flaky and unknown
     assert steady.kept == tuple(key for key in selection.kept if key not in flaky | unknown)
     assert dropped(steady) == {**dropped(selection), "flaky": flaky, "flaky_unknown": unknown}
     assert tuple(steady.dropped) == REASONS
-    assert without_flaky(selection, verdicts, []) == selection
+    assert without_flaky(selection, samples_of(verdicts), []) == selection
 
 
 def test_another_number_of_passed_tests_is_another_verdict() -> None:
     verdicts = [dataclasses.replace(verdict("a", 0, 0.8), tests_passed=2, tests_total=3)]
     selection = select(KeepThreshold(), verdicts, threshold=0.5)
     again = [dataclasses.replace(verdicts[0], tests_passed=1)]
-    assert without_flaky(selection, verdicts, again).kept == ()
+    assert without_flaky(selection, samples_of(verdicts), again).kept == ()
 
 
 @pytest.mark.parametrize(
@@ -289,16 +290,14 @@ def test_a_fraction_outside_is_an_error_even_without_samples(spec: type[Selectio
         select(spec(), [], keep_fraction=fraction)
 
 
-def test_samples_that_do_not_belong_together_are_an_error() -> None:
-    one = [verdict("a", 0)]
-    with pytest.raises(ValueError, match="differ"):
-        select(KeepThreshold(), one, completions=[completion("a", 1)])
-    with pytest.raises(ValueError, match="differ"):
-        select(KeepThreshold(), [], completions=[completion("a", 1)])
+def test_a_verdict_belongs_to_its_completion() -> None:
+    with pytest.raises(ValueError, match="not of one sample"):
+        Sample(completion("a", 1), verdict("a", 0))
+
+
+def test_a_sample_that_occurs_twice_is_an_error() -> None:
     with pytest.raises(ValueError, match="twice"):
-        select(KeepThreshold(), one + one, completions=[completion("a", 0)])
-    with pytest.raises(ValueError, match="twice"):
-        select(KeepThreshold(), one, completions=[completion("a", 0), completion("a", 0)])
+        select(KeepThreshold(), [verdict("a", 0), verdict("a", 0)])
 
 
 @st.composite
@@ -344,7 +343,7 @@ def test_properties_of_every_policy(
     completions, verdicts = samples
     policy = spec(per_prompt_cap=cap)
     options: dict[str, Any] = {"threshold": threshold, "keep_fraction": fraction, "seed": seed}
-    selection = policy.select(completions, verdicts, **options)
+    selection = policy.select(paired(completions, verdicts), **options)
 
     # Every sample is kept or dropped, once.
     accounted = [*selection.kept, *(key for keys in selection.dropped.values() for key in keys)]
@@ -360,11 +359,10 @@ def test_properties_of_every_policy(
     assert cap is None or all(prompts.count(prompt_id) <= cap for prompt_id in set(prompts))
     assert len(selection.kept) <= policy.max_kept(3, 8, fraction)
 
-    # Neither list's order matters.
-    shuffled_completions, shuffled_verdicts = list(completions), list(verdicts)
-    random.shuffle(shuffled_completions)
-    random.shuffle(shuffled_verdicts)
-    assert policy.select(shuffled_completions, shuffled_verdicts, **options) == selection
+    # Their order does not matter.
+    shuffled = list(paired(completions, verdicts))
+    random.shuffle(shuffled)
+    assert policy.select(shuffled, **options) == selection
 
 
 @pytest.mark.parametrize("spec", EVERY_POLICY)

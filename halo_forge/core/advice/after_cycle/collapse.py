@@ -1,11 +1,11 @@
-"""Answers become the same answer."""
+"""Samples become alike."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Literal
 
-from halo_forge.core.advice._facts import MIN_PROMPTS, Advice, Facts
+from halo_forge.core.advice._facts import MIN_PROMPTS, Advice, RunFacts
 from halo_forge.core.advice._rule import Rule
 
 
@@ -20,23 +20,23 @@ class Spec(Rule):
     rise: float = 0.1
     """... which must also have risen by this: twice a small probability is a handful of programs."""
 
-    def look(self, facts: Facts) -> Advice | None:
+    def look(self, facts: RunFacts) -> Advice | None:
         """See the module."""
         signs = list(self._signs(facts))
         if not signs or facts.num_prompts("dev") < MIN_PROMPTS:
             return None
         return Advice(
             kind=self.kind,
-            symptom="answers narrow to few programs",
+            symptom="diversity is collapsing to few distinct programs",
             evidence="; ".join(signs),
-            cause="each cycle trains on what the last one already preferred (mode collapse)",
-            action="raise engine.temperature towards 1 or above; replay; training.start_from base; half the learning"
-            " rate; whether a decay alone helps is open",
-            power="no interval: means over the dev prompts, one run; where nearly every sample passes, narrowing is"
-            " also success",
+            cause="each cycle trains on what the previous one already preferred (mode collapse)",
+            action="raise engine.temperature to 1 or above, enable replay, set training.start_from: base, or halve the"
+            " learning rate; whether a decaying rate alone helps is unknown",
+            power="no interval: means over the dev prompts of one run; where nearly every sample passes, low diversity"
+            " is also a sign of success",
         )
 
-    def _signs(self, facts: Facts) -> Iterator[str]:
+    def _signs(self, facts: RunFacts) -> Iterator[str]:
         for name in ("dev/diversity/distinct@4", "probe/entropy"):
             ratio = facts.ratio(name)
             if ratio is not None and ratio < self.share:
@@ -46,5 +46,5 @@ class Spec(Rule):
         if before is not None and after is not None and after > self.times * before and after - before > self.rise:
             yield self._shown(facts, name)
 
-    def _shown(self, facts: Facts, name: str) -> str:
-        return f"{name} {facts.now.metrics[name]:.3g}, of v0 {facts.start.metrics[name]:.3g}"
+    def _shown(self, facts: RunFacts, name: str) -> str:
+        return f"{name} {facts.now.metrics[name]:.3g}, v0 had {facts.start.metrics[name]:.3g}"

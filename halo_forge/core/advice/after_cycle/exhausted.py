@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
-from halo_forge.core.advice._facts import Advice, Facts
+from halo_forge.core.advice._facts import Advice, RunFacts
 from halo_forge.core.advice._rule import Rule
 
 
@@ -18,7 +18,7 @@ class Spec(Rule):
     """Nats per token of the kept samples before the cycle trained on them."""
     stale: float = 0.5
 
-    def look(self, facts: Facts) -> Advice | None:
+    def look(self, facts: RunFacts) -> Advice | None:
         """See the module."""
         signs = list(self._signs(facts))
         if not signs:
@@ -27,12 +27,12 @@ class Spec(Rule):
             kind=self.kind,
             symptom="the kept samples have little left to teach",
             evidence="; ".join(signs),
-            cause="the prompts are used up for this model",
-            action="harder or other prompts, or stop here",
+            cause="this model has little left to learn from these prompts",
+            action="use harder or different prompts, or stop here",
             power="exact for the samples of this cycle",
         )
 
-    def _signs(self, facts: Facts) -> Iterator[str]:
+    def _signs(self, facts: RunFacts) -> Iterator[str]:
         loss, stale = facts.trained("kept/nll_before"), facts.trained("kept/stale_fraction")
         if loss is not None and loss < self.low_loss:
             yield f"loss of the kept samples before training {loss:.3f} nats/token (below {self.low_loss:g})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from halo_forge.core.advice._facts import Advice, Facts
+from halo_forge.core.advice._facts import Advice, RunFacts
 from halo_forge.core.advice._rule import Rule
 
 
@@ -16,18 +16,19 @@ class Spec(Rule):
     high: float = 5.0
     """90th percentile of this cycle over the median of the first."""
 
-    def look(self, facts: Facts) -> Advice | None:
+    def look(self, facts: RunFacts) -> Advice | None:
         """See the module."""
-        first, now = facts.reports[0].trained.get("gradient_norm_median"), facts.trained("gradient_norm_p90")
-        if len(facts.reports) < 2 or first is None or now is None or first == 0.0:
+        first, now = facts.trainings[0].trained.metrics.get("gradient_norm_median"), facts.trained("gradient_norm_p90")
+        if len(facts.trainings) < 2 or first is None or now is None or first == 0.0:
             return None
         if self.low <= now / first <= self.high:
             return None
         return Advice(
             kind=self.kind,
-            symptom="gradients are of another size than in the first cycle",
-            evidence=f"90th percentile {now:.3g}, median of the first cycle {first:.3g}: {now / first:.2g} times",
-            cause="other rows (lengths, number), a loss mask that went wrong, or another scale; not the learning rate",
-            action="look at the training rows and their lengths; compare alpha / r; no change of the learning rate",
+            symptom="gradient norms differ from those of the first cycle",
+            evidence=f"90th percentile {now:.3g}, median of the first cycle {first:.3g}: ratio {now / first:.2g}",
+            cause="different training rows (length or number), a wrong loss mask, or a different adapter scale; not the"
+            " learning rate",
+            action="inspect the training rows and their lengths, and compare alpha / r; keep the learning rate",
             power="one cycle's steps",
         )

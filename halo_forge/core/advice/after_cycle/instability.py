@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from halo_forge.core.advice._facts import Advice, Facts
+from halo_forge.core.advice._facts import Advice, RunFacts
 from halo_forge.core.advice._rule import Rule
 
 
@@ -19,16 +19,17 @@ class Spec(Rule):
     spike: float = 2.0
     """Largest over median loss of the cycle's steps."""
 
-    def look(self, facts: Facts) -> Advice | None:
+    def look(self, facts: RunFacts) -> Advice | None:
         """See the module."""
         clipped, spike = facts.trained("clip_fraction"), facts.trained("loss_spike")
         if clipped is None or spike is None or clipped <= self.clipped or spike <= self.spike:
             return None
         return Advice(
             kind=self.kind,
-            symptom="the loss jumps while most steps are clipped",
+            symptom="the loss spikes while most steps are clipped",
             evidence=f"{clipped:.0%} of the steps clipped, largest loss {spike:.2g} times the median",
-            cause="steps too large for the batches, or single bad batches",
-            action="half the learning rate, a longer warm-up, or larger batches; look at the rows of the worst step",
-            power="one cycle's steps; a small batch jumps by chance too",
+            cause="steps too large for the batch size, or individual bad batches",
+            action="halve the learning rate, lengthen the warm-up, or use larger batches; inspect the rows of the worst"
+            " step",
+            power="one cycle's steps; small batches also spike by chance",
         )

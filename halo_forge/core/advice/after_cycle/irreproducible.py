@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from halo_forge.core.advice._facts import Advice, Facts, in_words, power
+from halo_forge.core.advice._facts import Advice, RunFacts, in_words, power
 from halo_forge.core.advice._rule import Rule
 
 
@@ -15,18 +15,19 @@ class Spec(Rule):
     kind: Literal["irreproducible"] = "irreproducible"
     errors: float = 3.0
 
-    def look(self, facts: Facts) -> Advice | None:
+    def look(self, facts: RunFacts) -> Advice | None:
         """See the module."""
         if facts.last is None or facts.trained("learning_rate_mass") != 0.0:
             return None
-        change = facts.change("passes", facts.versions[facts.last.settings["parent_version"]])
+        change = facts.change("passes", facts.versions[facts.last.settings.parent_version])
         if change is None or abs(change.mean) <= self.errors * change.standard_error:
             return None
         return Advice(
             kind=self.kind,
-            symptom="two measurements of one model differ",
+            symptom="two measurements of the same model differ",
             evidence=in_words("dev pass rate", change),
             cause="verdicts that depend on time or load, or samples that depend on more than their seed",
-            action="find it before anything else: compare dev_completions.jsonl and dev_verdicts.jsonl of both cycles",
+            action="find the cause before anything else: compare dev_completions.jsonl and dev_verdicts.jsonl of both"
+            " cycles",
             power=power(change),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from halo_forge.core.advice._facts import Advice, Facts
+from halo_forge.core.advice._facts import Advice, RunFacts
 from halo_forge.core.advice._rule import Rule
 
 
@@ -19,11 +19,11 @@ class Spec(Rule):
     moved_kl: float = 0.01
     """Nats per token of the cycle's step, from which on it did train, however few the steps were."""
 
-    def look(self, facts: Facts) -> Advice | None:
+    def look(self, facts: RunFacts) -> Advice | None:
         """See the module."""
         assert facts.last is not None
         num_steps, mass = facts.trained("optimizer_steps"), facts.trained("learning_rate_mass")
-        rate = facts.last.settings["learning_rate"]
+        rate = facts.last.settings.learning_rate
         if num_steps is None or mass is None:
             return None
         if num_steps >= self.few_steps and mass >= self.share * rate * num_steps:
@@ -33,11 +33,11 @@ class Spec(Rule):
             return None
         return Advice(
             kind=self.kind,
-            symptom="the cycle hardly trained",
+            symptom="the cycle barely trained",
             evidence=f"{num_steps:.0f} optimizer steps, learning-rate mass {mass:.3g} of {rate * num_steps:.3g} (peak x"
-            f" steps), {facts.last.num_kept} samples kept",
-            cause="too few samples kept for the batch size, or a warm-up and decay that take most of the rate",
-            action="a smaller training.per_device_train_batch_size or gradient_accumulation_steps, more"
+            f" steps), {len(facts.last.kept)} samples kept",
+            cause="too few kept samples for the batch size, or warm-up and decay remove most of the learning rate",
+            action="reduce training.per_device_train_batch_size or gradient_accumulation_steps, raise"
             " samples_per_prompt, or no warm-up",
             power="exact: both numbers are what the optimizer applied",
         )

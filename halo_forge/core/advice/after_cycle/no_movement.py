@@ -1,10 +1,10 @@
-"""After some cycles the model is still the start model: the updates are too small."""
+"""After some cycles the model has hardly moved from the start model: the updates are too small."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from halo_forge.core.advice._facts import Advice, Facts, in_words, power
+from halo_forge.core.advice._facts import Advice, RunFacts, in_words, power
 from halo_forge.core.advice._rule import Rule
 
 
@@ -17,10 +17,10 @@ class Spec(Rule):
     """Nats per token, KL(start || now)."""
     factor: float = 3.0
 
-    def look(self, facts: Facts) -> Advice | None:
+    def look(self, facts: RunFacts) -> Advice | None:
         """See the module."""
         divergence = facts.now.metrics.get("kl_to_start")
-        if len(facts.reports) < self.num_cycles or divergence is None or divergence >= self.small_kl:
+        if len(facts.trainings) < self.num_cycles or divergence is None or divergence >= self.small_kl:
             return None
         passes = facts.change("passes", facts.start)
         changes = (passes, facts.change("compiles", facts.start), facts.change("covered", facts.start))
@@ -29,10 +29,10 @@ class Spec(Rule):
         assert passes is not None
         return Advice(
             kind=self.kind,
-            symptom=f"after {len(facts.reports)} cycles the model is still the start model",
+            symptom=f"after {len(facts.trainings)} cycles the model has hardly moved from the start model",
             evidence=f"KL to the start model {divergence:.2g} nats/token (below {self.small_kl:g});"
-            f" {in_words('dev pass rate', passes)}; compile rate and coverage within one standard error too",
-            cause="the learning rate, or its sum over the steps, is too low",
+            f" {in_words('dev pass rate', passes)}; compile rate and coverage are within one standard error too",
+            cause="the learning rate or the learning-rate mass is too low",
             action=f"try {self.factor:g} times the learning rate",
             power=f"the divergence is nearly exact; {power(passes)}",
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from halo_forge.core.advice._facts import Advice, Facts, in_words, power
+from halo_forge.core.advice._facts import Advice, RunFacts, in_words, power
 from halo_forge.core.advice._rule import Rule
 
 
@@ -15,16 +15,17 @@ class Spec(Rule):
     gain: float = 0.05
     """On the train prompts; a smaller one is not worth the question."""
 
-    def look(self, facts: Facts) -> Advice | None:
+    def look(self, facts: RunFacts) -> Advice | None:
         """See the module."""
         train, dev = facts.change("passes", facts.start, "train"), facts.change("passes", facts.start)
         if train is None or dev is None or train.mean <= self.gain or train.low <= dev.high:
             return None
         return Advice(
             kind=self.kind,
-            symptom="train prompts improve, dev prompts do not follow",
-            evidence=f"{in_words('train pass rate', train)}; {in_words('dev pass rate', dev)}; the intervals are apart",
+            symptom="train prompts improve but dev prompts do not",
+            evidence=f"{in_words('train pass rate', train)}; {in_words('dev pass rate', dev)}; the intervals do not"
+            " overlap",
             cause="the model learns the prompts, not the task",
-            action="more and other train prompts; training.start_from base with replay; or stop here",
+            action="add more and different train prompts, use training.start_from: base with replay, or stop here",
             power=power(dev),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from halo_forge.core.advice._facts import MIN_PROMPTS, Advice, Facts
+from halo_forge.core.advice._facts import MIN_PROMPTS, Advice, RunFacts
 from halo_forge.core.advice._rule import Rule
 
 
@@ -15,7 +15,7 @@ class Spec(Rule):
     kind: Literal["saturated"] = "saturated"
     limit: float = 0.6
 
-    def look(self, facts: Facts) -> Advice | None:
+    def look(self, facts: RunFacts) -> Advice | None:
         """See the module."""
         share = facts.now.metrics.get("train/always")
         num_prompts = facts.num_prompts("train")
@@ -26,6 +26,6 @@ class Spec(Rule):
             symptom="most train prompts are always solved",
             evidence=f"{share:.0%} of {num_prompts} prompts (more than {self.limit:.0%})",
             cause="the prompts are too easy for this model",
-            action="harder prompts; raft.prompt_weights learnable; raft.sampling budgeted",
-            power="a prompt with a true rate of 0.8 passes 8 of 8 in 17 % of cases",
+            action="use harder prompts, raft.prompt_weights: learnable, or raft.sampling: budgeted",
+            power="a prompt with a true rate of 0.8 passes 8 of 8 in 17% of cases",
         )

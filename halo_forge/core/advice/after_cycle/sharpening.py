@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from halo_forge.core.advice._facts import Advice, Facts, in_words, power
+from halo_forge.core.advice._facts import Advice, RunFacts, in_words, power
 from halo_forge.core.advice._rule import Rule
 
 
@@ -13,16 +13,17 @@ class Spec(Rule):
 
     kind: Literal["sharpening"] = "sharpening"
 
-    def look(self, facts: Facts) -> Advice | None:
+    def look(self, facts: RunFacts) -> Advice | None:
         """See the module."""
         passes, covered = facts.change("passes", facts.start), facts.change("covered", facts.start)
         if passes is None or covered is None or passes.mean < 0.0 or covered.high >= 0.0:
             return None
         return Advice(
             kind=self.kind,
-            symptom="fewer dev prompts are solved at all, though not fewer samples pass",
+            symptom="fewer dev prompts are solved at all, although the pass rate has not fallen",
             evidence=f"{in_words('dev pass rate', passes)}; {in_words('dev coverage', covered)}",
-            cause="the model sharpens: it gives up rare solutions for frequent ones",
-            action="sample at temperature 1; a selection.per_prompt_cap; training.start_from average (weight 0.5)",
+            cause="sharpening: the model trades rare solutions for frequent ones",
+            action="sample at temperature 1, set selection.per_prompt_cap, or use training.start_from: average (weight"
+            " 0.5)",
             power=power(covered),
         )

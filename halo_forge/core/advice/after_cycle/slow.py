@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from halo_forge.core.advice._facts import Advice, Facts, in_words, power
+from halo_forge.core.advice._facts import Advice, RunFacts, in_words, power
 from halo_forge.core.advice._rule import Rule
 
 
@@ -18,9 +18,9 @@ class Spec(Rule):
     small_kl: float = 0.001
     """Nats per token of one cycle, below which the steps are the likely cause."""
 
-    def look(self, facts: Facts) -> Advice | None:
+    def look(self, facts: RunFacts) -> Advice | None:
         """See the module."""
-        if len(facts.reports) < self.num_cycles:
+        if len(facts.trainings) < self.num_cycles:
             return None
         if any(version.metrics.get("decision/outcome") == 1.0 for version in facts.versions[-self.num_cycles :]):
             return None  # a gain on decisions.metric, whichever that is
@@ -35,7 +35,9 @@ class Spec(Rule):
             symptom=f"{self.num_cycles} cycles without a gain",
             evidence=f"{in_words('dev pass rate', change)} over {self.num_cycles} cycles: a gain of {self.worth:g} is"
             f" ruled out; KL to the previous version {moved}",
-            cause="steps that are too small" if small else "the kept samples teach no more",
-            action="3 times the learning rate" if small else "harder or more prompts, more samples_per_prompt, or stop",
+            cause="updates that are too small" if small else "the kept samples teach nothing new",
+            action="try 3 times the learning rate"
+            if small
+            else "use harder or more prompts, raise samples_per_prompt, or stop",
             power=power(change),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from halo_forge.core.advice._facts import Advice, Facts, in_words, power
+from halo_forge.core.advice._facts import Advice, RunFacts, in_words, power
 from halo_forge.core.advice._rule import Rule
 
 
@@ -14,16 +14,16 @@ class Spec(Rule):
     about_training: ClassVar[bool] = False
     kind: Literal["zero_learning_rate"] = "zero_learning_rate"
 
-    def look(self, facts: Facts) -> Advice | None:
+    def look(self, facts: RunFacts) -> Advice | None:
         """See the module."""
         if facts.last is None or facts.trained("learning_rate_mass") != 0.0:
             return None
-        change = facts.change("passes", facts.versions[facts.last.settings["parent_version"]])
+        change = facts.change("passes", facts.versions[facts.last.settings.parent_version])
         return Advice(
             kind=self.kind,
             symptom="the learning rate is 0",
             evidence=in_words("dev pass rate", change) if change is not None else "the learning-rate mass is 0",
-            cause="it is set so: this is a control run, or a schedule ends at 0",
-            action="none: no difference is the expected result",
+            cause="configured that way: a control run, or a schedule that ends at 0",
+            action="none: no difference is expected",
             power=power(change) if change is not None else "exact",
         )

@@ -2,7 +2,7 @@
 
 It is started as `python -I -S -c <BOOT> <package root> <command ...>` and holds the other end of a pipe on standard
 input.  However the process at the first end goes, by SIGKILL too, the kernel closes that end.  Being a subreaper, the
-leash becomes the parent of whatever the server's processes leave behind, in sessions of their own as well: vLLM's
+guard becomes the parent of whatever the server's processes leave behind, in sessions of their own as well: vLLM's
 engine process, for one, outlives a server that was killed (vllm#55510).
 """
 
@@ -17,7 +17,7 @@ import sys
 
 from halo_forge.sandbox import processes, syscalls
 
-BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from halo_forge.engines._leash import main; main()"
+BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from halo_forge.engines._server_guard import main; main()"
 GRACE_SECONDS = 10.0
 """From SIGTERM to SIGKILL."""
 

@@ -29,7 +29,7 @@ BATCH_TOKENS = 1024
 """Tokens, padding included, of one pass through the layers; more of them are not faster on a CPU."""
 
 
-class Probe:
+class DriftProbe:
     """Compares versions of one policy on answers that are given; it moves the policy between adapters.
 
     Args:

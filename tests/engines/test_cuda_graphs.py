@@ -13,7 +13,7 @@ from halo_forge.core.errors import ConfigError
 torch = pytest.importorskip("torch")
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
-from halo_forge.engines._graphs import Graphs  # noqa: E402
+from halo_forge.engines._cuda_graphs import CudaGraphs  # noqa: E402
 
 
 class Stream:
@@ -88,7 +88,7 @@ def test_each_shape_is_captured_once_and_all_leave_their_result_in_one_place(cud
 
         return step
 
-    graphs = Graphs(max_rows=8)
+    graphs = CudaGraphs(max_rows=8)
     places = set()
     for number, rows in enumerate((2, 8, 4, 2, 8)):
         inputs.fill_(number)
@@ -116,7 +116,7 @@ def failing(error: Exception) -> Callable[[], Any]:
 def test_a_step_that_cannot_be_captured_is_an_error_that_says_what_to_do(cuda: Cuda) -> None:
     step = failing(RuntimeError("operation not permitted when stream is capturing\nsee the manual"))
     with pytest.raises(ConfigError) as caught:
-        Graphs(max_rows=2).run((2, 64), step)
+        CudaGraphs(max_rows=2).run((2, 64), step)
     assert caught.value.message == (
         "engine.cuda_graphs: a decoding step cannot be captured: operation not permitted when stream is capturing"
     )
@@ -127,7 +127,7 @@ def test_a_step_that_cannot_be_captured_is_an_error_that_says_what_to_do(cuda: C
 def test_a_capture_without_memory_is_still_an_error_of_memory(cuda: Cuda) -> None:
     """What halves the rows in flight."""
     with pytest.raises(torch.OutOfMemoryError, match="no 3 GiB"):
-        Graphs(max_rows=2).run((2, 64), failing(torch.OutOfMemoryError("no 3 GiB")))
+        CudaGraphs(max_rows=2).run((2, 64), failing(torch.OutOfMemoryError("no 3 GiB")))
     assert cuda.stream is cuda.own
 
 
@@ -136,4 +136,4 @@ def test_a_step_that_fails_before_its_capture_fails_as_it_is(cuda: Cuda) -> None
         raise ValueError("not of the graph")
 
     with pytest.raises(ValueError, match="not of the graph"):
-        Graphs(max_rows=2).run((2, 64), step)
+        CudaGraphs(max_rows=2).run((2, 64), step)

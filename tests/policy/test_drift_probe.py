@@ -11,8 +11,8 @@ from tiny_models import LoraOptions, adapter_weights, disturb_adapter, load_poli
 
 from halo_forge.core.metrics import DriftFacts, measure_drift
 from halo_forge.core.records import Completion
-from halo_forge.policy import probe as module
-from halo_forge.policy.probe import Probe
+from halo_forge.policy import drift_probe as module
+from halo_forge.policy.drift_probe import DriftProbe
 
 torch = pytest.importorskip("torch")
 PROMPTS = prompts(["add two numbers", "a much longer task: print the sum of all values of an array", "x"])
@@ -60,7 +60,7 @@ def test_the_probe_equals_two_plain_models(
         plain[version] = load_policy(tiny_models[name])
         plain[version].load_adapter(folders[version], version)
     fixed, own = answers(1), answers(2, num=3)
-    probe = Probe(policy, PROMPTS)
+    probe = DriftProbe(policy, PROMPTS)
     probe.drift(1, 0, loader(policy, folders), fixed, own)
     facts = probe.drift(2, 1, loader(policy, folders), fixed, own)
     for number, each in enumerate(fixed):
@@ -85,12 +85,12 @@ def test_what_is_remembered_is_what_a_resumed_run_computes_anew(tiny_models: dic
     policy = load_policy(tiny_models["llama"])
     folders = saved_versions(policy, tmp_path)
     fixed, own, asked = answers(1), answers(2, num=2), loader(policy, folders)
-    going = Probe(policy, PROMPTS)
+    going = DriftProbe(policy, PROMPTS)
     found = [going.drift(version, max(version - 1, 0), asked, fixed, own) for version in range(4)]
-    assert found[2] == Probe(policy, PROMPTS).drift(2, 1, asked, fixed, own)
+    assert found[2] == DriftProbe(policy, PROMPTS).drift(2, 1, asked, fixed, own)
     # After a rollback a version's parent is an older one, which is no longer remembered.
     assert going.drift(3, 1, asked, fixed, own).kl_to_previous != found[3].kl_to_previous
-    assert going.drift(3, 1, asked, fixed, own) == Probe(policy, PROMPTS).drift(3, 1, asked, fixed, own)
+    assert going.drift(3, 1, asked, fixed, own) == DriftProbe(policy, PROMPTS).drift(3, 1, asked, fixed, own)
 
 
 def test_a_version_that_did_not_move_has_no_divergence(tiny_models: dict[str, Path], tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_version_that_did_not_move_has_no_divergence(tiny_models: dict[str, Pa
     start = adapter_weights(policy)
     policy.save_adapter(tmp_path / "1")
     found = measure_drift(
-        Probe(policy, PROMPTS).drift(1, 0, loader(policy, {0: None, 1: tmp_path / "1"}), answers(1), answers(2))
+        DriftProbe(policy, PROMPTS).drift(1, 0, loader(policy, {0: None, 1: tmp_path / "1"}), answers(1), answers(2))
     )
     kls = {name: value for name, value in found.items() if "kl_" in name}
     assert len(kls) == 6 and set(kls.values()) == {0.0}
@@ -113,7 +113,7 @@ def test_with_a_start_adapter_the_start_model_is_not_the_base_model(
     policy = load_policy(tiny_models["llama"])
     folders = saved_versions(policy, tmp_path)
     policy = load_policy(tiny_models["llama"], lora=LoraOptions(), adapter=str(folders[2]))
-    facts = Probe(policy, PROMPTS).drift(1, 0, loader(policy, folders), answers(1), [])
+    facts = DriftProbe(policy, PROMPTS).drift(1, 0, loader(policy, folders), answers(1), [])
     plain = {version: load_policy(tiny_models["llama"]) for version in (1, 2)}
     for version, each in plain.items():
         each.load_adapter(folders[version], version)
@@ -125,7 +125,7 @@ def test_with_a_start_adapter_the_start_model_is_not_the_base_model(
 def test_the_likelihood_of_answers_is_the_loss_on_them(tiny_models: dict[str, Path]) -> None:
     policy = load_policy(tiny_models["llama"])
     disturb_adapter(policy)
-    found = Probe(policy, PROMPTS).negative_log_likelihood(answers(3))
+    found = DriftProbe(policy, PROMPTS).negative_log_likelihood(answers(3))
     for number, each in enumerate(answers(3)):
         expected = -logs_of(policy, each).gather(1, torch.tensor(each.token_ids)[:, None])[:, 0]
         assert found[number] == pytest.approx(expected.tolist(), abs=1e-4)
@@ -133,20 +133,20 @@ def test_the_likelihood_of_answers_is_the_loss_on_them(tiny_models: dict[str, Pa
 
 def test_without_answers_there_is_nothing_to_say(tiny_models: dict[str, Path]) -> None:
     policy = load_policy(tiny_models["llama"])
-    facts = Probe(policy, PROMPTS).drift(0, 0, loader(policy, {0: None}), [], [])
+    facts = DriftProbe(policy, PROMPTS).drift(0, 0, loader(policy, {0: None}), [], [])
     assert isinstance(facts, DriftFacts) and measure_drift(facts) == {}
 
 
 def test_the_model_is_left_as_it_was(tiny_models: dict[str, Path]) -> None:
     policy = load_policy(tiny_models["llama"])
-    Probe(policy, PROMPTS).drift(0, 0, loader(policy, {0: None}), answers(1), answers(2))
+    DriftProbe(policy, PROMPTS).drift(0, 0, loader(policy, {0: None}), answers(1), answers(2))
     assert not any("forward" in each.__dict__ for each in policy.model.get_base_model().modules())
 
 
 def test_the_start_model_is_not_asked_about_truncated_answers(tiny_models: dict[str, Path], tmp_path: Path) -> None:
     policy = load_policy(tiny_models["llama"])
     folders = saved_versions(policy, tmp_path)
-    facts = Probe(policy, PROMPTS).drift(1, 0, loader(policy, folders), answers(1), answers(2), False)
+    facts = DriftProbe(policy, PROMPTS).drift(1, 0, loader(policy, folders), answers(1), answers(2), False)
     assert facts.start_log_probabilities == facts.own_log_probabilities
     found = measure_drift(facts)
     assert found["entropy"] > 0.0 and not any(name.startswith("reverse") for name in found)

@@ -14,7 +14,7 @@ import torch
 from halo_forge.core.errors import ConfigError
 
 
-class Graphs:
+class CudaGraphs:
     """One graph for each shape of the step; all share one pool of memory, as they never run at the same time.
 
     Args:

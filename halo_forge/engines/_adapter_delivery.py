@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from halo_forge.core.errors import ConfigError, ToolMissing
 from halo_forge.engines._http import CONNECT_SECONDS, Client, Refused, Unreachable
-from halo_forge.engines._leash import GRACE_SECONDS
+from halo_forge.engines._server_guard import GRACE_SECONDS
 from halo_forge.engines._server_process import POLL_SECONDS, NotStarted, ServerProcess
 from halo_forge.policy import adapter_digest, save_merged
 from halo_forge.supervisor import heartbeat
@@ -63,8 +63,8 @@ class SavedAdapter:
         return path
 
 
-class Way:
-    """One way; `bring` may be called again and again, and does only what is still to do.
+class AdapterDelivery:
+    """One way; `deliver` may be called again and again, and does only what is still to do.
 
     Attributes:
         key: What messages about the server begin with.
@@ -76,7 +76,7 @@ class Way:
         self.policy, self.folder, self.client = policy, folder, client
         self.adapter = SavedAdapter(policy, folder)
 
-    def bring(self) -> str:
+    def deliver(self) -> str:
         """Make the server answer with the policy; what it calls that model.
 
         Raises:
@@ -113,25 +113,25 @@ class Way:
     def keep_logs(self, folder: Path) -> None:
         """What a server of ours prints is to be kept there."""
 
-    def expect(self, num_tokens: int) -> None:
+    def expect_tokens(self, num_tokens: int) -> None:
         """Prompt and answer together will have up to so many tokens."""
 
-    def rest(self) -> None:
+    def idle(self) -> None:
         """Nobody asks for a while: the policy may be trained meanwhile."""
 
     def close(self) -> None:
         """End what was started."""
 
 
-class AsStarted(Way):
+class StartModelOnly(AdapterDelivery):
     """The server serves the start model, and nothing is brought to it."""
 
     def __init__(self, policy: Policy, folder: Path, client: Client, served_model: str) -> None:
         super().__init__(policy, folder, client)
         self.served_model = served_model
 
-    def bring(self) -> str:
-        """The start model's name; see `Way`."""
+    def deliver(self) -> str:
+        """The start model's name; see `AdapterDelivery`."""
         if self.policy.version > 0 or self.policy.adapter_norm() > 0:
             raise ConfigError(
                 f"engine.adapter: none, but v{self.policy.version} has an adapter, which the server does not have",
@@ -140,7 +140,7 @@ class AsStarted(Way):
         return self.served_model
 
 
-class RuntimeLora(Way):
+class RuntimeLoraDelivery(AdapterDelivery):
     """vLLM loads the adapter while it runs, under a name that says which one it is.
 
     The server keeps the last adapter at the end: it is not ours to end.
@@ -160,8 +160,8 @@ class RuntimeLora(Way):
         self.served_model = served_model
         self._loaded: str | None = None
 
-    def bring(self) -> str:
-        """The name of the adapter; see `Way`."""
+    def deliver(self) -> str:
+        """The name of the adapter; see `AdapterDelivery`."""
         path = self.adapter.path()
         if path is None:
             return self.served_model
@@ -186,7 +186,7 @@ class RuntimeLora(Way):
                 raise
 
 
-class Restarted(Way):
+class MergedRestart(AdapterDelivery):
     """A server of ours is started anew with every policy, merged into a plain model."""
 
     def __init__(
@@ -207,8 +207,8 @@ class Restarted(Way):
         self._version: int | None = None
         self._model = ""
 
-    def bring(self) -> str:
-        """What the started server calls the model; see `Way`."""
+    def deliver(self) -> str:
+        """What the started server calls the model; see `AdapterDelivery`."""
         if self._version != self.policy.version:
             self.close()
             self._model = self._merge()
@@ -219,14 +219,14 @@ class Restarted(Way):
 
     @property
     def lost_adapter_hint(self) -> str:
-        """See `Way`."""
+        """See `AdapterDelivery`."""
         return (
             f"see its log {self._server.log}; rounding of the merged weights can lose it: raise training.learning_rate,"
             " or use a server that loads adapters (engine.adapter: vllm_runtime_lora)"
         )
 
     def keep_logs(self, folder: Path) -> None:
-        """See `Way`."""
+        """See `AdapterDelivery`."""
         self._server.folder = folder
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from halo_forge.training._micro_batches import micro_batches
+from halo_forge.training._step_batch import micro_batches
 
 
 def test_rows_of_similar_lengths_go_together() -> None:

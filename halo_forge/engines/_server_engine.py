@@ -21,10 +21,19 @@ from typing import TYPE_CHECKING, Self
 from halo_forge.core.errors import ConfigError, HaloForgeError, ToolMissing
 from halo_forge.core.records import Completion, Prompt, SampleRequest
 from halo_forge.core.seeds import derive_seed
-from halo_forge.engines._http import Away, Client, Refused, Unreachable
+from halo_forge.engines._adapter_delivery import AdapterDelivery
+from halo_forge.engines._http import Client, ConnectionLost, Refused, Unreachable
 from halo_forge.engines._policy_proof import NUM_PROMPTS, NUM_TOKENS, prove
-from halo_forge.engines._served_adapter import Way
-from halo_forge.engines._server_forms import FORMS, Reply, Scored, Server, completion, question, reply, scored
+from halo_forge.engines._server_dialects import (
+    DIALECTS,
+    Choice,
+    ScoredTokens,
+    ServerKind,
+    completion,
+    parse_choice,
+    request_body,
+    scored_tokens,
+)
 from halo_forge.engines._server_spec import ServerSpec
 from halo_forge.supervisor import heartbeat
 
@@ -38,29 +47,29 @@ NUM_DRAWS = 2
 FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 0.25, 15.0
 
 
-class ServedEngine:
+class ServerEngine:
     """Asks the server; a context manager that ends what was started.
 
     Args:
         server: Whose fields beyond the protocol are used.
-        way: How the adapter comes to the server, given a folder that it may write in.
+        delivery: How the adapter comes to the server, given a folder that it may write in.
 
     Attributes:
         note: Gets what events.jsonl should hold: the name of an event, and its fields.
     """
 
-    takes_processors = False
+    saturates_cpu = False
 
     def __init__(
         self,
         policy: Policy,
         spec: ServerSpec,
         client: Client,
-        server: Server,
-        way: Callable[[Path], Way],
+        server: ServerKind,
+        delivery: Callable[[Path], AdapterDelivery],
     ) -> None:
         self.policy, self.spec, self.client, self.server = policy, spec, client, server
-        self.form = FORMS[server]
+        self.dialect = DIALECTS[server]
         self.note: Callable[..., None] = lambda event, **fields: None
         self._is_temporary = spec.exchange_folder is None
         if spec.exchange_folder is None:
@@ -68,8 +77,8 @@ class ServedEngine:
         else:
             self.folder = Path(spec.exchange_folder).expanduser().absolute()
             self.folder.mkdir(parents=True, exist_ok=True)
-        self.way = way(self.folder)
-        self._bringing = threading.Lock()
+        self.delivery = delivery(self.folder)
+        self._delivering = threading.Lock()
         self._model: str | None = None
         self._lengths: dict[str, int] = {}
         self._to_prove: list[list[Prompt]] = []
@@ -83,14 +92,14 @@ class ServedEngine:
 
     def __exit__(self, *exception: object) -> None:
         try:
-            self.way.close()
+            self.delivery.close()
         finally:
             if self._is_temporary:
                 shutil.rmtree(self.folder)
 
     def keep_logs(self, folder: Path) -> None:
-        """What a server of ours prints is to be kept there; see `KeepingLogs`."""
-        self.way.keep_logs(folder)
+        """What a server of ours prints is to be kept there; see `KeepsLogs`."""
+        self.delivery.keep_logs(folder)
 
     def sample(
         self, prompts: Mapping[str, Prompt], requests: Sequence[SampleRequest], policy_version: int
@@ -115,7 +124,9 @@ class ServedEngine:
         positions = self.policy.num_positions
         room = NUM_TOKENS if positions is None else positions - longest
         self._num_proof_tokens = min(NUM_TOKENS, room)
-        self.way.expect(longest + max(self._num_proof_tokens, *(request.max_new_tokens for request in requests)))
+        self.delivery.expect_tokens(
+            longest + max(self._num_proof_tokens, *(request.max_new_tokens for request in requests))
+        )
         num = min(NUM_PROMPTS, len(every))
         # Other prompts in another draw, where there are any: at temperature 0 a seed changes nothing.
         shift = len(every) // num // NUM_DRAWS
@@ -139,12 +150,12 @@ class ServedEngine:
             self.client.abort()
             pool.shutdown(cancel_futures=True)
         self.client.begin()
-        self.way.rest()
+        self.delivery.idle()
 
     def _prompt(self, prompt: Prompt) -> str | list[int]:
         """What the server is sent so that it sees exactly `policy.prompt_ids(prompt)`."""
         ids = self.policy.prompt_ids(prompt)
-        if self.form.takes_ids:
+        if self.dialect.takes_ids:
             return ids
         text, tokenizer = self.policy.render(prompt), self.policy.tokenizer
         # A server adds the tokenizer's special tokens to a text; the template may have them already.
@@ -175,17 +186,18 @@ class ServedEngine:
                 # A server that was started again between the two knows nothing of our adapter; asked twice it does.
                 if error.status != 404 or refused:
                     raise ConfigError(
-                        f"{self.way.key}: {error}",
-                        self.way.refused_hint,
+                        f"{self.delivery.key}: {error}",
+                        self.delivery.refused_hint,
                     ) from error
                 refused = True
             except Unreachable as error:
-                self._model, self._proved = None, self._proved and not isinstance(error, Away)
+                self._model, self._proved = None, self._proved and not isinstance(error, ConnectionLost)
                 deadline = time.monotonic() + self.spec.retry_seconds if deadline is None else deadline
                 if time.monotonic() >= deadline or self._given_up.is_set():
                     raise ToolMissing(
-                        f"{self.way.key}: {error} (asked again for {self.spec.retry_seconds:g} seconds)",
-                        f"{self.way.away_hint}; then run the same command with --resume: no answer that came is lost",
+                        f"{self.delivery.key}: {error} (asked again for {self.spec.retry_seconds:g} seconds)",
+                        f"{self.delivery.away_hint}; then run the same command with --resume: answers received so far"
+                        " are kept",
                     ) from error
                 # Apart from each other, or all that waited would knock at the same moment.
                 self._given_up.wait(min(delay * random.uniform(0.5, 1.5), max(0.0, deadline - time.monotonic())))
@@ -193,12 +205,12 @@ class ServedEngine:
 
     def _served(self) -> str:
         """What the server calls the policy; looked after once, and again whenever it failed somebody."""
-        with self._bringing:
+        with self._delivering:
             if self._failure is not None:  # the others would only start the same server once more
                 raise self._failure.with_traceback(None)
             if self._model is None:
                 try:
-                    model = self.way.bring()
+                    model = self.delivery.deliver()
                     if self.spec.max_policy_gap is not None and not self._proved:
                         self._prove(model, self.spec.max_policy_gap)
                 except HaloForgeError as error:
@@ -218,30 +230,30 @@ class ServedEngine:
             start = time.monotonic()
             asked = self._to_prove[draw]
             answers = self._scored(model, asked, draw)
-            self.way.adapter.path()
+            self.delivery.adapter.path()
             proof = prove(
-                self.policy, [self.policy.prompt_ids(prompt) for prompt in asked], answers, self.way.adapter.before
+                self.policy, [self.policy.prompt_ids(prompt) for prompt in asked], answers, self.delivery.adapter.before
             )
             self.note(
                 "served_policy",
                 policy_version=self.policy.version,
                 model=model,
-                adapter_digest=self.way.adapter.digest,
+                adapter_digest=self.delivery.adapter.digest,
                 draw=draw,
                 **proof.fields(),
                 seconds=round(time.monotonic() - start, 3),
             )
             if proof.gap > max_gap or not proof.may_be_chance:
                 break
-        proof.check(self.policy.version, max_gap, self.way)
+        proof.check(self.policy.version, max_gap, self.delivery)
         self._proved = True
 
-    def _scored(self, model: str, asked: Sequence[Prompt], draw: int) -> list[Scored]:
+    def _scored(self, model: str, asked: Sequence[Prompt], draw: int) -> list[ScoredTokens]:
         """The prompts' answers: sampled, with log-probabilities, or the likeliest where the server says none."""
-        answers: list[Scored] = []
-        if self.form.scores:
+        answers: list[ScoredTokens] = []
+        if self.dialect.scores:
             try:
-                answers = self._answers(model, asked, draw, 1.0, self.form.scores)
+                answers = self._answers(model, asked, draw, 1.0, self.dialect.scores)
             except Refused as error:
                 if error.status not in _UNKNOWN_FIELD:
                     raise
@@ -251,12 +263,12 @@ class ServedEngine:
 
     def _answers(
         self, model: str, asked: Sequence[Prompt], draw: int, temperature: float, fields: Mapping[str, object]
-    ) -> list[Scored]:
+    ) -> list[ScoredTokens]:
 
-        def answer(prompt: Prompt) -> Scored:
+        def answer(prompt: Prompt) -> ScoredTokens:
             seed = derive_seed("proof", self.policy.version, prompt.id, draw)
             request = SampleRequest(prompt.id, 0, seed, temperature, 1.0, None, self._num_proof_tokens)
-            found = scored(self.policy, request, self._ask(request, self._prompt(prompt), model, (), fields))
+            found = scored_tokens(self.policy, request, self._ask(request, self._prompt(prompt), model, (), fields))
             heartbeat.beat()
             return found
 
@@ -270,11 +282,11 @@ class ServedEngine:
         model: str,
         stop: Sequence[str],
         fields: Mapping[str, object] | None = None,
-    ) -> Reply:
-        body = question(self.server, model, prompt, request, stop=stop, stop_ids=self.policy.stop_ids)
+    ) -> Choice:
+        body = request_body(self.server, model, prompt, request, stop=stop, stop_ids=self.policy.stop_ids)
         data = self.client.post("/completions", {**body, **(fields or {})})
         try:
-            found = reply(data)
+            found = parse_choice(data)
         except ValueError as error:
             raise Refused(200, f"POST {self.client.base_url}/completions: {error}") from error
         if found.reason not in ("stop", "length"):  # such as "abort", by a server that is being ended

@@ -19,7 +19,7 @@ def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """
     probe = "@@halo@@"
     messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": probe}]
-    after = templated(tokenizer, messages, add_generation_prompt=False).rpartition(probe)[2]
+    after = apply_template(tokenizer, messages, add_generation_prompt=False).rpartition(probe)[2]
     ids = tokenizer(after, add_special_tokens=False)["input_ids"] if after else []
     # Many tokenizers mark their turn tokens as special without listing them among their named special tokens.
     marked = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
@@ -32,7 +32,7 @@ def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return int(tokenizer.eos_token_id)
 
 
-def templated(
+def apply_template(
     tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, add_generation_prompt: bool
 ) -> str:
     """The text of the messages in the model's chat template.

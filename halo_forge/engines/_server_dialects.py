@@ -18,13 +18,13 @@ from halo_forge.engines.transformers import cut_after
 if TYPE_CHECKING:
     from halo_forge.policy import Policy
 
-Server = Literal["vllm", "sglang", "llama_cpp", "transformers", "openai"]
+ServerKind = Literal["vllm", "sglang", "llama_cpp", "transformers", "openai"]
 
 _PLAIN = {"repetition_penalty": 1.0, "skip_special_tokens": False}
 
 
 @dataclass(frozen=True)
-class Form:
+class Dialect:
     """What one server takes beyond the protocol.
 
     Attributes:
@@ -45,8 +45,8 @@ class Form:
     scores: Mapping[str, Any] = field(default_factory=dict)
 
 
-FORMS: dict[Server, Form] = {
-    "vllm": Form(
+DIALECTS: dict[ServerKind, Dialect] = {
+    "vllm": Dialect(
         {**_PLAIN, "return_token_ids": True, "include_stop_str_in_output": True},
         takes_ids=True,
         all_tokens=-1,
@@ -55,7 +55,7 @@ FORMS: dict[Server, Form] = {
         # Not prompt_logprobs: vLLM 0.32 on a CPU dies of them when it has adapters and several requests.
         scores={"logprobs": 0},
     ),
-    "sglang": Form(
+    "sglang": Dialect(
         {**_PLAIN, "no_stop_trim": True},
         takes_ids=True,
         all_tokens=-1,
@@ -64,14 +64,14 @@ FORMS: dict[Server, Form] = {
         scores={"logprobs": 1},
     ),
     # Only beside log-probabilities it says which tokens it took.
-    "llama_cpp": Form({"repeat_penalty": 1.0, "logprobs": 1}, takes_ids=True, all_tokens=0, scores={"logprobs": 1}),
-    "transformers": Form({}, keeps_stop=True),
-    "openai": Form({}, scores={"logprobs": 1}),
+    "llama_cpp": Dialect({"repeat_penalty": 1.0, "logprobs": 1}, takes_ids=True, all_tokens=0, scores={"logprobs": 1}),
+    "transformers": Dialect({}, keeps_stop=True),
+    "openai": Dialect({}, scores={"logprobs": 1}),
 }
 
 
-def question(
-    server: Server,
+def request_body(
+    server: ServerKind,
     model: str,
     prompt: str | Sequence[int],
     request: SampleRequest,
@@ -84,7 +84,7 @@ def question(
     Args:
         prompt: Token ids for a server that takes them, else text.
     """
-    form = FORMS[server]
+    dialect = DIALECTS[server]
     body: dict[str, Any] = {
         "model": model,
         "prompt": prompt,
@@ -93,14 +93,14 @@ def question(
         "top_p": request.top_p,
         # llama.cpp keeps 32 bits, and its largest number stands for "any seed".
         "seed": request.seed % 2**31,
-        **form.extra,
+        **dialect.extra,
     }
-    if form.keeps_stop and stop:
+    if dialect.keeps_stop and stop:
         body["stop"] = list(stop)
-    if form.stop_ids:
+    if dialect.stop_ids:
         body["stop_token_ids"] = sorted(stop_ids)
-    if form.all_tokens is not None:
-        body["top_k"] = form.all_tokens if request.top_k is None else request.top_k
+    if dialect.all_tokens is not None:
+        body["top_k"] = dialect.all_tokens if request.top_k is None else request.top_k
         body["min_p"] = request.min_p
     if server == "transformers":
         # It has no fields for these, and starts from the model's own generation settings unless it is given others.
@@ -115,7 +115,7 @@ def question(
 
 
 @dataclass(frozen=True)
-class Reply:
+class Choice:
     """One choice of an answer.
 
     Attributes:
@@ -132,7 +132,7 @@ class Reply:
     num_tokens: int | None = None
 
 
-def reply(data: bytes) -> Reply:
+def parse_choice(data: bytes) -> Choice:
     """The one choice of an answer.
 
     Raises:
@@ -147,7 +147,7 @@ def reply(data: bytes) -> Reply:
             ids, values = [each["id"] for each in logs["content"]], [each["logprob"] for each in logs["content"]]
         elif logs is not None:
             values = logs["token_logprobs"]
-        return Reply(
+        return Choice(
             text=str(choice["text"]),
             token_ids=None if ids is None else tuple(int(each) for each in ids),
             reason=choice.get("finish_reason"),
@@ -159,8 +159,8 @@ def reply(data: bytes) -> Reply:
 
 
 @dataclass(frozen=True)
-class Scored:
-    """What a server says of the tokens that it took after a prompt; see `Reply`.
+class ScoredTokens:
+    """What a server says of the tokens that it took after a prompt; see `Choice`.
 
     Attributes:
         is_exact: The server says which tokens they are; else its text was tokenised here.
@@ -171,7 +171,7 @@ class Scored:
     is_exact: bool = True
 
 
-def scored(policy: Policy, request: SampleRequest, found: Reply) -> Scored:
+def scored_tokens(policy: Policy, request: SampleRequest, found: Choice) -> ScoredTokens:
     """The scores of an answer.
 
     Token ids that a server does not say are found by tokenising its text, which the model may have written with other
@@ -182,12 +182,12 @@ def scored(policy: Policy, request: SampleRequest, found: Reply) -> Scored:
         ids = completion(policy, request, found, ()).token_ids
         num = found.num_tokens if logs is None else len(logs)
         if num is not None and num - len(ids) not in ((0, 1) if found.reason == "stop" else (0,)):
-            return Scored((), None if logs is None else (), is_exact=False)
+            return ScoredTokens((), None if logs is None else (), is_exact=False)
     # The end of turn is not in a text.
-    return Scored(ids, None if logs is None else logs[: len(ids)], found.token_ids is not None)
+    return ScoredTokens(ids, None if logs is None else logs[: len(ids)], found.token_ids is not None)
 
 
-def completion(policy: Policy, request: SampleRequest, found: Reply, stop: Sequence[str]) -> Completion:
+def completion(policy: Policy, request: SampleRequest, found: Choice, stop: Sequence[str]) -> Completion:
     """The completion in a reply: without the end of turn, and up to and including the first stop string."""
     tokenizer, text, ids = policy.tokenizer, found.text, found.token_ids
     if ids is not None:

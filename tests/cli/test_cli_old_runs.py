@@ -1,0 +1,76 @@
+"""A run directory of schema 1, which kept the settings of selection in settings.json: shown, and not continued."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cli_calls import Cli, command_line
+from scripted_runs import MemoryVerifier, read, tree, write_inputs
+
+from halo_forge.verifiers.languages.c import Spec
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Cli]:
+    monkeypatch.setattr(Spec, "open", lambda self: MemoryVerifier())
+    monkeypatch.chdir(tmp_path)
+    with command_line(monkeypatch, capsys) as run:
+        yield run
+
+
+@pytest.fixture
+def old(cli: Cli, tmp_path: Path) -> Path:
+    """A finished run, in the layout of schema 1."""
+    assert cli("raft", "run", write_inputs(tmp_path), "--output-dir", "out").code == 0
+    root = tmp_path / "out"
+    write(root / "run.json", read(root / "run.json") | {"schema_version": 1})
+    for path in root.glob("cycles/*/selection_settings.json"):
+        chosen, settings = read(path), read(path.with_name("settings.json"))
+        path.unlink()
+        both = {"cycle": settings["cycle"], "parent_version": settings["parent_version"]} | chosen | settings
+        write(path.with_name("settings.json"), both)
+        report = path.with_name("report.json")
+        write(report, read(report) | {"settings": both})
+    return root
+
+
+def write(path: Path, value: dict[str, object]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def test_status_shows_it(cli: Cli, old: Path) -> None:
+    found = cli("raft", "status", "out", "--json")
+    assert found.code == 0
+    assert (found.json["state"], len(found.json["cycles"])) == ("finished", 3)
+    settings = found.json["cycles"][0]["settings"]
+    assert (settings["reward_threshold"], settings["learning_rate"]) == ("pass", 5e-5)
+    assert cli("raft", "status", "out").out.startswith("out: finished")
+
+
+def test_its_verdicts_can_be_rescored(cli: Cli, old: Path) -> None:
+    done = cli("verify", "--rescore", "out", "--set", "verifier.rewards.runs=0.6", "--json")
+    assert done.code == 0
+    assert done.json["cycles"][0]["threshold_old"] == "pass"
+
+
+@pytest.mark.parametrize("command", [("raft", "resume", "out"), ("raft", "resume", "out", "--from-cycle", "2")])
+def test_it_is_not_continued(cli: Cli, old: Path, command: tuple[str, ...]) -> None:
+    (old / "result.json").unlink()
+    before = tree(old)
+    done = cli(*command)
+    assert done.code == 3
+    assert "out: made by an earlier halo-forge (schema_version 1, this one continues 2)" in done.err
+    assert "raft status out" in done.err and "Traceback" not in done.err
+    assert tree(old) == before
+
+
+def test_a_renamed_policy_in_its_configuration_is_refused_in_one_sentence(cli: Cli, old: Path) -> None:
+    path = old / "config.resolved.yaml"
+    path.write_text(path.read_text(encoding="utf-8").replace("kind: best_per_prompt", "kind: everything"))
+    done = cli("raft", "status", "out")
+    assert done.code == 3
+    assert "selection.kind: found" in done.err and "(everything is now called unfiltered)" in done.err
+    assert len(done.err.splitlines()) == 2  # the error and what to do
