@@ -206,7 +206,7 @@ def run_config(root: Path) -> LoadedConfig:
     """
     path = root / "config.resolved.yaml"
     if not (root / "run.json").is_file() or not path.is_file():
-        raise RunDirError(f"{root}: no run of halo-forge here", "name the output_dir of a run (it holds run.json)")
+        raise RunDirError(f"{root}: not a run of halo-forge", "give the output_dir of a run (it contains run.json)")
     document = load_document(path)
     try:
         config = RaftConfig.model_validate({**document.data, "output_dir": str(root)})

@@ -370,7 +370,7 @@ def test_a_directory_that_belongs_to_something_else(cli: Cli, tmp_path: Path, me
     (tmp_path / "out/thesis.tex").write_text("mine")
     for more in ([], ["--resume"]):
         done = cli("raft", "run", config, "--output-dir", "out", *more)
-        assert (done.code, "no run of halo-forge (holds thesis.tex)" in done.err) == (3, True)
+        assert (done.code, "not a run of halo-forge (contains thesis.tex)" in done.err) == (3, True)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
 
 

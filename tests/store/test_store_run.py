@@ -37,7 +37,7 @@ def test_a_new_directory(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["thesis.tex", "config.yaml", "cycles"])
 def test_a_foreign_directory_is_refused_and_left_alone(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
-    with pytest.raises(RunDirError, match=f"no run of halo-forge .holds {name}") as caught:
+    with pytest.raises(RunDirError, match=f"not a run of halo-forge .contains {name}") as caught:
         Run(tmp_path)
     assert caught.value.exit_code == 3
     assert [path.name for path in tmp_path.iterdir()] == [name]

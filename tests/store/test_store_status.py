@@ -46,7 +46,7 @@ RUN: dict[str, Any] = {"run.json": {"schema_version": 1}}
 
 
 def test_no_run(tmp_path: Path) -> None:
-    with pytest.raises(RunDirError, match="no run of halo-forge here") as caught:
+    with pytest.raises(RunDirError, match="not a run of halo-forge") as caught:
         read_status(tmp_path, 2)
     assert caught.value.exit_code == 3
 
