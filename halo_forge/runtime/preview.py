@@ -245,8 +245,8 @@ def _warnings(config: RaftConfig, cycles: Sequence[CyclePlan], has_tests: bool) 
     restarts = [plan for plan in cycles[1:] if rate is not None and _restarts(rate, plan.cycle)]
     if restarts and config.training.start_from != "base":
         yield (
-            f"{_cycles(restarts)}: cosine_restarts puts the learning rate up again on an adapter that goes on: later"
-            " versions may lose what earlier ones learned; restarts belong to training.start_from base"
+            f"{_cycles(restarts)}: cosine_restarts raises the learning rate again on an adapter that keeps training:"
+            " later versions may lose what earlier ones learned; restarts belong to training.start_from base"
         )
     if (
         not restarts
@@ -259,8 +259,8 @@ def _warnings(config: RaftConfig, cycles: Sequence[CyclePlan], has_tests: bool) 
         )
     if config.selection.is_control:
         yield (
-            f"selection.kind is {config.selection.kind}: a control arm that trains on samples whatever their verdicts;"
-            " what it gains is what a run gains without its verifier"
+            f"selection.kind is {config.selection.kind}: a control arm that trains on samples regardless of their"
+            " verdicts; what it gains is what a run gains without its verifier"
         )
     zero = [plan for plan in cycles if _high(plan) == 0]
     if zero:

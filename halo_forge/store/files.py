@@ -15,7 +15,7 @@ from halo_forge.supervisor import heartbeat
 
 EDITED = (
     "a run's files must not be edited, nor read by another version of halo-forge: redo the cycle with"
-    " `halo-forge raft resume RUN --from-cycle N`, or start anew with another --output-dir"
+    " `halo-forge raft resume RUN --from-cycle N`, or start again with another --output-dir"
 )
 
 

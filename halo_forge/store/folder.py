@@ -79,7 +79,7 @@ class StageFolder:
         """The records of a stage, in one `<name>.jsonl` for each name of `orders`: one for each key, in that order.
 
         `make` gets the keys of all files that are still missing, and yields their records in any order; each one is
-        on disk before the next is asked for, so a kill loses none that was finished.
+        on disk before the next is requested, so a kill loses no finished one.
         """
         self._make_folder()
         found = {name: self._sealed_stream(name, kind, order) for name, order in orders.items()}
@@ -131,7 +131,7 @@ class StageFolder:
         self._part(name).unlink(missing_ok=True)
         found = [_read(kind, row, sealed) for row in read_jsonl(sealed)]
         if [_key(record) for record in found] != list(order):
-            raise RunDirError(f"{sealed}: {len(found)} records, not the {len(order)} that were asked for", EDITED)
+            raise RunDirError(f"{sealed}: {len(found)} records, not the {len(order)} requested", EDITED)
         return found
 
     def _part(self, name: str) -> Path:
@@ -149,7 +149,7 @@ class StageFolder:
         self._make_folder()
         scratch = self.path / "training.part"
         with self._timed("trained"), explained(scratch):
-            # Without trained.json, whatever an earlier attempt left is not a result.
+            # Without trained.json, what an earlier attempt left is not a result.
             for leftover in (scratch, self.path / "adapter"):
                 if leftover.exists():
                     shutil.rmtree(leftover)
@@ -158,7 +158,7 @@ class StageFolder:
                 value = make(scratch, log.append)
             for name in ("training_log.jsonl", "adapter", "optimizer.safetensors"):
                 if not (scratch / name).exists():
-                    continue  # an optimizer that starts anew in every cycle leaves none
+                    continue  # an optimizer that is reset in every cycle leaves none
                 _sync_tree(scratch / name)
                 os.replace(scratch / name, self.path / name)
             shutil.rmtree(scratch)

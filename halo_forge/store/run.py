@@ -108,7 +108,7 @@ class Run:
         self._events.append({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields})
 
     def announced(self, event: str, value: Value) -> Value:
-        """`value`, after its fields went to events.jsonl; a kill before it is sealed lets it be told twice."""
+        """`value`, after its fields went to events.jsonl; after a kill before it is sealed, the event appears twice."""
         self.event(event, **value.to_row())
         return value
 

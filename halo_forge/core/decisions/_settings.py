@@ -26,19 +26,19 @@ class DecisionsSection(Spec):
     confirm_z: Annotated[float, Field(ge=-10.0, lt=0.0)] = -2.0
     """A suspect whose difference on fresh samples is at most this many standard errors has degraded."""
     min_prompts: Annotated[int, Field(ge=2)] = 20
-    """Fewer shared dev prompts than this are too few to judge by."""
+    """With fewer shared dev prompts than this, nothing is decided."""
     max_standard_error: Annotated[float, Field(gt=0.0, le=1.0)] = 0.04
-    """A difference less exact than this, and below its minimum detectable effect, is not judged."""
+    """A difference less certain than this, and below its minimum detectable effect, decides nothing."""
     on_decline: Literal["rollback", "continue_lower", "from_base", "stop"] = "rollback"
     """What a confirmed decline leads to: back to the incumbent, on at a lower learning rate, from v0 on, or the end."""
     max_rollbacks: Annotated[int, Field(ge=0)] = 2
-    """So many returns to an earlier version; the next confirmed decline stops the run."""
+    """At most this many returns to an earlier version; the next confirmed decline stops the run."""
     learning_rate_factor: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
-    """The learning rate from a confirmed decline on is multiplied with this; a schedule that does so itself is left."""
+    """Multiplies the learning rate after a confirmed decline, unless its schedule answers declines itself."""
     temperature_add: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
     """Added to the sampling temperature from each return to an earlier version on."""
     stop_patience: Count | None = 3
-    """Stop after so many judged versions in a row without improvement; null goes on."""
+    """Stop after this many assessed versions in a row without improvement; null never does."""
     stop_at_floor: bool = True
     """Stop where a plateau schedule would lower the learning rate below its floor."""
     stop_on_collapse: bool = True

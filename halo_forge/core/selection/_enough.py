@@ -20,7 +20,7 @@ def refuse_too_few(selection: Selection, cycle: int, min_selected: int) -> None:
     )
     dropped = ", ".join(f"{reason} {len(keys)}" for reason, keys in selection.dropped.items() if keys)
     hint = (
-        "nothing is lost and --resume continues here, but the same samples will give the same answer: start a new run"
+        "nothing is lost and --resume continues here, but the same samples give the same result: start a new run"
         f" with {advice}; model.adapter can start it from an adapter of this run"
     )
     if len(selection.kept) + len(selection.dropped.get("flaky_unknown", ())) >= min_selected:

@@ -38,7 +38,7 @@ def replay(
 
     Of equal programs the newest is taken, and none that this cycle kept itself.  A prompt has at most `cap` rows,
     those of this cycle included.  Places go first to the prompts with the fewest rows, so that what this cycle did not
-    solve is not forgotten; the rest is decided by merit within a prompt, whatever the cycle, and by `seed`.
+    solve is not forgotten; the rest is decided by merit within a prompt, regardless of the cycle, and by `seed`.
     """
     room = most_replayed(len(kept), share)
     num_rows = Counter(sample.prompt_id for sample in kept)

@@ -1,6 +1,6 @@
 """The rules that hold for every policy, in the order in which they drop a sample.
 
-verifier_error        our own fault: nothing is known about the sample
+verifier_error        the verifier itself failed: nothing is known about the sample
 truncated             cut off by the length limit: it would teach never to stop
 below_threshold       "pass": not a full success; a number: a lower reward
 flagged               looks for reward where none is earned (`records.HACK_FLAGS`), if `drop_flagged`
@@ -9,9 +9,9 @@ duplicate             the program of another sample of the same prompt after nor
                       any other sample.  Two prompts may share a normalised program for good reasons (it forgets all
                       names), but not the exact text: that is a model that gives one answer to everything.
 over_cap, below_keep_fraction      the policy's choice (`take`)
-flaky                 chosen, run once more, and the verdict was another one: luck is nothing to learn from.  The
-                      places of flaky samples stay empty, because nobody ran the next ones twice.
-flaky_unknown         chosen, and our own fault kept it from being run once more: whether it was luck is not known
+flaky                 chosen, run once more, and the verdict differed: there is nothing to learn from luck.  The
+                      places of flaky samples stay empty, because the next ones were not run twice.
+flaky_unknown         chosen, but the verifier failed in the second run: whether the pass was luck is not known
 
 Nothing depends on the order of the samples.  Where a policy ranks them, the higher reward goes first, then the larger
 share of passed checks, fewer warnings, the shorter answer (by powers of two of its tokens: a rule that always prefers
@@ -212,7 +212,7 @@ def merged(parts: Sequence[Chosen]) -> Chosen:
 def to_selection(
     kept: Sequence[Candidate], dropped: dict[str, Sequence[Candidate]], threshold: Threshold, seed: int
 ) -> Selection:
-    """The kept samples shuffled by `seed`, so that no batch holds one prompt alone; every reason is a key."""
+    """The kept samples shuffled by `seed`, so that no batch holds only one prompt; every reason is a key."""
     order = sorted(kept, key=lambda each: derive_seed(seed, "order", *each.key))
     return Selection(
         kept=tuple(each.key for each in order),

@@ -31,12 +31,12 @@ class SelectionSpec(Spec, abc.ABC):
     Attributes:
         kind: The name of the policy in the configuration; the name of its module.
         reward_threshold: "pass" keeps full successes only; a number keeps what has at least this reward.
-        per_prompt_cap: Keep at most so many samples of one prompt; None keeps any number.
+        per_prompt_cap: Keep at most this many samples of one prompt; None keeps any number.
         keep_fraction: The share in (0, 1] to keep of what cleared the rules before the cap; rounded up.
         deduplicate: Keep one of several equal programs.
         drop_flagged: Keep no answer that looks for reward where none is earned (`records.HACK_FLAGS`).
         drop_prompts: Keep nothing of prompts whose samples never pass, or always.
-        is_control: What the verifier found out plays no part: an arm to compare with, not a way to train.
+        is_control: Verdicts are ignored: an arm to compare with, not a way to train.
     """
 
     is_control: ClassVar[bool] = False

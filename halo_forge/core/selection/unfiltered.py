@@ -18,7 +18,7 @@ from halo_forge.core.selection._spec import Cap, SelectionSpec
 
 
 class Unfiltered(SelectionSpec):
-    """Keeps a random `keep_fraction` of each prompt's samples, whatever their verdicts; truncated ones never.
+    """Keeps a random `keep_fraction` of each prompt's samples, regardless of their verdicts; truncated ones never.
 
     The threshold, flags, duplicates and second runs do not count.
     """
