@@ -28,6 +28,7 @@ from halo_forge.core.records import Completion
 from halo_forge.runtime.assembly import load_prompt_sets, run_config
 from halo_forge.store.files import read_jsonl
 from halo_forge.store.status import read_status
+from halo_forge.verifiers import open_verifier
 
 CONFIG = Path("configs/quickstart.yaml")
 LIMITS = {"drift": 0.1, "other": 0.03}
@@ -58,7 +59,7 @@ def checking_seconds(root: Path) -> float:
     folder = root / "cycles" / "001"
     rows = [row for name in ("completions", "dev_completions") for row in read_jsonl(folder / f"{name}.jsonl")]
     completions = [Completion.from_row(row) for row in rows]
-    with config.verifier.open() as verifier:
+    with open_verifier(config.verifier) as verifier:
         started = time.perf_counter()
         list(verifier.verify([(prompts[each.prompt_id], each) for each in completions]))
         return time.perf_counter() - started

@@ -30,6 +30,7 @@ from _bench import Figure, alternately, machine
 
 from halo_forge.core.records import Completion, Prompt, Verdict
 from halo_forge.sandbox import processes
+from halo_forge.verifiers import open_verifier
 from halo_forge.verifiers.languages.c import Spec
 
 TARGET_DISTINCT, TARGET_DUPLICATES = 0.9, 1.5
@@ -112,7 +113,7 @@ def verifier_seconds(tasks: Sequence[Task], spec: Spec) -> tuple[float, list[Ver
     The verifier is a fresh one, which knows no program yet; opening it is not counted, as a run does that once.
     """
     pairs = [(_prompt(task), _completion(task.source, index)) for index, task in enumerate(tasks)]
-    with spec.open() as verifier:
+    with open_verifier(spec) as verifier:
         level = str(verifier.toolchain()["isolation"])
         verifier.check_prompts([prompt for prompt, _ in pairs])  # as a run does; behind the start of the launchers
         started = time.perf_counter()
@@ -208,7 +209,7 @@ def endure(num_verdicts: int, spec: Spec) -> dict[str, object]:
         folder.chmod(0o711)
         tempfile.tempdir = name  # so that every file of ours is counted, and nobody else's
         try:
-            with spec.open() as verifier:
+            with open_verifier(spec) as verifier:
                 level = str(verifier.toolchain()["isolation"])
                 for first in range(0, num_verdicts, size):
                     tasks = list(tiny_tasks(first, min(size, num_verdicts - first)))

@@ -548,12 +548,15 @@ LOOK = Part(
 
 def print_results(results: Sequence[Result]) -> None:
     """A table as wide as the terminal."""
-    from halo_forge.cli.render import print_table
+    from halo_forge.cli.render import Column, print_table
 
-    columns = {"part": "left", "outcome": "left", "seconds": "right", "found": "left"}
     print_table(
-        columns,
-        [(each.part, each.outcome, f"{each.seconds:.0f}" if each.seconds else "", each.found) for each in results],
+        [
+            Column("part", [each.part for each in results], align="left"),
+            Column("outcome", [each.outcome for each in results], align="left"),
+            Column("seconds", [f"{each.seconds:.0f}" if each.seconds else "" for each in results]),
+            Column("found", [each.found for each in results], text=True),
+        ]
     )
 
 
@@ -667,10 +670,16 @@ def main() -> int:
         return show(arguments.show)
     parts = chosen(arguments, commands)
     if arguments.list:
-        from halo_forge.cli.render import print_table
+        from halo_forge.cli.render import Column, print_table
 
-        columns = {"part": "left", "about": "right", "limit": "right", "what": "left"}
-        print_table(columns, [(part.name, f"{part.seconds:g} s", f"{part.limit:g} s", part.what) for part in parts])
+        print_table(
+            [
+                Column("part", [part.name for part in parts], align="left"),
+                Column("about", [f"{part.seconds:g} s" for part in parts]),
+                Column("limit", [f"{part.limit:g} s" for part in parts]),
+                Column("what", [part.what for part in parts], text=True),
+            ]
+        )
         return 0
     if not arguments.budget_seconds > REPORT_SECONDS:
         commands.error(f"--budget-seconds must be more than {REPORT_SECONDS:g}")

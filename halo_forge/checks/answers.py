@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +14,12 @@ from halo_forge.core.records import Completion, Finish, Prompt, Verdict
 from halo_forge.core.source import canonical, extract
 from halo_forge.prompts import jsonl
 from halo_forge.prompts._row import Row, shown
+from halo_forge.verifiers import open_verifier
 
 if TYPE_CHECKING:
     from halo_forge.verifiers.spec import ProgramSpec
 
-_FORM = 'write {"prompt_id": ..., "text": ...} on each line; `index`, `finish` and `policy_version` may be there too'
+_FORM = 'write {"prompt_id": ..., "text": ...} on each line; `index`, `finish` and `policy_version` are optional'
 _TELLING = re.compile(r"\berror\b|undefined reference")
 _MOST_BYTES = 16 * 1024 * 1024  # far more than any answer may have, and no endless device
 _NO_INPUT: Mapping[str, Any] = {"kind": "stdio", "cases": ({"stdin": "", "stdout": ""},)}
@@ -40,7 +41,7 @@ def verdicts_on(spec: ProgramSpec, asked: Sequence[Asked]) -> Iterator[Verdict]:
         ConfigError: A prompt's tests cannot work.
         ToolMissing: A tool is not there, or does not do its work.
     """
-    with spec.open() as verifier:
+    with open_verifier(spec) as verifier:
         verifier.check_prompts(list({each.prompt.id: each.prompt for each in asked}.values()))
         yield from verifier.verify([(each.prompt, each.completion) for each in asked])
 
@@ -53,32 +54,41 @@ def without_tests(spec: ProgramSpec) -> ProgramSpec:
 
 
 def source_files(paths: Sequence[Path], spec: ProgramSpec, prompt: Prompt | None) -> list[Asked]:
-    """Each file as the answer to `prompt`, or as a program of its own that is run without input.
-
-    Where compiling is the last stage, a program of its own is compiled to an object and needs no `main`.
+    """Each file as the answer to `prompt`, or as a program of its own; as `programs`.
 
     Raises:
         ConfigError: A file cannot be read, is empty, is no UTF-8, is named like another language, or holds what an
             answer cannot.
     """
-    asked = []
-    for index, path in enumerate(paths):
+    for path in paths:
         named = canonical(path.suffix) if path.suffix else None
         if named is not None and named != spec.language:
             raise ConfigError(
-                f"{path}: its name says {named}, the verifier checks {spec.language}",
+                f"{path}: the file name says {named}, but the verifier checks {spec.language}",
                 f"choose the verifier: --set verifier.kind={named}",
             )
+    return programs([(str(path), _source(path)) for path in paths], spec, prompt)
+
+
+def programs(sources: Iterable[tuple[str, str]], spec: ProgramSpec, prompt: Prompt | None) -> list[Asked]:
+    """Each (name, source text) as the answer to `prompt`, or as a program of its own that is run without input.
+
+    Where compiling is the last stage, a program of its own is compiled to an object and needs no `main`.
+
+    Raises:
+        ConfigError: A source is empty, or holds what an answer cannot.
+    """
+    asked = []
+    for index, (name, source) in enumerate(sources):
         own = prompt
         if own is None:
             tests = _NO_INPUT if spec.runs_programs and spec.stages != ["compile"] else None
-            own = Prompt(str(path), ({"role": "user", "content": str(path)},), spec.language, tests)
-        source = _source(path)
+            own = Prompt(name, ({"role": "user", "content": name},), spec.language, tests)
         if not source.strip():
-            raise ConfigError(f"{path} is empty", "give a file that holds a program")
-        text = as_answer(source, spec.language, str(path))
+            raise ConfigError(f"{name} is empty", "give a file or text that holds a program")
+        text = as_answer(source, spec.language, name)
         number = 0 if prompt is None else index
-        asked.append(Asked(str(path), own, Completion(own.id, number, text, (), "stop", 0, 0)))
+        asked.append(Asked(name, own, Completion(own.id, number, text, (), "stop", 0, 0)))
     return asked
 
 
@@ -95,7 +105,7 @@ def as_answer(source: str, language: str, name: str) -> str:
     found = extract(answer, language).code
     if source.strip() and (found is None or found.split() != source.split()):
         raise ConfigError(
-            f"{name}: it holds text that is cut out of answers (a special token, or </think>), so that another"
+            f"{name}: it contains text that is stripped from completions (a special token, or </think>), so a different"
             " program would be checked",
             "remove that text from the program",
         )
@@ -113,7 +123,7 @@ def _source(path: Path) -> str:
         with path.open("rb") as handle:
             content = handle.read(_MOST_BYTES + 1)
         if len(content) > _MOST_BYTES:
-            raise ConfigError(f"{path} holds more than {_MOST_BYTES} bytes", "give source files or .jsonl files")
+            raise ConfigError(f"{path} is larger than {_MOST_BYTES} bytes", "give source files or .jsonl files")
         return content.decode("utf-8")
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}", "give source files or .jsonl files") from error
@@ -124,26 +134,37 @@ def _source(path: Path) -> str:
 def completions(paths: Sequence[Path], prompts: Mapping[str, Prompt]) -> list[Asked]:
     """The rows of JSONL files: `completions.jsonl` and `selection.jsonl` of a run, or rows of the user's own.
 
-    A row without an index gets the number of rows of its prompt before it.
+    Raises:
+        ConfigError: A file cannot be read or has no row, or a row is wrong or names no prompt of `prompts`.
+    """
+    rows = (row for path in paths for row in jsonl.read(path, kind="file of answers"))
+    asked = completion_rows(rows, prompts, show_places=len(paths) > 1)
+    if not asked:
+        raise ConfigError(f"{', '.join(map(str, paths))}: no row", _FORM)
+    return asked
+
+
+def completion_rows(rows: Iterable[Row], prompts: Mapping[str, Prompt], *, show_places: bool = False) -> list[Asked]:
+    """Rows as in the JSONL files above; one without an index gets the number of rows of its prompt before it.
+
+    Args:
+        show_places: Names of answers begin with the place of their row.
 
     Raises:
-        ConfigError: A file cannot be read, or a row is wrong or names no prompt of `prompts`.
+        ConfigError: A row is wrong or names no prompt of `prompts`.
     """
     asked: list[Asked] = []
     seen: dict[str, int] = {}
-    for path in paths:
-        for row in jsonl.read(path, kind="file of answers"):
-            prompt_id = row.text("prompt_id")
-            if prompt_id not in prompts:
-                raise row.error(f"no prompt has the id {prompt_id!r}{nearest(prompt_id, prompts)}", _ids_hint())
-            index = _whole(row, "index", seen.get(prompt_id, 0))
-            seen[prompt_id] = seen.get(prompt_id, 0) + 1
-            version = _whole(row, "policy_version", 0)
-            completion = Completion(prompt_id, index, _text(row), (), _finish(row), 0, version)
-            name = f"{prompt_id} {index}" if len(paths) == 1 else f"{row.place} {prompt_id} {index}"
-            asked.append(Asked(name, prompts[prompt_id], completion))
-    if not asked:
-        raise ConfigError(f"{', '.join(map(str, paths))}: no row", _FORM)
+    for row in rows:
+        prompt_id = row.text("prompt_id")
+        if prompt_id not in prompts:
+            raise row.error(f"no prompt has the id {prompt_id!r}{nearest(prompt_id, prompts)}", _ids_hint())
+        index = _whole(row, "index", seen.get(prompt_id, 0))
+        seen[prompt_id] = seen.get(prompt_id, 0) + 1
+        version = _whole(row, "policy_version", 0)
+        completion = Completion(prompt_id, index, _text(row), (), _finish(row), 0, version)
+        name = f"{row.place} {prompt_id} {index}" if show_places else f"{prompt_id} {index}"
+        asked.append(Asked(name, prompts[prompt_id], completion))
     return asked
 
 
@@ -185,7 +206,7 @@ def _whole(row: Row, column: str, default: int) -> int:
     if value is None:
         return default
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise row.error(f"`{column}` is {shown(value)}; a whole number of at least 0 is needed", _FORM)
+        raise row.error(f"`{column}` is {shown(value)}; a non-negative integer is needed", _FORM)
     return value
 
 

@@ -66,7 +66,7 @@ def changed_config(root: Path, old: RaftConfig, overrides: Iterable[str]) -> Raf
     other = [key for key in keys if not key.startswith(_MAY_CHANGE)]
     if other:
         raise ConfigError(
-            f"--rescore: {', '.join(other)} cannot be changed: programs would have to be checked or sampled again",
+            f"--rescore: {', '.join(other)} cannot be changed: programs would have to be verified or sampled again",
             "set verifier.rewards.* or selection.reward_threshold only; for other limits use `halo-forge verify CONFIG"
             " FILE...` on the run's completions.jsonl",
         )
@@ -118,7 +118,7 @@ def _verdicts(path: Path) -> Iterator[Verdict]:
         verdict = _valid(Verdict, row, f"{path}:{number}")
         if not (0.0 <= verdict.reward <= 1.0 and 0 <= verdict.tests_passed <= verdict.tests_total):
             found = f"reward {verdict.reward}, {verdict.tests_passed} of {verdict.tests_total} tests"
-            raise RunDirError(f"{path}:{number}: no verdict can say: {found}", EDITED)
+            raise RunDirError(f"{path}:{number}: impossible verdict: {found}", EDITED)
         yield verdict
 
 

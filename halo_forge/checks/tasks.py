@@ -17,9 +17,9 @@ from halo_forge.prompts import load_prompts, split_of
 from halo_forge.prompts._row import shown
 from halo_forge.prompts.builtin import PREFIX
 from halo_forge.prompts.split import SPLITS
+from halo_forge.verifiers import Verifier, open_verifier
 
 if TYPE_CHECKING:
-    from halo_forge.verifiers import Verifier
     from halo_forge.verifiers.spec import ProgramSpec
 
 Proof = tuple[Asked, Verdict]
@@ -92,7 +92,7 @@ def _refuse_twice(files: Sequence[str]) -> None:
         found = parts[file if builtin else os.path.realpath(os.path.expanduser(file))]
         if part in found or (found and "all" in (part, *found)):
             raise ConfigError(
-                f"{name} is given twice: every task of it would be in two splits", "name each file, or each split, once"
+                f"{name} is given twice: every task in it would be in two splits", "name each file, or each split, once"
             )
         found.append(part)
 
@@ -109,7 +109,7 @@ def default_spec(language: str | None) -> ProgramSpec:
         raise ConfigError("a prompt names no language", f"give --language ({', '.join(known)}), or a --config")
     if language not in known:
         raise ConfigError(
-            f"no verifier checks the language {language!r} by itself; known: {', '.join(known)}",
+            f"no built-in verifier for the language {language!r}; known: {', '.join(known)}",
             "give a --config whose `verifier` checks it (kind: command takes every language)",
         )
     found: ProgramSpec = specs[language]()  # type: ignore[assignment]
@@ -142,7 +142,7 @@ def check_tasks(
     findings = [_broken_row(error) for error in broken] + text_findings(groups)
     proven: list[Proof] = []
     for spec, own in _verifiers(by_language, spec_of, findings):
-        with spec.open() as verifier:
+        with open_verifier(spec) as verifier:
             unfit = _broken_tests(verifier, own)
             findings += unfit
             out = {finding.prompt_id for finding in unfit}
@@ -248,7 +248,7 @@ def _missing(prompt: Prompt) -> Iterator[Finding]:
         text = "no info.reference: nothing shows that the task can be solved"
         yield Finding("warning", prompt.id, "no_reference", text)
     if prompt.tests is not None and not prompt.info.get("wrong"):
-        text = "no info.wrong: nothing shows that the tests notice a mistake"
+        text = "no info.wrong: nothing shows that the tests catch a mistake"
         yield Finding("note", prompt.id, "no_wrong_solution", text)
 
 

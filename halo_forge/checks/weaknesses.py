@@ -58,7 +58,7 @@ def text_findings(groups: Mapping[str, Sequence[Prompt]]) -> list[Finding]:
 
 def _of_one(prompt: Prompt) -> Iterator[Finding]:
     if prompt.tests is None or prompt.tests.get("kind") == "compile":
-        yield Finding("note", prompt.id, "compile_only", "no tests: compiling is all there is to check")
+        yield Finding("note", prompt.id, "compile_only", "no tests: only compilation is checked")
     yield from _statement(prompt)
     checks = num_checks(prompt.tests)
     if checks is not None and checks < FEWEST_CHECKS:
@@ -69,7 +69,7 @@ def _of_one(prompt: Prompt) -> Iterator[Finding]:
         yield Finding("error", prompt.id, "constant_passes", text)
     inputs = _inputs(prompt.tests)
     if inputs is not None and not any(not each.strip() or _EDGE.search(each) for each in inputs):
-        text = "no 0, negative number, empty input or end of a range among the inputs"
+        text = "no edge case (0, negative number, empty input, end of a range) among the inputs"
         yield Finding("note", prompt.id, "no_edge_case", text)
 
 
@@ -124,10 +124,10 @@ def _leaks(groups: Mapping[str, Sequence[Prompt]]) -> Iterator[Finding]:
             continue
         severity: Severity = "error" if across and share >= SAME_STATEMENT else "warning"
         where = f"in {names[0]} and in {names[1]}" if across else f"both in {names[0]}"
-        text = f"its statement is {share:.0%} that of {second!r} ({where})"
+        text = f"its statement is {share:.0%} similar to that of {second!r} ({where})"
         yield Finding(severity, first, "same_statement" if share >= SAME_STATEMENT else "similar_statement", text)
-    yield from _shared(groups, "same_entry_point", "the function `{}` is asked for in {} too ({})", _entry_point)
-    yield from _shared(groups, "same_reference", "its reference is, but for names, that of a task in {1} ({2})", _form)
+    yield from _shared(groups, "same_entry_point", "the function `{}` is also asked for in {} ({})", _entry_point)
+    yield from _shared(groups, "same_reference", "its reference is that of a task in {1} ({2}), up to renaming", _form)
 
 
 def _shared_ids(groups: Mapping[str, Sequence[Prompt]]) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""`halo-forge`: puts the verb groups together, and turns errors into messages and exit codes."""
+"""`halo-forge`: assembles the commands, and turns errors into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     name="halo-forge",
-    help="RAFT fine-tuning of code models whose answers a compiler checks.",
+    help="RAFT fine-tuning of code models: sample programs, verify them, train on what passes, repeat.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -40,7 +40,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
+    ),
 ) -> None:
     pass
 
@@ -97,11 +99,8 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 
 def _interrupted() -> str:
     """What to say, and how to go on where there is something to go on with."""
-    ways: dict[tuple[str, ...], str] = {
-        ("raft", "run"): "rerun with --resume",
-        ("raft", "resume"): "run the same command again",
-    }
-    way = ways.get(tuple(sys.argv[1:3]))
+    ways = {"raft run": "rerun with --resume", "raft resume": "run the same command again"}
+    way = ways.get(" ".join(sys.argv[1:3]))
     return "Interrupted." if way is None else f"Interrupted. Completed work is saved; {way}."
 
 

@@ -1,4 +1,4 @@
-"""`halo-forge config`: check a configuration, show every value of it, print its JSON schema."""
+"""`halo-forge config`: check a configuration, show all its values, print the JSON schema."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 
 import typer
 
-app = typer.Typer(help="Check and show configurations.", no_args_is_help=True)
+app = typer.Typer(help="Check, show and describe configurations.", no_args_is_help=True)
 
-CONFIG = typer.Argument(help="Configuration file (YAML).", show_default=False)
-SET = typer.Option(None, "--set", metavar="KEY=VALUE", help="Override one key, such as training.learning_rate=1e-4.")
+CONFIG = typer.Argument(metavar="CONFIG", help="Configuration file (YAML).", show_default=False)
+SET = typer.Option(None, "--set", metavar="KEY=VALUE", help="Override a configuration key, such as seed=7; repeatable.")
 
 
 @app.command()
 def check(config: Path = CONFIG, overrides: list[str] | None = SET) -> None:
-    """Validate a configuration; says every problem with file, line and key."""
+    """Validate a configuration; report every problem with its file, line and key."""
     from halo_forge.config import load_config
 
     load_config(config, overrides if overrides is not None else ())
@@ -24,7 +24,7 @@ def check(config: Path = CONFIG, overrides: list[str] | None = SET) -> None:
 
 @app.command()
 def show(config: Path = CONFIG, overrides: list[str] | None = SET) -> None:
-    """Print every value, defaults included, as YAML."""
+    """Print every value, including defaults, as YAML."""
     from halo_forge.config import load_config, resolved
     from halo_forge.config.yaml_io import dump
 

@@ -1,4 +1,4 @@
-"""`halo-forge raft`: run, resume and look at RAFT runs."""
+"""`halo-forge raft`: run, resume and inspect RAFT runs."""
 
 from __future__ import annotations
 
@@ -20,20 +20,23 @@ from halo_forge.cli.supervise import (
 )
 
 if TYPE_CHECKING:
-    from halo_forge.config import LoadedConfig, RaftConfig
+    from halo_forge.config import LoadedConfig
+    from halo_forge.runtime.effects import Runtime
 
-app = typer.Typer(help="Generate, verify, select, train, and again.", no_args_is_help=True)
+app = typer.Typer(help="Run RAFT, resume a run, or show its progress.", no_args_is_help=True)
 
-RUN = typer.Argument(help="Run directory (the output_dir of a run).", show_default=False)
-JSON = typer.Option(False, "--json", help="Print the result as JSON on stdout.")
+RUN = typer.Argument(metavar="RUN", help="Run directory (the output_dir of a run).", show_default=False)
+JSON = typer.Option(False, "--json", help="Print the result as JSON.")
 
 
 @app.command()
 def run(
     config: Path = CONFIG,
-    dry_run: bool = typer.Option(False, "--dry-run", help="Show what each cycle will do, and load nothing."),
-    resume: bool = typer.Option(False, "--resume", help="Continue an unfinished run of this configuration, or start."),
-    output_dir: str | None = typer.Option(None, help="Run directory, in place of the configuration's output_dir."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Preview each cycle; loads no model and writes nothing."),
+    resume: bool = typer.Option(
+        False, "--resume", help="Continue an unfinished run of this configuration, or start it."
+    ),
+    output_dir: str | None = typer.Option(None, metavar="DIR", help="Run directory; overrides output_dir."),
     overrides: list[str] | None = SET,
     supervised: bool = SUPERVISED,
     stall_seconds: float | None = STALL_SECONDS,
@@ -41,7 +44,7 @@ def run(
     max_restarts: int | None = MAX_RESTARTS,
     as_json: bool = JSON,
 ) -> None:
-    """Run all cycles of a configuration."""
+    """Run all cycles of a configuration, or preview them."""
     from halo_forge.config import load_config
 
     changes = list(overrides) if overrides is not None else []
@@ -51,7 +54,7 @@ def run(
     if not supervised:
         check_unused(stall_seconds, loading_seconds, max_restarts)
     if dry_run:
-        _print_preview(loaded.config, as_json)
+        _print_preview(loaded, as_json)
     elif supervised:
         settings = [word for change in changes for word in ("--set", change)]
         first = ["raft", "run", str(config), *settings, *(["--json"] if as_json else [])]
@@ -67,7 +70,7 @@ def run(
 def resume(
     run: Path = RUN,
     from_cycle: int | None = typer.Option(
-        None, "--from-cycle", min=1, help="Redo everything from this cycle on; the old files move to superseded/."
+        None, "--from-cycle", metavar="N", min=1, help="Redo the run from cycle N on; old files move to superseded/."
     ),
     supervised: bool = SUPERVISED,
     stall_seconds: float | None = STALL_SECONDS,
@@ -75,18 +78,10 @@ def resume(
     max_restarts: int | None = MAX_RESTARTS,
     as_json: bool = JSON,
 ) -> None:
-    """Continue a run directory, or redo it from a cycle on."""
-    from halo_forge.core.errors import ConfigError
-    from halo_forge.runtime.assembly import run_config
+    """Continue the run in a run directory, or redo it from a cycle on."""
+    from halo_forge.api import resumable
 
-    loaded = run_config(run)
-    num_cycles = loaded.config.raft.num_cycles
-    if from_cycle is not None:
-        if from_cycle > num_cycles + 1:
-            raise ConfigError(
-                f"--from-cycle {from_cycle}: the run has {num_cycles} cycles",
-                f"name a cycle from 1 to {num_cycles} ({num_cycles + 1} measures the last model again)",
-            )
+    loaded = resumable(run, from_cycle)
     if supervised:
         raise _supervised_resume(run, from_cycle, (stall_seconds, loading_seconds, max_restarts), as_json)
     check_unused(stall_seconds, loading_seconds, max_restarts)
@@ -95,15 +90,14 @@ def resume(
 
 @app.command()
 def status(run: Path = RUN, as_json: bool = JSON) -> None:
-    """Show where a run stands, with one row for each cycle."""
-    from halo_forge.runtime.assembly import run_config
-    from halo_forge.store.status import read_status
+    """Show the progress and the results of a run, one row per cycle."""
+    from halo_forge.api import RunDirectory
 
-    found = read_status(run, run_config(run).config.raft.num_cycles)
+    found = RunDirectory(run).status()
     if as_json:
         print(json.dumps(found.to_row(), indent=2))
         return
-    from halo_forge.cli.render import print_status
+    from halo_forge.cli.status import print_status
 
     print_status(found)
 
@@ -121,39 +115,36 @@ def _supervised_resume(
     return supervise_run(first, lambda: plain if attempts.num_started() > before else first, run, *limits)
 
 
-def _print_preview(config: RaftConfig, as_json: bool) -> None:
-    from halo_forge.runtime.assembly import planned
+def _print_preview(loaded: LoadedConfig, as_json: bool) -> None:
+    from halo_forge.api import preview
 
-    found = planned(config)
+    found = preview(loaded)
     if as_json:
         print(json.dumps(found.to_row(), indent=2))
         return
-    from halo_forge.cli.render import print_preview
+    from halo_forge.cli.preview import print_preview
 
     print_preview(found)
 
 
 def _execute(loaded: LoadedConfig, *, resume: bool, as_json: bool, from_cycle: int | None = None) -> None:
-    from halo_forge.cli.watch import open_observer
-    from halo_forge.loop import run_raft
-    from halo_forge.runtime.assembly import is_finished, open_run
-    from halo_forge.store.status import read_status
+    from halo_forge import api
+    from halo_forge.cli.observer import open_observer
+    from halo_forge.runtime.assembly import is_finished
 
-    root = Path(loaded.config.output_dir)
     if from_cycle is not None or not (resume and is_finished(loaded)):
-        with (
-            open_observer(loaded.config) as observer,
-            open_run(loaded, observer, resume=resume, from_cycle=from_cycle) as (plan, directory, runtime),
-        ):
-            print(f"hardware: {runtime.hardware}", file=sys.stderr)
-            toolchain = runtime.verifier.toolchain()
-            print(f"verifier: {toolchain['version']}, isolation level {toolchain['isolation']}", file=sys.stderr)
-            run_raft(plan, directory, runtime)
-            directory.event("run_finished")
-    found = read_status(root, loaded.config.raft.num_cycles)
+        with open_observer(loaded.config) as observer:
+            api.run(loaded, resume=resume, from_cycle=from_cycle, observer=observer, opened=_say_where)
+    found = api.RunDirectory(loaded.config.output_dir).status()
     if as_json:
         print(json.dumps(found.to_row(), indent=2))
         return
-    from halo_forge.cli.render import print_status
+    from halo_forge.cli.status import print_status
 
     print_status(found)
+
+
+def _say_where(runtime: Runtime) -> None:
+    toolchain = runtime.verifier.toolchain()
+    print(f"hardware: {runtime.hardware}", file=sys.stderr)
+    print(f"verifier: {toolchain['version']}, isolation level {toolchain['isolation']}", file=sys.stderr)

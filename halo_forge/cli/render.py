@@ -1,49 +1,63 @@
-"""Tables and bars; the only module that imports rich."""
+"""How things look: tables that fit the terminal, paragraphs, small plots, and numbers as text.
+
+On a terminal no line is wider than the terminal.  Numbers are never cut or broken over lines: where a table is too
+wide, columns are left out by priority, and a line below the table names them.  In a pipe everything is shown on lines
+as long as they need to be, without colours.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, TypeVar
+import math
+import re
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, Literal
 
 from rich import box
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.cells import cell_len
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from halo_forge.cli.decided import DECISION_COLUMNS, RESULT_COLUMNS, decision_rows, result_rows, time_line
-from halo_forge.cli.watch import advice_lines, duration
-from halo_forge.core.advice import Advised
-from halo_forge.core.records import Decision, Measurement, Selection, Trained, TrainingSettings
-from halo_forge.runtime.preview import CyclePlan, Preview
-from halo_forge.store.status import CycleRow, Status, read_status
+USE_JSON = "widen the terminal or use --json"
+"""How to see what a table had no room for."""
 
-Item = TypeVar("Item")
-PIPE_WIDTH = 240
-"""Columns where standard output is no terminal: tables must not be cut there."""
-COLUMNS = (
-    "cycle", "model", "dev compile", "dev pass", "train compile", "train pass", "distinct@4", "kept",
-    "learning rate", "steps", "mass", "loss", "grad norm", "clipped", "tok/s", "watts", "busy", "degrees C", "time",
-)  # fmt: skip
-WHERE_MEASURED = {
-    "watts": "gpu_power_watts_mean", "busy": "gpu_busy_mean", "degrees C": "gpu_temperature_celsius_max",
-}  # fmt: skip
-"""Column -> its metric; the column is there if some cycle has the metric."""
-DROPPED_FIRST = (
-    "degrees C", "busy", "watts",
-    "clipped", "mass", "grad norm", "distinct@4", "steps", "tok/s", "train pass", "train compile", "loss", "time",
-)  # fmt: skip
-"""What a narrow terminal leaves out; `raft status --json` has it all."""
+_PIPE_WIDTH = 100_000
+_GAP = 2
+_HEADER_LINES = 3
+_NARROW_TEXT, _WIDE_WORD = 10, 24
+"""A column of text is at least as wide as its longest word, within these limits."""
+_LONG_WORD_OF_HEADER = 18
+"""Longer words of a header, such as keys of the configuration, may be broken."""
+_MOST_REPEATED = 6
+_BOX = box.Box("    \n    \n -- \n    \n    \n -- \n    \n    \n", ascii=True)
+_BLOCKS, _ASCII_LEVELS = "▁▂▃▄▅▆▇█", "._-=+*%#"
+_BREAKS = re.compile(r"(?<=[/_:;,=&?])(?=.)|(?<=[.-])(?=[^\d\s])")
+"""Where a word longer than its column may be broken: never inside a number."""
 
 
-def stdout() -> Console:
-    """A console for results."""
-    console = _Console(highlight=False)
-    return console if console.is_terminal else _Console(highlight=False, width=PIPE_WIDTH)
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    Attributes:
+        cells: One for each row; a column whose cells are all empty is not shown.
+        priority: 0 is always shown; of the others, those with the highest number are left out first.
+        text: Cells are text, which wraps at words and stands on the left; otherwise they are never broken.
+        detailed: Cells with more detail, such as an interval, shown as long as there is room for them.
+        detail_priority: When `detailed` gives way to `cells`; the detail always goes before the column.
+        align: Of cells that are not text.
+    """
+
+    name: str
+    cells: Sequence[str]
+    priority: int = 0
+    text: bool = False
+    detailed: Sequence[str] | None = None
+    detail_priority: int = 0
+    align: Literal["left", "right"] = "right"
 
 
 class _Console(Console):
@@ -55,244 +69,209 @@ class _Console(Console):
             raise SystemExit(0) from None
 
 
-def print_table(columns: Mapping[str, str], rows: Iterable[Sequence[str]]) -> None:
-    """A plain table: column name -> "left" or "right", and cells that are shown as they are."""
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    for name, side in columns.items():
-        table.add_column(name, justify="right" if side == "right" else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    stdout().print(table)
+def stdout() -> Console:
+    """A console for results."""
+    console = _Console(highlight=False, markup=False)
+    return console if console.is_terminal else _Console(highlight=False, markup=False, width=_PIPE_WIDTH)
 
 
-def print_status(status: Status) -> None:
-    """The table of cycles, then what was found."""
-    console = stdout()
-    console.print(f"{status.root}: {status.state}")
-    if status.cycles:
-        console.print(fitting_table(console, status.cycles))
-        if spent := time_line(status.cycles):
-            console.print(spent, soft_wrap=True)
-    if decided := list(decision_rows(status.cycles)):
-        print_table(DECISION_COLUMNS, decided)
-    for row in status.latest_advice:
-        for line in advice_lines(row):
-            console.print(Text(line), soft_wrap=True)
-    if status.result is not None:
-        print_result(console, status)
-    elif status.best_version is not None:
-        where = status.best_adapter if status.best_adapter is not None else "the start model itself"
-        console.print(f"best on dev so far: v{status.best_version} ({where})")
+def print_table(
+    columns: Sequence[Column], *, title: str = "", more: str = USE_JSON, console: Console | None = None
+) -> None:
+    """Print the columns that fit, and below them which were left out; an empty line before and after, or a title.
 
-
-def print_result(console: Console, status: Status) -> None:
-    """The chosen and the last version against the start model, on dev and on test, and why the run ended."""
-    result = status.result
-    assert result is not None
-    console.print(f"ended: {result['conclusion'].replace('_', ' ')}; {result['reason']}", soft_wrap=True)
-    rows = list(result_rows(result))
-    if rows:
-        print_table(RESULT_COLUMNS, rows)
-        console.print(
-            "paired by prompt; dev also chose the version, so its differences are biased upwards; test did not"
-        )
-    if result["adapter"] is None:
-        console.print("keep: the start model itself; no version improved on it on dev")
-        return
-    console.print(f"keep: {Path(status.root) / result['adapter']}", soft_wrap=True)
-
-
-def fitting_table(console: Console, cycles: Sequence[CycleRow]) -> Table:
-    """The table of cycles without the columns, least important first, that this terminal has no room for."""
-    for num_dropped in range(len(DROPPED_FIRST) + 1):
-        table = cycles_table(cycles, without=DROPPED_FIRST[:num_dropped])
-        if console.measure(table, options=console.options.update(width=PIPE_WIDTH)).maximum <= console.width:
-            break
-    return table
-
-
-def cycles_table(cycles: Iterable[CycleRow], without: Collection[str] = ()) -> Table:
-    """One row per cycle: the model it measured on the left, what it then trained on the right."""
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    cycles = list(cycles)
-    absent = {column for column, name in WHERE_MEASURED.items() if not any(name in row.metrics for row in cycles)}
-    shown = [number for number, name in enumerate(COLUMNS) if name not in absent | set(without)]
-    for number in shown:
-        table.add_column(COLUMNS[number], justify="right")
-    for row in cycles:
-        metrics = row.metrics
-        seconds = [value for name, value in metrics.items() if name.startswith("seconds/")]
-        cells = (
-            str(row.cycle),
-            f"v{row.policy_version}",
-            _rate(metrics, "dev/compile_rate"),
-            _rate(metrics, "dev/pass_rate"),
-            _rate(metrics, "train/compile_rate"),
-            _rate(metrics, "train/pass_rate"),
-            _number(metrics.get("diversity/distinct@4"), ".2f"),
-            _number(row.num_kept, "d"),
-            _number(row.settings.get("learning_rate"), ".3g"),
-            _number(metrics.get("optimizer_steps"), ".0f"),
-            _number(metrics.get("learning_rate_mass"), ".2g"),
-            _number(metrics.get("loss_mean"), ".3f"),
-            _number(metrics.get("gradient_norm_median"), ".2f"),
-            _number(metrics.get("clip_fraction"), ".2f"),
-            _number(metrics.get("tokens_per_second/generate"), ".0f"),
-            _number(metrics.get("gpu_power_watts_mean"), ".0f"),
-            _number(metrics.get("gpu_busy_mean"), ".2f"),
-            _number(metrics.get("gpu_temperature_celsius_max"), ".0f"),
-            duration(sum(seconds)) if seconds else "",
-        )
-        table.add_row(*(cells[number] for number in shown))
-    return table
-
-
-def print_preview(preview: Preview) -> None:
-    """The schedule of every cycle, and the warnings."""
-    console = stdout()
-    table = Table(
-        box=box.SIMPLE, pad_edge=False, title="what each cycle will do (upper bounds where it depends on results)"
-    )
-    columns = (
-        "cycle", "samples from", "learning rate", "temperature", "top_p", "threshold", "prompts", "samples",
-        "max kept", "max steps", "warm-up", "LR mass", "disk",
-    )  # fmt: skip
-    for name in columns:
-        table.add_column(name, justify="right")
-    for plan in preview.cycles:
-        table.add_row(*_preview_row(plan))
-    console.print(table)
-    moving = [key for key in preview.moving() if key not in _IN_PREVIEW]
-    if moving:
-        table = Table(box=box.SIMPLE, pad_edge=False, title="what else moves (from lowest to highest)")
-        for name in ("cycle", *moving):
-            table.add_column(name, justify="right")
-        for plan in preview.cycles:
-            table.add_row(str(plan.cycle), *(_range(*plan.scheduled[key]) for key in moving))
+    Args:
+        more: How to see those.
+    """
+    console = stdout() if console is None else console
+    width = console.width
+    table, left_out = fitted(columns, width)
+    # What must be shown is shown whole, even on a terminal that is narrower.
+    console.width = max(width, _total(column.width or 0 for column in table.columns))
+    with console.capture() as captured:
         console.print(table)
-    console.print("\n".join(_hardware_lines(preview.hardware)), soft_wrap=True)
-    for warning in preview.warnings:
-        console.print(f"warning: {warning}", soft_wrap=True)
-    for advice in preview.advice:
-        for line in advice_lines(advice.to_row()):
-            console.print(Text(line), soft_wrap=True)
+    console.width = width
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    print_paragraph(console, title)
+    console.out(*lines, sep="\n", highlight=False)  # which carry their styles already
+    if left_out:
+        print_paragraph(console, f"left out at {width} columns: {left_out} ({more})", indent="    ")
+    console.out("")
 
 
-def _hardware_lines(hardware: Mapping[str, Any]) -> Iterator[str]:
-    """The profile, then every value that follows it."""
-    budget = hardware["memory_budget_bytes"]
-    memory = "known once torch is loaded" if budget is None else f"{budget / 1e9:.1f} GB"
-    yield f"hardware: {hardware['profile']} ({hardware['why']}), memory budget {memory}"
-    values = {key: value for key, value in hardware.items() if "." in key} | dict(hardware.get("environment", {}))
-    for key, value in values.items():
-        yield f"  {key}: {'depends on the size of the model' if value is None else json.dumps(value).strip(chr(34))}"
+def fitted(columns: Sequence[Column], width: int) -> tuple[Table, str]:
+    """The table of what fits into `width`, and the names of what does not."""
+    shown, dropped, plain = _choose(columns, width)
+    widths = [_least(column) for column in shown]
+    _share(widths, [_natural(column) for column in shown], width)
+    table = Table(box=_BOX, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0), collapse_padding=True)
+    headers = [_wrapped(column.name, size) for column, size in zip(shown, widths, strict=True)]
+    height = max((len(lines) for lines in headers), default=0)
+    for column, size, lines in zip(shown, widths, headers, strict=True):
+        header = "\n".join([""] * (height - len(lines)) + lines)
+        side: Any = "left" if column.text else column.align
+        table.add_column(header, width=size, justify=side, no_wrap=True)
+    for row in zip(*(column.cells for column in shown), strict=True):
+        cells = (
+            _wrapped(cell, size) if column.text else [cell]
+            for column, size, cell in zip(shown, widths, row, strict=True)
+        )
+        table.add_row(*(Text("\n".join(lines)) for lines in cells))
+    names = [", ".join(dropped)] if dropped else []
+    return table, "; ".join([*names, *([f"the intervals of {', '.join(plain)}"] if plain else [])])
 
 
-def _preview_row(plan: CyclePlan) -> list[str]:
-    return [
-        str(plan.cycle),
-        f"v{plan.policy_version}",
-        _range(plan.learning_rate_low, plan.learning_rate_high, ".2e"),
-        _range(*plan.scheduled["engine.temperature"]),
-        _range(*plan.scheduled["engine.top_p"]),
-        _range(*plan.scheduled["selection.reward_threshold"]),
-        _number(plan.num_prompts, "d", "?"),
-        _number(plan.samples, "d", "?"),
-        _number(plan.max_kept, "d", "?"),
-        _number(plan.max_optimizer_steps, "d", "?"),
-        _number(plan.warmup_steps, "d", "?"),
-        _number(plan.learning_rate_mass, ".3g", "?"),
-        "?" if plan.disk_bytes is None else f"{plan.disk_bytes / 1e6:.0f} MB",
-    ]
+def _choose(columns: Sequence[Column], width: int) -> tuple[list[Column], list[str], list[str]]:
+    """The columns to show, the names of those left out, and of those shown without their detail."""
+    columns = [column for column in columns if any(column.cells)]
+    steps = sorted(
+        (
+            *((max(each.priority, each.detail_priority), 1, at) for at, each in enumerate(columns) if each.detailed),
+            *((each.priority, 0, at) for at, each in enumerate(columns) if each.priority > 0),
+        ),
+        reverse=True,
+    )
+    left_out: set[int] = set()
+    plain: set[int] = set()
+
+    def shown() -> list[Column]:
+        return [
+            column
+            if column.detailed is None or at in plain
+            else Column(column.name, column.detailed, column.priority, column.text, align=column.align)
+            for at, column in enumerate(columns)
+            if at not in left_out
+        ]
+
+    for _, is_detail, at in steps:
+        if _total(_least(column) for column in shown()) <= width:
+            break
+        (plain if is_detail else left_out).add(at)
+    dropped = [column.name for at, column in enumerate(columns) if at in left_out]
+    return shown(), dropped, [columns[at].name for at in sorted(plain - left_out)]
 
 
-_IN_PREVIEW = ("engine.temperature", "engine.top_p", "selection.reward_threshold", "training.learning_rate")
-"""Scheduled settings that have a column in the first table."""
+def _least(column: Column) -> int:
+    """The narrowest that a column can be: its widest cell, or the longest word of a text, up to a limit."""
+    longest_word = _widest(column.name.split())
+    sizes = range(min(longest_word, _LONG_WORD_OF_HEADER), cell_len(column.name) + 1)
+    header = next(size for size in sizes if _fits(_wrapped(column.name, size, anywhere=False), size))
+    widest = _widest(column.cells)
+    if column.text:
+        longest = _widest(word for cell in column.cells for word in cell.split())
+        widest = min(widest, max(_NARROW_TEXT, min(longest, _WIDE_WORD)))
+    return max(header, widest)
 
 
-def _range(low: Any, high: Any, form: str = ".3g") -> str:
+def _natural(column: Column) -> int:
+    return max(cell_len(column.name), _widest(column.cells))
+
+
+def _fits(lines: Sequence[str], width: int) -> bool:
+    return len(lines) <= _HEADER_LINES and _widest(lines) <= width
+
+
+def _widest(texts: Iterable[str]) -> int:
+    return max(map(cell_len, texts), default=0)
+
+
+def _total(widths: Iterable[int]) -> int:
+    sizes = list(widths)
+    return sum(sizes) + _GAP * (len(sizes) - 1)
+
+
+def _share(widths: list[int], natural: Sequence[int], width: int) -> None:
+    """Hand out what is left of `width`, evenly, up to what each column can use."""
+    spare = width - _total(widths)
+    hungry = sorted((wanted - size, at) for at, (size, wanted) in enumerate(zip(widths, natural, strict=True)))
+    for number, (need, at) in enumerate(hungry):
+        given = max(0, min(need, spare // (len(hungry) - number)))
+        widths[at] += given
+        spare -= given
+
+
+def _wrapped(text: str, width: int, *, anywhere: bool = True) -> list[str]:
+    """Lines of at most `width`, broken at spaces; a longer word is broken after punctuation, or at last anywhere.
+
+    Args:
+        anywhere: False leaves what has no punctuation in it too long.
+    """
+    lines, line = [], ""
+    for word in text.split():
+        joined = f"{line} {word}" if line else word
+        if cell_len(joined) <= width:
+            line = joined
+            continue
+        lines.append(line)
+        line = ""
+        for piece in [word] if cell_len(word) <= width else _BREAKS.split(word):
+            if cell_len(line + piece) > width:
+                lines.append(line)
+                line = ""
+            while anywhere and cell_len(piece) > width:
+                cut = next(at for at in range(len(piece), 0, -1) if cell_len(piece[:at]) <= width)
+                lines.append(piece[:cut])
+                piece = piece[cut:]
+            line += piece
+    return [each for each in (*lines, line) if each] or [""]
+
+
+def print_paragraph(console: Console, text: str, indent: str = "") -> None:
+    """Print prose, on a terminal wrapped at words and with its further lines indented; paths are never broken."""
+    if console.width >= _PIPE_WIDTH:
+        console.out(text, highlight=False)
+        return
+    console.out(
+        textwrap.fill(text, console.width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False),
+        highlight=False,
+    )
+
+
+def plot(values: Sequence[float | None], room: int, console: Console) -> str:
+    """One character a value, from the lowest to the highest level; a space where there is none.
+
+    More values than `room` are averaged in equal parts, few are repeated so that steps are seen as such.
+    """
+    try:
+        _BLOCKS.encode(console.encoding)
+        levels = _BLOCKS
+    except (UnicodeEncodeError, LookupError):
+        levels = _ASCII_LEVELS
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    low, high = min(known, default=0.0), max(known, default=0.0)
+
+    def level(part: Sequence[float | None]) -> str:
+        there = [value for value in part if value is not None and math.isfinite(value)]
+        if not there:
+            return " "
+        share = (fmean(there) - low) / (high - low) if high > low else 0.5
+        return levels[min(len(levels) - 1, int(share * len(levels)))]
+
+    num = len(values)
+    if num > room:
+        return "".join(level(values[at * num // room : (at + 1) * num // room]) for at in range(room))
+    repeat = max(1, min(_MOST_REPEATED, room // num))
+    return "".join(level([value]) * repeat for value in values)
+
+
+def number(value: Any, form: str, absent: str = "") -> str:
+    """A number in a format; `absent` for None."""
+    return absent if value is None else format(value, form)
+
+
+def span(low: Any, high: Any, form: str = ".3g") -> str:
+    """One value, or "low to high"; "?" where they are not known."""
     if low is None:
         return "?"
     ends = [value if isinstance(value, str) else format(value, form) for value in (low, high)]
     return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
 
-def _rate(metrics: Mapping[str, float], name: str) -> str:
-    value, low, high = (metrics.get(f"{name}{end}") for end in ("", "_low", "_high"))
-    if value is None:
-        return ""
-    return f"{value:.3f}" if low is None or high is None else f"{value:.3f} [{low:.2f}, {high:.2f}]"
-
-
-def _number(value: Any, form: str, absent: str = "") -> str:
-    return absent if value is None else format(value, form)
-
-
-class LiveObserver:
-    """A table that grows with the cycles, with the bars of what is going on below it."""
-
-    def __init__(self, live: Live, root: Path, num_cycles: int) -> None:
-        self._live = live
-        self._root = root
-        self._num_cycles = num_cycles
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-        )
-        self._training: Any = None
-        self._refresh()
-
-    def track(self, label: str, items: Iterable[Item], total: int) -> Iterator[Item]:
-        """A bar while the items pass."""
-        task = self._progress.add_task(label, total=total, visible=total > 0)
-        try:
-            for item in items:
-                yield item
-                self._progress.advance(task)
-        finally:
-            self._progress.remove_task(task)
-
-    def step(self, row: Mapping[str, float], num_steps: int) -> None:
-        """A bar of the optimizer steps."""
-        if self._training is None:
-            self._training = self._progress.add_task("train", total=num_steps)
-        self._progress.update(self._training, completed=row["step"])
-
-    def measured(self, measurement: Measurement) -> None:
-        """The new row."""
-        self._refresh()
-
-    def advised(self, advised: Advised) -> None:
-        """Above the table, where it stays."""
-        for row in advised.advice:
-            for line in advice_lines(row):
-                self._live.console.print(Text(line))
-
-    def decided(self, decision: Decision) -> None:
-        """Above the table too."""
-        self._live.console.print(Text(f"decision: {decision.reason}"))
-
-    def trained(self, settings: TrainingSettings, selection: Selection, trained: Trained) -> None:
-        """The rest of the row."""
-        if self._training is not None:
-            self._progress.remove_task(self._training)
-            self._training = None
-        self._refresh()
-
-    def _refresh(self) -> None:
-        started = (self._root / "run.json").is_file()
-        cycles = read_status(self._root, self._num_cycles).cycles if started else []
-        self._live.update(
-            Group(fitting_table(self._live.console, cycles), self._progress) if cycles else Group(self._progress)
-        )
-
-
-@contextmanager
-def live_observer(root: Path, num_cycles: int) -> Iterator[LiveObserver]:
-    """Draws on standard error until the block ends; what is left then is erased, the final table goes to stdout."""
-    with Live(console=Console(stderr=True), transient=True, refresh_per_second=4) as live:
-        yield LiveObserver(live, root, num_cycles)
+def duration(seconds: float) -> str:
+    """Such as "42 s", "3 min 5 s" or "2 h 10 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

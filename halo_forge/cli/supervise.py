@@ -1,4 +1,4 @@
-"""`--supervised`: the same command as a child that is ended when it hangs, and started again from what is on disk."""
+"""`--supervised`: the same command in a child process, ended when it hangs and restarted from what is on disk."""
 
 from __future__ import annotations
 
@@ -8,18 +8,27 @@ from pathlib import Path
 
 import typer
 
-SUPERVISED = typer.Option(False, "--supervised", help="Watch the run: end it when nothing moves, and resume it.")
+SUPERVISED = typer.Option(False, "--supervised", help="Restart the run automatically if it hangs or is killed.")
 STALL_SECONDS = typer.Option(
-    None, "--stall-seconds", min=1, help="Time without a new token, verdict or training pass (default 600)."
+    None,
+    "--stall-seconds",
+    metavar="SECONDS",
+    min=1,
+    help="Treat the run as hung after this long without a new token, verdict or training pass (default 600).",
 )
 LOADING_SECONDS = typer.Option(
     None,
     "--loading-seconds",
+    metavar="SECONDS",
     min=1,
-    help="Time without data read or written while a model is loaded (default 900, or --stall-seconds if that is more).",
+    help="The same while a model loads, without data read or written (default 900, or --stall-seconds if larger).",
 )
 MAX_RESTARTS = typer.Option(
-    None, "--max-restarts", min=0, help="Restarts in a row that finish nothing, before giving up (default 3)."
+    None,
+    "--max-restarts",
+    metavar="N",
+    min=0,
+    help="Give up after this many restarts in a row without progress (default 3).",
 )
 
 
@@ -38,7 +47,7 @@ def check_unused(stall_seconds: float | None, loading_seconds: float | None, max
     }
     for name, value in options.items():
         if value is not None:
-            raise ConfigError(f"{name} {value:g}: nobody supervises this run", f"add --supervised, or leave {name} out")
+            raise ConfigError(f"{name} {value:g}: the run is not supervised", f"add --supervised, or drop {name}")
 
 
 def supervise_run(

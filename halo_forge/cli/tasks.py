@@ -1,23 +1,27 @@
-"""`halo-forge tasks`: prove a task file and say what is weak in it."""
+"""`halo-forge tasks`: check a task file, and report what is weak in it."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from halo_forge.cli.config import SET
 
-app = typer.Typer(help="Check files of prompts and tests.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from halo_forge.checks.tasks import TaskReport
+
+app = typer.Typer(help="Check files of prompts and their tests.", no_args_is_help=True)
 
 WRONG = 1
 """Exit code: the files were checked, and something in them is wrong."""
 
 
-FILES = typer.Argument(metavar="FILE...", help="JSONL prompts, or builtin:c.", show_default=False)
-CONFIG = typer.Option(None, "--config", help="Take the verifier of this configuration.")
+FILES = typer.Argument(metavar="FILE...", help="JSONL files of prompts, or builtin:c.", show_default=False)
+CONFIG = typer.Option(None, "--config", metavar="CONFIG", help="Use the verifier of this configuration.")
 
 
 # A callback keeps `check` a verb of its own while it is the only one.
@@ -30,25 +34,27 @@ def _group() -> None:
 def check(
     files: list[str] = FILES,
     config: Path | None = CONFIG,
-    language: str | None = typer.Option(None, "--language", help="The language of rows that name none."),
+    language: str | None = typer.Option(
+        None, "--language", metavar="NAME", help="Language of rows that do not name one."
+    ),
     overrides: list[str] | None = SET,
-    as_json: bool = typer.Option(False, "--json", help="Print the result as JSON on stdout."),
+    as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
-    """Prove that references pass and wrong solutions fail, and find what is weak: few checks, leaks across splits ...
+    """Verify that references pass and wrong solutions fail; report weak tests and leaks across splits.
 
-    One file is split by the hash of its ids, as FILE:train is; several files are splits of their own.
-    Exit code 0 when nothing is wrong (weaknesses may be there), 1 otherwise.
+    One file is split by a hash of its ids, as FILE:train is; several files count as one split each.
+    Exit code 0 if there are no errors (there may be warnings), 1 otherwise.
     """
     from halo_forge.checks.tasks import check_tasks, default_spec, load_groups
-    from halo_forge.cli.watch import PlainObserver
+    from halo_forge.cli.observer import PlainObserver
     from halo_forge.config import load_config
     from halo_forge.core.errors import ConfigError
     from halo_forge.core.source import canonical
 
     if config is not None and language is not None:
-        raise ConfigError("--language and --config say the same thing twice", "leave out --language")
+        raise ConfigError("--language and --config cannot be combined", "drop --language")
     if config is None and overrides:
-        raise ConfigError("--set changes a configuration, and none is given", "give --config CONFIG too")
+        raise ConfigError("--set needs a configuration to change", "add --config CONFIG")
     broken: list[ConfigError] = []
     if config is not None:
         spec = load_config(config, overrides if overrides is not None else ()).config.verifier
@@ -67,16 +73,28 @@ def check(
     if as_json:
         print(json.dumps(report.to_row(), indent=2))
     else:
-        from halo_forge.cli.render import print_table
-
-        if report.findings:
-            columns = {"severity": "left", "prompt": "left", "finding": "left", "what": "left"}
-            print_table(columns, [(each.severity, each.prompt_id, each.code, each.message) for each in report.findings])
-        print(
-            f"{report.num_prompts} prompts: {report.num_references_passed} of {report.num_references} references pass,"
-            f" {report.num_wrong_failed} of {report.num_wrong} wrong solutions fail"
-        )
+        print_report(report)
     if report.has_errors:
         num = sum(finding.severity == "error" for finding in report.findings)
         print(f"{num} {'error' if num == 1 else 'errors'} in {', '.join(files)}", file=sys.stderr)
         raise typer.Exit(WRONG)
+
+
+def print_report(report: TaskReport) -> None:
+    """One row for each finding, and how many solutions did what they must."""
+    from halo_forge.cli.render import Column, print_paragraph, print_table, stdout
+
+    if report.findings:
+        print_table(
+            [
+                Column("severity", [each.severity for each in report.findings], align="left"),
+                Column("prompt", [each.prompt_id for each in report.findings], text=True),
+                Column("finding", [each.code for each in report.findings], align="left"),
+                Column("details", [each.message for each in report.findings], text=True),
+            ]
+        )
+    print_paragraph(
+        stdout(),
+        f"{report.num_prompts} prompts: {report.num_references_passed} of {report.num_references} references pass,"
+        f" {report.num_wrong_failed} of {report.num_wrong} wrong solutions fail",
+    )

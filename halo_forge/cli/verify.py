@@ -1,4 +1,4 @@
-"""`halo-forge verify`: files and answers by the configured verifier, and stored verdicts under other rewards."""
+"""`halo-forge verify`: source files and completions by a verifier, and stored verdicts under other rewards."""
 
 from __future__ import annotations
 
@@ -21,12 +21,15 @@ NOT_ALL = 1
 """Exit code: everything was checked, and not all of it passes."""
 
 
-CONFIG = typer.Argument(None, help="Configuration file (YAML).", show_default=False)
+CONFIG = typer.Argument(None, metavar="CONFIG", help="Configuration file (YAML).", show_default=False)
 FILES = typer.Argument(
     None, metavar="FILE...", help="Source files, or .jsonl files of completions.", show_default=False
 )
 RESCORE = typer.Option(
-    None, "--rescore", metavar="RUN", help="Score the stored verdicts of a run again, with --set verifier.rewards.*"
+    None,
+    "--rescore",
+    metavar="RUN",
+    help="Score a run's stored verdicts with other rewards (--set verifier.rewards.*).",
 )
 
 
@@ -34,22 +37,22 @@ def verify(
     config: Path | None = CONFIG,
     files: list[Path] | None = FILES,
     prompt: str | None = typer.Option(
-        None, "--prompt", metavar="ID", help="Check source files against the tests of this prompt."
+        None, "--prompt", metavar="ID", help="Check the source files with the tests of this prompt."
     ),
     rescore: Path | None = RESCORE,
     overrides: list[str] | None = SET,
-    as_json: bool = typer.Option(False, "--json", help="Print the result as JSON on stdout."),
+    as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
-    """Check source files, or the completions of a JSONL file, and show the verdicts; or score a run again.
+    """Verify source files or the completions of a JSONL file, or score a run's verdicts with other rewards.
 
-    Exit code 0 when all pass, 1 when some do not.
+    Exit code 0 if all pass, 1 otherwise.
     """
     from halo_forge.core.errors import ConfigError
 
     changes = list(overrides) if overrides is not None else []
     if rescore is not None:
         if config is not None or prompt is not None:
-            raise ConfigError("--rescore takes no configuration, file or --prompt", "give the run directory alone")
+            raise ConfigError("--rescore takes no configuration, file or --prompt", "give only the run directory")
         _rescore(rescore, changes, as_json)
         return
     if config is None or not files:
@@ -61,7 +64,7 @@ def verify(
     if as_json:
         print(json.dumps([verdict.to_row() for verdict in verdicts], indent=2))
     else:
-        _show(asked, verdicts)
+        print_verdicts(asked, verdicts)
     _leave(verdicts)
 
 
@@ -69,7 +72,7 @@ def _check(
     config: Path, files: Sequence[Path], prompt_id: str | None, changes: Sequence[str]
 ) -> tuple[list[Asked], list[Verdict]]:
     from halo_forge.checks.answers import completions, one_prompt, source_files, verdicts_on, without_tests
-    from halo_forge.cli.watch import PlainObserver
+    from halo_forge.cli.observer import PlainObserver
     from halo_forge.config import load_config
     from halo_forge.core.errors import ConfigError
     from halo_forge.runtime.assembly import load_prompt_sets
@@ -80,8 +83,8 @@ def _check(
     if tables and (len(tables) < len(files) or prompt_id is not None):
         found = "--prompt" if prompt_id is not None else str(next(path for path in files if path not in tables))
         raise ConfigError(
-            f"{tables[0]} holds completions that name their prompts, so {found} cannot be given with it",
-            "check source files and .jsonl files in two calls",
+            f"{tables[0]} holds completions that name their prompts, so it cannot be combined with {found}",
+            "check source files and .jsonl files separately",
         )
     if tables:
         asked = completions(files, load_prompt_sets(settings).by_id())
@@ -93,32 +96,31 @@ def _check(
     return asked, list(PlainObserver().track("verify", verdicts_on(spec, asked), len(asked)))
 
 
-def _show(asked: Sequence[Asked], verdicts: Sequence[Verdict]) -> None:
+def print_verdicts(asked: Sequence[Asked], verdicts: Sequence[Verdict]) -> None:
+    """One row for each program."""
     from halo_forge.checks.answers import telling_line
-    from halo_forge.cli.render import print_table
+    from halo_forge.cli.render import Column, print_table
 
-    rows = [
-        (
-            each.name,
-            verdict.stage,
-            verdict.status,
-            f"{verdict.reward:.3f}",
-            f"{verdict.tests_passed} of {verdict.tests_total}" if verdict.tests_total else "",
-            str(verdict.warnings) if verdict.warnings else "",
-            " ".join(verdict.flags),
-            telling_line(verdict),
-        )
-        for each, verdict in zip(asked, verdicts, strict=True)
-    ]
-    columns = {"answer": "left", "stage": "left", "status": "left", "reward": "right", "tests": "right"}
-    print_table({**columns, "warnings": "right", "flags": "left", "what was said": "left"}, rows)
+    tests = [f"{each.tests_passed} of {each.tests_total}" if each.tests_total else "" for each in verdicts]
+    print_table(
+        [
+            Column("program", [each.name for each in asked], text=True),
+            Column("stage", [each.stage for each in verdicts], align="left"),
+            Column("status", [each.status for each in verdicts], align="left"),
+            Column("reward", [f"{each.reward:.3f}" for each in verdicts]),
+            Column("tests", tests, 2),
+            Column("warnings", [str(each.warnings) if each.warnings else "" for each in verdicts], 3),
+            Column("flags", [" ".join(each.flags) for each in verdicts], 1, text=True),
+            Column("first diagnostic", [telling_line(each) for each in verdicts], text=True),
+        ]
+    )
 
 
 def _leave(verdicts: Sequence[Verdict]) -> None:
     num_passed = sum(verdict.passed for verdict in verdicts)
     num_errors = sum(verdict.status == "error" for verdict in verdicts)
     if num_errors:
-        print(f"{num_errors} of {len(verdicts)} could not be checked: a failure of our own", file=sys.stderr)
+        print(f"{num_errors} of {len(verdicts)} could not be checked: the verifier itself failed", file=sys.stderr)
     if num_passed < len(verdicts):
         print(f"{num_passed} of {len(verdicts)} pass", file=sys.stderr)
         raise typer.Exit(NOT_ALL)
@@ -130,42 +132,40 @@ def _rescore(run: Path, changes: Sequence[str], as_json: bool) -> None:
 
     old = run_config(run).config
     new = changed_config(run, old, changes)
-    cycles = rescore(run, old, new)
+    scored = rescore(run, old, new)
     if as_json:
         rewards = {"old": old.verifier.rewards.model_dump(), "new": new.verifier.rewards.model_dump()}
-        print(json.dumps({"run": str(run), "rewards": rewards, "cycles": [row.to_row() for row in cycles]}, indent=2))
+        print(json.dumps({"run": str(run), "rewards": rewards, "cycles": [each.to_row() for each in scored]}, indent=2))
     else:
-        _show_cycles(cycles)
+        print_rescored(scored, old.raft.num_cycles)
 
 
-def _show_cycles(cycles: Sequence[Rescored]) -> None:
-    from halo_forge.cli.render import print_table
+def print_rescored(scored: Sequence[Rescored], num_cycles: int) -> None:
+    """One row for each file of verdicts, under the old and the new rewards."""
+    from halo_forge.cli.render import Column, number, print_table
+    from halo_forge.cli.status import cycle_name
 
-    def mean(value: float | None) -> str:
-        return "" if value is None else f"{value:.4f}"
+    def of(name: str, form: str) -> list[str]:
+        return [number(getattr(each, name), form) for each in scored]
 
-    def text(value: object) -> str:
-        return "" if value is None else str(value)
+    def thresholds(name: str) -> list[str]:
+        values = [getattr(each, name) for each in scored]
+        return ["" if value is None else str(value) for value in values]
 
-    rows = [
-        (
-            text(row.cycle),
-            f"v{row.policy_version}",
-            row.name,
-            str(row.num_verdicts),
-            str(row.num_errors) if row.num_errors else "",
-            str(row.num_changed),
-            mean(row.reward_mean_old),
-            mean(row.reward_mean_new),
-            text(row.threshold_old),
-            text(row.threshold_new),
-            text(row.num_above_old),
-            text(row.num_above_new),
-        )
-        for row in cycles
-    ]
-    columns = (
-        "cycle", "model", "set", "verdicts", "errors", "changed", "mean old", "mean new", "threshold old",
-        "threshold new", "above old", "above new",
-    )  # fmt: skip
-    print_table({name: "left" if name in ("model", "set") else "right" for name in columns}, rows)
+    cycles = ["" if each.cycle is None else cycle_name(each.cycle, num_cycles) for each in scored]
+    print_table(
+        [
+            Column("cycle", cycles),
+            Column("model", [f"v{each.policy_version}" for each in scored]),
+            Column("set", of("name", "")),
+            Column("verdicts", of("num_verdicts", "d"), 4),
+            Column("errors", [str(each.num_errors) if each.num_errors else "" for each in scored], 3),
+            Column("changed", of("num_changed", "d")),
+            Column("mean old", of("reward_mean_old", ".4f")),
+            Column("mean new", of("reward_mean_new", ".4f")),
+            Column("threshold old", thresholds("threshold_old"), 2),
+            Column("threshold new", thresholds("threshold_new"), 2),
+            Column("above old", of("num_above_old", "d"), 1),
+            Column("above new", of("num_above_new", "d"), 1),
+        ]
+    )

@@ -1,4 +1,4 @@
-"""The configuration of a run: composes the settings of all families, and every rule between keys."""
+"""The configuration of a run: the settings of every family in one place, and all rules between keys."""
 
 from __future__ import annotations
 

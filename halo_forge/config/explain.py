@@ -1,4 +1,4 @@
-"""From pydantic's errors to problems that name the key as the user wrote it, what was found and what is allowed."""
+"""Turns pydantic's errors into problems that name the key as the user wrote it, what was found and what is allowed."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ _ALLOWED = {
 
 
 def problems_of(error: ValidationError, data: Any) -> list[Problem]:
-    """The problems of a validation of `data` (in its normalised spelling), one for each key.
+    """The problems of a validation of `data` (in its normalised spelling), one per key.
 
-    Where several types were tried for one value, what each of them allows is put together.
+    If several types were tried for one value, the message lists what each of them allows.
     """
     found: dict[KeyPath, list[str]] = {}
     finished: list[Problem] = []
@@ -67,7 +67,7 @@ def problems_of(error: ValidationError, data: Any) -> list[Problem]:
 
 
 def key_path(loc: tuple[str | int, ...], data: Any) -> KeyPath:
-    """Pydantic's location without the names of kinds, types and short spellings in it."""
+    """Pydantic's location without the names of kinds, types and short spellings."""
     path: list[str | int] = []
     skip_tag = False
     for number, part in enumerate(loc):
@@ -78,7 +78,7 @@ def key_path(loc: tuple[str | int, ...], data: Any) -> KeyPath:
             if isinstance(part, int):
                 part = f"cycle_{part + 1}"
             if part not in data:
-                # A missing key is not in the data either, but it ends the location and is a key of the section.
+                # A missing key is not in the data either, but it is the end of the location and a key of the section.
                 last = number == len(loc) - 1
                 if last and any(part in fields(model) for model in models_at(tuple(path), data)):
                     path.append(part)
@@ -94,7 +94,7 @@ def key_path(loc: tuple[str | int, ...], data: Any) -> KeyPath:
 
 
 def value_at(data: Any, path: KeyPath) -> Any:
-    """The value at `path`, None where there is none."""
+    """The value at `path`, None if there is none."""
     for part in path:
         data = inside(data, part)
     return data
@@ -140,4 +140,4 @@ def _remark(value: Any, allowed: list[str]) -> str:
     if "a list" in allowed:
         return f"; write [{value}]"
     number = re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", value)
-    return "; take it out of its quotes" if number and any("number" in each for each in allowed) else ""
+    return "; remove the quotes" if number and any("number" in each for each in allowed) else ""

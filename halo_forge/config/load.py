@@ -1,4 +1,4 @@
-"""From a file and `--set` to a checked configuration, or to one error that lists everything that is wrong."""
+"""From a file and `--set` to a checked configuration, or to one error that lists all problems."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from halo_forge.config.explain import problems_of
 from halo_forge.config.problems import Problem
 from halo_forge.config.sections import RaftConfig
 from halo_forge.config.spellings import Normalised, normalised
-from halo_forge.config.yaml_io import Document, KeyPath, apply_overrides, leaves, load_document
+from halo_forge.config.yaml_io import Document, KeyPath, apply_overrides, dump, leaves, load_document
 from halo_forge.core.errors import ConfigError
 
 WITHOUT_INFLUENCE = (
@@ -31,9 +31,13 @@ WITHOUT_INFLUENCE = (
     *(("engine", key) for key in ("max_in_flight", "timeout_seconds", "retry_seconds", "start_timeout_seconds")),
     ("training", "max_tokens_per_pass"),
 )
-"""(section, key) that no result of a run depends on."""
+"""(section, key) of the keys that no result of a run depends on."""
 
-# A section that lost a wrong value can lack a required one and has to go too, and so on outwards: paths are short.
+_MAPPING = "<mapping>"
+"""What messages call a configuration that is no file."""
+
+# Removing a wrong value can leave its section without a required one, so that the section has to be removed too, and so
+# on outwards; paths are short.
 _ATTEMPTS = 4
 
 
@@ -45,15 +49,25 @@ class LoadedConfig:
     document: Document
 
 
-def load_config(path: str | Path, overrides: Iterable[str] = ()) -> LoadedConfig:
-    """Read, override and check a configuration; `output_dir` defaults to `runs/<file name>`.
+def load_config(
+    source: str | Path | Mapping[str, Any], overrides: Iterable[str] | Mapping[str, Any] = ()
+) -> LoadedConfig:
+    """Read, override and check a configuration.
+
+    Args:
+        source: A YAML file, whose `output_dir` defaults to `runs/<file name>`; or the same settings as a mapping, which
+            has to name one.
+        overrides: `KEY=VALUE` as `--set` takes them, or dotted key -> value.
 
     Raises:
-        ConfigError: Everything that is wrong, one line for each key: `file:line: key: found ..., allowed ...`.
+        ConfigError: All problems, one line per key: `file:line: key: found ..., allowed ...`.
     """
-    document = apply_overrides(load_document(path), overrides)
-    data = {"output_dir": f"runs/{Path(path).stem}", **document.data}
-    found = normalised(data)
+    if isinstance(overrides, Mapping):
+        overrides = [f"{key}={_as_json(value, key)}" for key, value in overrides.items()]
+    given = _given(source) if isinstance(source, Mapping) else load_document(source)
+    document = apply_overrides(given, overrides)
+    default = {} if isinstance(source, Mapping) else {"output_dir": f"runs/{Path(source).stem}"}
+    found = normalised({**default, **document.data})
     try:
         if not found.problems:
             return LoadedConfig(RaftConfig.model_validate(found), document)
@@ -63,8 +77,30 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> LoadedConfig
     raise _as_error(problems, found, document)
 
 
+def _given(settings: Mapping[str, Any]) -> Document:
+    """A configuration that is no file: without lines, and with the text that it would have as one."""
+    data = json.loads(_as_json(settings, _MAPPING))
+    if "extends" in data:
+        raise ConfigError(f"{_MAPPING}: extends: only a file can extend another one", "merge the two mappings")
+    return Document(data, {}, Path(_MAPPING), dump(data))
+
+
+def _as_json(value: Any, name: str) -> str:
+    """A value as a configuration file can hold it; paths become text, tuples lists."""
+
+    def plain(part: Any) -> str:
+        if isinstance(part, Path):
+            return str(part)
+        raise TypeError(f"found {type(part).__name__!r}, which no configuration can hold")
+
+    try:
+        return json.dumps(value, default=plain)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{name}: {error}", "use numbers, text, lists and mappings, as in a YAML file") from error
+
+
 def resolved(config: RaftConfig) -> dict[str, Any]:
-    """Every value, defaults included, as plain JSON data that `RaftConfig.model_validate` takes back."""
+    """Every value, defaults included, as plain JSON data that `RaftConfig.model_validate` accepts."""
     plain: dict[str, Any] = _short(config.model_dump(mode="json", by_alias=True))
     samples = plain["raft"]["samples_per_prompt"]
     if isinstance(samples, float):
@@ -73,7 +109,7 @@ def resolved(config: RaftConfig) -> dict[str, Any]:
 
 
 def config_digest(config: RaftConfig) -> str:
-    """SHA-256 of everything that results depend on; equal for files that differ in spelling only."""
+    """SHA-256 of everything that results depend on; equal for files that differ only in spelling."""
     data = resolved(config)
     for section, key in WITHOUT_INFLUENCE:
         (data if section is None else data[section]).pop(key, None)
@@ -81,7 +117,7 @@ def config_digest(config: RaftConfig) -> str:
 
 
 def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(dotted key, old value, new value) of every key in which two resolved configurations differ; None for absent."""
+    """(dotted key, old value, new value) of every key in which two resolved configurations differ; None if absent."""
     before, after = (dict(leaves(side)) for side in (old, new))
     return [
         (".".join(map(str, path)), before.get(path), after.get(path))
@@ -99,7 +135,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _hidden_problems(found: Normalised) -> list[Problem]:
-    """Rules between keys that pydantic did not come to, because single values were wrong: tried without those."""
+    """Violated rules between keys that pydantic skipped because single values were wrong: checks without those."""
     data = copy.deepcopy(found.data)
     removed = [_remove(data, problem.path) for problem in found.problems]
     for _ in range(_ATTEMPTS):
@@ -117,7 +153,11 @@ def _hidden_problems(found: Normalised) -> list[Problem]:
 
 
 def _remove(data: dict[str, Any], path: KeyPath) -> KeyPath:
-    """Take out the value at `path`, or what is around it: a list, a section without a key or with a wrong kind."""
+    """Remove the value at `path`, or what contains it: a list, a section without a key or with a wrong kind.
+
+    Returns:
+        The path that was removed.
+    """
     if path[-1:] == ("kind",):
         return _remove(data, path[:-1])
     section: Any = data
@@ -165,8 +205,8 @@ def _as_error(problems: list[Problem], found: Normalised, document: Document) ->
     for problem in sorted(problems, key=line):
         path = found.origin(problem.path)
         others = tuple((found.origin(other), value) for other, value in problem.others)
-        told = Problem(path, problem.text, problem.value, others).told(where)
-        lines.append(told if where(path) != "default" else f"{document.where(path)}: {told}")
+        text = Problem(path, problem.text, problem.value, others).line(where)
+        lines.append(text if where(path) != "default" else f"{document.where(path)}: {text}")
     head = [f"{document.path}: {len(lines)} problems"] if len(lines) > 1 else []
-    hint = "fix these keys; docs/configuration.md describes every key, `halo-forge config schema` lists them"
+    hint = "correct these keys; docs/configuration.md describes every key, `halo-forge config schema` lists them"
     return ConfigError("\n".join([*head, *lines]), hint)

@@ -1,4 +1,4 @@
-"""The keys of the configuration, and what other tools call them."""
+"""The keys of the configuration, and their names in other tools."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ FOREIGN: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("output", "out_dir", "run_dir", "logging_dir"), ("output_dir",)),
     **dict.fromkeys(("logger", "tracker", "trackers", "wandb"), ("report_to",)),
 }
-"""Names of TRL, transformers, PEFT, verl, axolotl and the earlier halo-forge -> ours."""
+"""Names used by TRL, transformers, PEFT, verl, axolotl and earlier versions of halo-forge -> ours."""
 
 RENAMED_KINDS = {"everything": "unfiltered"}
 """A kind of an earlier halo-forge -> its name now."""
@@ -71,7 +71,7 @@ _NOTES = {
 
 
 def fields(model: type[BaseModel]) -> dict[str, Any]:
-    """Key as it is written in a file -> pydantic's FieldInfo."""
+    """Key as written in a file -> pydantic's FieldInfo."""
     return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
@@ -97,18 +97,18 @@ def models_at(path: KeyPath, data: Any) -> list[type[BaseModel]]:
 
 
 def default_kind(model: type[BaseModel]) -> str | None:
-    """The kind that a class stands for, None for a plain section."""
+    """The kind of a settings class, None for a plain section."""
     return model.model_fields["kind"].default if "kind" in model.model_fields else None
 
 
 @functools.cache
 def all_keys() -> tuple[str, ...]:
-    """Every dotted key of every kind, settings of schedules left out."""
+    """Every dotted key of every kind, without the settings of schedules."""
     return tuple(dict.fromkeys(dotted(path) for path, _ in walk(RaftConfig)))
 
 
 def walk(model: type[BaseModel], path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
-    """(path, FieldInfo) of every field below a class that is not a section; schedules are fields."""
+    """(path, FieldInfo) of every field below a class that is not itself a section; schedules count as fields."""
     for key, field in fields(model).items():
         inner = models_in(field.annotation)
         if not inner or issubclass(inner[0], Schedule):
@@ -119,7 +119,7 @@ def walk(model: type[BaseModel], path: KeyPath = ()) -> Iterator[tuple[KeyPath, 
 
 
 def advice(path: KeyPath, data: Any) -> str:
-    """What to write instead of the unknown key at the end of `path`."""
+    """What to write instead of the unknown key that ends `path`."""
     key, section = str(path[-1]), path[:-1]
     known = [name for model in models_at(section, data) for name in fields(model)]
     if key in FOREIGN:
@@ -137,7 +137,7 @@ def advice(path: KeyPath, data: Any) -> str:
         ]
         return f"only {dotted(section)}.kind {' or '.join(kinds)} has this key"
     if elsewhere:
-        return f"it belongs elsewhere: {' or '.join(elsewhere)}"
+        return f"it belongs to another section: {' or '.join(elsewhere)}"
     distant = difflib.get_close_matches(key, [name.rpartition(".")[2] for name in all_keys()], n=1)
     if distant:
         return "did you mean " + " or ".join(n for n in all_keys() if n.rpartition(".")[2] == distant[0]) + "?"

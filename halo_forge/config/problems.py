@@ -1,4 +1,4 @@
-"""One thing that is wrong with a configuration, and how it is told."""
+"""One problem of a configuration, and how it is reported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from halo_forge.config.yaml_io import KeyPath
 
 PROBLEMS = "halo_forge_problems"
-"""The pydantic error type that carries problems found by rules between several keys."""
+"""The pydantic error type that carries problems found by rules between keys."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Problem:
 
     Attributes:
         text: What was found and what is allowed; for a contradiction, why it is one and what to do.
-        value: The value at `path`, told only for a contradiction.
+        value: The value at `path`, reported only for a contradiction.
         others: The other keys of a contradiction with their values.
     """
 
@@ -30,8 +30,8 @@ class Problem:
     value: Any = None
     others: tuple[tuple[KeyPath, Any], ...] = ()
 
-    def told(self, where: Callable[[KeyPath], str]) -> str:
-        """`file:line: key: ...`; `where` gives the place of a path, "default" for one that nobody wrote."""
+    def line(self, where: Callable[[KeyPath], str]) -> str:
+        """`file:line: key: ...`; `where` gives the place of a path, "default" for a value that was not written."""
         place = f"{where(self.path)}: {dotted(self.path)}".removeprefix("default: ")
         if not self.others:
             return f"{place}: {self.text}"
@@ -42,7 +42,7 @@ class Problem:
 def raise_all(problems: Sequence[Problem]) -> None:
     """Raise inside a pydantic validator, if there is anything to raise."""
     if problems:
-        text = "; ".join(problem.told(lambda path: "here") for problem in problems)
+        text = "; ".join(problem.line(lambda path: "here") for problem in problems)
         raise PydanticCustomError(PROBLEMS, "{text}", {"text": text, "problems": list(problems)})
 
 
@@ -53,7 +53,7 @@ def dotted(path: KeyPath) -> str:
 
 
 def show(value: Any) -> str:
-    """A value as one would write it in the file, shortened."""
+    """A value as it would be written in the file, shortened."""
     if isinstance(value, float):
         return f"{value:.12g}"
     text = json.dumps(value, ensure_ascii=False, default=str)

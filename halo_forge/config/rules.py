@@ -27,12 +27,12 @@ _KEEP: KeyPath = ("selection", "keep_fraction")
 _RATE: KeyPath = ("training", "learning_rate")
 _MASS: KeyPath = ("training", "learning_rate_mass")
 _ACCUMULATION: KeyPath = ("training", "gradient_accumulation_steps")
-_GREEDY = "at temperature 0 all samples of a prompt are the same"
+_GREEDY = "at temperature 0 all samples of a prompt are identical"
 
 
 @dataclass(frozen=True)
 class Range:
-    """What a scheduled value may be: between `low` and `high`, `low` itself only if `closed`."""
+    """The allowed values of a scheduled key: from `low` to `high`, `low` itself only if `closed`."""
 
     low: float
     high: float
@@ -64,14 +64,14 @@ SCHEDULED: dict[KeyPath, Range] = {
     ("raft", "curriculum_fraction"): _SHARE,
     ("training", "average_weight"): _SHARE,
 }
-"""Every scheduled key, and what its values may be in each cycle."""
+"""Every scheduled key, and the allowed range of its values in each cycle."""
 
 COUNTS = (_SAMPLES, _ACCUMULATION)
 """Scheduled keys whose values are rounded to whole numbers."""
 
 
 def check_rules(config: RaftConfig) -> None:
-    """Raise a pydantic error that carries every broken rule."""
+    """Raise a pydantic error with every violated rule."""
     outside = list(_ranges(config))
     broken = {problem.path for problem in outside}
     rules = [
@@ -87,13 +87,13 @@ def check_rules(config: RaftConfig) -> None:
 
 
 def bounds(config: RaftConfig, path: KeyPath, cycle: int) -> tuple[Any, Any]:
-    """Smallest and largest value of a scheduled key in a cycle, counts rounded; the key must not be null."""
+    """Smallest and largest value of a scheduled key in a cycle, with counts rounded; the key must not be null."""
     low, high = value_at(config, path).bounds(cycle, config.raft.num_cycles)
     return (round(low), round(high)) if path in COUNTS else (low, high)
 
 
 def value_at(config: RaftConfig, path: KeyPath) -> Any:
-    """The schedule of a scheduled key; None where the key is null."""
+    """The schedule of a scheduled key; None if the key is null."""
     value: Any = config
     for part in path:
         value = getattr(value, str(part))
@@ -118,7 +118,7 @@ def _ranges(config: RaftConfig) -> Iterator[Problem]:
                 break
     for path in COUNTS:
         count = value_at(config, path)
-        # A schedule's values are rounded; a number that nobody could mean is refused.
+        # The values of a schedule are rounded; a constant that is not a whole number can only be a mistake.
         if count.kind == "constant" and (low := count.bounds(1, 1)[0]) >= 1 and low % 1 != 0:
             yield Problem(path, f"found {show(low)}, allowed: {SCHEDULED[path].text}")
 
@@ -126,14 +126,14 @@ def _ranges(config: RaftConfig) -> Iterator[Problem]:
 def _learning_rate(config: RaftConfig) -> Iterator[Problem]:
     rate, mass = config.training.learning_rate, config.training.learning_rate_mass
     if rate is None and mass is None:
-        yield Problem(_RATE, "found null, allowed: a number or a schedule; null only beside a learning_rate_mass")
+        yield Problem(_RATE, "found null, allowed: a number or a schedule; null only together with learning_rate_mass")
     if rate is not None and mass is not None:
         text = "the peak follows from the mass and the number of rows; keep one of the two"
         yield Problem(_MASS, text, _as_written(mass), ((_RATE, _as_written(rate)),))
 
 
 def _metrics(config: RaftConfig) -> Iterator[Problem]:
-    """A schedule whose metric is never measured would never move, and nothing would say so."""
+    """A schedule whose metric is never measured would never change, without any sign of it."""
     for path in SCHEDULED:
         metric = getattr(value_at(config, path), "metric", None)
         if metric is None:
@@ -145,13 +145,13 @@ def _metrics(config: RaftConfig) -> Iterator[Problem]:
         if (re.sub(r"@[1-9]\d*$", "@k", metric) not in names and metric not in names) or metric.endswith("@k"):
             near = difflib.get_close_matches(metric, names, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            text = "what docs/metrics.md lists of a prompt set (with dev/ or train/), of drift or of kept samples"
+            text = "a metric of docs/metrics.md: of a prompt set (with dev/ or train/), of drift or of kept samples"
             yield Problem(place, f"found {show(metric)}, allowed: {text}{hint}")
         elif metric in drift_names() and config.evaluation.num_drift_samples == 0:
             other = (("evaluation", "num_drift_samples"), 0)
-            yield Problem(place, "without such samples it is not measured; take at least 1", metric, (other,))
+            yield Problem(place, "without drift samples it is not measured; set at least 1", metric, (other,))
         elif metric.startswith("dev/") and samples[1] < (least := fewest_samples(metric)):
-            yield Problem(place, f"it takes at least {least} samples of a prompt", metric, (samples,))
+            yield Problem(place, f"it needs at least {least} samples per prompt", metric, (samples,))
 
 
 def _as_written(schedule: Any) -> Any:
@@ -162,14 +162,14 @@ def _single_rules(config: RaftConfig) -> Iterator[Problem]:
     evaluation = config.evaluation
     if evaluation.temperature == 0 and evaluation.samples_per_prompt > 1:
         other = (("evaluation", "samples_per_prompt"), evaluation.samples_per_prompt)
-        do = f"{_GREEDY}; raise the temperature, or set evaluation.samples_per_prompt to 1"
-        yield Problem(("evaluation", "temperature"), do, evaluation.temperature, (other,))
+        text = f"{_GREEDY}; raise the temperature, or set evaluation.samples_per_prompt to 1"
+        yield Problem(("evaluation", "temperature"), text, evaluation.temperature, (other,))
     engine = config.engine
     adapter, kind = getattr(engine, "adapter", None), engine.kind
     if config.model.quantization != "none" and (kind == "vllm" or adapter in ("vllm_runtime_lora", "none")):
-        text = "the server has the weights in full: another policy than the one that is trained; set it to none"
+        text = "the server has the full-precision weights: a different policy than the one trained; set it to none"
         if kind == "openai_server":
-            text += ", or engine.adapter to merged_restart, which serves the weights of the 4 bits"
+            text += ", or engine.adapter to merged_restart, which serves the 4-bit weights"
         sampler = (("engine", "kind"), kind) if adapter is None else (("engine", "adapter"), adapter)
         yield Problem(("model", "quantization"), text, config.model.quantization, (sampler,))
     if engine.batch_size != "auto" and engine.batch_size < 1:
@@ -181,7 +181,7 @@ def _single_rules(config: RaftConfig) -> Iterator[Problem]:
         yield Problem(("training", "optimizer", "across_cycles"), text, across, (base,))
     if "" in engine.stop:
         yield Problem(
-            ("engine", "stop"), 'found "" in it, allowed: text that is not empty; an empty text ends every answer'
+            ("engine", "stop"), 'found "" in it, allowed: text that is not empty; an empty string ends every completion'
         )
     try:
         learning_rate_factors(config.training.lr_scheduler_type, 10, 0, **config.training.lr_scheduler_kwargs)
@@ -189,12 +189,12 @@ def _single_rules(config: RaftConfig) -> Iterator[Problem]:
         yield Problem(("training", "lr_scheduler_kwargs"), str(error))
     per_cycle, limit = config.raft.prompts_per_cycle, config.prompts.train_limit
     if per_cycle is not None and limit is not None and per_cycle > limit:
-        text = "a cycle cannot take more prompts than there are; lower prompts_per_cycle or raise train_limit"
+        text = "a cycle cannot use more prompts than there are; lower prompts_per_cycle or raise train_limit"
         yield Problem(_PER_CYCLE, text, per_cycle, ((_LIMIT, limit),))
 
 
 def _temperature(config: RaftConfig, broken: set[KeyPath]) -> Iterator[Problem]:
-    """Not hotter than the engine can sample; returns to an earlier version may add to the schedule."""
+    """Not above what the engine can sample; returns to an earlier version may add to the schedule."""
     if _TEMPERATURE in broken:
         return
     limit, decisions, raft = config.engine.max_temperature, config.decisions, config.raft
@@ -221,8 +221,8 @@ def _greedy(config: RaftConfig, broken: set[KeyPath]) -> Iterator[Problem]:
     for cycle in _cycles(config):
         wanted, hottest = bounds(config, _SAMPLES, cycle)[1], bounds(config, _TEMPERATURE, cycle)[1]
         if hottest == 0 and round(wanted) > 1:
-            do = f"{_GREEDY} (cycle {cycle}); raise the temperature, or set raft.samples_per_prompt to 1"
-            yield Problem(_TEMPERATURE, do, hottest, ((_SAMPLES, round(wanted)),))
+            text = f"{_GREEDY} (cycle {cycle}); raise the temperature, or set raft.samples_per_prompt to 1"
+            yield Problem(_TEMPERATURE, text, hottest, ((_SAMPLES, round(wanted)),))
             return
 
 
@@ -231,7 +231,9 @@ def _budgeted(config: RaftConfig, broken: set[KeyPath]) -> Iterator[Problem]:
         return
     fewest = min(bounds(config, _SAMPLES, cycle)[0] for cycle in _cycles(config))
     if fewest < MIN_BUDGETED:
-        text = f"half of the samples must tell which prompts to ask again; draw {MIN_BUDGETED}, or sample uniformly"
+        text = (
+            f"half of the samples decide which prompts get the rest; use {MIN_BUDGETED} or more, or sampling: uniform"
+        )
         yield Problem(("raft", "sampling"), text, "budgeted", ((_SAMPLES, fewest),))
 
 
@@ -239,14 +241,14 @@ def _counts(config: RaftConfig, broken: set[KeyPath]) -> Iterator[Problem]:
     counts = {_PER_CYCLE: config.raft.prompts_per_cycle, _LIMIT: config.prompts.train_limit}
     known = {path: count for path, count in counts.items() if count is not None}
     if not known or broken & {_SAMPLES, _KEEP}:
-        return  # how many prompts a set holds is known once it is read
+        return  # the size of a prompt set is only known once it is read
     path = min(known, key=lambda each: known[each])
     samples = max(round(bounds(config, _SAMPLES, cycle)[1]) for cycle in _cycles(config))
     share = max(bounds(config, _KEEP, cycle)[1] for cycle in _cycles(config))
     most = config.selection.max_kept(known[path], samples, share)
     if config.raft.min_selected > most:
         others = ((path, known[path]), (_SAMPLES, samples))
-        text = f"a cycle can select at most {most} samples, so every cycle would stop; lower min_selected, or draw more"
+        text = f"a cycle selects at most {most} samples, so every cycle would stop; lower min_selected, or sample more"
         yield Problem(("raft", "min_selected"), text, config.raft.min_selected, others)
 
 

@@ -1,4 +1,4 @@
-"""The sections of a configuration and `RaftConfig`, which holds them all.
+"""The sections of a configuration, and `RaftConfig`, which contains them.
 
 Names are those of transformers, TRL and PEFT.  A field marked "scheduled" takes a number or a schedule.
 """
@@ -32,7 +32,7 @@ Text = Annotated[str, StringConstraints(min_length=1)]
 
 def _path(text: str) -> str:
     if "\0" in text:
-        raise ValueError("a path cannot hold a NUL character")
+        raise ValueError("a path cannot contain a NUL character")
     return os.path.expanduser(text)
 
 
@@ -41,7 +41,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 def default_section(name: str) -> Any:
-    """The default of a section whose kind can be chosen: its default kind, with that kind's own defaults."""
+    """The default of a section that has kinds: its default kind, with the defaults of that kind."""
     return Field({"kind": DEFAULT_KINDS[(name,)]}, validate_default=True)
 
 
@@ -53,7 +53,7 @@ class ModelSection(Spec):
     adapter: PathText | None = None
     """A PEFT adapter folder to start from; null starts from a new adapter."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Number format of the frozen base weights; auto takes bfloat16 where the device computes it natively."""
+    """Number format of the frozen base weights; auto is bfloat16 if the device computes it natively."""
     quantization: Literal["none", "4bit"] = "none"
     """Format in which the frozen linear layers are kept: 4bit is NF4 by bitsandbytes, computed in dtype."""
     attn_implementation: Literal[
@@ -63,52 +63,52 @@ class ModelSection(Spec):
     trust_remote_code: bool = False
     """Run Python code that comes with the model."""
     revision: Text | None = None
-    """Branch, tag or commit of a hub id; null takes the default branch."""
+    """Branch, tag or commit of a hub id; null is the default branch."""
 
 
 class PromptsSection(Spec):
     """Which prompts are used: `builtin:c/train`, a path ending in .jsonl or .parquet, or a data set id."""
 
     train: Text = "builtin:c/train"
-    """Prompts whose answers are trained on."""
+    """Prompts whose completions are trained on."""
     dev: Text = "builtin:c/dev"
-    """Prompts measured in every cycle; decisions look at these only."""
+    """Prompts measured in every cycle; decisions use only these."""
     test: Text = "builtin:c/test"
-    """Prompts measured once at the end, for the chosen model."""
+    """Prompts measured once, at the end."""
     train_limit: Count | None = None
-    """Take at most so many train prompts, chosen by a hash of their ids; null takes all."""
+    """Use at most this many train prompts, chosen by a hash of their ids; null uses all."""
     dev_limit: Count | None = None
     """The same for the dev prompts."""
     test_limit: Count | None = None
     """The same for the test prompts."""
     where: dict[str, list[str | int | bool]] = Field(default_factory=dict)
-    """Take only prompts whose info has one of these values, such as {difficulty: [easy, medium]}; all three sets."""
+    """Use only prompts whose info has one of these values, such as {difficulty: [easy, medium]}; all three sets."""
     system_prompt: str | None = None
-    """Put before prompts that have no system message; null adds none."""
+    """Added to prompts that have no system message; null adds none."""
     response_prefix: str | None = None
-    """Opens every answer (such as a code fence), belongs to its text, and is not trained on."""
+    """Start of every completion, such as a code fence; part of its text, but not trained on."""
 
 
 class OptimizerSection(Spec):
-    """What becomes of the optimizer between cycles."""
+    """What happens to the optimizer state between cycles."""
 
     across_cycles: Literal["reset", "carry", "carry_moments"] = "reset"
-    """reset: fresh AdamW moments in every cycle; carry: moments and step count go on; carry_moments: moments alone."""
+    """reset: fresh AdamW moments in every cycle; carry: keep moments and step count; carry_moments: moments only."""
 
 
 class TrainingSection(Spec):
     """Fine-tuning on the selected samples, once per cycle."""
 
     learning_rate: ScheduledNumber | None = Field(LEARNING_RATE, validate_default=True)
-    """Peak learning rate of each cycle; null where learning_rate_mass is given; scheduled."""
+    """Peak learning rate of each cycle; null if learning_rate_mass is given; scheduled."""
     learning_rate_mass: ScheduledNumber | None = None
-    """Sum of the learning rates of a cycle's steps, from which its peak follows; in place of one; scheduled."""
+    """Sum of the learning rates of a cycle's steps, from which its peak follows; scheduled."""
     lr_scheduler_type: LrSchedulerType = "linear"
     """Shape of the learning rate over the optimizer steps of one cycle."""
     lr_scheduler_kwargs: dict[str, float] = Field({})
-    """Settings of that shape."""
+    """Parameters of that shape."""
     warmup_steps: Annotated[int, Field(ge=0)] = 1
-    """Warm-up steps of each cycle; at most a fifth of its steps, and none below 5 steps."""
+    """Warm-up steps of each cycle; capped at a fifth of its steps, so none below 5 steps."""
     num_train_epochs: ScheduledNumber = Field(1.0, validate_default=True)
     """Passes over the selected samples; scheduled."""
     per_device_train_batch_size: Count = 2
@@ -116,7 +116,7 @@ class TrainingSection(Spec):
     gradient_accumulation_steps: ScheduledNumber = Field(8, validate_default=True)
     """See per_device_train_batch_size; rounded to the nearest whole number; scheduled."""
     max_tokens_per_pass: Literal["auto"] | Count = "auto"
-    """Tokens of one forward pass, padding included: a step's rows are cut by length; auto is what the device holds."""
+    """Tokens of one forward pass, padding included; a step's rows are split by length; auto is what fits the device."""
     max_grad_norm: ScheduledNumber = Field(1.0, validate_default=True)
     """Gradients are scaled down to this norm; 0 turns clipping off; scheduled."""
     weight_decay: ScheduledNumber = Field(0.0, validate_default=True)
@@ -125,20 +125,20 @@ class TrainingSection(Spec):
     """Recompute activations to save memory; auto turns it on for large models."""
     optimizer: OptimizerSection = OptimizerSection()
     start_from: Literal["previous", "base", "best", "average"] = "previous"
-    """Whose adapter cycle c trains: v_{c-1}, v_0, the best so far; average: v_{c-1}, and v_c is the mean of both."""
+    """Which adapter cycle c trains: v_{c-1}, v_0, the best so far; average: v_{c-1}, and v_c is a mean of the two."""
     average_weight: ScheduledNumber = Field(0.5, validate_default=True)
-    """start_from average: the share of the trained adapter in v_c; scheduled."""
+    """start_from average: the weight of the trained adapter in v_c; scheduled."""
 
 
 class ReplaySection(Spec):
-    """Training once more on what earlier cycles kept."""
+    """Training again on samples that earlier cycles kept."""
 
     kind: Literal["none", "window", "accumulate"] = "none"
-    """none: this cycle's samples alone; window: also those of the last cycles; accumulate: of all earlier ones."""
+    """none: this cycle's samples only; window: also those of the last cycles; accumulate: of all earlier ones."""
     window: Count = 2
-    """window: of so many cycles before this one."""
+    """window: how many earlier cycles."""
     share: Annotated[float, Field(gt=0.0, lt=1.0, allow_inf_nan=False)] = 0.5
-    """At most this share of a cycle's training rows is replayed."""
+    """Replayed rows are at most this share of a cycle's training rows."""
 
 
 class LoraSection(Spec):
@@ -149,7 +149,7 @@ class LoraSection(Spec):
     lora_alpha: Count = 32
     """The adapter's output is scaled by lora_alpha / r."""
     lora_dropout: Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)] = 0.0
-    """Dropout before the adapter while training."""
+    """Dropout before the adapter during training."""
     target_modules: Literal["all-linear"] | Annotated[list[Text], Field(min_length=1)] = "all-linear"
     """Names of the layers that get an adapter."""
     use_rslora: bool = False
@@ -157,16 +157,16 @@ class LoraSection(Spec):
 
 
 class EvaluationSection(Spec):
-    """How dev and test prompts are measured; the same in every cycle, so that cycles compare."""
+    """How dev and test prompts are measured; the same in every cycle, so that cycles are comparable."""
 
     samples_per_prompt: Count = 4
     """Samples of each dev and test prompt."""
     temperature: Annotated[float, Field(ge=0.0, le=10.0, allow_inf_nan=False)] = 0.7
-    """Sampling temperature; 0 takes the likeliest token."""
+    """Sampling temperature; 0 is greedy."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0, allow_inf_nan=False)] = 1.0
     """Nucleus sampling."""
     num_drift_samples: Annotated[int, Field(ge=0)] = 64
-    """Answers of the start model to dev prompts on which entropy and divergences are measured; 0 measures none."""
+    """Completions by the start model on which entropy and divergences are measured; 0 measures none."""
     test_at_end: bool = True
     """Measure the test prompts once: for the chosen version, the start model and the last version."""
 
@@ -175,43 +175,43 @@ class RaftSection(Spec):
     """The loop."""
 
     num_cycles: Annotated[int, Field(ge=1, le=1000)] = 6
-    """Cycles of generate, verify, select, train; a final evaluation measures the last model."""
+    """Cycles of sample, verify, select, train; a final evaluation measures the last model."""
     samples_per_prompt: ScheduledNumber = Field(8, validate_default=True)
-    """Samples of each train prompt; a schedule's value is rounded to the nearest whole number; scheduled."""
+    """Samples per train prompt; a schedule's value is rounded to the nearest whole number; scheduled."""
     prompts_per_cycle: Count | None = None
-    """Train prompts per cycle, from a seeded shuffle that goes on where the last cycle stopped; null takes all."""
+    """Train prompts per cycle, from a seeded shuffle that continues where the last cycle stopped; null uses all."""
     prompt_weights: Literal["uniform", "learnable"] = "uniform"
-    """learnable: prompts weigh p(1-p), p their pass rate when last asked; most always-solved ones rest, never-solved
-    ones are asked every second cycle."""
+    """learnable: prompts are weighted by p(1-p), p their pass rate when last sampled; most always-solved prompts are
+    skipped, never-solved ones are sampled every second cycle."""
     anchor_fraction: Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)] = 0.15
-    """prompt_weights learnable: the share of the always-solved prompts that is asked all the same."""
+    """prompt_weights learnable: the share of the always-solved prompts that is still sampled."""
     curriculum_fraction: ScheduledNumber = Field(1.0, validate_default=True)
-    """The share of the train prompts, easiest first, that a cycle may ask; rounded up; scheduled."""
+    """The share of the train prompts, easiest first, that a cycle may sample; rounded up; scheduled."""
     curriculum_by: Literal["pass_rate", "difficulty"] = "pass_rate"
     """What makes a prompt easy: the pass rate measured in earlier cycles, or the difficulty in its info."""
     sampling: Literal["uniform", "budgeted"] = "uniform"
-    """budgeted: half of the samples for all prompts, then the rest where some samples passed and some did not."""
+    """budgeted: half of the samples go to all prompts, the rest to prompts where some passed and some did not."""
     min_selected: Count = 8
-    """Fewer selected samples than this stop the run (exit code 5)."""
+    """The run stops when a cycle selects fewer samples (exit code 5)."""
 
 
 class HardwareSection(Spec):
-    """What every `auto` follows; the values that have no key of their own elsewhere."""
+    """What every `auto` depends on, and hardware values without a key elsewhere."""
 
     profile: Literal["auto", "gfx1151", "rocm", "cuda", "cpu"] = "auto"
-    """The kind of machine; auto finds it out before torch is imported."""
+    """The kind of machine; auto detects it before torch is imported."""
     memory_fraction: Literal["auto"] | Annotated[float, Field(gt=0.0, le=1.0, allow_inf_nan=False)] = "auto"
-    """The share of the memory at hand that a run may take."""
+    """The share of the available memory that a run may use."""
     optimizer: Literal["auto", "adamw_torch", "adamw_torch_fused"] = "auto"
-    """Which implementation of AdamW; both compute the same."""
+    """The implementation of AdamW; both compute the same."""
     pin_memory: Literal["auto"] | bool = "auto"
     """Copy training batches to the device from page-locked memory."""
     fused_head: Literal["auto"] | bool = "auto"
-    """Compute the training loss over tiles of the vocabulary, by TRL's kernel; auto where a GPU has Triton."""
+    """Compute the training loss over tiles of the vocabulary, with TRL's kernel; auto: where a GPU has Triton."""
 
 
 class RaftConfig(Spec):
-    """Everything that decides a run."""
+    """The whole configuration of a run."""
 
     model: ModelSection
     prompts: PromptsSection = PromptsSection()
@@ -226,11 +226,11 @@ class RaftConfig(Spec):
     raft: RaftSection = RaftSection()
     hardware: HardwareSection = HardwareSection()
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Every random draw of the run follows from it."""
+    """Every random draw of the run is derived from it."""
     report_to: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = Field([])
-    """Trackers that get every metric, besides the run directory."""
+    """Trackers that receive every metric, in addition to the run directory."""
     output_dir: PathText
-    """The run directory; a configuration file that names none gets runs/<its name>."""
+    """The run directory; by default runs/<name of the configuration file>."""
 
     @model_validator(mode="before")
     @classmethod

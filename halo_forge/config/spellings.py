@@ -1,7 +1,7 @@
-"""Other accepted spellings of the same configuration, mapped to the one that is validated.
+"""Alternative spellings of the same configuration, mapped to the one that is validated.
 
-The learning-rate document writes `learning_rate_schedule: {cycle_1: 5e-5, ...}` and `base_learning_rate` with
-`lr_decay_factor` (and `min_lr`); a section without `kind` has its default kind.
+The learning-rate document uses `learning_rate_schedule: {cycle_1: 5e-5, ...}` and `base_learning_rate` with
+`lr_decay_factor` (and `min_lr`); a section without `kind` gets its default kind.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _SPELLINGS = ("learning_rate", "learning_rate_schedule", *_EXPONENTIAL)
 
 @dataclass
 class Normalised:
-    """Data in the one spelling that is validated.
+    """Data in the spelling that is validated.
 
     Attributes:
-        origins: Path in `data` -> the path where the user wrote it, where the two differ.
+        origins: Path in `data` -> the path where the user wrote it, if the two differ.
         problems: Spellings that contradict each other.
     """
 
@@ -50,7 +50,7 @@ class Normalised:
 
 
 def normalised(data: Mapping[str, Any]) -> Normalised:
-    """The same settings in our spelling; `data` is left alone.  Normalised data stay as they are."""
+    """The same settings in our spelling; `data` is not changed.  Normalised data stay the same."""
     result = Normalised(dict(data))
     training = data.get("training")
     if isinstance(training, Mapping):
@@ -86,7 +86,7 @@ def _one_learning_rate(training: dict[str, Any], result: Normalised) -> dict[str
         training["learning_rate"] = training["learning_rate_schedule"]
     else:
         for missing in [name for name in ("base_learning_rate", "lr_decay_factor") if name not in used]:
-            text = f"needs training.{missing} beside it; for one rate in all cycles write learning_rate: 5e-5"
+            text = f"needs training.{missing} as well; for one learning rate in all cycles write learning_rate: 5e-5"
             result.problems.append(Problem(("training", exponential[0]), text))
         result.origins |= {(*_RATE, _EXPONENTIAL[name]): ("training", name) for name in exponential}
         training["learning_rate"] = {

@@ -1,6 +1,6 @@
-"""Configuration files: plain data, a line for every value, `extends:` and `--set`.
+"""Configuration files: plain data, the line of every value, `extends:` and `--set`.
 
-PyYAML follows YAML 1.1, where `5e-5` is a string and `no` is false.  Here the core schema of YAML 1.2 decides
+PyYAML follows YAML 1.1, where `5e-5` is a string and `no` is false.  This module follows the core schema of YAML 1.2
 (https://yaml.org/spec/1.2.2/#103-core-schema): `5e-5`, `1e3` and `.5e-3` are floats, only `true` and `false` are
 booleans, and `on`, `off`, `yes`, `no`, dates and `1:30` stay strings.
 """
@@ -25,14 +25,14 @@ KeyPath = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Document:
-    """A configuration file as plain data, and where each of its values was written.
+    """A configuration file as plain data, and where each value was written.
 
     Attributes:
         data: The top-level mapping, `extends` resolved and overrides applied.
         lines: Path of a value -> its 1-based line in `path`.  List items are addressed by index.
         path: The file, as the user named it.
-        text: The file's own text, unchanged.
-        places: Path of a value -> where it was written, for values that are not from `path`: a line of the extended
+        text: The text of that file, unchanged.
+        places: Path of a value -> where it was written, for values that do not come from `path`: a line of the extended
             file, or a `--set`.
     """
 
@@ -53,14 +53,14 @@ class Document:
 
 
 def load_document(path: str | Path) -> Document:
-    """Read a configuration file, and the one it `extends:`, if any.
+    """Read a configuration file, and the file that it `extends:`, if any.
 
-    Mappings of the two files are merged key by key; lists and plain values are replaced; a mapping whose `kind`
-    differs from the extended file's replaces it whole.
+    Mappings of the two files are merged key by key; lists and plain values are replaced; a mapping with another `kind`
+    than in the extended file replaces it as a whole.
 
     Raises:
         ConfigError: The file is missing, unreadable, not UTF-8, empty, not valid YAML (with line and column), not a
-            mapping, holds a key twice (with both lines), or extends a file that extends another.
+            mapping, contains a key twice (with both lines), or extends a file that extends another.
     """
     document = _load_one(Path(path))
     if "extends" not in document.data:
@@ -82,10 +82,10 @@ def load_document(path: str | Path) -> Document:
 
 
 def apply_overrides(document: Document, overrides: Iterable[str]) -> Document:
-    """The document with each `a.b=value` of `--set` put in; a later one wins over an earlier one.
+    """The document with each `a.b=value` of `--set` applied; a later one wins over an earlier one.
 
     Values are YAML (`5e-5`, `true`, `null`, `[a, b]`, `{kind: cosine, base: 1e-4}`).  Setting `x.kind` to another
-    kind drops the other keys of `x` that came with the old kind, except those set on their own by `--set`.
+    kind drops the other keys of `x` that came with the old kind, except those that `--set` set.
 
     Raises:
         ConfigError: No `=`, an empty key, a value that is not YAML, or a path that runs through a plain value.
@@ -108,7 +108,7 @@ def apply_overrides(document: Document, overrides: Iterable[str]) -> Document:
 
 
 def parse_value(text: str, label: str) -> Any:
-    """One YAML value, such as the right-hand side of a `--set`; an empty text is null.
+    """One YAML value, such as the right-hand side of a `--set`; an empty string is null.
 
     Raises:
         ConfigError: Not valid YAML; the message starts with `label`.
@@ -118,7 +118,7 @@ def parse_value(text: str, label: str) -> Any:
 
 
 def dump(data: Any) -> str:
-    """YAML text of plain data, in the order given; `load_document` and any YAML 1.1 reader read back equal values."""
+    """YAML text of plain data, in the order given; `load_document` and YAML 1.1 readers read equal values from it."""
     text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**16)
     return text
 
@@ -235,7 +235,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """SafeDumper that quotes each string which YAML 1.1 or 1.2 would read as something else."""
+    """SafeDumper that quotes every string which YAML 1.1 or 1.2 would read as something else."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -257,7 +257,7 @@ for _name, (_pattern, _first) in _SCALARS.items():
 
 
 def _compose(text: str, label: str) -> yaml.Node | None:
-    """The root node of a text that holds one YAML document, None where it holds nothing.
+    """The root node of a text with one YAML document, None if it is empty.
 
     Raises:
         ConfigError: Not valid YAML; the message starts with `label:line:column`.
@@ -278,12 +278,12 @@ def _compose(text: str, label: str) -> yaml.Node | None:
             message, "indent with spaces, put a space after `:`, close every quote and bracket"
         ) from error
     except RecursionError as error:
-        raise ConfigError(f"{label}: nested too deeply", "write flatter values") from error
+        raise ConfigError(f"{label}: nested too deeply", "use less nesting") from error
     return node
 
 
 class _Builder:
-    """Turns YAML nodes into plain data and writes down the line of each value."""
+    """Turns YAML nodes into plain data and records the line of each value."""
 
     def __init__(self, label: str) -> None:
         self.label = label
@@ -292,13 +292,13 @@ class _Builder:
         self._open: set[int] = set()
 
     def build(self, node: yaml.Node, path: KeyPath) -> Any:
-        """The value of `node`; `path` is where it stands."""
+        """The value of `node`, which is at `path`."""
         line = node.start_mark.line + 1
         self.lines.setdefault(path, line)
         self._values += 1
-        # Aliases repeat their anchor: a few lines can stand for billions of values, or for themselves.
+        # Aliases repeat their anchor: a few lines can expand to billions of values, or contain themselves.
         if self._values > _MAX_VALUES or id(node) in self._open:
-            raise ConfigError(f"{self.label}:{line}: the aliases (*name) expand without end", "write the values out")
+            raise ConfigError(f"{self.label}:{line}: the aliases (*name) expand endlessly", "write the values out")
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, line)
         self._open.add(id(node))
@@ -317,7 +317,7 @@ class _Builder:
             if key in built:
                 name = ".".join(map(str, (*path, key)))
                 raise ConfigError(
-                    f"{self.label}:{line}: {name}: given twice, first in line {first[key]}", "keep one of the two lines"
+                    f"{self.label}:{line}: {name}: given twice, first on line {first[key]}", "keep one of the two lines"
                 )
             first[key] = self.lines[(*path, key)] = line
             built[key] = self.build(value_node, (*path, key))
@@ -327,10 +327,10 @@ class _Builder:
         line = node.start_mark.line + 1
         if not isinstance(node, yaml.ScalarNode) or node.tag != _TAG + "str":
             shown = node.value if isinstance(node, yaml.ScalarNode) else "a list or mapping"
-            raise ConfigError(f"{self.label}:{line}: key {shown}: keys must be text", "put the key in quotes")
+            raise ConfigError(f"{self.label}:{line}: key {shown}: keys must be text", "quote the key")
         if node.value == "<<" and node.style is None:
             raise ConfigError(
-                f"{self.label}:{line}: `<<` is not part of YAML 1.2", "use `extends:` or write the keys out"
+                f"{self.label}:{line}: `<<` is not part of YAML 1.2", "use `extends:` or write out the keys"
             )
         text: str = node.value
         return text
@@ -343,7 +343,7 @@ class _Builder:
         if name not in _SCALARS or not re.fullmatch(_SCALARS[name][0], text):
             allowed = "plain text, numbers, true, false and null"
             raise ConfigError(
-                f"{self.label}:{line}: {node.tag} {text!r} is refused, allowed: {allowed}", "drop the tag"
+                f"{self.label}:{line}: {node.tag} {text!r} is not allowed; allowed: {allowed}", "remove the tag"
             )
         if name == "null":
             return None
@@ -356,6 +356,6 @@ class _Builder:
     def _int(self, text: str, line: int) -> int:
         try:
             return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
-        except ValueError as error:  # Python refuses to read more than 4300 digits
+        except ValueError as error:  # Python does not parse more than 4300 digits
             message = f"{self.label}:{line}: {text[:20]}... has {len(text)} digits"
-            raise ConfigError(message, "write a number of sensible size") from error
+            raise ConfigError(message, "write a smaller number") from error

@@ -22,7 +22,7 @@ from halo_forge.core.errors import PluginError
 
 
 class Spec(BaseModel):
-    """Settings and behaviour of one kind: immutable, strict, and unknown keys are refused."""
+    """Settings and behaviour of one kind: immutable and strict; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 

@@ -1,7 +1,7 @@
-"""One seed for each random thing, derived from its names.
+"""One seed for each random draw, derived from names.
 
-A resumed run draws exactly what the uninterrupted run would have drawn, because nothing depends on how many
-random numbers were drawn before.
+A resumed run draws exactly what an uninterrupted run would have drawn, because nothing depends on how many random
+numbers were drawn before.
 """
 
 from __future__ import annotations

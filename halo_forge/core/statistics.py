@@ -1,4 +1,4 @@
-"""Rates and comparisons with honest intervals: samples of one prompt are not independent, prompts are.
+"""Rates and comparisons with intervals clustered by prompt: samples of one prompt are not independent, prompts are.
 
 numpy and scipy are imported inside the functions, so that the command line starts fast.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean
 
 DETECTABLE = 2.8
-"""Standard errors of a minimum detectable effect: the normal quantiles for 5 % two-sided error and 80 % power."""
+"""The minimum detectable effect in standard errors: normal quantiles for 5 % two-sided error plus 80 % power."""
 
 _NUM_DRAWS = 10_000
 _DRAWS_AT_ONCE = 500
@@ -27,7 +27,7 @@ class Rate:
         standard_error: Of the mean, clustered by prompt.
         low, high: Wilson interval at `effective_size`.
         num_prompts, num_samples: Prompts with at least one sample, and their samples.
-        effective_size: How many independent samples would have this standard error; from `num_prompts` to
+        effective_size: The number of independent samples with this standard error; from `num_prompts` to
             `num_samples`.
     """
 
@@ -41,7 +41,7 @@ class Rate:
 
     @property
     def design_effect(self) -> float:
-        """How many samples count as one (DEFF): `num_samples / effective_size`, at least 1."""
+        """The design effect (DEFF): `num_samples / effective_size`, at least 1."""
         return self.num_samples / self.effective_size
 
 
@@ -50,8 +50,8 @@ class Difference:
     """The mean over shared prompts of b - a.
 
     Attributes:
-        low, high: Interval of the mean; width 0 where all differences are equal.
-        minimum_detectable_effect: 2.8 standard errors: a true difference of this size is found in 80 % of such
+        low, high: Interval of the mean; width 0 if all differences are equal.
+        minimum_detectable_effect: 2.8 standard errors: a true difference of this size is detected in 80 % of such
             comparisons at 5 % two-sided error.
     """
 
@@ -64,7 +64,7 @@ class Difference:
 
 
 def pass_at_k(num_samples: int, num_passed: int, k: int) -> float:
-    """Unbiased estimate of the chance that at least one of k samples passes: `1 - C(n-c, k) / C(n, k)`.
+    """Unbiased estimate of the probability that at least one of k samples passes: `1 - C(n-c, k) / C(n, k)`.
 
     Source: Chen et al. 2021, arXiv 2107.03374.
 
@@ -75,12 +75,12 @@ def pass_at_k(num_samples: int, num_passed: int, k: int) -> float:
         raise ValueError(f"{num_passed} of {num_samples} samples passed; that is impossible")
     if not 1 <= k <= num_samples:
         raise ValueError(f"k is {k}; pass@k of {num_samples} samples needs k from 1 to {num_samples}")
-    # Exact integers; comb is 0 where fewer than k samples failed.
+    # Exact integers; comb is 0 if fewer than k samples failed.
     return 1.0 - math.comb(num_samples - num_passed, k) / math.comb(num_samples, k)
 
 
 def wilson_interval(rate: float, num_effective: float, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson score interval of a proportion, for a count that need not be whole.
+    """Wilson score interval of a proportion; the sample size need not be a whole number.
 
     `(p + z^2/2n) / (1 + z^2/n)` plus and minus `z / (1 + z^2/n) * sqrt(p(1-p)/n + z^2/4n^2)`.
     Source: Wilson 1927; Newcombe 1998, method 3.
@@ -96,7 +96,7 @@ def wilson_interval(rate: float, num_effective: float, confidence: float = 0.95)
     shrink = 1.0 + z * z / num_effective
     centre = (rate + z * z / (2.0 * num_effective)) / shrink
     half = z / shrink * math.sqrt(rate * (1.0 - rate) / num_effective + z * z / (4.0 * num_effective**2))
-    # The interval reaches the end exactly where the rate does; rounding must not say otherwise.
+    # The interval reaches 0 or 1 exactly if the rate does; rounding must not change that.
     low = 0.0 if rate == 0.0 else max(0.0, centre - half)
     high = 1.0 if rate == 1.0 else min(1.0, centre + half)
     return low, high
@@ -108,17 +108,17 @@ def clustered_rate(
     """The pass rate over prompts, with `counts` the (passed, total) samples of each prompt.
 
     With N prompts of pass share p_i: `SE = sqrt(sum (p_i - p)^2 / (N (N-1)))`, the Wilson interval at
-    `p(1-p) / SE^2` samples, kept between N and the number of samples; N where p is 0 or 1 (no spread to learn from)
-    and where N is 1.  With one sample for each prompt this is the plain Wilson interval.  For a single prompt the
+    `p(1-p) / SE^2` samples, clamped between N and the number of samples; N if p is 0 or 1 (no spread to estimate from)
+    and if N is 1.  With one sample per prompt this is the plain Wilson interval.  For a single prompt the
     standard error is that of one sample.  Source: Miller 2024, arXiv 2411.00640, section 2.2; Kish's effective size.
 
     Prompts with a total of 0 are left out.
 
     Args:
-        num_samples: Where the totals are not numbers of independent samples, that number.
+        num_samples: The number of independent samples, if it is not the sum of the totals.
 
     Raises:
-        ValueError: No prompt has a sample, a count is negative, or more passed than there are.
+        ValueError: No prompt has a sample, a count is negative, or more samples passed than there are.
     """
     for passed, total in counts:
         if not 0 <= passed <= total:
@@ -143,15 +143,15 @@ def clustered_rate(
 def paired_difference(
     a: Mapping[str, float], b: Mapping[str, float], seed: int = 0, confidence: float = 0.95
 ) -> Difference:
-    """The mean of b - a over the prompt ids that both have, each value a prompt's own rate.
+    """The mean of b - a over the prompt ids that both have; each value is the rate of one prompt.
 
     The interval is Student's t with N - 1 degrees of freedom for N >= 100 prompts, otherwise the seeded bootstrap
-    over prompts (`bootstrap_interval`).  Where all differences are equal there is no spread to learn from: the
-    standard error is 0 and the interval has no width, which with few prompts claims too much.  The order of the ids
-    plays no part.
+    over prompts (`bootstrap_interval`).  If all differences are equal there is no spread to estimate from: the standard
+    error is 0 and the interval has no width, which with few prompts is overconfident.  The order of the ids does not
+    matter.
 
     Raises:
-        ValueError: Fewer than two shared ids, which leaves the spread unknown.
+        ValueError: Fewer than two shared ids, so the spread is unknown.
     """
     shared = sorted(a.keys() & b.keys())
     if len(shared) < 2:
@@ -170,10 +170,10 @@ def paired_difference(
 
 
 def mean_and_standard_error(values: Sequence[float]) -> tuple[float, float]:
-    """The mean of independent values and `sqrt(sum (x - mean)^2 / (N (N-1)))`; exactly 0 where all are equal.
+    """The mean of independent values and `sqrt(sum (x - mean)^2 / (N (N-1)))`; exactly 0 if all are equal.
 
     Raises:
-        ValueError: Fewer than two values, which leaves the spread unknown.
+        ValueError: Fewer than two values, so the spread is unknown.
     """
     if len(values) < 2:
         raise ValueError(f"a standard error needs at least 2 values, found {len(values)}")
@@ -186,7 +186,7 @@ def mean_and_standard_error(values: Sequence[float]) -> tuple[float, float]:
 def prompts_needed(
     effect: float, between: float, within: tuple[float, float] = (0.0, 0.0), samples: tuple[int, int] = (1, 1)
 ) -> int:
-    """Prompts that show a true difference `effect` in 80 % of paired comparisons at 5 % two-sided error.
+    """Number of prompts that detect a true difference `effect` in 80 % of paired comparisons at 5 % two-sided error.
 
     `((1.96 + 0.84) / effect)^2 * (between + within_a / samples_a + within_b / samples_b)`, rounded up.
     Source: Miller 2024, arXiv 2411.00640, section 5.
@@ -194,13 +194,15 @@ def prompts_needed(
     Args:
         between: Variance over prompts of the true differences.
         within: Variance of one sample of a prompt, mean over prompts, for each of the two versions.
-        samples: Samples of each prompt.
+        samples: Samples per prompt, for each of the two versions.
 
     Raises:
         ValueError: `effect` is 0, a variance is negative, or a number of samples is below 1.
     """
     if effect == 0.0 or min(between, *within) < 0.0 or min(samples) < 1:
-        raise ValueError(f"effect {effect}, variances {between} and {within}, samples {samples}: no such comparison")
+        raise ValueError(
+            f"effect {effect}, variances {between} and {within}, samples {samples}: not a valid comparison"
+        )
     variance = between + sum(each / num for each, num in zip(within, samples, strict=True))
     quantiles = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)
     return math.ceil((quantiles / effect) ** 2 * variance)
@@ -209,9 +211,9 @@ def prompts_needed(
 def two_level_interval(values: Sequence[Sequence[float]], seed: int, confidence: float = 0.95) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean over training seeds and prompts: 10,000 draws, equal for equal seeds.
 
-    Both seeds and prompts are drawn with replacement, and independently: every seed answers the same prompts.
+    Seeds and prompts are drawn with replacement and independently, because every seed has the same prompts.
     `values[s][i]` is the value of prompt i (a rate, or a difference of two) in the run with seed s.  With few seeds
-    the interval is too short: two seeds are the same one twice in half of the draws.
+    the interval is too short: with two seeds, half of the draws contain one of them twice.
 
     Raises:
         ValueError: No values, rows of unequal length, a value that is not finite, or `confidence` outside (0, 1).
@@ -227,7 +229,7 @@ def two_level_interval(values: Sequence[Sequence[float]], seed: int, confidence:
     generator = np.random.default_rng(seed)
     table = np.asarray(values, dtype=np.float64)
     num_seeds, num_prompts = table.shape
-    # How often each row and each column is drawn says all that a mean needs to know of a draw.
+    # A mean depends only on how often each row and each column is drawn.
     rows = generator.multinomial(num_seeds, [1.0 / num_seeds] * num_seeds, size=_NUM_DRAWS) / num_seeds
     columns = generator.multinomial(num_prompts, [1.0 / num_prompts] * num_prompts, size=_NUM_DRAWS) / num_prompts
     low, high = np.quantile(((rows @ table) * columns).sum(axis=1), [tail, 1.0 - tail])
@@ -252,7 +254,7 @@ def bootstrap_interval(values: Sequence[float], seed: int, confidence: float = 0
     generator = np.random.default_rng(seed)
     sample = np.asarray(values, dtype=np.float64)
     means = np.empty(_NUM_DRAWS)
-    # In portions, so that thousands of values do not need gigabytes.
+    # In chunks, so that thousands of values do not need gigabytes.
     for start in range(0, _NUM_DRAWS, _DRAWS_AT_ONCE):
         drawn = generator.integers(0, len(values), size=(_DRAWS_AT_ONCE, len(values)))
         means[start : start + _DRAWS_AT_ONCE] = sample[drawn].mean(axis=1)

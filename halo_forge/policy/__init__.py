@@ -26,7 +26,7 @@ from halo_forge.policy.files import (
 )
 from halo_forge.policy.merged import save_merged
 from halo_forge.policy.model import Policy, resolve_dtype
-from halo_forge.policy.quantized import check_quantization, why_not_quantized
+from halo_forge.policy.quantized import check_quantization
 
 __all__ = [
     "ADAPTER_FILES",
@@ -42,5 +42,4 @@ __all__ = [
     "moved_together",
     "resolve_dtype",
     "save_merged",
-    "why_not_quantized",
 ]

@@ -1,4 +1,4 @@
-"""Prompt sets: whatever the rows look like, the loop sees `Prompt` values with stable ids.
+"""Prompt sets: rows of any supported shape become `Prompt` values with stable ids.
 
 A new row shape is one module with `NAME`, `COLUMNS`, `recognises(columns)` and `to_prompt(row)` (`Shape`): ours are
 named in `_shapes.py`, those of other packages by entry points of the group `halo_forge.prompts`.

@@ -1,7 +1,7 @@
 """The shapes that the `tests` of a row may have.
 
-The kinds `stdio`, `harness` and `compile` are checked here in full, so that a broken row is found before any
-generation.  Another kind belongs to the verifier that knows it; only a misspelling of ours is refused.
+The kinds `stdio`, `harness` and `compile` are checked here in full, so that a broken row is found before any sampling.
+Other kinds are left to the verifier that knows them; only misspellings of ours are an error.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ _KEYS: dict[str, tuple[str, ...]] = {
 _OPTIONAL: dict[str, tuple[str, ...]] = {"compile": ("entry_point",)}
 _HINT = (
     'write {"kind": "stdio", "cases": [{"stdin": ..., "stdout": ...}]}, {"kind": "harness", "entry_point": ..., '
-    '"source": ..., "expected": [line, ...]}, or leave `tests` out where compiling is all there is to check'
+    '"source": ..., "expected": [line, ...]}, or leave out `tests` if compiling is the only check'
 )
 
 
 def checked_tests(row: Row) -> Mapping[str, Any] | None:
-    """The `tests` of a row, or None where it has none.
+    """The `tests` of a row, or None if it has none.
 
     Raises:
-        ConfigError: They are no object, have no kind, lack a key, have one too many, or hold no check.
+        ConfigError: They are not an object, have no kind, lack a key, have an unknown one, or contain no check.
     """
     tests = row.data.get("tests")
     if isinstance(tests, str):
@@ -37,7 +37,7 @@ def checked_tests(row: Row) -> Mapping[str, Any] | None:
         return None
     if not isinstance(tests, dict):
         raise row.error(f"`tests` is {shown(tests)}; an object is needed", _HINT)
-    # A table has one set of columns for all its rows, so the keys of the other kinds arrive as nulls.
+    # A table has the same columns in all rows, so the keys of the other kinds arrive as nulls.
     tests = {key: value for key, value in tests.items() if value is not None}
     kind = tests.get("kind")
     if not isinstance(kind, str) or not kind:
@@ -62,11 +62,11 @@ def checked_tests(row: Row) -> Mapping[str, Any] | None:
 
 
 def _parsed(row: Row, text: str) -> Any:
-    """Tables often hold nested data as JSON text."""
+    """Tables often store nested data as JSON text."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise row.error(f"`tests` is text, but no valid JSON: {error.msg}", _HINT) from error
+        raise row.error(f"`tests` is text, but not valid JSON: {error.msg}", _HINT) from error
 
 
 def _check_cases(row: Row, cases: Any) -> None:

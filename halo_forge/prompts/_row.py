@@ -1,4 +1,4 @@
-"""One row as it was read, before anything is known about its shape."""
+"""One row as read, before its shape is known."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Row:
         """The text in `column`.
 
         Raises:
-            ConfigError: It is missing, no text, or blank.
+            ConfigError: It is missing, not text, or blank.
         """
         value = self.data.get(column)
         if value is None:
@@ -41,10 +41,10 @@ class Row:
         return value
 
     def texts(self, column: str) -> tuple[str, ...]:
-        """The list of texts in `column`, none of them blank; an absent column is an empty list.
+        """The list of strings in `column`, none of them blank; an absent column is an empty list.
 
         Raises:
-            ConfigError: It is no list, or an item is no text or blank.
+            ConfigError: It is not a list, or an item is not text or is blank.
         """
         value = self.data.get(column)
         if value is None:
@@ -58,7 +58,7 @@ class Row:
 
 @contextmanager
 def left_out(broken: list[ConfigError] | None) -> Iterator[None]:
-    """Puts a ConfigError of this block into `broken` and goes on; raises it where there is no such list."""
+    """Append a ConfigError of this block to `broken` and continue; raise it if `broken` is None."""
     try:
         yield
     except ConfigError as error:
@@ -68,7 +68,7 @@ def left_out(broken: list[ConfigError] | None) -> Iterator[None]:
 
 
 def shown(value: Any) -> str:
-    """A value for an error message: its JSON type and its beginning."""
+    """A value for an error message: its JSON type and the start of its text."""
     names = {dict: "an object", list: "a list", str: "text", bool: "a boolean", int: "a number", float: "a number"}
     text = repr(value)
     kind = "null" if value is None else names.get(type(value), type(value).__name__)
@@ -76,7 +76,7 @@ def shown(value: Any) -> str:
 
 
 def did_you_mean(found: str, allowed: Iterable[str]) -> str:
-    """`; did you mean "x"?` for the nearest allowed name, or nothing."""
+    """`; did you mean "x"?` for the nearest allowed name, or an empty string."""
     nearest = difflib.get_close_matches(found, list(allowed), n=1)
     return f'; did you mean "{nearest[0]}"?' if nearest else ""
 
@@ -85,7 +85,7 @@ def plain(place: str, column: str, value: Any) -> Any:
     """A cell of a table file as JSON data: dates become ISO text, decimals text, NaN null.
 
     Raises:
-        ConfigError: The cell is bytes, an image, or something else that no JSON line can hold.
+        ConfigError: The cell is bytes, an image, or something else that JSON cannot represent.
     """
     if value is None or isinstance(value, str | bool | int):
         return value
@@ -100,6 +100,6 @@ def plain(place: str, column: str, value: Any) -> Any:
     if isinstance(value, decimal.Decimal):
         return str(value)
     raise ConfigError(
-        f"{place}: column `{column}` holds {type(value).__name__}; text, numbers, lists and objects are allowed",
+        f"{place}: column `{column}` contains {type(value).__name__}; text, numbers, lists and objects are allowed",
         f"remove the column `{column}`, or convert it to text",
     )

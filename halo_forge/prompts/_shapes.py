@@ -1,4 +1,4 @@
-"""Which shape the rows of a source have: the first row tells, and all others must have the same."""
+"""The shape of the rows of a source: the first row decides, and all others must have the same."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Shape(Protocol):
     """A shape of prompt rows: one of our modules, or a module (or an object) that an entry point names.
 
     Attributes:
-        NAME: What messages call such rows, such as "HumanEval rows".
+        NAME: The name of such rows in messages, such as "HumanEval rows".
         COLUMNS: The columns that every such row has.
     """
 
@@ -42,7 +42,7 @@ class Shape(Protocol):
 
 @functools.cache
 def shapes() -> tuple[Shape, ...]:
-    """Every shape, the most demanding first: `native` recognises every row that has a `prompt`.
+    """Every shape, the most specific first: `native` recognises every row that has a `prompt`.
 
     Plugins come before it and after our own, so installing one never changes how HumanEval or MBPP rows are read.
 
@@ -59,10 +59,10 @@ def shapes() -> tuple[Shape, ...]:
 
 
 def to_prompts(rows: Iterable[Row], broken: list[ConfigError] | None = None) -> Iterator[tuple[Row, Prompt]]:
-    """Each row with its prompt; what is wrong with a row goes into `broken` if that is given.
+    """Each row with its prompt; errors of single rows are appended to `broken`, if given.
 
     Raises:
-        ConfigError: A row is wrong or of another shape than the first, or two rows have one id.
+        ConfigError: A row is wrong or has another shape than the first, or two rows have the same id.
     """
     first: tuple[Row, Shape] | None = None
     seen: dict[str, Row] = {}
@@ -73,7 +73,7 @@ def to_prompts(rows: Iterable[Row], broken: list[ConfigError] | None = None) -> 
                 first = (row, shape)
             elif shape is not first[1]:
                 raise _mixed(row, shape, *first)
-            # Through JSON's shapes, so that a prompt equals itself after a trip through a file.
+            # Converted through JSON types, so that a prompt equals itself after being written and read.
             prompt = Prompt.from_row(shape.to_prompt(row).to_row())
             if prompt.id in seen:
                 raise _duplicate(row, seen[prompt.id], prompt.id)
@@ -82,8 +82,8 @@ def to_prompts(rows: Iterable[Row], broken: list[ConfigError] | None = None) -> 
 
 
 def _shape(row: Row) -> Shape:
-    # By the columns' names alone: a column without a value is then reported as missing, not ignored.  `native` reports
-    # the rows that nobody recognises.
+    # By column names only, so that a column without a value is reported as missing, not ignored.  `native` reports the
+    # rows that no shape recognises.
     return next((shape for shape in shapes() if shape.recognises(row.data.keys())), native)
 
 
@@ -91,12 +91,12 @@ def _mixed(row: Row, shape: Shape, first_row: Row, first_shape: Shape) -> Config
     missing = [column for column in first_shape.COLUMNS if row.data.get(column) is None]
     found = f"lacks {', '.join(f'`{column}`' for column in missing)}" if missing else f"reads as {shape.NAME}"
     return row.error(
-        f"this row {found}, but {first_row.place} and what follows are {first_shape.NAME}",
-        "fix the row, or put rows of another shape into a file of their own",
+        f"this row {found}, but the rows from {first_row.place} on are {first_shape.NAME}",
+        "correct the row, or put rows of another shape into a separate file",
     )
 
 
 def _duplicate(row: Row, earlier: Row, prompt_id: str) -> ConfigError:
     if row.data.get("id") is None and row.data.get("task_id") is None:
         return row.error(f"the same prompt and tests as {earlier.place}", "remove one of the two, or give both an `id`")
-    return row.error(f"the id {prompt_id!r} is that of {earlier.place} too", "give every row an id of its own")
+    return row.error(f"the id {prompt_id!r} is also that of {earlier.place}", "give every row a unique id")

@@ -15,12 +15,12 @@ PREFIX = "builtin:"
 
 
 def names() -> list[str]:
-    """Every name that `builtin:` takes: `c/train`, `c/dev`, `c/test`, `c/all` ..."""
+    """Every name that `builtin:` accepts: `c/train`, `c/dev`, `c/test`, `c/all` ..."""
     return [f"{path.stem}/{part}" for path in _files() for part in (*SPLITS, "all")]
 
 
 def read(spec: str) -> tuple[Iterator[Row], Split | None]:
-    """The rows of the set that `spec` (`builtin:NAME`) names, and the split to take of them; None takes all.
+    """The rows of the set that `spec` (`builtin:NAME`) names, and the split to use; None uses all rows.
 
     Raises:
         ConfigError: No packaged set has that name.

@@ -1,4 +1,4 @@
-"""Rows of a data set of the hub (or of its local cache), through `datasets`."""
+"""Rows of a data set on the hub (or in its local cache), read with `datasets`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def read(spec: str) -> Iterator[Row]:
     """The rows of `id`, `id:split` or `id:config:split`, counted from 1.
 
     Raises:
-        ConfigError: The form is none of the three, the data set cannot be loaded (offline, unknown, no such split),
-            or it has several splits and none is named.
+        ConfigError: `spec` has none of these forms, the data set cannot be loaded (offline, unknown, no such split), or
+            it has several splits and none is named.
     """
     parts = spec.split(":")
     if len(parts) > 3 or not all(part.strip() for part in parts):
@@ -29,18 +29,18 @@ def read(spec: str) -> Iterator[Row]:
 
 
 def _load(spec: str, dataset_id: str, config: str | None, split: str | None) -> Any:
-    # Late: it takes a second and brings half the numeric stack.
+    # Imported late: it takes a second and imports half of the numeric stack.
     import datasets
 
     try:
         data = datasets.load_dataset(dataset_id, name=config, split=split)
-    # Whatever the hub client raises (its own errors, those of the HTTP library, ValueError ...) means one thing here.
+    # Whatever the hub client raises (its own errors, HTTP errors, ValueError ...) means that loading failed.
     except Exception as error:
         lines = str(error).strip().splitlines()
         reason = f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
         raise ConfigError(
             f"data set {spec!r} cannot be loaded: {reason}",
-            "check the id, the split and the network (offline, only data sets that were loaded before are there), "
+            "check the id, the split and the network (offline, only data sets that were loaded before are available), "
             "or give a file: a path ending in .jsonl or .parquet",
         ) from error
     if not isinstance(data, datasets.DatasetDict):

@@ -1,4 +1,4 @@
-"""HumanEval rows (Chen et al. 2021, arXiv:2107.03374): complete a Python function from its head and docstring."""
+"""HumanEval rows (Chen et al. 2021, arXiv:2107.03374): complete a Python function from its signature and docstring."""
 
 from __future__ import annotations
 
@@ -17,23 +17,25 @@ _ASK = (
 
 
 def recognises(columns: Collection[str]) -> bool:
-    """All four columns are there."""
+    """Whether all four columns are there."""
     return set(COLUMNS) <= set(columns)
 
 
 def to_prompt(row: Row) -> Prompt:
     """The prompt of one row.
 
-    `tests` is `{"kind": "humaneval", "entry_point", "test", "prompt"}`: `prompt` is the head as the row has it, for
-    answers that only continue it.  `info["reference"]` is the head with the canonical solution, where the row has one.
+    `tests` is `{"kind": "humaneval", "entry_point", "test", "prompt"}`: `prompt` is the head of the function as in the
+    row, for completions that only continue it.  `info["reference"]` is that head with the canonical solution, if the
+    row has one.
 
     Raises:
-        ConfigError: A column is missing, empty or no text.
+        ConfigError: A column is missing, empty or not text.
     """
     task_id, head, entry_point, test = (row.text(column) for column in COLUMNS)
     if f"def {entry_point}(" not in head:
         raise row.error(
-            f"`prompt` does not define `{entry_point}`, the `entry_point`", "name the function that `prompt` opens"
+            f"`prompt` does not define `{entry_point}`, the `entry_point`",
+            "set `entry_point` to the function that `prompt` defines",
         )
     info: dict[str, Any] = {key: value for key, value in row.data.items() if key not in COLUMNS}
     if "canonical_solution" in info:

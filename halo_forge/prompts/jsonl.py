@@ -15,11 +15,12 @@ from halo_forge.prompts._row import Row, left_out, shown
 def read(
     path: Path, name: str | None = None, broken: list[ConfigError] | None = None, kind: str = "prompt file"
 ) -> Iterator[Row]:
-    """The rows of `path`, which messages call `name`; what is wrong with a line goes into `broken` if that is given.
-    `kind` says what the file is.
+    """The rows of `path`; errors of single lines are appended to `broken`, if given.
+
+    Messages call the file `kind` and `name`.
 
     Raises:
-        ConfigError: The file is missing or unreadable; a line is no UTF-8, no JSON, or no object.
+        ConfigError: The file is missing or unreadable; a line is not UTF-8, not JSON, or not an object.
     """
     name = str(path) if name is None else name
     try:
@@ -28,9 +29,9 @@ def read(
         raise ConfigError(
             f"{kind} {name} cannot be read: {error.strerror}", "check the path and its permissions"
         ) from error
-    # A byte order mark is what some editors put first; it belongs to no row.
+    # Some editors write a byte order mark first; it is not part of a row.
     content = content.removeprefix(codecs.BOM_UTF8)
-    # Only a line feed ends a line: JSON text may hold other characters that `splitlines` would cut at.
+    # Only a line feed ends a line: JSON strings may contain other characters that `splitlines` would split at.
     for number, line in enumerate(content.split(b"\n"), start=1):
         if line.strip():
             with left_out(broken):
@@ -47,25 +48,21 @@ def _row(place: str, line: bytes) -> Row:
         ) from error
     try:
         data = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-        # An escaped half of a surrogate pair parses, but no tokenizer or file can take it.
+        # Half a surrogate pair parses when escaped, but neither a tokenizer nor a file accepts it.
         if "\\ud" in text.lower():
             json.dumps(data, ensure_ascii=False).encode("utf-8")
     except json.JSONDecodeError as error:
         raise ConfigError(
-            f"{place}: column {error.colno}: no valid JSON: {error.msg}", "write one JSON object on each line"
+            f"{place}: column {error.colno}: not valid JSON: {error.msg}", "write one JSON object per line"
         ) from error
     except UnicodeEncodeError as error:
-        raise ConfigError(f"{place}: a text holds half a surrogate pair", "write characters whole") from error
+        raise ConfigError(f"{place}: a string contains half a surrogate pair", "write whole characters") from error
     except ValueError as error:
-        raise ConfigError(f"{place}: {error}", "write one JSON object on each line") from error
+        raise ConfigError(f"{place}: {error}", "write one JSON object per line") from error
     except RecursionError as error:
-        raise ConfigError(
-            f"{place}: nested too deeply to be read", "write one flat JSON object on each line"
-        ) from error
+        raise ConfigError(f"{place}: nested too deeply to be read", "write one flat JSON object per line") from error
     if not isinstance(data, dict):
-        raise ConfigError(
-            f"{place}: the row is {shown(data)}; an object is needed", "write one JSON object on each line"
-        )
+        raise ConfigError(f"{place}: the row is {shown(data)}; an object is needed", "write one JSON object per line")
     return Row(place, data)
 
 
@@ -79,4 +76,4 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON value; numbers, text, true, false and null are allowed")
+    raise ValueError(f"{name} is not a JSON value; numbers, text, true, false and null are allowed")

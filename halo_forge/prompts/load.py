@@ -1,4 +1,4 @@
-"""From the name of a prompt set to its prompts."""
+"""Loads the prompts that a prompt set names."""
 
 from __future__ import annotations
 
@@ -33,17 +33,16 @@ def load_prompts(
             for the rows of that split by the hash of their id; anything else is a data set id for `datasets`:
             `id`, `id:split` or `id:config:split`.
         language: The language that the verifier checks: rows without a language get it, a row in another language
-            is refused.  None takes every language and leaves rows without one as they are.
-        where: Take only prompts whose info has, under each key, one of the values; None takes all.
-        limit: Take at most so many prompts, chosen by a hash of their ids; None takes all.
-        broken: Takes what is wrong with single rows, which are left out as long as others remain; None raises the
-            first such error.
+            is an error.  None accepts every language and leaves rows without one as they are.
+        where: Use only prompts whose info has, under each key, one of the values; None uses all.
+        limit: Use at most this many prompts, chosen by a hash of their ids; None uses all.
+        broken: Receives the errors of single rows, skipped as long as other rows remain; None raises the first error.
 
     Raises:
         ConfigError: The source cannot be read or is empty, or a row is wrong; the message names file and line.
     """
     if limit is not None and limit < 1:
-        raise ConfigError(f"the prompt limit is {limit}; at least 1 is needed", "raise it, or leave it out for all")
+        raise ConfigError(f"the prompt limit is {limit}; at least 1 is needed", "raise it, or remove it to use all")
     rows, split = _open(spec, broken)
     prompts = []
     for row, prompt in to_prompts(rows, broken):
@@ -58,7 +57,7 @@ def load_prompts(
         if not prompts:
             raise ConfigError(
                 f"none of the {num_rows} rows of {spec!r} falls into the split {split}",
-                "add rows, or give the splits as files of their own",
+                "add rows, or use a separate file for each split",
             )
     if where:
         prompts = _filtered(spec, prompts, where)
@@ -73,13 +72,13 @@ def _filtered(spec: str, prompts: list[Prompt], where: Mapping[str, Sequence[Any
             there = ", ".join(sorted(found)[:8]) if found else "none has this key"
             raise ConfigError(
                 f"prompts.where: no prompt of {spec!r} has {key} in {list(values)}; found: {there}",
-                "correct prompts.where, or leave it out",
+                "correct prompts.where, or remove it",
             )
     return prompts
 
 
 def is_remote(spec: str) -> bool:
-    """Whether `spec` names a data set that is fetched, not something packaged or a file."""
+    """Whether `spec` names a data set to be downloaded, not a packaged set or a file."""
     if spec.startswith(builtin.PREFIX) or not spec.strip():
         return False
     path, _ = _path_and_split(spec)
@@ -103,7 +102,7 @@ def _open(spec: str, broken: list[ConfigError] | None) -> tuple[Iterator[Row], S
 
 
 def _path_and_split(spec: str) -> tuple[Path, Split | None]:
-    """`FILE:train` as file and split; a colon elsewhere belongs to the name."""
+    """`FILE:train` as file and split; any other colon is part of the name."""
     file, _, last = spec.rpartition(":")
     split = next((name for name in SPLITS if name == last), None)
     if split is None or not file.endswith((".jsonl", ".parquet")):
@@ -119,6 +118,6 @@ def _in_language(row: Row, prompt: Prompt, language: str | None) -> Prompt:
     if language is not None and named != language:
         raise row.error(
             f"the prompt is in {named}, but the verifier checks {language}",
-            f"choose the verifier for {named}, or other prompts",
+            f"use the verifier for {named}, or other prompts",
         )
     return dataclasses.replace(prompt, language=named)

@@ -1,7 +1,7 @@
-"""MBPP rows (Austin et al. 2021, arXiv:2108.07732): a one-line wish and three asserts in Python.
+"""MBPP rows (Austin et al. 2021, arXiv:2108.07732): a one-line task description and three asserts in Python.
 
-The wish alone cannot be passed: it does not name the function that the asserts call.  So the statement shows the
-signature of everything that the asserts use from the reference code, or one assert where there is none to show.
+The description alone cannot be solved: it does not name the function that the asserts call.  So the statement shows the
+signatures of everything that the asserts use from the reference code, or one assert if there is no signature.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _OTHER = ("text", "prompt", "test_setup_code", "test_imports")
 
 
 def recognises(columns: Collection[str]) -> bool:
-    """Task id, code and asserts, and the wish under either of its two names."""
+    """Whether the columns are task id, code, asserts, and the description under either of its two names."""
     return set(COLUMNS) <= set(columns) and ("text" in columns or "prompt" in columns)
 
 
@@ -34,7 +34,7 @@ def to_prompt(row: Row) -> Prompt:
     task_id = row.data.get("task_id")
     if isinstance(task_id, bool) or not isinstance(task_id, int | str) or task_id == "":
         raise row.error(f"`task_id` is {shown(task_id)}; a number or text is needed", "give every row its task id")
-    wish = row.text("text" if row.data.get("text") is not None else "prompt").strip()
+    description = row.text("text" if row.data.get("text") is not None else "prompt").strip()
     code = row.text("code").replace("\r\n", "\n")
     test_list = list(row.texts("test_list"))
     if not test_list:
@@ -47,7 +47,7 @@ def to_prompt(row: Row) -> Prompt:
     signatures = _signatures(code, _names_called("\n".join(test_list)))
     shape = "It must define:" if signatures else "It must pass this test:"
     shown_code = "\n".join(signatures) if signatures else test_list[0].strip()
-    statement = f"{wish}\n\nAnswer with Python code in one code block. {shape}\n\n```python\n{shown_code}\n```"
+    statement = f"{description}\n\nAnswer with Python code in one code block. {shape}\n\n```python\n{shown_code}\n```"
     return Prompt(
         id=f"mbpp/{task_id}",
         messages=({"role": "user", "content": statement},),
@@ -58,13 +58,13 @@ def to_prompt(row: Row) -> Prompt:
 
 
 def _names_called(source: str) -> set[str]:
-    """The plain names that `source` calls; none where it is not Python of this interpreter's version."""
+    """The plain names that `source` calls; none if this interpreter cannot parse it."""
     tree = _parsed(source)
     return {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
 
 
 def _signatures(code: str, names: Collection[str]) -> list[str]:
-    """The heads of the functions and classes of `code` that are in `names`; none where `code` does not parse."""
+    """Signatures of the functions and classes of `code` that are in `names`; none if `code` does not parse."""
     body = _parsed(code).body
     # A later definition of the same name replaces the earlier one.
     last = {node.name: node for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in names}
@@ -72,10 +72,10 @@ def _signatures(code: str, names: Collection[str]) -> list[str]:
 
 
 def _parsed(source: str) -> ast.Module:
-    """The syntax tree; an empty one where `source` is not Python of this interpreter's version."""
+    """The syntax tree; an empty one if this interpreter cannot parse `source`."""
     try:
         with warnings.catch_warnings():
-            # Old code escapes carelessly; that is nothing the user of the set can fix.
+            # Old code has invalid escape sequences; the user of the data set cannot fix those.
             warnings.simplefilter("ignore")
             return ast.parse(source)
     except (SyntaxError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Our own rows: `prompt` (text or messages), and where wanted `id`, `language`, `tests`, `info`.
+"""Native rows: `prompt` (text or messages), and optionally `id`, `language`, `tests`, `info`.
 
 Every other column goes to `info`, so that a verifier can read it.
 """
@@ -22,7 +22,7 @@ _MESSAGES = 'write `prompt` as text, or as [{"role": "user", "content": ...}, ..
 
 
 def recognises(columns: Collection[str]) -> bool:
-    """Whatever has a `prompt`."""
+    """Whether there is a `prompt`."""
     return "prompt" in columns
 
 
@@ -76,14 +76,16 @@ def _id(row: Row, messages: tuple[Mapping[str, str], ...], tests: Mapping[str, A
     if isinstance(found, int) and not isinstance(found, bool):
         return str(found)
     if not isinstance(found, str) or not found.strip():
-        raise row.error(f"`id` is {shown(found)}; text or a whole number is needed", "give the row a name, or no `id`")
+        raise row.error(
+            f"`id` is {shown(found)}; text or a whole number is needed", "give the row a text `id`, or none"
+        )
     return found
 
 
 def _info(row: Row) -> dict[str, Any]:
     info = row.data.get("info")
     if info is not None and not isinstance(info, dict):
-        raise row.error(f"`info` is {shown(info)}; an object is needed", 'write {"family": ...}, or leave it out')
+        raise row.error(f"`info` is {shown(info)}; an object is needed", 'write {"family": ...}, or remove it')
     extra = {column: value for column, value in row.data.items() if column not in _OWN}
     if info is None:
         return extra

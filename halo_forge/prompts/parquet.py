@@ -13,14 +13,14 @@ def read(path: Path) -> Iterator[Row]:
     """The rows of `path`, counted from 1.
 
     Raises:
-        ConfigError: The file is missing, unreadable or no Parquet, or a cell holds what JSON cannot.
+        ConfigError: The file is missing, unreadable or not Parquet, or a cell has a value that JSON cannot represent.
     """
-    # Late: reading the configuration of a JSONL run does not pay for it.
+    # Imported late: a run on JSONL files should not pay for it.
     import pyarrow  # type: ignore[import-untyped]
     import pyarrow.parquet  # type: ignore[import-untyped]
 
     try:
-        # A file object, so that a path is never taken for a partitioned data set or a remote address.
+        # A file object, so that a path is never interpreted as a partitioned data set or a remote address.
         with path.open("rb") as source:
             cells = pyarrow.parquet.read_table(source).to_pylist()
     except (OSError, pyarrow.ArrowException) as error:

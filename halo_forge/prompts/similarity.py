@@ -1,4 +1,4 @@
-"""Near-duplicate search: statements that differ in a word or a number measure memory, not skill, across splits."""
+"""Near-duplicate search: statements in different splits that differ in a word or a number measure memory, not skill."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _NUMBER = re.compile(r"\d+")
 
 
 def shingles(text: str, num_words: int = 3) -> frozenset[tuple[str, ...]]:
-    """All runs of `num_words` words of a text, lower case, every number read as 0; a shorter text is one run."""
+    """All runs of `num_words` words of a text, in lower case, numbers read as 0; a shorter text is a single run."""
     words = _WORD.findall(_NUMBER.sub("0", text.lower()))
     return frozenset(tuple(words[i : i + num_words]) for i in range(max(1, len(words) - num_words + 1)))
 
 
 def near_duplicates(prompts: Sequence[Prompt], threshold: float) -> list[tuple[str, str, float]]:
-    """Pairs of prompts whose texts are alike: (id, id, similarity in [threshold, 1]), the most alike first.
+    """Pairs of prompts with similar texts: (id, id, similarity in [threshold, 1]), the most similar first.
 
-    The similarity is the Jaccard index of the sets of word shingles (Broder 1997): shared ones over all of both.
+    The similarity is the Jaccard index of the sets of word shingles (Broder 1997): intersection size / union size.
     Prompts without a common shingle are never compared.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Train, dev and test by a hash of the prompt's id: adding a task moves no other task."""
+"""Train, dev and test by a hash of the prompt id, so that adding a task moves no other task."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from halo_forge.core.records import Prompt
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
-# Part of what "the same prompts" means: a change moves tasks between the splits and makes runs incomparable.
-# This salt is one under which every family of the packaged tasks has members in all three splits.
+# Changing the salt moves tasks between the splits and makes runs incomparable.
+# With this one, every family of the packaged tasks has members in all three splits.
 SALT = "halo-forge split 14579"
 
 _TRAIN_BELOW = 0.6
@@ -34,7 +34,7 @@ def apply(prompts: Iterable[Prompt], split: Split) -> list[Prompt]:
 def limited(prompts: list[Prompt], limit: int) -> list[Prompt]:
     """`limit` of the prompts in the order given, chosen by a hash of the id; a lower limit chooses a subset.
 
-    The first rows of a file are often all of one family, so they would stand for nothing.
+    The first rows of a file are not used instead, because they often belong to one family and represent nothing else.
     """
     order = sorted(prompts, key=lambda prompt: hashlib.sha256(f"{SALT} limit\0{prompt.id}".encode()).digest())
     chosen = {prompt.id for prompt in order[:limit]}

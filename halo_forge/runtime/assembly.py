@@ -40,6 +40,7 @@ from halo_forge.store.run import Run
 from halo_forge.supervisor import heartbeat
 from halo_forge.training.lora_sft import LoraSftTrainer
 from halo_forge.training.scripted import ScriptedTrainer
+from halo_forge.verifiers import open_verifier
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "tokenizers", "numpy")
 SETS = ("train", "dev", "test")
@@ -135,7 +136,7 @@ def open_run(
         if not run.is_new:
             _check_same_run(run, config, prompts, resume=resume)
         workers = verifier_workers(config, profile)
-        verifier = stack.enter_context(config.verifier.model_copy(update={"workers": workers}).open())
+        verifier = stack.enter_context(open_verifier(config.verifier.model_copy(update={"workers": workers})))
         verifier.check_prompts(list(prompts.by_id().values()))
         policy = _load_policy(config, profile)
         if policy is not None:
@@ -211,8 +212,8 @@ def run_config(root: Path) -> LoadedConfig:
         config = RaftConfig.model_validate({**document.data, "output_dir": str(root)})
     except ValidationError as error:
         problem = problems_of(error, document.data)[0]
-        told = problem.told(lambda _: "default")
-        raise RunDirError(f"{path}: not a configuration of this version: {told}", EDITED) from error
+        line = problem.line(lambda _: "default")
+        raise RunDirError(f"{path}: not a configuration of this version: {line}", EDITED) from error
     return LoadedConfig(config, document)
 
 

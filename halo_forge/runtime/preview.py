@@ -1,4 +1,4 @@
-"""What a plan will do, before anything is loaded: one row a cycle, and the warnings that matter.
+"""What a plan will do, before anything is loaded: one row per cycle, and the warnings that matter.
 
 Nothing here imports torch, touches the network or writes a file.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,13 +16,14 @@ from halo_forge.config.problems import dotted
 from halo_forge.config.rules import SCHEDULED, bounds, value_at
 from halo_forge.core import lr_scheduler
 from halo_forge.core.advice import Advice, PlanFacts, advise_plan
+from halo_forge.core.errors import HaloForgeError
 from halo_forge.core.lr_scheduler import planned_factors
 from halo_forge.core.prompt_sampling import num_easiest
 from halo_forge.core.schedules import Schedule
 from halo_forge.core.schedules.cosine_restarts import CosineRestarts
 from halo_forge.core.selection import most_replayed
-from halo_forge.hardware import choose
-from halo_forge.policy import why_not_quantized
+from halo_forge.hardware import Profile, choose, detect
+from halo_forge.policy import check_local, check_quantization
 from halo_forge.runtime.auto_settings import (
     estimated_adapter_bytes,
     estimated_parameters,
@@ -72,7 +73,7 @@ class CyclePlan:
 
 @dataclass(frozen=True)
 class Preview:
-    """All cycles and what to think about before starting.
+    """All cycles, and what to consider before starting.
 
     Attributes:
         hardware: What every `auto` becomes on this machine, and "memory_budget_bytes", which changes from one
@@ -125,7 +126,8 @@ def preview(config: RaftConfig, num_train_prompts: int | None, num_dev_prompts: 
     profile = choose(config.hardware)
     hardware = hardware_choices(config, profile, estimated_parameters(config), local_shape(config))
     hardware["memory_budget_bytes"] = profile.memory_budget_bytes()
-    return Preview(cycles, tuple(_warnings(config, cycles, has_tests)), advise_plan(facts), hardware)
+    warnings = (*_machine_warnings(config, profile), *_warnings(config, cycles, has_tests))
+    return Preview(cycles, warnings, advise_plan(facts), hardware)
 
 
 def _cycle_plan(
@@ -212,10 +214,29 @@ def _spent(scheduled: Bounds, factors: Sequence[float] | None) -> float | None:
     return None if factors is None else lr_scheduler.learning_rate_mass(scheduled["training.learning_rate"][1], factors)
 
 
+def _machine_warnings(config: RaftConfig, profile: Profile) -> Iterator[str]:
+    """What a run on this machine would refuse before it loads anything, or would ignore."""
+    model = config.model
+    checks: list[Callable[[], None]] = [config.engine.check]
+    if config.engine.needs_policy:
+        checks += [lambda: check_local(model), lambda: check_quantization(model.quantization)]
+    for check in checks:
+        try:
+            check()
+        except HaloForgeError as error:
+            yield f"a run on this machine would be refused: {error.message} (fix: {error.hint})"
+    if not config.engine.needs_policy:
+        return
+    if profile.given and profile.device == "cuda" and (found := detect(profile.machine)).device == "cpu":
+        yield (
+            f"a run on this machine would be refused unless torch finds a GPU: hardware.profile is {profile.name}, but"
+            f" {found.why} (fix: hardware.profile: auto)"
+        )
+    if getattr(config.engine, "cuda_graphs", False) and profile.name != "cuda":
+        yield f"engine.cuda_graphs is ignored here: the profile is {profile.name}, and graphs need an NVIDIA GPU"
+
+
 def _warnings(config: RaftConfig, cycles: Sequence[CyclePlan], has_tests: bool) -> Iterator[str]:
-    why = why_not_quantized(config.model.quantization)
-    if why is not None:
-        yield f"model.quantization is {config.model.quantization}, but {why}: a run on this machine would be refused"
     requested = config.training.warmup_steps
     eaten = [
         plan for plan in cycles if plan.max_optimizer_steps is not None and requested >= plan.max_optimizer_steps > 0
@@ -223,7 +244,7 @@ def _warnings(config: RaftConfig, cycles: Sequence[CyclePlan], has_tests: bool) 
     if eaten:
         yield (
             f"{_cycles(eaten)}: training.warmup_steps ({requested}) is as long as the cycle (at most"
-            f" {eaten[0].max_optimizer_steps} steps); it is cut to {eaten[0].warmup_steps}"
+            f" {eaten[0].max_optimizer_steps} steps); it is reduced to {eaten[0].warmup_steps}"
         )
     few = [plan for plan in cycles if plan.max_optimizer_steps is not None and plan.max_optimizer_steps < FEW_STEPS]
     if few:
@@ -234,8 +255,8 @@ def _warnings(config: RaftConfig, cycles: Sequence[CyclePlan], has_tests: bool) 
     low = [plan for plan in cycles if _nominal(plan) > 0 and plan.learning_rate_mass < LOW_MASS * _nominal(plan)]  # type: ignore[operator]
     if low and config.training.learning_rate_mass is None:
         yield (
-            f"{_cycles(low)}: the learning-rate mass is below a quarter of learning rate x steps: most steps hardly"
-            " move; use a flatter training.lr_scheduler_type or a shorter warm-up"
+            f"{_cycles(low)}: the learning-rate mass is below a quarter of learning rate x steps: most steps barely"
+            " train; use a flatter training.lr_scheduler_type or a shorter warm-up"
         )
     floor = getattr(config.training.learning_rate, "min", None)
     stuck = [plan for plan in cycles if plan.cycle > 1 and floor is not None and _high(plan) <= floor]
@@ -246,7 +267,7 @@ def _warnings(config: RaftConfig, cycles: Sequence[CyclePlan], has_tests: bool) 
     if restarts and config.training.start_from != "base":
         yield (
             f"{_cycles(restarts)}: cosine_restarts raises the learning rate again on an adapter that keeps training:"
-            " later versions may lose what earlier ones learned; restarts belong to training.start_from base"
+            " later versions may forget what earlier ones learned; use restarts with training.start_from: base"
         )
     if (
         not restarts
@@ -254,13 +275,13 @@ def _warnings(config: RaftConfig, cycles: Sequence[CyclePlan], has_tests: bool) 
         and len({(plan.learning_rate_low, _high(plan)) for plan in cycles}) > 1
     ):
         yield (
-            "training.start_from is base: every cycle starts at the start model, so a learning rate that changes from"
-            " cycle to cycle only makes later versions weaker or stronger; use one learning rate, and replay"
+            "training.start_from is base: every cycle starts from the start model, so a learning rate that changes from"
+            " cycle to cycle only makes later versions weaker or stronger; use a constant learning rate, and replay"
         )
     if config.selection.is_control:
         yield (
             f"selection.kind is {config.selection.kind}: a control arm that trains on samples regardless of their"
-            " verdicts; what it gains is what a run gains without its verifier"
+            " verdicts; its gain is what a run gains without a verifier"
         )
     zero = [plan for plan in cycles if _high(plan) == 0]
     if zero:
@@ -273,10 +294,10 @@ def _warnings(config: RaftConfig, cycles: Sequence[CyclePlan], has_tests: bool) 
             f" the verifier can give ({most:g}): nothing would ever be kept"
         )
     if getattr(config.engine, "adapter", None) == "none":
-        yield "engine.adapter is none: the run ends with an error after cycle 1, when v1 is to be sampled"
+        yield "engine.adapter is none: the run will fail after cycle 1, when v1 has to be sampled"
     unknown = [plan for plan in cycles if plan.num_prompts is None]
     if unknown:
-        yield "prompts.train is on a hub and is not read by a dry run: samples and steps are unknown"
+        yield "prompts.train is on the Hub, which a dry run does not read: samples and steps are unknown"
 
 
 def _restarts(schedule: Schedule, cycle: int) -> bool:

@@ -137,18 +137,19 @@ def _cycle_state(folder: Path) -> str:
         if parts:
             return f"{stage}: {num_lines} so far"
     sealed = [path for path in folder.glob("*.json*") if not path.name.startswith(".")]
-    return f"after {max(sealed, key=lambda path: path.stat().st_mtime).stem}" if sealed else "starting"
+    return f"{max(sealed, key=lambda path: path.stat().st_mtime).stem} done" if sealed else "starting"
 
 
 def _state(root: Path, cycles: list[CycleRow], num_cycles: int) -> str:
     if not cycles:
         return "not started"
     last = cycles[-1]
+    name = f"cycle {last.cycle} of {num_cycles}" if last.cycle <= num_cycles else "final evaluation"
     if last.decision.get("action") in ("stop", "finish"):
-        return "measuring test prompts"
+        return "evaluating the test prompts"
     if last.state == "done":
-        return f"cycle {last.cycle} of {num_cycles} done"
-    return f"cycle {last.cycle} of {num_cycles}: {last.state}"
+        return f"{name} done"
+    return f"{name}: {last.state}"
 
 
 def _costs(path: Path) -> defaultdict[str, CostFacts]:

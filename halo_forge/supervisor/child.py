@@ -168,7 +168,7 @@ class Child:
         except subprocess.TimeoutExpired:
             by = "SIGKILL"
             _kill(process)
-        missed = "moved no data while loading" if is_loading else "made no token, verdict or training pass"
+        missed = "moved no data while loading" if is_loading else "produced no token, verdict or training pass"
         return End(
             "stalled",
             process.returncode,
@@ -201,9 +201,9 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         seen = processes.read(process.pid)
         state = "gone" if seen is None else seen.state
         raise NoProgress(
-            f"process {process.pid} does not end {END_SECONDS:g} s after SIGKILL: state {state}"
-            + (" (it waits in the kernel, for a driver or a disk)" if state == "D" else ""),
-            "look at `dmesg`; if it stays, restart the machine; then run the same command with --resume",
+            f"process {process.pid} is still alive {END_SECONDS:g} s after SIGKILL: state {state}"
+            + (" (blocked in the kernel, on a driver or a disk)" if state == "D" else ""),
+            "check `dmesg`; if the process stays, reboot; then rerun with --resume",
         ) from error
 
 

@@ -98,9 +98,9 @@ def supervise(
             attempts.note("attempt_ended", why=end.why, **end.fields, **more)
             if given_up:
                 raise NoProgress(
-                    f"given up after {limits.max_restarts} restarts that finished nothing; the last attempt {end.seen}",
-                    "see the stacks above for where it was and `halo-forge doctor` for the machine; raise"
-                    f" {end.option} if it was only slow; then run the same command with --resume",
+                    f"gave up after {limits.max_restarts} restarts without progress; the last attempt {end.seen}",
+                    "the stacks above show where it was, and `halo-forge doctor` checks the machine; raise"
+                    f" {end.option} if it was only slow; then rerun with --resume",
                 )
             number = f"restart {num_restarts} of at most {limits.max_restarts} without progress"
             settings = "".join(f", with {name}={value}" for name, value in changes.items())

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Hashable, Mapping
-from typing import TYPE_CHECKING, NoReturn, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 from halo_forge.core.records import Stage, Status
-from halo_forge.sandbox.job import Limits, Outcome, Sandbox
+from halo_forge.sandbox.job import Job, Limits, Outcome, Sandbox, SandboxError
 from halo_forge.verifiers.diagnostics import ending, num_warnings, readable
-
-if TYPE_CHECKING:
-    from halo_forge.verifiers.stages import Stages
+from halo_forge.verifiers.single_flight import SingleFlight
+from halo_forge.verifiers.spec import ProgramSpec
 
 Value = TypeVar("Value")
+STANDARD_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
 class StageFailed(Exception):
@@ -22,6 +23,51 @@ class StageFailed(Exception):
         super().__init__(stage, status)
         self.stage = stage
         self.status = status
+
+
+class ToolRunner:
+    """Runs the tools of one language in a sandbox; used by many threads, each with a sandbox of its own.
+
+    Args:
+        tools: Name in `spec.requires()` -> absolute path.
+
+    Attributes:
+        compiler: The path of the first tool.
+        env: What tools and programs find in their environment.
+        cache: What is made once for all programs, such as compiled harnesses; see `BuildContext.once`.
+    """
+
+    def __init__(self, spec: ProgramSpec, tools: Mapping[str, str]) -> None:
+        self._spec = spec
+        self.tools = tools
+        self.compiler = tools[spec.requires()[0]]
+        self.env = {"LANG": "C.UTF-8", "PATH": f"{os.path.dirname(self.compiler)}:{STANDARD_PATH}"}
+        self.limits = spec.compile_limits()
+        self.cache: SingleFlight[Hashable, Any] = SingleFlight()
+
+    def run(
+        self,
+        argv: list[str],
+        files: Mapping[str, bytes],
+        fetch: str | None,
+        sandbox: Sandbox,
+        limits: Limits | None = None,
+    ) -> Outcome:
+        """Run the compiler or one of its companions, by default under the limits of a compilation.
+
+        Args:
+            files: Name -> content of what is in its directory.
+            fetch: The name of the file that is wanted of what it makes.
+
+        Raises:
+            SandboxError: It cannot be started, or the sandbox failed.
+        """
+        env = {**self.env, **self._spec.tool_environment()}
+        job = Job(tuple(argv), self.limits if limits is None else limits, files, env=env, fetch=fetch)
+        outcome = sandbox.run(job)
+        if outcome.exec_error is not None:
+            raise SandboxError(f"{argv[0]} cannot be started: {os.strerror(outcome.exec_error)}")
+        return outcome
 
 
 class BuildContext:
@@ -35,11 +81,11 @@ class BuildContext:
         flags: Hack flags that making the program has shown.
     """
 
-    def __init__(self, stages: Stages, sandbox: Sandbox) -> None:
-        self._stages = stages
+    def __init__(self, runner: ToolRunner, sandbox: Sandbox) -> None:
+        self._runner = runner
         self._sandbox = sandbox
-        self.tools: Mapping[str, str] = stages.tools
-        self.compiler = stages.compiler
+        self.tools = runner.tools
+        self.compiler = runner.compiler
         self.outcomes: list[Outcome] = []
         self.notes: list[str] = []
         self.num_warnings = 0
@@ -61,7 +107,7 @@ class BuildContext:
         self._note(outcome, said)
         if counted:
             self.num_warnings += num_warnings(said)
-        self.require_clean(outcome, "compile", f"the compiler (making {target})", self._stages.spec.compile_limits())
+        self.require_clean(outcome, "compile", f"the compiler (making {target})", self._runner.limits)
         if outcome.fetched is None:
             self.fail(f"the compiler left no {target}")
         return outcome.fetched
@@ -75,24 +121,25 @@ class BuildContext:
         """
         outcome = self.run(argv, files, None)
         self._note(outcome, readable(outcome.stderr))
-        self.require_clean(outcome, "compile", argv[0], self._stages.spec.compile_limits())
+        self.require_clean(outcome, "compile", argv[0], self._runner.limits)
         return readable(outcome.stdout)
 
-    def run(self, argv: list[str], files: Mapping[str, bytes], target: str | None) -> Outcome:
-        """What becomes of a tool whose work is not about the answer; neither noted nor counted.
+    def run(
+        self, argv: list[str], files: Mapping[str, bytes], target: str | None, limits: Limits | None = None
+    ) -> Outcome:
+        """Run a tool whose work is not about the answer: it is neither noted nor counted.
+
+        Args:
+            limits: Others than those of a compilation.
 
         Raises:
             SandboxError: It cannot be started, or the sandbox failed.
         """
-        return self._stages.tool(argv, files, target, self._sandbox)
-
-    def run_within(self, limits: Limits, argv: list[str], files: Mapping[str, bytes], target: str | None) -> Outcome:
-        """`run`, under limits of its own."""
-        return self._stages.tool_within(limits, argv, files, target, self._sandbox)
+        return self._runner.run(argv, files, target, self._sandbox, limits)
 
     def once(self, key: Hashable, make: Callable[[], Value]) -> Value:
-        """What `make` made for the first program that asked with this key."""
-        return cast(Value, self._stages.kept.get(key, make)[0])
+        """What `make` returned for the first program that asked with this key."""
+        return cast(Value, self._runner.cache.get(key, make)[0])
 
     def fail(self, note: str) -> NoReturn:
         """The program does not compile, for a reason that no tool has told."""

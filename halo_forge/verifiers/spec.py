@@ -6,21 +6,17 @@ import abc
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from halo_forge.core.records import Prompt
 from halo_forge.core.registry import Spec
 from halo_forge.sandbox.job import MEBIBYTE, Limits
+from halo_forge.verifiers.checker import Checker
+from halo_forge.verifiers.checks import Tests, parse_tests
 from halo_forge.verifiers.rewards import Rewards
 from halo_forge.verifiers.toolchain import outside_system
-
-if TYPE_CHECKING:
-    from halo_forge.core.records import Prompt
-    from halo_forge.verifiers.checker import Checker
-    from halo_forge.verifiers.checks import Tests
-    from halo_forge.verifiers.context import BuildContext
-    from halo_forge.verifiers.verifier import ThreadedVerifier
 
 RunStage = Literal["compile", "run", "tests"]
 _STAGES: list[RunStage] = ["compile", "run", "tests"]
@@ -115,8 +111,6 @@ class ProgramSpec(Spec, abc.ABC):
         Raises:
             ConfigError: They are malformed, or of a kind that is not known here.
         """
-        from halo_forge.verifiers.checks import parse_tests
-
         return parse_tests(prompt)
 
     @property
@@ -183,99 +177,3 @@ class ProgramSpec(Spec, abc.ABC):
             num_open_files=256,
             keep_bytes=MEBIBYTE,
         )
-
-    def open(self) -> ThreadedVerifier:
-        """A verifier with these settings, to be used in a `with` statement."""
-        from halo_forge.verifiers.verifier import ThreadedVerifier
-
-        return ThreadedVerifier(self)
-
-
-class BuiltSpec(ProgramSpec):
-    """A language whose tools make a program of a source."""
-
-    @abc.abstractmethod
-    def build(self, context: BuildContext, source: bytes, tests: Tests) -> bytes | None:
-        """The program that is to run; None where `tests` ask for less, and that much works.
-
-        Raises:
-            StageFailed: The source does not compile.
-            SandboxError: Our own failure.
-            ConfigError: The tests do not work by themselves.
-        """
-
-    def check_tests(self, context: BuildContext, tests: Tests) -> None:
-        """Find out, before any answer is there, whether `tests` can work.
-
-        Raises:
-            SandboxError: Our own failure.
-            ConfigError: They cannot.
-        """
-
-    def writes_sentinel(self) -> bool:
-        """Whether a program with a harness ends with the word that it finds in standard input, as in `harness`.
-
-        Where it does not, nothing tells a harness that came to its end from an answer that left early.
-        """
-        return False
-
-    def checker(self, tools: Mapping[str, str]) -> Checker:
-        """The stages compile, run and tests around `build`."""
-        from halo_forge.verifiers.stages import Stages
-
-        return Stages(self, tools)
-
-
-class CompiledSpec(BuiltSpec):
-    """A language whose compiler makes objects of sources and a program of objects."""
-
-    @abc.abstractmethod
-    def compile_command(self, compiler: str, source: str, target: str) -> list[str]:
-        """One translation unit to an object; `compiler` is an absolute path, the others are file names."""
-
-    @abc.abstractmethod
-    def link_command(self, compiler: str, objects: list[str], target: str) -> list[str]:
-        """Objects to a program.  A symbol that two objects define is taken from the first."""
-
-    def symbol_tool(self) -> str | None:
-        """Which of `requires()` lists the symbols of an object as `nm -P` does; None where objects have none."""
-        return None
-
-    def is_entry(self, symbol: str, entry_point: str) -> bool:
-        """Whether a symbol of an object is the function that prompts call `entry_point`."""
-        return symbol == entry_point
-
-    def start_source(self) -> str | None:
-        """The source of the object that calls a harness; None where programs do not run, see `harness`."""
-        return None
-
-    def writes_sentinel(self) -> bool:
-        return self.start_source() is not None
-
-    def libraries(self) -> list[str]:
-        """File names of the libraries that every program is linked with."""
-        return []
-
-    def program_name(self) -> str:
-        """What the linker calls a program."""
-        return "program"
-
-    def program_command(self, compiler: str, source: str, target: str) -> list[str] | None:
-        """A whole program of one source in one call, which is faster than two; None where it takes two."""
-        return None
-
-    def make_of_answer(self, context: BuildContext, source: bytes, command: list[str], target: str) -> bytes:
-        """What a command of the above makes of an answer."""
-        return context.make(command, {self.source_name("answer"): source}, target, True)
-
-    def build(self, context: BuildContext, source: bytes, tests: Tests) -> bytes | None:
-        """See `BuiltSpec.build`."""
-        from halo_forge.verifiers.compiled.objects import build
-
-        return build(self, context, source, tests)
-
-    def check_tests(self, context: BuildContext, tests: Tests) -> None:
-        """See `BuiltSpec.check_tests`."""
-        from halo_forge.verifiers.compiled.objects import check_tests
-
-        check_tests(self, context, tests)

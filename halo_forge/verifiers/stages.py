@@ -2,22 +2,52 @@
 
 from __future__ import annotations
 
-import os
+import abc
 import secrets
-from collections.abc import Hashable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from halo_forge.core.errors import ConfigError
 from halo_forge.core.records import CheckResult, Stage, Status
-from halo_forge.sandbox.job import Job, Limits, Outcome, Sandbox, SandboxError
+from halo_forge.sandbox.job import Job, Outcome, Sandbox
+from halo_forge.verifiers.checker import Checker
 from halo_forge.verifiers.checks import Harness, PythonTests, Stdio, Tests, compare_lines, compare_output
-from halo_forge.verifiers.context import BuildContext, StageFailed, status_of
+from halo_forge.verifiers.context import STANDARD_PATH, BuildContext, StageFailed, ToolRunner, status_of
 from halo_forge.verifiers.diagnostics import clip, ending, readable
 from halo_forge.verifiers.hacks.flags import of_outputs
-from halo_forge.verifiers.single_flight import SingleFlight
-from halo_forge.verifiers.spec import BuiltSpec
+from halo_forge.verifiers.spec import ProgramSpec
 
-_STANDARD_PATH = "/usr/local/bin:/usr/bin:/bin"
+
+class BuiltSpec(ProgramSpec):
+    """A language whose tools make a program of a source."""
+
+    @abc.abstractmethod
+    def build(self, context: BuildContext, source: bytes, tests: Tests) -> bytes | None:
+        """The program that is to run; None where `tests` ask for less, and that much works.
+
+        Raises:
+            StageFailed: The source does not compile.
+            SandboxError: Our own failure.
+            ConfigError: The tests do not work by themselves.
+        """
+
+    def check_tests(self, context: BuildContext, tests: Tests) -> None:
+        """Find out, before any answer is there, whether `tests` can work.
+
+        Raises:
+            SandboxError: Our own failure.
+            ConfigError: They cannot.
+        """
+
+    def writes_sentinel(self) -> bool:
+        """Whether a program with a harness ends with the word that it finds in standard input, as in `harness`.
+
+        Where it does not, nothing tells a harness that came to its end from an answer that left early.
+        """
+        return False
+
+    def checker(self, tools: Mapping[str, str]) -> Checker:
+        """The stages compile, run and tests around `build`."""
+        return Stages(self, tools)
 
 
 class Stages:
@@ -27,15 +57,12 @@ class Stages:
         tools: Name in `spec.requires()` -> absolute path.
 
     Attributes:
-        kept: What is made once for all programs, such as compiled harnesses; see `BuildContext.once`.
+        runner: What runs the tools, for all threads.
     """
 
     def __init__(self, spec: BuiltSpec, tools: Mapping[str, str]) -> None:
         self.spec = spec
-        self.tools = tools
-        self.compiler = tools[spec.requires()[0]]
-        self._env = {"LANG": "C.UTF-8", "PATH": f"{os.path.dirname(self.compiler)}:{_STANDARD_PATH}"}
-        self.kept: SingleFlight[Hashable, Any] = SingleFlight()
+        self.runner = ToolRunner(spec, tools)
 
     def check(self, source: str, tests: Tests, sandbox: Sandbox) -> CheckResult:
         """See `Checker.check`."""
@@ -43,7 +70,7 @@ class Stages:
 
     def version(self, sandbox: Sandbox) -> Outcome:
         """See `Checker.version`."""
-        return self.tool(self.spec.version_command(self.compiler), {}, None, sandbox)
+        return self.runner.run(self.spec.version_command(self.runner.compiler), {}, None, sandbox)
 
     def prepare(self, tests: Tests, sandbox: Sandbox) -> None:
         """See `Checker.prepare`."""
@@ -52,30 +79,12 @@ class Stages:
                 f"tests of the kind {tests.kind!r} are for Python, the verifier checks {self.spec.language!r}",
                 "use the kinds stdio, harness or compile, or set verifier.kind to python",
             )
-        self.spec.check_tests(BuildContext(self, sandbox), tests)
+        self.spec.check_tests(BuildContext(self.runner, sandbox), tests)
 
-    def tool(self, argv: list[str], files: Mapping[str, bytes], fetch: str | None, sandbox: Sandbox) -> Outcome:
-        """Run the compiler or one of its companions.
-
-        Raises:
-            SandboxError: It cannot be started, or the sandbox failed.
-        """
-        return self.tool_within(self.spec.compile_limits(), argv, files, fetch, sandbox)
-
-    def tool_within(
-        self, limits: Limits, argv: list[str], files: Mapping[str, bytes], fetch: str | None, sandbox: Sandbox
-    ) -> Outcome:
-        """`tool`, under limits of its own."""
-        job = Job(tuple(argv), limits, files, env={**self._env, **self.spec.tool_environment()}, fetch=fetch)
-        outcome = sandbox.run(job)
-        if outcome.exec_error is not None:
-            raise SandboxError(f"{argv[0]} cannot be started: {os.strerror(outcome.exec_error)}")
-        return outcome
-
-    def program(self, content: bytes, stdin: str, sandbox: Sandbox) -> Outcome:
+    def run_program(self, content: bytes, stdin: str, sandbox: Sandbox) -> Outcome:
         """Run a compiled program once."""
         given = stdin.encode("utf-8", errors="backslashreplace")
-        env = {**self._env, "PATH": _STANDARD_PATH, **self.spec.program_environment()}
+        env = {**self.runner.env, "PATH": STANDARD_PATH, **self.spec.program_environment()}
         return sandbox.run(Job(("./program",), self.spec.run_limits(), {"program": content}, given, env))
 
 
@@ -87,7 +96,7 @@ class _Check:
         self._spec = stages.spec
         self._tests = tests
         self._sandbox = sandbox
-        self._context = BuildContext(stages, sandbox)
+        self._context = BuildContext(stages.runner, sandbox)
         self._outcomes = self._context.outcomes
         self._notes = self._context.notes
         self._num_passed = 0
@@ -124,7 +133,7 @@ class _Check:
         """Run a program that reads nothing; see `harness` for the sentinel that one with a harness ends with."""
         with_sentinel = isinstance(self._tests, Harness) and self._spec.writes_sentinel()
         sentinel = secrets.token_hex(16) if with_sentinel else ""
-        outcome = self._stages.program(program, sentinel, self._sandbox)
+        outcome = self._stages.run_program(program, sentinel, self._sandbox)
         self._outcomes.append(outcome)
         left_early = outcome.clean and not outcome.stdout.endswith(sentinel.encode())
         comparison = None
@@ -152,7 +161,7 @@ class _Check:
         unclean: list[Outcome] = []
         outputs: list[bytes] = []
         for number, case in enumerate(self._tests.cases, start=1):
-            outcome = self._stages.program(program, case.stdin, self._sandbox)
+            outcome = self._stages.run_program(program, case.stdin, self._sandbox)
             self._outcomes.append(outcome)
             if not outcome.clean:
                 unclean.append(outcome)

@@ -6,7 +6,7 @@ import dataclasses
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from halo_forge.core.errors import ConfigError, ToolMissing
 from halo_forge.core.records import CheckResult, Completion, Prompt, Verdict
@@ -26,8 +26,73 @@ _NUM_ATTEMPTS = 2
 _Key = tuple[str, int, int, str, str]
 
 
+class Verifier(Protocol):
+    """Checks completions in the background and hands out verdicts in order."""
+
+    def __enter__(self) -> Self:
+        """Check that the tools work, by programs whose verdict is known.
+
+        Raises:
+            ToolMissing: A tool is not there, or does not do its work under the configured limits.
+        """
+
+    def __exit__(self, *details: object) -> None:
+        """`close`."""
+
+    def toolchain(self) -> dict[str, Any]:
+        """Compiler, version and isolation level: the same on every call, for the run's record."""
+
+    def check_prompts(self, prompts: Sequence[Prompt]) -> None:
+        """Find prompts whose tests cannot work, before anything is generated.
+
+        Raises:
+            ConfigError: A prompt's tests or language are not ours, or its harness does not compile.
+        """
+
+    def submit(self, prompt: Prompt, completion: Completion) -> None:
+        """Start to check a completion in the background; does not wait.
+
+        Raises:
+            ConfigError: The prompt's tests or language are not ours.
+        """
+
+    def verify(self, pairs: Sequence[tuple[Prompt, Completion]]) -> Iterator[Verdict]:
+        """The verdicts in the order of `pairs`; what was submitted before is not checked again.
+
+        Raises:
+            ConfigError: A prompt's tests or language are not ours, or its harness does not compile.
+        """
+
+    def verify_again(self, pairs: Sequence[tuple[Prompt, Completion]]) -> Iterator[Verdict]:
+        """The same as `verify`, but every program is run anew, whatever was found out about it before."""
+
+    def close(self) -> None:
+        """End all that is running, at once."""
+
+
+class VerifierSpec(Protocol):
+    """The settings of a verifier that does not run programs on this machine, and therefore opens itself."""
+
+    @property
+    def max_error_fraction(self) -> float:
+        """The share of verdicts with status "error" above which a run stops."""
+
+    @property
+    def rerun_kept(self) -> bool:
+        """Whether samples that were selected for training are run once more first."""
+
+    def requires(self) -> list[str]:
+        """The tools that must be there."""
+
+    def max_reward(self, has_tests: bool) -> float:
+        """The reward of full success for a prompt with or without tests."""
+
+    def open(self) -> Verifier:
+        """A verifier with these settings, to be used in a `with` statement."""
+
+
 class ThreadedVerifier:
-    """See `halo_forge.verifiers.Verifier`.
+    """A `Verifier` whose settings say how programs are built and run; see there.
 
     Equal programs with equal tests are checked once, and cost nothing the second time.
     """
@@ -194,6 +259,11 @@ class ThreadedVerifier:
                 if attempt == _NUM_ATTEMPTS:
                     raise
         raise AssertionError("unreachable")
+
+
+def open_verifier(spec: ProgramSpec | VerifierSpec) -> Verifier:
+    """A verifier with these settings, to be used in a `with` statement."""
+    return ThreadedVerifier(spec) if isinstance(spec, ProgramSpec) else spec.open()
 
 
 def _no_program(extraction: Extraction) -> str:

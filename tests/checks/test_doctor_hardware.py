@@ -63,10 +63,10 @@ def line(found: Any, name: str) -> Line:
 def test_a_strix_halo_that_is_well(tmp_path: Path) -> None:
     found = section(tmp_path, strix_halo())
     assert found.can_run
-    assert [each for each in found.lines if each.state not in ("fine", "note")] == [
-        Line("platform profile", "unknown", "not shown")
+    assert [each for each in found.lines if each.state not in ("ok", "note")] == [
+        Line("platform profile", "unknown", "not available")
     ]
-    assert [each.name for each in found.lines if each.do] == []
+    assert [each.name for each in found.lines if each.fix] == []
     assert found.facts["profile"] == "gfx1151"
     assert found.facts["memory_budget_bytes"] == int(84 * GIB * 0.8)
     assert found.facts["sensors"] == ["busy", "celsius", "memory_bytes", "watts"]
@@ -88,41 +88,41 @@ def test_what_cannot_be_read_is_unknown_and_never_0(tmp_path: Path) -> None:
 
 CHANGES: list[tuple[dict[str, object], dict[str, Any], str, str, str, str]] = [
     # files, other arguments, line, state, part of what is found, part of what to do
-    ({"proc/sys/kernel/osrelease": "6.14.0-37-generic"}, {}, "kernel", "failed", "older", "6.18.4"),
+    ({"proc/sys/kernel/osrelease": "6.14.0-37-generic"}, {}, "kernel", "failed", "too old", "6.18.4"),
     ({}, {"firmware": "20251125-1"}, "firmware", "failed", "known to hang", "20260110"),
     ({}, {"firmware": "20240318.git3b128b60-0ubuntu2"}, "firmware", "note", "older than 20260110", ""),
     ({}, {"firmware": "1:99"}, "firmware", "unknown", "no date", "20251125 hangs"),
-    ({f"{CARD}/mem_info_vram_total": 64 * GIB}, {}, "VRAM", "note", "68.7 GB are set aside and not used", "BIOS"),
+    ({f"{CARD}/mem_info_vram_total": 64 * GIB}, {}, "VRAM", "note", "68.7 GB is reserved but not used", "BIOS"),
     ({f"{CARD}/mem_info_vram_total": 120 * GIB, "proc/sys/kernel/osrelease": "6.14.0-1018-oem"}, {}, "VRAM", "note",
-     "a kernel before 6.15 uses GTT alone", "BIOS"),
-    ({f"{CARD}/mem_info_vram_total": 120 * GIB}, {}, "GPU memory limit", "fine", "128.8 GB of its own", ""),
+     "a kernel before 6.15 uses only GTT", "BIOS"),
+    ({f"{CARD}/mem_info_vram_total": 120 * GIB}, {}, "GPU memory limit", "ok", "128.8 GB reserved in the BIOS", ""),
     ({"sys/module/ttm/parameters/pages_limit": 62 * GIB // 4096}, {}, "GPU memory limit", "note", "66.6 GB",
      "sudo amd-ttm --set 94"),
     ({"proc/cmdline": "ro amd_iommu=off"}, {}, "IOMMU", "note", "off", ""),
-    ({"proc/meminfo": meminfo(125.6, 20)}, {}, "memory budget", "fine", "3.4 GB", ""),
+    ({"proc/meminfo": meminfo(125.6, 20)}, {}, "memory budget", "ok", "3.4 GB", ""),
     ({f"{CARD}/hwmon/hwmon3/temp1_input": 96_000}, {}, "temperature", "note", "96 degrees", "cool"),
     ({"run/.containerenv": ""}, {}, "container", "note", "podman", ""),
     ({}, {"HSA_OVERRIDE_GFX_VERSION": "11.5.1"}, "HSA_OVERRIDE_GFX_VERSION", "note", "11.5.1", "unset HSA_OVERRIDE"),
-    ({}, {"HSA_ENABLE_SDMA": "0"}, "HSA_ENABLE_SDMA", "note", "diagnosis", "unset"),
+    ({}, {"HSA_ENABLE_SDMA": "0"}, "HSA_ENABLE_SDMA", "note", "debugging", "unset"),
     ({}, {"PYTORCH_HIP_ALLOC_CONF": "expandable_segments:True"}, "PYTORCH_HIP_ALLOC_CONF", "note", "hangs", "unset"),
     ({}, {"LD_LIBRARY_PATH": "/usr/lib:/opt/rocm/lib"}, "LD_LIBRARY_PATH", "note", "mixes", "unset"),
     ({}, {"OMP_NUM_THREADS": "1"}, "OMP_NUM_THREADS", "note", "one thread", "unset"),
     ({}, {"torch": "2.9.1+rocm7.2"}, "torch", "failed", "older than 2.11", "whl/gfx1151"),
     ({}, {"torch": "2.13.0a0+rocm7.14.0a20260612"}, "torch", "note", "crashes as soon as", "whl/gfx1151"),
-    ({}, {"torch": "2.15.0a0+rocm10.1.0a20260821"}, "torch", "note", "does not come back", "whl/gfx1151"),
+    ({}, {"torch": "2.15.0a0+rocm10.1.0a20260821"}, "torch", "note", "hangs in attention", "whl/gfx1151"),
     ({}, {"torch": None}, "torch", "missing", "not installed", "whl/gfx1151"),
     ({}, {"torch": "2.13.0+cpu"}, "torch", "note", "not built for the GPU", "whl/gfx1151"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("files", "arguments", "name", "state", "text", "do"), CHANGES)
+@pytest.mark.parametrize(("files", "arguments", "name", "state", "text", "fix"), CHANGES)
 def test_each_check(
-    tmp_path: Path, files: dict[str, object], arguments: dict[str, Any], name: str, state: str, text: str, do: str
+    tmp_path: Path, files: dict[str, object], arguments: dict[str, Any], name: str, state: str, text: str, fix: str
 ) -> None:
     found = section(tmp_path, strix_halo(**files), **arguments)
     changed = line(found, name)
     assert changed.state == state and text in changed.found
-    assert do in changed.do and bool(do) == bool(changed.do)
+    assert fix in changed.fix and bool(fix) == bool(changed.fix)
     # Only a torch that is missing or too old keeps a run from starting.
     assert found.can_run == (state not in ("failed", "missing") or name != "torch")
 
@@ -130,9 +130,9 @@ def test_each_check(
 def test_harmless_values_are_not_complained_about(tmp_path: Path) -> None:
     fine = {"HSA_ENABLE_SDMA": "1", "OMP_NUM_THREADS": "8", "PYTORCH_ALLOC_CONF": "max_split_size_mb:64"}
     found = section(tmp_path, strix_halo(), **fine)
-    assert line(found, "environment").state == "fine"
+    assert line(found, "environment").state == "ok"
     nvidia = section(tmp_path / "other", NVIDIA, torch="2.13.0+cu130", HSA_OVERRIDE_GFX_VERSION="11.0.0")
-    assert line(nvidia, "environment").state == "fine", "nothing reads it there"
+    assert line(nvidia, "environment").state == "ok", "nothing reads it there"
 
 
 @pytest.mark.parametrize(
@@ -151,10 +151,10 @@ def test_devices_that_are_not_there_or_cannot_be_opened(tmp_path: Path, monkeypa
     files = strix_halo()
     del files["dev/dri/renderD128"]
     found = section(tmp_path, files)
-    assert [each.state for each in lines(found, "device")] == ["fine", "missing"]
+    assert [each.state for each in lines(found, "device")] == ["ok", "missing"]
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     refused = section(tmp_path / "other", strix_halo())
-    assert all(each.state == "failed" and "usermod -aG" in each.do for each in lines(refused, "device"))
+    assert all(each.state == "failed" and "usermod -aG" in each.fix for each in lines(refused, "device"))
 
 
 # ---- without a GPU
@@ -170,7 +170,7 @@ def test_without_a_gpu_nothing_is_tried_and_a_run_can_start(tmp_path: Path, file
     assert line(found, "probes") == Line("probes", "skipped", "no GPU for a run: no GPU found")
     assert line(found, "profile").found == "cpu: no GPU found"
     without = section(tmp_path / "other", files, torch=None)
-    assert not without.can_run and "whl/cpu" in line(without, "torch").do
+    assert not without.can_run and "whl/cpu" in line(without, "torch").fix
 
 
 # ---- probes
@@ -179,7 +179,7 @@ def test_without_a_gpu_nothing_is_tried_and_a_run_can_start(tmp_path: Path, file
 @pytest.mark.parametrize("torch", ["2.15.0a0+rocm10.1.0a20260821", "2.13.0a0+rocm7.14.0a20260612"])
 def test_a_torch_with_a_note_is_tried_all_the_same(tmp_path: Path, torch: str) -> None:
     found = section(tmp_path, strix_halo(), torch=torch)
-    assert (line(found, "torch").state, line(found, "attention").state) == ("note", "fine")
+    assert (line(found, "torch").state, line(found, "attention").state) == ("note", "ok")
     crashes = section(tmp_path, strix_halo(), torch=torch, probes={"seen": Outcome(None, "killed by SIGSEGV")})
     assert line(crashes, "torch sees").found == "killed by SIGSEGV" and not crashes.can_run
 
@@ -187,13 +187,13 @@ def test_a_torch_with_a_note_is_tried_all_the_same(tmp_path: Path, torch: str) -
 @pytest.mark.parametrize("torch", [None, "2.9.1+rocm7.2"])
 def test_a_torch_that_is_missing_or_too_old_is_not_tried(tmp_path: Path, torch: str | None) -> None:
     found = section(tmp_path, strix_halo(), torch=torch)
-    assert line(found, "probes") == Line("probes", "skipped", "torch has to be fixed first")
+    assert line(found, "probes") == Line("probes", "skipped", "fix torch first")
 
 
 def test_a_gpu_that_only_torch_sees_is_tried_too(tmp_path: Path) -> None:
     found = section(tmp_path, LAPTOP, torch="2.13.0+rocm7.2", probes={"seen": seen(architecture="gfx1100")})
     assert line(found, "profile of this GPU").found.startswith("rocm: torch uses AMD Radeon Graphics, gfx1100, which")
-    assert line(found, "kernel launch").state == line(found, "attention").state == "fine"
+    assert line(found, "kernel launch").state == line(found, "attention").state == "ok"
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_where_neither_files_nor_torch_see_a_gpu_a_run_can_start(tmp_path: Path,
 def test_a_gpu_that_torch_does_not_see_stops_a_run(tmp_path: Path) -> None:
     found = section(tmp_path, NVIDIA, torch="2.13.0+cu130", probes={"seen": Outcome({"available": False})})
     assert not found.can_run
-    assert "hardware.profile: cpu" in line(found, "kernel launch").do
+    assert "hardware.profile: cpu" in line(found, "kernel launch").fix
     assert {each.state for each in found.lines if each.name in ("attention", "matrix products")} == {"skipped"}
 
 
@@ -216,18 +216,18 @@ PROBES: list[tuple[dict[str, Outcome], str, str, str, bool]] = [
     ({"kernel": Outcome(None, "killed by SIGSEGV", "pin")}, "kernel launch", "failed", "SIGSEGV", False),
     ({"kernel": Outcome({"relative_error": 0.7})}, "kernel launch", "failed", "wrong result", False),
     ({"kernel": Outcome({"relative_error": float("nan")})}, "kernel launch", "failed", "wrong result", False),
-    ({"attention": attention(flash=REFUSED)}, "attention", "fine",
-     "sdpa: chosen: right; flash: refuses (No available kernel); efficient: right", True),
-    ({"attention": attention(flash=RIGHT | {CASES[4]: "no masks"})}, "attention", "fine", f"refuses {CASES[4]}", True),
+    ({"attention": attention(flash=REFUSED)}, "attention", "ok",
+     "sdpa: chosen: correct; flash: refuses (No available kernel); efficient: correct", True),
+    ({"attention": attention(flash=RIGHT | {CASES[4]: "no masks"})}, "attention", "ok", f"refuses {CASES[4]}", True),
     ({"attention": attention(flash=REFUSED, efficient=REFUSED)}, "attention", "note", "plain attention", True),
     ({"attention": attention(chosen=RIGHT | {CASES[5]: float("nan")})}, "attention", "failed",
-     "chosen: WRONG for decoding, large scores nan; flash: right", True),
+     "chosen: WRONG for decoding, large scores nan; flash: correct", True),
     ({"attention": attention(chosen=RIGHT | {CASES[0]: 0.5})}, "attention", "failed", f"{CASES[0]} 0.5", True),
     ({"attention": attention(flash=RIGHT | {CASES[1]: float("nan")})}, "attention", "note", "does not choose", True),
-    ({"attention": Outcome(None, "did not end within 120 s")}, "attention", "failed", "did not end", True),
+    ({"attention": Outcome(None, "did not finish within 120 s")}, "attention", "failed", "did not finish", True),
     ({"speed": Outcome({"flops": 5.1e12})}, "matrix products", "note", "5.1 TFLOP/s", True),
     ({"seen": seen(120 * GIB, 62 * GIB)}, "torch's memory figure", "note",
-     "cannot be right", True),
+     "implausible", True),
 ]  # fmt: skip
 
 
@@ -265,7 +265,7 @@ def test_the_freest_of_several_gpus_is_what_the_probes_try(tmp_path: Path, monke
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert set(visible) == {"1"}
     gpus_line = line(found, "GPUs")
-    assert gpus_line.state == "fine"
+    assert gpus_line.state == "ok"
     assert "NVIDIA RTX 4090, 21.5 GB free; not used: NVIDIA T400, 3.2 GB free" in gpus_line.found
 
 
@@ -356,20 +356,20 @@ PROGRAMS: list[tuple[str, float, dict[str, Any] | None, str, str]] = [
     ("import sys; sys.exit('RuntimeError: HIP error: invalid device function')", 20, None,
      "exit code 1: RuntimeError: HIP error: invalid device function", "unset HSA_OVERRIDE_GFX_VERSION"),
     ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", 20, None, "killed by SIGSEGV", "pin another build"),
-    ("import time; time.sleep(60)", 0.3, None, "did not end within 0.3 s", "HSA_ENABLE_INTERRUPT=0"),
+    ("import time; time.sleep(60)", 0.3, None, "did not finish within 0.3 s", "HSA_ENABLE_INTERRUPT=0"),
     ("print('no JSON')", 20, None, "printed no result", ""),
     ("pass", 20, None, "printed no result", ""),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("program", "seconds", "result", "failure", "do"), PROGRAMS)
+@pytest.mark.parametrize(("program", "seconds", "result", "failure", "fix"), PROGRAMS)
 def test_children_that_end_in_every_way(
-    program: str, seconds: float, result: dict[str, Any] | None, failure: str, do: str
+    program: str, seconds: float, result: dict[str, Any] | None, failure: str, fix: str
 ) -> None:
     outcome = outcome_of([sys.executable, "-c", program], dict(os.environ), seconds)
     assert outcome.found == result
     assert failure in outcome.failure and bool(failure) == bool(outcome.failure)
-    assert do in outcome.do
+    assert fix in outcome.fix
 
 
 def test_a_real_probe_on_this_machine() -> None:

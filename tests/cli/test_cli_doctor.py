@@ -70,7 +70,7 @@ def test_the_best_level(machine: Callable[..., None]) -> None:
     assert section.can_run
     assert section.facts == {"level": "namespace", "add_ons": ADD_ONS, "container": None, "command_to_raise": ""}
     (level,) = lines(section, "level")
-    assert (level.state, level.do) == ("fine", "")
+    assert (level.state, level.fix) == ("ok", "")
     assert level.found == "namespace, landlock_abi 7, fresh_proc yes, uid_drop no, seccomp yes"
     assert any("kernel" in line.found for line in lines(section, "not promised"))
 
@@ -79,7 +79,7 @@ def test_a_level_that_could_be_higher(machine: Callable[..., None]) -> None:
     machine("landlock", [NO_NAMESPACES, LevelProbe("landlock", True), LevelProbe("limits", True)])
     section = isolation.isolation_section()
     assert section.can_run
-    assert lines(section, "level")[0].do == NO_NAMESPACES.fix
+    assert lines(section, "level")[0].fix == NO_NAMESPACES.fix
     (failed,) = lines(section, "probe namespace")
     assert failed == Line("probe namespace", "failed", "unshare is refused (EPERM 1)", NO_NAMESPACES.fix)
 
@@ -110,7 +110,7 @@ def test_a_probe_that_cannot_be_made(machine: Callable[..., None], monkeypatch: 
     monkeypatch.setattr(isolation, "probe_ladder", fails)
     section = isolation.isolation_section()
     assert not section.can_run
-    assert "no process can be started" in section.lines[0].found
+    assert "cannot start a process" in section.lines[0].found
 
 
 def test_the_self_test_says_what_happened(machine: Callable[..., None]) -> None:
@@ -119,7 +119,7 @@ def test_the_self_test_says_what_happened(machine: Callable[..., None]) -> None:
     section = isolation.self_test_section()
     assert section.can_run
     assert [(line.name, line.state, line.found) for line in section.lines] == [
-        ("network", "fine", "no connection arrived"),
+        ("network", "ok", "no connection arrived"),
         ("kill -1", "note", "not tried"),
     ]
     machine("namespace", [], [*tried, Attempt("home", False, "a file was written")])
@@ -154,7 +154,7 @@ def test_what_would_raise_the_level() -> None:
 
 def test_what_is_not_promised() -> None:
     assert len(not_promised("namespace", None)) == 1
-    assert any("toolbx itself is no isolation" in text for text in not_promised("namespace", "toolbx"))
+    assert any("toolbx itself provides no isolation" in text for text in not_promised("namespace", "toolbx"))
     assert any("network" in text for text in not_promised("limits", "docker"))
 
 
@@ -170,12 +170,12 @@ def test_tools_are_asked_for_their_version(tmp_path: Path, monkeypatch: pytest.M
     section = toolchains.toolchain_section()
     found = {line.name: (line.state, line.found) for line in section.lines}
     assert section.can_run
-    assert found["gcc"] == ("fine", f"gcc 99.1 ({tmp_path / 'gcc'})")
-    assert found["go"] == ("fine", f"go version ({tmp_path / 'go'})")
+    assert found["gcc"] == ("ok", f"gcc 99.1 ({tmp_path / 'gcc'})")
+    assert found["go"] == ("ok", f"go version ({tmp_path / 'go'})")
     assert found["clang"] == ("failed", f"{tmp_path / 'clang'}: exit code 3: broken")
     assert found["rustc"][0] == "failed"
     assert found["g++"] == ("missing", "not in PATH")
-    assert all("apt-get install" in line.do for line in section.lines if line.state != "fine")
+    assert all("apt-get install" in line.fix for line in section.lines if line.state != "ok")
     assert section.facts["gcc"] == {"path": str(tmp_path / "gcc"), "version": "gcc 99.1"}
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     assert not toolchains.toolchain_section().can_run
@@ -210,8 +210,8 @@ def test_verifiers_prove_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toolchains, "discover", lambda package: specs)
     section = toolchains.verifier_section()
     assert section.can_run
-    assert [(line.name, line.state, line.found, line.do) for line in section.lines if line.name != "command"] == [
-        ("c", "fine", "works with 9.9", ""),
+    assert [(line.name, line.state, line.found, line.fix) for line in section.lines if line.name != "command"] == [
+        ("c", "ok", "works with 9.9", ""),
         ("zig", "failed", "zig is not there", "install it"),
     ]
     assert section.facts == {"c": True, "zig": False}
@@ -223,7 +223,7 @@ def test_verifiers_prove_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_exit_codes(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    fine = Section("one", True, (Line("a", "fine", "[all] well"),), {"x": 1})
+    fine = Section("one", True, (Line("a", "ok", "[all] well"),), {"x": 1})
     bad = Section("two", False, (Line("b", "failed", "broken", "fix it"),))
     monkeypatch.setattr(doctor, "SECTIONS", (lambda: fine,))
     done = cli("doctor")
@@ -236,9 +236,9 @@ def test_exit_codes(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
         "can_run": False,
         "sections": [
             {"name": "one", "can_run": True, "facts": {"x": 1},
-             "lines": [{"name": "a", "state": "fine", "found": "[all] well", "do": ""}]},
+             "lines": [{"name": "a", "state": "ok", "found": "[all] well", "fix": ""}]},
             {"name": "two", "can_run": False, "facts": {},
-             "lines": [{"name": "b", "state": "failed", "found": "broken", "do": "fix it"}]},
+             "lines": [{"name": "b", "state": "failed", "found": "broken", "fix": "fix it"}]},
         ],
     }  # fmt: skip
 

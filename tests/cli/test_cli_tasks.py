@@ -222,8 +222,8 @@ def test_usage(cli: Cli, tmp_path: Path) -> None:
         ((write_rows(tmp_path / "empty.jsonl", []),), "is empty"),
         ((file,), "names no language"),
         ((file, "--language", "cobol"), "cobol"),
-        ((file, "--language", "c", "--config", "x.yaml"), "twice"),
-        ((file, "--set", "seed=1"), "none is given"),
+        ((file, "--language", "c", "--config", "x.yaml"), "cannot be combined"),
+        ((file, "--set", "seed=1"), "needs a configuration"),
         ((write_rows(tmp_path / "broken.jsonl", [{"prompt": 3}]),), "broken.jsonl:1"),
     ):
         done = cli("tasks", "check", *arguments)

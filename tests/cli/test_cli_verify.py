@@ -18,7 +18,6 @@ from halo_forge.checks.answers import as_answer, completions
 from halo_forge.core.errors import ConfigError
 from halo_forge.core.records import Prompt, Verdict
 from halo_forge.core.source import extract
-from halo_forge.verifiers.languages.c import Spec
 
 PROGRAM = '#include <stdio.h>\nint main(void) { puts("hi"); return 0; }\n'
 ADD = "int add(int a, int b) { return a + b; }\n"
@@ -29,7 +28,7 @@ HARNESS = {
     'int main(void) { printf("%d\\n%d\\n", add(1, 2), add(3, -3)); }\n',
     "expected": ["3", "0"],
 }
-FIELDS = [field.name for field in dataclasses.fields(Verdict)]
+FIELDS = {field.name for field in dataclasses.fields(Verdict)}
 
 
 @pytest.fixture
@@ -60,7 +59,7 @@ def test_programs_are_compiled_and_run(cli: Cli, config: Path) -> None:
     done = cli("verify", config, good, bad, crash, "--json")
     assert done.code == 1
     assert "1 of 3 pass" in done.err
-    assert all(list(row) == FIELDS for row in done.json)
+    assert all(set(row) == FIELDS and list(row)[:2] == ["prompt_id", "index"] for row in done.json)
     assert [row["prompt_id"] for row in done.json] == [good, bad, crash]
     assert [brief(row) for row in done.json] == [("run", "passed", 0), ("compile", "failed", 0), ("run", "failed", 0)]
     done = cli("verify", config, good)
@@ -140,13 +139,13 @@ def test_usage(cli: Cli, config: Path, tmp_path: Path) -> None:
         ((), "a configuration and at least one file"),
         ((config,), "a configuration and at least one file"),
         ((config, "missing.c"), "missing.c cannot be read"),
-        ((config, "missing.jsonl"), "file of answers missing.jsonl"),
+        ((config, "missing.jsonl"), "file of completions missing.jsonl"),
         ((config, put("empty.c", "\n")), "empty.c is empty"),
         ((config, empty), "no row"),
-        ((config, good, empty), "two calls"),
-        ((config, empty, "--prompt", "dev1"), "two calls"),
+        ((config, good, empty), "separately"),
+        ((config, empty, "--prompt", "dev1"), "separately"),
         ((config, binary), "not UTF-8"),
-        ((config, "/dev/zero"), "more than"),
+        ((config, "/dev/zero"), "is larger than"),
         ((config, tmp_path), "Is a directory"),
         ((tmp_path, good), "is a folder"),
         ((config, put("list.jsonl", "[1]\n")), "an object is needed"),
@@ -180,7 +179,7 @@ def test_a_file_is_checked_as_it_stands(source: str) -> None:
 
 def test_what_would_be_another_program_as_an_answer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers, "extract", lambda text, language: extract(text.replace("x", ""), language))
-    with pytest.raises(ConfigError, match=r"x\.c.*cut out"):
+    with pytest.raises(ConfigError, match=r"x\.c.*stripped"):
         as_answer("int x;\n", "c", "x.c")
 
 
@@ -190,7 +189,7 @@ def test_what_would_be_another_program_as_an_answer_is_refused(monkeypatch: pyte
 @pytest.fixture
 def run(config: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A finished run of 2 cycles whose every prompt has one of each verdict: pass, pass, fail, broken."""
-    monkeypatch.setattr(Spec, "open", lambda self: MemoryVerifier())
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: MemoryVerifier())
     inputs = write_inputs(tmp_path / "run_inputs", tests=HARNESS, raft__samples_per_prompt=4)
     execute(inputs, tmp_path / "run")
     return tmp_path / "run"
@@ -256,7 +255,7 @@ def test_rescore_usage(cli: Cli, run: Path, config: Path, tmp_path: Path) -> Non
     assert nowhere.code == 3 and "no run" in nowhere.err
     (run / "cycles/001/verdicts.jsonl").write_text("{}\n", encoding="utf-8")
     torn = cli("verify", "--rescore", run, "--set", "verifier.rewards.runs=0.6")
-    assert torn.code == 3 and "verdicts.jsonl:1: prompt_id" in torn.err
+    assert torn.code == 3 and "verdicts.jsonl:1: stage: Field required" in torn.err
 
 
 def test_damaged_files_are_named_with_their_line(cli: Cli, run: Path) -> None:
@@ -269,7 +268,7 @@ def test_damaged_files_are_named_with_their_line(cli: Cli, run: Path) -> None:
         ("[" * 5000, "not JSON"),
         ("[]", "no JSON object"),
         ('"a"', "no JSON object"),
-        ("{}", "prompt_id"),
+        ("{}", "stage: Field required"),
         *((json.dumps({**good, **changes}), key) for changes, key in (
             ({"reward": "1"}, "reward"), ({"reward": None}, "reward"), ({"reward": 1.5}, "reward 1.5"),
             ({"reward": float("nan")}, "reward"), ({"stage": "link"}, "stage"), ({"status": 1}, "status"),

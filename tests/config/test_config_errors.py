@@ -34,7 +34,7 @@ ERRORS = [
     ("M\nselecton: {}", FIRST + "selecton: unknown key; did you mean selection?"),
     ("M\nengine: {temprature: 1}", FIRST + "engine.temprature: unknown key; did you mean temperature?"),
     ("M\nengine: {answers: x}", "engine.answers: unknown key; only engine.kind 'scripted' has this key"),
-    ("M\nengine: {num_cycles: 1}", "unknown key; it belongs elsewhere: raft.num_cycles"),
+    ("M\nengine: {num_cycles: 1}", "unknown key; it belongs to another section: raft.num_cycles"),
     ("M\nnum_generations: 4", "halo-forge calls it raft.samples_per_prompt or evaluation.samples_per_prompt"),
     ("M\nraft: {n: 4}", "raft.n: unknown key; halo-forge calls it raft.samples_per_prompt"),
     ("M\nbatch_size: 4", "halo-forge calls it engine.batch_size or training.per_device_train_batch_size"),
@@ -51,14 +51,14 @@ ERRORS = [
     ("M\ntraining: {lr_scheduler_type: cosin}", 'found "cosin", allowed: constant, linear, cosine'),
     ("M\ntraining: {optimizer: {across_cycles: keep}}", 'across_cycles: found "keep", allowed: reset'),
     ("M\ntraining: {start_from: first}", 'training.start_from: found "first", allowed: previous, base, best, average'),
-    ("M\nmodel2: x\nmodel: y", "FILE:3: model: given twice, first in line 1"),
+    ("M\nmodel2: x\nmodel: y", "FILE:3: model: given twice, first on line 1"),
     ("model: owner/name", 'FILE:1: model: found "owner/name", allowed: a section with keys such as model_name_or_path'),
     ("M\nraft:", FIRST + "raft: found null, allowed: a section with keys such as num_cycles"),
     ("M\nseed: 1.5", "seed: found 1.5, allowed: a whole number"),
     ("M\nseed: -1", "seed: found -1, allowed: at least 0"),
     ("M\nraft: {num_cycles: true}", "raft.num_cycles: found true, allowed: a whole number"),
     ("M\nraft: {num_cycles: 0}", "raft.num_cycles: found 0, allowed: at least 1"),
-    ("M\nlora: {r: '16'}", 'lora.r: found "16", allowed: a whole number; take it out of its quotes'),
+    ("M\nlora: {r: '16'}", 'lora.r: found "16", allowed: a whole number; remove the quotes'),
     ("M\nlora: {lora_dropout: 1}", "lora.lora_dropout: found 1, allowed: below 1"),
     ("M\nlora: {target_modules: []}", "found [], allowed: all-linear or at least 1 of them"),
     ("M\nlora: {target_modules: [q, 5]}", "lora.target_modules[1]: found 5, allowed: text"),
@@ -82,14 +82,14 @@ ERRORS = [
     ),
     (
         "M\nraft: {sampling: budgeted, samples_per_prompt: 3}",
-        'raft.sampling is "budgeted", but raft.samples_per_prompt is 3 (FILE:2): half of the samples must tell',
+        'raft.sampling is "budgeted", but raft.samples_per_prompt is 3 (FILE:2): half of the samples decide which',
     ),
     ("M\nreplay: {share: 1}", "replay.share: found 1, allowed: below 1"),
     ("M\ntraining: {average_weight: 0}", "training.average_weight: found 0, allowed: a number above 0 and up to 1"),
     (
         "M\ntraining: {learning_rate: {kind: plateau, base: 1e-4, metric: dev/passrate}}",
-        'training.learning_rate.metric: found "dev/passrate", allowed: what docs/metrics.md lists of a prompt set (with'
-        " dev/ or train/), of drift or of kept samples; did you mean dev/pass_rate?",
+        'training.learning_rate.metric: found "dev/passrate", allowed: a metric of docs/metrics.md: of a prompt set'
+        " (with dev/ or train/), of drift or of kept samples; did you mean dev/pass_rate?",
     ),
     (
         "M\ntraining: {learning_rate: {kind: kl_target, base: 1e-4}}\nevaluation: {num_drift_samples: 0}",
@@ -102,12 +102,12 @@ ERRORS = [
     (
         "M\nengine: {temperature: {kind: temperature_floor, base: 0.7, metric: dev/diversity/distinct@4}}\n"
         "evaluation: {samples_per_prompt: 3}",
-        "but evaluation.samples_per_prompt is 3 (FILE:3): it takes at least 4 samples of a prompt",
+        "but evaluation.samples_per_prompt is 3 (FILE:3): it needs at least 4 samples per prompt",
     ),
     (
         "M\ntraining: {learning_rate: {kind: plateau, base: 1e-4, metric: dev/pass@8}}\n"
         "evaluation: {samples_per_prompt: 4}",
-        "it takes at least 8 samples of a prompt",
+        "it needs at least 8 samples per prompt",
     ),
     ("M\ntraining: {learning_rate: {kind: plateau, base: 1e-4, metric: dev/pass@k}}", 'found "dev/pass@k", allowed'),
     ("M\nraft: {curriculum_fraction: [0.5, 1.5]}", "raft.curriculum_fraction: found 1.5 in cycle 2, allowed: a number"),
@@ -137,7 +137,7 @@ ERRORS = [
     ),
     (
         "M\ntraining: {learning_rate: {kind: budget_matched, reference: {kind: plateau, base: 1e-4}}}",
-        "found a reference of kind plateau, which looks at results",
+        "found a reference of kind plateau, which depends on results",
     ),
     (
         "M\ntraining: {learning_rate: {kind: budget_matched, reference: {kind: exponentail, base: 1e-4}}}",
@@ -164,10 +164,10 @@ ERRORS = [
     ("M\nraft: {samples_per_prompt: 2.5}", "raft.samples_per_prompt: found 2.5, allowed: a whole number of at least 1"),
     ("M\nraft: {samples_per_prompt: 0}", "raft.samples_per_prompt: found 0, allowed: a whole number of at least 1"),
     ("M\ntraining: {lr_scheduler_kwargs: {power: 2}}", "lr_scheduler_type linear has no setting power"),
-    ("M\ntraining: {lr_decay_factor: 0.5}", "training.lr_decay_factor: needs training.base_learning_rate beside it"),
+    ("M\ntraining: {lr_decay_factor: 0.5}", "training.lr_decay_factor: needs training.base_learning_rate as well"),
     (
         "M\ntraining: {base_learning_rate: 1e-5}",
-        "training.base_learning_rate: needs training.lr_decay_factor beside it",
+        "training.base_learning_rate: needs training.lr_decay_factor as well",
     ),
     ("M\ntraining: {base_learning_rate: 1e-5, lr_decay_factor: 85}", "training.lr_decay_factor: found 85, allowed: at"),
     ("M\ntraining: {learning_rate_schedule: {cycle_1: x}}", "training.learning_rate_schedule.cycle_1: found"),
@@ -185,13 +185,13 @@ ERRORS = [
     ),
     (
         "M\nprompts: {train_limit: 3}\nraft: {prompts_per_cycle: 4}",
-        "FILE:3: raft.prompts_per_cycle is 4, but prompts.train_limit is 3 (FILE:2): a cycle cannot take more prompts",
+        "FILE:3: raft.prompts_per_cycle is 4, but prompts.train_limit is 3 (FILE:2): a cycle cannot use more prompts",
     ),
     (
         "M\nprompts: {train_limit: 3}\nraft: {samples_per_prompt: 2}",
         "raft.min_selected is 8, but prompts.train_limit is 3 (FILE:2) and raft.samples_per_prompt is 2 (FILE:3): a c",
     ),
-    ("M\nprompts: {train_limit: 2}\nselection: {per_prompt_cap: 3}", "a cycle can select at most 6 samples"),
+    ("M\nprompts: {train_limit: 2}\nselection: {per_prompt_cap: 3}", "a cycle selects at most 6 samples"),
 ]
 
 

@@ -110,8 +110,8 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
         ("# only a comment\n", "the file is empty"),
         ("- a\n- b\n", ":1: the top level is a list"),
         ("\n5e-5\n", ":2: the top level is a plain value"),
-        ("a: 1\nb:\n  c: 1\n  d: 2\n  c: 3\n", ":5: b.c: given twice, first in line 3"),
-        ("a: {b: 1, b: 2}\n", ":1: a.b: given twice, first in line 1"),
+        ("a: 1\nb:\n  c: 1\n  d: 2\n  c: 3\n", ":5: b.c: given twice, first on line 3"),
+        ("a: {b: 1, b: 2}\n", ":1: a.b: given twice, first on line 1"),
         ("a: 1\nb: [1, 2\nc: 3\n", ":3:2: not valid YAML"),
         ("a: 1\n\tb: 2\n", ":2:1: not valid YAML"),
         ("a: 1\n b: 2\n", ":2:3: not valid YAML"),
@@ -124,9 +124,9 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
         ("true: x\n", ":1: key true: keys must be text"),
         ("? [a]\n: x\n", "keys must be text"),
         ("a: &a {x: 1}\nb:\n  <<: *a\n", ":3: `<<` is not part of YAML 1.2"),
-        ("a: !!python/object:os.system x\n", ":1: tag:yaml.org,2002:python/object:os.system 'x' is refused"),
-        ("a: !!int 1.5\n", "'1.5' is refused"),
-        ("a: &a [*a]\n", ":1: the aliases (*name) expand without end"),
+        ("a: !!python/object:os.system x\n", ":1: tag:yaml.org,2002:python/object:os.system 'x' is not allowed"),
+        ("a: !!int 1.5\n", "'1.5' is not allowed"),
+        ("a: &a [*a]\n", ":1: the aliases (*name) expand endlessly"),
         ("a: " + "[" * 20_000 + "\n", "nested too deeply"),
         ("a: " + "9" * 5000 + "\n", ":1: 99999999999999999999... has 5000 digits"),
     ],
@@ -141,7 +141,7 @@ def test_bad_files_name_the_place(tmp_path: Path, text: str, message: str) -> No
 def test_alias_bomb_is_refused_quickly(tmp_path: Path) -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
-    assert "expand without end" in refused(load_document, write(tmp_path, "\n".join(lines)))
+    assert "expand endlessly" in refused(load_document, write(tmp_path, "\n".join(lines)))
 
 
 def test_aliases_repeat_a_value(tmp_path: Path) -> None:

@@ -8,11 +8,9 @@ from pathlib import Path
 import pytest
 from scripted_runs import MemoryVerifier, execute, write_inputs
 
-from halo_forge.verifiers.languages.c import Spec
-
 
 def test_every_cycle_spends_its_mass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Spec, "open", lambda self: MemoryVerifier())
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: MemoryVerifier())
     config = write_inputs(tmp_path, training__learning_rate=None, training__learning_rate_mass=[4e-4, 1e-4])
     execute(config, tmp_path / "run")
     for cycle, mass in (("001", 4e-4), ("002", 1e-4)):

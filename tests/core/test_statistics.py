@@ -327,7 +327,7 @@ def test_prompts_needed_and_what_is_detectable_are_inverse() -> None:
     "arguments", [(0.0, 0.1), (0.1, -0.1), (0.1, 0.1, (-1.0, 0.0)), (0.1, 0.1, (1.0, 1.0), (0, 1))]
 )
 def test_prompts_needed_refuses(arguments: tuple[Any, ...]) -> None:
-    with pytest.raises(ValueError, match="no such comparison"):
+    with pytest.raises(ValueError, match="not a valid comparison"):
         prompts_needed(*arguments)
 
 

@@ -22,6 +22,7 @@ from halo_forge.core.errors import ConfigError, HaloForgeError
 from halo_forge.core.evaluation import Result
 from halo_forge.core.records import Completion, Decision, Prompt
 from halo_forge.prompts import load_prompts
+from halo_forge.verifiers import open_verifier
 from halo_forge.verifiers.languages.c import Spec
 
 PACKAGE = ROOT / "halo_forge"
@@ -94,7 +95,8 @@ def test_the_tree_names_what_exists() -> None:
 
 
 def test_the_tree_names_everything_in_the_package() -> None:
-    there = [path.name + "/" * path.is_dir() for path in PACKAGE.iterdir() if path.name != "__pycache__"]
+    entries = [path for path in PACKAGE.iterdir() if path.name not in ("__pycache__", "py.typed")]
+    there = [path.name + "/" * path.is_dir() for path in entries]
     assert sorted(annotated_tree()["halo_forge/"]) == sorted(there)
 
 
@@ -212,7 +214,7 @@ def test_the_quickstart_rows_can_be_passed_and_failed(tmp_path: Path) -> None:
     pairs = [
         (prompt, completion(prompt, i, each[prompt.id])) for prompt in prompts for i, each in enumerate((right, wrong))
     ]
-    with Spec(workers=1).open() as verifier:
+    with open_verifier(Spec(workers=1)) as verifier:
         verdicts = list(verifier.verify(pairs))
     assert [(verdict.stage, verdict.passed) for verdict in verdicts] == [("tests", True), ("tests", False)] * 2
 
@@ -257,7 +259,7 @@ KINDS: dict[str, type[records.Record]] = {
 @pytest.fixture
 def example_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run of 2 cycles at `runs/example` below the current folder."""
-    monkeypatch.setattr(Spec, "open", lambda self: MemoryVerifier())
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: MemoryVerifier())
     monkeypatch.chdir(tmp_path)
     execute(write_inputs(tmp_path / "inputs"), "runs/example")
     return tmp_path / "runs/example"

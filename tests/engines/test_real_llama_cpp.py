@@ -20,7 +20,6 @@ from tiny_models import LoraOptions, load_policy, prompts, request
 from halo_forge.core.errors import ConfigError
 from halo_forge.engines._server_spec import MAX_POLICY_GAP
 from halo_forge.engines.openai_server import OpenaiServerSpec
-from halo_forge.verifiers.languages.c import Spec
 
 PYTHON = os.environ.get("LLAMA_CPP_PYTHON")
 MODEL = Path("models/smollm2-135m-instruct")
@@ -80,7 +79,7 @@ def test_token_ids_come_from_the_server_and_stop_strings_are_cut(tmp_path: Path)
 
 
 def test_a_cycle_and_a_server_that_stays_with_the_start_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Spec, "open", lambda self: Content())
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: Content())
     run = write_config(
         tmp_path,
         MODEL,

@@ -14,14 +14,13 @@ from halo_forge.config import load_config
 from halo_forge.core.errors import ConfigError, RunDirError
 from halo_forge.core.records import Completion, SampleRequest, Verdict
 from halo_forge.engines.recorded import RecordedEngine
-from halo_forge.verifiers.languages.c import Spec
 
 SAMPLED = ("completions.jsonl", "dev_completions.jsonl")
 
 
 @pytest.fixture(autouse=True)
 def memory_verifier(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Spec, "open", lambda self: MemoryVerifier())
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: MemoryVerifier())
 
 
 @pytest.fixture
@@ -117,7 +116,7 @@ def test_a_spoiled_line_is_named(tmp_path: Path, recorded: Path) -> None:
 def test_the_same_adapters_are_trained(
     tmp_path: Path, tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Spec, "open", lambda self: EveryAnswerPasses())
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: EveryAnswerPasses())
     common: dict[str, Any] = {
         "model": {"model_name_or_path": str(tiny_models["llama"]), "dtype": "float32"},
         "prompts__response_prefix": "```c\n",

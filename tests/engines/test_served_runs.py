@@ -23,7 +23,6 @@ from halo_forge.engines import _served_adapter
 from halo_forge.engines.openai_server import OpenaiServerSpec
 from halo_forge.engines.transformers import TransformersEngine
 from halo_forge.policy import save_merged
-from halo_forge.verifiers.languages.c import Spec
 
 torch = pytest.importorskip("torch")
 for name in ("fastapi", "uvicorn", "openai"):
@@ -119,7 +118,7 @@ def test_a_server_killed_in_mid_cycle(
     server: LoopbackServer, tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run ends, the server is started again, the run is resumed: nothing is lost, nothing comes twice."""
-    monkeypatch.setattr(Spec, "open", lambda self: Content())
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: Content())
     engine = {"base_url": server.base_url, "adapter": "none", "retry_seconds": 0.5}
     config, cycle = run_config(tmp_path, tiny_models["llama"], engine), tmp_path / "run/cycles/001"
     part = cycle / "completions.jsonl.part"
@@ -145,7 +144,7 @@ def test_merged_models_in_restarted_servers(
     tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed in mid-cycle it is started again by the run; every version has its own server; none stays behind."""
-    monkeypatch.setattr(Spec, "open", lambda self: Content())
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: Content())
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     port, started = free_port(), tmp_path / "started"

@@ -26,7 +26,6 @@ from halo_forge.policy import OPTIMIZER_FILE, file_digest
 from halo_forge.runtime.assembly import planned
 from halo_forge.runtime.effects import Runtime, _optimizer_state
 from halo_forge.store.files import write_json
-from halo_forge.verifiers.languages.c import Spec
 
 MANY = [f"pass number {number}" for number in range(40)]
 
@@ -35,7 +34,7 @@ MANY = [f"pass number {number}" for number in range(40)]
 def verifier(monkeypatch: pytest.MonkeyPatch) -> MemoryVerifier:
     """In the place of the compiler."""
     found = MemoryVerifier()
-    monkeypatch.setattr(Spec, "open", lambda self: found)
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: found)
     return found
 
 
@@ -87,7 +86,7 @@ def test_without_replay_nothing_is_repeated(tmp_path: Path, verifier: MemoryVeri
 
 
 def test_what_made_a_version_worse_is_not_replayed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Spec, "open", lambda self: MemoryVerifier(bad_versions={2}))
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: MemoryVerifier(bad_versions={2}))
     cycles = run(
         tmp_path,
         answers=lambda prompt_id: many_answers(prompt_id),
@@ -125,7 +124,7 @@ def test_the_optimizer_goes_on_from_the_second_cycle(across: str, tmp_path: Path
 
 
 def test_a_rollback_starts_the_optimizer_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Spec, "open", lambda self: MemoryVerifier(bad_versions={2}))
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: MemoryVerifier(bad_versions={2}))
     cycles = run(
         tmp_path,
         answers=steady_answers,

@@ -14,7 +14,6 @@ from scripted_runs import MemoryVerifier, SilentObserver, differences, execute, 
 from halo_forge.core.metrics import catalogue
 from halo_forge.core.records import Completion, Verdict
 from halo_forge.store.status import read_status
-from halo_forge.verifiers.languages.c import Spec
 
 pytest.importorskip("torch")
 
@@ -60,7 +59,7 @@ def metrics_of(root: Path, cycle: int, name: str) -> dict[str, Any]:
 @pytest.fixture
 def verifier(monkeypatch: pytest.MonkeyPatch) -> HashVerifier:
     found = HashVerifier()
-    monkeypatch.setattr(Spec, "open", lambda self: found)
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: found)
     return found
 
 

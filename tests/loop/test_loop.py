@@ -28,14 +28,13 @@ from halo_forge.core.records import Completion, SampleRequest
 from halo_forge.engines.scripted import ScriptedEngine
 from halo_forge.runtime.effects import Runtime
 from halo_forge.store.run import Run
-from halo_forge.verifiers.languages.c import Spec
 
 
 @pytest.fixture
 def verifier(monkeypatch: pytest.MonkeyPatch) -> MemoryVerifier:
     """In the place of the compiler."""
     found = MemoryVerifier()
-    monkeypatch.setattr(Spec, "open", lambda self: found)
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: found)
     return found
 
 
@@ -223,7 +222,7 @@ def test_a_verifier_that_fails_too_often_stops_the_run_and_checks_only_those_aga
 
     # The answers of train1 fail at our hands until it is mended.
     verifier = MemoryVerifier(error_once=sets("train1"))
-    monkeypatch.setattr(Spec, "open", lambda self: verifier)
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: verifier)
     config = write_inputs(tmp_path, answers=sets, verifier__kind="c", verifier__max_error_fraction=0.0)
     with pytest.raises(VerifierBroken, match=r"failed on [12] of 6 samples .*no sandbox here") as caught:
         execute(config, tmp_path / "run")
@@ -238,7 +237,7 @@ def test_a_verifier_that_fails_too_often_stops_the_run_and_checks_only_those_aga
     assert {key[0] for key in verifier.checked[num_checked : num_checked + 6 - len(part)]} == {"train1"}
     # The same as if nothing had happened.
     undisturbed = MemoryVerifier()
-    monkeypatch.setattr(Spec, "open", lambda self: undisturbed)
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: undisturbed)
     execute(config, tmp_path / "other")
     left, right = tree(tmp_path / "run"), tree(tmp_path / "other")
     assert differences(left, right) == ["config.resolved.yaml"]
@@ -248,7 +247,7 @@ def test_few_errors_of_the_verifier_are_left_out_of_the_rates(tmp_path: Path, mo
     def sets(prompt_id: str) -> list[str]:
         return [f"error {prompt_id}"] if prompt_id == "train1" else answers_in_words(prompt_id)[:2]
 
-    monkeypatch.setattr(Spec, "open", lambda self: MemoryVerifier())
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: MemoryVerifier())
     execute(
         write_inputs(tmp_path, answers=sets, verifier__kind="c", verifier__max_error_fraction=0.5), tmp_path / "run"
     )
@@ -292,7 +291,7 @@ def test_how_many_errors_stop_a_run(fraction: float, num_errors: int, num_verdic
 
 def test_what_fails_the_second_time_is_not_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     verifier = MemoryVerifier(flaky=["pass one train1", "pass two train1"])
-    monkeypatch.setattr(Spec, "open", lambda self: verifier)
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: verifier)
     config = write_inputs(tmp_path, answers=lambda prompt_id: [f"pass one {prompt_id}", f"pass two {prompt_id}"])
     execute(config, tmp_path / "run")
     folder = tmp_path / "run/cycles/001"
@@ -324,7 +323,7 @@ def test_a_failure_of_our_own_the_second_time_drops_the_sample_and_stops_nothing
             self.error_once = {completion.text for _, completion in pairs if completion.prompt_id == "train1"}
             yield from super().verify_again(pairs)
 
-    monkeypatch.setattr(Spec, "open", lambda self: Failing())
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: Failing())
 
     def sets(prompt_id: str) -> list[str]:
         return [f"pass one {prompt_id}", f"pass two {prompt_id}"]
@@ -349,7 +348,7 @@ def test_a_failure_of_our_own_the_second_time_drops_the_sample_and_stops_nothing
 
 def test_too_few_are_left_when_the_flaky_ones_are_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     verifier = MemoryVerifier(flaky=[f"pass {word} train{n}" for word in ("one", "two") for n in (1, 2, 3)])
-    monkeypatch.setattr(Spec, "open", lambda self: verifier)
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: verifier)
     config = write_inputs(tmp_path)
     for _ in range(2):
         with pytest.raises(TooFewSamples, match=r"0 of 6 samples were selected.*flaky"):

@@ -22,7 +22,6 @@ from scripted_runs import (
 from halo_forge.core.evaluation import Result
 from halo_forge.policy import adapter_digest
 from halo_forge.runtime.effects import Runtime
-from halo_forge.verifiers.languages.c import Spec
 
 TRAINED_FROM = Runtime.train
 
@@ -42,7 +41,7 @@ def parents(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str | None]]:
 
 def decline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: set[int], **changes: Any) -> Result:
     """A run of 3 cycles whose versions `bad` fail all of dev; the others pass it."""
-    monkeypatch.setattr(Spec, "open", lambda self: MemoryVerifier(bad_versions=bad))
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: MemoryVerifier(bad_versions=bad))
     changes = {"raft__num_cycles": 3, "evaluation__samples_per_prompt": 1, **changes}
     return execute(
         write_inputs(tmp_path, answers=steady_answers, **changes), tmp_path / "run", observer=SilentObserver()
@@ -96,7 +95,7 @@ def test_back_to_the_incumbent(
     reason = read(third / "decision.json")["reason"]
     assert "v2 against v1 on dev/pass_rate: -1.000" in reason
     assert "resampled -1.000" in reason
-    assert "return 1: train from v1 on samples of v1, learning rate x 0.5 from here on, temperature + 0.1" in reason
+    assert "rollback 1: train from v1 on samples of v1, learning rate x 0.5 from now on, temperature + 0.1" in reason
     assert (tmp_path / "run/best").readlink() == Path("cycles/001/adapter")
 
 
@@ -149,7 +148,7 @@ def test_after_so_many_returns_the_run_stops(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_suspect_that_is_cleared_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """v1 fails the dev seeds alone: bad luck, which samples drawn anew do not repeat."""
+    """v1 fails the dev seeds alone: bad luck, which fresh samples do not repeat."""
     verdict = MemoryVerifier.verdict
     dev: set[int] = set()
 

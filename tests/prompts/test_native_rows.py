@@ -103,10 +103,10 @@ def test_compile_kind_needs_nothing_else(tmp_path: Path) -> None:
 
 GOOD = '{"prompt": "fine", "id": "fine"}'
 BAD_ROWS: dict[str, tuple[str | bytes | dict[str, Any], str]] = {
-    "malformed JSON": ('{"prompt": ', "column 12: no valid JSON"),
+    "malformed JSON": ('{"prompt": ', "column 12: not valid JSON"),
     "no object": ('["prompt"]', "the row is a list"),
     "number": ("7", "the row is a number"),
-    "NaN": ('{"prompt": "a", "info": {"x": NaN}}', "NaN is no JSON value"),
+    "NaN": ('{"prompt": "a", "info": {"x": NaN}}', "NaN is not a JSON value"),
     "key twice": ('{"prompt": "a", "prompt": "b"}', "'prompt' appears twice"),
     "not UTF-8": (b'{"prompt": "\xff"}', "byte 13 of the line (0xff) is not UTF-8"),
     "half a character": ('{"prompt": "\\ud800"}', "half a surrogate pair"),
@@ -130,7 +130,7 @@ BAD_ROWS: dict[str, tuple[str | bytes | dict[str, Any], str]] = {
     "id of wrong type": ({"prompt": "a", "id": True}, "`id` is a boolean (True)"),
     "empty id": ({"prompt": "a", "id": ""}, "`id` is text ('')"),
     "tests of wrong type": ({"prompt": "a", "tests": [STDIO]}, "`tests` is a list"),
-    "tests as bad text": ({"prompt": "a", "tests": "{"}, "`tests` is text, but no valid JSON"),
+    "tests as bad text": ({"prompt": "a", "tests": "{"}, "`tests` is text, but not valid JSON"),
     "no kind": ({"prompt": "a", "tests": {"cases": []}}, "`tests.kind` is null"),
     "misspelt kind": (
         {"prompt": "a", "tests": {"kind": "harnes"}},
@@ -167,7 +167,7 @@ def test_a_bad_row_is_an_error_with_its_line(name: str, tmp_path: Path) -> None:
 
 def test_duplicate_ids_name_both_lines(tmp_path: Path) -> None:
     path = write(tmp_path, {"id": 5, "prompt": "a"}, GOOD, {"id": "5", "prompt": "b"})
-    with pytest.raises(ConfigError, match=r"tasks\.jsonl:3: the id '5' is that of .*tasks\.jsonl:1 too"):
+    with pytest.raises(ConfigError, match=r"tasks\.jsonl:3: the id '5' is also that of .*tasks\.jsonl:1"):
         load_prompts(path, language=None)
 
 

@@ -53,7 +53,7 @@ def test_parquet_errors_name_the_row(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"a\.parquet row 2: `prompt` is empty"):
         load_prompts(path, language=None)
     path = write_parquet(tmp_path / "b.parquet", [{"prompt": "a", "picture": b"\x89PNG"}])
-    with pytest.raises(ConfigError, match=r"b\.parquet row 1: column `picture` holds bytes"):
+    with pytest.raises(ConfigError, match=r"b\.parquet row 1: column `picture` contains bytes"):
         load_prompts(path, language=None)
 
 

@@ -15,7 +15,9 @@ from scripted_runs import MemoryVerifier, execute, write_inputs
 from tiny_models import TrainingOptions, load_policy
 
 from halo_forge import hardware
-from halo_forge.cli import raft, render
+from halo_forge.cli import raft
+from halo_forge.cli.preview import print_preview
+from halo_forge.cli.status import cycle_columns
 from halo_forge.config import RaftConfig, config_digest, load_config
 from halo_forge.engines.scripted import ScriptedSpec
 from halo_forge.engines.transformers import TransformersSpec
@@ -25,7 +27,6 @@ from halo_forge.runtime.auto_settings import estimated_parameters, hardware_choi
 from halo_forge.runtime.preview import preview
 from halo_forge.store.status import CycleRow, read_status
 from halo_forge.training.lora_sft import LoraSftTrainer
-from halo_forge.verifiers.languages.c import Spec as CSpec
 
 
 def config(**sections: Any) -> RaftConfig:
@@ -118,7 +119,10 @@ def test_the_verifier_of_a_run_has_as_many_workers_as_are_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[int] = []
-    monkeypatch.setattr(CSpec, "open", lambda self: (opened.append(self.num_workers), MemoryVerifier())[1])
+    monkeypatch.setattr(
+        "halo_forge.verifiers.verifier.ThreadedVerifier",
+        lambda spec: (opened.append(spec.num_workers), MemoryVerifier())[1],
+    )
     profile = choose(config().hardware, machine(tmp_path, NVIDIA))
     _loads_policy(monkeypatch, profile)
     monkeypatch.setattr("halo_forge.runtime.assembly.prepare", lambda settings: profile)
@@ -175,7 +179,7 @@ def test_the_dry_run_shows_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     given = {"profile": "gfx1151", "pin_memory": True}
     found = preview(config(hardware=given, engine={"batch_size": 7}), 100, 10, True)
     assert found.to_row()["hardware"]["profile"] == "gfx1151"
-    render.print_preview(found)
+    print_preview(found)
     shown = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert any(line.startswith("hardware: gfx1151 (hardware.profile names it), memory budget ") for line in shown)
     assert {
@@ -330,11 +334,9 @@ def test_status_shows_what_the_sensors_said_and_no_column_without_them(tmp_path:
         {**resources, "num_gpu_readings": 0},
     ]
     (tmp_path / "events.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (row,) = read_status(tmp_path, 1).cycles
-    assert {name: value for name, value in row.metrics.items() if name.startswith("gpu_")} == said
-    columns = {
-        str(column.header): list(column.cells) for column in render.cycles_table([row, CycleRow(2, 1, "done")]).columns
-    }
-    assert (columns["watts"], columns["busy"], columns["degrees C"]) == (["85", ""], ["0.91", ""], ["88", ""])
-    plain = [str(column.header) for column in render.cycles_table([CycleRow(1, 0, "done")]).columns]
-    assert not {"watts", "busy", "degrees C"} & set(plain) and "time" in plain
+    (lap,) = read_status(tmp_path, 1).cycles
+    assert {name: value for name, value in lap.metrics.items() if name.startswith("gpu_")} == said
+    cells = {column.name: column.cells for column in cycle_columns([lap, CycleRow(2, 1, "done")], 2)}
+    assert (cells["watts"], cells["GPU busy"], cells["degrees C"]) == (["85", ""], ["0.91", ""], ["88", ""])
+    without = {column.name: column.cells for column in cycle_columns([CycleRow(2, 1, "done")], 2)}
+    assert all(without[name] == [""] for name in ("watts", "GPU busy", "degrees C"))

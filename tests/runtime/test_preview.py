@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from policy_versions import version
 
+import halo_forge.hardware
 from halo_forge.cli import app
-from halo_forge.cli.render import print_preview
+from halo_forge.cli.preview import print_preview
 from halo_forge.config import RaftConfig
 from halo_forge.core.lr_scheduler import learning_rate_mass, planned_factors
 from halo_forge.core.plan import Plan, PromptSets
 from halo_forge.core.records import Completion, Prompt, TrainingRow
+from halo_forge.hardware import Machine
 from halo_forge.runtime.auto_settings import estimated_adapter_bytes
 from halo_forge.runtime.preview import Preview, preview
 from halo_forge.training.scripted import ScriptedTrainer
@@ -74,7 +78,7 @@ def test_what_is_shown_is_what_the_trainer_applies(tmp_path: Path, shape: str, e
     applied: list[float] = []
     trained = ScriptedTrainer(settings.training).train(
         rows,
-        Plan(settings, PromptSets((), (), ())).training_settings(1, [], 36),
+        Plan(settings, PromptSets((), (), ())).training_settings([version(0)], 36),
         tmp_path,
         lambda row, num_steps: applied.append(row["learning_rate"]),
     )
@@ -103,7 +107,7 @@ RESTARTS = {"kind": "cosine_restarts", "base": 1e-4, "period": 3}
 WARNINGS: list[tuple[str, int, dict[str, Any], dict[str, Any]]] = [
     (
         # 10 prompts x 8 samples, at most 4 a prompt: 40 rows, 10 steps of 4 rows
-        "training.warmup_steps (10) is as long as the cycle (at most 10 steps); it is cut to 2",
+        "training.warmup_steps (10) is as long as the cycle (at most 10 steps); it is reduced to 2",
         10,
         {"training": {"warmup_steps": 10, "gradient_accumulation_steps": 2}},
         {"training": {"warmup_steps": 9, "gradient_accumulation_steps": 2}},
@@ -127,7 +131,7 @@ WARNINGS: list[tuple[str, int, dict[str, Any], dict[str, Any]]] = [
         {"training": {"learning_rate": EXPONENTIAL}},
     ),
     (
-        "cycle 4: cosine_restarts puts the learning rate up again on an adapter that goes on",
+        "cycle 4: cosine_restarts raises the learning rate again on an adapter that keeps training",
         100,
         {"training": {"learning_rate": RESTARTS}},
         {"training": {"learning_rate": RESTARTS, "start_from": "base"}},
@@ -210,7 +214,7 @@ def test_the_peak_of_a_mass_lies_in_the_range_that_was_shown(num_rows: int, shap
     training = {"learning_rate_mass": [4e-4, 1e-4], "lr_scheduler_type": shape, "gradient_accumulation_steps": [1, 8]}
     one = config(training=training, raft={"num_cycles": 2, "min_selected": 8})
     for shown in preview(one, 20, 1, True).cycles:
-        applied = Plan(one, PromptSets((), (), ())).training_settings(shown.cycle, [], num_rows)
+        applied = Plan(one, PromptSets((), (), ())).training_settings(list(map(version, range(shown.cycle))), num_rows)
         assert shown.learning_rate_low <= applied.learning_rate <= shown.learning_rate_high
 
 
@@ -244,7 +248,9 @@ def test_a_set_on_a_hub_is_not_counted() -> None:
     found = seen(None, raft={"num_cycles": 1})
     assert found.cycles[0].samples is found.cycles[0].max_optimizer_steps is found.cycles[0].learning_rate_mass is None
     assert found.cycles[0].learning_rate == 5e-5
-    assert found.warnings == ("prompts.train is on a hub and is not read by a dry run: samples and steps are unknown",)
+    assert found.warnings == (
+        "prompts.train is on the Hub, which a dry run does not read: samples and steps are unknown",
+    )
 
 
 def test_the_size_of_an_adapter(tmp_path: Path) -> None:
@@ -284,13 +290,36 @@ def test_the_rates_of_the_mission_through_the_command_line(
     assert places == sorted(places)
 
 
-def test_the_second_table_has_what_moves_and_the_first_does_not_show(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_second_table_has_the_scheduled_settings_that_the_first_does_not_show(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     mass = {"kind": "plateau", "base": 4e-4, "decay_on_decline": 0.5}
     shown = seen(training={"learning_rate_mass": mass}, raft={"curriculum_fraction": [0.25, 1.0], "num_cycles": 2})
     print_preview(shown)
-    first, second = capsys.readouterr().out.split("what else moves")
+    first, second, _ = re.split("other scheduled settings|schedules over", capsys.readouterr().out)
     assert "learning_rate_mass" not in first and "curriculum_fraction" in second
     rows = [line.split() for line in second.splitlines() if line.strip()[:1].isdigit()]
     assert rows == [["1", "0.0004", "0.25"], ["2", "0.0002", "to", "0.0004", "1"]]
     print_preview(seen())
-    assert "what else moves" not in capsys.readouterr().out
+    assert "other scheduled settings" not in capsys.readouterr().out
+
+
+def test_what_this_machine_would_refuse_or_ignore_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def warned(**sections: Any) -> list[str]:
+        return [each for each in seen(**sections).warnings if "machine" in each or "ignored here" in each]
+
+    assert warned() == []
+    (refused,) = warned(engine={"kind": "vllm", "python": str(tmp_path / "no/python")})
+    assert refused.startswith("a run on this machine would be refused: engine.python: ")
+    assert "no/python" in refused and "(fix: " in refused
+    (refused,) = warned(engine={"kind": "recorded", "run": str(tmp_path)})
+    assert "no sealed completions" in refused
+    (refused,) = warned(model={"model_name_or_path": "./no/model"})
+    assert "./no/model: no such folder" in refused
+    monkeypatch.setattr(halo_forge.hardware, "Machine", lambda: Machine(tmp_path, {}, "2.13.0+cpu"))
+    assert warned(hardware={"profile": "cpu"}) == []
+    (refused,) = warned(hardware={"profile": "cuda"})
+    assert "hardware.profile is cuda, but no GPU found" in refused
+    (ignored,) = warned(engine={"cuda_graphs": True})
+    assert ignored.startswith("engine.cuda_graphs is ignored here: the profile is cpu")
+    assert warned(engine={"kind": "scripted", "answers": "x"}, hardware={"profile": "cuda"}) == []

@@ -303,7 +303,7 @@ def test_tests_pass_when_some_ran_and_none_failed(script: ModuleType, code: int,
     assert found[0] == outcome and last in found[1] and "test_it.py::test_that" in found[1]
 
 
-def doctor(profile: str, state: str = "fine", can_run: bool = True) -> str:
+def doctor(profile: str, state: str = "ok", can_run: bool = True) -> str:
     lines = [{"name": "kernel launch", "state": state, "found": "it is so", "do": ""}]
     facts = {"profile": profile, "why": "because", "torch": "2.13.0"}
     other = {"name": "verifiers", "facts": {}, "lines": [{"name": "go", "state": "failed", "found": "no go"}]}

@@ -53,7 +53,7 @@ def test_no_run(tmp_path: Path) -> None:
 
 STATES: list[tuple[dict[str, Any], str]] = [
     ({}, "not started"),
-    ({"cycles/001/sampling.json": {}}, "cycle 1 of 2: after sampling"),
+    ({"cycles/001/sampling.json": {}}, "cycle 1 of 2: sampling done"),
     ({"cycles/001/completions.jsonl.part": [{}, {}]}, "cycle 1 of 2: completions: 2 so far"),
     (
         {"cycles/001/sampling.json": {}, "cycles/001/dev_verdicts.jsonl.part": [{}]},
@@ -64,7 +64,7 @@ STATES: list[tuple[dict[str, Any], str]] = [
         cycle_files(1, rate=0.5, best=0)
         | cycle_files(2, rate=0.5, best=0)
         | cycle_files(3, rate=0.5, best=0, report=False),
-        "measuring test prompts",
+        "evaluating the test prompts",
     ),
     (cycle_files(1, rate=0.5, best=0) | {"result.json": {"chosen_version": 0}}, "finished"),
 ]

@@ -19,7 +19,6 @@ from tiny_models import load_policy, prompts, request
 from halo_forge.engines.scripted import ScriptedSpec
 from halo_forge.store.files import GrowingFile, write_json
 from halo_forge.supervisor import heartbeat
-from halo_forge.verifiers.languages.c import Spec
 
 
 @pytest.fixture
@@ -69,7 +68,7 @@ def test_a_full_pipe_stops_nobody(pipe: int) -> None:
 
 
 def test_a_whole_run_gives_signs_in_every_stage(pipe: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Spec, "open", lambda self: MemoryVerifier())
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: MemoryVerifier())
     config = write_inputs(tmp_path)
     execute(config, tmp_path / "run")
     records = [line for path in (tmp_path / "run").rglob("*.jsonl") for line in path.read_text().splitlines()]
@@ -171,7 +170,7 @@ def test_nobody_watches_where_nobody_listens() -> None:
 
 
 def test_opening_a_run_is_loading(pipe: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Spec, "open", lambda self: MemoryVerifier())
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: MemoryVerifier())
     phases: list[str] = []
     monkeypatch.setattr(ScriptedSpec, "check", lambda self: phases.append(read(pipe).decode()))
     monkeypatch.setattr(scripted_runs, "run_raft", lambda *arguments: phases.append(read(pipe).decode()))

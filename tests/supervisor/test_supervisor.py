@@ -87,7 +87,7 @@ def test_slow_is_not_stalled(children: Children) -> None:
 def test_still_is_stalled(children: Children) -> None:
     assert children.run("beat(); time.sleep(60 if attempt == 1 else 0)", stall=1.0) == 0
     (said,) = children.said
-    assert "made no token, verdict or training pass for" in said and "state S, 0 cores busy" in said
+    assert "produced no token, verdict or training pass for" in said and "state S, 0 cores busy" in said
     assert "restart 1 of at most 3" in said
 
 
@@ -130,7 +130,7 @@ def test_loading_that_moves_nothing_is_stalled_too(children: Children) -> None:
 def test_after_loading_silence_counts_as_before(children: Children) -> None:
     assert children.run("if attempt == 1: beat(b'l'); beat(); time.sleep(60)", stall=1.0, loading=60.0) == 0
     (said,) = children.said
-    assert "made no token, verdict or training pass for" in said
+    assert "produced no token, verdict or training pass for" in said
 
 
 @pytest.mark.parametrize(("sign", "option"), [(".", "--stall-seconds"), ("l", "--loading-seconds")])
@@ -240,7 +240,7 @@ def test_a_process_that_cannot_be_killed_is_reported(monkeypatch: pytest.MonkeyP
         return found
 
     monkeypatch.setattr(processes, "read", waits_in_the_kernel)
-    with pytest.raises(NoProgress, match=r"does not end .* after SIGKILL: state D \(it waits in the kernel"):
+    with pytest.raises(NoProgress, match=r"is still alive .* after SIGKILL: state D \(blocked in the kernel"):
         _child._kill(Undying())  # type: ignore[arg-type]
 
 
@@ -308,7 +308,7 @@ def test_a_run_that_fails_for_good(config: str, tmp_path: Path) -> None:
     command = troubled("die", 0, 9, tmp_path / "starts", "run", config, "--output-dir", "out", "--max-restarts", "1")
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 5
-    assert "error: given up after 1 restarts that finished nothing" in done.stderr and "fix:" in done.stderr
+    assert "error: gave up after 1 restarts without progress" in done.stderr and "fix:" in done.stderr
     assert done.stdout == "" and "Traceback" not in done.stderr
     ended = [event for event in rows(tmp_path / "out/events.jsonl") if event["event"] == "attempt_ended"]
     # The settings of the first cycle were finished work; the two attempts after it finished nothing.
@@ -490,7 +490,7 @@ def end(process: int) -> None:
 def test_settings_without_a_supervisor_are_refused(cli: Cli, config: str) -> None:
     for option in ("--stall-seconds", "--loading-seconds", "--max-restarts"):
         refused = cli("raft", "run", config, option, "1")
-        assert refused.code == 2 and f"{option} 1: nobody supervises this run" in refused.err
+        assert refused.code == 2 and f"{option} 1: the run is not supervised" in refused.err
 
 
 def test_a_wrong_configuration_is_refused_before_anything_starts(cli: Cli, config: str) -> None:

@@ -18,8 +18,8 @@ from killing import WritePoints, in_child
 from scripted_runs import MemoryVerifier, differences, execute, read, rows, steady_answers, tree, write_inputs
 
 import halo_forge.runtime.assembly
+import halo_forge.verifiers.verifier
 from halo_forge.store.run import Run
-from halo_forge.verifiers.languages.c import Spec
 
 KILLED = -signal.SIGKILL
 TWO_ROUNDS = {
@@ -36,7 +36,7 @@ def prepare(room: Path, **changes: object) -> Path:
 
     Its v_1 degrades, so that cycle 2 also confirms the decline, goes back to v_0 and samples from it.
     """
-    Spec.open = lambda self: MemoryVerifier(bad_versions={1})  # type: ignore[assignment, method-assign]
+    halo_forge.verifiers.verifier.ThreadedVerifier = lambda spec: MemoryVerifier(bad_versions={1})  # type: ignore[assignment, misc]
     halo_forge.runtime.assembly._versions = dict  # type: ignore[assignment]
     halo_forge.runtime.assembly._git_commit = lambda: None
     config = write_inputs(

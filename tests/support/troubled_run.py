@@ -22,9 +22,9 @@ from typing import Any
 
 from scripted_runs import MemoryVerifier
 
+import halo_forge.verifiers.verifier
 from halo_forge.cli import app
 from halo_forge.engines.scripted import ScriptedEngine, ScriptedSpec
-from halo_forge.verifiers.languages.c import Spec
 
 
 def meet(trouble: str, folder: str) -> None:
@@ -44,7 +44,7 @@ def meet(trouble: str, folder: str) -> None:
 def main() -> None:
     trouble, after, times, folder = sys.argv[1:5]
     del sys.argv[1:5]
-    Spec.open = lambda self: MemoryVerifier()  # type: ignore[assignment, method-assign]
+    halo_forge.verifiers.verifier.ThreadedVerifier = lambda spec: MemoryVerifier()  # type: ignore[assignment, misc]
     sample = ScriptedEngine.sample
 
     if trouble == "load":

@@ -9,6 +9,7 @@ import pytest
 from c_answers import Check, answer, prompt
 
 from halo_forge.core.records import Verdict
+from halo_forge.verifiers import open_verifier
 from halo_forge.verifiers.languages.c import Spec
 from halo_forge.verifiers.verifier import ThreadedVerifier
 
@@ -16,7 +17,7 @@ from halo_forge.verifiers.verifier import ThreadedVerifier
 @pytest.fixture(scope="session")
 def verifier() -> Iterator[ThreadedVerifier]:
     """Defaults, but for shorter limits."""
-    with Spec(timeout_seconds=0.5, memory_limit_bytes=64 * 1024 * 1024, workers=2).open() as opened:
+    with open_verifier(Spec(timeout_seconds=0.5, memory_limit_bytes=64 * 1024 * 1024, workers=2)) as opened:
         yield opened
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from halo_forge.core.records import Completion, Prompt, Verdict
 from halo_forge.prompts import load_prompts
-from halo_forge.verifiers import Verifier
+from halo_forge.verifiers import Verifier, open_verifier
 from halo_forge.verifiers.languages.c import Spec
 
 # 10 s each on 2 cores; a verifier that becomes much slower than that fails here.
@@ -26,7 +26,7 @@ def tasks() -> list[Prompt]:
 
 @pytest.fixture(scope="module")
 def verifier() -> Iterator[Verifier]:
-    with Spec().open() as opened:
+    with open_verifier(Spec()) as opened:
         yield opened
 
 

@@ -7,6 +7,7 @@ import re
 import pytest
 from c_answers import ADD, COMPILE, HARNESS, STDIO, Check, answer, prompt, sum_program
 
+from halo_forge.verifiers import open_verifier
 from halo_forge.verifiers.languages.c import Spec
 
 PRINT = "#include <stdio.h>\n#include <stdlib.h>\n"
@@ -166,7 +167,7 @@ def test_link_errors_are_shown(check: Check) -> None:
     ids=["endless file", "includes itself", "huge object", "huge section", "macros", "nesting", "errors"],
 )
 def test_what_breaks_compilers_is_a_program_that_does_not_compile(code: str) -> None:
-    with Spec(compile_timeout_seconds=1.0, workers=1).open() as verifier:
+    with open_verifier(Spec(compile_timeout_seconds=1.0, workers=1)) as verifier:
         (verdict,) = verifier.verify([(prompt(HARNESS), answer(code + ADD))])
     assert verdict.stage == "compile" or code.startswith("int f(void) { return (((")
     assert verdict.status in ("failed", "timeout", "out_of_memory") or verdict.stage != "compile"

@@ -13,6 +13,7 @@ from scripted_runs import execute, read, rows, write_inputs
 
 from halo_forge.core.errors import ConfigError, ToolMissing
 from halo_forge.core.records import Completion, Prompt, Verdict
+from halo_forge.verifiers import open_verifier
 from halo_forge.verifiers.languages.command import Spec
 from halo_forge.verifiers.verifier import ThreadedVerifier
 
@@ -32,7 +33,7 @@ def opened(open_path: Path) -> Open:
         path.write_text(script, encoding="utf-8")
         path.chmod(0o755)
         given = {"command": "./check.sh", "language": "riddle", "files": [str(path)], "workers": 1, **settings}
-        with Spec.model_validate(given).open() as found:
+        with open_verifier(Spec.model_validate(given)) as found:
             yield found
 
     return verifier
@@ -246,7 +247,7 @@ def test_settings_that_cannot_work(settings: dict[str, Any], words: str) -> None
 
 def test_what_is_missing_is_found_first(open_path: Path) -> None:
     missing = Spec.model_validate({"command": "no-such-tool-of-mine", "language": "riddle"})
-    with pytest.raises(ToolMissing, match="no-such-tool-of-mine"), missing.open():
+    with pytest.raises(ToolMissing, match="no-such-tool-of-mine"), open_verifier(missing):
         pass
     (open_path / "plain.sh").write_text("echo")
     (open_path / "folder.sh").mkdir()
@@ -254,10 +255,10 @@ def test_what_is_missing_is_found_first(open_path: Path) -> None:
         for command in (f"./{name}", str(open_path / name)):
             given = {"command": command, "language": "riddle", "files": [str(open_path / name)]}
             with pytest.raises(ToolMissing, match=rf"'command' needs {open_path / name}: .*{words}") as caught:
-                Spec.model_validate(given).open().__enter__()
+                open_verifier(Spec.model_validate(given)).__enter__()
             assert "PATH" not in caught.value.message and "chmod +x" in caught.value.hint
     gone = Spec.model_validate({"command": "sh", "language": "riddle", "files": [str(open_path / "gone.sh")]})
-    with pytest.raises(ConfigError, match=r"gone\.sh"), gone.open():
+    with pytest.raises(ConfigError, match=r"gone\.sh"), open_verifier(gone):
         pass
 
 

@@ -16,26 +16,27 @@ from halo_forge.core.errors import ConfigError, ToolMissing
 from halo_forge.core.records import Verdict
 from halo_forge.core.registry import discover
 from halo_forge.sandbox.ladder import probe_ladder
+from halo_forge.verifiers import open_verifier
 from halo_forge.verifiers.verifier import ThreadedVerifier
 
 _LANGUAGES = {"g++": CPP, "clang++": CPP, "rustc": RUST, "go": GO}
 _LIMITS = {"timeout_seconds": 0.5, "memory_limit_bytes": 64 << 20, "workers": 2}
 
 
-def open_verifier(compiler: str, **settings: Any) -> ThreadedVerifier:
+def verifier_of(compiler: str, **settings: Any) -> ThreadedVerifier:
     """An opened verifier; skips where the compiler is absent."""
     if shutil.which(compiler) is None:
         pytest.skip(f"{compiler} is not installed")
     spec = discover("halo_forge.verifiers.languages")[_LANGUAGES[compiler].kind]
     try:
-        return spec(compiler=compiler, **settings).open().__enter__()  # type: ignore[attr-defined, no-any-return]
+        return open_verifier(spec(compiler=compiler, **settings)).__enter__()  # type: ignore[attr-defined, no-any-return]
     except ToolMissing:
         # Below the level `namespace` root's programs run as another user, who cannot enter root's home.
         if not (os.geteuid() == 0 and closed_to_others(compiler) and level_of(settings) != "namespace"):
             raise
         if not os.path.exists(system := f"/usr/bin/{compiler}"):
             pytest.skip(f"{shutil.which(compiler)} lies where only root may go, and there is no {system}")
-        return spec(compiler=system, **settings).open().__enter__()  # type: ignore[attr-defined, no-any-return]
+        return open_verifier(spec(compiler=system, **settings)).__enter__()  # type: ignore[attr-defined, no-any-return]
 
 
 def closed_to_others(compiler: str) -> bool:
@@ -52,7 +53,7 @@ class Opened:
 
     def __init__(self, compiler: str) -> None:
         self.language: Language = _LANGUAGES[compiler]
-        self.verifier = open_verifier(compiler, **_LIMITS)
+        self.verifier = verifier_of(compiler, **_LIMITS)
 
     def check(self, code: str, tests: Mapping[str, Any] | None) -> Verdict:
         kind = self.language.kind
@@ -198,7 +199,7 @@ _GREEDY_FOR_FILES = {
 def test_nothing_is_read_or_fetched_while_compiling(monkeypatch: pytest.MonkeyPatch, compiler: str) -> None:
     monkeypatch.setenv("HALO_FORGE_TEST_SECRET", "swordfish")
     kind = _LANGUAGES[compiler].kind
-    verifier = open_verifier(compiler, **_LIMITS)
+    verifier = verifier_of(compiler, **_LIMITS)
     try:
         verdicts = list(
             verifier.verify([(prompt(kind, STDIO), answer(kind, code)) for code in _GREEDY_FOR_FILES[compiler]])
@@ -215,7 +216,7 @@ def test_nothing_is_read_or_fetched_while_compiling(monkeypatch: pytest.MonkeyPa
 def test_toolchains_work_at_the_lower_levels_too(compiler: str, level: str) -> None:
     if level == "landlock" and not any(probe.works for probe in probe_ladder() if probe.level == level):
         pytest.skip("this kernel has no Landlock")
-    verifier = open_verifier(compiler, isolation=level, **_LIMITS)
+    verifier = verifier_of(compiler, isolation=level, **_LIMITS)
     try:
         assert verifier.toolchain()["isolation"] == level
     finally:
@@ -223,7 +224,7 @@ def test_toolchains_work_at_the_lower_levels_too(compiler: str, level: str) -> N
 
 
 def test_rust_functions_of_every_kind_are_found() -> None:
-    verifier = open_verifier("rustc", **_LIMITS)
+    verifier = verifier_of("rustc", **_LIMITS)
     try:
         for code, entry_point, status in [
             ("pub fn add<T: std::ops::Add<Output = T>>(a: T, b: T) -> T { a + b }\n", "add", "passed"),
@@ -239,7 +240,7 @@ def test_rust_functions_of_every_kind_are_found() -> None:
 
 
 def test_cpp_functions_in_namespaces_and_classes_are_found() -> None:
-    verifier = open_verifier("g++", **_LIMITS)
+    verifier = verifier_of("g++", **_LIMITS)
     source = "namespace shop { struct Till { int sum(int) const; }; int sum(int a) { return a; } }\n"
     source += 'int shop::Till::sum(int a) const { return a; }\nextern "C" int plain(int a) { return a; }\n'
     try:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from languages import GO, answer, prompt
-from test_compiled_languages import open_verifier
+from test_compiled_languages import verifier_of
 
 from halo_forge.core.records import Verdict
 
@@ -52,7 +52,7 @@ BRINGING = {
 
 @pytest.fixture(scope="module")
 def check() -> Iterator[Check]:
-    verifier = open_verifier("go", timeout_seconds=1.0, workers=1)
+    verifier = verifier_of("go", timeout_seconds=1.0, workers=1)
 
     def verdict(code: str) -> Verdict:
         (found,) = verifier.verify([(prompt("go", TESTS), answer("go", code))])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from c_answers import Check
 from languages import CPP, answer, prompt
-from test_compiled_languages import open_verifier
+from test_compiled_languages import verifier_of
 
 from halo_forge.core.records import Verdict
 from halo_forge.verifiers.languages.c import Spec as CSpec
@@ -183,7 +183,7 @@ def test_objects_that_cannot_be_searched_are_refused() -> None:
 
 @pytest.fixture(scope="module", params=["g++", "clang++"])
 def cpp(request: pytest.FixtureRequest) -> Iterator[ThreadedVerifier]:
-    made = open_verifier(request.param, timeout_seconds=0.5, workers=1)
+    made = verifier_of(request.param, timeout_seconds=0.5, workers=1)
     try:
         yield made
     finally:

@@ -10,6 +10,7 @@ import pytest
 from languages import CPP, STDIO, answer, prompt
 from pydantic import ValidationError
 
+from halo_forge.verifiers import open_verifier
 from halo_forge.verifiers.compiled.c_family import CFamilySpec
 from halo_forge.verifiers.languages import c, cpp
 
@@ -60,7 +61,7 @@ def test_compiling_and_linking_is_all_that_is_done(spec: type[CFamilySpec]) -> N
     ]
     if spec is cpp.Spec:
         rows.append((CPP.adding(CPP.sum), CPP.tests, "passed", 0.5))
-    with spec(compiler=compiler, stages=["compile"], workers=2).open() as verifier:  # type: ignore[call-arg]
+    with open_verifier(spec(compiler=compiler, stages=["compile"], workers=2)) as verifier:  # type: ignore[call-arg]
         assert "mingw32" in verifier.toolchain()["version"] or "GCC" in verifier.toolchain()["version"]
         verdicts = list(verifier.verify([(prompt(kind, tests), answer(kind, code)) for code, tests, _, _ in rows]))
     for (code, tests, status, reward), verdict in zip(rows, verdicts, strict=True):

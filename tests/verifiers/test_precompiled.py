@@ -11,9 +11,10 @@ from languages import STDIO, answer, prompt
 
 from halo_forge.core.records import Verdict
 from halo_forge.sandbox.job import Outcome
+from halo_forge.verifiers import open_verifier
 from halo_forge.verifiers.compiled import precompiled
+from halo_forge.verifiers.context import ToolRunner
 from halo_forge.verifiers.languages.cpp import Spec
-from halo_forge.verifiers.stages import Stages
 from halo_forge.verifiers.toolchain import kept
 from halo_forge.verifiers.verifier import ThreadedVerifier
 
@@ -47,13 +48,13 @@ def commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[l
     if shutil.which("g++") is None:
         pytest.skip("g++ is not installed")
     seen: list[list[str]] = []
-    original = Stages.tool_within
+    original = ToolRunner.run
 
-    def tool_within(self: Stages, limits: object, argv: list[str], *rest: object) -> Outcome:
+    def run(self: ToolRunner, argv: list[str], *rest: object) -> Outcome:
         seen.append(argv)
-        return original(self, limits, argv, *rest)  # type: ignore[arg-type]
+        return original(self, argv, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Stages, "tool_within", tool_within)
+    monkeypatch.setattr(ToolRunner, "run", run)
     yield seen
 
 
@@ -63,7 +64,7 @@ def _check(verifier: ThreadedVerifier, code: str) -> Verdict:
 
 
 def test_it_saves_most_of_the_time_and_changes_nothing(commands: list[list[str]]) -> None:
-    with Spec(workers=1).open() as verifier:
+    with open_verifier(Spec(workers=1)) as verifier:
         _check(verifier, ALL + MAIN)
         commands.clear()
         fast = _check(verifier, ALL + MAIN + "// again\n")
@@ -76,7 +77,7 @@ def test_it_saves_most_of_the_time_and_changes_nothing(commands: list[list[str]]
 
 def test_what_an_answer_forgets_to_include_is_still_missing(commands: list[list[str]]) -> None:
     broken = "#include <iostream>\n" + MAIN.replace("vector<int> v{b, a}", "map<int, regex> m; vector<int> v{b, a}")
-    with Spec(workers=1).open() as verifier:
+    with open_verifier(Spec(workers=1)) as verifier:
         assert _check(verifier, ALL + broken).status == "passed"
         assert _check(verifier, broken).stage == "compile"
         unused = _check(verifier, ALL + MAIN.replace("int a, b;", "int a, b, unused;"))
@@ -91,7 +92,7 @@ def test_without_a_place_to_keep_it_programs_compile_all_the_same(
         raise PermissionError(13, "no place", name)
 
     monkeypatch.setattr(precompiled, "cache_directory", refused)
-    with Spec(workers=1).open() as verifier:
+    with open_verifier(Spec(workers=1)) as verifier:
         commands.clear()
         assert _check(verifier, ALL + MAIN).status == "passed"
     assert not [argv for argv in commands if any(word.startswith("-I") for word in argv)]

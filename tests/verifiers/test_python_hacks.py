@@ -8,6 +8,7 @@ import pytest
 from python_answers import ADD, ASSERTS, KINDS, spec, verdicts
 
 from halo_forge.core.errors import ToolMissing
+from halo_forge.verifiers import open_verifier
 from halo_forge.verifiers.verifier import ThreadedVerifier
 
 ALWAYS_EQUAL = """
@@ -163,7 +164,7 @@ LOOKS = {
 
 @pytest.fixture(scope="module")
 def verifier() -> Iterator[ThreadedVerifier]:
-    with spec().open() as opened:
+    with open_verifier(spec()) as opened:
         yield opened
 
 
@@ -186,7 +187,7 @@ def test_the_answer_sees_nothing_of_the_tests(level: str) -> None:
         for look in LOOKS.values()
     ]
     try:
-        with spec(isolation=level).open() as verifier:
+        with open_verifier(spec(isolation=level)) as verifier:
             found = verdicts(verifier, tests, *looks)
             hacked = verdicts(verifier, ASSERTS, *QUICK.values())
     except ToolMissing as error:

@@ -10,6 +10,7 @@ from python_answers import prompt, spec, verdicts
 
 from halo_forge.core.errors import ConfigError
 from halo_forge.core.records import Verdict
+from halo_forge.verifiers import open_verifier
 from halo_forge.verifiers.python.tests import refuse_unimported
 from halo_forge.verifiers.verifier import ThreadedVerifier
 
@@ -41,7 +42,7 @@ HACKS = {
 
 @pytest.fixture(scope="module")
 def verifier() -> Iterator[ThreadedVerifier]:
-    with spec(memory_limit_bytes=128 * 1024 * 1024, workers=1).open() as opened:
+    with open_verifier(spec(memory_limit_bytes=128 * 1024 * 1024, workers=1)) as opened:
         yield opened
 
 

@@ -8,6 +8,7 @@ from python_answers import spec
 
 from halo_forge.core.records import Completion, Prompt, Verdict
 from halo_forge.prompts import load_prompts
+from halo_forge.verifiers import open_verifier
 
 # The tests of this one use trees that nothing defines.
 WRONG_IN_MBPP = ["mbpp/927"]
@@ -22,7 +23,7 @@ def check(rows: list[Prompt], codes: list[str]) -> list[Verdict]:
         (row, Completion(row.id, 0, f"```python\n{code}\n```", (), "stop", 0, 1))
         for row, code in zip(rows, codes, strict=True)
     ]
-    with spec(timeout_seconds=5.0).open() as verifier:
+    with open_verifier(spec(timeout_seconds=5.0)) as verifier:
         verifier.check_prompts(rows)
         return list(verifier.verify(pairs))
 

@@ -10,6 +10,7 @@ from python_answers import ADD, ASSERTS, HUMANEVAL, INTERPRETER, KINDS, prompt, 
 
 from halo_forge.core.errors import ConfigError, ToolMissing
 from halo_forge.core.records import Completion, Verdict
+from halo_forge.verifiers import open_verifier
 from halo_forge.verifiers.checks import Asserts
 from halo_forge.verifiers.languages.c import Spec as CSpec
 from halo_forge.verifiers.python import interpreter, stages
@@ -29,7 +30,7 @@ HARNESS = {
 
 @pytest.fixture(scope="module")
 def verifier() -> Iterator[ThreadedVerifier]:
-    with spec(memory_limit_bytes=128 * 1024 * 1024).open() as opened:
+    with open_verifier(spec(memory_limit_bytes=128 * 1024 * 1024)) as opened:
         yield opened
 
 
@@ -201,7 +202,7 @@ def test_tests_in_a_later_python_are_found_first(monkeypatch: pytest.MonkeyPatch
         def plan(self) -> Plan:
             return Plan("f", (("f", "f"),), ((True, "assert f(1) ==== 2"),))
 
-    with spec().open() as verifier:
+    with open_verifier(spec()) as verifier:
         verifier.check_prompts([prompt(tests) for tests in KINDS.values()])
         with pytest.raises(ConfigError, match="SyntaxError: invalid syntax"):
             verifier._prepare_tests(Later(tests=("assert f(1)",)))
@@ -237,7 +238,7 @@ def test_compiling_runs_nothing(verifier: ThreadedVerifier) -> None:
 
 @pytest.mark.parametrize("stages", [["compile"], ["compile", "run"]])
 def test_fewer_stages_check_less(stages: list[str]) -> None:
-    with spec(stages=stages).open() as verifier:
+    with open_verifier(spec(stages=stages)) as verifier:
         for tests in (ASSERTS, HUMANEVAL, STDIO):
             wrong = "def add(a, b): return None"
             (found,) = verdicts(verifier, tests, wrong)
@@ -260,7 +261,7 @@ def test_the_order_of_a_set_is_the_same_in_every_run(verifier: ThreadedVerifier)
 
 
 def test_other_languages_refuse_tests_in_python() -> None:
-    with CSpec(stages=["compile"], workers=1).open() as verifier:
+    with open_verifier(CSpec(stages=["compile"], workers=1)) as verifier:
         for tests in KINDS.values():
             with pytest.raises(ConfigError, match=rf"kind '{tests['kind']}' are for Python"):
                 verifier.check_prompts([prompt(tests).__class__("task", prompt(None).messages, None, tests)])
@@ -270,16 +271,16 @@ def test_a_driver_that_does_not_work_is_our_error(monkeypatch: pytest.MonkeyPatc
     real = interpreter.sources()
     broken = {**real, "main.py": real["main.py"].replace(b'job["names"]', b'job["nomes"]')}
     monkeypatch.setattr(stages, "sources", lambda: broken)
-    with spec().open() as verifier:
+    with open_verifier(spec()) as verifier:
         (found,) = verdicts(verifier, ASSERTS, ADD)
     assert found.status == "error" and "KeyError" in found.diagnostics
 
 
 def test_an_interpreter_that_is_none_is_missing() -> None:
     with pytest.raises(ToolMissing, match="does not tell where it is"):
-        spec(compiler="/bin/true").open().__enter__()
+        open_verifier(spec(compiler="/bin/true")).__enter__()
     with pytest.raises(ToolMissing, match="not found"):
-        spec(compiler="python-of-nobody").open().__enter__()
+        open_verifier(spec(compiler="python-of-nobody")).__enter__()
 
 
 def test_settings_in_force_are_recorded(verifier: ThreadedVerifier) -> None:

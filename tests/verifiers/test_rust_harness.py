@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from languages import RUST, answer, prompt
-from test_compiled_languages import open_verifier
+from test_compiled_languages import verifier_of
 
 from halo_forge.core.records import Verdict
 from halo_forge.verifiers.compiled.rust_source import reaching
@@ -68,7 +68,7 @@ HACKS = {
 
 @pytest.fixture(scope="module")
 def check() -> Iterator[Check]:
-    verifier = open_verifier("rustc", timeout_seconds=1.0, workers=1)
+    verifier = verifier_of("rustc", timeout_seconds=1.0, workers=1)
 
     def verdict(code: str) -> Verdict:
         (found,) = verifier.verify([(prompt("rust", TESTS), answer("rust", code))])

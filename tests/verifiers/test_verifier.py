@@ -21,9 +21,10 @@ from halo_forge.core.records import Completion, Verdict
 from halo_forge.core.registry import discover, tagged_union
 from halo_forge.sandbox.job import Isolation, Job, Outcome, SandboxError
 from halo_forge.sandbox.local import LocalSandbox, open_sandbox
+from halo_forge.verifiers import open_verifier
 from halo_forge.verifiers import verifier as verifier_module
+from halo_forge.verifiers.context import ToolRunner
 from halo_forge.verifiers.languages.c import Spec
-from halo_forge.verifiers.stages import Stages
 from halo_forge.verifiers.verifier import ThreadedVerifier
 
 
@@ -31,13 +32,13 @@ from halo_forge.verifiers.verifier import ThreadedVerifier
 def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """What the compiler was asked to make."""
     targets: list[str] = []
-    original = Stages.tool
+    original = ToolRunner.run
 
-    def tool(self: Stages, argv: list[str], files: object, fetch: str | None, sandbox: object) -> Outcome:
+    def run(self: ToolRunner, argv: list[str], files: object, fetch: str | None, *rest: object) -> Outcome:
         targets.append(fetch if fetch is not None else argv[1])
-        return original(self, argv, files, fetch, sandbox)  # type: ignore[arg-type]
+        return original(self, argv, files, fetch, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Stages, "tool", tool)
+    monkeypatch.setattr(ToolRunner, "run", run)
     yield targets
 
 
@@ -48,7 +49,7 @@ def test_every_language_opens_and_tells_its_toolchain(kind: str) -> None:
     absent = [name for name in spec.requires() if shutil.which(name) is None]  # type: ignore[attr-defined]
     if absent:
         pytest.skip(f"{', '.join(absent)} not installed")
-    with spec.open() as first, spec.open() as second:  # type: ignore[attr-defined]
+    with open_verifier(spec) as first, open_verifier(spec) as second:  # type: ignore[attr-defined]
         assert first.toolchain() == second.toolchain()
         assert first.toolchain()["isolation"] in ("namespace", "landlock") and first.toolchain()["version"]
 
@@ -96,7 +97,7 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, object]) ->
 def test_max_reward_is_what_full_success_gets(stages: list[str], with_tests: float, without: float) -> None:
     spec = Spec.model_validate({"stages": stages, "workers": 1})
     assert (spec.max_reward(True), spec.max_reward(False)) == (with_tests, without)
-    with spec.open() as verifier:
+    with open_verifier(spec) as verifier:
         tested, plain = verifier.verify(
             [(prompt(STDIO), answer(sum_program())), (prompt(None), answer("int main(void) { return 0; }\n"))]
         )
@@ -120,7 +121,7 @@ def test_order_is_kept_and_nothing_is_checked_twice(verifier: ThreadedVerifier, 
 
 def test_equal_programs_are_compiled_once_and_equal_harnesses_too(counted: list[str]) -> None:
     other = {**HARNESS, "expected": ["3", "0", "42", "0"]}
-    with Spec(workers=2).open() as verifier:
+    with open_verifier(Spec(workers=2)) as verifier:
         counted.clear()
         same = [(prompt(HARNESS, f"task{n}"), answer(ADD, n, f"task{n}")) for n in range(4)]
         verdicts = list(
@@ -145,7 +146,7 @@ def test_the_same_input_gives_the_same_rows() -> None:
     ]
     rows = []
     for _ in range(2):
-        with Spec(workers=2, timeout_seconds=0.3).open() as verifier:
+        with open_verifier(Spec(workers=2, timeout_seconds=0.3)) as verifier:
             pairs = [(prompt(HARNESS), answer(code, n)) for n, code in enumerate(codes)]
             pairs.append((prompt(HARNESS), Completion("task", 9, "no code", (), "length", 0, 1)))
             rows.append([verdict.without_cost().to_row() for verdict in verifier.verify(pairs)])
@@ -175,7 +176,7 @@ def test_flags_come_from_the_extraction_and_the_completion(verifier: ThreadedVer
 
 @pytest.mark.parametrize("name", ["gcc-that-is-not-there", "/opt/none/gcc"])
 def test_a_missing_compiler_is_found_on_entry(name: str) -> None:
-    with pytest.raises(ToolMissing) as caught, Spec(compiler=name).open():
+    with pytest.raises(ToolMissing) as caught, open_verifier(Spec(compiler=name)):
         pass
     assert caught.value.exit_code == 4
     assert name in caught.value.message and "apt-get install gcc" in caught.value.hint
@@ -189,7 +190,7 @@ def test_a_compiler_that_does_not_compile_is_found_on_entry(open_path: Path, scr
     fake = open_path / "gcc"
     fake.write_text(script)
     fake.chmod(0o755)
-    with pytest.raises(ToolMissing, match=r"self-test|version"), Spec(compiler=str(fake)).open():
+    with pytest.raises(ToolMissing, match=r"self-test|version"), open_verifier(Spec(compiler=str(fake))):
         pass
 
 
@@ -198,13 +199,16 @@ def test_a_compiler_that_is_late_is_not_to_be_installed_first(open_path: Path) -
     fake.write_text('#!/bin/sh\n[ "$1" = --version ] && echo fake && exit\nwhile :; do :; done\n')
     fake.chmod(0o755)
     spec = Spec(compiler=str(fake), compile_timeout_seconds=0.3)
-    with pytest.raises(ToolMissing, match="found timeout at stage compile") as caught, spec.open():
+    with pytest.raises(ToolMissing, match="found timeout at stage compile") as caught, open_verifier(spec):
         pass
     assert caught.value.hint.startswith("try again when the machine is less busy, or raise verifier.timeout_seconds")
 
 
 def test_limits_that_no_program_can_keep_are_found_on_entry() -> None:
-    with pytest.raises(ToolMissing, match=r"self-test|version") as caught, Spec(compile_timeout_seconds=0.0001).open():
+    with (
+        pytest.raises(ToolMissing, match=r"self-test|version") as caught,
+        open_verifier(Spec(compile_timeout_seconds=0.0001)),
+    ):
         pass
     assert "compile_timeout_seconds" in caught.value.hint
 
@@ -246,7 +250,7 @@ class BrokenSandbox:
 def test_our_own_failures_are_retried_once_and_never_the_models(
     monkeypatch: pytest.MonkeyPatch, num_failures: int, status: str, reward: float
 ) -> None:
-    with Spec(workers=1).open() as verifier:
+    with open_verifier(Spec(workers=1)) as verifier:
         monkeypatch.setattr(verifier_module, "open_sandbox", BrokenSandbox)
         BrokenSandbox.num_failures = num_failures
         (verdict,) = verifier.verify([(prompt(HARNESS), answer(ADD))])
@@ -298,7 +302,7 @@ def test_a_launcher_that_is_killed_with_its_job_is_our_failure(
         return original(self, job)
 
     slow = "#include <unistd.h>\nint add(int a, int b) { usleep(400000 / 4); return a + b; }\n"
-    with Spec(workers=1).open() as verifier:
+    with open_verifier(Spec(workers=1)) as verifier:
         monkeypatch.setattr(verifier_module, "open_sandbox", remember)
         monkeypatch.setattr(LocalSandbox, "run", run)
         (verdict,) = verifier.verify([(prompt(HARNESS), answer(slow))])
@@ -309,7 +313,7 @@ def test_a_launcher_that_is_killed_with_its_job_is_our_failure(
 
 def test_close_ends_what_is_running_at_once() -> None:
     endless = "#include <unistd.h>\nint add(int a, int b) { sleep(60); return a + b; }\n"
-    verifier = Spec(workers=1, timeout_seconds=30.0).open()
+    verifier = open_verifier(Spec(workers=1, timeout_seconds=30.0))
     with verifier:
         for index in range(4):
             verifier.submit(prompt(HARNESS), answer(endless + f"// {index}\n", index))
@@ -323,9 +327,10 @@ def test_close_ends_what_is_running_at_once() -> None:
 def test_an_interrupt_ends_it_within_seconds() -> None:
     script = """
 from c_answers import HARNESS, answer, prompt
+from halo_forge.verifiers import open_verifier
 from halo_forge.verifiers.languages.c import Spec
 endless = "#include <unistd.h>\\nint add(int a, int b) { sleep(60); return a + b; }\\n"
-with Spec(workers=2, timeout_seconds=30.0).open() as verifier:
+with open_verifier(Spec(workers=2, timeout_seconds=30.0)) as verifier:
     verdicts = verifier.verify([(prompt(HARNESS), answer(endless + f"// {n}\\n", n)) for n in range(5)])
     print("ready", flush=True)
     list(verdicts)
@@ -348,7 +353,7 @@ def test_launchers_go_with_the_verifier(tmp_path: Path, monkeypatch: pytest.Monk
         opened.append(sandbox)
         return sandbox
 
-    with Spec(workers=2).open() as verifier:
+    with open_verifier(Spec(workers=2)) as verifier:
         monkeypatch.setattr(verifier_module, "open_sandbox", remember)
         list(verifier.verify([(prompt(HARNESS), answer(ADD + f"// {n}\n", n)) for n in range(6)]))
     assert 1 <= len(opened) <= 2
@@ -357,7 +362,7 @@ def test_launchers_go_with_the_verifier(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_prompts_that_cannot_work_are_found_before_anything_is_generated() -> None:
     broken = {**HARNESS, "source": "int main(void) { return 0 }"}
-    with Spec(workers=1).open() as verifier:
+    with open_verifier(Spec(workers=1)) as verifier:
         verifier.check_prompts([prompt(HARNESS), prompt(STDIO), prompt(None)])
         with pytest.raises(ConfigError, match="harness of a prompt does not compile"):
             verifier.check_prompts([prompt(HARNESS), prompt(broken)])

@@ -51,14 +51,18 @@ def access(machine: Machine, profile: Profile, query: Query) -> Iterator[Line]:
     for path in paths if len(paths) > 1 else [*paths, machine.root / "dev/dri/renderD128"]:
         name = "/" + str(path.relative_to(machine.root))
         if not path.exists():
-            do = "start the container with --device=/dev/kfd --device=/dev/dri" if inside else "load amdgpu"
-            yield Line("device", "missing", f"{name} is not there", do)
+            fix = (
+                "start the container with --device=/dev/kfd --device=/dev/dri"
+                if inside
+                else "load the amdgpu kernel module"
+            )
+            yield Line("device", "missing", f"{name} does not exist", fix)
         elif not os.access(path, os.R_OK | os.W_OK):
             group = _group(path.stat().st_gid)
-            do = "--group-add keep-groups (podman)" if inside else f"sudo usermod -aG {group} $USER, then log in anew"
-            yield Line("device", "failed", f"{name} cannot be opened: it belongs to the group {group}", do)
+            fix = "--group-add keep-groups (podman)" if inside else f"sudo usermod -aG {group} $USER, then log in again"
+            yield Line("device", "failed", f"{name} cannot be opened: it belongs to the group {group}", fix)
         else:
-            yield Line("device", "fine", f"{name} can be opened")
+            yield Line("device", "ok", f"{name} can be opened")
 
 
 def kernel(machine: Machine, profile: Profile, query: Query) -> Iterator[Line]:
@@ -68,13 +72,13 @@ def kernel(machine: Machine, profile: Profile, query: Query) -> Iterator[Line]:
     release = machine.text("proc/sys/kernel/osrelease")
     good = None if release is None else kernel_is_new_enough(release)
     if good is None:
-        yield Line("kernel", "unknown", f"{release if release is not None else platform.system()}: not understood")
+        yield Line("kernel", "unknown", f"{release if release is not None else platform.system()}: unrecognized")
     elif good:
-        yield Line("kernel", "fine", f"{release}")
+        yield Line("kernel", "ok", f"{release}")
     else:
-        found = f"{release} is older than what works here: synchronising hangs, or a page fault while a model is loaded"
-        do = "Linux 6.18.4 or newer; Ubuntu: 6.17.0-19 generic (HWE) or 6.14.0-1018 oem, or newer"
-        yield Line("kernel", "failed", found, do)
+        found = f"{release} is too old for this chip: synchronization hangs, or loading a model causes a page fault"
+        fix = "Linux 6.18.4 or newer; Ubuntu: 6.17.0-19 generic (HWE) or 6.14.0-1018 oem, or newer"
+        yield Line("kernel", "failed", found, fix)
 
 
 def kernel_is_new_enough(release: str) -> bool | None:
@@ -103,20 +107,20 @@ def firmware(machine: Machine, profile: Profile, query: Query) -> Iterator[Line]
     said = next((answer for command in commands if (answer := query(command))), None)
     dates = re.findall(r"20\d{6}", said) if said is not None else []
     if not dates:
-        found = "no package says its version" if said is None else f"{said}: no date in it"
+        found = "no package reports its version" if said is None else f"{said}: no date in it"
         yield Line("firmware", "unknown", found, "20251125 hangs, 20260110 or newer does not")
     elif dates[0] == "20251125":
         yield Line("firmware", "failed", f"linux-firmware {said} is known to hang", "install 20260110 or newer")
     elif datetime.date.fromisoformat(dates[0]) >= datetime.date(2026, 1, 10):
-        yield Line("firmware", "fine", f"linux-firmware {said}")
+        yield Line("firmware", "ok", f"linux-firmware {said}")
     else:
-        yield Line("firmware", "note", f"linux-firmware {said}: older than 20260110, the first one known to be good")
+        yield Line("firmware", "note", f"linux-firmware {said}: older than 20260110, the first known good version")
 
 
 def memory(machine: Machine, profile: Profile, query: Query) -> Iterator[Line]:
     """How much a run may take, and what of the kernel's limits keeps it from more."""
     total, available = machine.memory_bytes("MemTotal"), machine.memory_bytes("MemAvailable")
-    yield Line("main memory", _state(total), f"{_gb(total)}, of which {_gb(available)} are available")
+    yield Line("main memory", _state(total), f"{_gb(total)}, of which {_gb(available)} is available")
     if isinstance(profile, Gfx1151):
         yield from _shared_memory(machine, profile, total)
     budget = profile.memory_budget_bytes()
@@ -124,9 +128,11 @@ def memory(machine: Machine, profile: Profile, query: Query) -> Iterator[Line]:
         yield Line("memory budget", "unknown", "known once torch is loaded")
         return
     most = 0.0 if budget is None else budget / ROOM_FACTOR / (4 if profile.dtype() == "float32" else 2)
-    room = "" if budget is None else f": a model of up to {most / 1e9:.1f} billion parameters"
+    room = "" if budget is None else f": enough for a model of up to {most / 1e9:.1f} billion parameters"
     if budget == 0:
-        yield Line("memory budget", "failed", "0: what is free is kept for the host", "free memory, or add some")
+        yield Line(
+            "memory budget", "failed", "0: all free memory is reserved for the host", "free some memory, or add more"
+        )
         return
     yield Line("memory budget", _state(budget), f"{_gb(budget)}{room}")
 
@@ -135,57 +141,61 @@ def _shared_memory(machine: Machine, profile: Gfx1151, total: int | None) -> Ite
     vram, gtt = (machine.card_bytes(f"mem_info_{pool}_total", GFX1151_PCI) for pool in ("vram", "gtt"))
     ttm = machine.ttm_bytes()
     if profile.uses_vram():
-        found = f"the GPU has {_gb(vram)} of its own, set aside in the BIOS, and uses no main memory (GTT {_gb(gtt)})"
-        yield Line("GPU memory limit", "fine", found)
+        found = f"the GPU has {_gb(vram)} reserved in the BIOS and uses no main memory (GTT {_gb(gtt)})"
+        yield Line("GPU memory limit", "ok", found)
     else:
         large = vram is not None and vram > LARGE_CARVE_OUT
-        why = f"GTT is larger ({_gb(gtt)})" if profile.can_use_vram() else "a kernel before 6.15 uses GTT alone"
-        found = f"{_gb(vram)} are set aside and not used: {why}" if large else _gb(vram)
+        why = f"GTT is larger ({_gb(gtt)})" if profile.can_use_vram() else "a kernel before 6.15 uses only GTT"
+        found = f"{_gb(vram)} is reserved but not used: {why}" if large else _gb(vram)
         yield Line("VRAM", "note" if large else _state(vram), found, "0.5 GB in the BIOS is enough" if large else "")
         limits = [each for each in (gtt, ttm) if each is not None]
         found = f"the GPU may use {_gb(min(limits, default=None))} of main memory (GTT {_gb(gtt)}, TTM {_gb(ttm)})"
         low = bool(limits) and total is not None and min(limits) < 0.6 * total
-        do = (
+        fix = (
             f"sudo amd-ttm --set {int(0.75 * total / 2**30)} (package amd-debug-tools), then reboot"
             if low and total is not None
             else ""
         )
-        yield Line("GPU memory limit", "note" if low else _state(min(limits, default=None)), found, do)
+        yield Line("GPU memory limit", "note" if low else _state(min(limits, default=None)), found, fix)
     swap = machine.memory_bytes("SwapTotal")
     yield Line("swap", _state(swap), _gb(swap))
     command_line = machine.text("proc/cmdline")
     off = None if command_line is None else "amd_iommu=off" in command_line.split()
-    found = "unknown" if off is None else "off: faster by 5 to 12 % in reports" if off else "on: keeps devices apart"
+    found = "unknown" if off is None else "off: reported to be 5 to 12% faster" if off else "on: isolates devices"
     yield Line("IOMMU", "unknown" if off is None else "note", found)
 
 
 def environment(machine: Machine, profile: Profile, query: Query) -> Iterator[Line]:
-    """Variables that hurt."""
+    """Harmful variables."""
     found = []
     for name, hurts, why in BAD_ANYWHERE + (BAD_ON_AMD if profile.name in ("gfx1151", "rocm") else ()):
         value = machine.environment.get(name)
         if value is not None and hurts(value):
             found.append(Line(name, "note", f"{value}: {why}", f"unset {name}"))
-    yield from found if found else [Line("environment", "fine", "no variable that is known to hurt")]
+    yield from found if found else [Line("environment", "ok", "no harmful variable is set")]
     for name, value in profile.environment.items():
         given = machine.environment.get(name, value)
         more = "" if given == value else f"; this profile would set {value}"
-        yield Line(name, "fine" if given == value else "note", f"{given} in a run{more}")
+        yield Line(name, "ok" if given == value else "note", f"{given} in a run{more}")
 
 
 BadVariables = tuple[tuple[str, Callable[[str], bool], str], ...]
 """Name, what is bad about a value, and why."""
-BAD_ANYWHERE: BadVariables = (("OMP_NUM_THREADS", lambda value: value == "1", "one thread for everything on the CPU"),)
+BAD_ANYWHERE: BadVariables = (("OMP_NUM_THREADS", lambda value: value == "1", "limits all CPU work to one thread"),)
 BAD_ON_AMD: BadVariables = (
-    ("HSA_OVERRIDE_GFX_VERSION", bool, "pretends another chip, and hides a torch that is not built for this one"),
-    ("HSA_ENABLE_SDMA", lambda value: value == "0", "for diagnosis only: copies without the copy engines"),
-    ("HSA_XNACK", lambda value: value == "1", "lets the GPU try page faults again; not for this use"),
-    ("AMD_SERIALIZE_KERNEL", lambda value: value != "0", "for diagnosis only: one kernel at a time"),
+    (
+        "HSA_OVERRIDE_GFX_VERSION",
+        bool,
+        "makes the GPU report a different chip, which hides a torch that is not built for this one",
+    ),
+    ("HSA_ENABLE_SDMA", lambda value: value == "0", "for debugging only: disables the copy engines"),
+    ("HSA_XNACK", lambda value: value == "1", "enables GPU page-fault retry, which is not meant for this workload"),
+    ("AMD_SERIALIZE_KERNEL", lambda value: value != "0", "for debugging only: one kernel at a time"),
     *(
         (
             name,
             lambda value: "backend:malloc" in value or "expandable_segments:True" in value,
-            "crashes, hangs reported",
+            "reported to cause crashes and hangs",
         )
         for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
     ),
@@ -201,23 +211,29 @@ def sensors(machine: Machine, profile: Profile, query: Query) -> Iterator[Line]:
     found = find_sensors(profile)
     reading = found.read()
     text = ", ".join(f"{name} {value:g}" for name, value in reading.items())
-    blank = f"; not there: {found.why_not}" if found.why_not else ""
-    yield Line("sensors", "fine" if reading else "unknown", (f"{found.source}: {text}" if text else "none") + blank)
+    blank = f"; missing: {found.why_not}" if found.why_not else ""
+    yield Line("sensors", "ok" if reading else "unknown", (f"{found.source}: {text}" if text else "none") + blank)
     if reading.get("celsius", 0.0) > HOT_CELSIUS:
         yield Line(
-            "temperature", "note", f"{reading['celsius']:.0f} degrees Celsius", "expect throttling: cool it better"
+            "temperature", "note", f"{reading['celsius']:.0f} degrees Celsius", "expect throttling: improve the cooling"
         )
     platform_profile = machine.text("sys/firmware/acpi/platform_profile")
     if profile.name == "gfx1151":
         known = platform_profile is not None
-        yield Line("platform profile", "fine" if known else "unknown", str(platform_profile) if known else "not shown")
+        yield Line(
+            "platform profile", "ok" if known else "unknown", str(platform_profile) if known else "not available"
+        )
 
 
 def surroundings(machine: Machine, profile: Profile, query: Query) -> Iterator[Line]:
     """A container has to be given the devices, and enough shared memory."""
     inside = container(machine.root, machine.environment)
     if inside is not None and profile.device != "cpu":
-        yield Line("container", "note", f"{inside}; a GPU needs --device flags, and its memory is not in the limit")
+        yield Line(
+            "container",
+            "note",
+            f"{inside}; a GPU needs --device flags, and its memory does not count towards the container's limit",
+        )
 
 
 def _group(number: int) -> str:
@@ -232,7 +248,7 @@ def _gb(value: int | None) -> str:
 
 
 def _state(value: int | None) -> State:
-    return "unknown" if value is None else "fine"
+    return "unknown" if value is None else "ok"
 
 
 MACHINE_CHECKS: tuple[Check, ...] = (access, kernel, firmware, memory, environment, sensors, surroundings)

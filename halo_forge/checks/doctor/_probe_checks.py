@@ -28,9 +28,9 @@ ADVICE = (
         "this torch is not built for the GPU: install the one for it, and unset HSA_OVERRIDE_GFX_VERSION",
     ),
     ("no kernel image", "this torch is not built for the GPU: install the one for it"),
-    ("Memory access fault", "unset HSA_OVERRIDE_GFX_VERSION, then a newer kernel, then a newer ROCm"),
-    ("out of memory", "free the GPU's memory: another program holds it"),
-    ("driver", "a newer driver, or a torch for this driver"),
+    ("Memory access fault", "unset HSA_OVERRIDE_GFX_VERSION, then try a newer kernel, then a newer ROCm"),
+    ("out of memory", "another program holds the GPU's memory: end it"),
+    ("driver", "install a newer driver, or a torch for this driver"),
 )
 """What a failure says -> what to do."""
 
@@ -42,12 +42,12 @@ class Outcome:
     Attributes:
         found: What it printed; None where it failed.
         failure: Why, in words; empty where it did not fail.
-        do: What would fix it.
+        fix: What would fix it.
     """
 
     found: dict[str, Any] | None = None
     failure: str = ""
-    do: str = ""
+    fix: str = ""
 
 
 Runner = Callable[[str], Outcome]
@@ -73,18 +73,18 @@ def outcome_of(command: Sequence[str], environment: dict[str, str], seconds: flo
             env=environment,
         )
     except subprocess.TimeoutExpired:
-        do = "a newer kernel and firmware; on gfx1151 try HSA_ENABLE_INTERRUPT=0"
-        return Outcome(None, f"did not end within {seconds:g} s", do)
+        fix = "try a newer kernel and firmware; on gfx1151 try HSA_ENABLE_INTERRUPT=0"
+        return Outcome(None, f"did not finish within {seconds:g} s", fix)
     except OSError as error:
         return Outcome(None, f"does not start: {error}", "")
     words = done.stderr.strip()
-    advice = next((do for mark, do in ADVICE if mark.lower() in words.lower()), "")
+    advice = next((fix for mark, fix in ADVICE if mark.lower() in words.lower()), "")
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
-        do = advice or "pin another build of torch, and clear LD_LIBRARY_PATH"
-        return Outcome(None, f"killed by {name}" + (f": {words.splitlines()[-1][:200]}" if words else ""), do)
+        fix = advice or "pin another build of torch, and clear LD_LIBRARY_PATH"
+        return Outcome(None, f"killed by {name}" + (f": {words.splitlines()[-1][:200]}" if words else ""), fix)
     if done.returncode != 0:
-        last = words.splitlines()[-1][:300] if words else "it says nothing"
+        last = words.splitlines()[-1][:300] if words else "no error message"
         return Outcome(None, f"exit code {done.returncode}: {last}", advice)
     try:
         return Outcome(json.loads(done.stdout.splitlines()[-1]))
@@ -98,7 +98,7 @@ def probe_lines(profile: Profile, run: Runner, torch_is_there: bool) -> Iterator
     Where files show no GPU, a torch that is not built for the CPU alone is asked all the same: it has the last word.
     """
     if not torch_is_there:
-        yield Line("probes", "skipped", "torch has to be fixed first")
+        yield Line("probes", "skipped", "fix torch first")
         return
     asked = profile.device == "cpu" and profile.why == NO_GPU and profile.machine.torch_build() != "cpu"
     seen = run("seen") if asked or profile.device != "cpu" else Outcome({"available": False})
@@ -108,13 +108,15 @@ def probe_lines(profile: Profile, run: Runner, torch_is_there: bool) -> Iterator
         return
     if seen.found is None or not seen.found["available"]:
         failure = seen.failure if seen.found is None else "torch sees no GPU"
-        do = seen.do or "see the lines on devices and on torch above; the groups are render and video"
-        yield Line("torch sees", "failed", failure, do)
-        yield Line("kernel launch", "failed", "not tried: torch sees no GPU", "hardware.profile: cpu runs without it")
+        fix = seen.fix or "see the device and torch checks above; the groups are render and video"
+        yield Line("torch sees", "failed", failure, fix)
+        yield Line(
+            "kernel launch", "failed", "not tried: torch sees no GPU", "hardware.profile: cpu runs without the GPU"
+        )
         yield from (Line(name, "skipped", "torch sees no GPU") for name in NAMES[2:])
         return
     gpu = Gpu(**seen.found["gpus"][0])
-    yield Line("torch sees", "fine", " ".join(filter(None, (gpu.name, gpu.architecture))))
+    yield Line("torch sees", "ok", " ".join(filter(None, (gpu.name, gpu.architecture))))
     found = as_torch_sees_it(profile, gpu)
     if found is not None and found.name != profile.name:
         yield Line("profile of this GPU", "note", f"{found.name}: {found.why}; a run uses it")
@@ -131,29 +133,29 @@ def probe_lines(profile: Profile, run: Runner, torch_is_there: bool) -> Iterator
 
 def _kernel(outcome: Outcome) -> Line:
     if outcome.found is None:
-        return Line("kernel launch", "failed", outcome.failure, outcome.do)
+        return Line("kernel launch", "failed", outcome.failure, outcome.fix)
     error = outcome.found["relative_error"]
     if not error <= MOST_ERROR:
-        do = "another build of torch: a run would train on wrong numbers"
-        return Line("kernel launch", "failed", f"wrong result: relative error {error:.2g}", do)
-    return Line("kernel launch", "fine", f"a bfloat16 product is right (relative error {error:.1g})")
+        fix = "install another build of torch: a run would train on wrong numbers"
+        return Line("kernel launch", "failed", f"wrong result: relative error {error:.2g}", fix)
+    return Line("kernel launch", "ok", f"a bfloat16 product is correct (relative error {error:.1g})")
 
 
 def _attention(outcome: Outcome) -> Line:
     if outcome.found is None:
-        return Line("attention", "failed", outcome.failure, outcome.do or "model.attn_implementation: eager")
+        return Line("attention", "failed", outcome.failure, outcome.fix or "model.attn_implementation: eager")
     text = "; ".join(f"{kernel}: {_cases_in_words(cases)}" for kernel, cases in outcome.found.items())
     wrong = {kernel for kernel, cases in outcome.found.items() if any(map(_is_wrong, cases.values()))}
     if "chosen" in wrong:
         return Line("attention", "failed", f"wrong results: {text}", "model.attn_implementation: eager")
     if wrong:
-        found = f"torch does not choose what is wrong here, but may for other shapes: {text}"
-        return Line("attention", "note", found, "model.attn_implementation: eager is on the safe side")
+        found = f"torch does not choose the wrong kernel here, but may for other shapes: {text}"
+        return Line("attention", "note", found, "model.attn_implementation: eager is the safe choice")
     forced = [error for kernel, cases in outcome.found.items() if kernel != "chosen" for error in cases.values()]
     if not any(map(_works, forced)):
-        found = f"sdpa falls back to plain attention, which is right but slow: {text}"
+        found = f"sdpa falls back to plain attention, which is correct but slow: {text}"
         return Line("attention", "note", found, "see docs/HARDWARE_NOTES.md")
-    return Line("attention", "fine", f"sdpa: {text}")
+    return Line("attention", "ok", f"sdpa: {text}")
 
 
 def _works(error: float | str) -> bool:
@@ -170,19 +172,19 @@ def _cases_in_words(cases: Mapping[str, float | str]) -> str:
     refused = [case for case, error in cases.items() if isinstance(error, str)]
     if len(refused) == len(cases):
         return f"refuses ({next(iter(cases.values()), 'nothing tried')})"
-    words = [f"WRONG for {', '.join(wrong)}"] if wrong else ["right"]
+    words = [f"WRONG for {', '.join(wrong)}"] if wrong else ["correct"]
     return ", ".join(words + ([f"refuses {', '.join(refused)}"] if refused else []))
 
 
 def _speed(profile: Profile, outcome: Outcome) -> Line:
     if outcome.found is None:
-        return Line("matrix products", "failed", outcome.failure, outcome.do)
+        return Line("matrix products", "failed", outcome.failure, outcome.fix)
     flops, least = outcome.found["flops"], SLOW_FLOPS.get(profile.name, 0.0)
     found = f"{flops / 1e12:.1f} TFLOP/s in bfloat16"
     if flops < least:
-        do = "TORCH_BLAS_PREFER_HIPBLASLT=1, or a higher power limit"
-        return Line("matrix products", "note", f"{found}; 25 to 40 are usual", do)
-    return Line("matrix products", "fine", found)
+        fix = "set TORCH_BLAS_PREFER_HIPBLASLT=1, or raise the power limit"
+        return Line("matrix products", "note", f"{found}; 25 to 40 is typical", fix)
+    return Line("matrix products", "ok", found)
 
 
 def _memory(profile: Profile, gpu: Gpu) -> Line:
@@ -190,5 +192,5 @@ def _memory(profile: Profile, gpu: Gpu) -> Line:
     found = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
     limit = profile.pool_bytes() if isinstance(profile, Gfx1151) else None
     if free > total or (limit is not None and total < limit / 2):
-        return Line("torch's memory figure", "note", f"{found}: cannot be right; the kernel's figures are used")
-    return Line("torch's memory figure", "fine", found)
+        return Line("torch's memory figure", "note", f"{found}: implausible; the kernel's figures are used instead")
+    return Line("torch's memory figure", "ok", found)

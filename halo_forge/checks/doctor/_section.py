@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from halo_forge.core.records import Record
 
-State = Literal["fine", "missing", "failed", "note", "unknown", "skipped"]
+State = Literal["ok", "missing", "failed", "note", "unknown", "skipped"]
 """unknown: what would tell is not there; skipped: there is nothing to try it on."""
 
 
@@ -18,13 +18,13 @@ class Line(Record):
 
     Attributes:
         found: What is there, or what happened.
-        do: What would fix it, a command where there is one; empty where nothing is to be done.
+        fix: What would fix it, a command where there is one; empty where nothing is to be done.
     """
 
     name: str
     state: State
     found: str
-    do: str = ""
+    fix: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from halo_forge.hardware.telemetry import find_sensors
 LEAST_TORCH = (2, 11)
 BAD_ON_GFX1151 = (
     (r"rocm7\.14\.0a202606(09|10|11|12)", "crashes as soon as it looks for a GPU (ROCm/TheRock issue 5763)"),
-    (r"rocm10\.1\.0a20260821", "does not come back from attention over 16,000 tokens (ROCm/TheRock issue 7569)"),
+    (r"rocm10\.1\.0a20260821", "hangs in attention over 16,000 tokens (ROCm/TheRock issue 7569)"),
 )
 """Nightly builds of torch by their version, and what is reported of them."""
 
@@ -43,13 +43,13 @@ def hardware_section(
     """
     machine = Machine() if machine is None else machine
     profile = detect(machine)
-    lines = [Line("profile", "fine", f"{profile.name}: {profile.why}"), torch_line(machine)]
+    lines = [Line("profile", "ok", f"{profile.name}: {profile.why}"), torch_line(machine)]
     torch_works = lines[1].state not in ("missing", "failed")
     if torch_works:
         one = with_one_gpu(profile, ask, os.environ)
         if one is not profile:
             profile = one
-            lines.append(Line("GPUs", "fine" if one.gpu is not None else "unknown", one.described()))
+            lines.append(Line("GPUs", "ok" if one.gpu is not None else "unknown", one.described()))
     for check in MACHINE_CHECKS:
         lines += check(machine, profile, query)
     lines += probe_lines(profile, runner(profile), torch_works)
@@ -78,12 +78,12 @@ def torch_line(machine: Machine) -> Line:
         )
     bare = detect(Machine(machine.root, {}, None))
     if bare.name != "cpu" and machine.torch_build() not in ("unknown", "cuda" if bare.name == "cuda" else "rocm"):
-        found = f"{version} is not built for the GPU of this machine ({bare.why}); a run goes on without it"
+        found = f"{version} is not built for the GPU of this machine ({bare.why}); a run does not use it"
         return Line("torch", "note", found, _install(bare.name))
     why = next((why for mark, why in BAD_ON_GFX1151 if re.search(mark, version)), None)
     if profile.name == "gfx1151" and why is not None:
         return Line("torch", "note", f"{version}: a nightly build that {why}", _install(profile.name))
-    return Line("torch", "fine", version)
+    return Line("torch", "ok", version)
 
 
 def _install(name: str) -> str:

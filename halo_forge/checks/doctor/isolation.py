@@ -15,7 +15,7 @@ from halo_forge.sandbox.self_test import self_test
 HOLDING = ("namespace", "landlock")
 """Levels that hold a program in; a run starts with these only, unless its configuration says otherwise."""
 
-_STATES: dict[bool | None, State] = {True: "fine", False: "failed", None: "note"}
+_STATES: dict[bool | None, State] = {True: "ok", False: "failed", None: "note"}
 
 
 def isolation_section() -> Section:
@@ -32,11 +32,11 @@ def isolation_section() -> Section:
     try:
         probes = probe_ladder()
     except OSError as error:
-        probes, refusal = [], f"no process can be started: {error}"
+        probes, refusal = [], f"cannot start a process: {error}"
     can_run = level in HOLDING
     more = command_to_raise(level, add_ons, probes, inside)
     found = refusal if level is None else ", ".join([level, *_words(add_ons)])
-    lines = [Line("level", "fine" if can_run else "failed", found, more)]
+    lines = [Line("level", "ok" if can_run else "failed", found, more)]
     lines += [_of_probe(probe) for probe in probes]
     lines += [Line("in force", "note", note) for note in notes]
     lines += [Line("not promised", "note", text) for text in not_promised(level, inside)]
@@ -52,7 +52,7 @@ def self_test_section() -> Section:
     try:
         attempts = self_test(sandbox)
     except (SandboxError, OSError) as error:
-        return Section("self-test", False, (Line("all", "failed", f"the sandbox broke: {error}"),))
+        return Section("self-test", False, (Line("all", "failed", f"the sandbox failed: {error}"),))
     finally:
         sandbox.close()
     lines = tuple(Line(each.name, _STATES[each.held], each.what) for each in attempts)
@@ -76,7 +76,7 @@ def _words(add_ons: dict[str, int | bool]) -> list[str]:
 
 def _of_probe(probe: LevelProbe) -> Line:
     if probe.works:
-        return Line(f"probe {probe.level}", "fine", "a program runs at this level")
+        return Line(f"probe {probe.level}", "ok", "programs run at this level")
     number = (
         "" if probe.errno is None else f" ({errno.errorcode.get(probe.errno, '')} {probe.errno})".replace("( ", "(")
     )

@@ -45,7 +45,7 @@ def command_to_raise(
     """
     if level == "namespace":
         if inside == "podman" and not add_ons.get("fresh_proc", True):
-            return "podman run --security-opt unmask=ALL ... (start the container anew with this option)"
+            return "podman run --security-opt unmask=ALL ... (restart the container with this option)"
         return ""
     return next((probe.fix for probe in probes if not probe.works), "")
 
@@ -53,18 +53,16 @@ def command_to_raise(
 def not_promised(level: str | None, inside: Container | None) -> list[str]:
     """What the sandbox does not promise here, in words."""
     found = [
-        "programs share this machine's kernel: a hole in the kernel is a hole in the sandbox; for code that attacks on"
-        " purpose use a virtual machine (or gVisor) of its own"
+        "programs share this machine's kernel: a kernel vulnerability breaks the sandbox; for deliberately hostile code"
+        " use a dedicated virtual machine (or gVisor)"
     ]
     if level == "limits":
-        found.append("at level `limits` programs reach the files, the network and the processes of their user")
+        found.append("at level `limits` programs can access the files, the network and the processes of their user")
     if level == "landlock":
-        found.append(
-            "at level `landlock` programs see which processes run, though they can neither signal nor read them"
-        )
+        found.append("at level `landlock` programs can list the running processes, but neither signal nor read them")
     if inside in SHARING:
         found.append(
-            f"{inside} itself is no isolation: it shares the home folder, the network and the process list of the host;"
-            " what holds programs back is the sandbox alone"
+            f"{inside} itself provides no isolation: it shares the home folder, the network and the process list of the"
+            " host; only the sandbox confines programs"
         )
     return found

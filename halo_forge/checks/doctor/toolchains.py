@@ -11,6 +11,7 @@ from typing import Any
 from halo_forge.checks.doctor._section import Line, Section
 from halo_forge.core.errors import HaloForgeError
 from halo_forge.core.registry import discover
+from halo_forge.verifiers import open_verifier
 
 _ANSWER_SECONDS = 20.0
 _TOOLS: dict[str, tuple[list[str], str, str]] = {
@@ -48,7 +49,7 @@ def toolchain_section() -> Section:
         elif version is None:
             lines.append(Line(name, "failed", f"{path}: {failure}", hint))
         else:
-            lines.append(Line(name, "fine", f"{version} ({path})"))
+            lines.append(Line(name, "ok", f"{version} ({path})"))
     facts: dict[str, Any] = {name: {"path": path, "version": version} for name, (path, version, _) in found.items()}
     return Section("toolchains", any(version is not None for _, version, _ in found.values()), tuple(lines), facts)
 
@@ -68,7 +69,7 @@ def _version(argv: Sequence[str]) -> tuple[str | None, str | None, str]:
             env={**os.environ, "GOTOOLCHAIN": "local", "RUSTUP_AUTO_INSTALL": "0"},
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        return path, None, f"does not start or end: {error}"
+        return path, None, f"does not start, or hangs: {error}"
     said = done.stdout.decode("utf-8", errors="backslashreplace").strip()
     if done.returncode != 0 or not said:
         words = (done.stderr or done.stdout).decode("utf-8", errors="backslashreplace").strip()
@@ -82,15 +83,15 @@ def verifier_section() -> Section:
     facts = {}
     for kind, spec in discover("halo_forge.verifiers.languages").items():
         if kind in _NEEDS_SETTINGS:
-            lines.append(Line(kind, "note", "takes a command of your own; `halo-forge verify` tries it"))
+            lines.append(Line(kind, "note", "runs a command of your own; try it with `halo-forge verify`"))
             continue
         try:
-            with spec().open() as verifier:  # type: ignore[attr-defined]
+            with open_verifier(spec()) as verifier:  # type: ignore[arg-type]
                 toolchain = verifier.toolchain()
         except HaloForgeError as error:
             lines.append(Line(kind, "failed", error.message.splitlines()[0][:300], error.hint))
             facts[kind] = False
         else:
-            lines.append(Line(kind, "fine", f"works with {toolchain['version']}"))
+            lines.append(Line(kind, "ok", f"works with {toolchain['version']}"))
             facts[kind] = True
     return Section("verifiers", any(facts.values()), tuple(lines), facts)

@@ -132,8 +132,8 @@ def in_words(name: str, difference: Difference) -> str:
 def power(difference: Difference) -> str:
     """How small a true difference could be and still be found."""
     if difference.standard_error == 0.0:
-        return f"{difference.num_prompts} prompts, all with the same difference, whose error is not known"
+        return f"{difference.num_prompts} prompts, all with the same difference, so its error is unknown"
     return (
-        f"{difference.num_prompts} prompts: a true difference of {difference.minimum_detectable_effect:.3f} is found in"
-        " 80 % of such comparisons"
+        f"{difference.num_prompts} prompts: a true difference of {difference.minimum_detectable_effect:.3f} would be"
+        " detected in 80% of such comparisons"
     )

@@ -1,4 +1,4 @@
-"""How far apart two versions are on the same prompts, and which difference could have been detected."""
+"""The difference between two versions on the same prompts, and the smallest difference that would be detected."""
 
 from __future__ import annotations
 

@@ -14,9 +14,9 @@ _OUTCOME_IN_WORDS = {
     "baseline": "the start model",
     "improved": "improved",
     "held": "statistically indistinguishable",
-    "suspect_not_confirmed": "the fall was not confirmed",
+    "suspect_not_confirmed": "the decline was not confirmed",
     "degraded": "degraded",
-    "underpowered": "underpowered: too uncertain to decide",
+    "underpowered": "underpowered: the estimate is too imprecise to judge",
 }
 
 
@@ -81,12 +81,15 @@ def decide(
 def _all_done(settings: DecisionsSection, assessment: Assessment, best: int) -> tuple[Conclusion, str]:
     """What may be said of a run that used up its cycles: never that it converged."""
     if assessment.outcome == "improved":
-        return "still_improving", f"the last version is the best so far on {settings.metric}: more cycles may raise it"
+        return (
+            "still_improving",
+            f"the last version is the best so far on {settings.metric}: more cycles may improve it further",
+        )
     if best > 0:
         return "improved", f"v{best} improved; no later version was a significant improvement"
     if assessment.outcome == "degraded":
-        return "declined", "no version improved, and the last one fell"
-    return "inconclusive", "no version improved; that alone does not say that training has converged"
+        return "declined", "no version improved, and the last one declined"
+    return "inconclusive", "no version improved; this alone does not mean that training has converged"
 
 
 def _action(
@@ -96,7 +99,7 @@ def _action(
     if ending is not None:
         conclusion, why = ending
         return (
-            ("finish", conclusion, f"all cycles are done; {why}") if is_last else ("stop", conclusion, f"stop: {why}")
+            ("finish", conclusion, f"all cycles completed; {why}") if is_last else ("stop", conclusion, f"stop: {why}")
         )
     return settings.on_decline if assessment.outcome == "degraded" else "continue", None, ""
 
@@ -146,10 +149,10 @@ def _follow_up(follow: Mapping[str, Any], train_from: int) -> str:
     if not follow:
         return ""
     factor = follow["learning_rate_factor"]
-    rate = f"learning rate x {factor:g} from here on" if factor != 1.0 else "learning rate as its schedule says"
+    rate = f"learning rate x {factor:g} from now on" if factor != 1.0 else "learning rate follows its schedule"
     if "sample_from" not in follow:
         return f"train from v{train_from}, {rate}"
     return (
-        f"return {follow['num_rollbacks']}: train from v{train_from} on samples of v{follow['sample_from']},"
+        f"rollback {follow['num_rollbacks']}: train from v{train_from} on samples of v{follow['sample_from']},"
         f" {rate}, temperature + {follow['temperature_add']:g}"
     )

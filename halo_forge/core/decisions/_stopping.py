@@ -45,7 +45,7 @@ def _rules(
         if settings.on_decline == "stop":
             yield "declined", "decisions.on_decline is stop"
         elif goes_back and num_rollbacks >= settings.max_rollbacks:
-            yield "declined", f"{num_rollbacks} returns to an earlier version were all that max_rollbacks allows"
+            yield "declined", f"decisions.max_rollbacks is used up ({num_rollbacks} returns to an earlier version)"
         return  # the decline has an answer, which must have its chance
     if settings.stop_on_collapse and (signs := signs_of_collapse(history)):
         yield "collapsed", "; ".join(signs)
@@ -73,7 +73,9 @@ def _patience(patience: int, earlier: Sequence[Decision], assessment: Assessment
     if len(recent) < patience or any(OUTCOME_NUMBER.get(outcome) != 0.0 or "z" not in row for outcome, row in recent):
         return None
     detectable = max(row["minimum_detectable_effect"] for _, row in recent)
-    return f"{patience} versions in a row without improvement, where a gain of {detectable:.3f} would have shown"
+    return (
+        f"{patience} versions in a row without improvement, where a gain of {detectable:.3f} would have been detected"
+    )
 
 
 def signs_of_collapse(history: History) -> list[str]:

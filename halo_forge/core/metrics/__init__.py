@@ -9,8 +9,8 @@ One topic is one file.  To add `style`, write `style.py` in this folder:
         counts = [completion.text.count("/*") for completion in facts.completions]
         return {"style/num_comments_mean": sum(counts) / len(counts)} if counts else {}
 
-Nothing has to be registered, but every name needs its row in docs/metrics.md (a test compares).  `SCOPE` tells which
-facts the topic measures: "set" (SetFacts), "drift" (DriftFacts), "kept" (KeptFacts), "training" (TrainingFacts) or
+Nothing has to be registered, but every name needs its row in docs/metrics.md (a test compares).  `SCOPE` names the
+facts that the topic measures: "set" (SetFacts), "drift" (DriftFacts), "kept" (KeptFacts), "training" (TrainingFacts) or
 "cost" (CostFacts).  A metric whose data are missing is absent, never 0.  In the catalogue, `pass@k` stands for pass@1,
 pass@2 ...; `_low` and `_high` need no entry.
 """
@@ -65,10 +65,10 @@ def _topics(scope: Scope) -> tuple[ModuleType, ...]:
 
 
 def catalogue() -> dict[str, MetricInfo]:
-    """Every metric's name, without the prefix of its prompt set, and what it is.
+    """Every metric's name, without the prefix of its prompt set, and its description.
 
     Raises:
-        ValueError: Two topics claim one name.
+        ValueError: Two topics define the same name.
     """
     found: dict[str, MetricInfo] = {}
     for topic in (topic for scope in get_args(Scope) for topic in _topics(scope)):
@@ -79,7 +79,7 @@ def catalogue() -> dict[str, MetricInfo]:
 
 
 def measured_names() -> set[str]:
-    """What schedules may read of a version, as far as the configuration measures it; `pass@k` for every k."""
+    """The metrics of a version that schedules may read, if the configuration measures them; `pass@k` for every k."""
     sets = {
         name if set_name == "train" and info.bare_on_train else f"{set_name}/{name}"
         for topic in _topics("set")
@@ -90,7 +90,7 @@ def measured_names() -> set[str]:
 
 
 def fewest_samples(name: str) -> int:
-    """Samples of a prompt without which a metric of a prompt set, its prefix included, is absent."""
+    """The fewest samples per prompt that a metric of a prompt set (given with its prefix) needs."""
     bare = name.split("/", 1)[1]
     if re.fullmatch(r"pass@\d+", bare):
         return int(bare[5:])
@@ -117,12 +117,12 @@ def measure_set(facts: SetFacts, set_name: SetName) -> dict[str, float]:
 
 
 def measure_drift(facts: DriftFacts) -> dict[str, float]:
-    """How far a version has moved, and how certain it is."""
+    """Metrics of how far a version has moved, and of its entropy."""
     return {name: value for topic in _topics("drift") for name, value in topic.measure(facts).items()}
 
 
 def measure_kept(facts: KeptFacts) -> dict[str, float]:
-    """What the samples that a cycle kept are like."""
+    """Metrics of the samples that a cycle kept."""
     return {name: value for topic in _topics("kept") for name, value in topic.measure(facts).items()}
 
 
@@ -132,5 +132,5 @@ def measure_training(facts: TrainingFacts) -> dict[str, float]:
 
 
 def measure_cost(facts: CostFacts) -> dict[str, float]:
-    """All metrics of what one cycle cost; they vary from run to run."""
+    """All metrics of the cost of one cycle; they vary from run to run."""
     return {name: value for topic in _topics("cost") for name, value in topic.measure(facts).items()}

@@ -1,4 +1,4 @@
-"""What the topics measure, and what is said about each metric."""
+"""The data that metrics are computed from, and the description of each metric."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 from halo_forge.core.records import Completion, Sample, Verdict
 
 TokenValues = Sequence[Sequence[float]]
-"""One number for each token of each answer."""
+"""One number per token of each completion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +17,9 @@ class MetricInfo:
     """Attributes:
     unit: "rate" (in [0, 1]), "count", "tokens", "seconds", "bytes", "tokens/s", "nats", "nats/token",
         "watts", "degrees Celsius", "ratio" or "1".
-    direction: Which way is better; "none" where neither is.
-    doc: The formula in words, and its source where it has one.
-    bare_on_train: On the train set the name has no prefix: it describes how sampling went.
+    direction: Which direction is better; "none" if neither is.
+    doc: The formula in words, and its source if it has one.
+    bare_on_train: On the train set the name has no prefix: it describes the sampling.
     """
 
     unit: str
@@ -33,12 +33,12 @@ class SetFacts:
     """The samples of one policy version on one prompt set.
 
     Attributes:
-        samples: What was sampled, with what the verifier found.
+        samples: Completions with their verdicts.
         prompt_ids: Every prompt of the set, sampled or not.
-        num_samples_expected: Samples drawn of each prompt; pass@k is reported up to this k.
+        num_samples_expected: Samples per prompt; pass@k is reported up to this k.
 
     Raises:
-        ValueError: A sample belongs to no prompt of the set.
+        ValueError: A sample does not belong to a prompt of the set.
     """
 
     samples: Sequence[Sample]
@@ -47,7 +47,7 @@ class SetFacts:
 
     def __post_init__(self) -> None:
         if unknown := sorted({sample.prompt_id for sample in self.samples} - set(self.prompt_ids)):
-            raise ValueError(f"a sample is of {unknown[0]!r}, which is no prompt of this set")
+            raise ValueError(f"a sample is of {unknown[0]!r}, which is not a prompt of this set")
 
     @property
     def completions(self) -> list[Completion]:
@@ -70,7 +70,7 @@ class SetFacts:
 
 @dataclass(frozen=True, slots=True)
 class TrainingFacts:
-    """What training did in one cycle.
+    """The training of one cycle.
 
     Attributes:
         steps: One row per optimizer step: `step`, `learning_rate` (applied), `loss` (mean over its tokens, nats per
@@ -91,9 +91,9 @@ class CostFacts:
     Attributes:
         seconds: Stage name ("generate", "verify", "train", "other" ...) -> wall-clock seconds; stages that overlap
             each count their own time.
-        tokens: Stage name -> real tokens that it handled, padding not counted.
+        tokens: Stage name -> real tokens that it processed, without padding.
         peak_memory_bytes: The most memory in use at once, None if it was not measured.
-        gpu: Name of the catalogue -> value, of what the GPU's sensors said; empty where it has none.
+        gpu: Name of the catalogue -> value, from the GPU's sensors; empty if there are none.
     """
 
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -104,14 +104,14 @@ class CostFacts:
 
 @dataclass(frozen=True, slots=True)
 class DriftFacts:
-    """What a version thinks of given answers, token by token, in nats.
+    """Token-level entropies, divergences and log-probabilities of given completions under a version, in nats.
 
     Attributes:
-        version: Which version it is.
-        fixed_entropy, kl_to_start, kl_to_previous: On answers of the start model, over the whole vocabulary.
-        own_entropy: On the version's own answers.
-        own_log_probabilities, start_log_probabilities: Of the tokens of its own answers, under it and under v0.
-        own_is_untruncated: Its own answers were drawn at temperature 1 from the whole vocabulary.
+        version: The policy version.
+        fixed_entropy, kl_to_start, kl_to_previous: On completions of the start model, over the whole vocabulary.
+        own_entropy: On the version's own completions.
+        own_log_probabilities, start_log_probabilities: Of the tokens of its own completions, under it and under v0.
+        own_is_untruncated: Its own completions were sampled at temperature 1 from the whole vocabulary.
     """
 
     version: int
@@ -126,12 +126,12 @@ class DriftFacts:
 
 @dataclass(frozen=True, slots=True)
 class KeptFacts:
-    """What a cycle kept.
+    """The samples that a cycle kept.
 
     Attributes:
         digests: Normalised digest of each kept sample that has a program.
-        earlier: Those that earlier cycles kept.
-        negative_log_likelihood: Of each token of (a sample of) the rows to train on, under the model before the step.
+        earlier: Digests of what earlier cycles kept.
+        negative_log_likelihood: Of each token of (a sample of) the training rows, under the model before training.
     """
 
     digests: Sequence[str] = ()

@@ -1,4 +1,4 @@
-"""What each prompt gave, for paired comparisons of two policy versions on the same prompts."""
+"""Totals per prompt, for paired comparisons of two policy versions on the same prompts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one cycle cost.  These vary from run to run, so they belong into the events, not into the sealed files."""
+"""The cost of one cycle.  It varies from run to run, so it belongs in the events, not in the sealed files."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ GPU = {
     "gpu_power_watts_mean": MetricInfo("watts", "none", "Mean of the GPU's power, read once a second."),
     "gpu_power_watts_max": MetricInfo("watts", "none", "The highest of the same readings."),
     "gpu_temperature_celsius_max": MetricInfo("degrees Celsius", "down", "The highest temperature of the GPU."),
-    "gpu_busy_mean": MetricInfo("rate", "up", "Mean share of the time in which the GPU had something to do."),
-    "gpu_memory_bytes_max": MetricInfo("bytes", "none", "The most main memory that the GPU held (GTT)."),
+    "gpu_busy_mean": MetricInfo("rate", "up", "Mean share of the time in which the GPU was busy."),
+    "gpu_memory_bytes_max": MetricInfo(
+        "bytes", "none", "The most memory in use by the GPU, its own and main memory (VRAM and GTT)."
+    ),
 }
 CATALOGUE = {
     **{f"seconds/{stage}": MetricInfo("seconds", "down", f"Wall-clock time of {stage}.") for stage in _STAGES},
     **{
-        f"tokens_per_second/{stage}": MetricInfo("tokens/s", "up", f"Real tokens of {stage}, no padding / its seconds.")
+        f"tokens_per_second/{stage}": MetricInfo(
+            "tokens/s", "up", f"Real tokens of {stage}, without padding / its seconds."
+        )
         for stage in _WITH_TOKENS
     },
     "peak_memory_bytes": MetricInfo("bytes", "down", "The most memory in use at once."),
@@ -26,13 +30,13 @@ CATALOGUE = {
 
 
 def measure(facts: CostFacts) -> dict[str, float]:
-    """The metrics of `CATALOGUE`; a stage that was not timed is absent, and so is a speed over no time.
+    """The metrics of `CATALOGUE`; a stage that was not timed is absent, and so is a speed over 0 seconds.
 
     Raises:
-        ValueError: `facts` name a stage that the catalogue does not know.
+        ValueError: `facts` have a stage or a GPU value that is not in the catalogue.
     """
     if foreign := facts.gpu.keys() - GPU.keys():
-        raise ValueError(f"unknown figures of the GPU {sorted(foreign)}; allowed: {', '.join(GPU)}")
+        raise ValueError(f"unknown GPU values {sorted(foreign)}; allowed: {', '.join(GPU)}")
     if unknown := (facts.seconds.keys() - set(_STAGES)) | (facts.tokens.keys() - set(_WITH_TOKENS)):
         raise ValueError(f"unknown stages {sorted(unknown)}; allowed: {', '.join(_STAGES)}")
     found: dict[str, float] = {f"seconds/{stage}": seconds for stage, seconds in facts.seconds.items()}

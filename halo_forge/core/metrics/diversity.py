@@ -1,9 +1,9 @@
-"""How different the programs of one prompt are: what narrows when training feeds on its own samples.
+"""How different the programs of one prompt are: what narrows when a model trains on its own samples.
 
-Programs are equal when their normalised digests are; a sample without a program, or of status "error", is left out.
-Each number is computed per prompt and averaged over prompts, so many programs of one prompt do not hide that another
-has only one.  `diversity/passing/...` counts the programs that pass alone: broken ones differ easily.  Formulas with
-group sizes n_j of one prompt, n = sum n_j, q_j = n_j / n.
+Programs are equal if their normalised digests are; a sample without a program, or of status "error", is left out.
+Each number is computed per prompt and averaged over prompts, so many programs for one prompt do not hide that another
+has only one.  `diversity/passing/...` counts only the programs that pass: broken ones differ in many ways.  In the
+formulas, n_j are the group sizes of one prompt, n = sum n_j, q_j = n_j / n.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ GZIP_BYTES = 16_384
 RAREFIED_SIZE = 4
 _FROM_TWO = "Prompts with fewer than 2 programs are left out."
 _NAMED: dict[str, tuple[str, str, str]] = {
-    "exact_unique_fraction": ("rate", "up", f"Programs that differ in some character / programs. {_FROM_TWO}"),
-    "unique_fraction": ("rate", "up", f"Different programs / programs. {_FROM_TWO}"),
+    "exact_unique_fraction": ("rate", "up", f"Programs that differ in at least one character / programs. {_FROM_TWO}"),
+    "unique_fraction": ("rate", "up", f"Distinct programs / programs. {_FROM_TWO}"),
     f"distinct@{RAREFIED_SIZE}": (
         "count",
         "up",
-        "Different programs expected among 4 of the n: sum_j 1 - C(n-n_j,4)/C(n,4) (rarefaction, Hurlbert 1971). "
+        "Expected distinct programs among 4 of the n: sum_j 1 - C(n-n_j,4)/C(n,4) (rarefaction, Hurlbert 1971). "
         "Prompts with fewer than 4 programs are left out.",
     ),
     "duplicate_probability": (
         "rate",
         "down",
-        f"Chance that 2 programs are equal: sum_j n_j(n_j-1) / (n(n-1)) (Simpson 1949). {_FROM_TWO}",
+        f"Probability that 2 programs are equal: sum_j n_j(n_j-1) / (n(n-1)) (Simpson 1949). {_FROM_TWO}",
     ),
     "effective_number": (
         "count",
         "up",
-        f"exp(-sum_j q_j ln q_j): so many equally frequent programs have this entropy (Hill 1973). {_FROM_TWO}",
+        f"exp(-sum_j q_j ln q_j): this many equally frequent programs have that entropy (Hill 1973). {_FROM_TWO}",
     ),
     "inverse_simpson": (
         "count",
         "up",
-        f"1 / sum_j q_j^2: so many equally frequent programs are as often equal (Hill 1973). {_FROM_TWO}",
+        f"1 / sum_j q_j^2: this many equally frequent programs are equal as often (Hill 1973). {_FROM_TWO}",
     ),
 }
 CATALOGUE = {
@@ -54,7 +54,7 @@ CATALOGUE = {
     "diversity/gzip_ratio": MetricInfo(
         "ratio",
         "down",
-        f"Raw / compressed size of the first {GZIP_BYTES} bytes of the completions, taken in turns from all prompts "
+        f"Raw / compressed size of the first {GZIP_BYTES} bytes of the completions, taken from each prompt in turn "
         "(Shaib et al. 2024, arXiv:2403.00553).",
         bare_on_train=True,
     ),
@@ -65,11 +65,11 @@ FEWEST = {
     for prefix in ("diversity", "diversity/passing")
     for name in _NAMED
 }
-"""Metric -> programs of a prompt without which the prompt is left out."""
+"""Metric -> the fewest programs per prompt; a prompt with fewer is left out."""
 
 
 def measure(facts: SetFacts) -> dict[str, float]:
-    """The metrics of `CATALOGUE`; those that no prompt has enough programs for are absent."""
+    """The metrics of `CATALOGUE`; those for which no prompt has enough programs are absent."""
     judged = list(facts.judged().values())
     passing = [[verdict for verdict in verdicts if verdict.passed] for verdicts in judged]
     found = _groups("diversity", judged) | _groups("diversity/passing", passing)
@@ -78,7 +78,7 @@ def measure(facts: SetFacts) -> dict[str, float]:
 
 
 def _groups(prefix: str, verdicts_of: Sequence[Sequence[Verdict]]) -> dict[str, float]:
-    """The metrics of `_NAMED` over prompts, whose verdicts are given."""
+    """The metrics of `_NAMED`, averaged over prompts; the arguments are the verdicts of each prompt."""
     normal = [_sizes(each.normal_digest for each in verdicts) for verdicts in verdicts_of]
     exact = [_sizes(each.source_digest for each in verdicts) for verdicts in verdicts_of]
     formulas: tuple[tuple[str, int, Callable[[Sequence[int]], float], Sequence[Sequence[int]]], ...] = (
@@ -106,10 +106,10 @@ def _unique_fraction(sizes: Sequence[int]) -> float:
 
 
 def distinct_at(sizes: Sequence[int], num_drawn: int) -> float:
-    """Groups expected among `num_drawn` items drawn without replacement, in [1, num_drawn].
+    """Expected number of groups among `num_drawn` items drawn without replacement, in [1, num_drawn].
 
     Raises:
-        ValueError: There are fewer items than that.
+        ValueError: There are fewer items.
     """
     total = sum(sizes)
     if total < num_drawn:
@@ -119,7 +119,7 @@ def distinct_at(sizes: Sequence[int], num_drawn: int) -> float:
 
 
 def duplicate_probability(sizes: Sequence[int]) -> float:
-    """Chance that two different items are of one group, in [0, 1].
+    """Probability that two different items belong to the same group, in [0, 1].
 
     Raises:
         ValueError: There are fewer than two items.
@@ -137,16 +137,16 @@ def effective_number(sizes: Sequence[int]) -> float:
 
 
 def inverse_simpson(sizes: Sequence[int]) -> float:
-    """1 over the chance that two draws with replacement are of one group, in [1, number of groups]."""
+    """1 over the probability that two draws with replacement hit the same group, in [1, number of groups]."""
     total = sum(sizes)
     return total**2 / sum(size**2 for size in sizes)
 
 
 def gzip_ratio(facts: SetFacts) -> float | None:
-    """Raw over compressed size of exactly `GZIP_BYTES` bytes; None where the completions hold fewer.
+    """Raw over compressed size of exactly `GZIP_BYTES` bytes; None if the completions have fewer.
 
-    The budget is fixed because the ratio grows with the length; it is half of what the compressor looks back, so
-    all prompts can match each other.  First one completion of each prompt, then the second of each ...
+    The size is fixed because the ratio grows with the length; it is half of the compressor's window, so all prompts can
+    match each other.  The order is the first completion of each prompt, then the second of each ...
     """
     place = {prompt_id: number for number, prompt_id in enumerate(facts.prompt_ids)}
     in_turns = sorted(facts.completions, key=lambda each: (each.index, place[each.prompt_id]))

@@ -1,10 +1,10 @@
-"""How far a version has moved: from the start model, from the version it was trained from, and in its certainty.
+"""How far a version has moved from the start model and from the version it was trained from, and its entropy.
 
-Divergences of the first kind are forward, KL(theirs || mine), on answers that the start model once gave: the same
-contexts in every cycle, and the direction that tells forgetting (Shenfeld et al. 2025, arXiv:2509.04259).  Before every
-token the sum runs over the whole vocabulary, so they are at least 0 and much less noisy than ratios of sampled tokens.
-The reverse ones, KL(mine || start), are estimated from the sampled tokens alone, as others report them: with
-r = ln p_start - ln p_mine of a sampled token, k1 = -r and k3 = exp(r) - 1 - r (Schulman 2020).
+Divergences of the first kind are forward, KL(other || this), on completions of the start model: the same contexts in
+every cycle, and the direction that predicts forgetting (Shenfeld et al. 2025, arXiv:2509.04259).  At every token the
+sum runs over the whole vocabulary, so they are at least 0 and much less noisy than ratios of sampled tokens.  The
+reverse ones, KL(this || start), are estimated from the sampled tokens only, as is common elsewhere: with
+r = ln p_start - ln p_this of a sampled token, k1 = -r and k3 = exp(r) - 1 - r (Schulman 2020).
 """
 
 from __future__ import annotations
@@ -16,31 +16,33 @@ from halo_forge.core.metrics._facts import DriftFacts, MetricInfo, TokenValues
 
 SCOPE = "drift"
 RATIO_LIMIT = 20.0
-"""Log-ratios are clamped to this before the exponential, as verl does: one token must not be the whole mean."""
-_FIXED = "on answers of the start model to dev prompts, mean over tokens, sum over the vocabulary"
-_OWN = "on a sample of the version's own train answers, mean over tokens"
+"""Log-ratios are clamped to this before the exponential, as in verl, so that one token cannot dominate the mean."""
+_FIXED = "on completions of dev prompts by the start model, mean over tokens, sum over the vocabulary"
+_OWN = "on a sample of the version's own train completions, mean over tokens"
 CATALOGUE = {
     "entropy": MetricInfo("nats/token", "none", f"Entropy of the next token at temperature 1 {_OWN}."),
     "probe/entropy": MetricInfo("nats/token", "none", f"Entropy of the next token at temperature 1 {_FIXED}."),
     "kl_to_start": MetricInfo("nats/token", "none", f"KL(start || this version) {_FIXED}."),
     "kl_to_previous": MetricInfo("nats/token", "none", f"KL(its parent version || this version) {_FIXED}."),
     "kl_to_start_sequence": MetricInfo(
-        "nats", "none", "The same sum as kl_to_start for a whole answer, mean over answers of the start model."
+        "nats", "none", "The same sum as kl_to_start over a whole completion, mean over completions of the start model."
     ),
     "reverse_kl_k1": MetricInfo(
-        "nats/token", "none", f"Mean of ln p_this - ln p_start {_OWN}; only where sampling is untruncated."
+        "nats/token", "none", f"Mean of ln p_this - ln p_start {_OWN}; only if sampling is untruncated."
     ),
     "reverse_kl_k3": MetricInfo(
-        "nats/token", "none", f"Mean of exp(r) - 1 - r, r = ln p_start - ln p_this, {_OWN}; where k1 is."
+        "nats/token", "none", f"Mean of exp(r) - 1 - r, r = ln p_start - ln p_this, {_OWN}; if k1 is measured."
     ),
     "reverse_kl_sequence": MetricInfo(
-        "nats", "none", "The sum of ln p_this - ln p_start over an answer, mean over own answers; where k1 is."
+        "nats",
+        "none",
+        "The sum of ln p_this - ln p_start over a completion, mean over own completions; if k1 is measured.",
     ),
 }
 
 
 def measure(facts: DriftFacts) -> dict[str, float]:
-    """The metrics of `CATALOGUE`; those that no answer tells of are absent, and so is the previous version of v0."""
+    """The metrics of `CATALOGUE`; those without tokens are absent, and v0 has no kl_to_previous."""
     found: dict[str, float] = {}
     if _num_tokens(facts.fixed_entropy):
         found |= {"probe/entropy": _per_token(facts.fixed_entropy), "kl_to_start": _per_token(facts.kl_to_start)}
@@ -55,16 +57,16 @@ def measure(facts: DriftFacts) -> dict[str, float]:
 
 
 def k1(log_ratio: float) -> float:
-    """ln p_mine - ln p_start of a sampled token: unbiased for KL(mine || start), but noisy and of either sign.
+    """ln p_this - ln p_start of a sampled token: unbiased for KL(this || start), but noisy and possibly negative.
 
     Args:
-        log_ratio: ln p_start - ln p_mine.
+        log_ratio: ln p_start - ln p_this.
     """
     return -log_ratio
 
 
 def k3(log_ratio: float) -> float:
-    """exp(r) - 1 - r: unbiased for KL(mine || start), at least 0, and less noisy; r is clamped to +-20."""
+    """exp(r) - 1 - r: unbiased for KL(this || start), at least 0, and less noisy; r is clamped to +-20."""
     ratio = min(max(log_ratio, -RATIO_LIMIT), RATIO_LIMIT)
     return math.expm1(ratio) - ratio
 

@@ -1,4 +1,4 @@
-"""What the kept samples are like: whether they are new, and whether the model still has to learn them."""
+"""The kept samples: whether they are new, and whether the model still has something to learn from them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ CATALOGUE = {
     "kept/nll_before": MetricInfo(
         "nats/token",
         "none",
-        "Mean negative log-likelihood of the tokens of (a sample of) the rows to train on, under the model before it.",
+        "Mean negative log-likelihood of the tokens of (a sample of) the training rows, before training.",
     ),
-    "kept/num_unique": MetricInfo("count", "up", "Different programs among the samples that this cycle kept."),
+    "kept/num_unique": MetricInfo("count", "up", "Distinct programs among the samples that this cycle kept."),
     "kept/duplicate_fraction": MetricInfo(
-        "rate", "down", "1 - different programs / kept samples with a program, over all prompts."
+        "rate", "down", "1 - distinct programs / kept samples with a program, over all prompts."
     ),
     "kept/stale_fraction": MetricInfo(
-        "rate", "down", "Kept samples whose program an earlier cycle kept too / kept samples with a program."
+        "rate", "down", "Kept samples whose program an earlier cycle also kept / kept samples with a program."
     ),
 }
 

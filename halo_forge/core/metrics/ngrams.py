@@ -1,7 +1,7 @@
-"""How alike the answers of one prompt are, word by word: what programs that are all different still share.
+"""How similar the completions of one prompt are, word by word: what programs that all differ may still share.
 
-A word is a name, a number or a sign of the completion's text.  Each number is computed per prompt, over its first 4
-answers (by sample index), and averaged: all three depend on how many answers there are, so it is always 4.
+A word is a name, a number or a sign in the completion.  Each number is computed per prompt, over its first 4
+completions (by sample index), and averaged: all three depend on the number of completions, so it is always 4.
 """
 
 from __future__ import annotations
@@ -18,21 +18,25 @@ SCOPE = "set"
 NUM_ANSWERS = 4
 MAX_ORDER = 4
 VOCABULARY = 50_000
-"""Kinds of word pairs that `ead@2` counts with; a constant, so that the numbers of all runs compare."""
+"""Vocabulary size V of `ead@2`; a constant, so that all runs are comparable."""
 _WORD = re.compile(r"\w+|[^\w\s]")
-_FEWER = "Prompts with fewer than 4 answers are left out."
+_FEWER = "Prompts with fewer than 4 completions are left out."
 _NAMED: dict[str, tuple[str, str, str]] = {
     "ead@2": (
         "ratio",
         "up",
-        "Different word pairs / those expected in as many uniform draws, V (1 - (1 - 1/V)^C) with V = 50,000 "
+        "Distinct word pairs / those expected in as many uniform draws, V (1 - (1 - 1/V)^C) with V = 50,000 "
         f"(expectation-adjusted distinct, Liu et al. 2022). {_FEWER}",
     ),
-    "self_bleu": ("rate", "down", f"Mean BLEU-4 of each answer against the other three (Zhu et al. 2018). {_FEWER}"),
+    "self_bleu": (
+        "rate",
+        "down",
+        f"Mean BLEU-4 of each completion against the other three (Zhu et al. 2018). {_FEWER}",
+    ),
     "vendi": (
         "count",
         "up",
-        "exp(-sum l ln l), l the eigenvalues of K/4, K the cosine of the answers' counts of 1 to 4 words "
+        "exp(-sum l ln l), l the eigenvalues of K/4, K the cosine similarity of n-gram counts, n = 1 to 4 "
         f"(Friedman and Dieng 2023). {_FEWER}",
     ),
 }
@@ -47,7 +51,7 @@ Grams = Counter[Words]
 
 
 def measure(facts: SetFacts) -> dict[str, float]:
-    """The metrics of `CATALOGUE`; those that no prompt has enough answers for are absent."""
+    """The metrics of `CATALOGUE`; those for which no prompt has enough completions are absent."""
     judged = [sample for sample in facts.samples if sample.verdict.status != "error"]
     passed = [sample for sample in judged if sample.verdict.passed]
     return _alike(judged, "diversity") | _alike(passed, "diversity/passing")
@@ -80,14 +84,14 @@ def grams(answer: Words, order: int) -> Grams:
 
 
 def expectation_adjusted_distinct(answers: Sequence[Words]) -> float:
-    """Different pairs of words over the number expected of uniform draws; 0 without a pair."""
+    """Distinct word pairs over the number expected from uniform draws; 0 without a pair."""
     pairs = sum((grams(answer, 2) for answer in answers), Grams())
     expected = -VOCABULARY * math.expm1(pairs.total() * math.log1p(-1 / VOCABULARY))
     return len(pairs) / expected if pairs else 0.0
 
 
 def self_bleu(answers: Sequence[Words]) -> float:
-    """Mean over the answers of the BLEU-4 against all others, in [0, 1]; 1 where all are equal."""
+    """Mean BLEU-4 of each completion against all others, in [0, 1]; 1 if all are equal."""
     return math.fsum(
         bleu(answer, [other for place, other in enumerate(answers) if place != number])
         for number, answer in enumerate(answers)
@@ -97,7 +101,7 @@ def self_bleu(answers: Sequence[Words]) -> float:
 def bleu(answer: Words, references: Sequence[Words]) -> float:
     """Geometric mean of the clipped precisions of 1 to 4 words, times the brevity penalty (Papineni et al. 2002).
 
-    Orders that the answer is too short for are left out; one without a match makes it 0.
+    Orders longer than the completion are left out; an order without a match makes the result 0.
     """
     logs = []
     for order in range(1, min(MAX_ORDER, len(answer)) + 1):
@@ -114,7 +118,7 @@ def bleu(answer: Words, references: Sequence[Words]) -> float:
 
 
 def vendi(answers: Sequence[Words]) -> float:
-    """The effective number of different answers, from 1 (all alike) to their number (no word shared)."""
+    """The effective number of distinct completions, from 1 (all equal) to their number (no word shared)."""
     import numpy
 
     counts = [sum((grams(answer, order) for order in range(1, MAX_ORDER + 1)), Grams()) for answer in answers]

@@ -1,8 +1,8 @@
 """How good the samples of a policy version are.
 
-Verdicts of status "error" are our own fault: they are left out of every rate and reported apart.  A rate is the mean
-over prompts of each prompt's own share, and its interval takes the prompts as the independent units, because samples
-of one prompt are alike.
+Verdicts of status "error" are failures of the verifier: they are left out of every rate and reported separately.  A
+rate is the mean over prompts of each prompt's share, and its interval treats prompts as the independent units, because
+samples of one prompt are correlated.
 """
 
 from __future__ import annotations
@@ -31,19 +31,22 @@ CATALOGUE = {
     "pass@k": MetricInfo(
         "rate",
         "up",
-        "Chance that at least one of k samples passes: mean over prompts of 1 - C(n-c,k)/C(n,k), n judged samples "
+        "Probability that at least one of k samples passes: mean over prompts of 1 - C(n-c,k)/C(n,k), n judged samples "
         "of which c pass, for k = 1, 2, 4 ... and the number of samples drawn (Chen et al. 2021, arXiv:2107.03374). "
         f"{_CLUSTERED}",
     ),
     "flagged_fraction": MetricInfo(
-        "rate", "down", "Judged samples with a flag that marks a hack / judged samples (docs/rewards.md)."
+        "rate", "down", "Judged samples with a hack flag / judged samples (docs/rewards.md)."
     ),
     "truncated_fraction": MetricInfo(
         "rate", "down", "Completions cut off by the length limit / completions.", bare_on_train=True
     ),
     "completion_tokens_mean": MetricInfo("tokens", "none", "Mean number of sampled tokens.", bare_on_train=True),
     "verifier_error_fraction": MetricInfo(
-        "rate", "down", "Verdicts of status error / verdicts: our own fault, not the model's.", bare_on_train=True
+        "rate",
+        "down",
+        "Verdicts of status error / verdicts: failures of the verifier, not of the model.",
+        bare_on_train=True,
     ),
 }
 
@@ -86,9 +89,9 @@ def _rates(facts: SetFacts) -> dict[str, float]:
 
 
 def _pass_at(per_prompt: Sequence[tuple[int, int]], num_samples: int) -> dict[str, float]:
-    """pass@k over the prompts with at least k judged samples; no k that no prompt has.
+    """pass@k over the prompts with at least k judged samples; only for k that some prompt reaches.
 
-    As counts: of the C(n, k) ways to draw k samples, those with at least one pass.
+    As counts: of the C(n, k) ways to draw k samples, the number with at least one pass.
     """
     found: dict[str, float] = {}
     for k in _ks(num_samples):

@@ -1,4 +1,4 @@
-"""What training did in one cycle: the step size that was really spent, and how the loss and the gradients went."""
+"""The training of one cycle: the learning-rate mass that was really spent, the loss and the gradients."""
 
 from __future__ import annotations
 
@@ -11,38 +11,40 @@ from halo_forge.core.metrics._facts import MetricInfo, TrainingFacts
 
 SCOPE = "training"
 TREND_STEPS = 5
-"""Fewer losses than this have neither a spike nor a trend."""
+"""With fewer losses than this, neither spike nor slope is computed."""
 CATALOGUE = {
     "learning_rate": MetricInfo("1", "none", "The highest learning rate that an optimizer step of the cycle used."),
     "learning_rate_mass": MetricInfo("1", "none", "L_c: the sum of the learning rates that the steps really used."),
     "optimizer_steps": MetricInfo("count", "none", "Optimizer steps of the cycle."),
-    "num_tokens": MetricInfo("tokens", "none", "Completion tokens that the loss was taken over, repeats counted."),
+    "num_tokens": MetricInfo("tokens", "none", "Completion tokens in the loss, repeats counted."),
     "loss_first": MetricInfo("nats/token", "none", "Loss of the first step."),
     "loss_last": MetricInfo("nats/token", "none", "Loss of the last step."),
-    "loss_mean": MetricInfo("nats/token", "none", "Mean of the losses of all steps, each step alike."),
+    "loss_mean": MetricInfo("nats/token", "none", "Mean of the losses of all steps, unweighted."),
     "loss_spike": MetricInfo("ratio", "none", "Largest / median loss of the steps; from 5 steps on."),
     "loss_slope": MetricInfo(
         "nats/token", "none", "Least-squares slope of the loss, per optimizer step; from 5 steps on."
     ),
-    "loss_slope_error": MetricInfo("nats/token", "none", "Standard error of loss_slope: what batches alone do to it."),
+    "loss_slope_error": MetricInfo(
+        "nats/token", "none", "Standard error of loss_slope, from the differences between batches."
+    ),
     "gradient_norm_median": MetricInfo("1", "none", "Median of the gradient norms before clipping."),
     "gradient_norm_p90": MetricInfo("1", "none", "90th percentile of the gradient norms, linear between neighbours."),
     "gradient_norm_max": MetricInfo("1", "none", "Largest finite gradient norm before clipping."),
     "clip_fraction": MetricInfo("rate", "none", "Steps whose norm is above max_grad_norm / steps with a norm."),
-    "num_nonfinite_steps": MetricInfo("count", "down", "Steps whose loss or gradient norm is infinite or no number."),
+    "num_nonfinite_steps": MetricInfo("count", "down", "Steps whose loss or gradient norm is infinite or NaN."),
     "adapter_norm": MetricInfo("1", "none", "Frobenius norm of the adapter's weights after the cycle."),
 }
 
 
 def measure(facts: TrainingFacts) -> dict[str, float]:
-    """The metrics of `CATALOGUE`; without steps only the counts and the mass, which are 0 then."""
+    """The metrics of `CATALOGUE`; without steps only the counts and the mass, which are then 0."""
     rates = list(_values(facts.steps, "learning_rate"))
     tokens = list(_values(facts.steps, "num_tokens"))
     found: dict[str, float] = {
         "optimizer_steps": len(facts.steps),
         "num_nonfinite_steps": sum(_is_nonfinite(row) for row in facts.steps),
     }
-    # A step that did not report its rate or its tokens would make the sum too small without a sign of it.
+    # If a step did not report its learning rate or its tokens, the sum would silently be too small.
     if len(rates) == len(facts.steps):
         found["learning_rate_mass"] = math.fsum(rates)
     if len(tokens) == len(facts.steps):
@@ -62,7 +64,7 @@ def _is_nonfinite(row: Mapping[str, Any]) -> bool:
 
 
 def _losses(steps: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """First and last are those of the first and the last step, absent where these are not finite."""
+    """`loss_first` and `loss_last` are absent if the loss of that step is not finite."""
     found: dict[str, float] = {}
     for name, row in (("loss_first", steps[0]), ("loss_last", steps[-1])) if steps else ():
         if row.get("loss") is not None and math.isfinite(row["loss"]):
@@ -74,7 +76,7 @@ def _losses(steps: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _trend(losses: Sequence[float], weights: Sequence[float]) -> dict[str, float]:
-    """Of a step of few tokens, such as a cycle's last, the loss says little: its variance goes with 1 / tokens."""
+    """Spike and slope; steps are weighted by tokens, because the variance of a loss is proportional to 1 / tokens."""
     if len(losses) < TREND_STEPS:
         return {}
     middle = statistics.median(losses)
@@ -99,7 +101,7 @@ def _gradient_norms(facts: TrainingFacts) -> dict[str, float]:
     finite = [norm for norm in norms if math.isfinite(norm)]
     if not finite:
         return found
-    # One value has no percentiles in the standard library before Python 3.13; it is all of them.
+    # Before Python 3.13 the standard library refuses a single value, whose percentiles all equal it.
     p90 = statistics.quantiles(finite, n=10, method="inclusive")[8] if len(finite) > 1 else finite[0]
     return found | {
         "gradient_norm_median": statistics.median(finite),

@@ -1,4 +1,4 @@
-"""Schedules: how a knob changes from cycle to cycle.  A plain number is a constant schedule.
+"""Schedules: how a setting changes from cycle to cycle.  A plain number is a constant schedule.
 
 One kind is one file.  To add `sawtooth`, write `sawtooth.py` in this folder with one class:
 
@@ -13,13 +13,13 @@ One kind is one file.  To add `sawtooth`, write `sawtooth.py` in this folder wit
             cycle = self.position(cycle, num_cycles)
             return self.base / (1 + (cycle - 1) % self.period)
 
-Nothing has to be registered; another package adds a kind by an entry point (docs/extending.md).
+Nothing has to be registered; another package adds a kind with an entry point (docs/extending.md).
 
-`position` refuses cycle 0 and applies `beyond`; the settings are checked by pydantic,
-and a `model_validator` that raises ValueError adds rules between them.  A kind that reads `history` also sets
+`position` rejects cycle 0 and applies `beyond`; pydantic checks the settings, and a
+`model_validator` that raises ValueError adds rules between them.  A kind that reads `history` also sets
 `reads_history` and overrides `bounds`, tightly, because the dry run shows it as a range.  The class must be pure:
-equal arguments, equal values.  The contract test runs every example of the class, so give one for each way of writing
-it; docs/schedules.md has a section per kind whose table a test compares with the code.
+equal arguments, equal values.  The contract test runs every example of the class, so give one for each way to write it;
+docs/schedules.md has a section per kind, whose table a test compares with the code.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def kinds() -> tuple[str, ...]:
 
 
 def _as_settings(raw: Any) -> Any:
-    """The short spellings as settings of a kind; ValueError for what is none of them."""
+    """The short spellings as settings of a kind; ValueError for anything else."""
     if isinstance(raw, Schedule):
         return raw
     if (isinstance(raw, int | float) and not isinstance(raw, bool)) or raw == "pass":
@@ -95,8 +95,8 @@ else:
     _Specs = tagged_union(__name__)
     _Number = Annotated[float, Field(ge=0.0)]
     Scheduled = Annotated[_Specs, BeforeValidator(_as_settings, json_schema_input_type=_Number | str | list | _Specs)]
-    # The same for a knob that has no "pass".
+    # The same without "pass".
     ScheduledNumber = Annotated[Scheduled, AfterValidator(_numbers_only)]
-    # A kind that takes another schedule names these types, which need all kinds.
+    # A kind that contains another schedule refers to these types, which need all kinds.
     for _kind in discover(__name__).values():
         _kind.model_rebuild(_types_namespace={"Scheduled": Scheduled, "ScheduledNumber": ScheduledNumber})

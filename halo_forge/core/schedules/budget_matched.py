@@ -1,4 +1,4 @@
-"""The control arm of a comparison: a constant that spends as much as another schedule does."""
+"""The control arm of a comparison: a constant that spends as much learning rate as another schedule."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class BudgetMatched(NumberSchedule):
     """The mean of `reference` over the cycles of the run, in every cycle.
 
     Attributes:
-        reference: Any schedule of numbers that does not look at results: what it will spend is known beforehand.
+        reference: Any schedule of numbers that does not depend on results, so that its total is known beforehand.
     """
 
     model_config = ConfigDict(
@@ -36,8 +36,8 @@ class BudgetMatched(NumberSchedule):
     def _known_beforehand(self) -> Self:
         if self.reference.reads_history:
             raise ValueError(
-                f"found a reference of kind {self.reference.kind}, which looks at results: what it spends is not known"
-                " before the run; write the values that it had as a list"
+                f"found a reference of kind {self.reference.kind}, which depends on results: its total is not known"
+                " before the run; give the values that it had as a list"
             )
         return self
 

@@ -12,7 +12,7 @@ from halo_forge.core.schedules._schedule import History, NonNegativeOrPass, Sche
 class Constant(Schedule):
     """`value` in every cycle: a number of at least 0, or "pass".
 
-    The setting is called `value` in every file; in Python that name is the method's, so the attribute is `setting`.
+    The key in files is `value`; in Python that is the name of the method, so the attribute is called `setting`.
     """
 
     model_config = ConfigDict(

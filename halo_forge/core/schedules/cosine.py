@@ -11,10 +11,10 @@ from halo_forge.core.schedules._schedule import History, NonNegative, NumberSche
 
 
 class Cosine(NumberSchedule):
-    """`final + (base - final) * (1 + cos(pi * u)) / 2` with `u = (c-1) / (C-1)`; `final` may lie above `base`.
+    """`final + (base - final) * (1 + cos(pi * u)) / 2` with `u = (c-1) / (C-1)`; `final` may be above `base`.
 
     Attributes:
-        final: The value of the last cycle; a tenth of `base` where it is not given.  A run of one cycle has `base`.
+        final: The value of the last cycle; by default a tenth of `base`.  A run of one cycle uses `base`.
     """
 
     model_config = ConfigDict(

@@ -1,4 +1,4 @@
-"""The cosine again and again: back to `base` every `period` cycles."""
+"""The cosine repeated: back to `base` every `period` cycles."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class CosineRestarts(NumberSchedule):
 
     Attributes:
         period: Cycles from one restart to the next.
-        final: Where each wave is heading; a tenth of `base` where it is not given.
+        final: The value that each wave approaches; by default a tenth of `base`.
     """
 
     model_config = ConfigDict(

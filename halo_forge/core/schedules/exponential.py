@@ -1,4 +1,4 @@
-"""Exponential decay: each cycle has `decay` times the value of the cycle before, down to `min`."""
+"""Exponential decay: each cycle has `decay` times the value of the previous one, down to `min`."""
 
 from __future__ import annotations
 

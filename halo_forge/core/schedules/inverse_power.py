@@ -14,7 +14,7 @@ class InversePower(NumberSchedule):
 
     Attributes:
         power: 0.5, with `c0` 1, halves the value by cycle 4; 1 by cycle 2; 0 is a constant.
-        c0: A larger one puts the fall off: with 10, cycle 11 has what cycle 2 has with 1.
+        c0: A larger value delays the fall: with 10, cycle 11 has the value that cycle 2 has with 1.
     """
 
     model_config = ConfigDict(

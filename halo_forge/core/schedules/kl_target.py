@@ -1,4 +1,4 @@
-"""A step size that aims at a distance: raised where the model moved less than wanted, lowered where it moved more."""
+"""A controller with a target for the KL divergence: raised if the model moved less, lowered if it moved more."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from halo_forge.core.schedules._schedule import History, NonNegative, NumberSche
 class KlTarget(NumberSchedule):
     """`next = clip(value * clip((target / D)^exponent, 1/max_factor, max_factor), min, max)`.
 
-    D is the distance of a version from the one it was trained from.  The versions 1 .. c-1 are replayed for cycle c,
-    so the value needs no stored state.  A version without D, or where D is 0 or not finite, changes nothing.
+    D is the divergence of a version from the one it was trained from.  The versions 1 .. c-1 are replayed for cycle c,
+    so the value needs no stored state.  A version without D, or with a D that is 0 or not finite, changes nothing.
 
     Attributes:
-        target: The distance that is aimed at, in units of the metric; where it is not given, the first that is
-            measured: the distance that `base` made.
+        target: The target divergence, in units of the metric; by default the first that is measured, which is what
+            `base` caused.
         exponent: 0.5, because the KL divergence grows with the square of a small step.
-        max_factor: The most that one version raises or lowers the value.
-        metric: A key of the measurements: a distance per version, at least 0.
+        max_factor: The largest factor by which one version raises or lowers the value.
+        metric: A key of the measurements: a divergence per version, at least 0.
     """
 
     model_config = ConfigDict(
@@ -57,15 +57,15 @@ class KlTarget(NumberSchedule):
         value, target = self.base, self.target
         for distance in self._distances(history[1:cycle]):
             target = distance if target is None else target
-            # In logarithms a distance near the smallest float gives no overflow.
+            # In logarithms, so that a divergence near the smallest float does not overflow.
             wanted = self.exponent * (math.log(target) - math.log(distance))
             limit = math.log(self.max_factor)
             value = self._moved(value, math.exp(min(max(wanted, -limit), limit)))
         return value
 
     def bounds(self, cycle: int, num_cycles: int) -> tuple[float, float]:
-        """Every version as far above the target as counts, and every one as far below it."""
-        # Without a target the first distance is the target, and changes nothing.
+        """Every version far enough above the target for the full factor, and every version far enough below it."""
+        # Without a target the first divergence is the target, and changes nothing.
         num_moves = max(0, self.position(cycle, num_cycles) - (1 if self.target is not None else 2))
         low = high = self.base
         for _ in range(num_moves):

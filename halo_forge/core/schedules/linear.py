@@ -10,10 +10,10 @@ from halo_forge.core.schedules._schedule import History, NonNegative, NumberSche
 
 
 class Linear(NumberSchedule):
-    """`final + (base - final) * (1 - u)` with `u = (c-1) / (C-1)`; `final` may lie above `base`: a rising line.
+    """`final + (base - final) * (1 - u)` with `u = (c-1) / (C-1)`; `final` may be above `base` for a rising value.
 
     Attributes:
-        final: The value of the last cycle; a tenth of `base` where it is not given.  A run of one cycle has `base`.
+        final: The value of the last cycle; by default a tenth of `base`.  A run of one cycle uses `base`.
     """
 
     model_config = ConfigDict(

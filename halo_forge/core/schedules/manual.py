@@ -1,4 +1,4 @@
-"""A value written down for each cycle, with gaps that are held or interpolated."""
+"""Explicit values for each cycle, with gaps that are held or interpolated."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _as_list(raw: Any) -> Any:
         if cycle in by_cycle:
             raise ValueError(f"cycle {cycle} is given twice")
         if value is None:
-            raise ValueError(f"cycle_{cycle} has no value; leave the key out to hold the value before")
+            raise ValueError(f"cycle_{cycle} has no value; remove the key to hold the previous value")
         by_cycle[cycle] = value
     if by_cycle and 1 not in by_cycle:
         raise ValueError(f"cycle_1 is missing; the first value is for cycle {min(by_cycle)}")
@@ -40,14 +40,14 @@ _Values = Annotated[
 
 
 class Manual(Schedule):
-    """Strategy A of the learning-rate document: the values one by one.
+    """Strategy A of the learning-rate document: explicit values.
 
     Attributes:
         values: `[v1, v2, ...]` or `{cycle_1: v1, cycle_3: v3, ...}`; None in the list is a gap.  Each is a number of
             at least 0, or "pass".
-        interpolation: What a gap gets: the value before it ("step"), or a point on the straight line between its
-            neighbours, of the values ("linear") or of their logarithms ("log").  After the last value it is held,
-            unless `beyond` is "error".
+        interpolation: How a gap is filled: with the value before it ("step"), or with a point on the straight line
+            between its neighbours ("linear") or between their logarithms ("log").  The last value is held, unless
+            `beyond` is "error".
     """
 
     model_config = ConfigDict(

@@ -1,4 +1,4 @@
-"""The learning-rate document's strategy C as it stands there; `plateau` is what to use instead."""
+"""The learning-rate document's strategy C, unchanged; use `plateau` instead."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from halo_forge.core.schedules._schedule import DecayFactor, History, NonNegativ
 
 
 class PerformanceBased(NumberSchedule):
-    """`base` in the first cycle; later `base * decay` where the newest version improved too little, else `base`.
+    """`base` in the first cycle; later `base * decay` if the newest version improved too little, else `base`.
 
-    Here for comparison, with the faults of its formula: it knows no noise, takes a stall and a fall alike, does not
-    compound, forgets at once, and its relative threshold is next to nothing near 0 and out of reach near 1.
+    Included for comparison, with the faults of its formula: it ignores noise, does not distinguish a stall from a
+    decline, does not compound, has no memory, and its relative threshold is tiny near 0 and unreachable near 1.
 
-    The improvement is `(current - previous) / previous`, of the newest version's metric on that of the one before.
-    Where the previous metric is 0 the formula divides by it; here any rise from 0 is an improvement without limit, and
-    0 after 0 is none.  Where one of the two is missing or not finite there is nothing to compare: `base`.
+    The improvement is `(current - previous) / previous`, for the metrics of the newest version and the one before it.
+    If the previous metric is 0 the formula divides by 0; here any rise from 0 is an infinite improvement, and 0 after 0
+    is none.  If one of the two is missing or not finite, the value is `base`.
 
     Attributes:
-        improvement_threshold: Relative: 0.02 asks for 2 % more than the version before.
+        improvement_threshold: Relative: 0.02 requires 2 % more than the previous version.
         metric: A key of the measurements, a rate in [0, 1] or another number of at least 0 that should rise.
     """
 
@@ -57,5 +57,5 @@ class PerformanceBased(NumberSchedule):
         return self.base * self.decay if improvement < self.improvement_threshold else self.base
 
     def bounds(self, cycle: int, num_cycles: int) -> tuple[float, float]:
-        """`base` in the first cycle; later it may be decayed."""
+        """`base` in the first cycle; later `base` or `base * decay`."""
         return self.base if self.position(cycle, num_cycles) == 1 else self.base * self.decay, self.base

@@ -12,14 +12,14 @@ from halo_forge.core.schedules._schedule import History, NonNegativeOrPass, Sche
 
 
 class Phase(Spec):
-    """`value` up to and including cycle `until`; the last phase has no `until` and is open."""
+    """`value` up to and including cycle `until`; the last phase has no `until` and is open-ended."""
 
     until: Annotated[int, Field(ge=1)] | None = None
     value: NonNegativeOrPass
 
 
 class Phases(Schedule):
-    """Strategy D of the learning-rate document: the value of the first phase whose `until` is not yet passed."""
+    """Strategy D of the learning-rate document: the value of the first phase whose `until` has not passed yet."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -40,9 +40,9 @@ class Phases(Schedule):
     def _consistent(self) -> Self:
         ends = [phase.until for phase in self.phases]
         if ends[-1] is not None:
-            raise ValueError(f"the last phase is open: leave out its `until`, found {ends[-1]}")
+            raise ValueError(f"the last phase is open-ended: remove its `until`, found {ends[-1]}")
         if None in ends[:-1]:
-            raise ValueError(f"phase {ends.index(None) + 1} has no `until`: only the last phase is open")
+            raise ValueError(f"phase {ends.index(None) + 1} has no `until`: only the last phase is open-ended")
         closed = [end for end in ends if end is not None]
         if any(a >= b for a, b in itertools.pairwise(closed)):
             raise ValueError(f"the `until` of the phases must increase, found {closed}")

@@ -1,4 +1,4 @@
-"""Decay when progress stops, or when it turns into decline: a value that answers to the decisions of the run."""
+"""Decay when progress stops or turns into a decline, following the decisions of the run."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from halo_forge.core.schedules._schedule import (
 )
 
 OUTCOME = "decision/outcome"
-"""Key of the measurements: 1 where a version improved on the incumbent, 0 where it held, -1 where it degraded."""
+"""Key of the measurements: 1 if a version improved on the incumbent, 0 if it held, -1 if it degraded."""
 
-# 0.42 - 0.40 is 0.01999... in floats: a difference this close to the threshold reaches it.
+# 0.42 - 0.40 is 0.01999... in floats: a difference this close to the threshold counts as reaching it.
 _ROUNDING = 1e-9
 
 
@@ -34,21 +34,21 @@ class Plateau(NumberSchedule):
     """`base`, times `decay` after each stall and times `decay_on_decline` after each decline, down to `min`.
 
     The outcomes of the versions 1 .. c-1 are replayed for cycle c, so the value needs no stored state.  They are those
-    of the run's decisions (docs/decisions.md), which compare prompt by prompt and know how noisy that is: a version
-    that **improved** ends the waiting; one that **held** is waited for; one that **degraded**, which was confirmed on
-    fresh samples, lowers the value at once.  `patience` versions that held, since the last improvement or
-    decay, are a stall, unless the last decay lies no further back than `cooldown` versions.  A version without an
-    outcome (underpowered, or not measured) changes nothing.
+    of the run's decisions (docs/decisions.md), which compare prompt by prompt and take noise into account: a version
+    that **improved** resets the patience counter; one that **held** counts towards it; one that **degraded**, confirmed
+    on resampled prompts, lowers the value at once.  `patience` versions that held, since the last improvement or decay,
+    are a stall, unless the last decay is at most `cooldown` versions back.  A version without an outcome (underpowered,
+    or not measured) changes nothing.
 
-    With `metric` the outcomes are a plain threshold on that metric instead: a version improves where it is at least
-    `min_improvement` above the last one that did (version 0 at first), else it held.  That mode is blind to noise: with
-    few prompts, chance alone is a stall or an improvement.
+    With `metric` a plain threshold on that metric is used instead: a version improves if it is at least
+    `min_improvement` above the last one that did (at first version 0), else it held.  This mode ignores noise: with few
+    prompts, a stall or an improvement can be mere chance.
 
     Attributes:
-        patience: Versions that held before a decay; 1 decays at once.
-        cooldown: Versions after a decay that cannot be a stall, so that it can show its effect.
-        metric: A key of the measurements that should rise; None takes the run's decisions.
-        min_improvement: Only with `metric`, and in its units; 0.02, two percentage points of a rate, where not given.
+        patience: Versions that hold before a decay; 1 decays at once.
+        cooldown: Versions after a decay that cannot be a stall, so that the decay can show its effect.
+        metric: A key of the measurements that should rise; None uses the run's decisions.
+        min_improvement: Only with `metric`, and in its units; by default 0.02, two percentage points of a rate.
     """
 
     model_config = ConfigDict(
@@ -93,7 +93,7 @@ class Plateau(NumberSchedule):
         return self._replayed(cycle, num_cycles, history).stalled_at_floor
 
     def bounds(self, cycle: int, num_cycles: int) -> tuple[float, float]:
-        """`base` where no version stalls or declines; the lowest that a sequence of outcomes leads to."""
+        """The lowest value that a sequence of outcomes leads to, and `base`, the value without stalls or declines."""
         possible = (0.0, -1.0) if self.metric is None else (0.0,)
         lowest = {(0, 0): self.base}
         for _ in range(self.position(cycle, num_cycles) - 1):
@@ -114,7 +114,7 @@ class Plateau(NumberSchedule):
         return state
 
     def _after(self, state: _State, outcome: float) -> _State:
-        """The state after one more version; nan where there is nothing to say about it."""
+        """The state after one more version; `outcome` is nan if it has none."""
         value, wait, cooling, _ = state
         if math.isnan(outcome):
             return _State(value, wait, cooling)
@@ -123,11 +123,11 @@ class Plateau(NumberSchedule):
         wait = 0 if outcome > 0.0 else wait + 1
         if wait >= self.patience and cooling == 0:
             return _State(max(self.min, value * self.decay), 0, self.cooldown, value <= self.min)
-        # Waiting longer than patience, through a cooldown, is no other state.
+        # Waiting longer than patience, during a cooldown, is not a different state.
         return _State(value, min(wait, self.patience), max(0, cooling - 1))
 
     def _outcomes(self, history: History) -> Iterator[float]:
-        """One number for each version after version 0."""
+        """One outcome for each version after version 0."""
         if self.metric is None:
             found = (metrics.get(OUTCOME, math.nan) for metrics in history[1:])
             yield from (outcome if math.isfinite(outcome) else math.nan for outcome in found)

@@ -1,4 +1,4 @@
-"""Raised a step whenever the samples have become less diverse than a share of what they were."""
+"""Raised by one step for each version whose samples are less diverse than a share of the start model's."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from halo_forge.core.schedules._schedule import History, NonNegative, NumberSche
 class TemperatureFloor(NumberSchedule):
     """`min(max, base + step * k)`, `k` the number of versions whose diversity is below `share` of version 0's.
 
-    Meant for a sampling temperature.  It only rises: samples drawn hotter are more diverse by themselves, so that a
-    recovery is no sign that the heat is no longer needed.  The versions before cycle c are replayed, so the value needs
-    no stored state.  A version without the metric, or where it is not finite, changes nothing; without that of
-    version 0 nothing ever changes.
+    Meant for a sampling temperature.  It only rises: samples at a higher temperature are more diverse by themselves, so
+    a recovery does not mean that the higher temperature is no longer needed.  The versions before cycle c are replayed,
+    so the value needs no stored state.  A version without the metric, or with one that is not finite, changes nothing;
+    without that of version 0 nothing ever changes.
 
     Attributes:
-        step: What one such version adds.
-        max: The value is not raised beyond it.
+        step: How much one such version adds.
+        max: The upper limit of the value.
         share: Of version 0's diversity, in (0, 1].
-        metric: A key of the measurements that falls when samples become alike.  The default one is measured on the
-            dev prompts at their own, fixed temperature.
+        metric: A key of the measurements that falls when samples become similar.  The default is measured on the dev
+            prompts, whose temperature is fixed.
     """
 
     model_config = ConfigDict(
@@ -53,12 +53,12 @@ class TemperatureFloor(NumberSchedule):
     def value(self, cycle: int, num_cycles: int, history: History = ()) -> float:
         cycle = self.position(cycle, num_cycles)
         measured = [metrics.get(self.metric, math.nan) for metrics in history[:cycle]]
-        # A comparison with nan is False: what was not measured is not below.
+        # Comparisons with nan are False, so a version that was not measured is not below.
         num_low = sum(value < self.share * measured[0] for value in measured[1:] if math.isfinite(value))
         return self._after(num_low)
 
     def bounds(self, cycle: int, num_cycles: int) -> tuple[float, float]:
-        """No version is below the share, and every one but version 0."""
+        """No version is below the share, and all versions but version 0 are."""
         return self.base, self._after(self.position(cycle, num_cycles) - 1)
 
     def _after(self, num_steps: int) -> float:

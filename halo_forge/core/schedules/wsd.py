@@ -12,13 +12,13 @@ from halo_forge.core.schedules._schedule import History, NonNegative, NumberSche
 class WarmupStableDecay(NumberSchedule):
     """`base * c / W` over the first `W` cycles, `base`, then over the last `D` cycles a straight line to `min`.
 
-    The last cycle of the run has `min`.  No value is below `min`, those of the warm-up included.  A run of one cycle
-    has `base`.
+    The last cycle of the run has `min`.  No value is below `min`, not even during the warm-up.  A run of one cycle uses
+    `base`.
 
     Attributes:
         warmup_cycles: `W`; 0 by default.
-        decay_cycles: `D`; `ceil(0.3 * C)` where it is not given.  `W + D` must not exceed `num_cycles`.
-        min: A tenth of `base` where it is not given.
+        decay_cycles: `D`; by default `ceil(0.3 * C)`.  `W + D` must not exceed `num_cycles`.
+        min: By default a tenth of `base`.
     """
 
     model_config = ConfigDict(
@@ -49,7 +49,7 @@ class WarmupStableDecay(NumberSchedule):
         cycle = self.position(cycle, num_cycles)
         if num_cycles == 1:
             return self.base
-        # ceil(3 C / 10) in whole numbers: 0.3 has no exact float.
+        # ceil(3 C / 10) in integers, because 0.3 has no exact float.
         num_decay = (3 * num_cycles + 9) // 10 if self.decay_cycles is None else self.decay_cycles
         if self.warmup_cycles + num_decay > num_cycles:
             raise ValueError(

@@ -1,9 +1,9 @@
-"""From a model's answer to the program in it, and from a program to what makes it distinct.
+"""Finds the program in a completion, and normalises programs to compare them.
 
-`_languages` knows what languages are called, `_fences` what stands around programs in answers, `_extract` finds the
-program, `_normal` takes it apart into tokens, `_functions` into functions.
-Nothing here repairs code, joins blocks, or guesses the language: the task says the language, and what the answer
-holds is taken as it stands.
+`_languages` knows the names of languages, `_fences` the markup around programs, `_extract` finds the program,
+`_normal` splits it into tokens, `_functions` into functions.
+Nothing here repairs code, joins blocks, or guesses the language: the task gives the language, and the program is used
+as it is.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which part of a model's answer is the program."""
+"""Finds the part of a completion that is the program."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ _PYTHON_DEFINED = re.compile(r"^(?:async[ \t]+)?(?:def|class)[ \t]+(\w+)", re.MU
 _WORD = re.compile(r"[^\W\d]\w*")
 
 _TOOL_CALL = re.compile(r"<tool_?call>|<function_?call>|<function=|<\|python_tag\|>|\[TOOL_CALLS\]|\"arguments\"\s*:")
-# An unclosed one goes to the end of its line: giving up on it would try every quote of the line anew.
+# An unclosed string extends to the end of its line: failing instead would retry at every quote of the line.
 _STRING = re.compile(r"\"(?:\\.|[^\"\\\n])*\"?|'(?:\\.|[^'\\\n])*'?")
 _ENTITY = re.compile(r"&(?:lt|gt|amp|quot|apos|#\d{1,6}|#x[0-9a-fA-F]{1,6});")
-# Spaces that are no spaces for a compiler, marks of no width, and those that turn the direction of the text.
+# Spaces that a compiler does not accept as such, zero-width marks, and marks that change the text direction.
 _INVISIBLE = re.compile("[\u00a0\u00ad\u2000-\u200f\u2028-\u202f\u205f-\u2064\u2066-\u2069\u3000\ufeff]")
 
 
 @dataclass(frozen=True, slots=True)
 class Extraction:
-    """The program found in an answer.
+    """The program found in a completion.
 
     Attributes:
-        code: The program, None when there is none.
-        how: Whether it came from a fenced block, or is the answer itself.
-        tag: The language tag of its block, as a canonical name where it is known; None without one.
-        num_blocks: Fenced blocks in the answer, whatever their language.
+        code: The program, None if there is none.
+        how: Whether it came from a fenced block, or is the completion itself.
+        tag: The language tag of its block, as a canonical name if it is known; None without one.
+        num_blocks: Fenced blocks in the completion, in any language.
         flags: Sorted; of "closing_fence_inline", "no_code", "no_fence", "several_blocks", "unfinished_reasoning",
-            "unterminated_fence", and what was noticed and not repaired: "escaped_newlines", "html_escaped",
+            "unterminated_fence", and oddities that are reported but not repaired: "escaped_newlines", "html_escaped",
             "invisible_characters", "tool_call".
-        lines: Number of its first and of its last line in the answer, counted from 1; None when there is no program.
+        lines: Numbers of its first and last line in the completion, counted from 1; None if there is no program.
     """
 
     code: str | None
@@ -55,7 +55,7 @@ class Extraction:
     lines: tuple[int, int] | None = None
 
     def to_row(self) -> dict[str, Any]:
-        """How and where, for the record."""
+        """How and where the program was found, for `Verdict.extraction`."""
         return {"how": self.how, "tag": self.tag, "num_blocks": self.num_blocks, "lines": self.lines}
 
 
@@ -68,12 +68,12 @@ class _Block:
 
 
 def extract(text: str, language: str, entry_point: str | None = None) -> Extraction:
-    """The program in `language` that an answer holds.
+    """The program in `language` that a completion contains.
 
-    Of the fenced blocks tagged with the language (else of the untagged ones, never of those in another language)
-    it is the last that defines `entry_point`, else the last that mentions it, else the longest that does more than use
-    what another one defines.  Without any fence
-    the answer itself is taken if it starts like code; in Python also if it is the indented body of `entry_point`.
+    Of the fenced blocks tagged with the language (else of the untagged ones, never of those in another language) it is
+    the last that defines `entry_point`, else the last that mentions it, else the longest that does not only use what
+    another one defines.  Without a fence it is the completion itself, if that starts like code; in Python also if it is
+    the indented body of `entry_point`.
     """
     language = canonical(language) or language
     text = text.replace("\r\n", "\n").replace("\r", "\n").removeprefix("\ufeff")
@@ -104,7 +104,7 @@ def extract(text: str, language: str, entry_point: str | None = None) -> Extract
 
 
 def _candidates(blocks: list[_Block], language: str) -> list[_Block]:
-    """Those in the language, else those without a tag, else those whose tag names no language; none that is empty."""
+    """Blocks in the language, else those without a tag, else those whose tag is not a language; without empty ones."""
     for wanted in ({language}, {None}, _NO_LANGUAGE):
         found = [block for block in blocks if block.tag in wanted]
         if found:
@@ -122,14 +122,14 @@ def _lines(code: str, first_line: int) -> tuple[int, int]:
 
 
 def _oddities(code: str) -> set[str]:
-    """What spoils the code, outside of its string literals; it is told, not repaired."""
+    """Flags for oddities outside of string literals; they are reported, not repaired."""
     outside = _STRING.sub('""', code)
     found = set()
     if _ENTITY.search(outside):
         found.add("html_escaped")
     if _INVISIBLE.search(outside):
         found.add("invisible_characters")
-    # An escaped program is one line of text: it holds more line ends in writing than real ones.
+    # An escaped program is one line of text, with more written line ends than real ones.
     if outside.count("\\n") > max(1, outside.count("\n")):
         found.add("escaped_newlines")
     return found
@@ -144,7 +144,7 @@ def _tag(info: str) -> str | None:
 
 
 def _code_after_tag(info: str, tag: str | None) -> str | None:
-    """The first line of a program that stands behind the tag; attributes of the block are none."""
+    """The first line of a program, if it is on the same line as the tag; attributes of the block do not count."""
     rest = info.strip().partition(" ")[2].strip()
     start = _PYTHON_AFTER_TAG if tag == "python" else STARTS.get(tag) if tag is not None else None
     return rest if rest and start is not None and re.match(start, rest) else None
@@ -170,7 +170,7 @@ def _blocks(text: str, after_prose: bool = False) -> list[_Block]:
                 break
             body.append(line)
         if flag is not None and body and body[-1].rstrip().endswith(opening["marker"]):
-            # A stop string ends the answer with the fence, which need not stand on a line of its own.
+            # A stop string can end the completion with the fence on the same line as code.
             body[-1] = body[-1].rstrip().removesuffix(opening["marker"])
             flag = "closing_fence_inline"
         tag = _tag(opening["info"])
@@ -200,7 +200,7 @@ def _block(tag: str | None, body: list[str], flag: str | None, first_line: int) 
 def _choose(candidates: list[_Block], entry_point: str | None, language: str) -> _Block:
     if entry_point is not None:
         name = rf"(?<!\w){re.escape(entry_point)}"
-        # An answer often shows afterwards how its function is called; that call is not the program.
+        # Completions often show a call of the function afterwards; that call is not the program.
         if language == "python":
             defines = rf"\b(?:def|class)\s+{name}(?!\w)|^{name}[ \t]*(?::[^=\n]{{0,200}})?=(?!=)"
         else:
@@ -241,7 +241,7 @@ def _raw(text: str, language: str, entry_point: str | None, num_before: int, not
     code = rest if tag == language else text
     start = STARTS.get(language)
     if language == "python" and entry_point is not None and code.lstrip("\n")[:1] in (" ", "\t"):
-        start = PYTHON_BODY_START  # the answer goes on where the head of the function in its prompt ends
+        start = PYTHON_BODY_START  # the completion continues the function head in its prompt
     if not code.strip() or start is None or re.match(start, code.lstrip(), re.MULTILINE) is None:
         return _nothing(text, 0, noticed)
     stripped = code.strip("\n") + "\n"

@@ -1,4 +1,4 @@
-"""Where an answer begins and ends: fences, reasoning marks, and the special tokens of models around them."""
+"""Where a completion begins and ends: fences, reasoning marks, and special tokens around them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CLOSE_REASONING = re.compile(r"</think(?:ing)?>")
 
 
 def start_after_tokens(text: str) -> int:
-    """Where the text begins behind special tokens."""
+    """Where the text begins after special tokens."""
     found = _FIRST_TOKENS.match(text)
     return 0 if found is None else found.end()
 
@@ -36,32 +36,32 @@ def end_of_text(text: str) -> int:
 def opening_fence(line: str, after_prose: bool = False) -> re.Match[str] | None:
     """The `prefix`, `marker` and `info` of a line that opens a fenced block.
 
-    With `after_prose` words may come first.
+    With `after_prose` other words may precede it.
     """
     plain = _plain(line)
     opening = (
         (_FENCE.fullmatch(plain) or _FENCE_AFTER_PROSE.fullmatch(plain)) if after_prose else _FENCE.fullmatch(plain)
     )
-    # CommonMark: the words after a backtick fence hold no backtick, else it is inline code.
+    # CommonMark: the info string of a backtick fence contains no backtick, else it is inline code.
     return None if opening is None or (opening["marker"][0] == "`" and "`" in opening["info"]) else opening
 
 
 def closes_fence(line: str, marker: str) -> bool:
-    """Whether the line ends a block that was opened with `marker`."""
+    """Whether the line closes a block that was opened with `marker`."""
     stripped = _plain(line).strip()
     return len(stripped) >= len(marker) and set(stripped) == {marker[0]}
 
 
 def _plain(line: str) -> str:
-    """The line without special tokens, where it can be a fence."""
+    """The line without special tokens, if it can be a fence."""
     return _SPECIAL_TOKEN.sub("", line) if "```" in line or "~~~" in line else line
 
 
 def end_of_reasoning(text: str) -> tuple[int, bool]:
-    """Where the answer begins behind its reasoning, and whether the reasoning is left open.
+    """Where the completion begins after its reasoning, and whether the reasoning is unfinished.
 
-    The marks count outside of fenced blocks: within one they are text of the program.  Only a block that the reasoning
-    leaves open ends with the reasoning.
+    Marks inside fenced blocks do not count: there they are part of the program.  A block that is still open where the
+    reasoning ends is closed there.
     """
     if "<think" not in text and "</think" not in text:
         return 0, False
@@ -92,7 +92,7 @@ def end_of_reasoning(text: str) -> tuple[int, bool]:
 
 
 def _is_text(before: str, unfinished: bool) -> bool:
-    """Whether what follows `before` in a line of a fenced block is the program's own."""
+    """Whether what follows `before` in a line of a fenced block is part of the program."""
     return "'" in before or '"' in before if unfinished else before.strip(" \t`~") != ""
 
 

@@ -1,4 +1,4 @@
-"""The functions of a program in C, C++, Rust or Go, found by their brackets alone: for judging, not for compiling."""
+"""The functions of a C, C++, Rust or Go program, found by their brackets: for heuristics, not for compiling."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Function:
     """One function with a body.
 
     Attributes:
-        header: The tokens before its body, attributes left out.
+        header: The tokens before its body, without attributes.
         parameters: The names of its parameters.
         body: The tokens between its braces.
     """
@@ -35,11 +35,11 @@ class Function:
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """A program without its dead text.
+    """A program without comments, `#if 0` and directives.
 
     Attributes:
-        functions: In their order.
-        loose: Statements outside of functions, as tokens; bodies of containers are taken apart too.
+        functions: In source order.
+        loose: Statements outside of functions, as tokens, including those in the bodies of containers.
         macros: Name -> replacement of every macro that it defines.
     """
 
@@ -48,11 +48,11 @@ class Outline:
     macros: dict[str, str]
 
 
-@functools.lru_cache(maxsize=16)  # several rules look at the same program, one after the other
+@functools.lru_cache(maxsize=16)  # several rules look at the same program in a row
 def outline(code: str, language: str) -> Outline:
-    """What is left of a program without comments, `#if 0` and directives, by functions.
+    """The functions of a program without comments, `#if 0` and directives.
 
-    Linear in the length of the code; what is no program gives some result too.
+    Linear in the length of the code; text that is not a program gives some result too.
     """
     macros: dict[str, str] = {}
     if language in ("c", "cpp"):
@@ -75,7 +75,7 @@ def outline(code: str, language: str) -> Outline:
                 functions.append(_function(statement, tokens[position:end], language))
                 statement = []
             else:
-                statement[_LONGEST_HEADER:] = ["{}"]  # an initialiser, after which the statement goes on
+                statement[_LONGEST_HEADER:] = ["{}"]  # an initialiser, after which the statement continues
             position = end + 1
         elif token in (";", "}"):
             loose.append(statement)
@@ -87,7 +87,7 @@ def outline(code: str, language: str) -> Outline:
 
 
 def without_comments(code: str) -> str:
-    """The code with a space for every comment; its literals stay, and so do its lines outside of comments."""
+    """The code with every comment replaced by a space; literals and line breaks outside of comments are kept."""
     kept = []
     last = 0
     for match in _COMMENT_OR_TEXT.finditer(code):
@@ -103,7 +103,7 @@ _COMMENT_OR_TEXT = re.compile(
 
 
 def _without_directives(code: str, macros: dict[str, str]) -> str:
-    """Without lines that begin with #, and without what stands in `#if 0`; `macros` are filled in."""
+    """The code without directives and without what is inside `#if 0`; macros are added to `macros`."""
     kept: list[str] = []
     dead: list[bool] = []
     for line in code.replace("\\\n", " ").split("\n"):
@@ -145,7 +145,7 @@ def _without_attributes(tokens: list[str]) -> list[str]:
 
 
 def _matching(tokens: Tokens, opening: int) -> int:
-    """Where the bracket at `opening` is closed; the end where it is not."""
+    """Where the bracket at `opening` is closed; the end of the tokens if it is not."""
     depth = 0
     left, right = tokens[opening], _CLOSING[tokens[opening]]
     for position in range(opening, len(tokens)):
@@ -164,7 +164,7 @@ def _kind(header: Tokens, language: str) -> str:
             return "function"
         return "container" if _CONTAINERS & set(header) or header[:1] == ["extern"] else "other"
     if "(" in header and "=" not in header[: header.index("(")]:
-        # `struct point f(...)` gives one, `struct alignas(8) point` is one.
+        # `struct point f(...)` returns a struct, `struct alignas(8) point` defines one.
         return "function" if not _CONTAINERS & set(header[:1]) or header.index("(") > 2 else "container"
     return "container" if _CONTAINERS & set(header) or header[:1] == ["extern"] else "other"
 

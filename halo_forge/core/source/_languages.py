@@ -1,4 +1,4 @@
-"""What languages are called in fences, and how their source begins."""
+"""Names of languages in fences, and how their source code begins."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PYTHON_START = (
     r"|[^\W\d][\w.]{0,80}(?:[\[,][^=\n]{0,200})?\s*(?::[^=\n]{1,80})?(?:[-+*/%&|^@]|//|\*\*|<<|>>)?=(?!=)"
     r"|[^\W\d][\w.]{0,80}\([^\n]{0,400}(?:\)[ \t;]*(?:\#[^\n]*)?$|[(,]$)"
 )
-# How the body of a function can begin besides.
+# Other ways in which the body of a function can begin.
 PYTHON_BODY_START = _PYTHON_START + r"|return\b|yield\b|await\b|\.{3}|[\"'([{]"
 STARTS: dict[str, str] = {
     "c": _C_START,
@@ -38,6 +38,6 @@ _VERSION = re.compile(r"-?\d[\d.]{0,9}[a-z]?\Z")
 
 
 def canonical(tag: str) -> str | None:
-    """The language that a tag such as "C++17", "{.cpp}" or "python3" names; None when it is unknown."""
+    """The language that a tag such as "C++17", "{.cpp}" or "python3" names; None if it is unknown."""
     word = tag.strip().lower().removeprefix("language-").removeprefix("lang-").strip("{}.")
     return ALIASES.get(word) or ALIASES.get(_VERSION.sub("", word))

@@ -1,4 +1,4 @@
-"""What makes a program distinct: its tokens without comments, spacing and the names that were chosen for things."""
+"""Normalised programs for comparison: tokens without comments, spacing and chosen names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", errors="backslashreplace")).hexdigest()
 
 
-# Of C, C++, Rust and Go together: a keyword of one is seldom a name in another.
+# Of C, C++, Rust and Go together: a keyword of one is rarely a name in another.
 KEYWORDS = frozenset(
     "alignas alignof auto bool break case char class const const_cast constexpr continue decltype default delete do"
     " double dynamic_cast else enum explicit extern false float for friend goto if inline int long mutable namespace"
@@ -26,7 +26,7 @@ KEYWORDS = frozenset(
     " dyn fallthrough fn func go impl import in interface let loop map match mod move mut package pub range ref"
     " select self Self super trait type unsafe use var where".split()
 )
-# Renaming these would make `toupper` and `tolower` the same program.
+# Not renamed, otherwise programs that differ in `toupper` and `tolower` would be equal.
 C_LIBRARY = frozenset(
     "NULL EOF INT_MAX INT_MIN LONG_MAX LONG_MIN LLONG_MAX LLONG_MIN UINT_MAX SIZE_MAX CHAR_BIT CHAR_MAX DBL_MAX"
     " DBL_MIN EXIT_SUCCESS EXIT_FAILURE M_PI INFINITY NAN RAND_MAX stdin stdout stderr FILE main size_t ptrdiff_t"
@@ -72,11 +72,11 @@ _PYTHON_TOKEN = re.compile(
 
 
 def normalise(code: str, language: str) -> str:
-    """The program without what does not make it another program, for finding duplicates.
+    """The program in a normal form, for finding duplicates.
 
-    Comments and spacing are dropped (in Python the depth of the indentation stays), identifiers are renamed `v0`,
+    Comments and spacing are dropped (in Python the depth of the indentation is kept), identifiers are renamed `v0`,
     `v1` ... in the order in which they appear; keywords, literals, included headers, library names (outside C: also
-    whatever follows a dot) and operators stay.  The result is for comparing, not for compiling, and code that does
+    whatever follows a dot) and operators are kept.  The result is for comparing, not for compiling, and code that does
     not lex gives some result too.
     """
     python = (canonical(language) or language) == "python"
@@ -105,7 +105,7 @@ def python_tokens(code: str) -> Iterator[tuple[str | None, str]]:
         if match["line"] is not None:
             width = len(match["line"]) - match["line"].rfind("\n") - 1
             if depth > 0 or match.end() == len(match.string):
-                continue  # inside brackets a line break means nothing, and at the end there is no line to indent
+                continue  # inside brackets a line break has no meaning, and after the last line there is none to indent
             while width < widths[-1]:
                 widths.pop()
             if width > widths[-1]:

@@ -11,9 +11,9 @@ from typing import Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from halo_forge.verifiers.compiled.harness import START
+from halo_forge.verifiers.compiled.spec import CompiledSpec
 from halo_forge.verifiers.context import BuildContext
 from halo_forge.verifiers.diagnostics import silences_warnings
-from halo_forge.verifiers.spec import CompiledSpec
 
 _WARNINGS = ["-Wall", "-Wextra"]
 # -pipe keeps the random names of temporary files out of the assembler's messages.

@@ -15,17 +15,14 @@ that page readable, or to change the harness's code or variables.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from halo_forge.core.errors import ConfigError
 from halo_forge.core.source import digest
-from halo_forge.sandbox.job import SandboxError
+from halo_forge.sandbox.job import Limits, SandboxError
 from halo_forge.verifiers.compiled import elf
 from halo_forge.verifiers.context import BuildContext
 from halo_forge.verifiers.diagnostics import clip, ending, readable
-
-if TYPE_CHECKING:
-    from halo_forge.verifiers.spec import CompiledSpec
 
 START = """#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -119,6 +116,21 @@ _WITH_A_STREAM = frozenset(
 _OUTPUT = frozenset({"stdout", "_IO_2_1_stdout_"})
 
 
+class LinkedLanguage(Protocol):
+    """What has to be known of a language in order to link a harness with an answer; see `CompiledSpec`."""
+
+    @property
+    def language(self) -> str: ...
+    def source_name(self, stem: str) -> str: ...
+    def compile_command(self, compiler: str, source: str, target: str) -> list[str]: ...
+    def compile_limits(self) -> Limits: ...
+    def link_command(self, compiler: str, objects: list[str], target: str) -> list[str]: ...
+    def program_name(self) -> str: ...
+    def libraries(self) -> list[str]: ...
+    def start_source(self) -> str | None: ...
+    def is_entry(self, symbol: str, entry_point: str) -> bool: ...
+
+
 @dataclass(frozen=True, slots=True)
 class HarnessObject:
     """A compiled harness.
@@ -134,7 +146,7 @@ class HarnessObject:
     starters: frozenset[str]
 
 
-def link(spec: CompiledSpec, context: BuildContext, harness: str, entry_point: str | None, answer: bytes) -> bytes:
+def link(spec: LinkedLanguage, context: BuildContext, harness: str, entry_point: str | None, answer: bytes) -> bytes:
     """The program of a harness and an answer.
 
     Raises:
@@ -155,7 +167,7 @@ def link(spec: CompiledSpec, context: BuildContext, harness: str, entry_point: s
     return context.make(command, objects, program)
 
 
-def compile_harness(spec: CompiledSpec, context: BuildContext, source: str) -> HarnessObject:
+def compile_harness(spec: LinkedLanguage, context: BuildContext, source: str) -> HarnessObject:
     """The compiled harness; the answer is never in the same directory.
 
     Raises:
@@ -173,7 +185,7 @@ def harness_error(said: str, source: str) -> ConfigError:
     )
 
 
-def _compile_harness(spec: CompiledSpec, context: BuildContext, source: str) -> HarnessObject:
+def _compile_harness(spec: LinkedLanguage, context: BuildContext, source: str) -> HarnessObject:
     name = spec.source_name("harness")
     command = spec.compile_command(context.compiler, name, "harness.o")
     outcome = context.run(command, {name: source.encode("utf-8", errors="backslashreplace")}, "harness.o")
@@ -200,7 +212,7 @@ def _readable_object(content: bytes, source: str) -> elf.ObjectFile:
 
 
 def _refuse_tampering(
-    spec: CompiledSpec, context: BuildContext, harness: HarnessObject, entry_point: str | None, answer: bytes
+    spec: LinkedLanguage, context: BuildContext, harness: HarnessObject, entry_point: str | None, answer: bytes
 ) -> None:
     try:
         own = elf.read(answer)
@@ -220,12 +232,12 @@ def _refuse_tampering(
         context.fail("\n".join(what or [f"the answer brings functions that nobody calls: {', '.join(starters)}"]))
 
 
-def _start(spec: CompiledSpec, context: BuildContext) -> bytes | None:
+def _start(spec: LinkedLanguage, context: BuildContext) -> bytes | None:
     source = spec.start_source()
     return None if source is None else context.once("start", lambda: _compile_start(spec, context, source))
 
 
-def _compile_start(spec: CompiledSpec, context: BuildContext, source: str) -> bytes:
+def _compile_start(spec: LinkedLanguage, context: BuildContext, source: str) -> bytes:
     name = spec.source_name("start")
     # It runs before a sanitizer is set up.
     command = [*spec.compile_command(context.compiler, name, "start.o"), "-fno-sanitize=all"]
@@ -235,7 +247,7 @@ def _compile_start(spec: CompiledSpec, context: BuildContext, source: str) -> by
     return outcome.fetched
 
 
-def _library_names(spec: CompiledSpec, context: BuildContext) -> frozenset[str]:
+def _library_names(spec: LinkedLanguage, context: BuildContext) -> frozenset[str]:
     """What the libraries define that every program is linked with."""
     names: set[str] = set()
     for library in spec.libraries():

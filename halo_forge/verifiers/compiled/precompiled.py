@@ -12,17 +12,15 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from halo_forge.core.source import digest
 from halo_forge.sandbox.job import MEBIBYTE
+from halo_forge.verifiers.compiled.c_family import CFamilySpec
 from halo_forge.verifiers.context import BuildContext
 from halo_forge.verifiers.diagnostics import readable
 from halo_forge.verifiers.toolchain import cache_directory, kept
-
-if TYPE_CHECKING:
-    from halo_forge.verifiers.languages.cpp import Spec
 
 _FIRST = re.compile(rb"\s*(?:(?://[^\n]*\n|/\*.*?\*/)\s*)*#[ \t]*include[ \t]*<bits/stdc\+\+\.h>", re.DOTALL)
 _SOURCE = b"#include <bits/stdc++.h>\n"
@@ -32,7 +30,7 @@ _MAX_KEPT = 3
 _MAX_BYTES = 512 * MEBIBYTE
 
 
-def places(spec: Spec) -> list[str]:
+def places(spec: CFamilySpec) -> list[str]:
     """Directories that jobs must be able to read; none where precompiled headers cannot be kept or used."""
     # clang takes no precompiled header for an #include in a source.
     if "clang" in os.path.basename(spec.compiler):
@@ -43,7 +41,7 @@ def places(spec: Spec) -> list[str]:
         return []  # no place to keep it: programs compile all the same, only slower
 
 
-def options(spec: Spec, context: BuildContext, source: bytes) -> list[str]:
+def options(spec: CFamilySpec, context: BuildContext, source: bytes) -> list[str]:
     """What makes the compiler find the precompiled header; empty for answers that do not begin with the include."""
     if _FIRST.match(source) is None:
         return []
@@ -51,7 +49,7 @@ def options(spec: Spec, context: BuildContext, source: bytes) -> list[str]:
     return [] if found is None else [f"-I{found}"]
 
 
-def _directory(spec: Spec, context: BuildContext) -> Path | None:
+def _directory(spec: CFamilySpec, context: BuildContext) -> Path | None:
     """The directory with `bits/stdc++.h.gch` in it; None where there can be none."""
     within = places(spec)
     key = _key(spec, context) if within else None
@@ -70,7 +68,7 @@ def _directory(spec: Spec, context: BuildContext) -> Path | None:
     return directory
 
 
-def _key(spec: Spec, context: BuildContext) -> str | None:
+def _key(spec: CFamilySpec, context: BuildContext) -> str | None:
     """Names all that goes into it; None where the compiler has no such header."""
     command = spec.compile_command(context.compiler, _HEADER, "list")
     version = context.run(spec.version_command(context.compiler), {}, None)
@@ -82,7 +80,7 @@ def _key(spec: Spec, context: BuildContext) -> str | None:
     return digest("\n".join([readable(version.stdout), *command, *dates]))[:32]
 
 
-def _compile(spec: Spec, context: BuildContext) -> bytes | None:
+def _compile(spec: CFamilySpec, context: BuildContext) -> bytes | None:
     command = spec.compile_command(context.compiler, _HEADER, "made.gch")
     command[command.index("-c") : command.index("-c") + 1] = ["-x", "c++-header"]
     limits = spec.compile_limits()
@@ -93,7 +91,7 @@ def _compile(spec: Spec, context: BuildContext) -> bytes | None:
         wall_seconds=max(180.0, limits.wall_seconds),
         file_bytes=_MAX_BYTES,
     )
-    outcome = context.run_within(generous, command, {_HEADER: _SOURCE}, "made.gch")
+    outcome = context.run(command, {_HEADER: _SOURCE}, "made.gch", generous)
     return outcome.fetched if outcome.clean else None
 
 
@@ -106,8 +104,6 @@ def _write(directory: Path, content: bytes) -> None:
 
 
 def _make_room(place: Path) -> None:
-    import shutil
-
     directories = [path for path in place.iterdir() if not path.name.startswith(".")]
     directories.sort(key=lambda path: path.stat().st_mtime)
     for directory in directories[: max(0, len(directories) - _MAX_KEPT + 1)]:

@@ -23,21 +23,22 @@ import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from halo_forge.core.errors import ConfigError
+from halo_forge.core.records import Prompt
 from halo_forge.core.registry import Spec as BaseSpec
 from halo_forge.core.source import canonical
 from halo_forge.sandbox.job import MEBIBYTE, Limits
 from halo_forge.sandbox.local import shows_too_much
+from halo_forge.verifiers.checker import Checker
+from halo_forge.verifiers.checks import Tests
+from halo_forge.verifiers.command.checker import CommandChecker, Given, tests_of
+from halo_forge.verifiers.python.interpreter import locate
 from halo_forge.verifiers.spec import Controls, ProgramSpec
-
-if TYPE_CHECKING:
-    from halo_forge.core.records import Prompt
-    from halo_forge.verifiers.checker import Checker
-    from halo_forge.verifiers.checks import Tests
+from halo_forge.verifiers.toolchain import outside_system
 
 _PLAIN_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}$"
 
@@ -118,9 +119,6 @@ class Spec(ProgramSpec):
         Raises:
             ToolMissing: A Python does not tell where it is.
         """
-        from halo_forge.verifiers.python.interpreter import locate
-        from halo_forge.verifiers.toolchain import outside_system
-
         first, found = self.command[0], tools[self.requires()[0]]
         if first.startswith("./"):
             return first, []
@@ -161,8 +159,6 @@ class Spec(ProgramSpec):
         return False  # what to do without tests is the command's business
 
     def own_controls(self) -> list[tuple[str, Tests, tuple[str | None, str]]]:
-        from halo_forge.verifiers.command.checker import Given
-
         known = self.known_answers
         found: list[tuple[str, Any, tuple[str | None, str]]] = []
         tests = Given(prompt_id="control", given=known.tests)
@@ -173,13 +169,9 @@ class Spec(ProgramSpec):
         return found
 
     def tests_of(self, prompt: Prompt) -> tuple[Tests, str]:
-        from halo_forge.verifiers.command.checker import tests_of
-
         return tests_of(prompt)
 
     def checker(self, tools: Mapping[str, str]) -> Checker:
-        from halo_forge.verifiers.command.checker import CommandChecker
-
         return CommandChecker(self, tools, self.contents())
 
     def contents(self) -> dict[str, bytes]:

@@ -7,21 +7,20 @@ import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from halo_forge.sandbox.job import SandboxError
+from halo_forge.verifiers.checker import Checker
 from halo_forge.verifiers.checks import CompileOnly, Harness, Tests
 from halo_forge.verifiers.compiled.functions import defines_function
 from halo_forge.verifiers.compiled.go_library import Library, library
 from halo_forge.verifiers.compiled.harness import harness_error
 from halo_forge.verifiers.context import BuildContext
 from halo_forge.verifiers.diagnostics import clip, readable
-from halo_forge.verifiers.spec import BuiltSpec, Controls
-
-if TYPE_CHECKING:
-    from halo_forge.verifiers.checker import Checker
+from halo_forge.verifiers.spec import Controls
+from halo_forge.verifiers.stages import BuiltSpec
 
 # A demonstration of the answer's own, which would clash with the harness's `main`.
 _OWN_MAIN = re.compile(rb"^([ \t]*func[ \t]+)main([ \t]*\()", re.MULTILINE)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
+from halo_forge.core.records import Prompt
+from halo_forge.verifiers.checker import Checker
+from halo_forge.verifiers.checks import Tests
+from halo_forge.verifiers.context import BuildContext
+from halo_forge.verifiers.python import stages
 from halo_forge.verifiers.python.interpreter import locate
-from halo_forge.verifiers.spec import BuiltSpec, Controls
-
-if TYPE_CHECKING:
-    from halo_forge.core.records import Prompt
-    from halo_forge.verifiers.checker import Checker
-    from halo_forge.verifiers.checks import Tests
-    from halo_forge.verifiers.context import BuildContext
+from halo_forge.verifiers.python.tests import refuse_undefined
+from halo_forge.verifiers.spec import Controls
+from halo_forge.verifiers.stages import BuiltSpec
 
 
 class Spec(BuiltSpec):
@@ -65,8 +66,6 @@ class Spec(BuiltSpec):
         return {"PYTHONHASHSEED": "0"}
 
     def tests_of(self, prompt: Prompt) -> tuple[Tests, str]:
-        from halo_forge.verifiers.python.tests import refuse_undefined
-
         tests, digest = super().tests_of(prompt)
         # MBPP is taken as it is: of one of its tasks the tests use a name that nothing defines.
         reference = prompt.info.get("reference")
@@ -81,17 +80,11 @@ class Spec(BuiltSpec):
         )
 
     def build(self, context: BuildContext, source: bytes, tests: Tests) -> bytes | None:
-        from halo_forge.verifiers.python.stages import build
-
-        return build(self, context, source, tests)
+        return stages.build(self, context, source, tests)
 
     def check_tests(self, context: BuildContext, tests: Tests) -> None:
-        from halo_forge.verifiers.python.stages import check_tests
-
-        check_tests(self, context, tests)
+        stages.check_tests(self, context, tests)
 
     def checker(self, tools: Mapping[str, str]) -> Checker:
         """The shared stages, and the two processes of `driver` for the tests that are in Python."""
-        from halo_forge.verifiers.python.stages import PythonStages
-
-        return PythonStages(self, {self.compiler: locate(tools[self.compiler], self.packages).executable})
+        return stages.PythonStages(self, {self.compiler: locate(tools[self.compiler], self.packages).executable})

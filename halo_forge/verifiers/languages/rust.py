@@ -7,21 +7,20 @@ import os
 import re
 import subprocess
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
 from halo_forge.core.errors import ConfigError
+from halo_forge.verifiers.checker import Checker
 from halo_forge.verifiers.checks import CompileOnly, Harness, Tests
 from halo_forge.verifiers.compiled.functions import defines_function
 from halo_forge.verifiers.compiled.harness import harness_error
 from halo_forge.verifiers.compiled.rust_source import bare, reaching
 from halo_forge.verifiers.context import BuildContext
 from halo_forge.verifiers.diagnostics import clip, readable
-from halo_forge.verifiers.spec import BuiltSpec, Controls
-
-if TYPE_CHECKING:
-    from halo_forge.verifiers.checker import Checker
+from halo_forge.verifiers.spec import Controls
+from halo_forge.verifiers.stages import BuiltSpec
 
 # What nobody calls is no fault of an answer: a function that only tests call, a demonstration.
 _MESSAGES = ["--error-format=short", "--color=never", "-Adead_code"]

@@ -109,7 +109,7 @@ class PythonStages(Stages):
             why = self._findings(stand_in(tests.plan), tests, sandbox).fault_of(tests.plan)
             if why:
                 raise ConfigError(
-                    f"the tests cannot work with {self.compiler}, whatever the answer is: {why}",
+                    f"the tests cannot work with {self.runner.compiler}, whatever the answer is: {why}",
                     "fix them in the prompt file; a module has to be one of the interpreter's own, or be installed for"
                     " it with verifier.packages set to true",
                 )
@@ -119,9 +119,11 @@ class PythonStages(Stages):
         ask = "import sys; print(sys.version_info[:2])"
 
         def version() -> bytes:
-            return self.tool([self.compiler, *self.spec.options(), "-c", ask], {}, None, sandbox).stdout.strip()
+            return self.runner.run(
+                [self.runner.compiler, *self.spec.options(), "-c", ask], {}, None, sandbox
+            ).stdout.strip()
 
-        return bool(self.kept.get("version", version)[0] == str(sys.version_info[:2]).encode())
+        return bool(self.runner.cache.get("version", version)[0] == str(sys.version_info[:2]).encode())
 
     def check(self, source: str, tests: Tests, sandbox: Sandbox) -> CheckResult:
         """See `Checker.check`."""
@@ -135,15 +137,15 @@ class PythonStages(Stages):
         plan = Plan(tests.entry_point, (), ()) if isinstance(tests, Harness) else tests.plan
         outcome = sandbox.run(
             Job(
-                (self.compiler, *self.spec.options(), "-c", run_driver("main.main")),
+                (self.runner.compiler, *self.spec.options(), "-c", run_driver("main.main")),
                 self.spec.run_limits(),
-                {"driver": _driver(self.spec, BuildContext(self, sandbox))},
+                {"driver": _driver(self.spec, BuildContext(self.runner, sandbox))},
                 _job(plan, source, sentinel, "" if harness is None else harness.source),
                 {"LANG": "C.UTF-8", "PATH": "/usr/local/bin:/usr/bin:/bin", **self.spec.program_environment()},
             )
         )
         if outcome.exec_error is not None:
-            raise SandboxError(f"{self.compiler} cannot be started: errno {outcome.exec_error}")
+            raise SandboxError(f"{self.runner.compiler} cannot be started: errno {outcome.exec_error}")
         expected = () if harness is None else harness.expected
         return _Findings(self.spec, tests.num_checks, sentinel, outcome, expected)
 

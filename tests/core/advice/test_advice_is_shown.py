@@ -8,17 +8,17 @@ import pytest
 from cli_calls import command_line
 from scripted_runs import write_inputs
 
-from halo_forge.cli.watch import PlainObserver
+from halo_forge.cli.observer import PlainObserver
 from halo_forge.core.advice import Advice, Advised
 
-ADVICE = Advice("truncation", "answers are cut off", "14% of 24", "max_new_tokens", "raise it", "exact")
+ADVICE = Advice("truncation", "completions are truncated", "14% of 24", "max_new_tokens", "raise it", "exact")
 
 
 def test_after_a_cycle(capsys: pytest.CaptureFixture[str]) -> None:
     PlainObserver().advised(Advised(2, 1, (ADVICE.to_row(),)))
     said = capsys.readouterr().err
-    assert said.startswith("advice: answers are cut off (14% of 24)\n")
-    assert all(text in said for text in ("likely: max_new_tokens", "to do: raise it", "how sure: exact"))
+    assert said.startswith("advice: completions are truncated (14% of 24)\n")
+    assert all(text in said for text in ("likely cause: max_new_tokens", "suggestion: raise it", "confidence: exact"))
     PlainObserver().advised(Advised(2, 1, ()))
     assert capsys.readouterr().err == ""
 

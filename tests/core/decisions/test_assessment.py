@@ -1,4 +1,4 @@
-"""Better, worse, or not to be told: hand-made counts on both sides of every threshold."""
+"""Better, worse, or statistically indistinguishable: hand-made counts on both sides of every threshold."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def test_patience_needs_power() -> None:
     assert actions(play(["held"] * 9))[1:] == ["continue", "continue", "stop"]
     stopped = play(["held"] * 9)[-1]
     assert stopped.conclusion == "converged"
-    assert "3 versions in a row without improvement, where a gain of 0.056 would have shown" in stopped.reason
+    assert "3 versions in a row without improvement, where a gain of 0.056 would have been detected" in stopped.reason
     # What tells nothing is no evidence that nothing improves.
     assert actions(play(["held", "held", "underpowered", "held", "held"])).count("stop") == 0
     assert actions(play(["held", "improved", "held", "held", "suspect_not_confirmed"]))[-1] == "stop"
@@ -134,7 +134,7 @@ def test_patience_needs_power() -> None:
 def test_all_cycles_done(outcomes: list[Outcome], conclusion: str) -> None:
     last = play(outcomes, num_cycles=len(outcomes))[-1]
     assert (last.action, last.conclusion, last.ends) == ("finish", conclusion, True)
-    assert "all cycles are done" in last.reason
+    assert "all cycles completed" in last.reason
 
 
 def ended(history: Sequence[Mapping[str, float]], at_floor: bool = False, **values: Any) -> str | None:
@@ -232,7 +232,7 @@ def test_the_decision_says_where_training_really_starts(start_from: str, on_decl
 def test_a_factor_of_1_leaves_the_learning_rate_to_its_schedule() -> None:
     assessment = Assessment("degraded", 0, comparison(-0.1), comparison(-0.1))
     found = decide(DecisionsSection(learning_rate_factor=1.0), [decide_first(9)], assessment, [{}, {}], 9)
-    assert found.learning_rate_factor == 1.0 and "as its schedule says" in found.reason
+    assert found.learning_rate_factor == 1.0 and "learning rate follows its schedule" in found.reason
 
 
 def test_only_what_was_undone_is_dropped() -> None:

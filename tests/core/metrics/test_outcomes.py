@@ -113,7 +113,7 @@ def test_prompts_that_nobody_sampled_are_left_out() -> None:
 
 def test_a_sample_of_an_unknown_prompt_is_an_error() -> None:
     some = facts({"a": "P"})
-    with pytest.raises(ValueError, match="'a', which is no prompt"):
+    with pytest.raises(ValueError, match="'a', which is not a prompt"):
         SetFacts(some.samples, ("b",), 1)
 
 

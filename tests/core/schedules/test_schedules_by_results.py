@@ -131,7 +131,7 @@ def test_without_two_measurements_there_is_nothing_to_compare(absent: float | No
         ({"kind": "cosine_restarts", "base": 1.0, "period": 1}, "cosine_restarts.period"),
         ({"kind": "inverse_power", "base": 1.0, "c0": 0.0}, "inverse_power.c0"),
         ({"kind": "budget_matched", "reference": "pass"}, '"pass" is a value of the reward threshold only'),
-        ({"kind": "budget_matched", "reference": {"kind": "plateau", "base": 1.0}}, "which looks at results"),
+        ({"kind": "budget_matched", "reference": {"kind": "plateau", "base": 1.0}}, "which depends on results"),
     ],
 )
 def test_refusals(settings: dict[str, Any], message: str) -> None:

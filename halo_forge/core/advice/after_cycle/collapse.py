@@ -1,4 +1,4 @@
-"""Answers become the same answer."""
+"""Samples become alike."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Spec(Rule):
             return None
         return Advice(
             kind=self.kind,
-            symptom="answers narrow to few programs",
+            symptom="diversity is collapsing to few distinct programs",
             evidence="; ".join(signs),
-            cause="each cycle trains on what the last one already preferred (mode collapse)",
-            action="raise engine.temperature towards 1 or above; replay; training.start_from base; half the learning"
-            " rate; whether a decay alone helps is open",
-            power="no interval: means over the dev prompts, one run; where nearly every sample passes, narrowing is"
-            " also success",
+            cause="each cycle trains on what the previous one already preferred (mode collapse)",
+            action="raise engine.temperature to 1 or above, enable replay, set training.start_from: base, or halve the"
+            " learning rate; whether a decaying rate alone helps is unknown",
+            power="no interval: means over the dev prompts of one run; where nearly every sample passes, low diversity"
+            " is also a sign of success",
         )
 
     def _signs(self, facts: RunFacts) -> Iterator[str]:
@@ -47,4 +47,4 @@ class Spec(Rule):
             yield self._shown(facts, name)
 
     def _shown(self, facts: RunFacts, name: str) -> str:
-        return f"{name} {facts.now.metrics[name]:.3g}, of v0 {facts.start.metrics[name]:.3g}"
+        return f"{name} {facts.now.metrics[name]:.3g}, v0 had {facts.start.metrics[name]:.3g}"

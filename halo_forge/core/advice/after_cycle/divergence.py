@@ -23,20 +23,20 @@ class Spec(Rule):
         slope, error = facts.trained("loss_slope"), facts.trained("loss_slope_error")
         num_steps, mean = facts.trained("optimizer_steps"), facts.trained("loss_mean")
         if nonfinite is not None and nonfinite > 0:
-            evidence = f"{nonfinite:.0f} steps whose loss or gradient is infinite or no number"
+            evidence = f"{nonfinite:.0f} steps with an infinite or NaN loss or gradient"
         elif slope is None or error is None or num_steps is None or mean is None:
             return None
         elif slope <= self._most_by_chance(error, num_steps) or slope * (num_steps - 1) <= self.rise * mean:
             return None
         else:
-            evidence = f"{slope:+.3g} nats/token a step (standard error {error:.2g}), mean {mean:.3f}"
+            evidence = f"{slope:+.3g} nats/token per step (standard error {error:.2g}), mean {mean:.3f}"
         return Advice(
             kind=self.kind,
-            symptom="the loss rises while training",
+            symptom="the loss rises during training",
             evidence=evidence,
             cause="the learning rate is too high",
-            action="half the learning rate, or a longer warm-up",
-            power="one cycle's steps; batches differ, which the standard error counts",
+            action="halve the learning rate, or lengthen the warm-up",
+            power="one cycle's steps; the standard error accounts for differences between batches",
         )
 
     def _most_by_chance(self, error: float, num_steps: float) -> float:

@@ -27,8 +27,8 @@ class Spec(Rule):
             kind=self.kind,
             symptom="the kept samples have little left to teach",
             evidence="; ".join(signs),
-            cause="the prompts are used up for this model",
-            action="harder or other prompts, or stop here",
+            cause="this model has little left to learn from these prompts",
+            action="use harder or different prompts, or stop here",
             power="exact for the samples of this cycle",
         )
 

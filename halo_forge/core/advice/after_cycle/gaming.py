@@ -1,4 +1,4 @@
-"""More programs compile, but they do less: the verifier is being pleased."""
+"""More programs compile, but they do less: the reward is being gamed."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ class Spec(Rule):
         short = length is not None and length < self.shorter and passes.low <= 0.0
         if passes.high >= 0.0 and not short:
             return None
-        shown = f"; answers are {length:.0%} as long" if length is not None else ""
+        shown = f"; completions are {length:.0%} as long as v0's" if length is not None else ""
         return Advice(
             kind=self.kind,
             symptom="more programs compile, but fewer pass"
             if passes.high < 0.0
-            else "more programs compile and they are shorter, but no more are shown to pass",
+            else "more programs compile and they are shorter, but the pass rate is not significantly higher",
             evidence=f"{in_words('dev compile rate', compiles)}; {in_words('dev pass rate', passes)}{shown}",
-            cause="the verifier rewards what is not the task (stub code)",
-            action="prompts with tests; a higher selection.reward_threshold; look at the kept samples and their flags",
+            cause="the reward can be earned without solving the task (stub code)",
+            action="use prompts with tests, or a higher selection.reward_threshold; inspect the kept samples and their"
+            " flags",
             power=power(passes),
         )

@@ -25,9 +25,10 @@ class Spec(Rule):
             return None
         return Advice(
             kind=self.kind,
-            symptom="gradients are of another size than in the first cycle",
-            evidence=f"90th percentile {now:.3g}, median of the first cycle {first:.3g}: {now / first:.2g} times",
-            cause="other rows (lengths, number), a loss mask that went wrong, or another scale; not the learning rate",
-            action="look at the training rows and their lengths; compare alpha / r; no change of the learning rate",
+            symptom="gradient norms differ from those of the first cycle",
+            evidence=f"90th percentile {now:.3g}, median of the first cycle {first:.3g}: ratio {now / first:.2g}",
+            cause="different training rows (length or number), a wrong loss mask, or a different adapter scale; not the"
+            " learning rate",
+            action="inspect the training rows and their lengths, and compare alpha / r; keep the learning rate",
             power="one cycle's steps",
         )

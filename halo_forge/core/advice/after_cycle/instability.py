@@ -26,9 +26,10 @@ class Spec(Rule):
             return None
         return Advice(
             kind=self.kind,
-            symptom="the loss jumps while most steps are clipped",
+            symptom="the loss spikes while most steps are clipped",
             evidence=f"{clipped:.0%} of the steps clipped, largest loss {spike:.2g} times the median",
-            cause="steps too large for the batches, or single bad batches",
-            action="half the learning rate, a longer warm-up, or larger batches; look at the rows of the worst step",
-            power="one cycle's steps; a small batch jumps by chance too",
+            cause="steps too large for the batch size, or individual bad batches",
+            action="halve the learning rate, lengthen the warm-up, or use larger batches; inspect the rows of the worst"
+            " step",
+            power="one cycle's steps; small batches also spike by chance",
         )

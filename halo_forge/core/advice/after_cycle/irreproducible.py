@@ -24,9 +24,10 @@ class Spec(Rule):
             return None
         return Advice(
             kind=self.kind,
-            symptom="two measurements of one model differ",
+            symptom="two measurements of the same model differ",
             evidence=in_words("dev pass rate", change),
             cause="verdicts that depend on time or load, or samples that depend on more than their seed",
-            action="find it before anything else: compare dev_completions.jsonl and dev_verdicts.jsonl of both cycles",
+            action="find the cause before anything else: compare dev_completions.jsonl and dev_verdicts.jsonl of both"
+            " cycles",
             power=power(change),
         )

@@ -27,11 +27,11 @@ class Spec(Rule):
             return None
         return Advice(
             kind=self.kind,
-            symptom="a large step, and a confirmed decline",
-            evidence=f"KL to the previous version {step:.3g} nats/token (the first cycle's was {first:.3g}); the"
-            " decline's numbers are in the decision",
-            cause="the learning rate, or its sum over the steps, is too high",
-            action=f"go back to the version before (decisions.on_decline: rollback does), and {self.factor:g} times the"
-            " learning rate",
+            symptom="a large update followed by a confirmed decline",
+            evidence=f"KL to the previous version {step:.3g} nats/token (the first cycle's was {first:.3g}); see"
+            " the decision for the decline's numbers",
+            cause="the learning rate or the learning-rate mass is too high",
+            action=f"return to the previous version (as decisions.on_decline: rollback does), and use"
+            f" {self.factor:g} times the learning rate",
             power="the decline was confirmed on fresh samples",
         )

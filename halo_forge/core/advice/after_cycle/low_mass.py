@@ -33,11 +33,11 @@ class Spec(Rule):
             return None
         return Advice(
             kind=self.kind,
-            symptom="the cycle hardly trained",
+            symptom="the cycle barely trained",
             evidence=f"{num_steps:.0f} optimizer steps, learning-rate mass {mass:.3g} of {rate * num_steps:.3g} (peak x"
             f" steps), {len(facts.last.kept)} samples kept",
-            cause="too few samples kept for the batch size, or a warm-up and decay that take most of the rate",
-            action="a smaller training.per_device_train_batch_size or gradient_accumulation_steps, more"
+            cause="too few kept samples for the batch size, or warm-up and decay remove most of the learning rate",
+            action="reduce training.per_device_train_batch_size or gradient_accumulation_steps, raise"
             " samples_per_prompt, or no warm-up",
             power="exact: both numbers are what the optimizer applied",
         )

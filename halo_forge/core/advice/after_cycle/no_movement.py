@@ -1,4 +1,4 @@
-"""After some cycles the model is still the start model: the updates are too small."""
+"""After some cycles the model has hardly moved from the start model: the updates are too small."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Spec(Rule):
         assert passes is not None
         return Advice(
             kind=self.kind,
-            symptom=f"after {len(facts.trainings)} cycles the model is still the start model",
+            symptom=f"after {len(facts.trainings)} cycles the model has hardly moved from the start model",
             evidence=f"KL to the start model {divergence:.2g} nats/token (below {self.small_kl:g});"
-            f" {in_words('dev pass rate', passes)}; compile rate and coverage within one standard error too",
-            cause="the learning rate, or its sum over the steps, is too low",
+            f" {in_words('dev pass rate', passes)}; compile rate and coverage are within one standard error too",
+            cause="the learning rate or the learning-rate mass is too low",
             action=f"try {self.factor:g} times the learning rate",
             power=f"the divergence is nearly exact; {power(passes)}",
         )

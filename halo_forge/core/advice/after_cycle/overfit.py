@@ -22,9 +22,10 @@ class Spec(Rule):
             return None
         return Advice(
             kind=self.kind,
-            symptom="train prompts improve, dev prompts do not follow",
-            evidence=f"{in_words('train pass rate', train)}; {in_words('dev pass rate', dev)}; the intervals are apart",
+            symptom="train prompts improve but dev prompts do not",
+            evidence=f"{in_words('train pass rate', train)}; {in_words('dev pass rate', dev)}; the intervals do not"
+            " overlap",
             cause="the model learns the prompts, not the task",
-            action="more and other train prompts; training.start_from base with replay; or stop here",
+            action="add more and different train prompts, use training.start_from: base with replay, or stop here",
             power=power(dev),
         )

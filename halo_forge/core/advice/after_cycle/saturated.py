@@ -26,6 +26,6 @@ class Spec(Rule):
             symptom="most train prompts are always solved",
             evidence=f"{share:.0%} of {num_prompts} prompts (more than {self.limit:.0%})",
             cause="the prompts are too easy for this model",
-            action="harder prompts; raft.prompt_weights learnable; raft.sampling budgeted",
-            power="a prompt with a true rate of 0.8 passes 8 of 8 in 17 % of cases",
+            action="use harder prompts, raft.prompt_weights: learnable, or raft.sampling: budgeted",
+            power="a prompt with a true rate of 0.8 passes 8 of 8 in 17% of cases",
         )

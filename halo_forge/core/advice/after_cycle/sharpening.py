@@ -20,9 +20,10 @@ class Spec(Rule):
             return None
         return Advice(
             kind=self.kind,
-            symptom="fewer dev prompts are solved at all, though not fewer samples pass",
+            symptom="fewer dev prompts are solved at all, although the pass rate has not fallen",
             evidence=f"{in_words('dev pass rate', passes)}; {in_words('dev coverage', covered)}",
-            cause="the model sharpens: it gives up rare solutions for frequent ones",
-            action="sample at temperature 1; a selection.per_prompt_cap; training.start_from average (weight 0.5)",
+            cause="sharpening: the model trades rare solutions for frequent ones",
+            action="sample at temperature 1, set selection.per_prompt_cap, or use training.start_from: average (weight"
+            " 0.5)",
             power=power(covered),
         )

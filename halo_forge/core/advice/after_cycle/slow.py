@@ -35,7 +35,9 @@ class Spec(Rule):
             symptom=f"{self.num_cycles} cycles without a gain",
             evidence=f"{in_words('dev pass rate', change)} over {self.num_cycles} cycles: a gain of {self.worth:g} is"
             f" ruled out; KL to the previous version {moved}",
-            cause="steps that are too small" if small else "the kept samples teach no more",
-            action="3 times the learning rate" if small else "harder or more prompts, more samples_per_prompt, or stop",
+            cause="updates that are too small" if small else "the kept samples teach nothing new",
+            action="try 3 times the learning rate"
+            if small
+            else "use harder or more prompts, raise samples_per_prompt, or stop",
             power=power(change),
         )

@@ -24,13 +24,13 @@ class Spec(Rule):
             return None
         if facts.last is not None and len(facts.last.kept) >= self.few:
             return None
-        kept = "" if facts.last is None else f"; {len(facts.last.kept)} samples kept in the cycle before"
+        kept = "" if facts.last is None else f"; {len(facts.last.kept)} samples kept in the previous cycle"
         return Advice(
             kind=self.kind,
             symptom="most train prompts are never solved",
             evidence=f"{share:.0%} of {facts.num_prompts('train')} prompts (more than {self.limit:.0%})" + kept,
             cause="the prompts are too hard for this model",
-            action="a lower selection.reward_threshold for the first cycles, more samples_per_prompt, easier prompts"
-            " (raft.curriculum_fraction), or fine-tuning on solved examples first",
+            action="lower selection.reward_threshold in the first cycles, raise samples_per_prompt, start with easier"
+            " prompts (raft.curriculum_fraction), or fine-tune on solved examples first",
             power="more samples would solve some of them: coverage grows with samples_per_prompt",
         )

@@ -1,4 +1,4 @@
-"""Answers are cut off by the length limit."""
+"""Completions are truncated by the length limit."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Spec(Rule):
             return None
         return Advice(
             kind=self.kind,
-            symptom="answers are cut off",
+            symptom="completions are truncated",
             evidence=", ".join(f"{name} {share:.0%}" for name, share in found.items()) + f" (above {self.limit:.0%})",
-            cause="engine.max_new_tokens is too small, or answers do not end",
-            action="a larger engine.max_new_tokens, or an engine.stop string that ends an answer",
+            cause="engine.max_new_tokens is too small, or completions do not end",
+            action="raise engine.max_new_tokens, or add an engine.stop string that ends a completion",
             power="exact for these samples",
         )

@@ -23,7 +23,7 @@ class Spec(Rule):
             kind=self.kind,
             symptom="the learning rate is 0",
             evidence=in_words("dev pass rate", change) if change is not None else "the learning-rate mass is 0",
-            cause="it is set so: this is a control run, or a schedule ends at 0",
-            action="none: no difference is the expected result",
+            cause="configured that way: a control run, or a schedule that ends at 0",
+            action="none: no difference is expected",
             power=power(change) if change is not None else "exact",
         )

@@ -24,11 +24,11 @@ class Spec(PlanRule):
             return None
         return Advice(
             kind=self.kind,
-            symptom="an unusual scale of the adapter",
-            evidence=f"alpha {facts.alpha:g} at r {facts.rank} gives {facts.scale:g}; usual: {self.low:g}"
+            symptom="unusual adapter scale",
+            evidence=f"alpha {facts.alpha:g} at r {facts.rank} gives {facts.scale:g}; typical: {self.low:g}"
             f" to {self.high:g}",
-            cause="the learning rate acts as if multiplied with the scale",
-            action=f"compare with other runs at the product, {rate * facts.scale:.2g}: at scale {self.usual:g} that"
-            f" is a rate of {rate * facts.scale / self.usual:.2g}",
-            power="first order: it holds for the first steps",
+            cause="the scale acts as a multiplier on the learning rate",
+            action=f"compare runs by learning rate x scale ({rate * facts.scale:.2g}); at scale {self.usual:g} that is"
+            f" a learning rate of {rate * facts.scale / self.usual:.2g}",
+            power="a first-order estimate, valid for the first steps",
         )

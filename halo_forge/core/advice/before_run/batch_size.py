@@ -24,9 +24,10 @@ class Spec(PlanRule):
         root, linear = rate * (self.large / batch) ** 0.5, rate * self.large / batch
         return Advice(
             kind=self.kind,
-            symptom="a large batch for LoRA",
-            evidence=f"{batch} rows a step; up to {self.large} are advised",
-            cause="LoRA loses more than full fine-tuning where batches are large",
-            action=f"batch {self.large}; its rate is then {root:.2g} (square root, for Adam) or {linear:.2g} (linear)",
-            power="published for supervised runs; below the critical batch size",
+            symptom="large batch size for LoRA",
+            evidence=f"{batch} rows per step; at most {self.large} is recommended",
+            cause="LoRA suffers more from large batches than full fine-tuning does",
+            action=f"use batch size {self.large} and a learning rate of {root:.2g} (square-root scaling, for Adam) or"
+            f" {linear:.2g} (linear scaling)",
+            power="published for supervised fine-tuning below the critical batch size",
         )

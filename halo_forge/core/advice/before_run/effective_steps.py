@@ -26,8 +26,8 @@ class Spec(PlanRule):
         return Advice(
             kind=self.kind,
             symptom=f"{facts.requested_warmup_steps} warm-up steps in cycles of at most {most} optimizer steps",
-            evidence=f"at most a fifth of the steps warm up: {most // 5} of {most}",
-            cause="few kept samples for the batch size",
-            action="training.warmup_steps 0 or 1; put the care into the peak learning rate",
-            power="exact; fewer samples kept make it fewer steps",
+            evidence=f"warm-up is capped at a fifth of the steps: {most // 5} of {most}",
+            cause="few kept samples relative to the batch size",
+            action="set training.warmup_steps to 0 or 1; tune the peak learning rate instead",
+            power="exact; if fewer samples are kept, there are fewer steps",
         )

@@ -37,11 +37,11 @@ class Spec(PlanRule):
         low = rate < scaled[0]
         return Advice(
             kind=self.kind,
-            symptom=f"the learning rate is far {'below' if low else 'above'} published ones for this size",
+            symptom=f"the learning rate is far {'below' if low else 'above'} published values for this model size",
             evidence=f"{rate:.2g}; published for LoRA at {facts.num_parameters / 1e6:.0f}M parameters: about {here:.1g}"
-            f" at batch {self.batch_size}, carried to batch {facts.effective_batch_size}: {here * math.sqrt(share):.1g}"
+            f" at batch {self.batch_size}, scaled to batch {facts.effective_batch_size}: {here * math.sqrt(share):.1g}"
             f" (square root) or {here * share:.1g} (linear)",
-            cause="a rate for full fine-tuning, or for a larger model" if low else "a rate for a smaller model",
-            action="try the rates in between in one-cycle runs; nothing is changed by itself",
-            power="transfer over sizes is a rule of thumb, from supervised runs of hundreds of steps",
+            cause="a value for full fine-tuning or for a larger model" if low else "a value for a smaller model",
+            action="try values in between in one-cycle runs; nothing is changed automatically",
+            power="scaling across model sizes is a rule of thumb from supervised runs of hundreds of steps",
         )

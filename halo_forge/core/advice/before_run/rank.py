@@ -24,10 +24,10 @@ class Spec(PlanRule):
             return None
         return Advice(
             kind=self.kind,
-            symptom="alpha has grown with the rank",
+            symptom="alpha was scaled up with the rank",
             evidence=f"r {facts.rank}, alpha {facts.alpha:g}, scale {facts.scale:g}",
-            cause="alpha / r held fixed makes the updates of a larger rank larger",
-            action=f"alpha fixed (32) with the same rate, or {rate * self.usual_rank / facts.rank:.2g} in place of"
+            cause="with alpha / r fixed, a larger rank makes larger updates",
+            action=f"keep alpha at 32 with the same rate, or use {rate * self.usual_rank / facts.rank:.2g} instead of"
             f" {rate:.2g} (r {self.usual_rank} / r {facts.rank}); ranks up to {self.large} are enough here",
-            power="two regimes are known, by initialisation and scaling; not studied for repeated cycles",
+            power="known to depend on initialization and scaling; not studied for repeated cycles",
         )

@@ -27,11 +27,13 @@ class Spec(PlanRule):
         falls = facts.temperatures[-1] < facts.temperatures[0]
         return Advice(
             kind=self.kind,
-            symptom="sampling temperatures below 1 add up",
+            symptom="sampling temperatures below 1 compound over cycles",
             evidence=f"{facts.temperatures[0]:g} to {facts.temperatures[-1]:g} over {len(facts.temperatures)} cycles:"
-            f" up to {factor:.2g} times the logits" + (", more in each cycle as it falls" if falls else ""),
-            cause="each cycle trains the model to be as sharp as its samples; high rates fit them more fully",
-            action="engine.temperature 1 for training samples, low temperatures for evaluation alone; if both are"
-            " varied, vary learning rate and temperature independently",
-            power="an upper bound: one cycle fits its samples only in part",
+            f" logits scaled by up to {factor:.2g}"
+            + (", more in each cycle as the temperature falls" if falls else ""),
+            cause="each cycle trains the model to be as sharp as its samples; high learning rates fit them more"
+            " closely",
+            action="use engine.temperature 1 for training samples and low temperatures only for evaluation; if you vary"
+            " both, vary learning rate and temperature independently",
+            power="an upper bound: one cycle fits its samples only partly",
         )

@@ -3,52 +3,56 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from scripted_runs import MemoryVerifier, execute, steady_answers, write_inputs
 
-from halo_forge.cli.decided import DECISION_COLUMNS, RESULT_COLUMNS, decision_rows, result_rows, time_line
-from halo_forge.cli.render import print_status
+from halo_forge.cli.render import Column
+from halo_forge.cli.status import cycle_columns, decision_columns, print_status, result_columns, time_line
 from halo_forge.store.run import cycle_folder
 from halo_forge.store.status import CycleRow, Status, read_status
-from halo_forge.verifiers.languages.c import Spec
 
 
 @pytest.fixture
 def declined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Status:
     """The status of a run of 3 cycles: v1 improves on v0, v2 degrades, v3 is as good as v1."""
-    monkeypatch.setattr(Spec, "open", lambda self: MemoryVerifier(bad_versions={0, 2}))
+    monkeypatch.setattr(
+        "halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: MemoryVerifier(bad_versions={0, 2})
+    )
     execute(write_inputs(tmp_path, answers=steady_answers, raft__num_cycles=3), tmp_path / "run")
     return read_status(tmp_path / "run", 3)
 
 
+def rows_of(columns: Sequence[Column]) -> list[list[str]]:
+    return [list(row) for row in zip(*(column.cells for column in columns), strict=True)]
+
+
 def test_a_row_for_each_version_that_was_compared(declined: Status) -> None:
-    assert list(decision_rows(declined.cycles)) == [
+    assert rows_of(decision_columns(declined.cycles)) == [
         ["v1", "v0", "+1.000", "0.000", "", "0.000", "2", "", "improved", "continue"],
         ["v2", "v1", "-1.000", "0.000", "", "0.000", "2", "-1.000 (z none)", "degraded", "back to v1"],
         ["v3", "v1", "+0.000", "0.000", "", "0.000", "2", "", "held", "finish (improved)"],
     ]
-    assert {len(row) for row in decision_rows(declined.cycles)} == {len(DECISION_COLUMNS)}
 
 
 def test_the_chosen_and_the_last_version_against_the_start(declined: Status) -> None:
     assert declined.result is not None
-    rows = list(result_rows(declined.result))
-    assert {len(row) for row in rows} == {len(RESULT_COLUMNS)}
+    rows = rows_of(result_columns(declined.result))
     passed = [(row[0], row[2], row[5]) for row in rows if row[1] == "pass_rate"]
     # One test prompt has no spread to compare with.
     assert passed == [("dev", "v1 (chosen)", "+1.000"), ("dev", "v3 (last)", "+1.000")]
     same = {**declined.result, "last_version": 1}
-    assert {row[2] for row in result_rows(same)} == {"v1 (chosen)"}
+    assert {row[2] for row in rows_of(result_columns(same))} == {"v1 (chosen)"}
     nothing = {**declined.result, "chosen_version": 0, "last_version": 0}
-    assert list(result_rows(nothing)) == []
+    assert result_columns(nothing) == []
 
 
 def test_status_says_what_was_decided_and_why_it_ended(declined: Status, capsys: pytest.CaptureFixture[str]) -> None:
     print_status(declined)
     shown = capsys.readouterr().out
-    for said in ("back to v1", "resampled", "detectable", "ended: improved", "all cycles are done", "v3 (last)"):
+    for said in ("back to v1", "resampled", "detectable", "ended: improved", "all cycles completed", "v3 (last)"):
         assert said in shown
     assert shown.rstrip().endswith("cycles/001/adapter")
 
@@ -83,3 +87,13 @@ def test_status_says_where_the_time_went() -> None:
     cycles = [CycleRow(1, 0, "done", metrics=first), CycleRow(2, 1, "done", metrics={"seconds/generate": 10.0})]
     assert time_line(cycles) == "time: sampling 1 min 10 s (70%), drift 5 s (5%), training 25 s (25%)"
     assert time_line([CycleRow(1, 0, "starting")]) == ""
+
+
+def test_a_cycle_whose_first_stage_goes_on_has_no_time_yet() -> None:
+    def times(**seconds: float) -> Sequence[str]:
+        row = CycleRow(1, 0, "starting", metrics={f"seconds/{name}": value for name, value in seconds.items()})
+        return next(column.cells for column in cycle_columns([row], 3) if column.name == "time")
+
+    assert times(other=0.0) == ["-"]
+    assert times(generate=41.8, other=0.0) == ["42 s"]
+    assert times() == [""]

@@ -1,4 +1,4 @@
-"""Looking on while a run goes: bars and a table on a terminal, plain lines elsewhere, and the trackers."""
+"""Progress of a run on standard error: bars and a table on a terminal, plain lines elsewhere; and the trackers."""
 
 from __future__ import annotations
 
@@ -7,13 +7,20 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from halo_forge.cli.render import duration, fitted, print_paragraph
+from halo_forge.cli.status import advice_lines, cycle_columns
 from halo_forge.config import RaftConfig, resolved
 from halo_forge.core.advice import Advised
 from halo_forge.core.records import Decision, Measurement, Selection, Trained, TrainingSettings
 from halo_forge.runtime.effects import Observer
 from halo_forge.runtime.tracking import Tracker, check_trackers, open_trackers
+from halo_forge.store.status import read_status
 
 Item = TypeVar("Item")
 QUIET_SECONDS = 30.0
@@ -31,8 +38,6 @@ def open_observer(config: RaftConfig) -> Iterator[Observer]:
     trackers = _Trackers(config)
     try:
         if sys.stderr.isatty():
-            from halo_forge.cli.render import live_observer
-
             with live_observer(Path(config.output_dir), config.raft.num_cycles) as observer:
                 yield _Reporting(observer, trackers)
         else:
@@ -45,7 +50,7 @@ class PlainObserver:
     """Plain lines on standard error."""
 
     def track(self, label: str, items: Iterable[Item], total: int) -> Iterator[Item]:
-        """Says every half minute how far it is, and at the end how long it took."""
+        """A line every half minute with the progress, and one at the end with the time it took."""
         start = said = time.monotonic()
         count = 0
         for count, item in enumerate(items, start=1):
@@ -59,12 +64,12 @@ class PlainObserver:
             _say(f"{label}: {count} of {total} in {duration(time.monotonic() - start)}")
 
     def step(self, row: Mapping[str, float], num_steps: int) -> None:
-        """One line an optimizer step."""
+        """One line per optimizer step."""
         loss = f", loss {row['loss']:.4f}, gradient norm {row['gradient_norm']:.3f}" if "loss" in row else ""
         _say(f"train: step {row['step']} of {num_steps}, learning rate {row['learning_rate']:.3g}{loss}")
 
     def measured(self, measurement: Measurement) -> None:
-        """One line a policy version."""
+        """One line per policy version."""
         parts = [
             f"{name} {measurement.metrics[name]:.3f}{_interval(measurement.metrics, name)}"
             for name in ("dev/compile_rate", "dev/pass_rate", "train/compile_rate", "train/pass_rate")
@@ -83,12 +88,84 @@ class PlainObserver:
         _say(f"decision: {decision.reason}")
 
     def trained(self, settings: TrainingSettings, selection: Selection, trained: Trained) -> None:
-        """One line a cycle."""
+        """One line per cycle."""
         steps, mass = trained.metrics["optimizer_steps"], trained.metrics["learning_rate_mass"]
         _say(
             f"cycle {settings.cycle}: trained v{trained.policy_version} on {trained.num_rows} samples,"
             f" {steps:.0f} steps, learning rate {settings.learning_rate:.3g}, mass {mass:.3g}"
         )
+
+
+class LiveObserver:
+    """A table that grows with the cycles, with the bars of what is going on below it."""
+
+    def __init__(self, live: Live, root: Path, num_cycles: int) -> None:
+        self._live = live
+        self._root = root
+        self._num_cycles = num_cycles
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        self._training: Any = None
+        self._refresh()
+
+    def track(self, label: str, items: Iterable[Item], total: int) -> Iterator[Item]:
+        """A bar while the items pass."""
+        task = self._progress.add_task(label, total=total, visible=total > 0)
+        try:
+            for item in items:
+                yield item
+                self._progress.advance(task)
+        finally:
+            self._progress.remove_task(task)
+
+    def step(self, row: Mapping[str, float], num_steps: int) -> None:
+        """A bar of the optimizer steps."""
+        if self._training is None:
+            self._training = self._progress.add_task("train", total=num_steps)
+        self._progress.update(self._training, completed=row["step"])
+
+    def measured(self, measurement: Measurement) -> None:
+        """The new row."""
+        self._refresh()
+
+    def advised(self, advised: Advised) -> None:
+        """Above the table, where it stays."""
+        for row in advised.advice:
+            for line in advice_lines(row):
+                print_paragraph(self._live.console, line, indent=" " * 8)
+
+    def decided(self, decision: Decision) -> None:
+        """Above the table too."""
+        print_paragraph(self._live.console, f"decision: {decision.reason}", indent="    ")
+
+    def trained(self, settings: TrainingSettings, selection: Selection, trained: Trained) -> None:
+        """The rest of the row."""
+        if self._training is not None:
+            self._progress.remove_task(self._training)
+            self._training = None
+        self._refresh()
+
+    def _refresh(self) -> None:
+        started = (self._root / "run.json").is_file()
+        cycles = read_status(self._root, self._num_cycles).cycles if started else []
+        if not cycles:
+            self._live.update(Group(self._progress))
+            return
+        table, _ = fitted(cycle_columns(cycles, self._num_cycles), self._live.console.width)
+        self._live.update(Group(table, self._progress))
+
+
+@contextmanager
+def live_observer(root: Path, num_cycles: int) -> Iterator[LiveObserver]:
+    """Draws on standard error until the block ends; what is left then is erased, the final table goes to stdout."""
+    with Live(console=Console(stderr=True), transient=True, refresh_per_second=4) as live:
+        yield LiveObserver(live, root, num_cycles)
 
 
 class _Reporting:
@@ -126,26 +203,6 @@ class _Trackers:
     def close(self) -> None:
         for tracker in self._open if self._open is not None else ():
             tracker.close()
-
-
-def advice_lines(row: Mapping[str, str]) -> list[str]:
-    """One advice in words: what is to be seen and what to do about it, each with what it rests on."""
-    return [
-        f"advice: {row['symptom']} ({row['evidence']})",
-        f"    likely: {row['cause']}",
-        f"    to do: {row['action']}",
-        f"    how sure: {row['power']}",
-    ]
-
-
-def duration(seconds: float) -> str:
-    """Such as "42 s", "3 min 5 s" or "2 h 10 min"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def _interval(metrics: Mapping[str, float], name: str) -> str:

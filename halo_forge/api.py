@@ -1,0 +1,252 @@
+"""halo-forge as a library: run, preview, read and verify (docs/library.md).  The command line uses the same functions.
+
+`import halo_forge` offers these names, and those of a few other modules beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from halo_forge import loop
+from halo_forge.checks.answers import (
+    completion_rows,
+    one_prompt,
+    programs,
+    verdicts_on,
+    without_tests,
+)
+from halo_forge.config import LoadedConfig, load_config
+from halo_forge.core.advice import Advised
+from halo_forge.core.errors import ConfigError
+from halo_forge.core.records import Decision, Measurement, Selection, Trained, TrainingSettings, Verdict
+from halo_forge.prompts import Row
+from halo_forge.runtime.assembly import is_finished, load_prompt_sets, open_run, planned, run_config
+from halo_forge.runtime.effects import Observer, Runtime
+from halo_forge.runtime.preview import Preview
+from halo_forge.store.files import read_json
+from halo_forge.store.rows import decision_rows, sample_rows, training_rows
+from halo_forge.store.status import Status, read_status
+
+__all__ = [
+    "RunDirectory",
+    "SilentObserver",
+    "preview",
+    "resumable",
+    "resume",
+    "run",
+    "verify_completions",
+    "verify_programs",
+]
+
+Item = TypeVar("Item")
+
+
+def preview(config: LoadedConfig) -> Preview:
+    """What a run of this configuration will do, one `CyclePlan` for each cycle; loads no model and writes nothing.
+
+    Raises:
+        ConfigError: A local prompt set cannot be read, or a prompt id is in two of them.
+    """
+    return planned(config.config)
+
+
+class SilentObserver:
+    """An observer that does nothing; derive from it and override what you want to see."""
+
+    def track(self, label: str, items: Iterable[Item], total: int) -> Iterator[Item]:
+        """Yields `items` as they are; `total` is their number, `label` what is done with them."""
+        yield from items
+
+    def step(self, row: Mapping[str, float], num_steps: int) -> None:
+        """After every optimizer step, with its row of training_log.jsonl."""
+
+    def measured(self, measurement: Measurement) -> None:
+        """When a policy version was measured."""
+
+    def advised(self, advised: Advised) -> None:
+        """With the advice that follows from the measurements so far."""
+
+    def decided(self, decision: Decision) -> None:
+        """When it was decided what follows."""
+
+    def trained(self, settings: TrainingSettings, selection: Selection, trained: Trained) -> None:
+        """When a cycle was trained."""
+
+
+def run(
+    config: LoadedConfig,
+    *,
+    resume: bool = False,
+    from_cycle: int | None = None,
+    observer: Observer | None = None,
+    opened: Callable[[Runtime], None] | None = None,
+) -> RunDirectory:
+    """Run all cycles of a configuration in its `output_dir`; returns when the run is finished.
+
+    An interrupt (KeyboardInterrupt) loses nothing: call it again with `resume=True`.
+
+    Args:
+        resume: Continue the run of this configuration that is there, or start one; without it a directory in which a
+            run was started is refused.
+        from_cycle: Redo a run from this cycle on; its old files move to superseded/.
+        observer: Is told of everything that happens.
+        opened: Is called once all is loaded, before the first cycle; not for a run that is finished already.
+
+    Raises:
+        ConfigError: Prompts or model cannot be used.
+        RunDirError: The run directory is in use, or holds another run.
+        ToolMissing: A compiler, package or server is missing or does not work.
+        StoppedByRule: A rule of the configuration ended the run; it stays resumable.
+    """
+    root = Path(config.config.output_dir)
+    if from_cycle is None and resume and is_finished(config):
+        return RunDirectory(root)
+    watcher = SilentObserver() if observer is None else observer
+    with open_run(config, watcher, resume=resume, from_cycle=from_cycle) as (plan, directory, runtime):
+        if opened is not None:
+            opened(runtime)
+        loop.run_raft(plan, directory, runtime)
+        directory.event("run_finished")
+    return RunDirectory(root)
+
+
+def resume(path: str | Path, *, from_cycle: int | None = None, observer: Observer | None = None) -> RunDirectory:
+    """Continue the run in a run directory, or redo it from a cycle on; as `run`.
+
+    Raises:
+        ConfigError: `from_cycle` is not a cycle of this run.
+        RunDirError: The directory holds no run, or is in use.
+    """
+    return run(resumable(Path(path), from_cycle), resume=True, from_cycle=from_cycle, observer=observer)
+
+
+def resumable(root: Path, from_cycle: int | None) -> LoadedConfig:
+    """The configuration of the run in `root`, which has a cycle `from_cycle`.
+
+    Raises:
+        ConfigError: It has none.
+        RunDirError: The directory holds no run.
+    """
+    loaded = run_config(root)
+    num_cycles = loaded.config.raft.num_cycles
+    if from_cycle is not None and not 1 <= from_cycle <= num_cycles + 1:
+        raise ConfigError(
+            f"--from-cycle {from_cycle}: the run has {num_cycles} cycles",
+            f"name a cycle from 1 to {num_cycles} ({num_cycles + 1} measures the last model again)",
+        )
+    return loaded
+
+
+class RunDirectory:
+    """A run directory to read: running, stopped or finished.  Nothing is locked, and every call reads the files again.
+
+    The lists of rows are plain dicts, as `pandas.DataFrame` takes them.
+
+    Raises:
+        RunDirError: The directory holds no run of halo-forge, or a file of it cannot be read; every method too.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = run_config(self.path)
+
+    def __repr__(self) -> str:
+        return f"RunDirectory({str(self.path)!r})"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """run.json: versions, seed, digests, toolchain, hardware."""
+        return read_json(self.path / "run.json")
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """result.json: the chosen version against the start model; None until the run is finished."""
+        path = self.path / "result.json"
+        return read_json(path) if path.is_file() else None
+
+    @property
+    def best_adapter(self) -> Path | None:
+        """The PEFT folder of the version that is best so far; None while that is the start model."""
+        found = self.status().best_adapter
+        return None if found is None else Path(found)
+
+    def status(self) -> Status:
+        """Where the run stands, with everything that `halo-forge raft status` shows."""
+        return read_status(self.path, self.config.config.raft.num_cycles)
+
+    def cycles(self) -> list[dict[str, Any]]:
+        """One row for each cycle: its state, settings, decision and all metrics (docs/metrics.md).
+
+        The metrics of a row are those of `policy_version`, which the cycle sampled from, and of the training that
+        followed; the last row has no training.
+        """
+        return [
+            {
+                "cycle": row.cycle,
+                "policy_version": row.policy_version,
+                "state": row.state,
+                "outcome": row.decision.get("outcome"),
+                "action": row.decision.get("action"),
+                "num_kept": row.num_kept,
+                **{key: value for key, value in row.settings.items() if key != "cycle"},
+                **row.metrics,
+            }
+            for row in self.status().cycles
+        ]
+
+    def samples(self) -> list[dict[str, Any]]:
+        """One row for each completion, with its verdict and what became of it; see `store.rows.sample_rows`."""
+        return list(sample_rows(self.path))
+
+    def training_steps(self) -> list[dict[str, Any]]:
+        """One row for each optimizer step: cycle, step, learning rate, loss, gradient norm."""
+        return list(training_rows(self.path))
+
+    def decisions(self) -> list[dict[str, Any]]:
+        """One row for each decision, with the comparisons it rests on."""
+        return list(decision_rows(self.path))
+
+
+def verify_programs(
+    verifier: LoadedConfig | Mapping[str, Any], sources: Iterable[str], *, prompt_id: str | None = None
+) -> list[Verdict]:
+    """Check program texts: by the tests of a prompt, or by compiling and running them without input.
+
+    Args:
+        verifier: A configuration; or, without `prompt_id`, the settings of a verifier alone, such as `{"kind": "c"}`.
+        prompt_id: A prompt of the configuration.
+
+    Raises:
+        ConfigError: A setting is wrong, no prompt has this id, or a text is empty.
+        ToolMissing: A compiler is missing or does not work.
+    """
+    if not isinstance(verifier, LoadedConfig):
+        if prompt_id is not None:
+            raise ConfigError("prompt_id needs a configuration, which names the prompts", "give load_config(...)")
+        verifier = load_config(
+            {"model": {"model_name_or_path": "none"}, "verifier": dict(verifier), "output_dir": "none"}
+        )
+    spec, prompt = verifier.config.verifier, None
+    if prompt_id is None:
+        spec = without_tests(spec)
+    else:
+        prompt = one_prompt(prompt_id, load_prompt_sets(verifier.config).by_id())
+    named = [(f"program {number}", source) for number, source in enumerate(sources, start=1)]
+    return list(verdicts_on(spec, programs(named, spec, prompt)))
+
+
+def verify_completions(config: LoadedConfig, rows: Iterable[Mapping[str, Any]]) -> list[Verdict]:
+    """Check completions as a run does: the program is taken out of the text, and tested by the tests of its prompt.
+
+    Args:
+        rows: `{"prompt_id": ..., "text": ...}`; `index`, `finish` and `policy_version` may be there too.
+
+    Raises:
+        ConfigError: A row is wrong or names no prompt of the configuration.
+        ToolMissing: A compiler is missing or does not work.
+    """
+    numbered = (Row(f"row {number}", row) for number, row in enumerate(rows, start=1))
+    asked = completion_rows(numbered, load_prompt_sets(config.config).by_id())
+    return list(verdicts_on(config.config.verifier, asked))
