@@ -1,4 +1,4 @@
-"""Between the threads that check completions and the language that knows how."""
+"""The interface between the threads that check completions and what a language checks them with."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Checker(Protocol):
         """
 
     def prepare(self, tests: Tests, sandbox: Sandbox) -> None:
-        """Find out, before any answer is there, whether `tests` can work; equal ones are looked at once.
+        """Find out, before there is any answer, whether `tests` can work; called once for equal tests.
 
         Raises:
-            SandboxError: Our own failure.
+            SandboxError: The verifier itself failed.
             ConfigError: They are of a kind this language does not have, or do not work by themselves.
         """
 
@@ -31,6 +31,6 @@ class Checker(Protocol):
         """What the stages show about one program.
 
         Raises:
-            SandboxError: Our own failure; nothing is known about the program.
+            SandboxError: The verifier failed; nothing is known about the program.
             ConfigError: The tests do not work by themselves.
         """

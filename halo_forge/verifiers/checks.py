@@ -1,4 +1,4 @@
-"""The kinds of tests that a prompt can carry, and the comparison of what a program printed with what it should."""
+"""The kinds of tests that a prompt can have, and the comparison of output with what is expected."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Harness(_Tests):
 
 
 class Case(BaseModel):
-    """What a program reads, and what it must print then."""
+    """What a program reads, and what it must print in response."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -70,9 +70,9 @@ class Stdio(_Tests):
 
 
 class CompileOnly(_Tests):
-    """Compiling is all there is to check: to an object, which defines the entry point where one is named.
+    """Only compilation is checked: to an object, which must define the entry point if one is named.
 
-    A prompt without tests is of this kind: whether it asks for a function or for a program cannot be known.
+    A prompt without tests is of this kind, because it may ask for a function or for a program.
     """
 
     kind: Literal["compile"] = "compile"
@@ -94,7 +94,7 @@ class PythonTests(_Tests, abc.ABC):
         """What the driver does with an answer.
 
         Raises:
-            ValueError: The tests are no tests; those that `parse_tests` made are.
+            ValueError: They cannot be planned; those that `parse_tests` returned can.
         """
 
     @property
@@ -157,7 +157,7 @@ def parse_tests(prompt: Prompt) -> tuple[Tests, str]:
     """The prompt's tests, and a digest that equal tests share.
 
     Raises:
-        ConfigError: They are malformed, or of a kind that is not known here.
+        ConfigError: They are malformed, or of an unknown kind.
     """
     if prompt.tests is None:
         return CompileOnly(), "none"
@@ -172,7 +172,7 @@ def parse_tests(prompt: Prompt) -> tuple[Tests, str]:
             "tests are {kind: harness, entry_point, source, expected: [line ...]},"
             " {kind: stdio, cases: [{stdin, stdout} ...]} or {kind: compile, entry_point}; for Python also"
             " {kind: asserts, entry_point, setup, tests: [assert ...]} and HumanEval's and MBPP's own;"
-            " leave them out where compiling is all there is to check",
+            " leave them out to check compilation only",
         ) from error
     return tests, digest(json.dumps(plain, sort_keys=True))
 
@@ -185,7 +185,7 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Lines that are as expected, whether the output is right as a whole, and the first differences in words."""
+    """The number of correct lines, whether the whole output is correct, and the first differences as text."""
 
     num_equal: int
     right: bool
@@ -193,11 +193,11 @@ class Comparison:
 
 
 def compare_lines(output: bytes, expected: tuple[str, ...], complete: bool) -> Comparison:
-    """Compare line by line, exactly but for white space at the end of a line.
+    """Compare line by line, ignoring white space at the end of a line.
 
     Args:
         output: What the program wrote.
-        complete: The program came to its end; if it did not, an unfinished last line counts for nothing.
+        complete: The program ran to its end; if it did not, an unfinished last line is ignored.
     """
     lines = output.split(b"\n", len(expected) + 1)
     if len(lines) <= len(expected) + 1 and (lines[-1] == b"" or not complete):
@@ -211,7 +211,7 @@ def compare_lines(output: bytes, expected: tuple[str, ...], complete: bool) -> C
             differences.append(f"check {number}: expected {_show(_encoded(wanted))}, found {_show(found)}")
     if len(lines) < len(expected):
         wanted = _show(_encoded(expected[len(lines)]))
-        differences.append(f"check {len(lines) + 1}: expected {wanted}, found nothing, nor after it")
+        differences.append(f"check {len(lines) + 1}: expected {wanted}, found the end of the output")
     if len(lines) > len(expected):
         differences.append(f"more than the {len(expected)} expected lines: {_show(lines[len(expected)])}")
     return Comparison(num_equal, not differences, tuple(differences))

@@ -1,4 +1,4 @@
-"""One program in the making: what a language's `build` works with."""
+"""What a language builds a program with: its tools in the sandbox, and a record of what they said and cost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STANDARD_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
 class StageFailed(Exception):
-    """The program goes no further."""
+    """A stage failed; the program goes no further."""
 
     def __init__(self, stage: Stage, status: Status) -> None:
         super().__init__(stage, status)
@@ -71,7 +71,7 @@ class ToolRunner:
 
 
 class BuildContext:
-    """Runs tools in the sandbox for one program, and collects what they cost and said.
+    """Runs tools in the sandbox for one program, and records their cost and output.
 
     Attributes:
         tools: Name in `requires()` -> absolute path.
@@ -101,17 +101,17 @@ class BuildContext:
 
         Raises:
             StageFailed: It fails, or leaves no such file.
-            SandboxError: Our own failure.
+            SandboxError: The verifier itself failed.
         """
         outcome = self.run(argv, files, target)
-        # Go's compiler tells its errors on standard output.
+        # Go's compiler prints its errors to standard output.
         said = readable(outcome.stdout + outcome.stderr)
         self._note(outcome, said)
         if counted:
             self.num_warnings += num_warnings(said)
         self.require_clean(outcome, "compile", f"the compiler (making {target})", self._runner.limits)
         if outcome.fetched is None:
-            self.fail(f"the compiler left no {target}")
+            self.fail(f"the compiler produced no {target}")
         return outcome.fetched
 
     def ask(self, argv: list[str], files: Mapping[str, bytes]) -> str:
@@ -119,7 +119,7 @@ class BuildContext:
 
         Raises:
             StageFailed: It fails.
-            SandboxError: Our own failure.
+            SandboxError: The verifier itself failed.
         """
         outcome = self.run(argv, files, None)
         self._note(outcome, readable(outcome.stderr))
@@ -144,12 +144,12 @@ class BuildContext:
         return cast(Value, self._runner.cache.get(key, make)[0])
 
     def fail(self, note: str) -> NoReturn:
-        """The program does not compile, for a reason that no tool has told."""
+        """Fail the compile stage, for a reason that no tool reported."""
         self.notes.append(note)
         raise StageFailed("compile", "failed")
 
     def require_clean(self, outcome: Outcome, stage: Stage, who: str, limits: Limits) -> None:
-        """Raises StageFailed when a command has not come to a good end."""
+        """Raises StageFailed unless the command succeeded."""
         if outcome.clean:
             return
         if outcome.exit_code is None or stage != "compile" or not (outcome.stdout or outcome.stderr):
@@ -162,7 +162,7 @@ class BuildContext:
 
 
 def status_of(outcome: Outcome) -> Status:
-    """The status of a stage that a command without a good end was the last of."""
+    """The status of a stage whose last command failed."""
     if outcome.timed_out is not None:
         return "timeout"
     return "out_of_memory" if outcome.out_of_memory else "failed"

@@ -1,4 +1,4 @@
-"""What a verdict says in words: bounded, and the same for the same program."""
+"""The text of a verdict: bounded, and the same for the same program."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ADDRESS = re.compile(r"0x[0-9a-fA-F]{4,}")
 _PROCESS_ID = re.compile(r"==\d+==")
 # Of Rust 1.91 and later.
 _THREAD_ID = re.compile(r"^(thread '[^'\n]*') \(\d+\)(?= )", re.MULTILINE)
-# With a line number: what compilers say of their own options is no warning about the program.
+# With a line number: a warning about the compiler's own options is not about the program.
 _WARNING = re.compile(r"^\S.*?:\d+:(?:\d+:)? warning: ", re.MULTILINE)
 
 # What a C compiler joins and replaces before it looks for directives.
@@ -66,13 +66,13 @@ def silences_warnings(source: str) -> bool:
 
 
 def ending(outcome: Outcome, limits: Limits) -> str:
-    """How a command ended, in words; empty when it ended well."""
+    """How a command ended, as text; empty if it succeeded."""
     if outcome.timed_out == "cpu":
-        return f"used up its {limits.cpu_seconds:g} s of CPU time"
+        return f"exceeded its {limits.cpu_seconds:g} s of CPU time"
     if outcome.timed_out == "wall":
-        return f"did not end within {limits.wall_seconds:g} s"
+        return f"did not finish within {limits.wall_seconds:g} s"
     if outcome.out_of_memory:
-        return f"went over its memory limit of {limits.memory_bytes} bytes"
+        return f"exceeded its memory limit of {limits.memory_bytes} bytes"
     if outcome.output_limit:
         return f"wrote more than its limit of {limits.file_bytes} bytes"
     if outcome.process_limit:

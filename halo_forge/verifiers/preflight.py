@@ -1,4 +1,4 @@
-"""Before any completion is drawn: are the tools there, and do they do their work under the configured limits?"""
+"""Before any sampling: are the tools installed, and do they work under the configured limits?"""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def check_tools(spec: ProgramSpec, checker: Checker) -> dict[str, Any]:
             version = checker.version(sandbox)
             if not version.clean:
                 late = version.timed_out is not None
-                raise _unfit(spec, f"does not tell its version: {readable(version.stderr)[:500]}", late)
+                raise _unfit(spec, f"does not print its version: {readable(version.stderr)[:500]}", late)
             for source, tests, wanted in _controls(spec):
                 result = checker.check(source, tests, sandbox)
                 if result.status != wanted[1] or wanted[0] not in (None, result.stage):
@@ -106,7 +106,7 @@ def _unfit(spec: ProgramSpec, message: str, late: bool = False) -> ToolMissing:
         f"timeout_seconds (now {spec.timeout_seconds:g}) or compile_timeout_seconds"
         f" (now {spec.compile_timeout_seconds:g})"
     )
-    install = f"{spec.install_hint()}; if it is complete, raise"
+    install = f"{spec.install_hint()}; if it is installed completely, raise"
     return ToolMissing(
         f"verifier.kind {_kind(spec)!r}: {spec.requires()[0]} {message}",
         # What was late is there: more time is what helps first.

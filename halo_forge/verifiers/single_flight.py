@@ -1,4 +1,4 @@
-"""A cache in which equal work that is asked for at the same time is done once."""
+"""A cache in which equal work that is requested at the same time is done once."""
 
 from __future__ import annotations
 

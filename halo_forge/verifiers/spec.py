@@ -1,4 +1,4 @@
-"""The settings that all languages share, and what one language adds to them."""
+"""The settings that all languages share, and what each language defines."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ class Controls:
 
 
 class ProgramSpec(Spec, abc.ABC):
-    """Settings of a verifier that compiles a program, runs it, and compares what it does with what it should.
+    """Settings of a verifier that compiles a program, runs it, and compares its output with the expected one.
 
     Attributes:
-        stages: A beginning of compile, run, tests; a shorter list checks less.
+        stages: The first one, two or three of compile, run, tests.
         timeout_seconds: CPU seconds of one run of the program; the wall clock allows 3 times that and 2 s more.
         memory_limit_bytes: Resident memory of one run of the program.
         compile_timeout_seconds: CPU seconds of one call of the compiler; the wall clock allows 3 times that and 5 s.
         output_limit_bytes: The longest output, or file, of one run of the program.
         workers: Programs checked at the same time; "auto" is one for each core.
-        isolation: What holds programs back; "auto" is the best of namespace and landlock that this machine has.
-        max_error_fraction: The share of verdicts that may be failures of our own before the run stops; one of a set
-            may always be, unless this is 0.
-        rerun_kept: Run once more what was selected for training, and drop it where the verdict is another one.
+        isolation: The isolation level of the sandbox; "auto" is the better of namespace and landlock that works here.
+        max_error_fraction: The share of verdicts with status "error" above which the run stops; a single one never
+            stops it, unless this is 0.
+        rerun_kept: Check the samples selected for training once more, and drop those with another verdict.
         rewards: See `Rewards`.
     """
 
@@ -87,7 +87,7 @@ class ProgramSpec(Spec, abc.ABC):
 
     @abc.abstractmethod
     def install_hint(self) -> str:
-        """What to type in order to get the tools, on Debian and on Fedora."""
+        """How to install the tools, on Debian and on Fedora."""
 
     @abc.abstractmethod
     def source_name(self, stem: str) -> str:
@@ -99,7 +99,7 @@ class ProgramSpec(Spec, abc.ABC):
 
     @abc.abstractmethod
     def controls(self) -> Controls:
-        """Programs that show whether the compiler works."""
+        """Programs that show whether the toolchain works."""
 
     @abc.abstractmethod
     def checker(self, tools: Mapping[str, str]) -> Checker:
@@ -109,7 +109,7 @@ class ProgramSpec(Spec, abc.ABC):
         """The prompt's tests as the checker takes them, and a digest that equal tests share.
 
         Raises:
-            ConfigError: They are malformed, or of a kind that is not known here.
+            ConfigError: They are malformed, or of an unknown kind.
         """
         return parse_tests(prompt)
 
@@ -123,7 +123,7 @@ class ProgramSpec(Spec, abc.ABC):
         return None
 
     def read_only_paths(self, tools: Mapping[str, str]) -> list[str]:
-        """Directories outside of the system's own that programs and tools must be able to read, but not to write."""
+        """Directories outside the system's own that programs and tools must be able to read but not write."""
         return outside_system(tools.values())
 
     def tool_environment(self) -> dict[str, str]:
@@ -135,11 +135,11 @@ class ProgramSpec(Spec, abc.ABC):
         return {}
 
     def settings_in_force(self) -> dict[str, Any]:
-        """What of the settings belongs into the record of the toolchain."""
+        """The settings that belong in the record of the toolchain."""
         return {}
 
     def needs_address_space(self) -> bool:
-        """Whether its programs reserve far more address space than they use."""
+        """Whether programs reserve far more address space than they use."""
         return False
 
     def max_reward(self, has_tests: bool) -> float:

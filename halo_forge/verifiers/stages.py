@@ -29,15 +29,15 @@ class BuiltSpec(ProgramSpec):
 
         Raises:
             StageFailed: The source does not compile.
-            SandboxError: Our own failure.
+            SandboxError: The verifier itself failed.
             ConfigError: The tests do not work by themselves.
         """
 
     def check_tests(self, context: BuildContext, tests: Tests) -> None:
-        """Find out, before any answer is there, whether `tests` can work.
+        """Find out, before there is any answer, whether `tests` can work.
 
         Raises:
-            SandboxError: Our own failure.
+            SandboxError: The verifier itself failed.
             ConfigError: They cannot.
         """
 
@@ -45,7 +45,7 @@ class BuiltSpec(ProgramSpec):
         """The machine code of an answer that compiles, by function; empty where it cannot be read.
 
         Raises:
-            SandboxError: Our own failure.
+            SandboxError: The verifier itself failed.
         """
         return []
 
@@ -57,9 +57,9 @@ class BuiltSpec(ProgramSpec):
         return symbol == entry_point
 
     def writes_sentinel(self) -> bool:
-        """Whether a program with a harness ends with the word that it finds in standard input, as in `harness`.
+        """Whether a program with a harness ends its output with the sentinel from its standard input, as in `harness`.
 
-        Where it does not, nothing tells a harness that came to its end from an answer that left early.
+        Without it, a harness that finished cannot be told from an answer that exited early.
         """
         return False
 
@@ -94,7 +94,7 @@ class Stages:
         """See `Checker.prepare`."""
         if isinstance(tests, PythonTests):
             raise ConfigError(
-                f"tests of the kind {tests.kind!r} are for Python, the verifier checks {self.spec.language!r}",
+                f"tests of the kind {tests.kind!r} are for Python, but the verifier checks {self.spec.language!r}",
                 "use the kinds stdio, harness or compile, or set verifier.kind to python",
             )
         self.spec.check_tests(BuildContext(self.runner, sandbox), tests)
@@ -107,7 +107,7 @@ class Stages:
 
 
 class _Check:
-    """One program on its way, collecting what it cost and what there is to say about it."""
+    """Takes one program through the stages, and collects its cost and diagnostics."""
 
     def __init__(self, stages: Stages, tests: Tests, sandbox: Sandbox) -> None:
         self._stages = stages
@@ -164,7 +164,7 @@ class _Check:
         )
 
     def _run_once(self, program: bytes) -> CheckResult:
-        """Run a program that reads nothing; see `harness` for the sentinel that one with a harness ends with."""
+        """Run a program that reads nothing; see `compiled.harness` for the sentinel that a harness ends with."""
         with_sentinel = isinstance(self._tests, Harness) and self._spec.writes_sentinel()
         sentinel = secrets.token_hex(16) if with_sentinel else ""
         outcome = self._stages.run_program(program, sentinel, self._sandbox)
@@ -181,9 +181,9 @@ class _Check:
         finally:
             self._notes += [readable(outcome.stderr), *(() if comparison is None else comparison.differences)]
         if left_early:
-            # Whatever it printed before may not be the harness's.
+            # What it printed may not come from the harness.
             self._flags = {"early_exit"}
-            self._notes.append("the program left before the harness came to its end, or changed its output")
+            self._notes.append("the program exited before the harness had finished, or replaced its output")
             return self._result("run", "failed")
         if comparison is None:
             return self._result("run", "passed")
@@ -202,7 +202,7 @@ class _Check:
                 self._notes += [f"case {number}: the program: {ending(outcome, limits)}", readable(outcome.stderr)]
                 if _costs_a_whole_limit(outcome):
                     if number < self._tests.num_checks:
-                        self._notes.append(f"the cases after {number} were not run")
+                        self._notes.append(f"cases after {number} were not run")
                     break
             elif "tests" in self._spec.stages:
                 difference = compare_output(outcome.stdout, case.stdout)
@@ -210,7 +210,7 @@ class _Check:
                 self._num_passed += difference is None
                 self._notes += [] if difference is None else [f"case {number}: {difference}"]
         if unclean:
-            # A limit says more than a crash: it ended the whole check.
+            # A limit is more informative than a crash: it ended the whole check.
             worst = unclean[-1] if _costs_a_whole_limit(unclean[-1]) else unclean[0]
             return self._result("run", status_of(worst), worst)
         if "tests" not in self._spec.stages:
@@ -220,5 +220,5 @@ class _Check:
 
 
 def _costs_a_whole_limit(outcome: Outcome) -> bool:
-    """Whether the next case is likely to cost as much again, for a program that has failed already."""
+    """Whether the next case would probably cost a whole limit again, for a program that has already failed."""
     return outcome.timed_out is not None or outcome.output_limit or outcome.out_of_memory

@@ -1,4 +1,4 @@
-"""Where tools live on this machine, and where we keep what we make of them."""
+"""Where tools are installed on this machine, and where what is built from them is cached."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def find_tool(name: str) -> str | None:
 
 
 def outside_system(paths: Iterable[str]) -> list[str]:
-    """The directories that hold the installations of tools, sorted, without those that every system has.
+    """The directories of the installations of tools, sorted, without the system's own.
 
-    Of a tool in a directory `bin` it is the directory around that, unless that holds more than installations.
+    For a tool in a directory `bin` it is the parent directory, unless that holds more than an installation.
     """
     found: set[str] = set()
     for path in paths:
@@ -52,7 +52,7 @@ def _in_system(directory: str) -> bool:
 
 
 def cache_directory(name: str) -> Path:
-    """A directory for what is made of a toolchain once and read by many runs; jobs read it under other user ids.
+    """A directory for what is built from a toolchain once and read by many runs; jobs read it under other user ids.
 
     For root it is outside of root's home, which no other user may enter.
 
@@ -70,8 +70,8 @@ def cache_directory(name: str) -> Path:
     return directory
 
 
-def kept(directory: Path, fill: Callable[[Path], None]) -> Path:
-    """`directory`, made by `fill` where it is missing: complete or not there at all, whoever else makes it too.
+def build_cached(directory: Path, fill: Callable[[Path], None]) -> Path:
+    """`directory`, filled by `fill` if it is missing; atomic, whatever other processes do at the same time.
 
     Raises:
         OSError: It cannot be written.

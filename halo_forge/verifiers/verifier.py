@@ -1,4 +1,4 @@
-"""Checks completions in background threads, one launcher a thread, and hands out the verdicts in order."""
+"""Checks completions in background threads, each with its own launcher, and returns the verdicts in order."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _Key = tuple[str, int, int, str, str]
 
 
 class Verifier(Protocol):
-    """Checks completions in the background and hands out verdicts in order."""
+    """Checks completions in the background and returns verdicts in order."""
 
     def __enter__(self) -> Self:
-        """Check that the tools work, by programs whose verdict is known.
+        """Check that the tools work, using programs whose verdict is known.
 
         Raises:
-            ToolMissing: A tool is not there, or does not do its work under the configured limits.
+            ToolMissing: A tool is missing, or does not work under the configured limits.
         """
 
     def __exit__(self, *details: object) -> None:
@@ -46,28 +46,28 @@ class Verifier(Protocol):
         """Find prompts whose tests cannot work, before anything is generated.
 
         Raises:
-            ConfigError: A prompt's tests or language are not ours, or its harness does not compile.
+            ConfigError: The verifier does not support a prompt's tests or language, or its harness does not compile.
         """
 
     def submit(self, prompt: Prompt, completion: Completion) -> None:
         """Start to check a completion in the background; does not wait.
 
         Raises:
-            ConfigError: The prompt's tests or language are not ours.
+            ConfigError: The verifier does not support the prompt's tests or language.
         """
 
     def verify(self, pairs: Sequence[tuple[Prompt, Completion]]) -> Iterator[Verdict]:
         """The verdicts in the order of `pairs`; what was submitted before is not checked again.
 
         Raises:
-            ConfigError: A prompt's tests or language are not ours, or its harness does not compile.
+            ConfigError: The verifier does not support a prompt's tests or language, or its harness does not compile.
         """
 
     def verify_again(self, pairs: Sequence[tuple[Prompt, Completion]]) -> Iterator[Verdict]:
-        """The same as `verify`, but every program is run anew, whatever was found out about it before."""
+        """The same as `verify`, but every program is run again, without the cache."""
 
     def close(self) -> None:
-        """End all that is running, at once."""
+        """Stop everything that is running, at once."""
 
 
 class ThreadedVerifier:
@@ -121,7 +121,7 @@ class ThreadedVerifier:
             except ConfigError as error:
                 raise ConfigError(f"prompt {prompt_id!r}: {error.message}", error.hint) from error
             except SandboxError as error:
-                raise ToolMissing(f"the sandbox failed: {error}", "fix what it says, and start again") from error
+                raise ToolMissing(f"the sandbox failed: {error}", "fix the error above, then start again") from error
 
     def _prepare_tests(self, tests: Tests) -> None:
         self._checker.prepare(tests, self._sandboxes.mine())
@@ -167,8 +167,9 @@ class ThreadedVerifier:
         language = prompt.language
         if language is not None and (canonical(language) or language) != self._spec.language:
             raise ConfigError(
-                f"prompt {prompt.id!r} asks for the language {language!r}, the verifier checks {self._spec.language!r}",
-                f"set verifier.kind to {language!r} or leave such prompts out",
+                f"prompt {prompt.id!r} asks for the language {language!r}, but the verifier checks"
+                f" {self._spec.language!r}",
+                f"set verifier.kind to {language!r}, or remove such prompts",
             )
 
     def _start(
@@ -217,8 +218,8 @@ class ThreadedVerifier:
         return found | set(result.flags)
 
     def _known_result(self, code: str, tests: Tests, tests_digest: str | None, num_checks: int) -> CheckResult:
-        """The facts of a program; those from before where it was checked with these tests before, unless `tests_digest`
-        is None."""
+        """The result for a program: a cached one if it was checked with these tests before, unless `tests_digest` is
+        None."""
         try:
             if tests_digest is None:
                 return self._attempt(code, tests)
@@ -252,7 +253,7 @@ def _no_program(extraction: Extraction) -> str:
 
 
 class _Sandboxes:
-    """One sandbox for each thread that asks for one, all of them closed together."""
+    """One sandbox per thread, all closed together."""
 
     def __init__(self, open_one: Callable[[], Sandbox]) -> None:
         self._open_one = open_one
@@ -266,7 +267,7 @@ class _Sandboxes:
 
         Raises:
             SandboxError: It does not start.
-            CancelledError: All are closed: nobody waits for the outcome any more.
+            CancelledError: All are closed, and nothing waits for the outcome.
         """
         sandbox: Sandbox | None = getattr(self._local, "sandbox", None)
         if sandbox is None:

@@ -44,7 +44,7 @@ def test_differences_are_few_and_short() -> None:
     found = compare_lines(b"y" * 1000 + b"\n" + b"z\n" * 98, tuple("x" for _ in range(100)), True)
     assert len(found.differences) == 6 and all(len(line) < 250 for line in found.differences)
     assert found.differences[0].startswith("check 1: expected 'x', found 'yyy")
-    assert found.differences[-1] == "check 100: expected 'x', found nothing, nor after it"
+    assert found.differences[-1] == "check 100: expected 'x', found the end of the output"
 
 
 @pytest.mark.parametrize(

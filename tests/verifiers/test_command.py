@@ -95,7 +95,7 @@ def test_every_reply_becomes_its_verdict(opened: Open) -> None:
             assert found.warnings == reply.get("warnings", 0)
 
 
-def test_a_command_that_keeps_the_contract_for_no_answer_is_an_error_of_ours(opened: Open) -> None:
+def test_a_command_that_follows_the_protocol_for_no_answer_is_an_error_of_ours(opened: Open) -> None:
     # Of an empty answer nothing is printed, which is no reply either.
     with opened() as verifier:
         found = verdict(verifier, "no json")
@@ -233,7 +233,7 @@ def test_before_a_run_the_command_answers_once(opened: Open) -> None:
     [
         ({"files": ["a/check.sh", "b/check.sh"]}, "twice"),
         ({"files": ["a/answer"]}, "that of the answer"),
-        ({"command": "./other.sh"}, "none of verifier.files"),
+        ({"command": "./other.sh"}, "not among verifier.files"),
         ({"command": []}, "at least 1"),
         ({"answer_file": "../answer"}, "pattern"),
         ({"language": ""}, "at least 1"),
@@ -275,9 +275,9 @@ def test_what_it_may_read(open_path: Path) -> None:
     # Of a command that is one of the files, nothing but its copy is there.
     own = Spec.model_validate({**given, "command": "./check.sh"})
     assert own.read_only_paths({own.requires()[0]: own.requires()[0]}) == []
-    with pytest.raises(ConfigError, match="no directory"):
+    with pytest.raises(ConfigError, match="not a directory"):
         Spec.model_validate({**given, "read_only": [str(open_path / "gone")]}).read_only_paths({"sh": "/usr/bin/sh"})
-    with pytest.raises(ConfigError, match="'/proc' shows too much"):
+    with pytest.raises(ConfigError, match="'/proc' would expose too much"):
         Spec.model_validate({**given, "read_only": ["/proc"]}).read_only_paths({"sh": "/usr/bin/sh"})
 
 

@@ -32,11 +32,11 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return (folder / "a.o").read_bytes()
 
 
-def test_names_and_starters(content: bytes) -> None:
+def test_names_and_initializers(content: bytes) -> None:
     found = elf.read(content)
     assert found.defined == {"common", "shown", "weak_one"}
     assert {"printf", "puts"} <= found.undefined
-    assert found.starters == {".init_array"}
+    assert found.initializers == {".init_array"}
 
 
 def test_functions_with_what_the_linker_fills_in(content: bytes) -> None:

@@ -116,7 +116,7 @@ def test_leaving_before_the_harness_is_through(check: Check, name: str) -> None:
     verdict = check(asking(LEAVING[name]), TESTS)
     fails(verdict, "early_exit")
     assert (verdict.stage, verdict.tests_passed, verdict.reward) == ("run", 0, 0.5)
-    assert "left before the harness came to its end" in verdict.diagnostics
+    assert "exited before the harness had finished" in verdict.diagnostics
 
 
 def test_leaving_when_the_harness_is_through(check: Check) -> None:

@@ -15,7 +15,7 @@ from halo_forge.verifiers import open_verifier
 from halo_forge.verifiers.compiled import precompiled
 from halo_forge.verifiers.context import ToolRunner
 from halo_forge.verifiers.languages.cpp import Spec
-from halo_forge.verifiers.toolchain import kept
+from halo_forge.verifiers.toolchain import build_cached
 from halo_forge.verifiers.verifier import ThreadedVerifier
 
 ALL = "#include <bits/stdc++.h>\n"
@@ -104,6 +104,6 @@ def test_clang_is_left_alone() -> None:
 
 def test_few_are_kept(tmp_path: Path) -> None:
     for name in "abcde":
-        kept(tmp_path / name, lambda building: (building / "x").write_text("x") and None)
+        build_cached(tmp_path / name, lambda building: (building / "x").write_text("x") and None)
         precompiled._make_room(tmp_path)
     assert len(list(tmp_path.iterdir())) < 5

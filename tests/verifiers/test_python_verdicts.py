@@ -171,7 +171,7 @@ def test_a_harness_imports_the_answer(verifier: ThreadedVerifier) -> None:
         ("run", "failed", 0),
     ]
     verifier.check_prompts([prompt(HARNESS)])
-    with pytest.raises(ConfigError, match=r"'task'.*harness of a prompt is no Python.*SyntaxError"):
+    with pytest.raises(ConfigError, match=r"'task'.*harness of a prompt is not valid Python.*SyntaxError"):
         verifier.check_prompts([prompt({**HARNESS, "source": "print("})])
 
 
@@ -277,7 +277,7 @@ def test_a_driver_that_does_not_work_is_our_error(monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_interpreter_that_is_none_is_missing() -> None:
-    with pytest.raises(ToolMissing, match="does not tell where it is"):
+    with pytest.raises(ToolMissing, match="does not say where it is"):
         open_verifier(spec(compiler="/bin/true")).__enter__()
     with pytest.raises(ToolMissing, match="not found"):
         open_verifier(spec(compiler="python-of-nobody")).__enter__()

@@ -11,7 +11,7 @@ from languages import RUST, answer, prompt
 from test_compiled_languages import verifier_of
 
 from halo_forge.core.records import Verdict
-from halo_forge.verifiers.compiled.rust_source import reaching
+from halo_forge.verifiers.compiled.rust_source import harness_bypass
 
 Check = Callable[[str], Verdict]
 TESTS: dict[str, Any] = {
@@ -127,13 +127,13 @@ def test_honest_answers_pass(check: Check) -> None:
     ],
 )
 def test_what_reaches_around_a_harness(code: str, found: str | None) -> None:
-    assert reaching(code) == found
+    assert harness_bypass(code) == found
 
 
 @pytest.mark.parametrize("piece", ["#[", "#[a[", "'", '"', "r#", "/*", "use asm ", "#![[]", "'\\u{"])
 def test_hostile_text_takes_no_time_to_speak_of(piece: str) -> None:
     started = time.process_time()
-    reaching(piece * (60_000 // len(piece)))
+    harness_bypass(piece * (60_000 // len(piece)))
     assert time.process_time() - started < 2.0
 
 

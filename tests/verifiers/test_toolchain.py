@@ -15,7 +15,7 @@ from halo_forge.verifiers import toolchain
 from halo_forge.verifiers.compiled.functions import defines_function
 from halo_forge.verifiers.compiled.go_library import library
 from halo_forge.verifiers.languages import c, go, rust
-from halo_forge.verifiers.toolchain import cache_directory, find_tool, kept, outside_system
+from halo_forge.verifiers.toolchain import build_cached, cache_directory, find_tool, outside_system
 
 
 def _tool(path: Path, text: str = "#!/bin/sh\n") -> Path:
@@ -88,7 +88,7 @@ def test_what_is_kept_is_complete_or_not_there(tmp_path: Path) -> None:
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        kept(target, broken)
+        build_cached(target, broken)
     assert list(tmp_path.iterdir()) == []
     barrier = threading.Barrier(2)
 
@@ -96,14 +96,14 @@ def test_what_is_kept_is_complete_or_not_there(tmp_path: Path) -> None:
         barrier.wait(timeout=10)
         (building / "whole").write_text("whole")
 
-    threads = [threading.Thread(target=kept, args=(target, whole)) for _ in range(2)]
+    threads = [threading.Thread(target=build_cached, args=(target, whole)) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert [path.name for path in tmp_path.iterdir()] == ["library"]
     assert [path.name for path in target.iterdir()] == ["whole"]
-    assert kept(target, broken) == target
+    assert build_cached(target, broken) == target
 
 
 def test_caches_are_in_the_users_own_where_every_job_can_enter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -127,14 +127,14 @@ def test_rusts_warnings_stay(flags: list[str]) -> None:
         rust.Spec(flags=flags)
 
 
-def test_rustups_stand_in_is_looked_behind(tmp_path: Path) -> None:
+def test_rustups_stub_answer_is_looked_behind(tmp_path: Path) -> None:
     toolchain = tmp_path / "toolchains" / "stable"
     real = _tool(toolchain / "bin" / "rustc")
     _tool(tmp_path / "shims" / "rustup", f"#!/bin/sh\necho {toolchain}\n")
     (tmp_path / "shims" / "rustc").symlink_to("rustup")
     tools = {"rustc": str(tmp_path / "shims" / "rustc"), "cc": "/usr/bin/cc"}
-    assert rust.behind_rustup(tools["rustc"]) == str(real)
-    assert rust.behind_rustup(str(real)) == str(real)
+    assert rust.resolve_rustup(tools["rustc"]) == str(real)
+    assert rust.resolve_rustup(str(real)) == str(real)
     assert rust.Spec().read_only_paths(tools) == [str(toolchain)]
 
 

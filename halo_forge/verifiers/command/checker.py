@@ -1,4 +1,4 @@
-"""What runs the user's own command and believes its answer only if it keeps the contract of `command`."""
+"""Runs the user's command, and accepts its reply only if it follows the protocol in `languages/command.py`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _STANDARD_PATH = "/usr/local/bin:/usr/bin:/bin"
 _SHOWN = 400
 _COUNTED = ("cases", "expected", "tests")
-_MEND = (
+_FIX = (
     "fix the command: it prints one JSON object and exits with code 0 (verifiers.md in the documentation);"
     " `halo-forge verify CONFIG FILE --prompt ID` tries it"
 )
@@ -68,7 +68,7 @@ def tests_of(prompt: Prompt) -> tuple[Any, str]:
 
 
 class Reply(BaseModel):
-    """What the command prints; see `command`."""
+    """What the command prints; see `languages/command.py`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -85,9 +85,11 @@ class Reply(BaseModel):
         if passed > total:
             raise ValueError(f"tests_passed ({passed}) is above tests_total ({total})")
         if self.status == "passed" and passed < total:
-            raise ValueError(f"the status is passed, but only {passed} of {total} tests are")
+            raise ValueError(f"the status is passed, but only {passed} of {total} tests passed")
         if self.status == "failed" and self.stage == "tests" and total == 0:
-            raise ValueError("an answer that fails at the stage tests has at least one test: tests_total is 0")
+            raise ValueError(
+                "an answer that fails at the stage tests must have at least one test, but tests_total is 0"
+            )
         return self
 
     def reached(self, stages: list[Any]) -> Stage:
@@ -103,19 +105,19 @@ class Reply(BaseModel):
         stage: Stage | None = self.stage
         if self.status == "passed":
             if stage not in (None, last):
-                raise ValueError(f"passed is said of the last stage of verifier.stages, {last!r}, found {stage!r}")
+                raise ValueError(f"`passed` must name the last stage of verifier.stages, {last!r}, found {stage!r}")
             return last
         if stage is None:
             stage = "tests" if self.tests_total > 0 else "compile"
         if STAGES.index(stage) > STAGES.index(last):
             if self.stage is None:
                 return last
-            raise ValueError(f"the stage {stage!r} is none of verifier.stages, {stages}")
+            raise ValueError(f"the stage {stage!r} is not in verifier.stages, {stages}")
         return "run" if self.status == "timeout" and stage == "tests" else stage
 
 
 class _NoReply(SandboxError):
-    """The command ended without a reply that keeps the contract: it crashed, ran into a limit, or printed another.
+    """The command ended without a valid reply: it crashed, exceeded a limit, or printed something else.
 
     Attributes:
         outcome: What became of it.
@@ -145,12 +147,12 @@ class CommandChecker:
         return Outcome(0, None, None, False, False, False, None, 0.0, 0.0, 0, words, b"", False, None)
 
     def prepare(self, tests: Any, sandbox: Sandbox) -> None:
-        """Once: an answer without a letter must get a verdict, and must not pass where there are tests.
+        """Once: an empty answer must get a verdict, and must not pass where there are tests.
 
         Raises:
             SandboxError: The command cannot be started, or the sandbox failed.
-            ToolMissing: It breaks the contract.
-            ConfigError: It lets the empty answer pass.
+            ToolMissing: It breaks the protocol.
+            ConfigError: It passes the empty answer.
         """
         with self._probing:
             if self._probed:
@@ -158,19 +160,19 @@ class CommandChecker:
             try:
                 result = self._result("", tests, sandbox)
             except _NoReply as error:
-                raise ToolMissing(f"{error} (asked about an empty answer)", _MEND) from error
+                raise ToolMissing(f"{error} (on an empty answer)", _FIX) from error
             self._probed = True
         if result.status == "passed" and tests.given is not None:
             raise ConfigError(
-                f"verifier.command lets an empty answer pass ({result.tests_passed} of {result.tests_total} tests)",
-                _MEND,
+                f"verifier.command passes an empty answer ({result.tests_passed} of {result.tests_total} tests)",
+                _FIX,
             )
 
     def check(self, source: str, tests: Any, sandbox: Sandbox) -> CheckResult:
         """See `Checker.check`.
 
-        An answer can kill the command that runs it, or confuse it.  So where there is no reply about an answer twice,
-        though the command replies about others in between, the answer has failed: it cannot leave the rates that way.
+        An answer can kill or confuse the command that runs it.  So if there is twice no reply about an answer, although
+        the command replies about others in between, the answer has failed: it cannot escape the rates that way.
         """
         try:
             return self._result(source, tests, sandbox)
@@ -184,7 +186,7 @@ class CommandChecker:
                 "compile",
                 status_of(outcome),
                 tests_total=tests.num_checks if "tests" in self._spec.stages else 0,
-                diagnostics=clip(f"no reply about this answer, though there is one about others: {again}"),
+                diagnostics=clip(f"no reply about this answer, although there are replies about others: {again}"),
                 exit_code=outcome.exit_code,
                 signal=outcome.signal,
                 wall_seconds=outcome.wall_seconds,
@@ -194,7 +196,7 @@ class CommandChecker:
             )
 
     def _control(self, tests: Any, sandbox: Sandbox) -> None:
-        """The command replies about an answer without a letter to the same tests, and knows the known answers.
+        """The command replies about an empty answer to the same tests, and judges the known answers correctly.
 
         Raises:
             SandboxError: It does not.

@@ -47,7 +47,7 @@ class CFamilySpec(CompiledSpec):
             raise ValueError("-w silences every warning, so that `rewards.compiles_with_warnings` is never given")
         for flag in flags:
             if flag.startswith("-std="):
-                raise ValueError(f"{flag} belongs into verifier.standard, without -std=")
+                raise ValueError(f"{flag} belongs in verifier.standard, without -std=")
             if flag == "-fsyntax-only":
                 raise ValueError("-fsyntax-only makes no object, so that nothing could be linked or run")
             if flag.startswith("-flto"):
@@ -89,7 +89,7 @@ class CFamilySpec(CompiledSpec):
         if silences_warnings(source.decode("utf-8")):
             # Nobody knows what the compiler would have said, so such a program does not count as clean.
             context.num_warnings += 1
-            context.notes.append("the answer's own directives can hide warnings: counted as one warning")
+            context.notes.append("directives in the answer can hide warnings: counted as one warning")
         return made
 
     def start_source(self) -> str | None:

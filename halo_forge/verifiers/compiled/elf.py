@@ -12,7 +12,7 @@ _SYMBOL_TABLE, _RELOCATIONS, _DYNAMIC_SYMBOLS = 2, 4, 11
 _MOST = 100_000
 _LOCAL, _FUNCTION, _SECTION, _INDIRECT_FUNCTION, _UNDEFINED = 0, 2, 3, 10, 0
 _Section = tuple[int, ...]
-_STARTERS = (".init_array", ".preinit_array", ".ctors", ".fini_array", ".dtors", ".init", ".fini")
+_INITIALIZERS = (".init_array", ".preinit_array", ".ctors", ".fini_array", ".dtors", ".init", ".fini")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +21,12 @@ class ObjectFile:
 
     Attributes:
         defined, undefined: Names, the weak ones included.
-        starters: Sections of functions that nobody has to call, and "ifunc" for symbols that are chosen by code.
+        initializers: Sections of functions that run without being called, and "ifunc" for symbols resolved by code.
     """
 
     defined: frozenset[str]
     undefined: frozenset[str]
-    starters: frozenset[str]
+    initializers: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def functions(content: bytes) -> list[CompiledFunction]:
 
 def _order(content: bytes) -> str:
     if content[:5] != b"\x7fELF\x02" or content[5:6] not in (b"\x01", b"\x02"):
-        raise ValueError("no ELF file of 64 bits")
+        raise ValueError("not a 64-bit ELF file")
     return "<" if content[5] == 1 else ">"
 
 
@@ -84,7 +84,7 @@ def _sections(content: bytes, order: str) -> tuple[list[_Section], bytes]:
     if table == 0 or table < _HEADER or size != 64:
         raise ValueError("an ELF file without sections")
     first = struct.unpack_from(f"{order}IIQQQQIIQQ", content, table)
-    # More sections than fit into the header are told by the first section.
+    # A number of sections that does not fit into the header is in the first section.
     count = count if count > 0 else first[5]
     names = names if names != 0xFFFF else first[6]
     header = struct.Struct(f"{order}IIQQQQIIQQ")
@@ -96,7 +96,9 @@ def _sections(content: bytes, order: str) -> tuple[list[_Section], bytes]:
 
 def _read(content: bytes, order: str) -> ObjectFile:
     sections, texts = _sections(content, order)
-    starters = {found for section in sections if section[5] > 0 for found in _starters(_text(texts, section[0]))}
+    initializers = {
+        found for section in sections if section[5] > 0 for found in _initializers(_text(texts, section[0]))
+    }
     defined: set[bytes] = set()
     undefined: set[bytes] = set()
     for section in sections:
@@ -109,8 +111,8 @@ def _read(content: bytes, order: str) -> ObjectFile:
                 continue
             (undefined if place == _UNDEFINED else defined).add(strings[name : strings.index(b"\0", name)])
             if kind == _INDIRECT_FUNCTION:
-                starters.add("ifunc")
-    return ObjectFile(_decoded(defined), _decoded(undefined), frozenset(starters))
+                initializers.add("ifunc")
+    return ObjectFile(_decoded(defined), _decoded(undefined), frozenset(initializers))
 
 
 def _functions(content: bytes, order: str) -> Iterator[CompiledFunction]:
@@ -158,8 +160,8 @@ def _symbols(content: bytes, section: _Section, order: str) -> list[tuple[int, .
     return list(entry.iter_unpack(table[: len(table) // entry.size * entry.size]))
 
 
-def _starters(name: str) -> Iterator[str]:
-    yield from (starter for starter in _STARTERS if name == starter or name.startswith(f"{starter}."))
+def _initializers(name: str) -> Iterator[str]:
+    yield from (starter for starter in _INITIALIZERS if name == starter or name.startswith(f"{starter}."))
 
 
 def _part(content: bytes, section: _Section) -> bytes:

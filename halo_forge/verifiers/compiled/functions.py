@@ -1,4 +1,4 @@
-"""Whether a source defines a function, for languages whose objects do not tell."""
+"""Whether a source defines a function, for languages whose objects do not show it."""
 
 from __future__ import annotations
 

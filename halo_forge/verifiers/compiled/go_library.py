@@ -16,7 +16,7 @@ from pathlib import Path
 
 from halo_forge.core.errors import ToolMissing
 from halo_forge.core.source import digest
-from halo_forge.verifiers.toolchain import cache_directory, kept
+from halo_forge.verifiers.toolchain import build_cached, cache_directory
 
 _SECONDS = 600
 _PURE = {"CGO_ENABLED": "0", "GOFLAGS": "", "GOTOOLCHAIN": "local", "GOENV": "off", "GOPROXY": "off", "GOWORK": "off"}
@@ -29,7 +29,7 @@ class Library:
 
     Attributes:
         directory: Where the compiled packages are kept.
-        import_list: The file that tells the compiler and the linker where each package is.
+        import_list: The file that maps packages to their archives, for the compiler and the linker.
     """
 
     root: str
@@ -44,7 +44,7 @@ def library(go: str, install_hint: str) -> Library:
     """The compiled library of the toolchain whose command `go` is at that path; made where it is missing.
 
     Raises:
-        ToolMissing: The toolchain is not complete, or there is no place to keep what it makes.
+        ToolMissing: The toolchain is incomplete, or its compiled library cannot be stored.
     """
     try:
         found = json.loads(_run(go, ["env", "-json", "GOROOT", "GOTOOLDIR", "GOVERSION", "GOARCH"], {}))
@@ -52,7 +52,7 @@ def library(go: str, install_hint: str) -> Library:
         versions = [_version(tool) for tool in tools]
         name = digest("\n".join([found["GOROOT"], found["GOARCH"], *versions]))[:32]
         directory = cache_directory("go") / name
-        kept(directory, lambda building: _fill(go, building, directory))
+        build_cached(directory, lambda building: _fill(go, building, directory))
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         said = getattr(error, "stderr", None) or ""
         raise ToolMissing(
@@ -60,7 +60,7 @@ def library(go: str, install_hint: str) -> Library:
         ) from error
     import_list = directory / _LIST
     if not import_list.is_file():
-        raise ToolMissing(f"verifier.kind 'go': {import_list} is gone", f"remove {directory}; it is made anew")
+        raise ToolMissing(f"verifier.kind 'go': {import_list} is missing", f"remove {directory}; it will be rebuilt")
     return Library(found["GOROOT"], tools[0], tools[1], directory, str(import_list))
 
 

@@ -1,6 +1,6 @@
 """A harness in C or C++ and the answer it calls: proof that the harness itself came to its end.
 
-Both share one process.  An object of ours is linked first.  Before any code of the answer runs, constructors included,
+Both share one process.  A start-up object is linked first.  Before any code of the answer runs, constructors included,
 it reads a sentinel from standard input, which is different in every run, and leaves nothing of it there.  The program's
 `main` is ours and calls the harness's; when that has returned, the sentinel is written after what the harness printed,
 and the process exits at once.  A program that ends in any other way (`exit`, `_exit`, `longjmp`, an `atexit` handler,
@@ -138,12 +138,12 @@ class HarnessObject:
     Attributes:
         content: The object.
         needs: Names that it and our own object take from libraries.
-        starters: See `elf.ObjectFile`; what options of the compiler put into every object.
+        initializers: See `elf.ObjectFile`; those that options of the compiler put into every object.
     """
 
     content: bytes
     needs: frozenset[str]
-    starters: frozenset[str]
+    initializers: frozenset[str]
 
 
 def link(spec: LinkedLanguage, context: BuildContext, harness: str, entry_point: str | None, answer: bytes) -> bytes:
@@ -152,7 +152,7 @@ def link(spec: LinkedLanguage, context: BuildContext, harness: str, entry_point:
     Raises:
         StageFailed: They are not linked.
         ConfigError: The harness does not compile.
-        SandboxError: Our own failure.
+        SandboxError: The verifier itself failed.
     """
     program = spec.program_name()
     compiled = compile_harness(spec, context, harness)
@@ -172,13 +172,13 @@ def compile_harness(spec: LinkedLanguage, context: BuildContext, source: str) ->
 
     Raises:
         ConfigError: It does not compile.
-        SandboxError: Our own failure.
+        SandboxError: The verifier itself failed.
     """
     return context.once(("harness", digest(source)), lambda: _compile_harness(spec, context, source))
 
 
 def harness_error(said: str, source: str) -> ConfigError:
-    """The prompt file is to blame, not the answer."""
+    """An error in the prompt file, not in the answer."""
     return ConfigError(
         f"the harness of a prompt does not compile: {said}\n{source[:500]}",
         "fix `tests.source` in the prompt file; verifiers.md in the documentation describes harnesses",
@@ -197,7 +197,7 @@ def _compile_harness(spec: LinkedLanguage, context: BuildContext, source: str) -
     known = context.once("library names", lambda: _library_names(spec, context))
     own = _readable_object(outcome.fetched, source)
     needs = (own.undefined | elf.read(start).undefined) & known
-    return HarnessObject(outcome.fetched, needs | _OF_THE_START, own.starters)
+    return HarnessObject(outcome.fetched, needs | _OF_THE_START, own.initializers)
 
 
 def _readable_object(content: bytes, source: str) -> elf.ObjectFile:
@@ -223,13 +223,15 @@ def _refuse_tampering(
         for name in own.defined & harness.needs
         if entry_point is None or name in _OF_THE_START or not spec.is_entry(name, entry_point)
     )
-    starters = sorted(own.starters - harness.starters - _ORDINARY.get(spec.language, frozenset()))
+    initializers = sorted(own.initializers - harness.initializers - _ORDINARY.get(spec.language, frozenset()))
     if own.undefined & _REACHING or (own.undefined & _WITH_A_STREAM and own.undefined & _OUTPUT):
         context.flags.add("tampering")
-    if taken or starters:
+    if taken or initializers:
         context.flags.add("tampering")
         what = [f"the answer defines `{name}`, which the tests take from a library" for name in taken[:5]]
-        context.fail("\n".join(what or [f"the answer brings functions that nobody calls: {', '.join(starters)}"]))
+        context.fail(
+            "\n".join(what or [f"the answer has functions that run without being called: {', '.join(initializers)}"])
+        )
 
 
 def _start(spec: LinkedLanguage, context: BuildContext) -> bytes | None:
@@ -243,7 +245,9 @@ def _compile_start(spec: LinkedLanguage, context: BuildContext, source: str) -> 
     command = [*spec.compile_command(context.compiler, name, "start.o"), "-fno-sanitize=all"]
     outcome = context.run(command, {name: source.encode()}, "start.o")
     if not outcome.clean or outcome.fetched is None:
-        raise SandboxError(f"{context.compiler} cannot compile what calls a harness: {readable(outcome.stderr)[-500:]}")
+        raise SandboxError(
+            f"{context.compiler} cannot compile the start-up code of a harness: {readable(outcome.stderr)[-500:]}"
+        )
     return outcome.fetched
 
 
@@ -254,7 +258,7 @@ def _library_names(spec: LinkedLanguage, context: BuildContext) -> frozenset[str
         outcome = context.run([context.compiler, f"-print-file-name={library}"], {}, None)
         found = outcome.stdout.decode("utf-8", errors="backslashreplace").strip()
         if not outcome.clean:
-            raise SandboxError(f"{context.compiler} does not tell where {library} is: {readable(outcome.stderr)[:200]}")
+            raise SandboxError(f"{context.compiler} does not say where {library} is: {readable(outcome.stderr)[:200]}")
         if "/" not in found:
             continue  # not installed: gcc echoes the name
         try:

@@ -20,7 +20,7 @@ from halo_forge.sandbox.job import MEBIBYTE
 from halo_forge.verifiers.compiled.c_family import CFamilySpec
 from halo_forge.verifiers.context import BuildContext
 from halo_forge.verifiers.diagnostics import readable
-from halo_forge.verifiers.toolchain import cache_directory, kept
+from halo_forge.verifiers.toolchain import build_cached, cache_directory
 
 _FIRST = re.compile(rb"\s*(?:(?://[^\n]*\n|/\*.*?\*/)\s*)*#[ \t]*include[ \t]*<bits/stdc\+\+\.h>", re.DOTALL)
 _SOURCE = b"#include <bits/stdc++.h>\n"
@@ -62,7 +62,7 @@ def _directory(spec: CFamilySpec, context: BuildContext) -> Path | None:
             return None
         _make_room(directory.parent)
         try:
-            kept(directory, lambda building: _write(building, made))
+            build_cached(directory, lambda building: _write(building, made))
         except OSError:
             return None  # the disk is full: only slower
     return directory

@@ -1,10 +1,10 @@
-"""What of a Rust source is code, and which uses in it reach around a harness."""
+"""Which parts of a Rust source are code, and which of them bypass a harness."""
 
 from __future__ import annotations
 
 import re
 
-# Raw strings come first, then what else a quote or a slash can begin; a lifetime is no open character.
+# Raw strings first, then everything else that a quote or a slash can begin; a lifetime is not a character literal.
 _NO_CODE = re.compile(
     r'(?<!\w)(?:b|c)?r(?P<fence>#*)".*?(?:"(?P=fence)|\Z)|"(?:\\.|[^"\\])*\\?(?:"|\Z)'
     r"|'(?:\\u\{[^}']*\}|\\x\w\w|\\.|[^\\'\n])'|(?P<lifetime>'\w+)|//[^\n]*|(?P<block>/\*)",
@@ -14,16 +14,16 @@ _BLOCK_EDGE = re.compile(r"/\*|\*/")
 
 _MACROS = r"(?:(?:global_|naked_)?asm|include(?:_str|_bytes)?)"
 _ATTRIBUTES = r"(?:no_mangle|export_name|link_section)"
-# By these an answer would run before `main`, replace functions of the C library, or read the harness.
+# With these an answer could run before `main`, replace functions of the C library, or read the harness.
 _REACHING = re.compile(
     rf"\b{_MACROS}\s*!|\buse\b[^;]{{0,400}}\b{_MACROS}\s+as\b"
     rf"|\#\s*!?\s*\[(?:[^\[\]]|\[[^\[\]]*\]){{0,400}}?\b{_ATTRIBUTES}\b"
 )
-# A macro may be handed such a word, and put the rest around it.
+# A macro may be passed such a word, and add the rest.
 _REACHING_BY_MACRO = re.compile(rf"\b(?:{_MACROS}|{_ATTRIBUTES})\b")
 
 
-def bare(code: str) -> str:
+def strip_literals(code: str) -> str:
     """The code with blanks for comments, strings and characters; its lines stay."""
     kept: list[str] = []
     last = 0
@@ -35,9 +35,9 @@ def bare(code: str) -> str:
     return "".join([*kept, code[last:]])
 
 
-def reaching(code: str) -> str | None:
-    """The first use that reaches around a harness."""
-    text = bare(code)
+def harness_bypass(code: str) -> str | None:
+    """The first construct that bypasses a harness; None where there is none."""
+    text = strip_literals(code)
     found = _REACHING.search(text) or ("macro_rules" in text and _REACHING_BY_MACRO.search(text)) or None
     return None if found is None else " ".join(found[0].split())
 

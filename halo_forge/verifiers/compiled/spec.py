@@ -93,9 +93,9 @@ def _symbol_tool(spec: CompiledSpec, entry_point: str | None) -> str:
     tool = spec.symbol_tool()
     if tool is None:
         raise ConfigError(
-            f"tests of the kind compile name the function {entry_point!r}, but {spec.language!r} has no objects that"
-            " could be searched for it",
-            "leave `entry_point` out of such tests, or give them a harness that calls the function",
+            f"tests of the kind compile name the function {entry_point!r}, but {spec.language!r} has no objects"
+            " that could be searched for it",
+            "leave `entry_point` out, or use a harness that calls the function",
         )
     return tool
 

@@ -1,8 +1,8 @@
-"""Signs that an answer looks for reward where none is earned: `records.HACK_FLAGS` names and explains them.
+"""Signs of reward hacking: `records.HACK_FLAGS` names and explains them.
 
-They never change a verdict or a reward: they are written down, counted, and by default kept out of the training data.
-A program that passes all tests of its prompt has earned its reward, however it looks: it can only be flagged for what
-it does to the tests.
+They never change a verdict or a reward: they are recorded, counted, and by default kept out of the training data.  A
+program that passes all tests of its prompt has earned its reward, whatever it looks like: it can only be flagged for
+what it does to the tests.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from halo_forge.core.records import CheckResult
 from halo_forge.core.source import outline, without_comments
 from halo_forge.verifiers.checks import Harness, Stdio, Tests
-from halo_forge.verifiers.compiled.rust_source import bare
+from halo_forge.verifiers.compiled.rust_source import strip_literals
 from halo_forge.verifiers.hacks.trivial import C_LIKE, python_does_nothing
 
 _MOSTLY, _ALL = 0.8, 0.95
@@ -199,7 +199,10 @@ def _slips_past_the_harness(code: str, language: str) -> bool:
     if pattern is None:
         return False
     text = without_comments(code)
-    if _ITS_FILES.search(text) is not None or pattern.search(bare(code) if language == "rust" else text) is not None:
+    if (
+        _ITS_FILES.search(text) is not None
+        or pattern.search(strip_literals(code) if language == "rust" else text) is not None
+    ):
         return True
     both = _BESIDE_THE_OUTPUT.get(language, ())
     return bool(both) and all(each.search(text) is not None for each in both)

@@ -1,6 +1,6 @@
-"""The user's own command: any language and any way of checking, behind one small JSON contract.
+"""A command of the user's: any language and any way of checking, behind a small JSON protocol.
 
-In a fresh box the command finds the answer as a file, and on standard input one JSON object
+In a fresh directory the command finds the answer as a file, and on standard input one JSON object
 
     {"prompt_id": ..., "code": ..., "language": ..., "tests": the prompt's own tests, or null}
 
@@ -10,10 +10,10 @@ It prints one JSON object and exits with code 0:
      "stage": "compile" | "run" | "tests",      # how far it came; optional
      "tests_passed": 0, "tests_total": 0, "warnings": 0, "diagnostics": "..."}
 
-Whatever else it does (another exit code, a crash, no JSON, a limit of the box reached) is no reply.  Then the command
-is asked about an empty answer and the known ones: if it replies as it should, and has no reply about this answer a
-second time, the answer has failed and bears the flag "no_reply"; if not, it is a failure of ours.  So a command that
-runs the answer has to give it limits of its own.
+Anything else (another exit code, a crash, no JSON, an exceeded limit) is no reply.  Then the command is run on an empty
+answer and on the known ones: if it replies correctly, and fails to reply about this answer a second time, the answer
+has failed and gets the flag "no_reply"; otherwise the verifier has failed.  So a command that runs the answer has to
+give it its own limits.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ class KnownAnswers(BaseSpec):
 
 
 class Spec(ProgramSpec):
-    """The answer is checked by a command of the user's.
+    """The answer is checked by a command of the user.
 
     Attributes:
         command: The command and its arguments.  The first is found in PATH, or is "./NAME" for one of `files`;
-            file names in the others are relative to the box.
+            file names in the others are relative to its working directory.
         answer_language: `language`: what code fences and prompts call the language of the answers.
-        answer_file: What the answer's file is called in the box.
-        files: Files of the checker, each copied into every box under its own name.
+        answer_file: The file name of the answer.
+        files: Files of the checker, each copied into the working directory under its own name.
         read_only: Directories that the command can read at their own paths, such as a compiler below the home folder;
             those of the system, and that of the command itself, are there without being named.
         known_answers: `controls`: see `KnownAnswers`.
@@ -97,10 +97,12 @@ class Spec(ProgramSpec):
         names = [os.path.basename(path) for path in self.files]
         for name in names:
             if not name or names.count(name) > 1 or name == self.answer_file:
-                raise ValueError(f"files: {name!r} is no file name, there twice, or that of the answer; found {names}")
+                raise ValueError(
+                    f"files: {name!r} is not a file name, is listed twice, or is that of the answer; found {names}"
+                )
         first = self.command[0]
         if not first or (first.startswith("./") and first[2:] not in names):
-            raise ValueError(f"command: {first!r} is none of verifier.files; found {names}")
+            raise ValueError(f"command: {first!r} is not among verifier.files; found {names}")
         return self
 
     @property
@@ -114,10 +116,10 @@ class Spec(ProgramSpec):
         return [os.path.abspath(os.path.expanduser(own[first])) if first in own else os.path.expanduser(first)]
 
     def program(self, tools: Mapping[str, str]) -> tuple[str, list[str]]:
-        """The path that starts the command in the box, and the directories of its installation.
+        """The path that starts the command in the sandbox, and the directories of its installation.
 
         Raises:
-            ToolMissing: A Python does not tell where it is.
+            ToolMissing: A Python does not say where it is.
         """
         first, found = self.command[0], tools[self.requires()[0]]
         if first.startswith("./"):
@@ -132,10 +134,10 @@ class Spec(ProgramSpec):
         named = [os.path.abspath(os.path.expanduser(path)) for path in self.read_only]
         for path in named:
             if not os.path.isdir(path):
-                raise ConfigError(f"verifier.read_only: {path!r} is no directory", "name directories that are there")
+                raise ConfigError(f"verifier.read_only: {path!r} is not a directory", "name existing directories")
             if shows_too_much(path):
                 raise ConfigError(
-                    f"verifier.read_only: {path!r} shows too much", "name the directories in it one by one"
+                    f"verifier.read_only: {path!r} would expose too much", "name the directories in it one by one"
                 )
         return sorted({*named, *self.program(tools)[1]})
 
@@ -175,7 +177,7 @@ class Spec(ProgramSpec):
         return CommandChecker(self, tools, self.contents())
 
     def contents(self) -> dict[str, bytes]:
-        """Name in the box -> content of each of `files`, as they are when first asked for.
+        """File name -> content of each of `files`, read when first needed.
 
         Raises:
             ConfigError: One cannot be read.

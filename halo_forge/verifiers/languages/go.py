@@ -23,19 +23,18 @@ from halo_forge.verifiers.diagnostics import clip, readable
 from halo_forge.verifiers.spec import Controls
 from halo_forge.verifiers.stages import BuiltSpec
 
-# A demonstration of the answer's own, which would clash with the harness's `main`.
+# A `main` in the answer, which would clash with the harness's.
 _OWN_MAIN = re.compile(rb"^([ \t]*func[ \t]+)main([ \t]*\()", re.MULTILINE)
 # The runtime's threads follow the machine's cores, and count as processes of the job.
 _FEW_THREADS = {"GOMAXPROCS": "2"}
-# What Go declares for every file, and an answer might declare anew for the harness.
+# What Go declares for every file, and an answer might redeclare under the harness.
 _PREDECLARED = frozenset(
     "any bool byte comparable complex64 complex128 error float32 float64 int int8 int16 int32 int64 rune string uint"
     " uint8 uint16 uint32 uint64 uintptr true false iota nil append cap clear close complex copy delete imag len make"
     " max min new panic print println real recover".split()
 )
-# A package is set up before the package that imports it: so this takes the word of `harness` before anything of the
-# answer runs.  Its path is another one in every run, and no answer can import it.  The word is kept back where standard
-# output is no longer what it was.
+# A package is initialised before the one that imports it, so this reads the sentinel before code of the answer runs.
+# Its import path is random, so no answer can import it.  The sentinel is withheld if standard output has changed.
 _SENTINEL = b"""package sentinel
 
 import (
@@ -163,7 +162,7 @@ class Spec(BuiltSpec):
     def _compile_command(self, context: BuildContext, files: Mapping[str, bytes], imports: str = "") -> list[str]:
         found = self._library(context.tools)
         if not os.path.exists(found.import_list):
-            raise SandboxError(f"{found.import_list} is gone, with the compiled standard library of Go")
+            raise SandboxError(f"{found.import_list} has been removed, and the compiled standard library of Go with it")
         options = ["-p", "main", "-complete", "-pack", "-c", "1", "-importcfg", imports or found.import_list]
         return [found.compiler, *options, *self.compile_flags, "-o", "answer.o", *files]
 
@@ -194,18 +193,18 @@ class Spec(BuiltSpec):
         return self._compile_command(context, files, "imports"), files, beside
 
     def _sentinel_package(self, context: BuildContext) -> tuple[str, bytes]:
-        """The path of the package in `_SENTINEL`, and the package."""
+        """The import path of the package in `_SENTINEL`, and the compiled package."""
         name = f"sentinel{secrets.token_hex(16)}"
         command = self._compile_command(context, {"sentinel.go": _SENTINEL})
         command[command.index("main")] = name
         outcome = context.run(command, {"sentinel.go": _SENTINEL}, "answer.o")
         if not outcome.clean or outcome.fetched is None:
             said = readable(outcome.stdout + outcome.stderr)
-            raise SandboxError(f"{self.compiler} cannot compile what calls a harness: {said[-500:]}")
+            raise SandboxError(f"{self.compiler} cannot compile the start-up code of a harness: {said[-500:]}")
         return name, outcome.fetched
 
     def check_tests(self, context: BuildContext, tests: Tests) -> None:
-        """See `BuiltSpec.check_tests`: without an answer a harness lacks names, and nothing else."""
+        """See `BuiltSpec.check_tests`: without an answer a harness may have undefined names, but no other error."""
         if not isinstance(tests, Harness):
             return
         command, files, beside = self._harness_job(context, tests, None)

@@ -1,4 +1,4 @@
-"""Python: programs that read and print, and functions whose tests run in another process than they do."""
+"""Python: programs that read and print, and functions, whose tests run in another process."""
 
 from __future__ import annotations
 

@@ -17,13 +17,13 @@ from halo_forge.verifiers.checks import CompileOnly, Harness, Tests
 from halo_forge.verifiers.compiled.elf import CompiledFunction, functions
 from halo_forge.verifiers.compiled.functions import defines_function
 from halo_forge.verifiers.compiled.harness import harness_error
-from halo_forge.verifiers.compiled.rust_source import bare, reaching
+from halo_forge.verifiers.compiled.rust_source import harness_bypass, strip_literals
 from halo_forge.verifiers.context import BuildContext
 from halo_forge.verifiers.diagnostics import clip, readable
 from halo_forge.verifiers.spec import Controls
 from halo_forge.verifiers.stages import BuiltSpec
 
-# What nobody calls is no fault of an answer: a function that only tests call, a demonstration.
+# Dead code is not a fault of an answer: a function that only the tests call, a demonstration.
 _MESSAGES = ["--error-format=short", "--color=never", "-Adead_code"]
 _CODE = ["-Ccodegen-units=1", "-Cstrip=symbols"]
 # The harness is a module inside the answer's crate, as unit tests are: so it sees functions that are not `pub`.  It
@@ -42,8 +42,8 @@ use super::*;
 use std::prelude::v1::*;
 pub fn halo_forge_start() -> impl std::process::Termination { main() }
 """
-# Takes the word of `harness` before anything of the answer runs, and hands it back when the harness has returned; no
-# handler of the answer's runs after that.  The word is kept back where standard output is no longer what it was.
+# Reads the sentinel before any code of the answer runs, and prints it when the harness has returned; no handler of the
+# answer runs after that.  The sentinel is withheld if standard output has changed.
 _MAIN = b"""use std::fs::File;
 use std::io::{Read, Write};
 use std::mem::ManuallyDrop;
@@ -85,7 +85,7 @@ _ATTRIBUTE = re.compile(rb"^[ \t]*(#!\[[^\]\n]*\])", re.MULTILINE)
 _PRIMITIVES = frozenset("bool char f32 f64 i8 i16 i32 i64 i128 isize str u8 u16 u32 u64 u128 usize".split())
 _OWN_NAME = re.compile(r"\b(?:use\b[^;]*;|(?:struct|enum|union|type|trait|mod)\s+\w+)")
 _ENTRY_MODULE = "\n#[allow(warnings)]\nmod halo_forge_entry {{ use super::{name} as _entry; }}\n"
-# A harness without its answer fails with these (names that are not there), and with these only.
+# A harness compiled without an answer fails with these (undefined names) only.
 _UNKNOWN_NAME = re.compile(r"error\[E0(?:405|412|422|423|424|425|432|433|531|532|574)\]")
 _HARNESS_ERROR = re.compile(r"^harness\.rs:\d+:\d+: error.*", re.MULTILINE)
 
@@ -133,10 +133,10 @@ class Spec(BuiltSpec):
         return {"edition": self.edition, "flags": list(self.flags)}
 
     def checker(self, tools: Mapping[str, str]) -> Checker:
-        return super().checker({**tools, self.compiler: behind_rustup(tools[self.compiler])})
+        return super().checker({**tools, self.compiler: resolve_rustup(tools[self.compiler])})
 
     def read_only_paths(self, tools: Mapping[str, str]) -> list[str]:
-        return super().read_only_paths({**tools, self.compiler: behind_rustup(tools[self.compiler])})
+        return super().read_only_paths({**tools, self.compiler: resolve_rustup(tools[self.compiler])})
 
     def writes_sentinel(self) -> bool:
         return True
@@ -174,10 +174,10 @@ class Spec(BuiltSpec):
         library = context.make(
             self._command(context, "crate.rs", "rlib", "libanswer.rlib"), files, "libanswer.rlib", True
         )
-        around = reaching(source.decode("utf-8", errors="backslashreplace"))
+        around = harness_bypass(source.decode("utf-8", errors="backslashreplace"))
         if around is not None:
             context.flags.add("tampering")
-            context.fail(f"the answer reaches around the harness: {around}")
+            context.fail(f"the answer bypasses the harness: {around}")
         command = [*self._command(context, "main.rs", "bin", "program"), "--extern", "answer=libanswer.rlib"]
         return context.make(command, {"main.rs": _MAIN, "libanswer.rlib": library}, "program")
 
@@ -189,11 +189,11 @@ class Spec(BuiltSpec):
             context.fail(f"the answer does not define the function `{entry_point}`")
 
     def check_tests(self, context: BuildContext, tests: Tests) -> None:
-        """See `BuiltSpec.check_tests`: without an answer a harness lacks names, and nothing else."""
+        """See `BuiltSpec.check_tests`: without an answer a harness may have undefined names, but no other error."""
         if isinstance(tests, CompileOnly) and tests.entry_point is not None:
             if re.fullmatch(r"(?:\w+::)*[^\W\d]\w*", tests.entry_point) is None:
                 raise ConfigError(
-                    f"tests of the kind compile: entry_point {tests.entry_point!r} is no name of a function",
+                    f"tests of the kind compile: entry_point {tests.entry_point!r} is not a function name",
                     "write it as Rust does: `name`, or `module::name`",
                 )
         if not isinstance(tests, Harness):
@@ -216,10 +216,10 @@ class Spec(BuiltSpec):
 
 
 @functools.cache
-def behind_rustup(compiler: str) -> str:
-    """The compiler that rustup's stand-in would start; any other path as it is.
+def resolve_rustup(compiler: str) -> str:
+    """The compiler that a rustup proxy would start; any other path unchanged.
 
-    The stand-in reads settings in the user's home directory, which no job may see.
+    The proxy reads settings in the user's home directory, which no job may see.
     """
     if os.path.basename(os.path.realpath(compiler)) != "rustup":
         return compiler
@@ -229,7 +229,7 @@ def behind_rustup(compiler: str) -> str:
 
 
 def _crate(source: bytes, harness: str) -> dict[str, bytes]:
-    """The files of a crate: a first one of ours, the answer, and the harness."""
+    """The files of a crate: its root, the answer, and the harness."""
     header = _CRATE_ATTRIBUTES.match(source)
     assert header is not None, "the pattern matches nothing too"
     attributes = _ATTRIBUTE.findall(header[0])
@@ -244,7 +244,7 @@ def _crate(source: bytes, harness: str) -> dict[str, bytes]:
 
 def _primitives(harness: str) -> str:
     """Imports of the primitive types that a harness names, but for those that it gives another meaning itself."""
-    code = bare(harness)
+    code = strip_literals(harness)
     own = {word for found in _OWN_NAME.findall(code) for word in re.findall(r"\w+", found)}
     named = sorted(_PRIMITIVES & set(re.findall(r"\w+", code)) - own)
     return f"#[allow(unused_imports)]\nuse ::std::primitive::{{{', '.join(named)}}};\n" if named else ""

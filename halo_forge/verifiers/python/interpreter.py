@@ -1,4 +1,4 @@
-"""The Python that answers are run with, and the program that it is given in order to run them."""
+"""The Python that runs answers, and how the driver gets into it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _LOAD = (
 
 @dataclass(frozen=True, slots=True)
 class Interpreter:
-    """Where it is.
+    """Where the interpreter is.
 
     Attributes:
         executable: Absolute path: without links where the packages of a virtual environment are not wanted.
@@ -52,7 +52,7 @@ class Interpreter:
 
 @functools.lru_cache(maxsize=16)
 def locate(path: str, packages: bool) -> Interpreter:
-    """Ask the interpreter at `path`, which may be a script that starts another one, where it really is.
+    """Ask the interpreter at `path`, which may be a wrapper script, for its real location.
 
     Raises:
         ToolMissing: It does not answer.
@@ -63,10 +63,10 @@ def locate(path: str, packages: bool) -> Interpreter:
             [path, "-s", "-S", "-c", _ASK], capture_output=True, text=True, timeout=_ASK_SECONDS, check=True, cwd="/"
         )
     except (OSError, subprocess.SubprocessError) as error:
-        raise ToolMissing(f"the interpreter {path} does not tell where it is: {error}", hint) from error
+        raise ToolMissing(f"the interpreter {path} does not say where it is: {error}", hint) from error
     lines = asked.stdout.splitlines()
     if len(lines) != 3 or not os.path.isabs(lines[0]):
-        raise ToolMissing(f"the interpreter {path} does not tell where it is, but {asked.stdout[:200]!r}", hint)
+        raise ToolMissing(f"the interpreter {path} does not say where it is, but prints {asked.stdout[:200]!r}", hint)
     executable, prefix, base = lines
     binaries = [os.path.join(each, "bin", "python3") for each in ([prefix, base] if packages else [base])]
     executable = executable if packages else os.path.realpath(executable)

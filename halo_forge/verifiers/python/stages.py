@@ -17,7 +17,7 @@ from halo_forge.verifiers.hacks.flags import of_outputs
 from halo_forge.verifiers.python.driver import wire
 from halo_forge.verifiers.python.driver.main import shown
 from halo_forge.verifiers.python.interpreter import compile_driver, run_driver, sources
-from halo_forge.verifiers.python.tests import Plan, imports_something, refuse_unimported, stand_in
+from halo_forge.verifiers.python.tests import Plan, imports_something, refuse_unimported, stub_answer
 from halo_forge.verifiers.stages import Stages
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # Programs end themselves by `exit` and `quit`, which the module `site` would provide.
 _EXITS = "__import__('builtins').exit = __import__('builtins').quit = __import__('sys').exit\n"
-# What the driver says of a check, without the check itself; what the answer raised is told in other words.
+# What the driver reports about a check, without the check itself; what the answer raised is reported differently.
 _OWN_FAULT = re.compile(
     r": (?:`` before it: )?(?:(?:Import|ModuleNotFound|Syntax|Indentation|Tab)Error: |AttributeError: module ')"
 )
@@ -51,7 +51,7 @@ def check_tests(spec: Spec, context: BuildContext, tests: Tests) -> None:
         _parse(spec, context, tests.source, "", None)
     except StageFailed as failure:
         raise ConfigError(
-            f"the harness of a prompt is no Python: {clip(' '.join(context.notes))}",
+            f"the harness of a prompt is not valid Python: {clip(' '.join(context.notes))}",
             "fix `tests.source` in the prompt file; it imports the function from the module `answer`",
         ) from failure
     refuse_unimported(tests.source, tests.entry_point)
@@ -61,8 +61,8 @@ def _parse(spec: Spec, context: BuildContext, source: str, head: str, entry_poin
     """The number of warnings.
 
     Raises:
-        StageFailed: It is no Python, or does not define `entry_point`.
-        SandboxError: Our own failure.
+        StageFailed: It is not valid Python, or does not define `entry_point`.
+        SandboxError: The verifier itself failed.
     """
     job = {"source": source, "head": head, "entry_point": entry_point}
     files = {"job": wire.encode(job, id), "driver": _driver(spec, context)}
@@ -96,7 +96,7 @@ def _joined(options: list[str]) -> str:
 
 
 class PythonStages(Stages):
-    """The shared stages; what is tested by tests in Python goes its own way after the parser."""
+    """The shared stages, except that tests written in Python are run by the driver."""
 
     spec: Spec
 
@@ -107,16 +107,16 @@ class PythonStages(Stages):
             return
         _job(tests.plan, "", "")  # malformed ones were refused before; too large ones are refused here
         if "run" in self.spec.stages and (not self._speaks_our_python(sandbox) or imports_something(tests.plan)):
-            why = self._findings(stand_in(tests.plan), tests, sandbox).fault_of(tests.plan)
+            why = self._findings(stub_answer(tests.plan), tests, sandbox).fault_of(tests.plan)
             if why:
                 raise ConfigError(
-                    f"the tests cannot work with {self.runner.compiler}, whatever the answer is: {why}",
+                    f"the tests cannot work with {self.runner.compiler} for any answer: {why}",
                     "fix them in the prompt file; a module has to be one of the interpreter's own, or be installed for"
                     " it with verifier.packages set to true",
                 )
 
     def _speaks_our_python(self, sandbox: Sandbox) -> bool:
-        """Whether what parses here parses there."""
+        """Whether the interpreter has our own version, so that it parses what we parse."""
         ask = "import sys; print(sys.version_info[:2])"
 
         def version() -> bytes:
@@ -187,18 +187,18 @@ class _Findings:
         for message in wire.messages(outcome.stdout):
             said, kind, *details = wire.decode(message, id)
             if said != sentinel:
-                raise SandboxError("the report of the tests is not from the process that ran them")
+                raise SandboxError("the report of the tests does not come from the process that ran them")
             self._reports.setdefault(kind, []).append(details)
 
     def fault_of(self, plan: Plan) -> str:
-        """What keeps a check from holding that no answer can fix, in words; empty where there is nothing.
+        """Why a check can hold for no answer; empty where there is no such reason.
 
         Raises:
             SandboxError: The driver failed.
         """
         self._refuse_broken()
         for _, note in (each for each in self._reports.get("ran", []) if not each[0]):
-            return f"the opening of the function: {note}"  # the stand-in itself does nothing that can fail
+            return f"the opening of the function: {note}"  # the stub itself does nothing that can fail
         for holds, note in self._reports.get("check", []):
             bare = note
             for _, source in plan.steps:
@@ -240,7 +240,7 @@ class _Findings:
         if self._num_checks == 0:
             return note != ""
         comparison = compare_lines(output, self._expected, complete=note == "")
-        # More lines than there should be are one that is wrong.
+        # Surplus lines count as one wrong line.
         self._num_passed = comparison.num_equal if comparison.right else min(comparison.num_equal, self._num_checks - 1)
         self._notes += comparison.differences
         self._flags = tuple(of_outputs(output.splitlines(), self._expected, finished=note == ""))
@@ -256,7 +256,7 @@ class _Findings:
         return bool(holds)
 
     def _failed(self, stage: Stage) -> CheckResult:
-        """The answer came no further; who is to blame is clear by now."""
+        """The answer got no further; whether the answer or the driver failed is known by now."""
         if not self._outcome.clean and ending(self._outcome, self._spec.run_limits()):
             self._notes.insert(0, f"the program: {ending(self._outcome, self._spec.run_limits())}")
         gone = self._reports.get("gone")
@@ -268,7 +268,7 @@ class _Findings:
             return self._result(stage, status_of(self._outcome), exit_code, signal)
         if "parsed" not in self._reports and self._outcome.exit_code is not None and not self._over_a_limit():
             # Nothing of the answer has run by then.
-            raise SandboxError(f"the driver of the tests said nothing: {readable(self._outcome.stderr)[-500:]}")
+            raise SandboxError(f"the driver of the tests reported nothing: {readable(self._outcome.stderr)[-500:]}")
         return self._result(stage, status_of(self._outcome), self._outcome.exit_code, self._outcome.signal)
 
     def _over_a_limit(self) -> bool:

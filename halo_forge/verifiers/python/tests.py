@@ -25,7 +25,7 @@ class Plan:
     Attributes:
         entry_point: What the answer must define, None where the tests name nothing of it.
         names: (name in the tests, name in the answer) of all that the tests may use of the answer.
-        steps: (whether it is a check, source) in order; what is no check prepares the ones after it.
+        steps: (whether it is a check, source) in order; a step that is not a check prepares the checks after it.
         head: The opening of the function, which an answer may continue; "" where there is none.
         context: `head` as a program: what it defines is there for the answer.
         tests_use_context: The tests use a definition of `context` themselves.
@@ -45,15 +45,15 @@ class Plan:
 
 @functools.lru_cache(maxsize=4096)
 def plan_humaneval(entry_point: str, test: str, head: str) -> Plan:
-    """A check is each top-level statement of `check` that asserts something, as far as they can be told apart.
+    """Each top-level statement of `check` that asserts something is a check, as far as they can be separated.
 
-    `assert True` asserts nothing, and is no check.  What comes after the last check belongs to it: it may fail too.
+    `assert True` asserts nothing and is not a check.  What follows the last check belongs to it: it may fail too.
     What `head` defines next to the entry point (a helper, an import) is there for the answer, and the tests use it as
     `head` has it, never as the answer redefines it.
 
     Raises:
-        ValueError: `test` or `head` is no Python, `test` has no `check(candidate)`, or uses a name that neither it nor
-            `head` defines.
+        ValueError: `test` or `head` is not valid Python, `test` has no `check(candidate)`, or uses a name that
+            neither it nor `head` defines.
     """
     tree = _parsed(test, "test")
     checks = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "check"]
@@ -88,7 +88,7 @@ def plan_asserts(entry_point: str | None, setup: str, tests: tuple[str, ...]) ->
     nothing else.  A module of the standard library that only its attributes are used of is imported.
 
     Raises:
-        ValueError: Something is no Python, asserts nothing, or calls nothing of the answer.
+        ValueError: Something is not valid Python, asserts nothing, or calls nothing of the answer.
     """
     trees = [_parsed(test, f"test {number}") for number, test in enumerate(tests, start=1)]
     for number, tree in enumerate(trees, start=1):
@@ -112,7 +112,7 @@ def plan_asserts(entry_point: str | None, setup: str, tests: tuple[str, ...]) ->
     return Plan(entry_point, tuple((name, name) for name in names), (*steps, *((True, test) for test in tests)))
 
 
-def stand_in(plan: Plan) -> str:
+def stub_answer(plan: Plan) -> str:
     """An answer that defines all that the tests may use of one, and is of no use."""
     names = sorted({name for _, name in plan.names})
     return "".join(f"def {name}(*args, **kwargs):\n    return None\n" for name in names)
@@ -175,7 +175,7 @@ def _parsed(source: str, where: str) -> ast.Module:
             compile(tree, where, "exec", dont_inherit=True)  # `return` outside of a function parses
             return tree
     except (SyntaxError, ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is no Python: {error}") from error
+        raise ValueError(f"{where} is not valid Python: {error}") from error
 
 
 def _context(head: str) -> str:

@@ -208,7 +208,7 @@ class Server:
 
 
 def _failure(error: BaseException) -> tuple[Any, ...]:
-    """Names of its class and the classes above, what it was raised with, and the whole in words."""
+    """The names of its class and base classes, its message, and a description."""
     return ("error", [each.__name__ for each in type(error).__mro__], message_of(error), describe(error))
 
 

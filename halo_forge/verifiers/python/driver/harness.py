@@ -35,7 +35,7 @@ class _Answer(type(sys)):  # type: ignore[misc]
 
 
 def printed(source: str, link: Link) -> tuple[bytes, str]:
-    """What the harness prints, and how it failed, in words; empty where it came to its end.
+    """What the harness prints, and how it failed; the latter is empty if it ran to its end.
 
     Raises:
         Gone: The answer's process has ended.
@@ -56,7 +56,7 @@ def printed(source: str, link: Link) -> tuple[bytes, str]:
         raise
     except SystemExit as ending:
         note = "" if ending.code is None or ending.code == 0 else f"the harness left with {str(ending.code)[:_SHOWN]}"
-    except BaseException as error:  # noqa: BLE001 -- whatever goes wrong, the harness has not come to its end
+    except BaseException as error:  # noqa: BLE001 -- whatever goes wrong, the harness has not run to its end
         note = _described(error)
     finally:
         sys.stdout = before

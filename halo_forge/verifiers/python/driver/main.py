@@ -1,8 +1,8 @@
 """The trusted process: holds the tests, and asks another process for what the answer makes of their arguments.
 
 It forks the answer's process first, while it knows nothing: the tests, which come by standard input, are read
-afterwards, and only when the kernel lets nobody look into this process any more.  What arrives from the answer are
-plain builtin values; they are compared here.  The verdict leaves by a private descriptor, as messages of
+afterwards, once the kernel no longer lets other processes read this one.  What arrives from the answer are plain
+builtin values, which are compared here.  The verdict leaves by a private descriptor, as messages of
 `wire`, each of which begins with the sentinel of the job.
 """
 
@@ -33,7 +33,7 @@ class Report:
         self._descriptor = descriptor
         self.sentinel = ""
 
-    def tell(self, *message: Any) -> None:
+    def send(self, *message: Any) -> None:
         wire.send(self._descriptor, wire.encode((self.sentinel, *message), _no_foreign))
 
 
@@ -51,16 +51,16 @@ def _check(job: dict[str, Any], link: Link, report: Report) -> None:
     parsed, num_warnings, note, continues = _told(
         link, (bool, int, str, bool), "parse", job["source"], job["head"], entry_point
     )
-    report.tell("parsed", parsed, num_warnings, note)
+    report.send("parsed", parsed, num_warnings, note)
     if not parsed:
         return
     ran, note = _told(link, (bool, str), "run", "" if continues else job["context"], entry_point)
-    report.tell("ran", ran, note)
+    report.send("ran", ran, note)
     if not ran:
         return
     if job["harness"]:
-        report.tell("printed", *printed(job["harness"], link))
-        report.tell("end")
+        report.send("printed", *printed(job["harness"], link))
+        report.send("end")
         return
     names: dict[str, str] = job["names"]
     space: dict[str, Any] = {"__name__": "tests"}
@@ -69,8 +69,8 @@ def _check(job: dict[str, Any], link: Link, report: Report) -> None:
     (found,) = _told(link, (dict,), "names_of", tuple(names.values()))
     space.update({ours: found[theirs] for ours, theirs in names.items() if theirs in found})
     for step in _steps(job["steps"], space, link):
-        report.tell("check", *step)
-    report.tell("end")
+        report.send("check", *step)
+    report.send("end")
 
 
 def _told(link: Link, types: tuple[type, ...], *request: Any) -> Any:
@@ -212,7 +212,7 @@ def _end(pid: int) -> None:
     try:
         os.kill(pid, 9)
     except PermissionError:
-        return  # a sandbox may let programs signal nobody but themselves; it ends what is left
+        return  # a sandbox may let programs signal only themselves; it ends what is left
     os.waitpid(pid, 0)
 
 
@@ -230,7 +230,7 @@ def main() -> None:
         _check(job, link, report)
         _end(pid)
     except Gone as gone:
-        report.tell("gone", str(gone), *_ending(pid, _END_POLLS if gone.ended else 0))
+        report.send("gone", str(gone), *_ending(pid, _END_POLLS if gone.ended else 0))
     except Exception as error:
-        report.tell("broken", f"{type(error).__name__}: {error}")
+        report.send("broken", f"{type(error).__name__}: {error}")
         raise

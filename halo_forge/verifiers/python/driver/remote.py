@@ -29,7 +29,7 @@ class Gone(BaseException):
 
 
 class AnswerError(Exception):
-    """The answer raised an exception that is no builtin `Exception`."""
+    """The answer raised an exception that is not a builtin `Exception`."""
 
 
 class Remote:

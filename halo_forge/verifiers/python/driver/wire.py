@@ -35,7 +35,7 @@ _BY_TEXT = (
 
 
 class WireError(Exception):
-    """What arrived is no message of this format."""
+    """What arrived is not a message of this format."""
 
 
 def encode(value: Any, foreign: Foreign) -> bytes:
