@@ -1,1 +1,1 @@
-"""A checker of the user's own."""
+"""The runner behind `verifier.kind: command`, a checker of the user's own."""

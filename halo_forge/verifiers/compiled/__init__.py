@@ -1,1 +1,1 @@
-"""What languages share that compile a program before they run it."""
+"""What compiled languages share: building objects, linking, harnesses, and what only some of them need."""

@@ -1,1 +1,1 @@
-"""Signs that an answer looks for reward where none is earned."""
+"""Signs of reward hacking."""

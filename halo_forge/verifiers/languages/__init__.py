@@ -1,1 +1,1 @@
-"""One module for each value of `verifier.kind`; every module here is found by itself, so nothing else lives here."""
+"""One module for each value of `verifier.kind`.  Every module here is discovered, so nothing else lives here."""

@@ -1,1 +1,1 @@
-"""Python: what runs outside of the jail; `driver` is what runs inside of it."""
+"""Python: what runs outside of the sandbox.  `driver` is what runs inside."""
