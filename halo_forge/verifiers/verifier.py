@@ -108,7 +108,7 @@ class ThreadedVerifier:
             raise RuntimeError("a verifier is used inside its `with` statement")
         for _ in range(self._spec.num_workers):
             # Launchers start while the model is loaded.  One that does not start fails again when it is needed.
-            self._pool.submit(self._sandboxes.mine)
+            self._pool.submit(self._sandboxes.of_this_thread)
         first_with: dict[str, tuple[str, Tests]] = {}
         for prompt in prompts:
             self._refuse_other_language(prompt)
@@ -124,7 +124,7 @@ class ThreadedVerifier:
                 raise ToolMissing(f"the sandbox failed: {error}", "fix the error above, then start again") from error
 
     def _prepare_tests(self, tests: Tests) -> None:
-        self._checker.prepare(tests, self._sandboxes.mine())
+        self._checker.prepare(tests, self._sandboxes.of_this_thread())
 
     def submit(self, prompt: Prompt, completion: Completion) -> None:
         """See `Verifier.submit`."""
@@ -233,9 +233,9 @@ class ThreadedVerifier:
     def _attempt(self, code: str, tests: Tests) -> CheckResult:
         for attempt in range(1, _NUM_ATTEMPTS + 1):
             try:
-                return self._checker.check(code, tests, self._sandboxes.mine())
+                return self._checker.check(code, tests, self._sandboxes.of_this_thread())
             except SandboxError:
-                self._sandboxes.discard_mine()
+                self._sandboxes.discard()
                 if attempt == _NUM_ATTEMPTS:
                     raise
         raise AssertionError("unreachable")
@@ -262,7 +262,7 @@ class _Sandboxes:
         self._open: list[Sandbox] = []
         self._closed = False
 
-    def mine(self) -> Sandbox:
+    def of_this_thread(self) -> Sandbox:
         """This thread's sandbox.
 
         Raises:
@@ -282,8 +282,8 @@ class _Sandboxes:
             raise CancelledError("the verifier is closed")
         return sandbox
 
-    def discard_mine(self) -> None:
-        """Close this thread's sandbox; the next `mine` opens a fresh one."""
+    def discard(self) -> None:
+        """Close this thread's sandbox; the next `of_this_thread` opens a fresh one."""
         sandbox: Sandbox | None = getattr(self._local, "sandbox", None)
         if sandbox is None:
             return

@@ -119,13 +119,13 @@ class Server:
         return wire.decode(wire.receive(self._reader), self._from_wire)
 
     def _to_wire(self, value: Any) -> tuple[Any, ...]:
-        if isinstance(value, Theirs):
+        if isinstance(value, Callback):
             return ("yours", value.number)
         self._objects.append(value)
         return ("mine", len(self._objects) - 1, type(value).__name__)
 
     def _from_wire(self, plain: tuple[Any, ...]) -> Any:
-        return self._objects[plain[1]] if plain[0] == "yours" else Theirs(self, plain[1])
+        return self._objects[plain[1]] if plain[0] == "yours" else Callback(self, plain[1])
 
     def _reply(self, request: tuple[Any, ...]) -> None:
         try:
@@ -225,7 +225,7 @@ def _text(error: BaseException) -> str:
         return ""
 
 
-class Theirs:
+class Callback:
     """A function of the tests' own, in the answer's process."""
 
     def __init__(self, server: Server, number: int) -> None:

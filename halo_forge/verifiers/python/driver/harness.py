@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from halo_forge.verifiers.python.driver.remote import Gone
+from halo_forge.verifiers.python.driver.remote import CandidateGone
 
 TYPE_CHECKING = False  # the module `typing` takes 10 ms to import
 if TYPE_CHECKING:
@@ -27,18 +27,18 @@ class _Answer(type(sys)):  # type: ignore[misc]
         if not name.startswith("__"):
             reply = self.__dict__[""].ask("names_of", (name,))
             if type(reply) is not tuple or len(reply) != 1 or type(reply[0]) is not dict:
-                raise Gone(ended=False)
+                raise CandidateGone(ended=False)
             if name in reply[0]:
                 self.__dict__[name] = reply[0][name]
                 return reply[0][name]
         raise AttributeError(f"module 'answer' has no attribute {name!r}")
 
 
-def printed(source: str, link: Link) -> tuple[bytes, str]:
+def run_harness(source: str, link: Link) -> tuple[bytes, str]:
     """What the harness prints, and how it failed; the latter is empty if it ran to its end.
 
     Raises:
-        Gone: The answer's process has ended.
+        CandidateGone: The answer's process has ended.
     """
     import builtins
     import io
@@ -52,7 +52,7 @@ def printed(source: str, link: Link) -> tuple[bytes, str]:
     note = ""
     try:
         exec(compile(source, FILE_NAME, "exec", dont_inherit=True), {"__name__": "__main__", "__file__": FILE_NAME})
-    except Gone:
+    except CandidateGone:
         raise
     except SystemExit as ending:
         note = "" if ending.code is None or ending.code == 0 else f"the harness left with {str(ending.code)[:_SHOWN]}"

@@ -13,8 +13,8 @@ import time
 
 from halo_forge.verifiers.python.driver import wire
 from halo_forge.verifiers.python.driver.candidate import Server
-from halo_forge.verifiers.python.driver.harness import printed
-from halo_forge.verifiers.python.driver.remote import Gone, Link
+from halo_forge.verifiers.python.driver.harness import run_harness
+from halo_forge.verifiers.python.driver.remote import CandidateGone, Link
 
 TYPE_CHECKING = False  # the module `typing` takes 10 ms to import
 if TYPE_CHECKING:
@@ -45,46 +45,46 @@ def _check(job: dict[str, Any], link: Link, report: Report) -> None:
     """Parse, run and test the answer.
 
     Raises:
-        Gone: The answer's process has ended.
+        CandidateGone: The answer's process has ended.
     """
     entry_point = job["entry_point"]
-    parsed, num_warnings, note, continues = _told(
+    parsed, num_warnings, note, continues = _request(
         link, (bool, int, str, bool), "parse", job["source"], job["head"], entry_point
     )
     report.send("parsed", parsed, num_warnings, note)
     if not parsed:
         return
-    ran, note = _told(link, (bool, str), "run", "" if continues else job["context"], entry_point)
+    ran, note = _request(link, (bool, str), "run", "" if continues else job["context"], entry_point)
     report.send("ran", ran, note)
     if not ran:
         return
     if job["harness"]:
-        report.send("printed", *printed(job["harness"], link))
+        report.send("printed", *run_harness(job["harness"], link))
         report.send("end")
         return
     names: dict[str, str] = job["names"]
     space: dict[str, Any] = {"__name__": "tests"}
     if job["tests_use_context"]:
         exec(compile(job["context"], "head.py", "exec", dont_inherit=True), space)
-    (found,) = _told(link, (dict,), "names_of", tuple(names.values()))
+    (found,) = _request(link, (dict,), "names_of", tuple(names.values()))
     space.update({ours: found[theirs] for ours, theirs in names.items() if theirs in found})
     for step in _steps(job["steps"], space, link):
         report.send("check", *step)
     report.send("end")
 
 
-def _told(link: Link, types: tuple[type, ...], *request: Any) -> Any:
+def _request(link: Link, types: tuple[type, ...], *request: Any) -> Any:
     """The reply to what is asked outside of the tests: a tuple of these types.
 
     Raises:
-        Gone: It is anything else, which is the answer's doing.
+        CandidateGone: It is anything else, which is the answer's doing.
     """
     try:
         reply = link.ask(*request)
     except Exception as error:
-        raise Gone(ended=False) from error
+        raise CandidateGone(ended=False) from error
     if type(reply) is not tuple or tuple(map(type, reply)) != types:
-        raise Gone(ended=False)
+        raise CandidateGone(ended=False)
     return reply
 
 
@@ -105,7 +105,7 @@ def _steps(steps: list[Any], space: dict[str, Any], link: Link) -> Iterator[tupl
 def _failure(source: str, space: dict[str, Any], link: Link) -> str:
     try:
         exec(compile(source, "tests.py", "exec", dont_inherit=True), space)
-    except Gone:
+    except CandidateGone:
         raise
     except AssertionError as error:
         message = _message(error)
@@ -229,7 +229,7 @@ def main() -> None:
             os.dup2(null, target)
         _check(job, link, report)
         _end(pid)
-    except Gone as gone:
+    except CandidateGone as gone:
         report.send("gone", str(gone), *_ending(pid, _END_POLLS if gone.ended else 0))
     except Exception as error:
         report.send("broken", f"{type(error).__name__}: {error}")

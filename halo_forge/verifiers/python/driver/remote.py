@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _ENDS_LOOPS = (StopIteration, StopAsyncIteration)
 
 
-class Gone(BaseException):
+class CandidateGone(BaseException):
     """The answer's process has ended, or does not speak the protocol any more; no test may catch that.
 
     Args:
@@ -119,7 +119,7 @@ class Link:
         """The answer's reply.
 
         Raises:
-            Gone: There is none.
+            CandidateGone: There is none.
             Exception: A builtin exception of the same name as the one that the answer raised.
         """
         return self._exchange(request)[1]
@@ -151,9 +151,9 @@ class Link:
                 elif reply[0] == "value":
                     return reply
         except (EOFError, OSError) as error:
-            raise Gone(ended=True) from error
+            raise CandidateGone(ended=True) from error
         except (wire.WireError, TypeError, ValueError, LookupError, MemoryError) as error:
-            raise Gone(ended=False) from error
+            raise CandidateGone(ended=False) from error
         raise failure
 
     def _to_wire(self, value: Any) -> tuple[Any, ...]:
@@ -176,7 +176,7 @@ class Link:
     def _call_back(self, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         try:
             return ("value", self._functions[number](*args, **kwargs))
-        except Gone:
+        except CandidateGone:
             raise
         except Exception as error:  # noqa: BLE001 -- it is for the answer to handle
             return ("error", [type(error).__name__], message_of(error))
