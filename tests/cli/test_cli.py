@@ -225,9 +225,9 @@ def test_status_of_a_run_at_all_ages(cli: Cli, tmp_path: Path, memory: None, mon
     partial = cli("raft", "status", "out")
     assert "out: cycle 1 of 2: " in partial.out
     assert "best on dev so far: v0 (the start model)" in partial.out
-    (lap,) = cli("raft", "status", "out", "--json").json["cycles"]
-    assert lap["num_kept"] > 0
-    assert "dev/pass_rate" in lap["metrics"]
+    (row,) = cli("raft", "status", "out", "--json").json["cycles"]
+    assert row["num_kept"] > 0
+    assert "dev/pass_rate" in row["metrics"]
 
     assert cli("raft", "resume", "out").code == 0
     finished = cli("raft", "status", "out")

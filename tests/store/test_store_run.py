@@ -111,7 +111,7 @@ def test_superseded_files_are_moved_and_kept(tmp_path: Path, from_cycle: int) ->
         assert (target / "test/v000").is_dir()
         assert not (tmp_path / "result.json").exists()
         assert not (tmp_path / "test").exists()
-        assert not (tmp_path / "best").is_symlink()  # the loop says anew what is best
+        assert not (tmp_path / "best").is_symlink()  # the loop sets the link again
         assert (tmp_path / "latest").is_symlink() == bool(kept)
         if kept:
             assert (tmp_path / "latest/weights").read_text() == str(kept[-1])

@@ -25,7 +25,7 @@ class VersionComparison:
         difference: Mean over the shared prompts of the difference of their rates.
         standard_error: Of that mean.  Where every prompt differs by the same amount (both versions gave the same
             answers to the same seeds), that of two independent sets of samples with these rates.
-        z: Difference / standard error on the scale that was asked for; None without a spread.
+        z: Difference / standard error on the configured scale; None without a spread.
         num_prompts: Shared by both.
         uniform: Every prompt differs by the same amount.
     """
