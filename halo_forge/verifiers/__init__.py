@@ -15,8 +15,9 @@ To add a compiled language, read `languages/c.py` and `compiled/spec.py`, then w
         def version_command(self): ...
         def controls(self): ...             # a program that must pass and one that must not compile
 
-A language without objects and a linker (Rust and Go here) derives from `BuiltSpec` in `stages` and makes its program in
-`build`, with a `BuildContext`.  One that needs other stages derives from `ProgramSpec` and brings its own `Checker`.
+For a language without objects and a linker of its own (Rust and Go here, Kotlin if it were), read `stages.py` and
+`languages/go.py`: it derives from `BuiltSpec` and makes its program in `build`, with a `BuildContext`.  One that needs
+other stages derives from `ProgramSpec` and brings its own `Checker`.
 
 What is shared:
 
