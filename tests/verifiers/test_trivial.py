@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from known_sets import known_set
 from languages import prompt
-from test_compiled_languages import open_verifier
+from test_compiled_languages import verifier_of
 from trivial_programs import (
     BUSY_BODIES,
     BUSY_MAINS,
@@ -28,9 +28,9 @@ from trivial_programs import (
 
 from halo_forge.core.records import Completion
 from halo_forge.prompts.load import load_prompts
+from halo_forge.verifiers import Verifier
 from halo_forge.verifiers.compiled.elf import functions
 from halo_forge.verifiers.hacks.trivial import compiled_does_nothing, python_does_nothing
-from halo_forge.verifiers.verifier import ThreadedVerifier
 
 Program = tuple[str | None, str]
 """The entry point and the source."""
@@ -52,7 +52,7 @@ def programs(language: str, rows: Sequence[tuple[str, str | None, str]]) -> list
     return [(entry, code) for kind, entry, code in rows if kind == language]
 
 
-def flagged(verifier: ThreadedVerifier, language: str, asked: Sequence[Program]) -> list[Program]:
+def flagged(verifier: Verifier, language: str, asked: Sequence[Program]) -> list[Program]:
     """Those that are flagged where compiling is all there is to check; all of them must compile."""
     pairs = [
         (
@@ -67,12 +67,12 @@ def flagged(verifier: ThreadedVerifier, language: str, asked: Sequence[Program])
 
 
 @pytest.fixture(scope="module", params=sorted(COMPILERS))
-def opened(request: pytest.FixtureRequest) -> Iterator[tuple[str, ThreadedVerifier]]:
-    with open_verifier(request.param, stages=["compile"], workers=2) as verifier:
+def opened(request: pytest.FixtureRequest) -> Iterator[tuple[str, Verifier]]:
+    with verifier_of(request.param, stages=["compile"], workers=2) as verifier:
         yield COMPILERS[request.param], verifier
 
 
-def test_what_does_nothing_is_found(opened: tuple[str, ThreadedVerifier]) -> None:
+def test_what_does_nothing_is_found(opened: tuple[str, Verifier]) -> None:
     language, verifier = opened
     idle = programs(language, IDLE_PROGRAMS)
     if language in ("c", "cpp"):
@@ -83,7 +83,7 @@ def test_what_does_nothing_is_found(opened: tuple[str, ThreadedVerifier]) -> Non
     assert [code for _, code in idle if code not in {code for _, code in found}] == []
 
 
-def test_what_does_something_is_never_flagged(opened: tuple[str, ThreadedVerifier]) -> None:
+def test_what_does_something_is_never_flagged(opened: tuple[str, Verifier]) -> None:
     language, verifier = opened
     busy = programs(language, BUSY_PROGRAMS)
     if language in ("c", "cpp"):
@@ -93,7 +93,7 @@ def test_what_does_something_is_never_flagged(opened: tuple[str, ThreadedVerifie
     assert flagged(verifier, language, busy) == []
 
 
-def test_what_is_known_to_be_missed(opened: tuple[str, ThreadedVerifier]) -> None:
+def test_what_is_known_to_be_missed(opened: tuple[str, Verifier]) -> None:
     language, verifier = opened
     missed = programs(language, MISSED_PROGRAMS) + (mains(MISSED_MAINS) if language in ("c", "cpp") else [])
     assert flagged(verifier, language, missed) == []
@@ -102,12 +102,12 @@ def test_what_is_known_to_be_missed(opened: tuple[str, ThreadedVerifier]) -> Non
 @pytest.mark.parametrize("compiler", ["gcc", "g++"])
 def test_loops_without_effect_are_found_at_a_higher_level(compiler: str) -> None:
     loops = bodies_of_f(LOOPS)
-    with open_verifier(compiler, stages=["compile"], flags=["-O2", "-ffinite-loops"]) as verifier:
+    with verifier_of(compiler, stages=["compile"], flags=["-O2", "-ffinite-loops"]) as verifier:
         assert flagged(verifier, COMPILERS[compiler], loops) == loops
 
 
 def test_without_optimisation_nothing_is_found() -> None:
-    with open_verifier("gcc", stages=["compile"], flags=["-O0"]) as verifier:
+    with verifier_of("gcc", stages=["compile"], flags=["-O0"]) as verifier:
         assert flagged(verifier, "c", bodies_of_f(IDLE_BODIES)) == []
 
 
@@ -152,7 +152,7 @@ def test_no_reference_of_ours_does_nothing() -> None:
         entry = None if each.tests is None else each.tests.get("entry_point")
         references += [(name, each.info["reference"]) for name in {entry, None}]
     assert len(references) > 500
-    with open_verifier("gcc", stages=["compile"]) as verifier:
+    with verifier_of("gcc", stages=["compile"]) as verifier:
         assert flagged(verifier, "c", references) == []
 
 
