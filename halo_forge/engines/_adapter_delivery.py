@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from halo_forge.core.errors import ConfigError, ToolMissing
 from halo_forge.engines._http import CONNECT_SECONDS, Client, Refused, Unreachable
-from halo_forge.engines._server_guard import GRACE_SECONDS
 from halo_forge.engines._server_process import POLL_SECONDS, NotStarted, ServerProcess
 from halo_forge.policy import adapter_digest, save_merged
 from halo_forge.supervisor import heartbeat
+from halo_forge.supervisor.server_guard import GRACE_SECONDS
 
 if TYPE_CHECKING:
     from halo_forge.policy import Policy

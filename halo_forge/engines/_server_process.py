@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from halo_forge.engines._server_guard import BOOT, GRACE_SECONDS
 from halo_forge.supervisor import heartbeat
+from halo_forge.supervisor.server_guard import BOOT, GRACE_SECONDS
 
 _log = logging.getLogger(__name__)
 POLL_SECONDS = 0.1
