@@ -149,7 +149,7 @@ def test_a_server_that_cannot_be_ended_is_told_and_left(
     try:
         monkeypatch.setattr(_server_process, "_END_SECONDS", 0.2)
         server.close()
-        assert f"process {leash}, which ends the server server, is still there" in caplog.text
+        assert f"process {leash}, which stops the server server, is still running" in caplog.text
         assert not server.is_running and (tmp_path / "server.pid").exists()
     finally:
         os.kill(leash, signal.SIGCONT)

@@ -260,7 +260,7 @@ def test_what_is_missing_is_said_before_a_model_is_loaded(tmp_path: Path) -> Non
     for python, message in [
         (tmp_path / "nowhere" / "python", "there is no program"),
         (tmp_path / "no program", "does not run"),
-        (tmp_path, "is not a program"),
+        (tmp_path, "is not executable"),
         (shutil.which("true"), "has no vllm"),
         (interpreter(tmp_path, version=None), "has no vllm"),
     ]:
