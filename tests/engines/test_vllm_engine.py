@@ -163,7 +163,7 @@ REASONS = [
     (
         "pydantic_core.ValidationError: 1 validation error for ModelConfig\n  Value error, User-specified max_model_len"
         " (600) is greater than the derived max_model_len (max_position_embeddings=512).",
-        "shorten or leave out such prompts",
+        "shorten or remove such prompts",
     ),
     ("OSError: [Errno 98] Address already in use", "run again with --resume"),
     (
