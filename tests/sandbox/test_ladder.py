@@ -229,7 +229,7 @@ def test_a_level_that_is_late_once_is_not_given_up(late: type[LateSandbox], monk
 
 def test_a_level_that_is_late_again_is_an_error(late: type[LateSandbox], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(late, "num_late", 2)
-    with pytest.raises(SandboxError, match="no lower level is used .* the launcher does not start: TimeoutErr"):
+    with pytest.raises(SandboxError, match=r"no lower level is used .* the launcher does not start: TimeoutErr"):
         open_sandbox()
     assert late.started == ["namespace", "namespace"] and ladder._best == []
     monkeypatch.setattr(late, "started", [])
