@@ -1,4 +1,4 @@
-"""Engines write completions.
+"""Engines generate completions.
 
 One module (or one entry point of another package: docs/extending.md), one engine: a frozen Spec that extends
 `EngineSpec` with `kind: Literal["<name>"] = "<name>"` and
@@ -42,7 +42,7 @@ class Engine(Protocol):
 
     @property
     def saturates_cpu(self) -> bool:
-        """Sampling keeps all processors busy: answers are checked after it, because beside it both are slower."""
+        """Whether sampling keeps all processors busy: answers are then verified after it, not concurrently."""
         ...
 
     def sample(
@@ -54,7 +54,7 @@ class Engine(Protocol):
 
 @runtime_checkable
 class ReportsEvents(Protocol):
-    """An engine that has something to say about how it sampled.
+    """An engine that records events about how it sampled.
 
     Attributes:
         note: Set by who opens the run; takes the name of an event and its fields (docs/run-directory.md).
@@ -65,8 +65,8 @@ class ReportsEvents(Protocol):
 
 @runtime_checkable
 class KeepsLogs(Protocol):
-    """An engine that starts programs whose output somebody may want to read after the run."""
+    """An engine that starts programs whose output is kept after the run."""
 
     def keep_logs(self, folder: Path) -> None:
-        """Told before the first `sample`; the folder is made when there is something to keep."""
+        """Called before the first `sample`; the folder is created when there is something to keep."""
         ...

@@ -1,4 +1,4 @@
-"""How a server comes to answer with the policy that is in memory."""
+"""How the adapter in memory gets to the server, so that the server samples from the same policy."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from typing import TYPE_CHECKING
 
 from halo_forge.core.errors import ConfigError, ToolMissing
 from halo_forge.engines._http import CONNECT_SECONDS, Client, Refused, Unreachable
-from halo_forge.engines._server_guard import GRACE_SECONDS
 from halo_forge.engines._server_process import POLL_SECONDS, NotStarted, ServerProcess
 from halo_forge.policy import adapter_digest, save_merged
 from halo_forge.supervisor import heartbeat
+from halo_forge.supervisor.server_guard import GRACE_SECONDS
 
 if TYPE_CHECKING:
     from halo_forge.policy import Policy
 
 LEFTOVER_SECONDS = GRACE_SECONDS + 2
-"""A server that a killed attempt of this run started may still be ending."""
+"""A server started by a killed attempt of this run may still be shutting down."""
 
 
 class SavedAdapter:
-    """The adapter in memory as a folder, written once for each version; the version before is kept beside it.
+    """The adapter in memory as a folder, written once per version; the previous version is kept too.
 
     Attributes:
-        digest: SHA-256 of the adapter written last; None for a start model without an adapter of its own.
-        before: (version, folder) of the version before; the folder is None where that was such a start model.
+        digest: SHA-256 of the adapter written last; None for a start model without an adapter.
+        before: (version, folder) of the previous version; the folder is None if that was such a start model.
     """
 
     def __init__(self, policy: Policy, folder: Path) -> None:
@@ -38,7 +38,7 @@ class SavedAdapter:
         self._now: tuple[int, Path | None] | None = None
 
     def path(self) -> Path | None:
-        """`halo_forge_v<version>_<digest>` in the folder; None for a start model without an adapter of its own."""
+        """`halo_forge_v<version>_<digest>` in the folder; None for a start model without an adapter."""
         if self._now is not None and self._now[0] == self.policy.version:
             return self._now[1]
         path = self._write()
@@ -56,7 +56,7 @@ class SavedAdapter:
         shutil.rmtree(part, ignore_errors=True)
         self.policy.save_adapter(part)
         self.digest = adapter_digest(part)
-        # With the digest in the name no server can take an older adapter, or its cached prefixes, for this one.
+        # With the digest in the name, no server can mistake an older adapter, or its cached prefixes, for this one.
         path = self.folder / f"halo_forge_v{version:03d}_{self.digest[:12]}"
         shutil.rmtree(path, ignore_errors=True)
         part.rename(path)
@@ -64,10 +64,10 @@ class SavedAdapter:
 
 
 class AdapterDelivery:
-    """One way; `deliver` may be called again and again, and does only what is still to do.
+    """Base of all kinds of delivery; `deliver` can be called repeatedly and does only what is left to do.
 
     Attributes:
-        key: What messages about the server begin with.
+        key: The start of error messages about the server.
     """
 
     key = "engine.base_url"
@@ -77,54 +77,54 @@ class AdapterDelivery:
         self.adapter = SavedAdapter(policy, folder)
 
     def deliver(self) -> str:
-        """Make the server answer with the policy; what it calls that model.
+        """Make the server sample from the policy; returns the name of that model on the server.
 
         Raises:
-            Unreachable: The server is away; it may come back.
-            Refused: The server says no.
-            ConfigError: This way cannot bring this policy.
-            ToolMissing: The server that was started is not there.
+            Unreachable: The server does not respond; it may come back.
+            Refused: The server refuses.
+            ConfigError: This kind cannot deliver this policy.
+            ToolMissing: The server did not start.
         """
         raise NotImplementedError
 
     @property
     def away_hint(self) -> str:
-        """What to do when the server does not answer."""
+        """What to do if the server does not respond."""
         return f"start the server at {self.client.base_url}"
 
     @property
     def refused_hint(self) -> str:
-        """What to do when the server says no."""
-        return "see what the server misses: engine.served_model, engine.server, or its own options"
+        """What to do if the server refuses."""
+        return "check what the server expects: engine.served_model, engine.server, or its own options"
 
     @property
     def other_model_hint(self) -> str:
-        """What to do when the server's policy is far from ours."""
+        """What to do if the server's policy differs much from ours."""
         return (
-            "it serves another model, revision or tokenizer than model.model_name_or_path, or coarser weights"
+            "it serves another model, revision or tokenizer than model.model_name_or_path, or less precise weights"
             " (quantised, another number format): serve that model in model.dtype"
         )
 
     @property
     def lost_adapter_hint(self) -> str:
-        """What to do when the server answers without the adapter, or with that of another version."""
+        """What to do if the server samples without the adapter, or with that of another version."""
         return "see engine.adapter and the server's log"
 
     def keep_logs(self, folder: Path) -> None:
-        """What a server of ours prints is to be kept there."""
+        """Keep the output of a server that we start in this folder."""
 
     def expect_tokens(self, num_tokens: int) -> None:
-        """Prompt and answer together will have up to so many tokens."""
+        """Announce that prompt and answer together will have up to this many tokens."""
 
     def idle(self) -> None:
-        """Nobody asks for a while: the policy may be trained meanwhile."""
+        """No requests for a while: the policy may be trained meanwhile."""
 
     def close(self) -> None:
         """End what was started."""
 
 
 class StartModelOnly(AdapterDelivery):
-    """The server serves the start model, and nothing is brought to it."""
+    """The server serves the start model, and gets no adapter."""
 
     def __init__(self, policy: Policy, folder: Path, client: Client, served_model: str) -> None:
         super().__init__(policy, folder, client)
@@ -141,12 +141,12 @@ class StartModelOnly(AdapterDelivery):
 
 
 class RuntimeLoraDelivery(AdapterDelivery):
-    """vLLM loads the adapter while it runs, under a name that says which one it is.
+    """vLLM loads the adapter while it runs, under a name that identifies it.
 
-    The server keeps the last adapter at the end: it is not ours to end.
+    The last adapter stays loaded at the end, because the server is not ours.
 
     Attributes:
-        load_key, load_hint: Of the message about a server that does not load it.
+        load_key, load_hint: Key and hint of the error if the server does not load it.
     """
 
     load_key = "engine.adapter: vllm_runtime_lora"
@@ -165,7 +165,7 @@ class RuntimeLoraDelivery(AdapterDelivery):
         path = self.adapter.path()
         if path is None:
             return self.served_model
-        # A server that was started again has lost it; one that another attempt of this run used has it already.
+        # A restarted server has lost it; one that another attempt of this run used already has it.
         if path.name not in self.client.model_names():
             if self._loaded is not None and self._loaded != path.name:
                 self._unload(self._loaded)
@@ -187,7 +187,7 @@ class RuntimeLoraDelivery(AdapterDelivery):
 
 
 class MergedRestart(AdapterDelivery):
-    """A server of ours is started anew with every policy, merged into a plain model."""
+    """A server of ours is restarted with every policy, merged into a plain model."""
 
     def __init__(
         self,
@@ -236,7 +236,7 @@ class MergedRestart(AdapterDelivery):
     def _merge(self) -> str:
         for old in self.folder.glob("merged_v[0-9][0-9][0-9]"):
             shutil.rmtree(old)
-        # A server's command has no place for a revision or for 4 bits: the folder is what was loaded here.
+        # A server's command cannot name a revision or 4 bits, so the model as loaded here is written to a folder.
         if self.adapter.path() is None and not {"revision", "quantization"} & self.policy.identity.keys():
             return self.policy.identity["model_name_or_path"]
         path = self.folder / f"merged_v{self.policy.version:03d}"
@@ -252,7 +252,7 @@ class MergedRestart(AdapterDelivery):
         if self._answers():
             raise ConfigError(
                 f"engine.restart_command: a server that this run did not start answers at {self.health_url}",
-                "end it: this run starts its own; then run the same command with --resume",
+                "stop it: this run starts its own; then run the same command with --resume",
             )
         command = [word.replace("{model}", self._model) for word in self.command]
         try:
@@ -263,7 +263,7 @@ class MergedRestart(AdapterDelivery):
             raise ToolMissing(
                 f"engine.restart_command: {' '.join(command)} {what}; the end of its log {self._server.log}:\n"
                 f"{error.last_lines}",
-                "try this command by hand; it has to stay in the foreground and to answer within"
+                "try this command by hand; it has to stay in the foreground and to respond within"
                 f" engine.start_timeout_seconds ({self.start_timeout_seconds:g}); then run again with --resume",
             ) from error
 
@@ -272,10 +272,10 @@ class MergedRestart(AdapterDelivery):
 
 
 def answers(client: Client, url: str) -> bool:
-    """Whether the server answers there, with success.
+    """Whether the server responds there with success.
 
     Raises:
-        Unreachable: Nobody waits for answers any more.
+        Unreachable: Sampling was aborted.
     """
     if client.aborted:
         raise Unreachable("given up")

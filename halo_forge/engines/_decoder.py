@@ -1,9 +1,9 @@
 """Decoding of rows in flight; imported late, because it needs torch.
 
-On a CPU rows that were filled in together form a cohort, with a cache of their own: attention goes over what they have
-seen and no further, and nothing is copied but now and then.  On a GPU, where starting another product costs more than
-its width, all rows have one cache, made once.  The other layers see all rows as one batch.  Memory depends on the rows
-in flight, not on the number of requests.
+On a CPU, rows that started together form a cohort with a separate cache: attention covers what they have seen and no
+more, and little is copied.  On a GPU, where launching another product costs more than its width, all rows share one
+cache, allocated once.  The other layers see all rows as one batch.  Memory depends on the rows in flight, not on the
+number of requests.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from halo_forge.policy import threads
 from halo_forge.supervisor import heartbeat
 
 MAX_COHORTS = 4
-"""Every cohort costs products of its own in every layer; to wait for older rows costs wider ones."""
+"""Every cohort costs separate products in every layer; merging with older rows makes products wider."""
 PREFILL_TOKENS = {"cpu": 1024, "cuda": 8192}
 """The most tokens of prompts, padding included, that go through the model at once; a longer prompt goes alone.
 
@@ -36,7 +36,7 @@ A CPU gains nothing from more (docs/log.md), and the shorter of many prompts are
 
 
 class _CohortsLayer(CacheLayerMixin):
-    """What the model takes for one layer's cache."""
+    """One layer's cache, as the model sees it."""
 
     is_sliding = False
     """Sliding-window layers keep all slots too: the mask hides what is too far back."""
@@ -47,7 +47,7 @@ class _CohortsLayer(CacheLayerMixin):
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Nothing: the room is there from the beginning."""
+        """Nothing: the memory is allocated from the beginning."""
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *arguments: Any, **options: Any
@@ -98,7 +98,7 @@ class _States:
 
 
 class Decoder:
-    """The rows in flight, at first none.
+    """The rows in flight, initially none.
 
     Args:
         model: A causal language model of transformers.
@@ -107,7 +107,7 @@ class Decoder:
         graphs: On a GPU a step runs as a CUDA graph, and the tokens come in one tensor for the most rows.
 
     Raises:
-        ConfigError: The model has layers that keep something other than keys and values of each position.
+        ConfigError: The model has layers whose state is not keys and values of each position.
     """
 
     def __init__(self, model: Any, *, max_rows: int, max_length: int, graphs: bool = False) -> None:
@@ -125,10 +125,10 @@ class Decoder:
 
     @torch.inference_mode()
     def add(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
-        """New rows after those in flight; of equal prompts that follow each other, one is computed.
+        """Add rows after those in flight; consecutive equal prompts are computed once.
 
-        The last prompt is kept until the next call, so that a prompt whose samples come in several calls, one after
-        the other, is computed once all the same.
+        The last prompt is kept until the next call, so a prompt whose samples come in several consecutive calls is
+        computed only once.
 
         Args:
             prompts: Their token ids.
@@ -151,7 +151,7 @@ class Decoder:
         return torch.cat(logits)
 
     def _for_new_rows(self) -> Any:
-        """Where they go: a cohort of their own, or on a GPU where all are."""
+        """Where new rows go: a new cohort, or on a GPU the common cache."""
         if self._device.type == "cpu":
             self._cohorts.append(Cohort())
         elif not self._cohorts:
@@ -194,7 +194,7 @@ class Decoder:
         return _States(layers, [len(prompt) for prompt in prompts], output.logits[:, -1])
 
     def _merge(self) -> None:
-        """No more cohorts than allowed: neighbours become one where that wastes the fewest slots."""
+        """Merge neighbouring cohorts where that wastes the fewest slots, until there are no more than allowed."""
         while len(self._cohorts) > self._max_cohorts:
             wasted = [
                 abs(left.num_seen - right.num_seen) * len(left if left.num_seen < right.num_seen else right)

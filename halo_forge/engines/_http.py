@@ -1,4 +1,4 @@
-"""JSON over HTTP to a server that may be away for a while; the standard library is enough for that."""
+"""JSON over HTTP to a server that may be unreachable for a while; the standard library is enough for that."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from urllib.parse import urlsplit
 
 CONNECT_SECONDS = 10.0
 TRY_AGAIN = frozenset({408, 425, 429}) | frozenset(range(500, 600))
-"""Statuses that pass: too much to do, or a server that is starting, ending or stumbled."""
+"""Temporary statuses: too many requests, or a server that is starting, stopping or failed once."""
 
 
 class Unreachable(Exception):
-    """No answer, or one that says to come back: what was asked may be asked again."""
+    """No response, or a temporary refusal: the request may be retried."""
 
 
 class ConnectionLost(Unreachable):
-    """Nobody answered, or the connection broke: whoever answers next may be another server."""
+    """No connection, or a broken one: the next response may come from another server."""
 
 
 class Refused(Exception):
-    """The server understood and said no.
+    """The server refused the request.
 
     Attributes:
-        status: Of HTTP.
+        status: The HTTP status.
     """
 
     def __init__(self, status: int, text: str) -> None:
@@ -37,15 +37,15 @@ class Refused(Exception):
 
 
 class Client:
-    """Requests from many threads, each on a connection of its own.
+    """Requests from many threads, each on a separate connection.
 
     Attributes:
-        aborted: Nobody waits for answers any more.
+        aborted: Nobody waits for responses any more.
 
     Args:
         base_url: Such as `http://127.0.0.1:8000/v1`.
-        timeout_seconds: The longest wait for an answer.
-        key: What the server asks for, if it asks for one.
+        timeout_seconds: The longest wait for a response.
+        key: The API key, if the server needs one.
     """
 
     def __init__(self, base_url: str, *, timeout_seconds: float, key: str | None = None) -> None:
@@ -56,25 +56,25 @@ class Client:
         self.aborted = False
 
     def post(self, path: str, body: Mapping[str, Any]) -> bytes:
-        """What the server answers to `POST base_url/path`.
+        """The response to `POST base_url/path`.
 
         Raises:
-            Unreachable: It may be asked again.
-            Refused: It must not be asked again like this.
+            Unreachable: The request may be retried.
+            Refused: The request must not be retried unchanged.
         """
         return self._ask("POST", self.base_url + path, json.dumps(body).encode())
 
     def post_root(self, path: str) -> bytes:
-        """What the server answers to `POST path` outside of the protocol; raises as `post` does."""
+        """The response to `POST path` outside the protocol; raises as `post` does."""
         parts = urlsplit(self.base_url)
         return self._ask("POST", f"{parts.scheme}://{parts.netloc}{path}", b"")
 
     def get(self, url: str, *, timeout_seconds: float | None = None, with_key: bool = True) -> bytes:
-        """What the server answers to `GET url`; raises as `post` does."""
+        """The response to `GET url`; raises as `post` does."""
         return self._ask("GET", url, None, timeout_seconds, with_key=with_key)
 
     def model_names(self) -> list[str]:
-        """What the server calls the models that it serves; raises as `post` does."""
+        """The names of the models that the server serves; raises as `post` does."""
         url = f"{self.base_url}/models"
         try:
             return [str(model["id"]) for model in json.loads(self.get(url, timeout_seconds=CONNECT_SECONDS))["data"]]
@@ -82,21 +82,21 @@ class Client:
             raise Refused(200, f"GET {url}: not a list of models: {error}") from error
 
     def headers(self, with_key: bool = True) -> dict[str, str]:
-        """Those of every request."""
+        """The headers of every request."""
         key = {} if self.key is None or not with_key else {"Authorization": f"Bearer {self.key}"}
         return {"Content-Type": "application/json", **key}
 
     def begin(self) -> None:
-        """Take requests again after `abort`."""
+        """Accept requests again after `abort`."""
         self.aborted = False
 
     def abort(self) -> None:
-        """End all requests in flight; the threads that wait for them get `Unreachable`, most servers stop sampling."""
+        """Abort all requests in flight: waiting threads get `Unreachable`, and most servers stop sampling."""
         with self._lock:
             self.aborted = True
             for connection in self._open:
                 if connection.sock is not None:
-                    with contextlib.suppress(OSError):  # the other end has hung up already
+                    with contextlib.suppress(OSError):  # the other end has already closed it
                         connection.sock.shutdown(socket.SHUT_RDWR)
 
     def _ask(
@@ -110,7 +110,7 @@ class Client:
     ) -> bytes:
         parts = urlsplit(url)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        # Without a port of its own an IPv6 address would be taken apart at its last colon.
+        # Without an explicit port an IPv6 address would be split at its last colon.
         port = (443 if parts.scheme == "https" else 80) if parts.port is None else parts.port
         connection = kind(parts.hostname or "", port, timeout=CONNECT_SECONDS)
         path = parts.path + (f"?{parts.query}" if parts.query else "")

@@ -1,13 +1,13 @@
-"""Does a server answer with the policy that is in memory?  Before a cycle samples, both sides score a few answers.
+"""Verifies that a server samples from the policy in memory: before a cycle samples, both score a few answers.
 
-The server continues some prompts and says how likely it took each token to be; the policy in memory is asked the same
-about the same tokens.  Of a server that says no log-probabilities, the tokens at temperature 0 are looked at: by how
-much they are less likely here than our likeliest.
+The server continues some prompts and returns the log-probability of each token; the policy in memory scores the same
+tokens.  For a server without log-probabilities, greedy tokens are compared: how much less likely they are under the
+policy than the policy's own most likely tokens.
 
-Two numbers decide.  The gap to the policy in memory finds another model, another tokenizer and coarse weights.  A
-stale or lost adapter may lie within the gap that two implementations in bfloat16 have anyway; it is found by
-comparison: the server must not be significantly closer to a policy that it could answer with by mistake, the model
-without its adapter and the version that was served before.
+Two numbers decide.  The gap to the policy in memory finds another model, another tokenizer and imprecise weights.  A
+stale or lost adapter may lie within the gap that two bfloat16 implementations have anyway; it is found by comparison:
+the server must not be significantly closer to a policy that it could serve by mistake, which are the model without its
+adapter and the version served before.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
     from halo_forge.policy import Policy
 
 NUM_PROMPTS, NUM_TOKENS = 4, 64
-"""What is asked: so many prompts, and at most so many tokens after each."""
+"""Number of prompts, and the most tokens after each."""
 MIN_TOKENS = 8
-"""Fewer compared tokens show nothing: an answer of one token to each prompt is 4."""
+"""Fewer compared tokens prove nothing: one token per prompt would be 4."""
 STANDARD_ERRORS = 3.0
-"""From here on a difference between two policies is hardly chance."""
+"""From here on a difference between two policies is unlikely to be chance."""
 MIN_APART = 0.01
-"""Nats per token that two policies must be apart on the compared tokens before a server is said to be closer to one: a
-fifth of the noise of two bfloat16 implementations, which need not be unbiased."""
+"""Nats per token by which two policies must differ on the compared tokens before a server can be closer to one of them:
+a fifth of the noise between two bfloat16 implementations, which may be biased."""
 Method = Literal["log_probabilities", "likeliest"]
 _COMPARED: dict[Method, str] = {
     "log_probabilities": "its log-probabilities differ from ours",
-    "likeliest": "the tokens that it takes at temperature 0 fall behind our likeliest",
+    "likeliest": "the tokens that it chooses at temperature 0 are less likely than our most likely ones",
 }
 
 
@@ -49,12 +49,12 @@ class Proof:
     """What the comparison found.
 
     Attributes:
-        method: "log_probabilities" of sampled tokens, or "likeliest" where the server says none.
+        method: "log_probabilities" of sampled tokens, or "likeliest" if the server returns none.
         gap: Mean over tokens of |ln p_server - ln p_ours|; by method "likeliest" of ln p_ours(our likeliest token)
             - ln p_ours(the server's); in nats per token.
-        others: Name of a policy that the server should not answer with -> its gap.
+        others: Name of a policy that the server should not serve -> its gap.
         told_apart: Those of them that the server is significantly further from than from ours.
-        closer: The one that it is significantly closer to, and that is apart from ours; None where there is none.
+        closer: The one that it is significantly closer to, and that differs from ours; None if there is none.
     """
 
     method: Method
@@ -78,17 +78,17 @@ class Proof:
 
     @property
     def may_be_chance(self) -> bool:
-        """Another draw may say otherwise: it is refused for less than a gap above the limit."""
+        """Whether another draw may decide otherwise: the refusal is not for a gap above the limit."""
         return self.num_tokens < MIN_TOKENS or self.closer is not None
 
     def check(self, version: int, max_gap: float, delivery: AdapterDelivery) -> None:
-        """Nothing if the server answers with v_version.
+        """Do nothing if the server samples from v_version.
 
         Args:
-            delivery: Says what to look at.
+            delivery: Has the hints for the errors.
 
         Raises:
-            ConfigError: It does not, or there is too little to tell by; with the figures.
+            ConfigError: It does not, or there are too few tokens to decide; with the figures.
         """
         if self.num_tokens < MIN_TOKENS:
             raise ConfigError(
@@ -110,7 +110,7 @@ class Proof:
             raise ConfigError(
                 f"{delivery.key}: the server does not answer with v{version}: it is closer to {self.closer}: {mine},"
                 f" from {self.closer} by {self.others[self.closer]:.4f}",
-                f"the adapter did not reach it: {delivery.lost_adapter_hint}; then run the same command with --resume",
+                f"it does not apply the adapter: {delivery.lost_adapter_hint}; then run the same command with --resume",
             )
 
 
@@ -120,16 +120,16 @@ def prove(
     scored: Sequence[ScoredTokens],
     before: tuple[int, Path | None] | None,
 ) -> Proof:
-    """Compare what the server said with the policy in memory, which is the same afterwards.
+    """Compare the server's scores with those of the policy in memory, which is unchanged afterwards.
 
     Args:
         rows: Token ids of the prompts.
-        scored: What the server answered to each.
-        before: Version and adapter of what was served before, if that was another.
+        scored: The server's answer to each.
+        before: Version and adapter of what was served before, if that was another version.
 
     Raises:
-        ConfigError: The server says a log-probability that is not finite.
-        LogitsNotFinite: The policy in memory, or one that it is compared with, has such ones.
+        ConfigError: The server returns a log-probability that is not finite.
+        LogitsNotFinite: The policy in memory, or one that it is compared with, gives such values.
     """
     theirs = _said(policy, scored)
     given = [len(row) for row in rows]
@@ -205,8 +205,8 @@ def _joined(rows: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> 
 
 
 def _num_told(policy: Policy, token_ids: Sequence[int], likeliest: Sequence[float]) -> int:
-    """How many tokens of a text tell something: until the policy would go on with another token for the same text, or
-    with a special one, which a server may hide."""
+    """How many tokens of a text can be compared: up to where the policy would continue the same text with another
+    token, or with a special one, which a server may hide."""
 
     def text(ids: Sequence[int]) -> str:
         return str(policy.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
@@ -220,7 +220,7 @@ def _num_told(policy: Policy, token_ids: Sequence[int], likeliest: Sequence[floa
 
 @contextlib.contextmanager
 def _brought(policy: Policy, version: int, folder: Path | None) -> Iterator[None]:
-    """Another version in memory while the block runs; float32 files, so that the same bits come back."""
+    """Another version in memory while the block runs; the adapter is float32, so it is restored exactly."""
     import torch
 
     kept, now = policy.trainable_weights(), policy.version
@@ -236,7 +236,7 @@ def _brought(policy: Policy, version: int, folder: Path | None) -> Iterator[None
 
 
 def _closer(mine: Sequence[float], others: Sequence[float], *, square: bool) -> float:
-    """By how many standard errors the server is closer to the other policy than to ours; negative where to ours.
+    """By how many standard errors the server is closer to the other policy than to ours; negative if closer to ours.
 
     Squares of differences of log-probabilities are compared: with a server s = p + noise, mean (s - mine)^2 less mean
     (s - other)^2 is minus the mean square of mine - other when p is mine and plus that when it is the other,

@@ -1,7 +1,7 @@
-"""How servers that speak the OpenAI completions protocol want to be asked, and what they answer.
+"""Requests and responses of servers that speak the OpenAI completions protocol.
 
-The protocol leaves out what a policy must be sampled with: no top_k of the server's own choice, no penalties, the
-special tokens kept, the stop string kept.  Every server has its own fields for that.
+The protocol does not cover everything that sampling from a policy needs: top_k, no penalties, special tokens and stop
+strings kept in the text.  Every server has its own fields for that.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _PLAIN = {"repetition_penalty": 1.0, "skip_special_tokens": False}
 
 @dataclass(frozen=True)
 class Dialect:
-    """What one server takes beyond the protocol.
+    """What one server supports beyond the protocol.
 
     Attributes:
         extra: Fields of every request.
-        takes_ids: The prompt goes as token ids, so that nothing is added to it.
-        all_tokens: Its top_k for "all"; None where it takes no top_k, and no min_p.
-        keeps_stop: It leaves the stop string in the text.  Without that nobody knows which one ended an answer, so
-            it is not told of them: it samples on to the end, and the answer is cut here.
-        stop_ids: It takes token ids that end an answer.
-        scores: Fields that make it say the log-probabilities of what it samples; empty where it cannot.
+        takes_ids: The prompt is sent as token ids, so nothing is added to it.
+        all_tokens: Its top_k for "all"; None if it supports neither top_k nor min_p.
+        keeps_stop: It leaves the stop string in the text.  Otherwise it is unknown which one ended an answer, so the
+            server is not told the stop strings: it samples to its own end, and the answer is cut here.
+        stop_ids: It accepts token ids that end an answer.
+        scores: Fields that make it return the log-probabilities of sampled tokens; empty if it cannot.
     """
 
     extra: Mapping[str, Any]
@@ -52,7 +52,7 @@ DIALECTS: dict[ServerKind, Dialect] = {
         all_tokens=-1,
         keeps_stop=True,
         stop_ids=True,
-        # Not prompt_logprobs: vLLM 0.32 on a CPU dies of them when it has adapters and several requests.
+        # Not prompt_logprobs: vLLM 0.32 on a CPU crashes with them when it has adapters and several requests.
         scores={"logprobs": 0},
     ),
     "sglang": Dialect(
@@ -63,7 +63,7 @@ DIALECTS: dict[ServerKind, Dialect] = {
         stop_ids=True,
         scores={"logprobs": 1},
     ),
-    # Only beside log-probabilities it says which tokens it took.
+    # It returns the sampled tokens only together with log-probabilities.
     "llama_cpp": Dialect({"repeat_penalty": 1.0, "logprobs": 1}, takes_ids=True, all_tokens=0, scores={"logprobs": 1}),
     "transformers": Dialect({}, keeps_stop=True),
     "openai": Dialect({}, scores={"logprobs": 1}),
@@ -82,7 +82,7 @@ def request_body(
     """The body of `POST /completions`.
 
     Args:
-        prompt: Token ids for a server that takes them, else text.
+        prompt: Token ids for a server that accepts them, else text.
     """
     dialect = DIALECTS[server]
     body: dict[str, Any] = {
@@ -91,7 +91,7 @@ def request_body(
         "max_tokens": request.max_new_tokens,
         "temperature": request.temperature,
         "top_p": request.top_p,
-        # llama.cpp keeps 32 bits, and its largest number stands for "any seed".
+        # llama.cpp keeps 32 bits, and its largest number means "any seed".
         "seed": request.seed % 2**31,
         **dialect.extra,
     }
@@ -103,7 +103,7 @@ def request_body(
         body["top_k"] = dialect.all_tokens if request.top_k is None else request.top_k
         body["min_p"] = request.min_p
     if server == "transformers":
-        # It has no fields for these, and starts from the model's own generation settings unless it is given others.
+        # It has no fields for these, and uses the model's generation settings unless it is given others.
         settings: dict[str, Any] = {
             "do_sample": request.temperature > 0,
             "top_k": 0 if request.top_k is None else request.top_k,
@@ -116,13 +116,13 @@ def request_body(
 
 @dataclass(frozen=True)
 class Choice:
-    """One choice of an answer.
+    """One choice of a response.
 
     Attributes:
-        token_ids: Those that were sampled, the end of turn included; None where the server does not say.
-        reason: Why it ended, as the server says.
-        log_probabilities: Of the sampled tokens, in nats; None where the server does not say.
-        num_tokens: How many were sampled; None where the server does not say.
+        token_ids: The sampled tokens, the end of turn included; None if the server does not return them.
+        reason: The finish reason that the server gives.
+        log_probabilities: Of the sampled tokens, in nats; None if the server does not return them.
+        num_tokens: How many were sampled; None if the server does not say.
     """
 
     text: str
@@ -133,10 +133,10 @@ class Choice:
 
 
 def parse_choice(data: bytes) -> Choice:
-    """The one choice of an answer.
+    """The one choice of a response.
 
     Raises:
-        ValueError: It is not an answer of this protocol.
+        ValueError: It is not a response of this protocol.
     """
     try:
         answer = json.loads(data)
@@ -160,10 +160,10 @@ def parse_choice(data: bytes) -> Choice:
 
 @dataclass(frozen=True)
 class ScoredTokens:
-    """What a server says of the tokens that it took after a prompt; see `Choice`.
+    """The tokens with which a server continued a prompt, and their log-probabilities; see `Choice`.
 
     Attributes:
-        is_exact: The server says which tokens they are; else its text was tokenised here.
+        is_exact: The server returned the token ids; otherwise its text was tokenised here.
     """
 
     token_ids: tuple[int, ...]
@@ -172,10 +172,10 @@ class ScoredTokens:
 
 
 def scored_tokens(policy: Policy, request: SampleRequest, found: Choice) -> ScoredTokens:
-    """The scores of an answer.
+    """The scored tokens of a response.
 
-    Token ids that a server does not say are found by tokenising its text, which the model may have written with other
-    tokens: where their number is not that of the server, the answer tells nothing and has no tokens.
+    Token ids that a server does not return are found by tokenising its text, which the model may have generated with
+    other tokens: if their number differs from the server's, the answer is useless and gets no tokens.
     """
     ids, logs = found.token_ids, found.log_probabilities
     if ids is None:
@@ -183,12 +183,12 @@ def scored_tokens(policy: Policy, request: SampleRequest, found: Choice) -> Scor
         num = found.num_tokens if logs is None else len(logs)
         if num is not None and num - len(ids) not in ((0, 1) if found.reason == "stop" else (0,)):
             return ScoredTokens((), None if logs is None else (), is_exact=False)
-    # The end of turn is not in a text.
+    # The end of turn is not part of the text.
     return ScoredTokens(ids, None if logs is None else logs[: len(ids)], found.token_ids is not None)
 
 
 def completion(policy: Policy, request: SampleRequest, found: Choice, stop: Sequence[str]) -> Completion:
-    """The completion in a reply: without the end of turn, and up to and including the first stop string."""
+    """The completion in a response: without the end of turn, up to and including the first stop string."""
     tokenizer, text, ids = policy.tokenizer, found.text, found.token_ids
     if ids is not None:
         ids = ids[:-1] if ids and ids[-1] in policy.stop_ids else ids
@@ -214,7 +214,7 @@ def completion(policy: Policy, request: SampleRequest, found: Choice, stop: Sequ
 
 
 def _num_tokens(policy: Policy, ids: Sequence[int], stop: Sequence[str]) -> int:
-    """How many of the tokens it takes until a stop string is whole."""
+    """How many tokens it takes until a stop string is complete."""
 
     def has_stop(num: int) -> bool:
         text = policy.tokenizer.decode(list(ids[:num]), skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -1,8 +1,8 @@
 """An engine whose completions come from a server with an OpenAI-compatible `/completions` endpoint.
 
-Many requests are in flight, and completions come out as they finish.  A request whose server is away is asked again
-until the server is back; one request gives one completion, however often it was asked.  Before it is asked anything,
-and again when it was away, the server proves that it answers with the policy in memory (`_policy_proof`).
+Many requests are in flight, and completions are yielded as they finish.  A request is retried until the server
+responds; one request gives one completion, however often it was sent.  Before the first request, and again after it was
+unreachable, the server is verified to sample from the policy in memory (`_policy_proof`).
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ if TYPE_CHECKING:
     from halo_forge.policy import Policy
 
 _UNKNOWN_FIELD = (400, 422)
-"""What a server may answer to a field that it does not know."""
+"""The statuses with which a server may refuse an unknown field."""
 NUM_DRAWS = 2
-"""A server that is refused for what may be chance is asked once more, with other seeds."""
+"""A server whose refusal may be chance is checked once more, with other seeds."""
 FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 0.25, 15.0
 
 
 class ServerEngine:
-    """Asks the server; a context manager that ends what was started.
+    """Samples from a server; a context manager that stops what was started.
 
     Args:
-        server: Whose fields beyond the protocol are used.
-        delivery: How the adapter comes to the server, given a folder that it may write in.
+        server: Whose protocol extensions are used.
+        delivery: How the adapter gets to the server, given a folder that it may write to.
 
     Attributes:
-        note: Gets what events.jsonl should hold: the name of an event, and its fields.
+        note: Called with what goes to events.jsonl: the name of an event, and its fields.
     """
 
     saturates_cpu = False
@@ -98,7 +98,7 @@ class ServerEngine:
                 shutil.rmtree(self.folder)
 
     def keep_logs(self, folder: Path) -> None:
-        """What a server of ours prints is to be kept there; see `KeepsLogs`."""
+        """Keep the output of a server that we start there; see `KeepsLogs`."""
         self.delivery.keep_logs(folder)
 
     def sample(
@@ -107,8 +107,8 @@ class ServerEngine:
         """Completions of `requests` as they finish.
 
         Raises:
-            ConfigError: The server refuses a request, cannot be brought the policy, or answers with another one.
-            ToolMissing: The server did not answer for `retry_seconds`, or did not start.
+            ConfigError: The server refuses a request, cannot get the policy, or samples from another one.
+            ToolMissing: The server did not respond for `retry_seconds`, or did not start.
         """
         if policy_version != self.policy.version:
             raise RuntimeError(f"asked for v{policy_version}, but v{self.policy.version} is in memory")
@@ -128,7 +128,7 @@ class ServerEngine:
             longest + max(self._num_proof_tokens, *(request.max_new_tokens for request in requests))
         )
         num = min(NUM_PROMPTS, len(every))
-        # Other prompts in another draw, where there are any: at temperature 0 a seed changes nothing.
+        # Other prompts in the second draw, if there are any: at temperature 0 a seed changes nothing.
         shift = len(every) // num // NUM_DRAWS
         self._to_prove = [
             [every[place * len(every) // num + draw * shift] for place in range(num)] for draw in range(NUM_DRAWS)
@@ -139,13 +139,13 @@ class ServerEngine:
         done: queue.SimpleQueue[Future[Completion]] = queue.SimpleQueue()
         pool = ThreadPoolExecutor(min(self.spec.max_in_flight, len(requests)), "ask")
         try:
-            # In the order of the requests: samples of a prompt follow each other, and servers share its cache.
+            # In the order of the requests: samples of a prompt are consecutive, and servers share its cache.
             for request in requests:
                 pool.submit(self._complete, request, asked[request.prompt_id]).add_done_callback(done.put)
             for _ in requests:
                 yield done.get().result()
         finally:
-            # Also drains: the next policy comes to a server that nobody waits for.
+            # Also drains: the next policy gets to a server without open requests.
             self._given_up.set()
             self.client.abort()
             pool.shutdown(cancel_futures=True)
@@ -164,13 +164,13 @@ class ServerEngine:
             if list(tokenizer(each)["input_ids"]) == ids:
                 return each
         raise ConfigError(
-            f"engine.server: {self.server} takes prompts as text, and this model's tokenizer adds special tokens"
-            " to it that its chat template does not have",
-            "use a server that takes token ids: vllm, sglang or llama_cpp",
+            f"engine.server: {self.server} accepts prompts as text only, and this model's tokenizer adds special tokens"
+            " that its chat template does not have",
+            "use a server that accepts token ids: vllm, sglang or llama_cpp",
         )
 
     def _complete(self, request: SampleRequest, prompt: str | list[int]) -> Completion:
-        """Ask until there is an answer."""
+        """Send the request until there is a response."""
         deadline: float | None = None
         delay, refused = FIRST_DELAY_SECONDS, False
         while True:
@@ -178,12 +178,12 @@ class ServerEngine:
                 before = time.monotonic()
                 model = self._served()
                 if deadline is not None:
-                    deadline += time.monotonic() - before  # waiting until a server has started is not asking it
+                    deadline += time.monotonic() - before  # waiting for a server to start does not count
                 found = self._ask(request, prompt, model, self.spec.stop)
                 return completion(self.policy, request, found, self.spec.stop)
             except Refused as error:
                 self._model = None
-                # A server that was started again between the two knows nothing of our adapter; asked twice it does.
+                # A server that was restarted in between does not know our adapter; at the second attempt it does.
                 if error.status != 404 or refused:
                     raise ConfigError(
                         f"{self.delivery.key}: {error}",
@@ -195,18 +195,18 @@ class ServerEngine:
                 deadline = time.monotonic() + self.spec.retry_seconds if deadline is None else deadline
                 if time.monotonic() >= deadline or self._given_up.is_set():
                     raise ToolMissing(
-                        f"{self.delivery.key}: {error} (asked again for {self.spec.retry_seconds:g} seconds)",
+                        f"{self.delivery.key}: {error} (retried for {self.spec.retry_seconds:g} seconds)",
                         f"{self.delivery.away_hint}; then run the same command with --resume: answers received so far"
                         " are kept",
                     ) from error
-                # Apart from each other, or all that waited would knock at the same moment.
+                # With jitter, or all waiting requests would be retried at the same moment.
                 self._given_up.wait(min(delay * random.uniform(0.5, 1.5), max(0.0, deadline - time.monotonic())))
                 delay = min(2 * delay, LONGEST_DELAY_SECONDS)
 
     def _served(self) -> str:
-        """What the server calls the policy; looked after once, and again whenever it failed somebody."""
+        """The name of the policy on the server; checked once, and again after every failure."""
         with self._delivering:
-            if self._failure is not None:  # the others would only start the same server once more
+            if self._failure is not None:  # the others would only restart the same server
                 raise self._failure.with_traceback(None)
             if self._model is None:
                 try:
@@ -223,8 +223,8 @@ class ServerEngine:
         """Compare the server with the policy in memory; see `_policy_proof`.
 
         Raises:
-            ConfigError: It answers with another one.
-            Refused, Unreachable: It does not answer.
+            ConfigError: It samples from another one.
+            Refused, Unreachable: It does not respond.
         """
         for draw in range(NUM_DRAWS):
             start = time.monotonic()
@@ -249,7 +249,7 @@ class ServerEngine:
         self._proved = True
 
     def _scored(self, model: str, asked: Sequence[Prompt], draw: int) -> list[ScoredTokens]:
-        """The prompts' answers: sampled, with log-probabilities, or the likeliest where the server says none."""
+        """The prompts' answers: sampled with log-probabilities, or greedy if the server returns none."""
         answers: list[ScoredTokens] = []
         if self.dialect.scores:
             try:
@@ -289,6 +289,6 @@ class ServerEngine:
             found = parse_choice(data)
         except ValueError as error:
             raise Refused(200, f"POST {self.client.base_url}/completions: {error}") from error
-        if found.reason not in ("stop", "length"):  # such as "abort", by a server that is being ended
+        if found.reason not in ("stop", "length"):  # such as "abort", by a server that is shutting down
             raise Unreachable(f"POST {self.client.base_url}/completions: ended for the reason {found.reason!r}")
         return found

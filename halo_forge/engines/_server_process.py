@@ -1,4 +1,4 @@
-"""A server that a run starts, watches and ends."""
+"""A server that a run starts, watches and stops."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from halo_forge.engines._server_guard import BOOT, GRACE_SECONDS
 from halo_forge.supervisor import heartbeat
+from halo_forge.supervisor.server_guard import BOOT, GRACE_SECONDS
 
 _log = logging.getLogger(__name__)
 POLL_SECONDS = 0.1
 LOG_LINES = 15
 LOG_BYTES = 64 * 1024
 _END_SECONDS = GRACE_SECONDS + 25.0
-"""The guard's grace, and the time in which the kernel has to end what is killed."""
+"""The guard's grace period, and the time that killed processes may take to disappear."""
 
 
 class NotStarted(Exception):
-    """The server is not there.
+    """The server did not start.
 
     Attributes:
-        code: Its exit code; None where it did not answer in time.
-        log: The end of what it printed.
+        code: Its exit code; None if it did not respond in time.
+        log: The end of its output.
     """
 
     def __init__(self, code: int | None, log: str) -> None:
@@ -36,20 +36,20 @@ class NotStarted(Exception):
 
     @property
     def last_lines(self) -> str:
-        """The last lines it printed that are not empty."""
+        """The last non-empty lines of its output."""
         return "\n".join([line for line in self.log.splitlines() if line.strip()][-LOG_LINES:])
 
 
 class ServerProcess:
-    """One server at a time, on a guard: it and everything it starts end with this process, however that ends.
+    """One server at a time, under a guard: it and everything it starts end with this process, however that ends.
 
     Args:
-        name: Of its files.
-        folder: Where it is kept what each server printed: `name.1.log`, `name.2.log`, ...; nothing there is overwritten
-            or removed.  None makes a folder of its own when a server is first started.
+        name: The stem of its files.
+        folder: Where the output of each server is kept: `name.1.log`, `name.2.log`, ...; nothing there is overwritten
+            or removed.  None creates a temporary folder when a server is first started.
 
     Attributes:
-        log: Of the server that was started last; None before.
+        log: The log of the server started last; None before the first start.
     """
 
     def __init__(self, name: str, folder: Path | None = None) -> None:
@@ -60,12 +60,12 @@ class ServerProcess:
 
     @property
     def is_running(self) -> bool:
-        """It was started and has not ended."""
+        """Whether it was started and has not ended."""
         return self._guard is not None and self._guard.poll() is None
 
     @property
     def exit_code(self) -> int | None:
-        """Of a server that ended by itself; None where it runs, or was never started."""
+        """The exit code of a server that ended by itself; None if it runs or was never started."""
         return None if self._guard is None else self._guard.poll()
 
     def start(
@@ -77,17 +77,17 @@ class ServerProcess:
     ) -> None:
         """Start it and wait until `answers()`, which may raise to give up.
 
-        Every look counts as a sign of life: waiting for a server has its own limit.
+        Every check counts as a sign of life, because waiting for a server has its own limit.
 
         Raises:
-            NotStarted: It ended, or did not answer in time; then it has been ended.
+            NotStarted: It ended, or did not respond in time and was stopped.
         """
         self.close()
         self.wait_for_leftover()
         root = str(Path(__file__).resolve().parents[2])
         self.log = self._new_log()
         with self.log.open("xb") as output:
-            # A session of its own: Ctrl-C is ours, and the server is ended once we are done.
+            # A separate session: Ctrl-C is for us, and we stop the server when we are done.
             self._guard = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", BOOT, root, *command],
                 env=dict(environment),
@@ -105,11 +105,11 @@ class ServerProcess:
             raise
 
     def wait_for_leftover(self) -> None:
-        """Wait for the server of an attempt that was killed to be gone: it holds its memory and its port until then."""
+        """Wait until the server of a killed attempt is gone: it holds its memory and its port until then."""
         if self.folder is None or not self._leftover_file.exists():
             return
         text = self._leftover_file.read_text(encoding="ascii").strip()
-        if not text:  # killed between making the file and writing it
+        if not text:  # killed between creating the file and writing it
             return
         pid = int(text)
         deadline = time.monotonic() + _END_SECONDS
@@ -117,10 +117,10 @@ class ServerProcess:
             heartbeat.beat()
             time.sleep(POLL_SECONDS)
         if _is_guard(pid):
-            _log.warning("the server %s of an earlier attempt is not gone yet (process %d)", self.name, pid)
+            _log.warning("the server %s of an earlier attempt is still running (process %d)", self.name, pid)
 
     def close(self) -> None:
-        """End it, if it runs; nothing that it started is left afterwards."""
+        """Stop it, if it runs; nothing that it started is left afterwards."""
         if self._guard is not None:
             assert self._guard.stdin is not None
             self._guard.stdin.close()
@@ -129,9 +129,9 @@ class ServerProcess:
                 if self._pid_file is not None:
                     self._pid_file.unlink(missing_ok=True)
             except subprocess.TimeoutExpired:
-                # Its file stays: the next start waits for it once more.
+                # Its file stays: the next start waits for it again.
                 _log.warning(
-                    "process %d, which ends the server %s, is still there %g s after it was told to end",
+                    "process %d, which stops the server %s, is still running %g s after it was told to end",
                     self._guard.pid,
                     self.name,
                     _END_SECONDS,
@@ -148,7 +148,7 @@ class ServerProcess:
 
     @property
     def _leftover_file(self) -> Path:
-        """Holds the guard's process id while there is one."""
+        """Holds the guard's process id while a server runs."""
         assert self.folder is not None
         return self.folder / f"{self.name}.pid"
 
@@ -168,7 +168,7 @@ class ServerProcess:
 
 
 def _is_guard(pid: int) -> bool:
-    """Whether the process runs and is a guard: numbers of processes are used again."""
+    """Whether the process runs and is a guard: process ids are reused."""
     try:
         return BOOT.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):

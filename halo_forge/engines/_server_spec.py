@@ -11,13 +11,13 @@ from halo_forge.core.errors import ConfigError
 from halo_forge.engines._spec import EngineSpec
 
 MAX_POLICY_GAP = 0.15
-"""Three times what another implementation in bfloat16 makes of the same policy (docs/engines.md)."""
+"""Three times the gap of another bfloat16 implementation of the same policy (docs/engines.md)."""
 MAX_TEMPERATURE = 2.0
-"""Of vLLM and of OpenAI's protocol; more is refused."""
+"""The limit of vLLM and of OpenAI's protocol; more is refused."""
 
 
 class ServerSpec(EngineSpec):
-    """Settings shared by the engines that ask a server; a kind adds `kind` and its own."""
+    """Settings shared by the engines that use a server; a kind adds `kind` and its own."""
 
     max_in_flight: int = Field(64, ge=1)
     """Requests that wait for an answer at the same time."""
@@ -45,6 +45,6 @@ class ServerSpec(EngineSpec):
             there = next(each for each in (folder, *folder.parents) if each.exists())
             if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
                 raise ConfigError(
-                    f"engine.exchange_folder: {folder} cannot be made or written: {there} is no folder to write in",
-                    "name a folder that can be",
+                    f"engine.exchange_folder: {folder} cannot be created or written: {there} is not a writable folder",
+                    "name a writable folder",
                 )

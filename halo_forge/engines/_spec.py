@@ -23,13 +23,13 @@ class EngineSpec(Spec):
     max_new_tokens: int = Field(256, ge=1)
     """Length limit of a completion in tokens; what is cut off there is never trained on."""
     temperature: ScheduledNumber = Field(1.0, validate_default=True)
-    """Sampling temperature; 0 takes the likeliest token."""
+    """Sampling temperature; 0 is greedy."""
     top_p: ScheduledNumber = Field(1.0, validate_default=True)
     """Nucleus sampling: the smallest set of tokens whose probabilities sum to at least this."""
     min_p: ScheduledNumber = Field(0.0, validate_default=True)
-    """Only tokens whose probability is at least this share of the likeliest one's; 0 takes all."""
+    """Only tokens whose probability is at least this share of the most likely token's; 0 allows all."""
     top_k: int | None = Field(None, ge=1)
-    """Only the k likeliest tokens; null takes all."""
+    """Only the k most likely tokens; null allows all."""
     stop: list[str] = Field(default_factory=list)
     """Strings that end a completion, such as a closing code fence; the string stays in the text."""
     batch_size: int | Literal["auto"] = "auto"
@@ -42,15 +42,15 @@ class EngineSpec(Spec):
 
     @property
     def max_temperature(self) -> float:
-        """The hottest that this kind can sample."""
+        """The highest temperature that this kind can sample at."""
         return math.inf
 
     def check(self) -> None:
-        """Look at what this kind needs outside the configuration, before a model is loaded.
+        """Check what this kind needs outside the configuration, before a model is loaded.
 
         Raises:
-            ConfigError: A setting leads nowhere here.
-            ToolMissing: A program or package is not there.
+            ConfigError: A setting cannot work here.
+            ToolMissing: A program or package is missing.
         """
 
     def inputs(self) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Engine `recorded`: the completions of an earlier run, so that it can be repeated under other settings.
 
-Another schedule, selection or verifier is tried without sampling again.  Cycle c gets what the recorded run sampled
-in its cycle c, whatever our own adapter is by then: from cycle 2 on the answers are another policy's.
+Another schedule, selection or verifier can be tried without sampling again.  Cycle c gets what the recorded run sampled
+in its cycle c, whatever our own adapter is by then: from cycle 2 on the answers are off-policy.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from halo_forge.policy import Policy
 
 KEYS = ("temperature", "top_p", "min_p", "top_k", "max_new_tokens")
-"""Of a request: a completion that was drawn at other values is not its answer."""
+"""Settings of a request that the recorded completion must have been sampled at."""
 _TRAIN_FILES = ("completions.jsonl", "further_completions.jsonl")
 _CYCLE_FILES = (*_TRAIN_FILES, "dev_completions.jsonl")
 
@@ -105,7 +105,7 @@ class RecordedSpec(EngineSpec):
 
     kind: Literal["recorded"] = "recorded"
     run: str
-    """Directory of the run whose completions are taken."""
+    """Directory of the run whose completions are used."""
     train: bool = True
     """false loads no model and trains nothing: what would be selected, in seconds."""
 
@@ -132,7 +132,7 @@ class RecordedSpec(EngineSpec):
         return RecordedEngine(self._root(), "" if policy is None else policy.response_prefix)
 
     def inputs(self) -> dict[str, str]:
-        """The digest of the recorded completions: with others it is another run."""
+        """The digest of the recorded completions: with other completions it is another run."""
         digest, root = hashlib.sha256(), self._root()
         for path in _sealed(root):
             digest.update(str(path.relative_to(root)).encode() + hashlib.sha256(path.read_bytes()).digest())

@@ -16,7 +16,7 @@ from halo_forge.engines._spec import EngineSpec
 
 @dataclass(frozen=True)
 class ScriptedEngine:
-    """Draws one of the prompt's scripted answers by the request's seed."""
+    """Chooses one of the prompt's scripted answers by the request's seed."""
 
     answers: Mapping[str, Sequence[str]]
     saturates_cpu: ClassVar[bool] = False
@@ -24,7 +24,7 @@ class ScriptedEngine:
     def sample(
         self, prompts: Mapping[str, Prompt], requests: Sequence[SampleRequest], policy_version: int
     ) -> Iterator[Completion]:
-        """One completion a request, in the order of the requests."""
+        """One completion per request, in the order of the requests."""
         for request in requests:
             answers = self.answers.get(request.prompt_id) or self.answers.get("*")
             if not answers:
@@ -37,7 +37,7 @@ class ScriptedEngine:
                 prompt_id=request.prompt_id,
                 index=request.index,
                 text=text,
-                # One number a word: enough for length metrics, and honest about not being a tokenizer.
+                # One number per word: enough for length metrics without a tokenizer.
                 token_ids=tuple(range(len(text.split()))),
                 finish="stop",
                 seed=request.seed,

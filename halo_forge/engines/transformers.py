@@ -1,13 +1,13 @@
 """Engine `transformers`: sampling from the policy in memory, with a fixed number of rows in flight.
 
-A finished row is filled with the next request, each prompt is computed once for the samples that are filled in
-together, and completions come out as they finish.  Every row draws from its own stream of uniform numbers (seeded by
-its request), turned into tokens by the inverse of the cumulative distribution: in exact arithmetic the same request
-gives the same tokens whatever else is in flight.  Logits are not exact: a GPU's products in bfloat16 depend on the
-number of rows, so there a near tie can fall the other way when the rows are others.
+A finished row is refilled with the next request, each prompt is computed once for the samples that start together, and
+completions are yielded as they finish.  Every row draws from its own stream of uniform numbers (seeded by its request),
+turned into tokens by the inverse of the cumulative distribution: in exact arithmetic the same request gives the same
+tokens whatever else is in flight.  Logits are not exact: a GPU's bfloat16 products depend on the number of rows, so a
+near tie can resolve differently with other rows.
 
-On a GPU the host reads the tokens of a step while the next one is computed.  A row that was finished by then computes
-one token too many, which is thrown away; every row has its own stream of uniform numbers, so no other token changes.
+On a GPU the host reads the tokens of a step while the next one is computed.  A row that had finished by then computes
+one token too many, which is discarded; every row has its own stream of uniform numbers, so no other token changes.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _VOCABULARY_BYTES, _SORTED_VOCABULARY_BYTES = 16, 52
 sorts the vocabulary: logits and probabilities, the sorted ones and their order (20), and what CUDA's sort of many rows
 takes beside (about 32: index and row twice, keys and values once more; from its source, not measured on a GPU)."""
 STOPPED, BROKEN = -1, -2
-"""In place of a token: one that ends the answer was drawn; the logits were not finite, so nothing could be drawn."""
+"""In place of a token: an end-of-answer token was drawn; the logits were not finite, so nothing could be drawn."""
 LEFTOVER = 1 / 3
-"""So many rows more than asked for, as a share, are in flight where that leaves no request for a second round."""
+"""The share by which rows in flight may exceed the setting if that avoids a second round."""
 REFILL_AT = 1 / 8
-"""Finished rows are filled again, or dropped at the end, when they are this share: both cost a pass or a copy."""
+"""Finished rows are refilled, or dropped at the end, once they reach this share: both cost a pass or a copy."""
 
 
 class TransformersSpec(EngineSpec):
@@ -57,10 +57,10 @@ class TransformersSpec(EngineSpec):
 
 @dataclass
 class ActiveRow:
-    """One completion in the making.
+    """One completion in progress.
 
     Attributes:
-        num_drawn: Tokens that were asked for; the newest of them may not have been read yet.
+        num_drawn: Tokens drawn so far; the newest of them may not have been read yet.
     """
 
     request: SampleRequest
@@ -71,7 +71,7 @@ class ActiveRow:
 
     @property
     def is_active(self) -> bool:
-        """Whether another token is to be drawn, as far as is known."""
+        """Whether another token has to be drawn, as far as is known."""
         return self.finish is None and self.num_drawn < self.request.max_new_tokens
 
 
@@ -80,8 +80,8 @@ class TransformersEngine:
 
     Args:
         batch_size: The most rows in flight.
-        fitted: Take fewer rows where their caches would not fit into the profile's memory budget, and a few more where
-            a second round of few rows is saved.
+        fitted: Use fewer rows if their caches would not fit into the profile's memory budget, and a few more if that
+            avoids a second round of few rows.
         graphs: Decoding steps run as CUDA graphs.
     """
 
@@ -93,13 +93,13 @@ class TransformersEngine:
         self.batch_size = batch_size
         self.fitted = fitted
         self.stop = stop
-        # A stop string can only be completed by the newest token, so looking at this many is enough.
+        # Only the newest token can complete a stop string, so checking this many tokens is enough.
         self._tail = max((len(text.encode()) for text in stop), default=0) + 8
         self._may_end: dict[int, bool] = {}
 
     @property
     def saturates_cpu(self) -> bool:
-        """On a CPU: every product waits for the slowest of torch's threads, and a compiler makes one slow."""
+        """On a CPU: every product waits for the slowest of torch's threads, and a compiler slows one down."""
         return self.policy.device.type == "cpu"
 
     def sample(
@@ -126,9 +126,9 @@ class TransformersEngine:
                 yield self._completion(row, policy_version)
 
     def _all(self, requests: Sequence[SampleRequest], ids: Mapping[str, list[int]]) -> Iterator[ActiveRow]:
-        """Every request answered; each time that the GPU's memory runs out, what is left is asked with half the rows.
+        """Answer every request; whenever the GPU's memory runs out, continue with half the rows.
 
-        Rows that were in flight begin anew, with the same uniform numbers.
+        Rows that were in flight start over, with the same uniform numbers.
         """
         import torch
 
@@ -147,10 +147,10 @@ class TransformersEngine:
                 return
             # Past the handler, so that the traceback no longer holds the caches that have to go.
             torch.cuda.empty_cache()
-            _log.warning("the GPU's memory ran out; sampling goes on with %d rows in flight", self.batch_size)
+            _log.warning("the GPU's memory ran out; sampling continues with %d rows in flight", self.batch_size)
 
     def _most_rows(self, num_requests: int) -> int:
-        """Rows in flight, with a few more where all the rest fits in: alone it would take as many steps once more."""
+        """Rows in flight, with a few more if all the rest fits in: a second round would take as many steps again."""
         all_at_once = self.fitted and num_requests <= self.batch_size * (1 + LEFTOVER)
         return num_requests if all_at_once else self.batch_size
 
@@ -169,7 +169,7 @@ class TransformersEngine:
         return max(1, budget // row_bytes(self.policy.model, num_tokens, sorts=sorts))
 
     def _run(self, waiting: deque[SampleRequest], ids: Mapping[str, list[int]], num_rows: int) -> Iterator[ActiveRow]:
-        """Decode until every request is answered; yields each row once, when it is finished."""
+        """Decode until every request is answered; yields each row once it is finished."""
         from halo_forge.engines._decoder import Decoder
         from halo_forge.engines._sampling import Sampler
         from halo_forge.engines._transfer import Readback
@@ -205,7 +205,7 @@ class TransformersEngine:
             yield from self._read(*drawn.popleft())
 
     def _read(self, rows: Sequence[ActiveRow], drawn: Readback) -> Iterator[ActiveRow]:
-        """Append to each row what was drawn for it; yields those that are finished by it."""
+        """Append to each row the token drawn for it; yields the rows that this finishes."""
         tokens = drawn.read()
         heartbeat.beat()
         open_rows = [(row, token) for row, token in zip(rows, tokens, strict=True) if row.finish is None]
@@ -233,8 +233,8 @@ class TransformersEngine:
             " training diverged: begin with an earlier version's adapter, and lower training.learning_rate"
         )
         return LogitsNotFinite(
-            f"v{version} gave logits that are not finite on {self.policy.device} ({what}): nothing can be drawn from"
-            " them; what was drawn before is kept",
+            f"v{version} gave logits that are not finite on {self.policy.device} ({what}): nothing can be sampled from"
+            " them; earlier completions are kept",
             "attention kernels are known that give NaN (HARDWARE_NOTES.md in the documentation):"
             " start a new run, the same command with another --output-dir and"
             f" --set model.attn_implementation=eager{adapter}, or with model.dtype=float32 in place of the"
@@ -242,7 +242,7 @@ class TransformersEngine:
         )
 
     def _append(self, row: ActiveRow, token: int) -> None:
-        """Add what was drawn to the row, and find out whether the row is finished by it."""
+        """Add the drawn token to the row, and check whether it finishes the row."""
         if token == STOPPED:
             row.finish, row.text = "stop", self._decode(row.token_ids)
             return
@@ -253,7 +253,7 @@ class TransformersEngine:
             row.finish, row.text = "length", self._decode(row.token_ids)
 
     def _ends_stop_string(self, token: int) -> bool:
-        """Whether a stop string may end in this token: decoding every row's last tokens at every step costs more."""
+        """Whether a stop string may end in this token; cheaper than decoding every row's last tokens at every step."""
         if token not in self._may_end:
             piece = self._decode([token])
             # U+FFFD stands for a part of a character, whose other part may be in the next token.
@@ -266,7 +266,7 @@ class TransformersEngine:
         return any(stop in text for stop in self.stop)
 
     def _decode(self, token_ids: list[int]) -> str:
-        # A special token in the middle of an answer is part of it: hidden, it would be trained on unseen.
+        # A special token in the middle of an answer is part of it; if hidden, it would be trained on unnoticed.
         return str(
             self.policy.tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         )
@@ -285,7 +285,7 @@ class TransformersEngine:
 
 
 def _has_graphs(policy: Policy) -> bool:
-    """Whether this machine has CUDA graphs that a step can run as; says so where not."""
+    """Whether decoding steps can run as CUDA graphs on this machine; warns if not."""
     import torch
 
     if policy.device.type != "cpu" and torch.version.hip is None:

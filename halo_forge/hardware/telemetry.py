@@ -1,8 +1,8 @@
-"""What the GPU needed while a cycle ran: from files of the kernel, or from its maker's library where that is installed.
+"""GPU sensors while a cycle runs: from files of the kernel, or from the vendor's library if it is installed.
 
-AMD's driver shows power, temperature, load and memory in /sys, without root; `amdsmi` is asked for what is missing
-there, and not first, because it was seen to crash the process that asks.  NVIDIA's driver has no such files: its
-figures come from NVML, by the package `nvidia-ml-py`.  Neither is required, and a figure that nobody gives is absent.
+AMD's driver shows power, temperature, load and memory in /sys, without root; `amdsmi` is asked only for what is missing
+there, because it was seen to crash the process that asks.  NVIDIA's driver has no such files: its values come from
+NVML, through the package `nvidia-ml-py`.  Neither is required, and a value that cannot be read is absent.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _FIELDS = (
     ("gpu_memory_bytes_max", "memory_bytes", max),
 )
 Reader = Callable[[], float | None]
-"""One figure in plain units; None where it cannot be read just now."""
+"""One value in plain units; None if it cannot be read just now."""
 ScaledFigure = tuple[Callable[[], Any], int]
-"""A library's figure, or what it says instead, and what to divide it by for plain units."""
+"""A library's value, or what it returns instead, and the divisor that gives plain units."""
 
 
 class NotReadable(Exception):
-    """Why a library shows nothing; a run goes on without its figures, and the doctor says so."""
+    """Why a library shows nothing; a run continues without its values, and the doctor says so."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Sensors:
     why_not: str = ""
 
     def read(self) -> dict[str, float]:
-        """What the sensors say now; what cannot be read just now is left out."""
+        """The current values; what cannot be read just now is left out."""
         found = {name: reader() for name, reader in self.readers.items()}
         return {name: value for name, value in found.items() if value is not None}
 
@@ -208,7 +208,7 @@ def _nvml_readers(uuid: str | None) -> dict[str, Reader]:
 
 
 def _answering(asked: Mapping[str, ScaledFigure], refused: type[Exception]) -> dict[str, Reader]:
-    """Those that give a figure now; a refusal later (a sensor that goes away) is no figure."""
+    """The sensors that give a value now; a later refusal (a sensor that disappears) is no value."""
 
     def reader(ask: Callable[[], Any], divisor: int) -> Reader:
         def read() -> float | None:
@@ -332,12 +332,12 @@ class Telemetry:
         self._thread = threading.Thread(target=self._run, name="telemetry", daemon=True)
 
     def start(self) -> None:
-        """Begin to read; without sensors nothing is started."""
+        """Start reading; without sensors nothing is started."""
         if self._sensors.readers:
             self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; one that hangs in a library is left behind, and does not keep the process from ending."""
+        """Stop the thread; one that hangs in a library is left behind, and does not prevent the process from ending."""
         self._over.set()
         if self._thread.is_alive():
             self._thread.join(ASK_SECONDS)

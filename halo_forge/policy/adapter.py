@@ -1,4 +1,4 @@
-"""The LoRA adapter on the base model: made from a seed, or loaded and checked."""
+"""The LoRA adapter on the base model: initialised from a seed, or loaded and checked."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def with_adapter(base: Any, settings: ModelSettings, lora: LoraSettings, seed: i
                 f" {list(lora.target_modules)}",
                 f"set lora.target_modules to {sorted(modules)}",
             )
-        # The library fills weights that the file lacks with random ones.
+        # The library initialises weights that the file lacks randomly.
         adapter_weights(settings.adapter, named_weights(model))
         return _trainable(model)
     config = LoraConfig(
@@ -77,14 +77,14 @@ def with_adapter(base: Any, settings: ModelSettings, lora: LoraSettings, seed: i
 
 
 def _trainable(model: PeftModel) -> PeftModel:
-    """The model, if its trainer can train the adapter; found here rather than after the first cycle's sampling."""
+    """The model, if the trainer can train its adapter; checked here rather than after the first cycle's sampling."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     if isinstance(model.get_output_embeddings(), BaseTunerLayer):
         raise ModelError(
             "lora.target_modules: an adapter on the output layer (lm_head) cannot be trained: the loss is computed"
             " from the layer's own weight",
-            "take lm_head out of lora.target_modules",
+            "remove lm_head from lora.target_modules",
         )
     return model
 
@@ -93,13 +93,12 @@ def _trainable(model: PeftModel) -> PeftModel:
 def fused_adapter(model: PeftModel) -> Iterator[None]:
     """While the block runs, every plain LoRA layer adds s B A x to its output in one product, in the model's dtype.
 
-    Whether the base weights are in 4 bits or not makes no difference here.
-    The layer's own way casts its input to float32, scales and adds in separate passes over the output.  The float32
-    weights stay as they are; gradients reach them through the cast.  Layers that are more than W x + s B A x, and those
-    that drop parts of x in training, keep their own way.
+    PEFT's forward casts its input to float32, scales and adds in separate passes over the output.  The float32 weights
+    are unchanged; gradients reach them through the cast.  Base weights may be in 4 bits.  Layers that compute more than
+    W x + s B A x, and those with dropout during training, keep PEFT's forward.
     """
     layers = [module for module in model.modules() if is_fusable_lora(module)]
-    # All of them before the first is used: when the memory runs out here, no layer is left with a copy of its weights.
+    # All before the first is used: if the memory runs out here, no layer keeps a copy of its weights.
     forwards = [_fused_forward(layer, model.dtype) for layer in layers]
     with replaced_forwards(dict(zip(layers, forwards, strict=True))):
         yield
@@ -109,7 +108,7 @@ def is_fusable_lora(module: Any) -> bool:
     """Whether a module is a LoRA layer that computes W x + s B A x and nothing else."""
     from peft.tuners import lora
 
-    # Only there where bitsandbytes is.
+    # Only present if bitsandbytes is.
     plain = {lora.Linear, getattr(lora, "Linear4bit", lora.Linear)}
     return type(module) in plain and not module.lora_variant
 
@@ -137,7 +136,7 @@ def _fused_forward(layer: Any, dtype: torch.dtype) -> Callable[..., torch.Tensor
         a, b = weights() if torch.is_grad_enabled() else fixed
         if torch.is_grad_enabled():
             return torch.addmm(output.flatten(0, -2), x.flatten(0, -2) @ a, b).view_as(output)
-        output.view(-1, output.shape[-1]).addmm_(x.flatten(0, -2) @ a, b)  # the base layer's output is nobody else's
+        output.view(-1, output.shape[-1]).addmm_(x.flatten(0, -2) @ a, b)  # nothing else holds the base layer's output
         return output
 
     return forward
@@ -146,12 +145,12 @@ def _fused_forward(layer: Any, dtype: torch.dtype) -> Callable[..., torch.Tensor
 def named_weights(model: PeftModel) -> dict[str, torch.Tensor]:
     from peft import get_peft_model_state_dict
 
-    # Never the embeddings: the default asks a model hub whether the vocabulary was resized.
+    # Never the embeddings: by default the library asks a model hub whether the vocabulary was resized.
     return dict(get_peft_model_state_dict(model, save_embedding_layers=False))
 
 
 def moved_together(tensors: Sequence[torch.Tensor], device: torch.device | str) -> list[torch.Tensor]:
-    """Copies of many small tensors of one dtype on another device, in one transfer; a GPU is waited for once."""
+    """Copies of many small tensors of one dtype on another device, in one transfer, so a GPU is waited for once."""
     import torch
 
     flat = torch.cat([tensor.flatten() for tensor in tensors]).to(device)
@@ -166,11 +165,11 @@ def trainable_weights(model: PeftModel) -> dict[str, torch.Tensor]:
 def average_weights(model: PeftModel, start: Mapping[str, torch.Tensor], weight: float) -> None:
     """Every trained tensor becomes `(1 - weight) * start + weight * trained`.
 
-    A and B are averaged each by itself.  Averaging the products B A would need twice the rank, and cutting that back
-    to rank r by its singular values would turn the axes in which the next cycle trains and its optimizer remembers.
+    A and B are averaged separately.  Averaging the products B A would need twice the rank, and truncating that to rank
+    r by its singular values would rotate the axes in which the next cycle trains and its optimizer state is kept.
     With a = weight, and dA and dB the changes of this cycle, the product is the average of the products less
-    `a (1 - a) dB dA`: of second order in what one cycle changes.  That is small only because `start` is where this
-    training began; two adapters that were trained apart have no common axes, and must not be averaged like this.
+    `a (1 - a) dB dA`: of second order in the change of one cycle.  That is small only because `start` is where this
+    training began; independently trained adapters have no common axes, and must not be averaged like this.
     """
     import torch
 
@@ -181,7 +180,7 @@ def average_weights(model: PeftModel, start: Mapping[str, torch.Tensor], weight:
 
 
 def adapter_weights(folder: str, wanted: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights in an adapter folder, if they are those that `wanted` names, in the same shapes."""
+    """The weights in an adapter folder, checked to have the names and shapes of `wanted`."""
     from peft import load_peft_weights
 
     with explained(folder):
@@ -190,7 +189,7 @@ def adapter_weights(folder: str, wanted: Mapping[str, torch.Tensor]) -> dict[str
         shapes = [tuple(each[name].shape) if name in each else "none" for each in (weights, wanted)]
         if shapes[0] != shapes[1]:
             raise ModelError(
-                f"{folder}: the adapter does not fit this model: {name} is {shapes[0]}, {shapes[1]} is needed",
-                "use it with the base model and the lora section that it was made with",
+                f"{folder}: the adapter does not match this model: {name} is {shapes[0]}, {shapes[1]} is needed",
+                "use it with the base model and the lora section that it was created with",
             )
     return weights

@@ -1,4 +1,4 @@
-"""What the model is put on: the hardware profile once torch says what it sees, and torch's own memory limit."""
+"""The device of the model: the hardware profile once torch has been asked, and torch's own memory limit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from halo_forge.hardware.devices import gpu_of_torch
 
 
 def on_this_torch(profile: Profile) -> Profile:
-    """The profile to go on with, now that torch can say what it sees, with its environment set.
+    """The profile corrected by what torch sees, with its environment set.
 
     Raises:
         ModelError: The profile needs a GPU and torch has none, or one that it cannot use now.
@@ -23,21 +23,21 @@ def on_this_torch(profile: Profile) -> Profile:
         if gpu.failure:
             raise ModelError(
                 f"hardware.profile: {profile.name} ({profile.why}): {gpu.name} cannot be used: {gpu.failure}",
-                "end what holds it, or name another by CUDA_VISIBLE_DEVICES or HIP_VISIBLE_DEVICES",
+                "stop the program that uses it, or select another with CUDA_VISIBLE_DEVICES or HIP_VISIBLE_DEVICES",
             )
         gpu = dataclasses.replace(gpu, free_bytes=free_bytes(gpu, profile.machine))
     found = as_torch_sees_it(profile, gpu, torch.cuda.device_count())
     if found is None:
         raise ModelError(
             f"hardware.profile: {profile.name} ({profile.why}), but torch {torch.__version__} can use no GPU",
-            "`halo-forge doctor` says why; hardware.profile: cpu goes on without the GPU",
+            "`halo-forge doctor` says why; hardware.profile: cpu runs without the GPU",
         )
     found.set_environment()  # torch reads these variables when it first needs them
     return found
 
 
 def limit_memory(profile: Profile) -> None:
-    """Where GPU and host share their memory, an allocation that is refused is better than a host that freezes."""
+    """Limit torch's memory where GPU and host share it: a refused allocation is better than a frozen host."""
     if profile.device == "cpu":
         return
     import torch

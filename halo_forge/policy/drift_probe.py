@@ -1,8 +1,8 @@
-"""What the policy thinks of given answers, token by token: the numbers behind metrics/drift.py.
+"""Scores of given answers under the policy, token by token: the numbers behind metrics/drift.py.
 
-One model is in memory.  What an adapter makes of an answer is kept as the states before the output layer, which no
-adapter changes: a hundredth of the size of the probabilities.  So versions are compared over the whole vocabulary,
-portion by portion, with one pass through the layers for each version.
+Only one model is in memory.  A version's result for an answer is kept as the hidden states before the output layer,
+which no adapter changes: a hundredth of the size of the probabilities.  So versions are compared over the whole
+vocabulary, portion by portion, with one pass through the layers for each version.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ BATCH_TOKENS = 1024
 
 
 class DriftProbe:
-    """Compares versions of one policy on answers that are given; it moves the policy between adapters.
+    """Compares versions of one policy on given answers; it moves the policy between adapters.
 
     Args:
-        prompts: Prompt id -> prompt, for every answer that is asked about.
-        num_answers: At most so many answers of the start model are looked at, and a quarter of it of any others.
+        prompts: Prompt id -> prompt, for every answer.
+        num_answers: At most this many answers of the start model are scored, and a quarter of that of any others.
     """
 
     def __init__(self, policy: Policy, prompts: Mapping[str, Prompt], num_answers: int = 64) -> None:
@@ -245,7 +245,7 @@ def _expectation(logs: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
 
 
 def spread(answers: Sequence[Completion], num: int) -> list[Completion]:
-    """At most `num` of the answers that hold a token, evenly spread over the order they are in."""
+    """At most `num` of the answers with tokens, evenly spread over their order."""
     whole = [each for each in answers if each.token_ids]
     return whole if len(whole) <= num else [whole[place * len(whole) // num] for place in range(num)]
 

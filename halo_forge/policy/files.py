@@ -1,4 +1,4 @@
-"""Model and adapter folders: what is wrong with them, and what makes two of them the same; without torch."""
+"""Model and adapter folders: checks and identity, without torch."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class ModelSettings(Protocol):
 
 
 def check_local(settings: ModelSettings) -> None:
-    """Find a missing folder or a foreign adapter before torch is imported; a Hub id is left to the loader.
+    """Detect a missing folder or a foreign adapter before torch is imported; the loader checks Hub ids.
 
     Raises:
-        ModelError: What is wrong, and what to do.
+        ModelError: The problem, and how to fix it.
     """
     name, path = settings.model_name_or_path, Path(settings.model_name_or_path).expanduser()
     looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1 or path.parts[0] == "models"
@@ -64,7 +64,7 @@ def _check_adapter(folder: Path, base_name: str) -> None:
             "name a PEFT adapter folder (cycles/NNN/adapter)",
         )
     made_for = _read_object(folder / ADAPTER_FILES[0], "model.adapter").get("base_model_name_or_path")
-    # The same model may stand under a Hub id and in a local folder, so only the last part of the name must agree.
+    # The same model may have a Hub id and a local folder, so only the last part of the name must match.
     if made_for is not None and Path(str(made_for)).name.lower() != Path(base_name).name.lower():
         raise ModelError(
             f"model.adapter: {folder} was trained on {made_for!r}, but model.model_name_or_path is {base_name!r}",
@@ -74,7 +74,7 @@ def _check_adapter(folder: Path, base_name: str) -> None:
 
 
 def _read_object(path: Path, key: str) -> dict[str, Any]:
-    """A JSON object; anything else would end in a loader's AttributeError."""
+    """A JSON object; anything else would raise an AttributeError in a loader."""
     try:
         found = json.loads(path.read_bytes())
     except ValueError as error:
@@ -85,10 +85,10 @@ def _read_object(path: Path, key: str) -> dict[str, Any]:
 
 
 def identity_of(settings: ModelSettings, base: Any) -> dict[str, str]:
-    """Name, and what is behind it: the commit of a Hub model, or a local folder's settings, tokenizer, and size and
-    ends of its weight files.
+    """Name and content: the commit of a Hub model, or a local folder's settings, tokenizer, and the size and the first
+    and last MiB of its weight files.
 
-    Reading gigabytes at every start would cost more than it finds: weights that were trained differ in their ends too.
+    Reading gigabytes at every start would cost more than it finds: trained weights differ at their ends too.
     """
     found = {"model_name_or_path": settings.model_name_or_path}
     if settings.revision is not None:
@@ -135,7 +135,7 @@ def file_digest(path: Path) -> str:
 
 @contextlib.contextmanager
 def disk_full_is_os_error() -> Iterator[None]:
-    """safetensors reports a full disk as an error of its own, with the number in its text."""
+    """Raise OSError for a full disk, which safetensors reports as its own error, with the number in the text."""
     from safetensors import SafetensorError
 
     try:
@@ -148,7 +148,7 @@ def disk_full_is_os_error() -> Iterator[None]:
 
 @contextlib.contextmanager
 def explained(name: str) -> Iterator[None]:
-    """Turn what loaders raise about unusable files into an error that says which name, and what to do."""
+    """Turn errors of loaders about unusable files into a ModelError with the name and a fix."""
     from safetensors import SafetensorError
 
     try:

@@ -1,4 +1,4 @@
-"""What glibc does with freed memory while the policy samples, and while it is trained."""
+"""glibc's handling of freed memory while the policy samples, and while it is trained."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _MMAP_THRESHOLD = 4 << 20
 def freed_memory_kept() -> Iterator[None]:
     """While the block runs, glibc keeps what is freed: a decoding step frees and asks for the same large tensors.
 
-    Giving their pages back and faulting them in anew costs up to a fifth of the step.  Before and after, what is free
-    is given back, and large tensors lie outside the heap: training asks for other sizes each time, and its heap would
-    grow without end.
+    Returning their pages and faulting them in again costs up to a fifth of the step.  Before and after, free memory is
+    returned, and large tensors lie outside the heap: training allocates other sizes each time, and its heap would grow
+    without bound.
     """
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallopt"):  # musl

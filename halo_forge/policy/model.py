@@ -53,10 +53,10 @@ class Policy:
         version: Which policy version the adapter in memory is: 0 is the start model.
         end_of_turn_id: The token that ends an assistant message in the chat template; learned in training.
         stop_ids: Tokens that end a completion when sampled.
-        identity: What says that two runs start from the same model, for run.json.
-        profile: What the automatic settings of sampling and training follow.
+        identity: Identifies the start model, for run.json.
+        profile: Determines the automatic settings of sampling and training.
         trust_remote_code: Code of the model's own folder or repository may run (`model.trust_remote_code`).
-        num_parameters: Those of the base model and the adapter.
+        num_parameters: Of base model and adapter together.
     """
 
     def __init__(
@@ -91,10 +91,10 @@ class Policy:
         response_prefix: str | None = None,
         profile: Profile | None = None,
     ) -> Policy:
-        """Load the base model once and put the start adapter, or a new one drawn from `seed`, on top.
+        """Load the base model once, with the start adapter or a new one initialised from `seed` on top.
 
         Args:
-            profile: From `hardware.prepare`; None takes the machine's own.
+            profile: From `hardware.prepare`; None uses the machine's own.
 
         Raises:
             ModelError: The model, its tokenizer, its chat template or the start adapter cannot be used.
@@ -117,7 +117,7 @@ class Policy:
             )
         profile = on_this_torch(wanted)
         limit_memory(profile)
-        # `auto` names no kernel: transformers takes sdpa itself, and eager for the models that have no sdpa.
+        # `auto` names no kernel: transformers chooses sdpa, and eager for models without sdpa.
         attention = (
             {} if settings.attn_implementation == "auto" else {"attn_implementation": settings.attn_implementation}
         )
@@ -143,7 +143,7 @@ class Policy:
 
     @property
     def size(self) -> ModelSize:
-        """How large the model is, for what a training pass needs."""
+        """The size of the model, from which the memory of a training pass follows."""
         shape = ModelShape.of(self.model.config.get_text_config().to_dict())
         return ModelSize(self.num_parameters, shape, self.model.dtype.itemsize)
 
@@ -174,11 +174,11 @@ class Policy:
 
     @property
     def num_positions(self) -> int | None:
-        """The most tokens that prompt and answer may have together; None where the model has no such limit."""
+        """The most tokens that prompt and answer may have together; None if the model has no such limit."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
     def check_lengths(self, prompts: Iterable[Prompt], max_new_tokens: int) -> None:
-        """Find prompts that leave no room for an answer, before anything is generated.
+        """Detect prompts that leave no room for an answer, before anything is generated.
 
         Raises:
             ConfigError: A prompt and `max_new_tokens` are more than the model's positions.
@@ -190,11 +190,11 @@ class Policy:
                 raise ConfigError(
                     f"prompt {prompt.id!r} has {num_tokens} tokens; with engine.max_new_tokens {max_new_tokens} that is"
                     f" more than the {positions} positions of the model",
-                    "shorten or leave out such prompts, lower engine.max_new_tokens, or take a model that has more",
+                    "shorten or remove such prompts, lower engine.max_new_tokens, or use a model with more positions",
                 )
 
     def load_adapter(self, folder: Path | None, version: int) -> None:
-        """Put another adapter of this run on the base model in memory; None is the start adapter (v0).
+        """Load another adapter of this run into the model in memory; None is the start adapter (v0).
 
         Raises:
             ModelError: The folder holds no adapter of this shape.
@@ -222,7 +222,7 @@ class Policy:
         return trainable_weights(self.model)
 
     def average_with(self, start: Mapping[str, torch.Tensor], weight: float) -> None:
-        """Move the adapter in memory to `weight` of itself and the rest of `start`; see `adapter.average_weights`."""
+        """Average the adapter in memory, with weight `weight`, with `start`; see `adapter.average_weights`."""
         average_weights(self.model, start, weight)
 
     def adapter_norm(self) -> float:
@@ -273,7 +273,7 @@ def resolve_dtype(name: str, profile: Profile) -> torch.dtype:
 
 
 def _quiet_libraries() -> None:
-    """The libraries' own progress bars and log lines would tear our progress apart."""
+    """Silence the libraries' progress bars and log lines, which would garble our progress display."""
     import logging
     import warnings
 
@@ -281,7 +281,7 @@ def _quiet_libraries() -> None:
 
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-    # PEFT imports it wherever it is installed; on a CPU it asks for a package that nothing here needs.
+    # PEFT imports it if it is installed; on a CPU it complains about a package that nothing here needs.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    # TRL 1.16 itself reads the old name of what transformers 5.23 renamed; nothing of ours does.
+    # TRL 1.16 itself uses the old name of what transformers 5.23 renamed; our code does not.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)

@@ -1,9 +1,8 @@
-"""As many of torch's threads as processors are free.
+"""As many torch threads as processors are idle.
 
 Every product of a model waits for the slowest thread, and torch's threads wait by spinning.  With one thread more than
-there are free processors, two of them share one with another program: the one waits, at full load, for the other to
-get its turn, and a step takes three times as long, at times twenty.  A thread less costs what it computed and no more
-(docs/log.md).
+there are idle processors, a thread shares its processor with another program while the others spin: a step takes three
+times as long, sometimes twenty.  One thread less costs only its own share of the work (docs/log.md).
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ _INTERVAL_SECONDS = 0.5
 _FIRST_SECONDS = 0.05
 """Before the first step, because one alone can take seconds with a thread too many."""
 _TOLERATED = 0.3
-"""Processors that others may use without a thread of ours giving way."""
+"""Processors that others may use before we give up a thread."""
 _QUIET_INTERVALS = 3
-"""So long must processors be free before another thread comes back: work that comes and goes is no reason."""
+"""This many intervals processors must be idle before a thread is added again: intermittent load must not cause it."""
 _SAID_AFTER_SECONDS = 10.0
 _STAT = Path("/proc/stat")
 _CGROUP = Path("/sys/fs/cgroup")
@@ -86,7 +85,7 @@ class ThreadBudget:
         return self.threads
 
     def _say(self, now: float, others: float) -> None:
-        """Once, and not at work that comes and goes: why this takes longer than it could."""
+        """Warn once, and only about lasting load, why this takes longer than it could."""
         global _said
         if self._fewer_since is None:
             self._fewer_since = now
@@ -157,7 +156,7 @@ def yielding_threads(device: torch.device) -> Iterator[None]:
 
 
 def adjust() -> None:
-    """Look whether processors are free, and compute with as many threads; call it before every step or pass."""
+    """Adjust the number of threads to the idle processors; call it before every step or pass."""
     if _current is not None:
         _take(_current.look(_INTERVAL_SECONDS))
 

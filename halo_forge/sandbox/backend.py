@@ -1,4 +1,4 @@
-"""What the launcher's two kinds of backend share: where a job runs, and what they tell about it."""
+"""What the launcher's two backends share: the request, how a job ended, and probing of optional features."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from halo_forge.sandbox import child_setup, landlock, seccomp, syscalls
 from halo_forge.sandbox.monitor import Monitor, Reason
 
-# Where programs find their interpreter and libraries; each that is there, link or not.
+# Where programs find their interpreter and libraries; those that exist are used, symbolic links too.
 SYSTEM_DIRECTORIES = (
     "/usr",
     "/bin",
@@ -22,7 +22,7 @@ SYSTEM_DIRECTORIES = (
     "/nix/store",
     "/gnu/store",
 )
-# What compilers and interpreters look up in /etc; nothing that tells about people, networks or keys.
+# What compilers and interpreters look up in /etc; nothing about people, networks or keys.
 SYSTEM_SETTINGS = (
     "/etc/alternatives",
     "/etc/ld.so.cache",
@@ -36,11 +36,11 @@ WRITABLE_DEVICES = ("/dev/null", "/dev/zero", "/dev/full")
 
 
 class Unavailable(Exception):
-    """This machine does not let a level be set up.
+    """A level cannot be set up on this machine.
 
     Args:
         step: What was tried.
-        number: The errno that it ended with, None where it is no refusal of the kernel.
+        number: The errno of the failure, None if the kernel did not refuse it.
     """
 
     def __init__(self, step: str, number: int | None) -> None:
@@ -68,7 +68,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a job ended: why its monitor stopped waiting, what the monitor saw, and the file that was asked for."""
+    """How a job ended: why its monitor stopped waiting, what the monitor saw, and the requested file."""
 
     reason: Reason
     monitor: Monitor
@@ -77,18 +77,18 @@ class Ending:
 
 
 class Backend(Protocol):
-    """A place where jobs of one isolation level run, one after another."""
+    """Runs jobs of one isolation level, one after another."""
 
     @property
     def notes(self) -> Sequence[str]:
-        """What is not covered here, in words."""
+        """What the level does not cover on this machine, in words."""
 
     @property
     def add_ons(self) -> Mapping[str, Any]:
         """See `job.Isolation`."""
 
     def run(self, request: Request, wait: Callable[[Monitor], Reason]) -> Ending:
-        """Run a job to its end, and leave no process and no file of it.
+        """Run a job to its end and leave none of its processes and files behind.
 
         Raises:
             OSError, ValueError, child_setup.ChildSetupError: The job could not be set up or cleaned up.
@@ -96,31 +96,31 @@ class Backend(Protocol):
 
 
 class Steps:
-    """The optional steps of `child_setup` that work here, found by trying them."""
+    """The optional steps of `child_setup` that work on this machine, found by trying them."""
 
     def __init__(self) -> None:
-        # Held open, so that it can be used where no /proc is in sight.
+        # Held open, so it can be used where /proc is not visible.
         self.proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         refused = child_setup.unavailable_steps(self.proc)
         works = [name for name in child_setup.OPTIONAL if name not in refused]
         self.notes = [child_setup.OPTIONAL[name][1] for name in refused]
-        # Some a launcher takes once for all of its jobs: it keeps what it does not hand down.
+        # A launcher takes the inherited ones once, for all of its jobs.
         for name in set(works) & set(child_setup.INHERITED):
             child_setup.OPTIONAL[name][0](self.proc)
         self.names = [name for name in works if name not in child_setup.INHERITED]
 
 
 def existing(paths: Sequence[str]) -> list[str]:
-    """Those of `paths` that are there."""
+    """Those of `paths` that exist."""
     return [path for path in paths if os.path.exists(path)]
 
 
 def refusal_of_landlock() -> OSError | None:
-    """Why Landlock does not work here, None where it does."""
+    """Why Landlock does not work here, None if it does."""
     try:
         abi = landlock.kernel_abi()
         if not child_setup.works_in_a_child(lambda: _try_landlock(abi)):
-            return PermissionError("a domain of Landlock cannot be entered")
+            return PermissionError("a Landlock domain cannot be entered")
     except OSError as error:
         return error
     return None
@@ -132,7 +132,7 @@ def _try_landlock(abi: int) -> None:
 
 
 def working_filter(owns_files: bool = False, may_truncate: bool = True) -> bytes | None:
-    """The filter of a job, None where the kernel takes none; see `seccomp.job_filter`."""
+    """The filter of a job, None if the kernel accepts none; see `seccomp.job_filter`."""
     if not seccomp.available():
         return None
     code = seccomp.job_filter(owns_files, may_truncate)
@@ -140,7 +140,7 @@ def working_filter(owns_files: bool = False, may_truncate: bool = True) -> bytes
 
 
 def filter_works(code: bytes, flags: int = 0) -> bool:
-    """Whether the kernel takes a filter; see `seccomp.install`."""
+    """Whether the kernel accepts a filter; see `seccomp.install`."""
     return seccomp.available() and child_setup.works_in_a_child(lambda: _try_filter(code, flags))
 
 

@@ -1,4 +1,4 @@
-"""Between fork and exec: what the child does to itself before it becomes the command."""
+"""Between fork and exec: limits and confinement that the child puts on itself before it becomes the command."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from halo_forge.sandbox.syscalls import prctl
 _ADDR_NO_RANDOMIZE = 0x0040000
 _LAST_CAPABILITY = 63
 _NICE = 10
-# Room for what else the user starts meanwhile: RLIMIT_NPROC counts all processes of a user, not those of one job.
+# Room for other processes of the user: RLIMIT_NPROC counts all processes of a user, not those of one job.
 _PROCESS_SLACK = 512
-# User ids that hardly anybody has: people and services are given others.
+# User ids that are rarely assigned: people and services get others.
 _FIRST_USER, _NUM_USERS = 50_000, 10_000
 
 
@@ -36,7 +36,7 @@ def _die_first_when_memory_runs_out(proc: int) -> None:
 
 
 def _fix_addresses(_: int) -> None:
-    # A program that prints or reads what it should not does the same every time.
+    # A program with undefined behaviour then behaves the same in every run.
     syscalls.personality(_ADDR_NO_RANDOMIZE)
 
 
@@ -47,20 +47,20 @@ def _drop_capabilities(_: int) -> None:
             prctl(syscalls.PR_CAPBSET_DROP, capability)
         except OSError as error:
             if error.errno == errno.EINVAL:
-                return  # this kernel knows no more of them
+                return  # this kernel has no more of them
             if error.errno != errno.EPERM or os.geteuid() == 0:
                 raise
-            return  # an ordinary user has none to give up
+            return  # an ordinary user has none to drop
 
 
-# Steps that some containers refuse.  A launcher tries them once and leaves out those that fail, saying so.
+# Steps that some containers refuse.  A launcher tries them once, and skips and reports those that fail.
 # Each takes a descriptor of a /proc that shows this process.
 OPTIONAL: dict[str, tuple[Callable[[int], None], str]] = {
     "oom": (_die_first_when_memory_runs_out, "the kernel may kill another process first when memory runs out"),
     "addresses": (_fix_addresses, "addresses are random, so programs with undefined behaviour vary from run to run"),
     "capabilities": (_drop_capabilities, "programs run as root with its capabilities and can raise their own limits"),
 }
-# Steps whose effect only begins with the next exec, and is handed down.
+# Steps that take effect with the next exec and are inherited.
 INHERITED = ("addresses", "capabilities")
 
 
@@ -70,7 +70,7 @@ def unavailable_steps(proc: int) -> list[str]:
 
 
 def works_in_a_child(step: Callable[[], object], fork: Callable[[], int] = os.fork) -> bool:
-    """Whether `step` raises nothing; what it changes ends with the child that takes it."""
+    """Whether `step` raises nothing when a child process takes it; its effects end with the child."""
     pid = fork()
     if pid == 0:
         code = 1
@@ -83,15 +83,15 @@ def works_in_a_child(step: Callable[[], object], fork: Callable[[], int] = os.fo
 
 
 def own_user_id() -> int:
-    """A user id for the jobs of this launcher, which nobody else is likely to have."""
+    """A user id for this launcher's jobs that is unlikely to be in use."""
     return _FIRST_USER + os.getpid() % _NUM_USERS
 
 
 def unused_user(work: str) -> int | None:
-    """A user id of this launcher's own for its jobs, None where it is not root or may not become another user.
+    """A separate user id for this launcher's jobs, None if it is not root or cannot change its user.
 
-    The kernel limits no number of processes for root, and root owns every file: as a user of its own a job is
-    limited like anybody's, and owns nothing but its workdir.
+    The kernel does not limit root's number of processes, and root owns every file.  Under a separate user a job is
+    limited like any other, and owns nothing but its workdir.
     """
     if os.geteuid() != 0:
         return None
@@ -107,7 +107,7 @@ def _enter_as(user: int, directory: str) -> None:
 
 
 def become_user(user: int) -> None:
-    """Give up the user that this process runs as, its groups included."""
+    """Change the user and group of this process, supplementary groups included."""
     os.setgroups([])
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
@@ -115,12 +115,12 @@ def become_user(user: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Confinement:
-    """What holds a job in beside limits and its user.
+    """What confines a job besides its limits and its user.
 
     Attributes:
         ruleset: Maps the workdir's descriptor to that of a `landlock` ruleset; called in the child.  None for none.
         filter: A filter of `seccomp`, None for none.
-        signals: Keeps the signals of the calling process, the child, to itself and what it starts; None for nothing.
+        signals: Confines the signals of the calling process, the child, to itself and what it starts; None for nothing.
     """
 
     ruleset: Callable[[int], int] | None = None
@@ -136,7 +136,7 @@ class Command:
         workdir: Descriptor of the directory to run in.
         streams: Descriptors of standard input, output and error.
         limits: The fields of `job.Limits`.
-        num_other_tasks: Processes and threads that this user has already; None where only jobs count.
+        num_other_tasks: Processes and threads that this user already has; None if only jobs count.
         steps: Names of the optional steps to take.
         proc: Descriptor of a /proc that shows this process.
         user: See `unused_user`.
@@ -159,7 +159,7 @@ def start(command: Command) -> tuple[int, int]:
     """Fork and become the command.
 
     Returns:
-        The process id, and the errno with which exec was refused (0 when the command runs).
+        The process id, and the errno with which exec failed (0 if the command runs).
 
     Raises:
         ChildSetupError: A limit could not be set.
@@ -179,15 +179,15 @@ def start(command: Command) -> tuple[int, int]:
 
 
 def read_failure(reader: int) -> str:
-    """What the child wrote before it could become the command; empty when it has become it."""
+    """The failure that the child reported; empty if it has become the command."""
     with os.fdopen(reader, "rb") as handle:
         return handle.read().decode()
 
 
 def become(command: Command, writer: int) -> NoReturn:
-    """Become the command in this very process, or tell `writer` why not and exit.
+    """Become the command in this process, or write the reason to `writer` and exit.
 
-    The pipe closes by itself when exec succeeds; whatever arrives in it is a failure.
+    A successful exec closes the pipe; whatever arrives in it is a failure.
     """
     failure = "setup: unknown error"
     try:
@@ -205,7 +205,7 @@ def become(command: Command, writer: int) -> NoReturn:
 
 
 def confine(command: Command) -> None:
-    """Put this process, and all that it starts, under the limits and behind the confinement of the command.
+    """Put this process, and everything it starts, under the limits and the confinement of the command.
 
     Raises:
         OSError, ValueError: A step fails.
@@ -217,7 +217,7 @@ def confine(command: Command) -> None:
         OPTIONAL[name][0](command.proc)
     for target, stream in enumerate(command.streams):
         os.dup2(stream, target)
-    # Python ignores these two, and what is ignored stays so across exec.
+    # Python ignores these two, and ignored signals stay ignored across exec.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     for number, value in _resources(command.limits, command.num_other_tasks):
@@ -236,9 +236,9 @@ def confine(command: Command) -> None:
 
 
 def _resources(limits: Mapping[str, Any], num_other_tasks: int | None) -> list[tuple[int, int | None]]:
-    """Limits in order; `num_other_tasks` is None where the job's user has no other processes.
+    """Limits in order; `num_other_tasks` is None if the job's user has no other processes.
 
-    The monitor ends a job that has more processes than allowed; the kernel's limit is above that, so that it is seen.
+    The monitor ends a job that has too many processes; the kernel's limit is higher, so the monitor can see it.
     """
     slack = limits["num_processes"] if num_other_tasks is None else num_other_tasks + _PROCESS_SLACK
     return [

@@ -30,20 +30,20 @@ from halo_forge.sandbox.workdir import Workdir
 
 _COUNT_TASKS_SECONDS = 5.0
 _LEAST_FREE_BYTES = 1024 * 1024
-_OWN_USER_NOTE = "programs run as a user of their own: they can read what every user can, and use the network"
+_OWN_USER_NOTE = "programs run as a separate user: they can read what every user can, and use the network"
 _LIMITS_NOTE = "programs can read and write this user's files, use the network and reach this user's processes"
 _SIGNALS_NOTE = "programs can signal themselves but not the processes that they start"
-_ROOT_NOTE = "running as root: the kernel limits no number of processes; a job over its limit is ended within 0.1 s"
+_ROOT_NOTE = "running as root: the kernel does not limit processes; a job over its limit is ended within 0.1 s"
 _SEEN_NOTE = "programs can learn that other files and processes exist, but not open or signal them"
 _UNREADABLE_NOTE = "jobs run as root without its capabilities, because no other user can read {}"
-_DISK_NOTE = "a program can take up more disk than it may until that is seen, ten times a second; nothing is left of it"
+_DISK_NOTE = "disk use is checked ten times a second and can exceed its limit until then; nothing is left of it"
 
 
 class HostBackend:
     """Runs jobs in `work`.
 
     Raises:
-        Unavailable: Landlock or the filter of system calls is needed and does not work.
+        Unavailable: Landlock or the system call filter is needed and does not work.
     """
 
     def __init__(self, work: str, read_only: Sequence[str], with_landlock: bool) -> None:
@@ -51,18 +51,18 @@ class HostBackend:
         self._steps = Steps()
         user = child_setup.unused_user(work)
         unreadable = [] if user is None else [path for path in read_only if not _readable(path, user)]
-        # Landlock holds root without capabilities as well; nothing but the user does at level `limits`.
+        # Landlock also confines root without capabilities; at level `limits` only a separate user does.
         self._user = None if unreadable and with_landlock else user
         self._num_tasks = 0
         self._counted = float("-inf")
         self._confinement, abi = (
             _confinement(read_only, self._user is None) if with_landlock else (child_setup.Confinement(), 0)
         )
-        # At level `limits` a job is its user's in all else, but must not end all of that user's processes by a mistake.
+        # At level `limits` a job may do what its user may, but must not end all of that user's processes by mistake.
         needs_signals = self._user is None and abi < landlock.SIGNALS_ABI
         self._signals = _keeps_signals() if needs_signals else "no"
         if needs_signals and with_landlock and self._signals == "no":
-            raise Unavailable("seccomp: signals cannot be kept in", errno.EPERM)
+            raise Unavailable("seccomp: signals cannot be confined", errno.EPERM)
         self.notes = list(self._steps.notes)
         if os.geteuid() == 0 and self._user is None:
             self.notes.insert(0, _ROOT_NOTE)
@@ -133,7 +133,7 @@ class HostBackend:
             reason = "disk"
         disk = os.fstatvfs(workdir.descriptor)
         if disk.f_bavail * disk.f_frsize < _LEAST_FREE_BYTES:
-            # Whatever the command made of it, its failure would be ours.
+            # Whatever the command did then, the failure would be ours.
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), workdir.path)
         fetched = None if request.fetch is None else workdir.fetch(request.fetch, request.limits["file_bytes"])
         return Ending(reason, monitor, exec_error, fetched)
@@ -156,25 +156,25 @@ def _confinement(read_only: Sequence[str], same_user: bool) -> tuple[child_setup
     code = working_filter(same_user, may_truncate=not same_user or abi >= landlock.TRUNCATE_ABI)
     if code is None:
         raise Unavailable("seccomp", errno.EPERM)
-    # Opened now: the user of jobs may not reach them, and no path is walked for each job.
+    # Opened now: the user of jobs may be unable to reach them, and no path is resolved per job.
     readable = [
         os.open(path, os.O_PATH | os.O_CLOEXEC)
         for path in existing([*SYSTEM_DIRECTORIES, *SYSTEM_SETTINGS, *READABLE_DEVICES, *read_only])
     ]
     writable = existing(WRITABLE_DEVICES)
-    # What /proc says about a job's first process is needed by runtimes, and is another directory for each job.
+    # Runtimes need what /proc says about their own process, which is another directory for each job.
     return child_setup.Confinement(
         lambda workdir: landlock.new_ruleset([*readable, "/proc/self"], [*writable, workdir], abi), code
     ), abi
 
 
 def _keeps_signals() -> Literal["asks", "refuses", "no"]:
-    """How the signals of a job to others can be kept in: the launcher is asked, or all but its own are refused."""
+    """How a job's signals to others can be confined: the launcher is asked, or all but its own are refused."""
     if not seccomp.available():
         return "no"
     if filter_works(seccomp.signals_of(1, seccomp.ASK), seccomp.NEW_LISTENER):
         return "asks"
-    # Older than Linux 5.5, or somebody outside listens already.
+    # Older than Linux 5.5, or another listener is already installed from outside.
     return "refuses" if filter_works(seccomp.signals_of(1, seccomp.REFUSE)) else "no"
 
 

@@ -10,30 +10,30 @@ MEBIBYTE = 1024 * 1024
 
 Level = Literal["namespace", "landlock", "limits"]
 LEVELS: tuple[Level, ...] = ("namespace", "landlock", "limits")
-"""The rungs of the isolation ladder, the best first."""
+"""The isolation levels, best first."""
 
 
 class SandboxError(Exception):
-    """The sandbox itself failed: nothing is known about the command that it was to run."""
+    """The sandbox itself failed; nothing is known about the command that it should have run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one command, with all the processes that it starts, may use.
+    """What one command may use, together with all processes that it starts.
 
     Attributes:
-        cpu_seconds: CPU time of all processes together; this is the limit that decides.
+        cpu_seconds: CPU time of all processes together; the limit that normally applies.
         wall_seconds: Backstop for commands that sleep or wait.
         memory_bytes: Resident memory of all processes together (polled, so it can be exceeded for some milliseconds).
         address_space_bytes, data_bytes: RLIMIT_AS and RLIMIT_DATA of each process; None sets none.
         stack_bytes: RLIMIT_STACK of each process.
         file_bytes: RLIMIT_FSIZE: the longest file, standard output and standard error included.
-        num_processes: Processes and threads alive at the same time (polled; RLIMIT_NPROC is a second line behind it).
+        num_processes: Processes and threads alive at the same time (polled; RLIMIT_NPROC is a second line of defence).
         num_open_files: RLIMIT_NOFILE.
         disk_bytes, num_files: What all files of the job may take up together, and how many there may be.  At level
-            `namespace` they are in memory, not counted in `memory_bytes`, and the kernel refuses more; elsewhere they
-            are on the disk, looked at ten times a second.
-        keep_bytes: How much of the beginning of standard output and of standard error is handed back.
+            `namespace` they are in memory, not counted in `memory_bytes`, and the kernel enforces the limit; elsewhere
+            they are on disk and checked ten times a second.
+        keep_bytes: How many of the first bytes of standard output and of standard error are returned.
     """
 
     cpu_seconds: float
@@ -55,12 +55,12 @@ class Job:
     """One command in a fresh directory.
 
     Attributes:
-        argv: The command; argv[0] holds a slash ("./program", "/usr/bin/gcc").
+        argv: The command; argv[0] contains a slash ("./program", "/usr/bin/gcc").
         limits: See `Limits`.
         files: Plain file name -> content, put into the directory first (mode 0700).
         stdin: Standard input.
         env: The whole environment; HOME and TMPDIR are added and point into the directory.
-        fetch: Name of a file to hand back after the command and all its processes are gone.
+        fetch: Name of a file to return once the command and all its processes have ended.
     """
 
     argv: tuple[str, ...]
@@ -73,19 +73,19 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a job.
+    """How a job ended, what it used and what it wrote.
 
     Attributes:
-        exit_code: None when a signal ended the command, or when it could not be started.
-        signal: The signal that ended it, None when it exited by itself.
+        exit_code: None if a signal ended the command, or if it could not be started.
+        signal: The signal that ended it, None if it exited by itself.
         timed_out: Which time limit ended it.
         out_of_memory, process_limit: That limit was exceeded.
         output_limit: A file, standard output or standard error reached `file_bytes`, or all files `disk_bytes`.
-        exec_error: errno when the kernel refused to start argv[0].
-        wall_seconds, cpu_seconds: Of the whole job; CPU time of all processes that ended before the job was over.
-        max_rss_bytes: Largest resident memory seen; the launcher's own size (about 10 MiB) is its floor.
+        exec_error: errno if the kernel refused to start argv[0].
+        wall_seconds, cpu_seconds: Of the whole job; the CPU time is that of all processes that ended before it.
+        max_rss_bytes: Largest resident memory seen; at least the launcher's own size (about 10 MiB).
         stdout, stderr: The first `keep_bytes` of each.
-        truncated: More was written than was kept.
+        truncated: More was written than is returned.
         fetched: The content of `Job.fetch` if that is a plain file of at most `file_bytes`, else None.
     """
 
@@ -106,21 +106,21 @@ class Outcome:
 
     @property
     def clean(self) -> bool:
-        """It ran to its end by itself, within all limits, with exit code 0."""
+        """Whether it exited by itself, within all limits, with exit code 0."""
         broken = self.timed_out is not None or self.out_of_memory or self.output_limit or self.process_limit
         return self.exit_code == 0 and not broken
 
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """What holds a program back on this machine.
+    """How programs are isolated on this machine.
 
     Attributes:
-        level: The rung of the ladder that is in force.
-        notes: What that does not cover here, in words.
-        add_ons: What more is in force: `landlock_abi` (version of Landlock's interface, 0 where it is not used),
-            `fresh_proc` (jobs see a /proc of their own), `uid_drop` (jobs run as a user of their own) and `seccomp`
-            (a filter of system calls).
+        level: The isolation level in force.
+        notes: What it does not cover on this machine, in words.
+        add_ons: What else is in force: `landlock_abi` (version of Landlock's interface, 0 where it is not used),
+            `fresh_proc` (jobs have a private /proc), `uid_drop` (jobs run as a separate user) and `seccomp` (a system
+            call filter).
     """
 
     level: Level
@@ -133,15 +133,15 @@ class Sandbox(Protocol):
 
     @property
     def isolation(self) -> Isolation:
-        """What holds here; the same for every job of this sandbox."""
+        """The isolation in force; the same for every job of this sandbox."""
 
     def run(self, job: Job) -> Outcome:
-        """Run `job` to its end and leave no process and no file of it behind.
+        """Run `job` to its end and leave none of its processes and files behind.
 
         Raises:
-            SandboxError: The sandbox broke; it takes no more jobs.
+            SandboxError: The sandbox failed; it accepts no more jobs.
             ValueError: The job is malformed.
         """
 
     def close(self) -> None:
-        """End the running job, if any, and free everything; callable from any thread, any number of times."""
+        """End the running job, if any, and release everything; callable from any thread, any number of times."""

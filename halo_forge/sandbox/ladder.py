@@ -1,4 +1,4 @@
-"""Which isolation level works on this machine, found out by running a program under it, and what fixes the rest."""
+"""Which isolation levels work on this machine, found by running a program at each, and how to fix the others."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from halo_forge.sandbox.job import LEVELS, Job, Level, Limits, Sandbox, SandboxE
 from halo_forge.sandbox.local import LevelUnavailable, LocalSandbox
 
 _ISOLATING: tuple[Level, ...] = ("namespace", "landlock")
-# A machine under load may be late once; a level that is there is not given up for that.
+# A busy machine may be late once; a level that works is not given up for that.
 _NUM_TRIES = 2
-_BUSY = "try again when the machine is less busy, and report it if that does not help"
+_BUSY = "try again when the machine is less busy; if that does not help, please report it"
 _PROBE = Job(("/bin/sh", "-c", "echo $$"), Limits(cpu_seconds=5.0, wall_seconds=10.0, memory_bytes=64 << 20))
 
 
 @dataclass(frozen=True, slots=True)
 class LevelProbe:
-    """What became of the attempt to run a program at one level.
+    """The result of running a program at one level.
 
     Attributes:
-        errno: What the kernel refused it with, None where it works or where the failure is of another kind.
-        reason: The step that fails, in words; empty where it works.
-        fix: What would make it work, as far as that is known; empty where it works.
-        refused: The machine does not let the level be set up; otherwise what failed may work another time.
+        errno: The kernel's refusal, None if it works or failed for another reason.
+        reason: The step that fails, in words; empty if it works.
+        fix: What would make it work, as far as known; empty if it works.
+        refused: The level cannot be set up on this machine; if False, a failure may be temporary.
     """
 
     level: Level
@@ -59,12 +59,12 @@ def _open_proven(level: Level, read_only: Sequence[str]) -> Sandbox:
         sandbox = LocalSandbox(level, read_only)
     except LevelUnavailable as refusal:
         fix = _fix(level, refusal.number)
-        raise SandboxError(f"isolation level {level} does not work here: {refusal}; to fix it: {fix}") from refusal
+        raise SandboxError(f"isolation level {level} does not work here: {refusal}; fix: {fix}") from refusal
     return sandbox
 
 
 def _open_best(read_only: Sequence[str]) -> Sandbox:
-    # The first thread finds out, the others wait for what it finds.
+    # The first thread finds the level, the others wait for it.
     with _lock:
         known = bool(_best)
         if not known:
@@ -90,19 +90,18 @@ def _first_working(read_only: Sequence[str]) -> tuple[Sandbox | None, list[Level
 
 def _unproven(probe: LevelProbe) -> str:
     return (
-        f"isolation level {probe.level} can be set up here, but the program that proves it failed {_NUM_TRIES} times,"
-        f" and no lower level is taken for that: {probe.reason}.  To fix it, {_BUSY}; verifier.isolation takes a level"
-        " by name"
+        f"isolation level {probe.level} can be set up here, but its test program failed {_NUM_TRIES} times, and no"
+        f" lower level is used because of that: {probe.reason}; fix: {_BUSY}, or name a level in verifier.isolation"
     )
 
 
 def _nothing_works(failed: Sequence[LevelProbe]) -> str:
-    lines = [f"{each.level}: {each.reason} (errno {_name(each.errno)}); to fix it: {each.fix}" for each in failed]
+    lines = [f"{each.level}: {each.reason} (errno {_name(each.errno)}); fix: {each.fix}" for each in failed]
     return (
-        "no isolation level that holds programs in works on this machine.  "
+        "no isolation level that confines programs works on this machine.  "
         + ".  ".join(lines)
-        + ".  Programs would run with nothing but resource limits, able to read your files, use the network and end"
-        " your processes, if you set verifier.isolation: limits on purpose"
+        + ".  With verifier.isolation: limits, programs would run with resource limits only: they could read your"
+        " files, use the network and end your processes"
     )
 
 
@@ -111,7 +110,7 @@ def _name(number: int | None) -> str:
 
 
 def probe_ladder() -> list[LevelProbe]:
-    """What works on this machine, level by level, the best first; each runs one short program.
+    """What works on this machine, level by level, best first; each runs one short program.
 
     Raises:
         OSError: No process can be started at all.
@@ -144,22 +143,22 @@ def _try(level: Level, read_only: Sequence[str]) -> tuple[Sandbox | None, LevelP
         else:
             if outcome.clean:
                 return sandbox, LevelProbe(level, True)
-            reason = f"a program that must work does not: {outcome}"
+            reason = f"the test program failed: {outcome}"
         sandbox.close()
     return None, LevelProbe(level, False, None, reason, _BUSY)
 
 
 def _fix(level: Level, number: int | None) -> str:
     if level == "namespace":
-        return _mend_namespaces(number)
+        return _fix_namespaces(number)
     if level == "landlock":
         if number == errno.EOPNOTSUPP:
-            return "add landlock to the lsm= parameter of the kernel's command line, and start the machine again"
-        return "a kernel of version 5.13 or newer with Landlock; in a container, a filter that lets landlock_* through"
-    return "a shell at /bin/sh and memory for one more process"
+            return "add landlock to the lsm= parameter of the kernel's command line, and reboot"
+        return "use Linux 5.13 or newer with Landlock; in a container, allow landlock_* in its seccomp profile"
+    return "provide a shell at /bin/sh, and memory for one more process"
 
 
-def _mend_namespaces(number: int | None) -> str:
+def _fix_namespaces(number: int | None) -> str:
     settings = {
         "/proc/sys/kernel/unprivileged_userns_clone": ("0", "sudo sysctl -w kernel.unprivileged_userns_clone=1"),
         "/proc/sys/user/max_user_namespaces": ("0", "sudo sysctl -w user.max_user_namespaces=15000"),
@@ -179,7 +178,7 @@ def _mend_namespaces(number: int | None) -> str:
             "in Docker, start the container with --security-opt seccomp=unconfined --security-opt"
             " systempaths=unconfined --security-opt apparmor=unconfined"
         )
-    return "a kernel of version 5.12 or newer with user, mount, pid, network, IPC and UTS namespaces"
+    return "use Linux 5.12 or newer with user, mount, pid, network, IPC and UTS namespaces"
 
 
 def _content(path: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Landlock: this process, and all that it starts, may open only what is named, and signal only its own kind.
+"""Landlock: this process, and everything it starts, can open only named paths and signal only processes like it.
 
 What each version of the kernel's interface (ABI) adds: 1 files (Linux 5.13), 2 renames between directories,
 3 truncation, 4 TCP (6.7), 5 ioctl on devices, 6 signals and abstract Unix sockets (6.12).
@@ -27,10 +27,10 @@ _ALL_SCOPES = 0b11
 
 
 def kernel_abi() -> int:
-    """The version of the interface that this kernel has.
+    """The version of the interface of this kernel.
 
     Raises:
-        OSError: ENOSYS where it has none, EOPNOTSUPP where it is switched off.
+        OSError: ENOSYS if it has none, EOPNOTSUPP if it is disabled.
     """
     return call("landlock_create_ruleset", None, 0, _VERSION_FLAG)
 
@@ -39,12 +39,12 @@ def new_ruleset(readable: Sequence[str | int], writable: Sequence[str | int], ab
     """The descriptor of a ruleset, for `enter`.
 
     Args:
-        readable: Files and directories that can be read and executed, with all below them; paths, or open descriptors.
-        writable: The same for what can be changed in every way.
+        readable: Files and directories that can be read and executed, recursively; paths or open descriptors.
+        writable: The same for what can also be changed.
         abi: At most `kernel_abi()`.
 
     Raises:
-        OSError: The kernel refuses, or a path is not there.
+        OSError: The kernel refuses, or a path is missing.
     """
     handled = _RIGHTS_OF_ABI[min(abi, max(_RIGHTS_OF_ABI))]
     tcp = _ALL_TCP if abi >= 4 else 0

@@ -1,8 +1,8 @@
 """The small process that runs jobs for one worker of the trainer, one at a time.
 
 It is started as `python -I -S -c <BOOT> <package root> <descriptor> <trainer's pid> <work directory> <level>
-<JSON list of more paths that jobs may read>` and speaks `wire` over that descriptor.  It ends, and takes the running
-job with it, as soon as the trainer hangs up or dies.
+<JSON list of additional paths that jobs may read>` and speaks `wire` over that descriptor.  It ends, and takes the
+running job with it, as soon as the trainer hangs up or dies.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Launcher:
         self._backend = backend
 
     def serve(self) -> None:
-        """Answer jobs until the trainer hangs up (EOFError, OSError, TrainerGone)."""
+        """Run jobs until the trainer hangs up (EOFError, OSError, TrainerGone)."""
         backend = self._backend
         hello = {"pid": os.getpid(), "notes": list(backend.notes), "add_ons": dict(backend.add_ons)}
         wire.send(self._connection, hello)
@@ -77,7 +77,7 @@ def _facts(ending: Ending, limits: Mapping[str, Any], sizes: list[int]) -> dict[
     assert monitor.status is not None, "the command was not reaped"
     number = os.WTERMSIG(monitor.status) if os.WIFSIGNALED(monitor.status) else None
     output_limit = number == signal.SIGXFSZ or max(sizes) >= limits["file_bytes"] or reason == "disk"
-    # Whether the monitor saw it in time or not: what used more than its CPU time is over the limit.
+    # Whether or not the monitor saw it in time: a job that used more CPU time than allowed is over the limit.
     over_cpu = monitor.cpu_seconds >= limits["cpu_seconds"]
     timed_out = reason if reason in ("cpu", "wall") else "cpu" if over_cpu and reason == "ended" else None
     return {
@@ -94,10 +94,10 @@ def _facts(ending: Ending, limits: Mapping[str, Any], sizes: list[int]) -> dict[
 
 
 def _keep_what_is_written(output: int, errors: int) -> None:
-    """What a job has printed stays: writes go to the end wherever it seeks to, and its output cannot be cut."""
+    """A job cannot take back its output: writes are always appended, and standard output cannot be truncated."""
     for stream in (output, errors):
         fcntl.fcntl(stream, fcntl.F_SETFL, fcntl.fcntl(stream, fcntl.F_GETFL) | os.O_APPEND)
-    # Not the errors: `echo ... > /dev/stderr`, which cuts what is there, is ordinary in scripts.
+    # Not standard error: `echo ... > /dev/stderr`, which truncates it, is common in scripts.
     fcntl.fcntl(output, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
 
 
@@ -113,19 +113,19 @@ def main() -> None:
     _, _, descriptor, trainer_pid, work, level, read_only = sys.argv
     connection = socket.socket(fileno=int(descriptor))
     connection.set_inheritable(False)
-    # A thread of the trainer may have blocked signals; what is blocked stays so in every child.
+    # A thread of the trainer may have blocked signals, and children inherit that.
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     try:
         trainer = os.pidfd_open(int(trainer_pid))
-        if level != "namespace":  # where the kernel ends the job with its launcher
+        if level != "namespace":  # there the kernel ends the job with its launcher
             trainer = reaper.either(trainer, reaper.fork_under_reaper(connection, work))
         backend = _open_backend(level, work, json.loads(read_only), connection.fileno())
         Launcher(connection, trainer, backend).serve()
     except Unavailable as refusal:
         wire.send(connection, {"unavailable": str(refusal), "errno": refusal.number})
     except (EOFError, ConnectionError, ProcessLookupError, TrainerGone):
-        return  # the end of every launcher: nobody is left to answer
+        return  # the normal end of a launcher: nobody is left to answer
     finally:
         remove_tree(work)
         remove_tree(os.path.dirname(work))

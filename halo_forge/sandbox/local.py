@@ -1,4 +1,4 @@
-"""The sandbox of this machine: one launcher process, started once and asked for one job after another."""
+"""The sandbox of this machine: one launcher process, started once, that runs one job after another."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from halo_forge.sandbox.job import Isolation, Job, Level, Outcome, Sandbox, Sand
 from halo_forge.sandbox.launcher import BOOT
 from halo_forge.sandbox.workdir import check_name, remove_tree
 
-# What a job may learn of its directory's name.
+# The path of a job's directory, as the job sees it.
 _WORKDIR = re.compile(r"/halo-forge(?:-\w+)?/work/job\b/?")
 _BEFORE_A_PATH = frozenset(" \t\r\n:'\"")
 
-# Places of a job's own, and what shows other processes; nobody can be let into them, or into what holds them.
+# A job's private places, and what shows other processes; neither these nor their parents can be made readable.
 _OWN_PLACES = ("/dev", "/dev/shm", "/halo-forge", "/proc", "/tmp", "/var/tmp")
 
 _START_SECONDS = 30.0
-# How long after its wall-clock limit a job may take to be killed, cleaned up and reported.
+# How long a job may take to be killed, cleaned up and reported after its wall-clock limit.
 _GRACE_SECONDS = 60.0
 _CLOSE_SECONDS = 10.0
 
 
 class LevelUnavailable(SandboxError):
-    """This machine does not let an isolation level be set up.
+    """An isolation level cannot be set up on this machine.
 
     Args:
         message: The step that fails, and why.
-        number: The errno that it ends with, None where it is no refusal of the kernel.
+        number: The errno of the failure, None if the kernel did not refuse it.
     """
 
     def __init__(self, message: str, number: int | None) -> None:
@@ -52,12 +52,12 @@ def open_sandbox(isolation: str = "auto", read_only: Sequence[str] = ()) -> Sand
     """A sandbox at an isolation level.
 
     Args:
-        isolation: A level of the ladder; "auto" takes the better of `namespace` and `landlock` that works.
-        read_only: Paths, outside the system's directories, that jobs may read: a toolchain, an interpreter.
+        isolation: A level; "auto" uses the better of `namespace` and `landlock` that works.
+        read_only: Paths outside the system's directories that jobs may read: a toolchain, an interpreter.
 
     Raises:
-        SandboxError: That level does not work here, or "auto" and neither does; no lower one is taken instead.
-        ValueError: There is no such level, or a path of `read_only` is missing or shows too much.
+        SandboxError: The level does not work here (for "auto": neither of the two); no lower one is used instead.
+        ValueError: There is no such level, or a path of `read_only` is missing or exposes too much.
     """
     from halo_forge.sandbox import ladder
 
@@ -71,9 +71,9 @@ class LocalSandbox:
         launcher: The process that runs the jobs.
 
     Raises:
-        LevelUnavailable: This machine does not let `level` be set up.
+        LevelUnavailable: `level` cannot be set up on this machine.
         SandboxError: The launcher does not start.
-        ValueError: A path of `read_only` is missing or shows too much.
+        ValueError: A path of `read_only` is missing or exposes too much.
     """
 
     def __init__(self, level: Level = "limits", read_only: Sequence[str] = ()) -> None:
@@ -109,7 +109,7 @@ class LocalSandbox:
         arguments = [root, str(theirs.fileno()), str(os.getpid()), self._work, *self._arguments]
         # Some builds of Python find their own shared library only through this variable.
         env = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
-        # No preexec_fn: with it, Popen forks this whole process instead of using vfork.
+        # No preexec_fn: Popen would then fork this whole process instead of using vfork.
         return subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", BOOT, *arguments],
             env=env,
@@ -149,7 +149,7 @@ class LocalSandbox:
             facts, blobs = wire.receive(self._connection)
         except (EOFError, OSError) as error:
             broken = f"the launcher is gone: {self._explain(error)}"
-            self.close()  # whoever asked may never come back
+            self.close()  # the caller may never come back
             self._broken = broken
             raise SandboxError(broken) from error
         if "error" in facts:
@@ -162,7 +162,7 @@ class LocalSandbox:
             if self._errors.closed:
                 return "it was closed"
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(timeout=1.0)  # its last words come before its end
+                self._process.wait(timeout=1.0)  # its last output comes before its end
             self._errors.seek(0)
             last_words = self._errors.read()[-2000:].decode(errors="backslashreplace").strip()
         return f"{type(error).__name__}: {error}; exit code {self._process.poll()}; {last_words}"
@@ -170,7 +170,7 @@ class LocalSandbox:
     def close(self) -> None:
         """See `job.Sandbox.close`."""
         self._broken = "the sandbox is closed"
-        # The launcher sees the hang-up even in the middle of a job, kills it and ends.
+        # The launcher sees the hang-up even during a job, kills the job and ends.
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
         with self._ending:
@@ -181,7 +181,7 @@ class LocalSandbox:
             self._forget()
 
     def _kill(self) -> None:
-        # With a reaper, this is the launcher, and the reaper ends what is left of it.
+        # With a reaper, the child is the launcher, and the reaper ends what is left of it.
         for child in processes.children(self._process.pid):
             processes.send_signal(child, signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -197,7 +197,7 @@ class LocalSandbox:
 
 
 def shows_too_much(path: str) -> bool:
-    """Whether jobs that can read `path` see the workdirs of others, processes, or devices, or lose what they need."""
+    """Whether jobs that can read `path` would see other jobs, processes or devices, or lose what they need."""
     real = os.path.realpath(path)
     held = [*_OWN_PLACES, os.path.realpath(tempfile.gettempdir())]
     return real.startswith("/proc/") or any(os.path.commonpath([real, place]) == real for place in held)
@@ -206,7 +206,7 @@ def shows_too_much(path: str) -> bool:
 def without_workdir_path(text: str) -> str:
     """Text that a job wrote, without the path of its directory, which differs from run to run.
 
-    One pass over the text, whatever is in it: it is hostile, and may be long.
+    A single pass over the text, whatever it contains: it is hostile, and may be long.
     """
     kept: list[str] = []
     end = 0

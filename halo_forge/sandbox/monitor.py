@@ -1,4 +1,4 @@
-"""Waits for the command to end, or ends it when the job goes over a limit or nobody waits for its outcome."""
+"""Waits for the command to end; ends it if the job exceeds a limit or nobody waits for its outcome."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _KILL_SECONDS = 20.0
 
 
 class TrainerGone(Exception):
-    """The process that asked for this job has ended or hung up."""
+    """The process that requested this job has ended or hung up."""
 
 
 class Monitor:
     """One job's processes: the command `main` and all that it leaves to its launcher.
 
     Args:
-        over_disk: Tells whether the job's files are over their limit; None where the kernel sees to that.
-        signal_broker: Decides on the job's signals; None where nobody has to.
+        over_disk: Whether the job's files exceed their limit; None if the kernel enforces it.
+        signal_broker: Decides on the job's signals; None if it is not needed.
 
     Attributes:
         status: Wait status of `main`, None until it was reaped.
@@ -73,7 +73,7 @@ class Monitor:
         poll.register(connection, select.POLLRDHUP)
         if self._signal_broker is not None:
             poll.register(self._signal_broker.listen(), select.POLLIN)
-        # A look costs most of a millisecond, and most commands end by themselves before there is anything to see.
+        # A check costs most of a millisecond, and most commands end before there is anything to see.
         patience = _FIRST_POLL_MILLISECONDS
         try:
             while True:
@@ -98,7 +98,7 @@ class Monitor:
         if self._over_disk is not None and now > self._next_disk:
             if self._over_disk():
                 return "disk"
-            # A full directory takes long to look at; the monitor has other things to see.
+            # Measuring a full directory takes long; the other limits must not wait for it.
             self._next_disk = time.monotonic() + max(_DISK_SECONDS, 4 * (time.monotonic() - now))
         cpu_seconds, num_tasks = self.cpu_seconds, 0
         living: list[processes.Process] = []
@@ -112,7 +112,7 @@ class Monitor:
                 continue
             num_tasks += process.num_threads
             if num_tasks > self._limits["num_processes"]:
-                # Among hundreds of running processes the rest of the look takes long enough for hundreds more.
+                # With hundreds of running processes, checking the rest takes long enough for hundreds more.
                 self._seen_cpu_seconds = max(self._seen_cpu_seconds, cpu_seconds)
                 return "processes"
             living.append(process)
@@ -121,13 +121,13 @@ class Monitor:
             return "cpu"
         rss_bytes = sum(process.rss_bytes for process in living)
         if rss_bytes > self._limits["memory_bytes"] and len(living) > 1:
-            # Pages that forked processes share were counted once for each of them.
+            # Pages shared by forked processes were counted once for each of them.
             rss_bytes = sum(processes.exact_bytes(process) for process in living)
         self.max_rss_bytes = max(self.max_rss_bytes, rss_bytes)
         return "memory" if rss_bytes > self._limits["memory_bytes"] else None
 
     def _is_overhead(self, process: processes.Process) -> bool:
-        """Whether this process is ours, and no part of what the limits are for."""
+        """Whether this process is ours, so the limits do not apply to it."""
         return False
 
     def _reap_stray(self, process: processes.Process) -> None:
@@ -163,16 +163,16 @@ class Monitor:
 
 
 class NamespaceMonitor(Monitor):
-    """The same for a job in a process id namespace of its own, where `main` is the init that oversees it.
+    """The same for a job in a separate process id namespace, where `main` is the init that oversees it.
 
-    The kernel ends all processes of such a namespace with its init.  What became of the command is told by the init.
+    The kernel ends all processes of such a namespace with its init.  The init reports how the command ended.
     """
 
     def _is_overhead(self, process: processes.Process) -> bool:
         return process.pid == self._main
 
     def end(self) -> None:
-        """Kill the init, unless it has ended by itself, and reap it; with it end all that is left of the job.
+        """Kill the init, unless it has already ended, and reap it; everything left of the job ends with it.
 
         Raises:
             TimeoutError: Some process does not die.
@@ -188,7 +188,7 @@ class NamespaceMonitor(Monitor):
         os.waitpid(self._main, 0)
 
     def told(self, status: int | None, cpu_seconds: float, max_rss_bytes: int) -> None:
-        """Take over what the init found out; a `status` of None is that of a job which was killed."""
+        """Take over what the init reported; a `status` of None means that the job was killed."""
         self.status = signal.SIGKILL if status is None else status
         self.cpu_seconds = max(cpu_seconds, self._seen_cpu_seconds)
         self.max_rss_bytes = max(self.max_rss_bytes, max_rss_bytes)

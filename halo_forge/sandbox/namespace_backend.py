@@ -1,7 +1,7 @@
-"""Level `namespace`: each job in process id and mount namespaces of its own, inside the launcher's `rootfs`.
+"""Level `namespace`: each job in separate process id and mount namespaces, inside the launcher's `rootfs`.
 
-An init (process 1 of the job, a fork of the launcher) mounts what the job may write, starts the command, collects its
-orphans, and when the command ends kills what is left, reads the file that was asked for, and reports.
+An init (process 1 of the job, a fork of the launcher) mounts what the job may write, starts the command, reaps its
+orphans, and when the command ends kills what is left, reads the requested file, and reports.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from halo_forge.sandbox.syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONL
 from halo_forge.sandbox.workdir import Workdir
 
 _NEW = syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNS
-# From this version on RLIMIT_NPROC counts the processes of each user namespace by themselves.
+# Since this version RLIMIT_NPROC counts the processes of each user namespace separately.
 _COUNTED_APART = (5, 14)
-_EMPTY_PROC_NOTE = "programs find an empty /proc, because a container hides parts of this one"
+_EMPTY_PROC_NOTE = "programs see an empty /proc, because a container hides parts of this one"
 _SAME_USER_NOTE = "jobs run as root of this container, without its capabilities: no other user id is mapped"
 _NO_LANDLOCK_NOTE = "Landlock, the second layer, does not work here: {}"
 _NO_FILTER_NOTE = "the system call filter, the third layer, does not work here"
@@ -60,7 +60,7 @@ class NamespaceBackend:
         self._fresh_proc = child_setup.works_in_a_child(_mount_proc, lambda: syscalls.clone_process(_NEW))
         refusal = refusal_of_landlock()
         abi = landlock.kernel_abi() if refusal is None else 0
-        # One for all jobs: what each of them mounts there is below that place.
+        # One ruleset for all jobs: what each of them mounts is below that place.
         writable = [*existing(WRITABLE_DEVICES), rootfs.PLACE]
         ruleset = landlock.new_ruleset(["/"], writable, abi) if refusal is None else None
         self._confinement = child_setup.Confinement(None if ruleset is None else lambda _: ruleset, working_filter())
@@ -77,7 +77,7 @@ class NamespaceBackend:
             "uid_drop": own_user,
             "seccomp": self._confinement.filter is not None,
         }
-        # Before that version all processes of this user count, whose number cannot be bounded from here.
+        # Before that version all processes of this user count, whose number is not known here.
         version = re.match(r"(\d+)\.(\d+)", platform.release())
         counted_apart = version is not None and tuple(map(int, version.groups())) >= _COUNTED_APART
         self._num_other_tasks = None if own_user or counted_apart else 4096
@@ -108,9 +108,9 @@ class NamespaceBackend:
     def _be_init(self, request: Request, reports: int, fetched: int) -> NoReturn:
         code = 1
         try:
-            # The launcher's end is this process's end, and with it that of the whole namespace.
+            # When the launcher ends, this process ends, and with it the whole namespace.
             syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
-            os.close(self._connection)  # or the trainer would not see the launcher's end before ours
+            os.close(self._connection)  # else the trainer would not see the launcher's end before ours
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             workdir = self._furnish(request)
             command = self._command(request, workdir)

@@ -1,7 +1,7 @@
-"""The processes below the launcher: what they use, and their end.
+"""The processes below the launcher: what they use, and how they are ended.
 
 The launcher is a child subreaper and serves one job at a time, so every process below it belongs to that job,
-whatever sessions and process groups it has made for itself.
+whatever sessions and process groups it has created.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Process:
 
 
 def read(pid: int) -> Process | None:
-    """What the kernel says about `pid`; None when it is gone."""
+    """What the kernel reports about `pid`; None if it is gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as handle:
             # The name, in parentheses, may hold anything; the numbers follow its last parenthesis.
@@ -51,7 +51,7 @@ def _children_from_kernel(pid: int) -> list[int]:
             with open(f"/proc/{pid}/task/{task}/children", "rb") as handle:
                 found += map(int, handle.read().split())
     except (FileNotFoundError, ProcessLookupError):
-        return found  # it ended meanwhile; its children have moved up to the launcher
+        return found  # it ended meanwhile; its children now belong to the launcher
     return found
 
 
@@ -81,9 +81,9 @@ def below(pid: int) -> Iterator[Process]:
 
 
 def exact_bytes(process: Process) -> int:
-    """Resident memory with shared pages divided among their owners (PSS); 0 when the process has ended.
+    """Resident memory with shared pages divided among their owners (PSS); 0 if the process has ended.
 
-    Where the kernel does not tell PSS it is the resident memory as it was read before.
+    If the kernel does not report PSS, it is the resident memory as read before.
     """
     try:
         with open(f"/proc/{process.pid}/smaps_rollup", "rb") as handle:
@@ -114,13 +114,13 @@ def send_signal(pid: int, number: int) -> None:
     try:
         os.kill(pid, number)
     except (ProcessLookupError, PermissionError):
-        return  # gone, or another user's by now: neither is ours to end
+        return  # gone, or another user's by now: not ours to end
 
 
 def kill_all_below(pid: int, reap: Callable[[], None]) -> None:
     """Stop every process below `pid`, then kill them, until none is left.
 
-    Killing one by one never ends against a program that forks faster than it is killed; a stopped process cannot fork.
+    Killing one by one never succeeds against a program that forks faster; a stopped process cannot fork.
 
     Args:
         reap: Collects the dead children of `pid` (which is the caller).
@@ -132,16 +132,16 @@ def kill_all_below(pid: int, reap: Callable[[], None]) -> None:
     reap()
     while children(pid):
         _freeze(pid, deadline)
-        # The whole list first: the children of a process move up to the launcher the moment it is killed.
+        # The whole list first: the children of a process become the launcher's the moment it is killed.
         killed = {process.pid for process in list(below(pid))}
         for victim in killed:
             send_signal(victim, signal.SIGKILL)
         while left := children(pid):
             reap()
             if time.monotonic() > deadline:
-                raise TimeoutError("processes of a finished job do not die")
+                raise TimeoutError("processes of a finished job cannot be killed")
             if not killed.issuperset(left):
-                break  # someone slipped through: freeze again
+                break  # a process slipped through: freeze again
             time.sleep(0.0002)
 
 
@@ -152,7 +152,7 @@ def _freeze(pid: int, deadline: float) -> None:
         if _stop_below(pid, signalled):
             quiet = 0
             continue
-        # D with our SIGSTOP pending (such as the parent of a vfork) cannot come back to fork again.
+        # State D with our SIGSTOP pending (such as the parent of a vfork) cannot return to fork again.
         moving = [p.pid for p in below(pid) if p.state not in "TtZX" and not (p.state == "D" and p.pid in signalled)]
         for process in moving:
             send_signal(process, signal.SIGSTOP)  # again: others of the job may have continued it
@@ -161,11 +161,11 @@ def _freeze(pid: int, deadline: float) -> None:
 
 
 def _stop_below(pid: int, stopped: set[int]) -> bool:
-    """Stop whoever is below `pid` and not in `stopped` yet, and put it there; returns whether there was anybody.
+    """Stop the processes below `pid` that are not in `stopped` yet, and add them; returns whether there were any.
 
     Each is stopped the moment it is found, before anything more is read: hundreds of running processes leave the
-    launcher next to no CPU time, and the kernel lets no fork end in a process that a signal waits for, so that the
-    children read afterwards are all that it will ever have.
+    launcher almost no CPU time, and the kernel completes no fork in a process with a pending signal, so the children
+    read afterwards are all that it will ever have.
     """
     found = False
     pending = [pid]

@@ -1,7 +1,7 @@
-"""Who ends a job when its launcher is killed, at the levels where jobs are among the host's processes.
+"""Ends a job when its launcher is killed, at the levels where jobs are among the host's processes.
 
-What a dead launcher leaves would go on, as a child of whoever adopts it.  So the process that the trainer starts forks
-the launcher and stays behind as its reaper: orphans of the launcher become its own, and it ends them.
+Processes that a dead launcher leaves would survive.  So the process that the trainer starts forks the launcher and
+remains as its reaper: orphans of the launcher become its children, and it ends them.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from halo_forge.sandbox.workdir import remove_tree
 
 
 def fork_under_reaper(connection: socket.socket, work: str) -> int:
-    """Go on as a child of this process, which only waits for its end, and then removes what it has left.
+    """Continue as a child of this process, which waits for the child's end and then removes what it left.
 
-    For a child subreaper, which both of them are then.
+    The calling process has to be a child subreaper; afterwards both are.
 
     Args:
-        connection: Closed in the reaper, so that its other side learns at once of the end of the child.
-        work: The directory of jobs, which is removed with the one above it.
+        connection: Closed in the reaper, so the other side notices the child's end at once.
+        work: The directory of jobs, which is removed together with its parent.
 
     Returns:
-        A pidfd of the reaper: without it, the caller must not go on.
+        A pidfd of the reaper: if it ends, the caller must end too.
     """
     reaper = os.pidfd_open(os.getpid())
     child = os.fork()
     if child:
         connection.close()
         _keep(child, work)
-    syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)  # it is not handed down
+    syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)  # it is not inherited
     return reaper
 
 
@@ -59,7 +59,7 @@ def _reap(child: int, status: list[int]) -> None:
 
 
 def either(first: int, second: int) -> int:
-    """A descriptor that can be read when one of the two can be."""
+    """A descriptor that is readable when either of the two is."""
     both = select.epoll()
     both.register(first, select.EPOLLIN)
     both.register(second, select.EPOLLIN)

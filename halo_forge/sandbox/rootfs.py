@@ -1,6 +1,6 @@
-"""The world that jobs of level `namespace` see: user, network, IPC and mount namespaces, and a root directory of ours.
+"""The root file system that jobs of level `namespace` see, with user, network, IPC and mount namespaces.
 
-All of it is set up once, in the launcher, which then lives in that world itself.
+It is set up once, by the launcher, which then runs inside it as well.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from halo_forge.sandbox.backend import (
 from halo_forge.sandbox.syscalls import MS_BIND, MS_NODEV, MS_NOSUID, MS_PRIVATE, MS_RDONLY, MS_REC, MS_REMOUNT
 
 JOB_USER = 1000
-"""The user that jobs run as, as they see it themselves."""
+"""The user that jobs run as, as seen from inside."""
 PLACE = "/halo-forge"
-"""Holds the one place where a job can write, and nothing else."""
+"""Holds only the one place where a job can write."""
 MOUNT_POINT = f"{PLACE}/work"
-"""Where the workdir and the temporary directory of a job are."""
+"""Holds the workdir and the temporary directory of a job."""
 WORKDIR = f"{MOUNT_POINT}/job"
 TEMPORARY = f"{MOUNT_POINT}/tmp"
 
-# Below it is what `read_only` names below a temporary directory, at the same path.
+# Holds what `read_only` names below a temporary directory, at the same relative path.
 _SHOWN = "/shown"
 _TEMPORARIES = ("/tmp", "/var/tmp", "/dev/shm")
 _ROOT_OPTIONS = "mode=0755,size=64m,nr_inodes=16384"
@@ -46,15 +46,15 @@ _LINKS = {
 
 
 def enter(work: str, read_only: Sequence[str]) -> bool:
-    """Move this process into a world of its own; `work` and the directory above it are removed.
+    """Move this process into a new root file system; `work` and its parent directory are removed.
 
     Returns:
-        Whether jobs are to run as a user that is not the one of this process outside.
+        Whether jobs run as another user than this process, as seen from outside.
 
     Raises:
         Unavailable: The kernel refuses a step.
     """
-    os.umask(0o022)  # whatever the trainer's is: jobs are another user
+    os.umask(0o022)  # independent of the trainer's: jobs run as another user
     own_user = _enter_user_namespace()
     others = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWNET | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS
     _try("unshare mount, network, IPC and UTS namespaces", lambda: syscalls.call("unshare", others))
@@ -85,7 +85,7 @@ def _enter_user_namespace() -> bool:
 def _map_two_users(user: int) -> bool:
     """Enter a user namespace in which 0 is root outside and JOB_USER is `user` outside.
 
-    Only a process outside may write such a map.  Returns whether it could; if not, no map is written.
+    Only a process outside may write such a map.  Returns whether it succeeded; if not, no map is written.
     """
     reader, writer = os.pipe2(os.O_CLOEXEC)
     me = os.getpid()
@@ -99,7 +99,7 @@ def _map_two_users(user: int) -> bool:
                     _write(f"/proc/{me}/{name}", f"0 0 1\n{JOB_USER} {user} 1\n")
                 code = 0
         except OSError:
-            code = 1  # refused; the caller takes the other way
+            code = 1  # refused; the caller maps one user instead
         finally:
             os._exit(code)
     os.close(reader)
@@ -140,7 +140,7 @@ def _fill(root: str, read_only: Sequence[str]) -> None:
     for path in existing(SYSTEM_SETTINGS):
         copy = f"{root}{path}"
         if os.path.lexists(copy):
-            continue  # all of /etc is shown, or this part of it
+            continue  # all of /etc is visible, or this part of it
         if os.path.isdir(path):
             shutil.copytree(path, copy, symlinks=True, ignore_dangling_symlinks=True)
         else:
@@ -155,12 +155,12 @@ def _fill(root: str, read_only: Sequence[str]) -> None:
         _link(_place(root, path), os.readlink(path))
     for path, target in _LINKS.items():
         _link(f"{root}{path}", target)
-    # The launcher goes on watching its jobs through it; each job gets a /proc of its own on top.
+    # The launcher monitors its jobs through it; each job gets a private /proc mounted on top.
     syscalls.mount("/proc", f"{root}/proc", None, MS_BIND | MS_REC)
 
 
 def furnish_temporary() -> None:
-    """Make the temporary directory of a job, with what is shown below a temporary directory outside."""
+    """Create the temporary directory of a job, with links to what is visible below a temporary directory outside."""
     os.mkdir(TEMPORARY)
     for name in os.listdir(_SHOWN):
         os.symlink(f"{_SHOWN}/{name}", f"{TEMPORARY}/{name}")
@@ -173,13 +173,13 @@ def _write_new(path: str, text: str) -> None:
 
 
 def _link(place: str, target: str) -> None:
-    if not os.path.lexists(place):  # it is there in a directory that is shown
+    if not os.path.lexists(place):  # else it exists in a visible directory
         os.makedirs(os.path.dirname(place), 0o755, exist_ok=True)
         os.symlink(target, place)
 
 
 def _place(root: str, path: str) -> str:
-    """Where `path` is shown.  A job has temporary directories of its own, into which it then gets a link."""
+    """Where `path` is mounted; what lies in a temporary directory outside becomes a link in the job's own."""
     for top in _TEMPORARIES:
         if path.startswith(f"{top}/"):
             return f"{root}{_SHOWN}{path[len(top) :]}"
@@ -187,7 +187,7 @@ def _place(root: str, path: str) -> str:
 
 
 def _resolved(paths: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What has to be shown for `paths` to be there: places without a link in them, none below another, and links."""
+    """What has to be mounted for `paths` to exist: paths without links, none below another, and the links."""
     links: list[str] = []
     reals = sorted({_follow(path, links) for path in paths})
     tops: list[str] = []
@@ -198,7 +198,7 @@ def _resolved(paths: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _follow(path: str, links: list[str]) -> str:
-    """The same place by a path without links; those on the way, which stay as they are, are added to `links`."""
+    """The same place as a path without links; the links on the way, which are kept, are added to `links`."""
     if not os.path.exists(path):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     current = ""
@@ -221,7 +221,7 @@ def _follow(path: str, links: list[str]) -> str:
 
 
 def _bind(path: str, place: str) -> None:
-    # No part of `path` is a link, so that no part of the place is one either, which could lead out of the root.
+    # No part of `path` is a link, so no part of the place is one either, which could lead out of the root.
     os.makedirs(os.path.dirname(place), 0o755, exist_ok=True)
     if not os.path.lexists(place):
         if os.path.isdir(path):
@@ -242,7 +242,7 @@ def _pivot(root: str) -> None:
         syscalls.call("umount2", ".", syscalls.MNT_DETACH)
         os.chdir("/")
         syscalls.mount(None, "/", None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
-        # Nothing of this launcher is on the host's disk from here on.
+        # From here on, nothing of this launcher is on the host's disk.
         os.rmdir(name, dir_fd=between)
         os.rmdir(os.path.basename(directory), dir_fd=above)
     finally:

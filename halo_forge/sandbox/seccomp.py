@@ -1,6 +1,6 @@
-"""A filter of system calls: what no honest program of ours needs, and what would reach out of the sandbox, is refused.
+"""A system call filter: refuses calls that no honest job needs and calls that reach outside the sandbox.
 
-Refused calls fail with EPERM, so that a program may go on; calls of another instruction set (32-bit code, x32) end it.
+Refused calls fail with EPERM, so a program can continue; calls of another instruction set (32-bit code, x32) end it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from halo_forge.sandbox import syscalls
 from halo_forge.sandbox.syscalls import MACHINE, NUMBERS, call
 
 NEW_LISTENER = 1 << 3
-"""A flag of `install`: its result is a descriptor that asks what is to become of calls with `ASK`."""
+"""A flag of `install`: the result is a descriptor over which calls marked `ASK` are decided."""
 ASK, REFUSE = 0x7FC00000, 0x00050000 | errno.EPERM
 
 _SET_MODE_FILTER = 1
@@ -58,7 +58,7 @@ _CHANGING_FILES_OF_OWNER = tuple(
     lremovexattr lsetxattr removexattr removexattrat setxattr setxattrat utime utimes
     """.split()
 )
-# Limits and priorities of other processes: a limit of one CPU second is a signal.  0 is the caller.
+# Limits and priorities of other processes: a limit of one CPU second acts as a signal.  0 is the caller.
 _ONLY_ITSELF = {
     "prlimit64": (0,),
     "sched_setaffinity": (0,),
@@ -75,7 +75,7 @@ Instruction = tuple[int, int, int, int]
 
 
 def available() -> bool:
-    """Whether the numbers of this machine's system calls are known."""
+    """Whether the system call numbers of this machine are known."""
     return MACHINE in _ARCHITECTURE
 
 
@@ -83,9 +83,8 @@ def job_filter(owns_files: bool = False, may_truncate: bool = True) -> bytes:
     """The filter of a job.
 
     Args:
-        owns_files: Files that the job sees, and others, belong to its user: it must not change whose they are, who may
-            read them, or their dates.
-        may_truncate: Something else keeps a job from shortening files of others by their path.
+        owns_files: The job's user owns files outside the job: it must not change their owner, permissions or dates.
+        may_truncate: Something else prevents a job from truncating the files of others by path.
     """
     program = refuse(DENIED, errno.EPERM) + namespaces_refused() + _no_datagrams()
     for name, arguments in _ONLY_ITSELF.items():
@@ -98,10 +97,10 @@ def job_filter(owns_files: bool = False, may_truncate: bool = True) -> bytes:
 
 
 def signals_of(process: int, others: int) -> bytes:
-    """A filter for `process`, and what it starts: signals go to it, to its process group and the caller's.
+    """A filter for `process` and what it starts: signals may go to it, to its process group and the caller's.
 
     Args:
-        others: What becomes of signals to others, children among them: `ASK` or `REFUSE`.
+        others: What happens to signals to others, children included: `ASK` or `REFUSE`.
     """
     program = refuse(["pidfd_send_signal"], errno.EPERM)
     for name in _SIGNALLING:
@@ -112,7 +111,7 @@ def signals_of(process: int, others: int) -> bytes:
 
 
 def refuse(names: Iterable[str], number: int) -> list[Instruction]:
-    """Instructions that make system calls fail with an errno; those that this machine does not have are left out."""
+    """Instructions that make system calls fail with an errno; calls that this machine lacks are skipped."""
     program: list[Instruction] = []
     for name in names:
         if name in NUMBERS:
@@ -121,7 +120,7 @@ def refuse(names: Iterable[str], number: int) -> list[Instruction]:
 
 
 def namespaces_refused() -> list[Instruction]:
-    """Instructions that keep clone from making namespaces."""
+    """Instructions that prevent clone from creating namespaces."""
     # The flags of clone3 lie in memory, where a filter cannot look; libraries fall back to clone.
     return [
         *refuse(["clone3"], errno.ENOSYS),
@@ -169,7 +168,7 @@ def _no_datagrams() -> list[Instruction]:
 
 def _allow_first_argument(name: str, values: Sequence[int], others: int) -> list[Instruction]:
     body: list[Instruction] = [(_LOAD, 0, 0, _FIRST_ARGUMENT)]
-    # The kernel looks at the low half only, too: process ids have 32 bits.
+    # The kernel uses the low half only, too: process ids have 32 bits.
     body += [(_EQUAL, len(values) - index, 0, value & 0xFFFFFFFF) for index, value in enumerate(values)]
     body += [(_RETURN, 0, 0, others), (_LOAD, 0, 0, _NUMBER)]
     return [(_EQUAL, 0, len(body), NUMBERS[name]), *body]
@@ -184,7 +183,7 @@ def _refuse_second_argument(name: str, values: Sequence[int]) -> list[Instructio
 
 
 def assemble(program: Sequence[Instruction]) -> bytes:
-    """A whole filter: other instruction sets end the process, `program` refuses, the rest is allowed."""
+    """A complete filter: other instruction sets end the process, `program` refuses, the rest is allowed."""
     begin: list[Instruction] = [
         (_LOAD, 0, 0, _ARCH),
         (_EQUAL, 1, 0, _ARCHITECTURE[MACHINE]),
@@ -198,7 +197,7 @@ def assemble(program: Sequence[Instruction]) -> bytes:
 
 
 def install(code: bytes, flags: int = 0) -> int:
-    """Put a filter on this process and all that it starts, for good; needs no_new_privs.
+    """Install a filter for this process and everything it starts, permanently; needs no_new_privs.
 
     Raises:
         OSError: The kernel refuses.

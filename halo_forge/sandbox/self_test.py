@@ -1,4 +1,4 @@
-"""Six programs that try what a hostile answer would try, and what really became of each."""
+"""Six programs that try what a hostile answer would try, and what really happened."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LIMITS = Limits(
 )
 _CONNECT = "import socket; socket.create_connection(('127.0.0.1', {port}), 1)"
 _CONNECT_BASH = "exec 3<>/dev/tcp/127.0.0.1/{port}"
-# It stops by itself after some hundred processes, so that a sandbox that fails leaves no ruin.
+# It stops by itself after some hundred processes, so a sandbox that fails does no damage.
 _FORK_BOMB = "n=0; while [ $n -lt 300 ]; do sleep 3 & n=$((n+1)); done; wait"
 _MEMORY = "x=0123456789abcdef; while :; do x=$x$x; done"
 
@@ -35,8 +35,8 @@ class Attempt:
 
     Attributes:
         name: network, home, fork bomb, kill -1, memory, daemon.
-        held: Whether it was held in; None where it was not tried.
-        what: What was seen, from outside the program.
+        held: Whether it was confined; None if it was not tried.
+        what: What was observed from outside the program.
     """
 
     name: str
@@ -45,11 +45,11 @@ class Attempt:
 
 
 def self_test(sandbox: Sandbox) -> list[Attempt]:
-    """Run six hostile programs in `sandbox` and look from outside at what they did.
+    """Run six hostile programs in `sandbox` and observe from outside what they did.
 
     Raises:
-        SandboxError: The sandbox broke.
-        OSError: No listener, file or process can be made to look with.
+        SandboxError: The sandbox failed.
+        OSError: A listener, file or process for the observation cannot be created.
     """
     attempts: list[tuple[str, Callable[[Sandbox], tuple[bool | None, str]]]] = [
         ("network", _network),

@@ -1,7 +1,7 @@
-"""Whom a job may signal, where neither Landlock nor a user of its own sees to that: the launcher is asked, and looks.
+"""Confines the signals of a job where neither Landlock nor a separate user does: the launcher decides on each.
 
-A filter of system calls knows the number of the process that is meant, not whose it is.  So it lets a job signal its
-first process, and hands all else to the launcher, which sends the signal itself if it is for a process of the job.
+A system call filter sees the number of the target process, not whose process it is.  So it lets a job signal its first
+process and passes everything else to the launcher, which delivers the signal if the target belongs to the job.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ class SignalBroker:
             OSError: The kernel refuses.
         """
         listener = seccomp.install(seccomp.signals_of(os.getpid(), seccomp.ASK), seccomp.NEW_LISTENER)
-        # The descriptor here ends with exec.
+        # This process's copy of the descriptor is closed by exec.
         socket.send_fds(self._far, [b"x"], [listener])
 
     def listen(self) -> int:
-        """A descriptor that can be read when there is a question; for the launcher, once the job has begun."""
+        """A descriptor that is readable when a call waits for a decision; for the launcher, once the job runs."""
         if self._listener is None:
             _, (self._listener,), _, _ = socket.recv_fds(self._near, 1, 1)
         return self._listener
 
     def answer(self) -> None:
-        """Answer one question."""
+        """Decide on one call."""
         room = bytearray(_QUESTION.size)
         try:
             fcntl.ioctl(self.listen(), _RECEIVE, room)
@@ -58,13 +58,13 @@ class SignalBroker:
             error, flags = self._decide(caller, call, arguments)
             fcntl.ioctl(self.listen(), _SEND, bytearray(_ANSWER.pack(number, 0, -error, flags)))
         except FileNotFoundError:
-            return  # who asked has ended or was interrupted meanwhile
+            return  # the caller has ended or was interrupted meanwhile
 
     def _decide(self, caller: int, call: int, arguments: list[int]) -> tuple[int, int]:
-        """The errno for the caller, 0 for none, and the flags of the answer."""
+        """The errno for the caller, 0 for none, and the flags of the response."""
         target = _signed(arguments[0])
         if target > 0 and _group_of_threads(target) == _group_of_threads(caller):
-            return 0, _CONTINUE  # it is alive, for it waits here: nobody else can have its number
+            return 0, _CONTINUE  # it is alive, because it waits here: no other process can have its number
         thread_named = call in (NUMBERS["tgkill"], NUMBERS["rt_tgsigqueueinfo"])
         number = _signed(arguments[2 if thread_named else 1])
         try:
@@ -79,7 +79,7 @@ class SignalBroker:
         process = _group_of_threads(target)
         if process is None:
             return errno.ESRCH
-        # Opened before the look: what is found out then is about the process that the signal goes to.
+        # Opened before the check, so the check is about the process that gets the signal.
         descriptor = os.pidfd_open(process)
         try:
             if not self._is_below(process):
@@ -90,7 +90,7 @@ class SignalBroker:
             os.close(descriptor)
 
     def _to_group(self, group: int, number: int) -> int:
-        # The job began as a session of its own, and no group spans two sessions: one member tells of all.
+        # The job began as a new session, and no group spans two sessions: one member decides for all.
         if any(_group_of(process.pid) == group for process in processes.below(self._me)):
             os.killpg(group, number)
             return 0
@@ -104,7 +104,7 @@ class SignalBroker:
         return False
 
     def close(self) -> None:
-        """Whoever still asks is told that there is no such system call."""
+        """Stop listening; callers that still wait get ENOSYS."""
         self._near.close()
         self._far.close()
         if self._listener is not None:
@@ -112,13 +112,13 @@ class SignalBroker:
 
 
 def _signed(argument: int) -> int:
-    # The kernel looks at the low half only.
+    # The kernel uses the low half only.
     number: int = struct.unpack("=i", struct.pack("=I", argument & 0xFFFFFFFF))[0]
     return number
 
 
 def _group_of_threads(thread: int) -> int | None:
-    """The process that a thread is of, None where it is gone."""
+    """The process that a thread belongs to, None if it is gone."""
     try:
         with open(f"/proc/{thread}/status", "rb") as handle:
             return next(int(line.split()[1]) for line in handle if line.startswith(b"Tgid:"))

@@ -1,6 +1,6 @@
 """The system calls that Python does not offer, each raising OSError when the kernel refuses.
 
-Numbers are those of x86_64 and aarch64; on other machines `NUMBERS` is empty and what needs them is unavailable.
+Numbers are those of x86_64 and aarch64; on other machines `NUMBERS` is empty and features that need it are missing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MNT_DETACH = 2
 _AT_FDCWD = -100
 _AT_RECURSIVE = 0x8000
 
-# Name -> (x86_64, aarch64); None where the architecture has no such call.
+# Name -> (x86_64, aarch64); None if the architecture has no such call.
 _TABLE: dict[str, tuple[int | None, int | None]] = {
     "acct": (163, 89),
     "add_key": (248, 217),
@@ -152,7 +152,7 @@ NUMBERS: dict[str, int] = {
 _CAPABILITY_VERSION_3 = struct.pack("II", 0x20080522, 0)
 
 _libc = ctypes.CDLL(None, use_errno=True)
-# Keeps the interpreter's lock during the call, so that the child of `clone` finds it held by itself.
+# Holds the interpreter's lock during the call, so the child of `clone` holds it too.
 _libc_locked = ctypes.PyDLL(None, use_errno=True)
 _libc.syscall.restype = _libc_locked.syscall.restype = ctypes.c_long
 
@@ -171,7 +171,7 @@ def _checked(result: int) -> int:
 
 
 def call(name: str, *arguments: int | bytes | str | None) -> int:
-    """The system call `name`; OSError (ENOSYS) too where this machine's numbers are not known."""
+    """Make the system call `name`; OSError (ENOSYS) also if this machine's numbers are not known."""
     if name not in NUMBERS:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), name)
     return _checked(_libc.syscall(ctypes.c_long(NUMBERS[name]), *map(_argument, arguments)))
@@ -190,7 +190,7 @@ def mount(source: str | None, target: str, kind: str | None, flags: int, options
 
 
 def set_read_only(target: str) -> None:
-    """Make a mount and all below it read-only, without set-user-id programs and devices (Linux 5.12)."""
+    """Make a mount and everything below it read-only, without set-user-id programs and devices (Linux 5.12)."""
     # struct mount_attr begins with the flags to set; MOUNT_ATTR_* of these three are the same as MS_*.
     attributes = struct.pack("QQQQ", MS_RDONLY | MS_NOSUID | MS_NODEV, 0, 0, 0)
     call("mount_setattr", _AT_FDCWD, target, _AT_RECURSIVE, attributes, len(attributes))
@@ -205,5 +205,5 @@ def clone_process(flags: int) -> int:
 
 
 def drop_capabilities() -> None:
-    """Give up every capability, for good."""
+    """Drop every capability, permanently."""
     _checked(_libc.capset(_CAPABILITY_VERSION_3, bytes(6 * 4)))

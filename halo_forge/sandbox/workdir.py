@@ -1,4 +1,4 @@
-"""The directory of one job: filled, read from and removed without following anything that the job has put there."""
+"""The working directory of one job: filled, read and removed without following links that the job created."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ _MAX_DEPTH = 64
 def check_name(name: str) -> None:
     """Raises ValueError unless `name` is a plain file name."""
     if not name or "/" in name or "\0" in name or name in (".", ".."):
-        raise ValueError(f"{name!r} is no plain file name")
+        raise ValueError(f"{name!r} is not a plain file name")
 
 
 class Workdir:
-    """A fresh directory `job` inside `work`, owned by `user` where that is another than our own."""
+    """A fresh directory `job` inside `work`, owned by `user` if that is not our own."""
 
     def __init__(self, work: str, user: int | None = None) -> None:
         self._work = work
         self._user = user
         self.path = os.path.join(work, "job")
         os.makedirs(self.path, 0o700)  # a program that is not isolated may have removed `work` itself
-        # Held open, so that what is read later is in this directory, whatever is at its path by then.
+        # Held open, so that later reads are from this directory, whatever is at its path by then.
         self.descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         if user is not None:
             os.fchown(self.descriptor, user, user)
@@ -37,13 +37,13 @@ class Workdir:
                 os.fchown(descriptor, self._user, self._user)
 
     def fetch(self, name: str, max_bytes: int) -> bytes | None:
-        """The content of a plain file that has no other name and at most `max_bytes`, else None."""
+        """The content of a regular file with a single name and at most `max_bytes`, else None."""
         check_name(name)
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         try:
             descriptor = os.open(name, flags, dir_fd=self.descriptor)
         except OSError:
-            return None  # missing, a link, a socket, unreadable: the job did not leave what was asked for
+            return None  # missing, a link, a socket, unreadable: the job did not leave the requested file
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or status.st_size > max_bytes:
@@ -54,11 +54,11 @@ class Workdir:
             os.close(descriptor)
 
     def exceeds(self, max_bytes: int, max_files: int) -> bool:
-        """Whether what the directory holds takes up more than that, or is nested deeper than anything honest."""
+        """Whether the directory's content exceeds that, or is nested deeper than any honest program needs."""
         return _Measure(max_bytes, max_files).is_over(self.descriptor, _MAX_DEPTH)
 
     def remove(self) -> None:
-        """Remove the directory, and what the job has put next to it."""
+        """Remove the directory, and what the job created next to it."""
         os.close(self.descriptor)
         if os.path.isdir(self._work):
             for name in os.listdir(self._work):
@@ -66,14 +66,14 @@ class Workdir:
 
 
 class _Measure:
-    """Sums up files while the job may still be changing them; what vanishes meanwhile does not count."""
+    """Sums up files while the job may still be changing them; files that vanish meanwhile do not count."""
 
     def __init__(self, max_bytes: int, max_files: int) -> None:
         self._bytes_left = max_bytes
         self._files_left = max_files
 
     def is_over(self, directory: int, depth: int) -> bool:
-        """Whether what is below the descriptor `directory` is more than what is left."""
+        """Whether the content below the descriptor `directory` exceeds what is left."""
         with os.scandir(directory) as entries:
             for entry in entries:
                 try:
@@ -96,7 +96,7 @@ class _Measure:
         try:
             inner = os.open(name, flags, dir_fd=directory)
         except PermissionError:
-            # A directory that can be written but not listed hides what is in it, until the next time.
+            # A directory that can be written but not listed hides its content, until the next check.
             _make_accessible(name, directory)
             return False
         except NotADirectoryError:
@@ -108,11 +108,11 @@ class _Measure:
 
 
 def _make_accessible(name: str, directory: int) -> None:
-    # By descriptor: the job may put a link to somebody else's file in the directory's place at any moment.
+    # By descriptor: the job may replace the directory by a link to somebody else's file at any moment.
     try:
         descriptor = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     except OSError:
-        return  # replaced meanwhile; it is looked at again
+        return  # replaced meanwhile; it is checked again
     try:
         os.chmod(f"/proc/self/fd/{descriptor}", 0o700)
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Mapping
@@ -43,6 +44,7 @@ class Run:
     def __init__(self, root: Path) -> None:
         self.root = root
         with explained(root):
+            self._is_made_here = not root.exists()
             root.mkdir(parents=True, exist_ok=True)
             names = {item.name for item in root.iterdir()}
         # A kill before run.json is written leaves these; the lock, which is created first, shows that they are ours.
@@ -156,10 +158,18 @@ class Run:
         return target
 
     def close(self) -> None:
-        """Release the lock."""
+        """Release the lock; a directory that was made for a run which never started is removed again."""
         if self._events is not None:
             self._events.close()
+        abandoned = (
+            self._is_made_here and self.root.is_dir() and {each.name for each in self.root.iterdir()} == {"lock"}
+        )
+        if abandoned:
+            (self.root / "lock").unlink()
         self._lock.release()
+        if abandoned:
+            with contextlib.suppress(OSError):  # not empty: another process has opened a run here meanwhile
+                self.root.rmdir()
 
     def __enter__(self) -> Run:
         return self

@@ -1,4 +1,4 @@
-"""One child: started, watched, and ended where it must be."""
+"""One child process: started, watched, and ended if necessary."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class AttemptEnd:
 
     Attributes:
         why: "exited", "interrupted" (we were told to stop), "killed" (by a signal that is not ours) or "stalled".
-        code: The exit code where it exited.
-        seen: What was seen, in words.
+        code: The exit code if it exited.
+        seen: What was observed, in words.
         fields: The same for events.jsonl.
-        option: What a user raises to let such a child live longer.
+        option: The option that lets such a child live longer.
     """
 
     why: str
@@ -51,7 +51,7 @@ class AttemptEnd:
 
 @contextlib.contextmanager
 def held_back_signals() -> Iterator[set[signal.Signals]]:
-    """Signals that are asked for instead of being handled; those that were ignored stay so."""
+    """Signals that are polled instead of handled; those that were ignored stay ignored."""
     waited = {each for each in _ENDING if signal.getsignal(each) != signal.SIG_IGN}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, waited)
     try:
@@ -61,10 +61,10 @@ def held_back_signals() -> Iterator[set[signal.Signals]]:
 
 
 class Child:
-    """A process that gives signs of progress; `run` returns when it has ended.
+    """A process that gives signs of progress; `run` returns once it has ended.
 
     Args:
-        stall_seconds: It is ended after that time without a sign.
+        stall_seconds: It is ended after this time without a sign.
         loading_seconds: The same before its first sign, and after one of loading.
         signals: Those that are held back; the child inherits this until it joins.
         machine: Whose sensors are read when it hangs.
@@ -125,21 +125,21 @@ class Child:
                 still, at_sign = 0.0, _cpu_seconds(process.pid)
                 is_loading = made.endswith(heartbeat.LOADING)
                 continue
-            # A machine that slept, or Ctrl-Z, stops us as well: only the time that we were awake counts.
+            # A sleeping machine, or Ctrl-Z, stops us as well: only the time that we were awake counts.
             still += min(woken - before, tick)
             if still >= (self._loading_seconds if is_loading else self._stall_seconds):
                 return self._end_stalled(still, at_sign, is_loading)
 
     def _received(self) -> signal.Signals | None:
-        """A signal that is held back, if there is one.
+        """A pending signal, if there is one.
 
-        sigtimedwait would wait for it, but returns nonsense when its time passes while this process is stopped.
+        sigtimedwait would wait for it, but returns nonsense if its time passes while this process is stopped.
         """
         waiting = signal.sigpending() & self._signals
         return signal.Signals(signal.sigwait(waiting)) if waiting else None
 
     def _interrupt(self, number: signal.Signals) -> AttemptEnd:
-        """Pass it on, and let nothing live for long after it; a second one ends the child at once."""
+        """Pass the signal on and wait for the child to end, not for long; a second signal kills it at once."""
         process = self._process
         process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
         deadline = time.monotonic() + END_SECONDS

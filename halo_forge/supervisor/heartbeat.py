@@ -1,9 +1,9 @@
-"""Signs of life for a supervisor: a byte in a pipe whenever a token, a record or a training pass is really there.
+"""Signs of life for a supervisor: a byte in a pipe whenever a token, a record or a training pass really exists.
 
 While a model is downloaded or loaded there are none of these, for minutes.  Then a byte of another kind says that this
-process moved data, from the network or a disk; it carries the phase, so the supervisor can wait longer for it.
+process moved data, from the network or a disk; it marks the phase, so the supervisor can wait longer for it.
 
-Nobody listens in a run that is not supervised; then a sign costs one comparison.
+In a run that is not supervised nobody listens, and a sign costs one comparison.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _last = 0.0
 
 
 def connect(pipe: int) -> None:
-    """Give signs through this descriptor from now on; it must not block."""
+    """Send signs through this descriptor from now on; it must not block."""
     global _pipe
     _pipe = pipe
 
@@ -40,7 +40,7 @@ def is_connected() -> bool:
 
 
 def beat() -> None:
-    """Say that something was made.  Call it with the result at hand, never before it or from a timer."""
+    """Report progress.  Call it once a result exists, never before or from a timer."""
     global _last
     if _pipe is None:
         return

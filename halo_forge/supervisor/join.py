@@ -1,4 +1,4 @@
-"""The child's side: signs of life for the supervisor that started this process."""
+"""The child's side: connects this process to the supervisor that started it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PIPE_VARIABLE = "HALO_FORGE_HEARTBEAT"
 
 
 def join() -> None:
-    """In the child: give signs to the supervisor that started this process, and end with it; else nothing.
+    """In a supervised child: send signs to the supervisor from now on, and end with it; else do nothing.
 
     A first SIGINT or SIGTERM interrupts; later ones are ignored, because a terminal and the supervisor may both send
     it.  SIGUSR1 writes all stacks to standard error.

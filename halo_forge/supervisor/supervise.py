@@ -1,9 +1,9 @@
-"""Runs the job as a child, ends it when nothing moves, and starts it again from what is on disk.
+"""Runs the job as a child, ends it when it makes no progress, and restarts it from what is on disk.
 
 A child is alive while it gives signs of progress (`heartbeat`): a new token, a record on disk, a training pass, or data
-that moves while it downloads or loads a model.  One that gives none for the set time is ended, whatever it waits for;
-one that a signal ended is started again too.  An attempt has got further if the run directory holds more finished work
-than before it; a run whose attempts get no further is given up.  Exit codes of the child pass through.
+that moves while it downloads or loads a model.  A child that gives none for the set time is ended, whatever it waits
+for; a child that a signal ended is restarted too.  An attempt made progress if the run directory holds more finished
+work than before it; a run whose attempts make no progress is given up.  Exit codes of the child pass through.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from halo_forge.supervisor.child import Child, held_back_signals
 
 LOADING_SECONDS = 900.0
 _AFTER_A_STALL = {"gfx1151": {"HSA_ENABLE_INTERRUPT": "0"}}
-"""Where interrupts of the GPU get lost, asking for its state instead was seen to cure it; it costs a CPU core."""
+"""If the GPU's interrupts get lost, polling was seen to cure it; it costs a CPU core."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class RestartPolicy:
 
 
 class Attempts(Protocol):
-    """What the attempts of one job leave behind; `halo_forge.store.attempts` has it for a run directory."""
+    """What the attempts of one job leave behind; `halo_forge.store.attempts` implements it for a run directory."""
 
     def finished_work(self) -> frozenset[tuple[str, int]]:
-        """What the next attempt builds on: it changes when an attempt got further."""
+        """The finished work; it changes if an attempt made progress."""
         ...
 
     def note(self, event: str, **fields: Any) -> None:
-        """Record what became of an attempt."""
+        """Record how an attempt ended."""
         ...
 
 
@@ -65,12 +65,12 @@ def supervise(
     say: Callable[[str], None],
     machine: Machine | None = None,
 ) -> int:
-    """Run `first`, then `again()` as often as it takes; the exit code of the last attempt.
+    """Run `first`, then `again()` as often as needed; returns the exit code of the last attempt.
 
     Args:
         first, again: Command lines.  `again` resumes what the attempts before it left.
-        attempts: What the attempts leave, and where what became of them is recorded.
-        say: Gets one line for each thing that a user should know.
+        attempts: Tells what the attempts finished, and records how they ended.
+        say: Called with one line for each thing that a user should know.
 
     Raises:
         NoProgress: Too many attempts in a row got no further, or one cannot be ended.

@@ -15,7 +15,7 @@ from halo_forge.core.records import Trained, TrainingRow, TrainingSettings
 
 
 class StepListener(Protocol):
-    """Hears of every optimizer step as it is taken; `row` is a line of training_log.jsonl."""
+    """Called at every optimizer step; `row` is a line of training_log.jsonl."""
 
     def __call__(self, row: Mapping[str, float], num_steps: int) -> None: ...
 
@@ -34,6 +34,6 @@ class Trainer(Protocol):
         """Train v_c from its parent version, which is in memory, at exactly these settings; fill `folder`.
 
         Args:
-            optimizer_state: What the optimizer ended with after the parent version, where `settings` carry it over.
+            optimizer_state: The optimizer state after the parent version, if `settings` carry it over.
         """
         ...

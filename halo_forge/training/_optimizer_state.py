@@ -1,4 +1,4 @@
-"""AdamW's state in a file, so that a cycle can go on where the one before it stopped; imported late: it needs torch."""
+"""AdamW's state in a file, so a cycle can continue where the previous one stopped; imported late: it needs torch."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def save_state(optimizer: Any, model: Any, path: Path) -> None:
 
 
 def restore_state(optimizer: Any, model: Any, path: Path, *, with_steps: bool) -> None:
-    """Give a fresh optimizer the moments in `path`, and the number of steps behind them or none.
+    """Load the moments in `path` into a fresh optimizer, with or without their step count.
 
     AdamW scales its moments up in the first steps, because they start at 0.  Moments that go on with a step count of 0
     are scaled up all the same, the second one more than the first: the first updates are small, a warm-up of its own.
 
     Raises:
-        RunDirError: The state is not that of these weights.
+        RunDirError: The state does not belong to these weights.
     """
     with explained(str(path)):
         tensors = load_file(str(path))

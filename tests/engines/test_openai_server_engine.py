@@ -352,7 +352,7 @@ def test_what_leads_nowhere_is_found_before_a_model_is_loaded(tmp_path: Path, mo
         check(batch_size=4)
     with pytest.raises(ConfigError, match=r"engine.api_key_variable: NO_SUCH_KEY is not set"):
         check(api_key_variable="NO_SUCH_KEY")
-    with pytest.raises(ConfigError, match=r"engine.exchange_folder: .*cannot be made"):
+    with pytest.raises(ConfigError, match=r"engine.exchange_folder: .*cannot be created"):
         check(exchange_folder=str(tmp_path / "file" / "folder"))
     with pytest.raises(ToolMissing, match=r"no program no-such-server"):
         check(adapter="merged_restart", restart_command=["no-such-server", "{model}"])

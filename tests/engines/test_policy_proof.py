@@ -161,7 +161,7 @@ def test_a_stale_adapter_is_refused_though_it_is_closer_than_the_limit(
         kept = {name: value.clone() for name, value in policy.trainable_weights().items()}
         with pytest.raises(ConfigError, match=rf"does not answer with v\d: it is closer to ({name})") as caught:
             sample_all(engine)
-        assert "the adapter did not reach it" in caught.value.hint
+        assert "it does not apply the adapter" in caught.value.hint
         now = policy.trainable_weights()
         assert all(torch.equal(now[each], kept[each]) for each in kept) and policy.version == (stale != "start") + 1
 

@@ -123,7 +123,7 @@ def test_a_server_killed_in_mid_cycle(
     config, cycle = run_config(tmp_path, tiny_models["llama"], engine), tmp_path / "run/cycles/001"
     part = cycle / "completions.jsonl.part"
     killing = when(lambda: num_lines(part) >= 5, server.kill)
-    with pytest.raises(ToolMissing, match=r"asked again for 0.5 seconds"):
+    with pytest.raises(ToolMissing, match=r"retried for 0.5 seconds"):
         execute(config, tmp_path / "run")
     killing.join()
     before = rows(part)

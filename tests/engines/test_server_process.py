@@ -144,13 +144,13 @@ def test_a_server_that_cannot_be_ended_is_told_and_left(
     """As one that hangs in a driver."""
     server = ServerProcess("server", tmp_path)
     server.start(["sleep", "300"], os.environ, lambda: True, 10.0)
-    (leash,) = [int((tmp_path / "server.pid").read_text())]
-    os.kill(leash, signal.SIGSTOP)
+    (guard,) = [int((tmp_path / "server.pid").read_text())]
+    os.kill(guard, signal.SIGSTOP)
     try:
         monkeypatch.setattr(_server_process, "_END_SECONDS", 0.2)
         server.close()
-        assert f"process {leash}, which ends the server server, is still there" in caplog.text
+        assert f"process {guard}, which stops the server server, is still running" in caplog.text
         assert not server.is_running and (tmp_path / "server.pid").exists()
     finally:
-        os.kill(leash, signal.SIGCONT)
-    assert eventually(lambda: not is_alive(leash))
+        os.kill(guard, signal.SIGCONT)
+    assert eventually(lambda: not is_alive(guard))

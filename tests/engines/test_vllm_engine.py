@@ -163,7 +163,7 @@ REASONS = [
     (
         "pydantic_core.ValidationError: 1 validation error for ModelConfig\n  Value error, User-specified max_model_len"
         " (600) is greater than the derived max_model_len (max_position_embeddings=512).",
-        "shorten or leave out such prompts",
+        "shorten or remove such prompts",
     ),
     ("OSError: [Errno 98] Address already in use", "run again with --resume"),
     (
@@ -260,7 +260,7 @@ def test_what_is_missing_is_said_before_a_model_is_loaded(tmp_path: Path) -> Non
     for python, message in [
         (tmp_path / "nowhere" / "python", "there is no program"),
         (tmp_path / "no program", "does not run"),
-        (tmp_path, "is not a program"),
+        (tmp_path, "is not executable"),
         (shutil.which("true"), "has no vllm"),
         (interpreter(tmp_path, version=None), "has no vllm"),
     ]:

@@ -209,7 +209,7 @@ def test_isolation_is_told_honestly(sandbox: LocalSandbox) -> None:
         assert told == (sandbox.run(Job(("/usr/bin/id", "-u"), LIMITS)).stdout != b"%d\n" % os.geteuid())
     if isolation.level == "limits":
         assert any("network" in note for note in isolation.notes)
-        assert told == any("user of their own" in note for note in isolation.notes)
+        assert told == any("as a separate user" in note for note in isolation.notes)
     filters = sandbox.run(Job(("/bin/sh", "-c", "exec grep Seccomp: /proc/self/status"), LIMITS)).stdout.split()
     assert (filters[1] == b"2") >= isolation.add_ons["seccomp"]
     assert set(isolation.add_ons) == {"landlock_abi", "fresh_proc", "uid_drop", "seccomp"}

@@ -34,6 +34,22 @@ def test_a_new_directory(tmp_path: Path) -> None:
     assert (root / "config.resolved.yaml").read_text() == "resolved: 1\n"
 
 
+def test_a_directory_that_was_made_for_a_run_that_never_started_is_removed(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), Run(tmp_path / "runs/new"):
+        raise ZeroDivisionError
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"] and not (tmp_path / "runs/new").exists()
+    (tmp_path / "mine").mkdir()
+    with Run(tmp_path / "mine"):
+        pass
+    assert (tmp_path / "mine").is_dir()  # it was there before
+    with Run(tmp_path / "logs") as run:
+        (run.root / "server_logs").mkdir()
+    assert (tmp_path / "logs/server_logs").is_dir()  # says why the run did not start
+    with Run(tmp_path / "begun") as run:
+        run.event("attempt_started")
+    assert (tmp_path / "begun/events.jsonl").is_file()
+
+
 @pytest.mark.parametrize("name", ["thesis.tex", "config.yaml", "cycles"])
 def test_a_foreign_directory_is_refused_and_left_alone(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")

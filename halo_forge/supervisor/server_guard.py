@@ -1,9 +1,11 @@
-"""A process of its own between us and a server: it ends the server, and all that the server started, with us.
+"""A small process between us and a server: it ends the server, and everything the server started, when we end.
 
 It is started as `python -I -S -c <BOOT> <package root> <command ...>` and holds the other end of a pipe on standard
-input.  However the process at the first end goes, by SIGKILL too, the kernel closes that end.  Being a subreaper, the
-guard becomes the parent of whatever the server's processes leave behind, in sessions of their own as well: vLLM's
-engine process, for one, outlives a server that was killed (vllm#55510).
+input.  However the process at the first end goes, even by SIGKILL, the kernel closes that end.  As a subreaper, the
+guard becomes the parent of whatever the server's processes leave behind, even in separate sessions: vLLM's engine
+process, for one, outlives a server that was killed (vllm#55510).
+
+It starts without site-packages, so it imports only the standard library and the sandbox.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import sys
 
 from halo_forge.sandbox import processes, syscalls
 
-BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from halo_forge.engines._server_guard import main; main()"
+BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from halo_forge.supervisor.server_guard import main; main()"
 GRACE_SECONDS = 10.0
 """From SIGTERM to SIGKILL."""
 
