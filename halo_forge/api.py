@@ -139,7 +139,7 @@ class RunDirectory:
     The lists of rows are plain dicts, as `pandas.DataFrame` takes them.
 
     Raises:
-        RunDirError: The directory holds no run of halo-forge, or a file of it cannot be read; every method too.
+        RunDirError: The directory is not a run of halo-forge, or a file of it cannot be read; every method too.
     """
 
     def __init__(self, path: str | Path) -> None:

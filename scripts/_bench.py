@@ -1,4 +1,4 @@
-"""What the benchmarks share: two sides measured alternately in one run, and the last line that machines read."""
+"""Shared by the benchmarks: two sides measured alternately in one run, and a last line of JSON."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Figure:
     """One comparison.
 
     Attributes:
-        ours, baseline: One number for each repeat, in `unit`; more is better unless `less_is_better`.
-        target: The least ratio that is wanted (the largest, where less is better); None where none is set.
-        ceiling: What this machine could do at most, in `unit`.
+        ours, baseline: One number per repeat, in `unit`; more is better unless `less_is_better`.
+        target: The smallest acceptable ratio (the largest, if less is better); None if there is no target.
+        ceiling: The most that this machine could do, in `unit`.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Figure:
     less_is_better: bool = False
 
     def ratios(self) -> list[float]:
-        """Ours / baseline of each repeat."""
+        """Ours / baseline for each repeat."""
         return [mine / theirs for mine, theirs in zip(self.ours, self.baseline, strict=True)]
 
     def as_json(self) -> dict[str, object]:
@@ -69,17 +69,17 @@ class Figure:
 def alternately(
     repeats: int, baseline: Callable[[], float], ours: Callable[[], float]
 ) -> tuple[list[float], list[float]]:
-    """(ours, baseline): each side measured `repeats` times, in turns, so that both meet the same machine."""
+    """(ours, baseline): each side measured `repeats` times, alternately, so that both see the same machine."""
     found: tuple[list[float], list[float]] = ([], [])
     for number in range(repeats):
-        # Whoever comes first meets a colder machine, so the order changes.
+        # The first side may see a colder machine, so the order changes.
         for side in ((1, 0), (0, 1))[number % 2]:
             found[side].append((ours, baseline)[side]())
     return found
 
 
 def machine() -> str:
-    """Processor, cores, kernel, and the GPU where torch is loaded and has one."""
+    """Processor, cores, kernel, and the GPU if torch is loaded and has one."""
     import sys
 
     lines = Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []

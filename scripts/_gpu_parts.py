@@ -1,4 +1,4 @@
-"""The parts of gpu_check.py that are measured here; each runs in a process of its own.
+"""The parts of gpu_check.py that are implemented here; each runs in a separate process.
 
 The last line of each is one JSON object: `passed`, `found` in words, `values`.
 """
@@ -32,21 +32,21 @@ from halo_forge.prompts import load_prompts
 from halo_forge.sandbox import syscalls
 
 NEAR_TIE = 1e-3
-"""Difference of two logits that float32 kernels may turn round; theirs differ by about 1e-5 to 1e-4."""
+"""Difference of two logits that float32 kernels may reverse; their results differ by about 1e-5 to 1e-4."""
 ADAPTER_SCALE = 0.02
-"""Standard deviation of B: the adapter changes answers, and they stay text."""
+"""Standard deviation of B: the adapter changes completions, which remain text."""
 
 
 # ---- quickstart
 
 
 def ended_with_this() -> None:
-    """A run must not outlive the check: on a GPU it would keep the memory from the next one."""
+    """A run must not outlive the check: on a GPU it would hold memory that the next one needs."""
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def quickstart(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Two cycles through the command line, with few prompts: what a user does first."""
+    """Two cycles through the command line, with few prompts: what a user runs first."""
     from halo_forge.store.files import read_json
     from halo_forge.store.status import read_status
 
@@ -65,7 +65,7 @@ def quickstart(arguments: argparse.Namespace) -> dict[str, Any]:
         "evaluation.num_drift_samples": 4,
     }
     if arguments.tiny:
-        # A model with random weights writes nothing that compiles, and comes to no end by itself.
+        # A model with random weights writes nothing that compiles and never ends a completion.
         values |= {"selection.reward_threshold": 0, "engine.stop": json.dumps(list("eatnoisr "))}
     changes = [word for name, value in values.items() for word in ("--set", f"{name}={value}")]
     command = [sys.executable, "-m", "halo_forge", "raft", "run", "configs/quickstart.yaml"]
@@ -87,7 +87,7 @@ def quickstart(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def load_policy(model: str, device: str, dtype: str) -> Policy:
-    """The model with an adapter that changes its answers, the same one on every device."""
+    """The model with an adapter that changes its completions, the same one on every device."""
     import torch
 
     profile = choose(HardwareSection(profile="cpu")) if device == "cpu" else None
@@ -105,7 +105,7 @@ def load_policy(model: str, device: str, dtype: str) -> Policy:
 def greedy_answers(
     policy: Policy, prompts: Sequence[Prompt], num_tokens: int, *, cuda_graphs: bool = False
 ) -> dict[str, list[int]]:
-    """The likeliest tokens of each prompt, by our engine."""
+    """The greedy completions of each prompt, from our engine."""
     requests = [SampleRequest(prompt.id, 0, 0, 0.0, 1.0, None, num_tokens) for prompt in prompts]
     engine = TransformersSpec(max_new_tokens=num_tokens, cuda_graphs=cuda_graphs).open(policy)
     done = engine.sample({prompt.id: prompt for prompt in prompts}, requests, policy.version)
@@ -121,14 +121,14 @@ def num_equal(left: Sequence[int], right: Sequence[int]) -> int:
 
 
 def logit_gap(policy: Policy, prompt: Prompt, answer: Sequence[int], other: Sequence[int]) -> float:
-    """How much larger the logit of the next token of `answer` is than that of `other`'s, where they part."""
+    """How much larger the logit of the next token of `answer` is than that of `other`, where they diverge."""
     import torch
 
     same = num_equal(answer, other)
     tokens = torch.tensor([policy.prompt_ids(prompt) + list(answer[:same])], device=policy.device)
     with torch.inference_mode():
         logits = policy.model(input_ids=tokens, use_cache=False).logits[0, -1].float()
-    ends = [policy.end_of_turn_id]  # an answer that is over at this place ended in it
+    ends = [policy.end_of_turn_id]  # a completion that ends here ended with the end of turn
     first, second = ([*each[same : same + 1], *ends][0] for each in (answer, other))
     return float(logits[first] - logits[second])
 
@@ -136,7 +136,7 @@ def logit_gap(policy: Policy, prompt: Prompt, answer: Sequence[int], other: Sequ
 def gaps_of(
     policy: Policy, prompts: Sequence[Prompt], answers: dict[str, list[int]], others: dict[str, list[int]]
 ) -> dict[str, float]:
-    """Prompt -> gap of the logits where its two answers part; those that are equal are left out."""
+    """Prompt -> gap of the logits where its two completions diverge; equal ones are left out."""
     return {
         prompt.id: logit_gap(policy, prompt, answers[prompt.id], others[prompt.id])
         for prompt in prompts
@@ -145,16 +145,16 @@ def gaps_of(
 
 
 def said_of(gaps: dict[str, float], num_answers: int) -> tuple[bool, str]:
-    """Whether answers part at near ties only, and the comparison in words."""
+    """Whether completions diverge only at near ties, and the comparison in words."""
     wrong = [abs(gap) for gap in gaps.values() if abs(gap) > NEAR_TIE]
-    words = f"{num_answers - len(gaps)} of {num_answers} answers equal"
-    words += f", {len(gaps) - len(wrong)} part at a near tie" if len(gaps) > len(wrong) else ""
+    words = f"{num_answers - len(gaps)} of {num_answers} completions equal"
+    words += f", {len(gaps) - len(wrong)} diverge at a near tie" if len(gaps) > len(wrong) else ""
     words += f", {len(wrong)} DIFFER (logits by up to {max(wrong):.3g})" if wrong else ""
     return not wrong, words
 
 
 def greedy(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Float32 on both devices has to agree, but where two tokens are as good as equally likely."""
+    """Float32 on both devices must agree, except where two tokens are almost equally likely."""
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -179,7 +179,7 @@ def greedy(arguments: argparse.Namespace) -> dict[str, Any]:
         for prompt, length in zip(prompts, lengths, strict=True)
     ]
     share = sum(shares) / len(shares)
-    words = f"float32: {same}; bfloat16 agrees for {share:.0%} of an answer on average"
+    words = f"float32: {same}; bfloat16 agrees for {share:.0%} of a completion on average"
     values = {
         "num_prompts": len(prompts), "num_tokens": sum(map(len, ours.values())), "gaps": gaps,
         "near_tie": NEAR_TIE, "bfloat16_agreement": shares, "seconds": seconds,
@@ -190,7 +190,7 @@ def greedy(arguments: argparse.Namespace) -> dict[str, Any]:
 # ---- launches
 
 LAUNCH = re.compile(r"(cuda|cu|hip)\w*Launch\w*")
-"""Also of a graph, which is one launch, whatever is in it."""
+"""Also for a graph, which is one launch, whatever is in it."""
 WAIT = re.compile(r"(cuda|cu|hip)\w*Synchronize|(cuda|hip)Memcpy")
 COPY = re.compile(r"(cuda|cu|hip)Mem(cpy|set)\w*")
 MOST_OF_PRETENDED = 1.5
@@ -199,7 +199,7 @@ TIMED_STEPS = 64
 
 
 def host_calls(names: Iterable[str]) -> Counter[str]:
-    """How often the host started a kernel or a copy, or waited, by the names of its calls to CUDA or HIP."""
+    """How often the host launched a kernel or a copy, or waited, by the names of its calls to CUDA or HIP."""
     found: Counter[str] = Counter()
     for name in names:
         for kind, pattern in (("launches", LAUNCH), ("waits", WAIT), ("copies", COPY)):
@@ -208,26 +208,26 @@ def host_calls(names: Iterable[str]) -> Counter[str]:
 
 
 def profiled(action: Callable[[], object]) -> Counter[str]:
-    """What the host called while `action` ran, by torch's profiler."""
+    """What the host called while `action` ran, from torch's profiler."""
     import torch
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
         action()
         torch.cuda.synchronize()
-    # Not `found.events()`, which takes minutes to make a tree of some hundred thousand calls.
+    # Not `found.events()`, which takes minutes to build a tree of some hundred thousand calls.
     return host_calls(event.name() for event in found.profiler.kineto_results.events())
 
 
 def pretended_launches(text: str) -> dict[str, float]:
-    """Kind of step -> launches that were counted on the pretended GPU, from what bench_launches.py printed."""
+    """Kind of step -> launches counted on the simulated GPU, from the output of bench_launches.py."""
     rows = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
     kinds = {"decode": "launches of a decode step", "optimizer": "launches of an optimizer step"}
     return {kind: row["ours"] for row in rows for kind, words in kinds.items() if row["benchmark"].startswith(words)}
 
 
 def launches(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Launches and waits of both steps as the profiler sees them, beside those of the pretended GPU."""
+    """Launches and waits of both steps in the profiler, beside those of the simulated GPU."""
     import bench_launches as bench
     import torch
     from bench_training import trainer_rate
@@ -259,7 +259,7 @@ def launches(arguments: argparse.Namespace) -> dict[str, Any]:
     milliseconds = 1000 * (seconds[1] - seconds[0]) / TIMED_STEPS
     words = [
         f"{kind} step: {found['launches']:g} launches"
-        + (f" (pretended {pretended[kind]:g})" if kind in pretended else "")
+        + (f" (simulated {pretended[kind]:g})" if kind in pretended else "")
         + f", {found['waits']:g} waits"
         for kind, found in counts.items()
     ]
@@ -268,7 +268,7 @@ def launches(arguments: argparse.Namespace) -> dict[str, Any]:
     passed = seen and few and counts["decode"]["waits"] <= bench.MOST_WAITS
     words += [f"decode step of {rows} rows: {milliseconds:.1f} ms"]
     words += [] if seen else ["the profiler saw no launches"]
-    words += [] if pretended else ["no count of the pretended GPU is there to compare with (pack_gpu_check.py)"]
+    words += [] if pretended else ["there are no counts of the simulated GPU to compare with (pack_gpu_check.py)"]
     values = {"counts": counts, "pretended": pretended, "rows": rows, "milliseconds": milliseconds}
     return {"passed": passed, "found": "; ".join(words), "values": values}
 
@@ -278,7 +278,7 @@ def launches(arguments: argparse.Namespace) -> dict[str, Any]:
 
 @contextmanager
 def warnings_of(name: str) -> Iterator[list[str]]:
-    """What is logged as a warning by the loggers below `name` while the block runs."""
+    """Warnings logged below `name` during the block."""
     found: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
@@ -290,7 +290,7 @@ def warnings_of(name: str) -> Iterator[list[str]]:
 
 
 def graphs(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Decoding steps as CUDA graphs: the same tokens as without, and tokens a second of both."""
+    """Decoding steps as CUDA graphs: the same tokens as without, and tokens per second of both."""
     num_prompts, num_samples, num_tokens = (2, 2, 8) if arguments.tiny else (32, 8, 128)
     prompts = load_prompts("builtin:c/train", language="c", limit=num_prompts)
     requests = make_requests(prompts, num_samples, num_tokens)
@@ -302,7 +302,7 @@ def graphs(arguments: argparse.Namespace) -> dict[str, Any]:
         policy = load_policy(arguments.model, arguments.device, "bfloat16")
         for on in (False, True):
             engine = TransformersSpec(max_new_tokens=num_tokens, cuda_graphs=on).open(policy)
-            for _ in range(2):  # the first captures
+            for _ in range(2):  # the first call captures
                 started = time.perf_counter()
                 done = engine.sample({prompt.id: prompt for prompt in prompts}, requests, policy.version)
                 rates[on] = num_real_tokens(done) / (time.perf_counter() - started)
@@ -321,9 +321,9 @@ def main() -> None:
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--model", required=True)
     parser.add_argument("--device", choices=("cuda", "cpu"), required=True)
-    parser.add_argument("--output", type=Path, required=True, help="what the part leaves goes to this folder")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the files of the part")
     parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--pretended", type=Path, help="what bench_launches.py printed")
+    parser.add_argument("--pretended", type=Path, help="output of bench_launches.py")
     arguments = parser.parse_args()
     print(json.dumps(PARTS[arguments.part](arguments)), flush=True)
 

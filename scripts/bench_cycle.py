@@ -1,10 +1,10 @@
-"""What a cycle costs beside sampling and training, on the real model.
+"""What a cycle costs besides sampling and training, on the real model.
 
 One cycle of configs/quickstart.yaml with fewer prompts, as `halo-forge raft run` runs it: its wall-clock seconds from
-the run's own events.  The baseline is the same work without overlap: its sampling, the very completions checked
-afterwards by a fresh verifier, its training and the drift metrics, one after the other.  Only the checking is measured
-again, so this says little where checking slows sampling down; where the CPU samples, nothing overlaps.  Printed too:
-the share of drift, of which at most 10 % is wanted, of what is none of these, at most 3 %, and peak memory.
+the events of the run.  The baseline is the same work without overlap: its sampling, the same completions verified
+afterwards by a fresh verifier, its training and the drift metrics, one after the other.  Only the verification is
+measured again, so this says little if verification slows sampling down; where the CPU samples, nothing overlaps.  Also
+printed: the share of drift (target at most 10 %), the share of everything else (at most 3 %), and peak memory.
 
     python scripts/bench_cycle.py [--prompts 16] [--repeats 1] [--set KEY=VALUE]
 
@@ -32,7 +32,7 @@ from halo_forge.verifiers import open_verifier
 
 CONFIG = Path("configs/quickstart.yaml")
 LIMITS = {"drift": 0.1, "other": 0.03}
-"""Phase -> the largest share of a cycle that is wanted."""
+"""Phase -> the largest acceptable share of a cycle."""
 
 
 def one_cycle(root: Path, num_prompts: int, overrides: Sequence[str]) -> None:
@@ -53,7 +53,7 @@ def one_cycle(root: Path, num_prompts: int, overrides: Sequence[str]) -> None:
 
 
 def checking_seconds(root: Path) -> float:
-    """Seconds in which a fresh verifier checks what the cycle sampled, with nothing else going on."""
+    """Seconds that a fresh verifier needs for the completions of the cycle, with nothing else running."""
     config = run_config(root).config
     prompts = load_prompt_sets(config).by_id()
     folder = root / "cycles" / "001"
@@ -72,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prompts", type=int, default=16, help="train prompts of the cycle (default 16)")
     parser.add_argument("--repeats", type=int, default=1, help="runs (default 1)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of raft run; repeatable")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as for raft run; repeatable")
     arguments = parser.parse_args()
     if arguments.prompts < 4 or arguments.repeats < 1:
         parser.error("--prompts must be at least 4, --repeats at least 1")

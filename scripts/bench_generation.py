@@ -1,9 +1,9 @@
 """How fast the `transformers` engine samples, against others on the same work.
 
-Real tokens a second (the end of turn counted, padding not) of our engine and of a baseline, alternately, in one run:
-the same prompts of builtin:c/train, the same number of samples, temperature 1, the same limit of new tokens, an adapter
-on.  Baselines: the library's `generate` at its own best batch size, its `generate_batch`, and OpenVINO GenAI and vLLM
-in environments of their own.  The ceiling is what the matrix products of the model's own shapes reach here.
+Real tokens per second (including the end of turn, without padding) of our engine and of a baseline, alternately, in one
+run: the same prompts of builtin:c/train, the same number of samples, temperature 1, the same limit of new tokens, with
+an adapter.  Baselines: the library's `generate` at its best batch size, its `generate_batch`, and OpenVINO GenAI and
+vLLM in separate environments.  The ceiling is the speed of matrix products of the model's shapes on this machine.
 
     python scripts/bench_generation.py [--new-tokens 256] [--prompts 64] [--samples 8] [--repeats 1]
     python scripts/bench_generation.py --prompts 16 --against openvino --openvino FOLDER [--busy 1]
@@ -45,10 +45,10 @@ MODEL = "models/smollm2-135m-instruct"
 TARGETS = {("cpu", 256): 2.5, ("cpu", 512): 3.0}
 GPU_TARGET = 5.0
 OPENVINO_TARGETS = (1.2, 1.0)
-"""Alone, and beside a busy process."""
+"""On an idle machine, and beside a busy process."""
 OPENVINO_SEQUENCES = 128
 VLLM_IN_FLIGHT = 512
-"""As many as our rows in flight on a GPU."""
+"""The number of our rows in flight on a GPU."""
 BUSY = """
 import os, sys
 while os.getppid() == int(sys.argv[1]):
@@ -67,7 +67,7 @@ SHAPES = {
         "vocab_size": 151936,
         "tie_word_embeddings": True,
     },
-    # Shows only that the script works.
+    # Only shows that the script works.
     "qwen2-tiny": {
         "hidden_size": 128,
         "intermediate_size": 256,
@@ -105,19 +105,19 @@ def make_requests(prompts: Sequence[Prompt], num_samples: int, new_tokens: int) 
 
 
 def engine_rate(policy: Policy, prompts: Mapping[str, Prompt], requests: list[SampleRequest], rows: Any) -> float:
-    """Real tokens a second of our engine."""
+    """Real tokens per second of our engine."""
     engine = TransformersSpec(batch_size=rows, max_new_tokens=requests[0].max_new_tokens).open(policy)
     started = time.perf_counter()
     return num_real_tokens(engine.sample(prompts, requests, policy.version)) / (time.perf_counter() - started)
 
 
 def num_real_tokens(done: Iterable[Completion]) -> int:
-    """Sampled tokens with the end of turn."""
+    """Sampled tokens including the end of turn."""
     return sum(len(each.token_ids) + (each.finish == "stop") for each in done)
 
 
 def generate_rate(policy: Policy, prompts: Mapping[str, Prompt], requests: list[SampleRequest], rows: int) -> float:
-    """Real tokens a second of `generate`, in batches of `rows` requests sorted by the length of their prompts."""
+    """Real tokens per second of `generate`, in batches of `rows` requests sorted by prompt length."""
     import torch
 
     ids = {prompt_id: policy.prompt_ids(prompt) for prompt_id, prompt in prompts.items()}
@@ -148,7 +148,7 @@ def generate_rate(policy: Policy, prompts: Mapping[str, Prompt], requests: list[
 
 
 def best_batch_size(policy: Policy, prompts: Mapping[str, Prompt], requests: list[SampleRequest]) -> int:
-    """The batch size at which `generate` is fastest, each tried on as many requests as the largest."""
+    """The batch size at which `generate` is fastest, each tried on as many requests as the largest needs."""
     sizes = [size for size in BATCH_SIZES[policy.device.type] if size <= len(requests)] or [len(requests)]
     part = requests[:: max(1, len(requests) // max(sizes))][: max(sizes)]
     rates = {size: generate_rate(policy, prompts, part, size) for size in sizes}
@@ -157,7 +157,7 @@ def best_batch_size(policy: Policy, prompts: Mapping[str, Prompt], requests: lis
 
 
 def product_ceiling(policy: Policy) -> float:
-    """Tokens a second if nothing but the matrix products of one token were left, at the best rate seen here."""
+    """Tokens per second if only the matrix products of one token were computed, at the best rate measured here."""
     import torch
 
     weights = [
@@ -174,7 +174,7 @@ def product_ceiling(policy: Policy) -> float:
             seconds += min(_seconds(lambda a=left, b=right: a @ b) for _ in range(5))  # type: ignore[misc]
             flop += 2 * rows * shape[0] * shape[1]
         best = max(best, flop / seconds)
-    print(f"matrix products: {best / 1e9:.0f} GFLOP/s; {num_flop / 1e6:.0f} MFLOP a token")
+    print(f"matrix products: {best / 1e9:.0f} GFLOP/s; {num_flop / 1e6:.0f} MFLOP per token")
     return best / num_flop
 
 
@@ -189,7 +189,7 @@ def _seconds(action: Any) -> float:
 
 
 def batch_rate(policy: Policy, prompts: Mapping[str, Prompt], requests: list[SampleRequest]) -> float:
-    """Real tokens a second of transformers' continuous batching, `generate_batch`."""
+    """Real tokens per second of transformers' continuous batching, `generate_batch`."""
     from transformers import GenerationConfig
 
     settings = GenerationConfig(
@@ -203,7 +203,7 @@ def batch_rate(policy: Policy, prompts: Mapping[str, Prompt], requests: list[Sam
     )
     ids = {prompt_id: policy.prompt_ids(prompt) for prompt_id, prompt in prompts.items()}
     started = time.perf_counter()
-    # The adapter's layers are in the base model; PEFT's own wrapper has no such method.
+    # The adapter's layers are in the base model; PEFT's wrapper has no such method.
     done = policy.model.get_base_model().generate_batch(
         [ids[request.prompt_id] for request in requests], generation_config=settings
     )
@@ -217,10 +217,10 @@ def batch_rate(policy: Policy, prompts: Mapping[str, Prompt], requests: list[Sam
 def openvino(
     policy: Policy, prompts: Sequence[Prompt], num_samples: int, new_tokens: int, folder: Path
 ) -> Iterator[Any]:
-    """Gives a function that has OpenVINO GenAI do the work and returns its real tokens a second.
+    """A function that lets OpenVINO GenAI do the work and returns its real tokens per second.
 
     Args:
-        folder: What `scripts/setup_openvino.sh` made.
+        folder: The folder made by `scripts/setup_openvino.sh`.
     """
     with tempfile.TemporaryDirectory(prefix="halo-forge-bench-") as name:
         policy.save_adapter(Path(name))
@@ -243,14 +243,14 @@ def openvino(
             def ask(line: str) -> dict[str, float]:
                 assert child.stdin is not None and child.stdout is not None
                 answer = ""
-                with contextlib.suppress(BrokenPipeError):  # it has ended, and so there is no answer
+                with contextlib.suppress(BrokenPipeError):  # it has ended, so there is no reply
                     child.stdin.write(line + "\n")
                     child.stdin.flush()
                     answer = child.stdout.readline()
                 if not answer:
-                    with contextlib.suppress(BrokenPipeError):  # closing writes what is left in the buffer
+                    with contextlib.suppress(BrokenPipeError):  # closing writes the rest of the buffer
                         child.stdin.close()
-                    sys.exit("error: OpenVINO's side ended; what it said is above")
+                    sys.exit("error: the OpenVINO process ended; its output is above")
                 return dict(json.loads(answer))
 
             ask(json.dumps(work))
@@ -267,9 +267,9 @@ def openvino(
 def vllm(
     policy: Policy, prompts: Mapping[str, Prompt], requests: list[SampleRequest], python: str
 ) -> Iterator[Callable[[], float]]:
-    """Gives a function that has engine `vllm` do the work and returns its real tokens a second.
+    """A function that lets engine `vllm` do the work and returns its real tokens per second.
 
-    The server is warm then, and has proved that it answers with our adapter; the calls that are timed prove nothing.
+    By then the server is warm and has proved that it uses our adapter; the timed calls do not repeat the proof.
     """
     spec = VllmSpec(python=python, max_in_flight=VLLM_IN_FLIGHT, max_new_tokens=requests[0].max_new_tokens)
     with spec.open(policy) as engine:
@@ -279,7 +279,7 @@ def vllm(
 
 
 def vllm_rate(engine: ServerEngine, prompts: Mapping[str, Prompt], requests: list[SampleRequest]) -> float:
-    """Real tokens a second from the first request sent to the last answer, so without waking up and falling asleep."""
+    """Real tokens per second from the first request to the last response, so without waking up and going to sleep."""
     sent: list[float] = []
     post = engine.client.post
 
@@ -300,7 +300,7 @@ def vllm_rate(engine: ServerEngine, prompts: Mapping[str, Prompt], requests: lis
 
 @contextlib.contextmanager
 def busy_processes(number: int) -> Iterator[None]:
-    """So many processes that each keep a processor busy while the block runs, and end when this process is killed."""
+    """This many processes, each keeping a processor busy during the block; they end if this process is killed."""
     command = [sys.executable, "-c", BUSY, str(os.getpid())]
     started = [subprocess.Popen(command) for _ in range(number)]
     try:
@@ -312,7 +312,7 @@ def busy_processes(number: int) -> Iterator[None]:
 
 
 def trained_adapter(policy: Policy) -> None:
-    """A small random adapter in place of a new one, whose B is 0: nobody may leave it out."""
+    """A small random adapter instead of a new one, whose B is 0, so that no side can skip it."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -332,7 +332,7 @@ def compare(policy: Policy, arguments: argparse.Namespace) -> None:
     ceiling = product_ceiling(policy)
     with contextlib.ExitStack() as stack:
         baseline: Callable[[], float]
-        # Each also warms its side up.
+        # Each call also warms up its side.
         if arguments.against == "generate":
             size = best_batch_size(policy, prompts, requests)
             unit = f"tokens/s (generate at batch size {size})"
@@ -363,7 +363,7 @@ def compare(policy: Policy, arguments: argparse.Namespace) -> None:
 
 
 def check_exported(environment: Path, model: Path) -> None:
-    """Exits where what `scripts/setup_openvino.sh` exported is another model than ours."""
+    """Exit if the model that `scripts/setup_openvino.sh` exported is not ours."""
     files = [model / "config.json", *sorted(model.glob("*.safetensors"))]
     if not files[0].exists():
         sys.exit(f"error: --against openvino needs a local --model, and {model} has no config.json")
@@ -379,19 +379,19 @@ def check_exported(environment: Path, model: Path) -> None:
 
 
 def parsed() -> argparse.Namespace:
-    """The command line, checked."""
+    """The parsed and validated command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=MODEL, help=f"folder or hub id (default {MODEL})")
-    parser.add_argument("--shape", choices=sorted(SHAPES), help="random weights of this shape in place of the model's")
+    parser.add_argument("--shape", choices=sorted(SHAPES), help="random weights of this shape instead of the model's")
     parser.add_argument("--new-tokens", type=int, default=256, help="limit of new tokens (default 256)")
     parser.add_argument("--prompts", type=int, default=64, help="prompts (default 64)")
-    parser.add_argument("--samples", type=int, default=8, help="samples of each prompt (default 8)")
+    parser.add_argument("--samples", type=int, default=8, help="samples per prompt (default 8)")
     parser.add_argument("--repeats", type=int, default=1, help="alternations of both sides (default 1)")
-    parser.add_argument("--rows", type=int, help="our rows in flight (default: what batch_size auto takes)")
+    parser.add_argument("--rows", type=int, help="our rows in flight (default: what batch_size auto chooses)")
     parser.add_argument("--against", choices=AGAINST, default=AGAINST[0], help=f"the baseline (default {AGAINST[0]})")
-    parser.add_argument("--openvino", type=Path, metavar="FOLDER", help="what scripts/setup_openvino.sh made")
-    parser.add_argument("--vllm", metavar="PYTHON", help="the interpreter that vLLM is installed for")
-    parser.add_argument("--busy", type=int, default=0, help="busy processes beside both sides (default 0)")
+    parser.add_argument("--openvino", type=Path, metavar="FOLDER", help="folder made by scripts/setup_openvino.sh")
+    parser.add_argument("--vllm", metavar="PYTHON", help="Python interpreter of the environment that has vLLM")
+    parser.add_argument("--busy", type=int, default=0, help="busy processes during both sides (default 0)")
     arguments = parser.parse_args()
     if min(arguments.new_tokens, arguments.prompts, arguments.samples, arguments.repeats) < 1 or arguments.busy < 0:
         parser.error("--new-tokens, --prompts, --samples and --repeats must be at least 1, --busy at least 0")
@@ -399,17 +399,17 @@ def parsed() -> argparse.Namespace:
         sys.exit(f"error: {MODEL} is missing\n  fix: make model")
     if arguments.against == "vllm":
         if arguments.vllm is None:
-            sys.exit("error: --against vllm needs an environment of its own\n  fix: --vllm PYTHON, its interpreter")
+            sys.exit("error: --against vllm needs a separate environment\n  fix: --vllm PYTHON, its interpreter")
         try:
             VllmSpec(python=arguments.vllm).check()
         except HaloForgeError as error:
             sys.exit(f"error: {error}")
     if arguments.against == "openvino":
         if arguments.shape is not None:
-            parser.error("--against openvino has an exported model of its own, so there is no --shape")
+            parser.error("--against openvino uses an exported model, so --shape is not available")
         if arguments.openvino is None or not (arguments.openvino / "model/openvino_model.xml").exists():
             sys.exit(
-                "error: --against openvino needs an environment of its own\n"
+                "error: --against openvino needs a separate environment\n"
                 "  fix: scripts/setup_openvino.sh FOLDER, then --openvino FOLDER"
             )
         check_exported(arguments.openvino, Path(arguments.model))

@@ -1,8 +1,8 @@
-"""How many kernels a decode step and an optimizer step start on a GPU, and how often the host waits for the GPU.
+"""How many kernels a decode step and an optimizer step launch on a GPU, and how often the host waits for the GPU.
 
-Counted on the pretended GPU of the tests, which needs g++ and no GPU: launches are operators that start a kernel, so a
-real GPU starts a few more where one operator is several kernels.  Small steps on a GPU take as long as starting their
-kernels takes.  The baselines are `generate` of transformers with the same rows, and a bare PyTorch LoRA step on the
+Counted on the simulated GPU of the tests, which needs g++ and no GPU: launches are operators that start a kernel, so a
+real GPU launches a few more where one operator is several kernels.  Small steps on a GPU take as long as launching
+their kernels.  The baselines are `generate` of transformers with the same rows, and a bare PyTorch LoRA step on the
 same batches.
 
     python scripts/bench_launches.py [--model FOLDER | --tiny] [--rows 4 16] [--dtype bfloat16]
@@ -29,28 +29,28 @@ from halo_forge.core.records import Prompt, SampleRequest
 from halo_forge.engines.transformers import TransformersEngine
 from halo_forge.policy import Policy
 
-sys.path.append(str(Path(__file__).parent.parent / "tests"))  # the pretended GPU, and the tiny model
+sys.path.append(str(Path(__file__).parent.parent / "tests"))  # the simulated GPU, and the tiny model
 if TYPE_CHECKING:
     from support.pretended_gpu import Counted
 
 MODEL = "models/smollm2-135m-instruct"
 MOST_WAITS, MOST_LAUNCHES = 1, 25
-"""Of a decode step, and of one layer of it."""
+"""Limits for a decode step, and for one layer of it."""
 WARM_UP, STEPS = 8, 8
-"""Tokens before those that are counted, and how many are."""
+"""Tokens before the counted ones, and the number of counted ones."""
 TRAINING_STEPS = (2, 4)
-"""What the second has more than the first is counted."""
+"""The difference between the second and the first is counted."""
 PROMPTS = {f"p{number}": Prompt(f"p{number}", ({"role": "user", "content": "add " * number},)) for number in (1, 3)}
 
 
 @dataclass(frozen=True)
 class DecodeStep:
-    """What one decode step does.
+    """The launches and waits of one decode step.
 
     Attributes:
-        launches, waits: Of the whole step.
-        in_first, in_last: Launches of the first decoder layer, which also makes the rotary factors for all, and of the
-            last.
+        launches, waits: In the whole step.
+        in_first, in_last: Launches of the first decoder layer, which also computes the rotary factors for all, and of
+            the last.
         places: Where it waits: "kind file:line" -> how often.
     """
 
@@ -62,8 +62,8 @@ class DecodeStep:
 
 
 def decode_step(policy: Policy, num_rows: int, **values: Any) -> DecodeStep:
-    """One step of engine `transformers` with all rows in flight; `values` are those of the requests."""
-    sampled(policy, num_rows, 2, values)  # what is done once for a model and a number of rows
+    """One step of engine `transformers` with all rows in flight; `values` are the values of the requests."""
+    sampled(policy, num_rows, 2, values)  # done once per model and number of rows
     short = sampled(policy, num_rows, WARM_UP, values)[0]
     found, layers = sampled(policy, num_rows, WARM_UP + STEPS, values)
     places = {" ".join(place): number / STEPS for place, number in (found.places - short.places).items()}
@@ -74,7 +74,7 @@ def decode_step(policy: Policy, num_rows: int, **values: Any) -> DecodeStep:
 def sampled(
     policy: Policy, num_rows: int, num_tokens: int, values: dict[str, Any]
 ) -> tuple[Counted, tuple[float, float]]:
-    """Counts of one call of the engine, and launches of the first and of the last layer in a step."""
+    """Counts of one call of the engine, and launches of the first and the last layer in a step."""
     from support.pretended_gpu import counted
 
     layers = policy.model.get_base_model().get_decoder().layers
@@ -88,7 +88,7 @@ def sampled(
 
 
 def sample_all(policy: Policy, num_rows: int, num_tokens: int, **values: Any) -> None:
-    """One call of the engine, with all rows in flight, each of exactly so many tokens."""
+    """One call of the engine, with all rows in flight, each of exactly this many tokens."""
     options: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": None, **values}
     requests = [
         SampleRequest(f"p{1 + 2 * (number % 2)}", number, seed=number, max_new_tokens=num_tokens, **options)
@@ -105,7 +105,7 @@ def sample_all(policy: Policy, num_rows: int, num_tokens: int, **values: Any) ->
 
 @contextmanager
 def layer_launches(layer: Any) -> Iterator[list[int]]:
-    """Launches of every call of a decoder layer with one position, while the block runs."""
+    """Launches of every call of a decoder layer with one position, during the block."""
     from support.pretended_gpu.device import plugin
 
     library, found, before = plugin(), [0], [0]
@@ -170,12 +170,12 @@ def optimizer_step(policy: Policy, train: Train, *, batch: int = 4, **settings: 
 
 
 def train_steps(policy: Policy, train: Train, section: TrainingSection, num_steps: int) -> None:
-    """So many optimizer steps on equal rows."""
+    """This many optimizer steps on equal rows."""
     train(policy, section, make_rows(policy, 1) * (num_steps * section.per_device_train_batch_size), 1)
 
 
 def load(folder: str, dtype: str) -> Policy:
-    """The model on the pretended GPU."""
+    """The model on the simulated GPU."""
     from support.pretended_gpu import install
 
     install()
@@ -183,7 +183,7 @@ def load(folder: str, dtype: str) -> Policy:
 
 
 def show(policy: Policy, name: str, all_rows: Sequence[int]) -> None:
-    """Print every number, and a figure for each of the two steps."""
+    """Print every number, and one result for each of the two steps."""
     steps = {num_rows: decode_step(policy, num_rows) for num_rows in all_rows}
     for num_rows, step in steps.items():
         print(
@@ -193,12 +193,9 @@ def show(policy: Policy, name: str, all_rows: Sequence[int]) -> None:
         for place, number in sorted(step.places.items()):
             print(f"    {number:g} x {place}")
     first, last = steps[all_rows[0]], steps[all_rows[-1]]
-    print(f"for each further row: {(last.launches - first.launches) / max(1, all_rows[-1] - all_rows[0]):g} launches")
+    print(f"per additional row: {(last.launches - first.launches) / max(1, all_rows[-1] - all_rows[0]):g} launches")
     met = last.waits <= MOST_WAITS and last.in_first <= MOST_LAUNCHES and last.launches == first.launches
-    print(
-        f"ceilings: {MOST_WAITS} wait, {MOST_LAUNCHES} launches in each layer, 0 for each row:"
-        f" {'met' if met else 'MISSED'}"
-    )
+    print(f"ceilings: {MOST_WAITS} wait, {MOST_LAUNCHES} launches per layer, 0 per row: {'met' if met else 'MISSED'}")
     for checkpointing in (True, False):
         launches, waits = optimizer_step(policy, trainer_rate, gradient_checkpointing=checkpointing)
         print(f"optimizer step{', checkpointing' if checkpointing else ''}: {launches:g} launches, {waits:g} waits")
@@ -212,9 +209,9 @@ def show(policy: Policy, name: str, all_rows: Sequence[int]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=MODEL, help=f"folder (default {MODEL})")
-    parser.add_argument("--tiny", action="store_true", help="a made-up model of 2 layers instead")
+    parser.add_argument("--tiny", action="store_true", help="a generated model of 2 layers instead")
     parser.add_argument("--rows", type=int, nargs="+", default=[4, 16], help="rows in flight (default 4 16)")
-    parser.add_argument("--dtype", default="bfloat16", help="of the base weights (default bfloat16)")
+    parser.add_argument("--dtype", default="bfloat16", help="dtype of the base weights (default bfloat16)")
     arguments = parser.parse_args()
     if min(arguments.rows) < 2:
         parser.error("--rows must be at least 2")

@@ -1,7 +1,7 @@
-"""How long the command line takes to answer: `--help`, and the dry run of the quickstart.
+"""How long the command line takes to respond: `--help`, and the dry run of the quickstart.
 
-The baseline is a Python that imports the libraries which any command line of this kind needs (typer, and for the dry
-run pydantic, PyYAML and rich besides): what is above it is ours.  Alternately, in one run.
+The baseline is a Python process that imports the libraries that any such command line needs (typer, and for the dry run
+also pydantic, PyYAML and rich): everything above it is ours.  Alternately, in one run.
 
     python scripts/bench_startup.py [--repeats 10]
 
@@ -21,7 +21,7 @@ from _bench import Figure, alternately
 HALO_FORGE = [sys.executable, "-m", "halo_forge"]
 DRY_RUN = ["raft", "run", "configs/quickstart.yaml", "--dry-run"]
 LIMITS = {"help": 0.5, "dry run": 1.0}
-"""Seconds, of design and performance targets."""
+"""Targets in seconds."""
 
 
 def seconds_of(command: Sequence[str]) -> float:
@@ -42,7 +42,7 @@ def main() -> None:
         ("dry run", [*HALO_FORGE, *DRY_RUN], "typer, pydantic, yaml, rich.console"),
     ):
         baseline = [sys.executable, "-c", f"import {imports}"]
-        seconds_of(ours), seconds_of(baseline)  # files into the cache
+        seconds_of(ours), seconds_of(baseline)  # loads the files into the cache
         pairs = alternately(repeats, lambda b=baseline: seconds_of(b), lambda o=ours: seconds_of(o))  # type: ignore[misc]
         met = "met" if sorted(pairs[0])[repeats // 2] <= LIMITS[name] else "MISSED"
         print(f"target: at most {LIMITS[name]:g} s: {met}")

@@ -1,8 +1,8 @@
 """How fast a cycle's training is, against a bare PyTorch LoRA step on the same batches.
 
-Useful tokens a second (those of prompts and answers, padding not counted) of our trainer on the rows of a made-up
-selection, and of a plain loop over batches of as many rows: the PEFT model's own forward with its own loss, backward,
-clipping and AdamW.  Alternately, in one run; both from the same adapter.
+Useful tokens per second (prompts and completions, without padding) of our trainer on a generated selection, and of a
+plain loop over batches of as many rows: the PEFT model's forward pass with its own loss, backward pass, clipping and
+AdamW.  Alternately, in one run; both from the same adapter.
 
     python scripts/bench_training.py [--rows 32] [--batch 8] [--repeats 3]
 
@@ -31,7 +31,7 @@ TARGET = 0.9
 
 
 def make_rows(policy: Policy, num_rows: int) -> list[TrainingRow]:
-    """References in place of sampled answers: real lengths, real text."""
+    """Reference solutions instead of sampled completions: realistic lengths and text."""
     prompts = [prompt for prompt in load_prompts("builtin:c/train", language="c") if "reference" in prompt.info]
     rows = []
     for number in range(num_rows):
@@ -50,7 +50,7 @@ def tokenized(policy: Policy, row: TrainingRow) -> tuple[list[int], list[int]]:
 
 
 def trainer_rate(policy: Policy, settings: TrainingSection, rows: Sequence[TrainingRow], num_tokens: int) -> float:
-    """Useful tokens a second of our trainer, from the start adapter; model card and adapter files included."""
+    """Useful tokens per second of our trainer, from the start adapter, including writing the adapter files."""
     policy.load_adapter(None, 0)
     values = TrainingSettings(
         cycle=1,
@@ -68,7 +68,7 @@ def trainer_rate(policy: Policy, settings: TrainingSection, rows: Sequence[Train
 
 
 def bare_rate(policy: Policy, settings: TrainingSection, rows: Sequence[TrainingRow], num_tokens: int) -> float:
-    """Useful tokens a second of a plain loop over the same number of rows in each batch."""
+    """Useful tokens per second of a plain loop over batches of the same number of rows."""
     import torch
 
     policy.load_adapter(None, 0)
@@ -98,7 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=MODEL, help=f"folder or hub id (default {MODEL})")
     parser.add_argument("--rows", type=int, default=32, help="rows of the selection (default 32)")
-    parser.add_argument("--batch", type=int, default=8, help="rows of a batch (default 8)")
+    parser.add_argument("--batch", type=int, default=8, help="rows per batch (default 8)")
     parser.add_argument("--repeats", type=int, default=3, help="alternations of both sides (default 3)")
     arguments = parser.parse_args()
     if min(arguments.rows, arguments.batch, arguments.repeats) < 1:
@@ -109,7 +109,7 @@ def main() -> None:
     settings = TrainingSection(per_device_train_batch_size=arguments.batch)
     rows = make_rows(policy, arguments.rows)
     num_tokens = sum(len(tokenized(policy, row)[0]) for row in rows)
-    trainer_rate(policy, settings, rows[: arguments.batch], num_tokens)  # imports, and first calls of everything
+    trainer_rate(policy, settings, rows[: arguments.batch], num_tokens)  # imports, and the first call of everything
     bare_rate(policy, settings, rows[: arguments.batch], num_tokens)
     pairs = alternately(
         arguments.repeats,

@@ -1,8 +1,8 @@
-"""How fast the verifier is with full isolation, and whether it stays small.
+"""How fast the verifier is with full isolation, and whether its resource use stays constant.
 
-Verdicts a second of the C verifier (compile and run, workers = cores) against `xargs -P` over the same compiler with
-the same options on the same files, alternately, in one run: for distinct programs, and for answers of which half are
-duplicates.  The programs are made here and are harmless, so that xargs may run them as they are.
+Verdicts per second of the C verifier (compile and run, workers = cores) against `xargs -P` over the same compiler with
+the same options on the same files, alternately, in one run: for distinct programs, and for completions of which half
+are duplicates.  The programs are generated here and harmless, so xargs can run them without a sandbox.
 
     python scripts/bench_verification.py [--programs 100] [--repeats 5]
     python scripts/bench_verification.py --endurance 20000      # memory, descriptors and files over many verdicts
@@ -58,7 +58,7 @@ STEPS = (
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One program with its input and what it prints."""
+    """One program with its input and its expected output."""
 
     source: str
     stdin: str
@@ -66,7 +66,7 @@ class Task:
 
 
 def make_sources(num_programs: int, seed: int = 0) -> list[str]:
-    """Distinct programs of the size of a short answer."""
+    """Distinct programs of the size of a short completion."""
     rng = random.Random(seed)
     return [_source(rng, number) for number in range(num_programs)]
 
@@ -84,7 +84,7 @@ def _source(rng: random.Random, number: int) -> str:
 
 
 def xargs_seconds(folder: Path, names: Sequence[str], workers: int, spec: Spec) -> float:
-    """Compile and run every file with xargs; the outputs lie next to the sources."""
+    """Compile and run every file with xargs; outputs are written next to the sources."""
     settings = spec.settings_in_force()
     flags = " ".join([f"-std={settings['standard']}", *settings["flags"], "-pipe"])
     script = f'{spec.compiler} {flags} "$1.c" -o "$1.out" -lm && "./$1.out" < input > "$1.txt"'
@@ -97,7 +97,7 @@ def xargs_seconds(folder: Path, names: Sequence[str], workers: int, spec: Spec) 
 
 
 def make_tasks(folder: Path, num_programs: int, workers: int, spec: Spec) -> list[Task]:
-    """Programs in `folder`, with the output that xargs gets from them."""
+    """Programs in `folder`, with the output that they have under xargs."""
     stdin = "123456 789\n"
     (folder / "input").write_text(stdin)
     sources = make_sources(num_programs)
@@ -110,12 +110,12 @@ def make_tasks(folder: Path, num_programs: int, workers: int, spec: Spec) -> lis
 def verifier_seconds(tasks: Sequence[Task], spec: Spec) -> tuple[float, list[Verdict], str]:
     """Seconds from the first program to the last verdict, the verdicts, and the level of isolation.
 
-    The verifier is a fresh one, which knows no program yet; opening it is not counted, as a run does that once.
+    The verifier is fresh, without cached verdicts; opening it is not counted, because a run does that once.
     """
     pairs = [(_prompt(task), _completion(task.source, index)) for index, task in enumerate(tasks)]
     with open_verifier(spec) as verifier:
         level = str(verifier.toolchain()["isolation"])
-        verifier.check_prompts([prompt for prompt, _ in pairs])  # as a run does; behind the start of the launchers
+        verifier.check_prompts([prompt for prompt, _ in pairs])  # as a run does, while the launchers start
         started = time.perf_counter()
         verdicts = list(verifier.verify(pairs))
         seconds = time.perf_counter() - started
@@ -135,7 +135,7 @@ def _completion(source: str, index: int) -> Completion:
 
 
 def compare(name: str, folder: Path, tasks: Sequence[Task], repeats: int, spec: Spec, target: float) -> Figure:
-    """Both sides on the same programs, alternately, in verdicts a second."""
+    """Both sides on the same programs, alternately, in verdicts per second."""
     workers = spec.num_workers
     names = [str(number) for number in range(len(tasks))]
     last: list[tuple[float, list[Verdict], str]] = []
@@ -158,7 +158,7 @@ def compare(name: str, folder: Path, tasks: Sequence[Task], repeats: int, spec: 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What this process and its launchers hold at one moment."""
+    """The resources of this process and its launchers at one moment."""
 
     num_verdicts: int
     parent_bytes: int
@@ -170,7 +170,7 @@ class Usage:
 
 
 def usage(num_verdicts: int, folder: Path) -> Usage:
-    """Look at this process, at all processes below it, and at the files in `folder`."""
+    """Measure this process, all its descendants, and the files in `folder`."""
     below = list(processes.below(os.getpid()))
     me = processes.read(os.getpid())
     assert me is not None
@@ -186,7 +186,7 @@ def usage(num_verdicts: int, folder: Path) -> Usage:
 
 
 def bytes_per_verdict(points: Sequence[Usage], name: str) -> float:
-    """Slope of the least-squares line through the later three quarters of `points`."""
+    """Slope of the least-squares line through the last three quarters of `points`."""
     later = points[len(points) // 4 :]
     return statistics.linear_regression(
         [float(point.num_verdicts) for point in later], [float(getattr(point, name)) for point in later]
@@ -194,20 +194,20 @@ def bytes_per_verdict(points: Sequence[Usage], name: str) -> float:
 
 
 def tiny_tasks(first: int, num_tasks: int) -> Iterator[Task]:
-    """Distinct programs that are as cheap to check as can be."""
+    """Distinct programs that are as cheap to check as possible."""
     for number in range(first, first + num_tasks):
         yield Task(f'int puts(const char *);\nint main(void) {{ return puts("{number}") < 0; }}\n', "", f"{number}\n")
 
 
 def endure(num_verdicts: int, spec: Spec) -> dict[str, object]:
-    """That many distinct programs through one verifier, and what it holds after every round."""
+    """This many distinct programs through one verifier, with its resources after every round."""
     points: list[Usage] = []
     size = min(ROUND_VERDICTS, num_verdicts // 8)  # enough points for a slope
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="halo-forge-endurance-") as name:
         folder = Path(name)
         folder.chmod(0o711)
-        tempfile.tempdir = name  # so that every file of ours is counted, and nobody else's
+        tempfile.tempdir = name  # so that exactly our files are counted
         try:
             with open_verifier(spec) as verifier:
                 level = str(verifier.toolchain()["isolation"])
@@ -240,7 +240,7 @@ def endure(num_verdicts: int, spec: Spec) -> dict[str, object]:
 
 
 def measure(num_programs: int, repeats: int, spec: Spec) -> Iterator[Figure]:
-    """The two figures; the main one last."""
+    """The two results, the main one last."""
     with tempfile.TemporaryDirectory(prefix="halo-forge-bench-") as name:
         folder = Path(name)
         tasks = make_tasks(folder, num_programs, spec.num_workers, spec)

@@ -1,4 +1,4 @@
-"""Refuse a torch in this environment that halo-forge cannot use, before anything is built on it.
+"""Reject a torch in this environment that halo-forge cannot use, before anything else is installed.
 
 .venv/bin/python scripts/check_torch.py [--import]      # --import: also try to load it, which takes seconds
 """
@@ -23,12 +23,12 @@ def needed_torch(pyproject: Path) -> Requirement:
 
 def main() -> None:
     found, needed = version("torch"), needed_torch(PYPROJECT)
-    # A nightly build of the next version is a pre-release; whoever installed it knows.
+    # A nightly build of the next version is a pre-release; it was installed on purpose.
     if not needed.specifier.contains(found, prereleases=True):
         raise SystemExit(
             f"error: .venv has torch {found}, halo-forge needs {needed}\n"
             "  fix: install such a build for your GPU (docs/installation.md), or remove .venv and run this again:\n"
-            "      then it gets the CPU build"
+            "      then the CPU build is installed"
         )
     if "--import" in sys.argv[1:]:
         done = subprocess.run([sys.executable, "-c", "import torch"], capture_output=True, text=True)
@@ -36,7 +36,7 @@ def main() -> None:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise SystemExit(
                 f"error: torch {found} is installed in .venv, but cannot be imported: {last}\n"
-                "  fix: install it again (an installation that was interrupted leaves such a one),\n"
+                "  fix: install it again (an interrupted installation leaves it broken),\n"
                 "      or a build that fits the GPU libraries of this machine"
             )
 

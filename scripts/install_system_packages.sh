@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Install the system packages that halo-forge's tests need, where they are missing (Debian, Ubuntu).
+# Install missing system packages that halo-forge's tests need (Debian, Ubuntu).
 #
-# As root they are installed. Anyone else is told the command: tests of a compiler that is missing are skipped, each
-# with its reason. SYSTEM_PACKAGES=keep leaves the machine as it is, as root too.
+# They are installed only as root; anyone else gets the command to run. Tests of a missing compiler are skipped, each
+# with its reason. SYSTEM_PACKAGES=keep installs nothing, even as root.
 set -euo pipefail
 missing=()
 command -v gcc >/dev/null || missing+=(gcc libc6-dev)
 command -v g++ >/dev/null || missing+=(g++)
 command -v clang++ >/dev/null || missing+=(clang)
 command -v go >/dev/null || missing+=(golang-go)
-# rustup in root's home is out of reach for programs that run as another user: then the system's is needed as well.
+# Programs that run as another user cannot reach rustup in root's home: then the system's rustc is needed as well.
 case "$(command -v rustc || true)" in "" | ~root/*) [ -x /usr/bin/rustc ] || missing+=(rustc) ;; esac
-# One of the two thread models is enough; the package without its name installs both.
+# One of the two thread models is enough; the package without a thread model in its name installs both.
 command -v x86_64-w64-mingw32-g++ >/dev/null || missing+=(g++-mingw-w64-x86-64-win32)
 command -v git >/dev/null || missing+=(git)
 command -v python3 >/dev/null || missing+=(python3)
@@ -23,7 +23,7 @@ if [ "${SYSTEM_PACKAGES:-install}" = install ] && [ "$(id -u)" -eq 0 ] && comman
     echo "installing system packages: ${missing[*]}"
     export DEBIAN_FRONTEND=noninteractive
     if apt-get update -qq && $command -qq; then exit 0; fi
-    echo "note: apt-get failed, the tests go on without them"  # no network, or a release without one of them
+    echo "note: apt-get failed, the tests run without them"  # no network, or a release that lacks one of them
 fi
 echo "note: not installed here: ${missing[*]}"
 echo "  tests that need them are skipped; to run them too: sudo $command"

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Renew requirements.lock: every package of CPU development and CI with its version and the SHA-256 of its files.
+# Update requirements.lock: every package for CPU development and CI, with its version and the SHA-256 of its files.
 #
-# It holds for Linux and Python 3.11 and newer; where a package dropped an older Python, markers choose. torch and the
-# libraries of its GPU builds are left out: which build is right depends on the machine (scripts/setup_venv.sh).
+# It is valid for Linux and Python 3.11 and newer; if a package dropped an older Python, markers choose the version.
+# torch and the libraries of its GPU builds are excluded: the right build depends on the machine
+# (scripts/setup_venv.sh).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

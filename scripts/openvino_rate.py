@@ -1,9 +1,9 @@
-"""What `bench_generation.py --against openvino` runs with the other environment's Python: OpenVINO GenAI on given work.
+"""Run by `bench_generation.py --against openvino` with the Python of the other environment: OpenVINO GenAI.
 
 Standard input is one JSON object: `model` (an exported folder), `adapter` (safetensors), `prompts` (lists of token
-ids), `samples` of each, `new_tokens`, `stop_ids`, `sequences` (the most in flight) and `warm_up` (prompts that are
-asked first, untimed).  For every line that follows, the work is done once, and one JSON object goes to standard output:
-`tokens` (sampled, the end of turn counted) and `seconds`.
+ids), `samples` per prompt, `new_tokens`, `stop_ids`, `sequences` (the most in flight) and `warm_up` (prompts that are
+sampled first, untimed).  For every line that follows, the work is done once, and one JSON object goes to standard
+output: `tokens` (sampled, including the end of turn) and `seconds`.
 """
 
 import json
@@ -40,7 +40,7 @@ def main() -> None:
             settings.adapters = adapter
             every.append(settings)
             inputs.append(openvino.Tensor(numpy.array([ids], dtype=numpy.int64)))
-        # Not `add_request` and `step`, which leave the adapter out.
+        # Not `add_request` and `step`, which ignore the adapter.
         done = pipeline.generate(inputs, every)
         return sum(len(ids) for result in done for ids in result.m_generation_ids)
 

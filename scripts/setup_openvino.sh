@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Make an environment of its own for `scripts/bench_generation.py --against openvino`, with the model exported into it:
+# Create a separate environment for `scripts/bench_generation.py --against openvino`, with the model exported into it:
 #
 #     scripts/setup_openvino.sh ENV_DIR [MODEL_DIR]
 #
-# OpenVINO's exporter needs older versions of our own dependencies, so nothing of it goes into .venv.  About 3 GB and
+# OpenVINO's exporter needs older versions of our dependencies, so it is not installed into .venv.  Takes about 3 GB and
 # five minutes; can be run again.  The exported model is ENV_DIR/model; another MODEL_DIR replaces it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -25,14 +25,14 @@ if ! "$environment/bin/python" -c 'import torch' 2>/dev/null; then
     pip install --index-url https://download.pytorch.org/whl/cpu --retries 0 --timeout 10 "torch==$torch_version" 2>/dev/null ||
         pip install "torch==$torch_version"
 fi
-# torch is named once more, or a newer one comes with torchvision, which is for images only and does not fit the CPU build.
+# torch is named again, otherwise torchvision (for images only) brings a newer one that does not fit the CPU build.
 pip install "torch==$torch_version" 'openvino-genai==2026.4.*' 'optimum-intel==2.2.*'
 pip uninstall --yes torchvision
-# bench_generation.py compares it with that of the model that it is given.
+# bench_generation.py compares this digest with that of its model.
 digest=$(LC_ALL=C; cat "$model/config.json" "$model"/*.safetensors | sha256sum | cut -d ' ' -f 1)
 if [ "$(cat "$environment/model.sha256" 2>/dev/null)" != "$digest" ]; then
     rm -rf "$environment/model" "$environment/model.sha256"
-    # Half-precision files; the pipeline computes in bfloat16 by a hint.
+    # Half-precision files; a hint makes the pipeline compute in bfloat16.
     "$environment/bin/optimum-cli" export openvino --task text-generation-with-past --weight-format fp16 \
         --model "$model" "$environment/model"
     echo "$digest" >"$environment/model.sha256"

@@ -28,7 +28,7 @@ if [ ! -x .venv/bin/python ]; then
 fi
 pip() { .venv/bin/python -m pip --disable-pip-version-check --quiet "$@"; }
 
-# Installed again only when the project's metadata or the lock changed.
+# Reinstalled only if the project's metadata or the lock changed.
 stamp=.venv/.halo-forge-$(cat pyproject.toml requirements.lock | cksum | cut -d' ' -f1)
 if [ ! -e "$stamp" ]; then
     echo "installing the packages of requirements.lock"

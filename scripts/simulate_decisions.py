@@ -1,16 +1,16 @@
 """How often decisions are wrong: false alarms and power of halo_forge.core.decisions, on simulated runs.
 
-A run is a start model and 8 retrainings, each measured on the same N dev prompts with k samples of each.  A prompt's
-true pass rate is Beta distributed over prompts (mean 0.5, intraclass correlation 0.3) plus a shift that all prompts
-share, cut to [0, 1]; every version is sampled independently.  Four truths: no change at all; a rise of 3 points in
-each of the first three retrainings, then a plateau; the same with a fall of 9 points in the last retraining; and with
-one of 3.5 points.  A fall hits prompts unequally (standard deviation 10 points); shifts are such that the means are
-exact in spite of the cut.  An alarm is a version of the run that is judged to have degraded (anywhere in it, so that
-the power includes the few false alarms before the fall).
+A run is a start model and 8 retrainings, each measured on the same N dev prompts with k samples per prompt.  The true
+pass rates are Beta-distributed over prompts (mean 0.5, intraclass correlation 0.3) plus a shift that all prompts share,
+clipped to [0, 1]; every version is sampled independently.  Four scenarios: no change at all; a rise of 3 points in each
+of the first three retrainings, then a plateau; the same with a fall of 9 points in the last retraining; and with a fall
+of 3.5 points.  A fall affects prompts unequally (standard deviation 10 points); shifts are chosen so that the means are
+exact in spite of the clipping.  An alarm is a version that is found to have degraded (anywhere in the run, so the power
+includes the few false alarms before the fall).
 
-Judged by `screen_totals` and `confirm_totals`, with the limit on the standard error lifted; then as shipped, limit
-included; then by rules that look once, for comparison.  Every share is shown beside the one that docs/decisions.md
-states, with its Monte-Carlo error.
+The rules are `screen_totals` and `confirm_totals`, first without the limit on the standard error, then with the default
+limit; then simpler rules that look only once, for comparison.  Every share is shown beside the one in
+docs/decisions.md, with its Monte-Carlo error.
 
     python scripts/simulate_decisions.py [--runs 2000] [--seed 0]
 
@@ -33,7 +33,7 @@ from halo_forge.core.decisions import Assessment, DecisionsSection, Totals, conf
 
 INTRACLASS_CORRELATION = 0.3
 SHAPE = (1.0 - INTRACLASS_CORRELATION) / (2.0 * INTRACLASS_CORRELATION)
-"""Both parameters of the Beta distribution with mean 0.5 and that correlation."""
+"""Both parameters of the Beta distribution with mean 0.5 and this intraclass correlation."""
 SPREAD_OF_FALL = 0.1
 MEAN_AT_START = 0.5
 RISE = (0.0, 0.03, 0.06, 0.09, 0.09, 0.09, 0.09, 0.09)
@@ -72,7 +72,7 @@ STATED: Mapping[tuple[str, str], Interval | Mapping[tuple[int, int], float]] = {
     ("CUSUM against the best", "flat"): (0.43, 0.47),
     ("CUSUM against the best", "plateau"): (0.19, 0.27),
 }
-"""(rule, truth) -> the share of runs with an alarm that docs/decisions.md states."""
+"""(rule, scenario) -> the share of runs with an alarm stated in docs/decisions.md."""
 
 NUM_CALIBRATION = 200_000
 
@@ -82,7 +82,7 @@ Rates = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Share:
-    """The share of simulated runs with an alarm, under one rule, truth and size."""
+    """The share of simulated runs with an alarm, for one rule, scenario and size."""
 
     rule: str
     truth: str
@@ -110,9 +110,9 @@ class Share:
 
     @property
     def agrees(self) -> bool:
-        """Within 3 standard errors of both simulations and the rounding of what is stated; True without a statement.
+        """Whether it is within 3 standard errors of both simulations and of the rounding; True if none is stated.
 
-        The errors are those at the stated share, and the stated shares are taken to be of 2,000 runs.
+        The errors are those at the stated share, and the stated shares are assumed to come from 2,000 runs.
         """
         if self.stated is None:
             return True
@@ -122,7 +122,7 @@ class Share:
 
 
 def calibrated(truth: str) -> tuple[Rates, Rates]:
-    """The shift of every version, and the spread of it over prompts, that give the mean pass rates of a truth."""
+    """The shift of every version, and its spread over prompts, that give the mean pass rates of a scenario."""
     generator = np.random.default_rng(0)
     difficulty = generator.beta(SHAPE, SHAPE, NUM_CALIBRATION)
     normal = generator.standard_normal(NUM_CALIBRATION)
@@ -141,7 +141,7 @@ def calibrated(truth: str) -> tuple[Rates, Rates]:
 
 
 class Fresh:
-    """Samples of one run that are drawn anew, once for each incumbent and suspect: all rules look at the same."""
+    """Resampled prompts of one run, once per incumbent and suspect, so that all rules see the same samples."""
 
     def __init__(self, generator: np.random.Generator, chances: Rates, num_samples: int) -> None:
         self._generator = generator
@@ -150,7 +150,7 @@ class Fresh:
         self._drawn: dict[tuple[int, int], list[Totals]] = {}
 
     def of(self, incumbent: int, suspect: int) -> list[Totals]:
-        """Those of the incumbent, and those of the suspect."""
+        """Samples of the incumbent, and of the suspect."""
         if (incumbent, suspect) not in self._drawn:
             passed = self._generator.binomial(self._num_samples, self._chances[[incumbent, suspect]])
             self._drawn[incumbent, suspect] = _totals(passed, self._num_samples)
@@ -158,13 +158,13 @@ class Fresh:
 
 
 def _error(share: float, num_runs: int) -> float:
-    """The standard error of a share, with half a run more on either side so that 0 and 1 have one too."""
+    """The standard error of a share, with half a run added on either side so that it is not 0 at 0 and 1."""
     rate = (share * num_runs + 0.5) / (num_runs + 1)
     return math.sqrt(rate * (1.0 - rate) / num_runs)
 
 
 def simulate(num_prompts: int, num_samples: int, truth: str, num_runs: int, seed: int) -> list[Share]:
-    """The shares of all rules, judged on the same simulated runs."""
+    """The shares of all rules, on the same simulated runs."""
     generator = np.random.default_rng([seed, num_prompts, num_samples, list(TRUTHS).index(truth)])
     shifts, spreads = calibrated(truth)
     alarms = dict.fromkeys((*RULES, *SINGLE_LOOK), 0)
@@ -174,9 +174,9 @@ def simulate(num_prompts: int, num_samples: int, truth: str, num_runs: int, seed
         chances = np.clip(difficulty + shifts[:, None] + unequal, 0.0, 1.0)
         seen = generator.binomial(num_samples, chances)
         totals = _totals(seen, num_samples)
-        anew = Fresh(generator, chances, num_samples)
+        fresh = Fresh(generator, chances, num_samples)
         for rule, settings in RULES.items():
-            alarms[rule] += _alarm(settings, totals, anew)
+            alarms[rule] += _alarm(settings, totals, fresh)
         rates = seen / num_samples
         for rule, alarm in SINGLE_LOOK.items():
             alarms[rule] += alarm(rates)
@@ -187,13 +187,13 @@ def _totals(passed: NDArray[np.int64], num_samples: int) -> list[Totals]:
     return [{str(prompt): (float(each), num_samples) for prompt, each in enumerate(row)} for row in passed]
 
 
-def _alarm(settings: DecisionsSection, seen: Sequence[Totals], anew: Fresh) -> bool:
-    """Whether a version of the run is judged to have degraded; the assessment is that of the tool."""
+def _alarm(settings: DecisionsSection, seen: Sequence[Totals], fresh: Fresh) -> bool:
+    """Whether a version of the run is found to have degraded, by the production code."""
     incumbent = 0
     for version in range(1, len(seen)):
         assessment: Assessment = screen_totals(settings, incumbent, seen[incumbent], seen[version])
         if assessment.outcome == "suspect":
-            assessment = confirm_totals(settings, assessment, *anew.of(incumbent, version))
+            assessment = confirm_totals(settings, assessment, *fresh.of(incumbent, version))
         if assessment.outcome == "degraded":
             return True
         if assessment.outcome == "improved":
@@ -224,7 +224,7 @@ def _cusum(rates: Rates, slack: float = 0.5, limit: float = 3.0) -> bool:
 
 
 def _z_against_best(rates: Rates) -> list[float]:
-    """z of every version against the highest before it, paired by prompt."""
+    """z of every version against the best one before it, paired by prompt."""
     best, found = 0, []
     for version in range(1, len(rates)):
         differences = rates[version] - rates[best]
@@ -244,7 +244,7 @@ SINGLE_LOOK: Mapping[str, Callable[[Rates], bool]] = {
 
 
 def report(shares: Sequence[Share]) -> str:
-    """One line a share."""
+    """One line per share."""
     lines = [f"{'rule':<34}{'truth':<20}{'N x k':>8}{'measured':>10}{'+-':>7}  stated"]
     for share in shares:
         stated = "-" if share.stated is None else " to ".join(f"{each:.2f}" for each in sorted(set(share.stated)))
@@ -258,7 +258,7 @@ def report(shares: Sequence[Share]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=2000, help="simulated runs for each truth and size")
+    parser.add_argument("--runs", type=int, default=2000, help="simulated runs per scenario and size")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     shares = [

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Run the tests that touch the machine once more where little is at hand (make test-stripped):
+# Run the tests that depend on the machine in a minimal environment (make test-stripped):
 #
-#   - as an ordinary user, whose home nobody else may read, and who can read no other home;
+#   - as an unprivileged user whose home is private and who can read no other home;
 #   - with gcc and g++ in PATH, without Go, Clang, Rust and MinGW;
 #   - with umask 077, few variables (PATH, HOME, TMPDIR, LANG, what the copied interpreter needs), and a checkout that the
 #     user can read but not write.
 #
-# Words after the script's name go to pytest in place of the usual tests.
+# Arguments are passed to pytest instead of the usual tests.
 #
-# Needs root, to become that user. Everything lies in a temporary directory and is removed at the end.
+# Needs root to switch to that user. Everything is in a temporary directory that is removed at the end.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 if [ "$(id -u)" -ne 0 ]; then
-    echo "test-stripped: skipped, only root can become another user"
+    echo "test-stripped: skipped, only root can switch to another user"
     exit 0
 fi
 user=65432 # an id that no account has
@@ -24,29 +24,29 @@ trap 'rm -rf "$stage"' EXIT
 chmod 755 "$stage"
 mkdir "$stage/bin" "$stage/home" "$stage/tmp" "$stage/checkout"
 
-# The checkout as it is: tracked files and new ones, not what git ignores.
+# The working tree: tracked files and new ones, without ignored files.
 git -c safe.directory='*' ls-files -z --cached --others --exclude-standard |
     xargs -0 sh -c 'for each; do [ ! -e "$each" ] || printf "%s\0" "$each"; done' sh |
     tar --create --null --files-from=- | tar --extract --no-same-owner --directory "$stage/checkout"
 
-# The interpreter and its packages, because both may lie where only root may go (pyenv in root's home).
+# The interpreter and its packages, because only root may be able to read them (pyenv in root's home).
 base=$(.venv/bin/python -c 'import sys; print(sys.base_prefix)')
 python=$(.venv/bin/python -c 'import sys; print(f"python{sys.version_info.major}.{sys.version_info.minor}")')
 mkdir -p "$stage/python/bin" "$stage/python/lib"
 cp -L "$base/bin/$python" "$stage/python/bin/"
-# Where the interpreter is a shared library, the system may have another one of that name.
+# If the interpreter is a shared library, the system may have another one of that name.
 find "$base/lib" -maxdepth 1 -name 'libpython*.so*' -exec cp -L {} "$stage/python/lib/" \;
 tar --create --directory "$base/lib" --exclude="$python/site-packages" --exclude="$python/config-*" \
     --exclude="$python/test" --exclude=__pycache__ "$python" | tar --extract --directory "$stage/python/lib"
 "$stage/python/bin/$python" -m venv --without-pip "$stage/venv"
 rm -r "$stage/venv/lib/$python/site-packages"
-cp -al ".venv/lib/$python/site-packages" "$stage/venv/lib/$python/" 2>/dev/null || # links where one file system holds both
+cp -al ".venv/lib/$python/site-packages" "$stage/venv/lib/$python/" 2>/dev/null || # hard links, if both are on one file system
     { rm -rf "$stage/venv/lib/$python/site-packages" && cp -a ".venv/lib/$python/site-packages" "$stage/venv/lib/$python/"; }
-rm -f "$stage/venv/lib/$python/site-packages/"__editable__*halo_forge* # the copy is what is tested
+rm -f "$stage/venv/lib/$python/site-packages/"__editable__*halo_forge* # the copy is tested, not the original
 
 for tool in /usr/bin/* /bin/*; do
     name=${tool##*/}
-    [[ $name =~ $optional ]] || ln -sf "$tool" "$stage/bin/$name" # /bin and /usr/bin may be one folder
+    [[ $name =~ $optional ]] || ln -sf "$tool" "$stage/bin/$name" # /bin and /usr/bin may be the same folder
 done
 
 chmod -R a+rX,go-w "$stage/checkout" "$stage/python" "$stage/venv/bin"

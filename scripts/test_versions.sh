@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Run the tests that touch the libraries with other versions of them (make test-oldest, make test-newest).
+# Run the tests that depend on the libraries with other versions of them (make test-oldest, make test-newest).
 #
 #     scripts/test_versions.sh oldest      the lowest versions that pyproject.toml allows
-#     scripts/test_versions.sh newest      the newest releases there are, upper bounds of pyproject.toml ignored
+#     scripts/test_versions.sh newest      the newest releases, ignoring the upper bounds of pyproject.toml
 #
-# The versions go to an environment of their own, .venv-oldest or .venv-newest, made anew each time; torch is a CPU
-# build where PyTorch's own index can be reached, else whatever the ordinary index holds (several GB with CUDA).
+# They are installed into a separate environment, .venv-oldest or .venv-newest, which is recreated each time; torch is a
+# CPU build if PyTorch's index can be reached, else what the default index has (several GB with CUDA).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -23,7 +23,7 @@ shift
 .venv/bin/uv venv --quiet --clear --python .venv/bin/python "$venv"
 requirements=(--requirement pyproject.toml --extra dev)
 if [ "$venv" = .venv-newest ]; then
-    # Only our own bounds are lifted: what other packages forbid, a user cannot install either.
+    # Only our own bounds are removed: what other packages forbid, a user cannot install either.
     .venv/bin/python scripts/without_upper_bounds.py >"$venv/requirements.txt"
     requirements=(--requirement "$venv/requirements.txt")
 fi
@@ -37,6 +37,6 @@ UV_HTTP_TIMEOUT=10 UV_HTTP_RETRIES=0 install --torch-backend cpu 2>/dev/null || 
 run() {
     PYTHONPATH=$PWD OMP_NUM_THREADS=1 "$venv/bin/python" -m pytest -q -n 2 --dist loadfile -p no:cacheprovider "$@"
 }
-run tests/gpu # in processes of its own; skipped where torch is no CPU build
+run tests/gpu # in separate processes; skipped if torch is not a CPU build
 run tests/engines tests/policy tests/training tests/prompts tests/loop tests/config \
     tests/checks/test_doctor_hardware.py tests/cli/test_cli.py tests/cli/test_cli_decided.py "$@"

@@ -1,8 +1,8 @@
-"""The run directory: the only truth about a run.
+"""The run directory: the only record of a run.
 
-files.py     write to a temporary name, fsync, rename; append lines; cut a torn tail
-lock.py      one writer a directory; the lock dies with its process
+files.py     write to a temporary name, fsync, rename; append lines; cut an incomplete last line
+lock.py      one writer per directory; the lock ends with its process
 folder.py    a stage exists if and only if its final name exists
 run.py       the run directory: identity, attempts, events, pointers
-status.py    what a run directory says about itself, for `raft status` and the live table
+status.py    the state of a run, read from its directory, for `raft status` and the live table
 """

@@ -1,4 +1,4 @@
-"""What the attempts of one run left in its directory, for whoever starts the next one."""
+"""What earlier attempts of a run left in its directory, for starting the next one."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from halo_forge.store.run import Run
 
 @dataclass(frozen=True)
 class Attempts:
-    """The attempts to run what is in `root`, which need not exist yet."""
+    """The attempts of the run in `root`, which need not exist yet."""
 
     root: Path
 
     def finished_work(self) -> frozenset[tuple[str, int]]:
-        """The files (name, size) that a resumed run builds on; what training had not finished is not among them."""
+        """The files (name, size) that a resumed run builds on, without those of an unfinished training."""
         found = set()
         for name in ("cycles", "test", "result.json"):
             for path in [self.root / name, *(self.root / name).rglob("*")]:
@@ -27,12 +27,12 @@ class Attempts:
         return frozenset(found)
 
     def num_started(self) -> int:
-        """How often the run was started so far that everything was loaded."""
+        """How many attempts got as far as loading everything."""
         path = self.root / "events.jsonl"
         return sum(row["event"] == "attempt_started" for row in read_jsonl(path)) if path.is_file() else 0
 
     def note(self, event: str, **fields: Any) -> None:
-        """Append to events.jsonl; a run that was not even started has none.
+        """Append to events.jsonl; does nothing for a run that was never started.
 
         Raises:
             RunDirError: Another process writes to the run.

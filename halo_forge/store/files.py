@@ -1,4 +1,4 @@
-"""Files that a kill cannot leave half-written."""
+"""Writing files so that a kill cannot leave them half-written."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from halo_forge.supervisor import heartbeat
 
 EDITED = (
     "a run's files must not be edited, nor read by another version of halo-forge: redo the cycle with"
-    " `halo-forge raft resume RUN --from-cycle N`, or start anew with another --output-dir"
+    " `halo-forge raft resume RUN --from-cycle N`, or start a new run with another --output-dir"
 )
 
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn an operating system error about `path` into one that says what to do.
+    """Turn an operating system error about `path` into one that says how to fix it.
 
     Raises:
         RunDirError: Disk full, not writable, not readable.
@@ -30,8 +30,8 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         hints = {
-            errno.ENOSPC: "free some space, then run the same command with --resume; nothing finished is lost",
-            errno.EDQUOT: "raise the quota or free some space, then run the same command with --resume",
+            errno.ENOSPC: "free some space, then rerun with --resume; completed work is kept",
+            errno.EDQUOT: "raise the quota or free some space, then rerun with --resume",
             errno.EACCES: "make the folder writable or choose another with --output-dir",
             errno.EROFS: "choose an --output-dir on a writable file system",
         }
@@ -40,7 +40,7 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` survive a power failure."""
+    """Make sure that the names in `folder` survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -49,7 +49,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Put `data` at `path` in one step: a reader sees the old file or the whole new one."""
+    """Write `data` to `path` atomically: a reader sees the old file or the complete new one."""
     with explained(path):
         temporary = path.with_name(f".{path.name}.tmp")
         with temporary.open("wb") as handle:
@@ -72,12 +72,12 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
-    """All rows in one step."""
+    """Write all rows atomically."""
     write_text(path, "".join(line(row) for row in rows))
 
 
 def line(row: Mapping[str, Any]) -> str:
-    """A row as one line of JSON, newline included."""
+    """A row as one line of JSON, including the newline."""
     return json.dumps(row, ensure_ascii=False, separators=(", ", ": ")) + "\n"
 
 
@@ -85,7 +85,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object.
 
     Raises:
-        RunDirError: The file is not readable or not a JSON object: someone edited a sealed file.
+        RunDirError: The file is not readable or not a JSON object: a sealed file was edited.
     """
     with explained(path):
         data = path.read_bytes()
@@ -109,14 +109,14 @@ def _object(data: bytes, where: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise RunDirError(f"{where}: not JSON: {error}", EDITED) from error
     if not isinstance(value, dict):
-        raise RunDirError(f"{where}: {str(value)[:80]!r} is no JSON object", EDITED)
+        raise RunDirError(f"{where}: {str(value)[:80]!r} is not a JSON object", EDITED)
     return value
 
 
 class GrowingFile:
     """A JSONL file that is appended to line by line and survives a kill at any moment.
 
-    A last line without its newline is what a killed writer left: it is cut when the file is opened.
+    A last line without a newline was left by a killed writer; it is cut when the file is opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -127,7 +127,7 @@ class GrowingFile:
             self._handle: BinaryIO = path.open("ab", buffering=0)
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Hand one line to the operating system: it survives this process."""
+        """Hand one line to the operating system, so that it survives this process."""
         with explained(self.path):
             data = line(row).encode()
             written = self._handle.write(data)
@@ -136,7 +136,7 @@ class GrowingFile:
         heartbeat.beat()
 
     def close(self) -> None:
-        """Close the file; the lines stay."""
+        """Close the file; the lines are kept."""
         self._handle.close()
 
     def __enter__(self) -> GrowingFile:
@@ -147,7 +147,7 @@ class GrowingFile:
 
 
 def cut_torn_tail(path: Path) -> None:
-    """Drop what follows the last newline."""
+    """Remove everything after the last newline."""
     data = path.read_bytes()
     whole = data.rfind(b"\n") + 1
     if whole != len(data):

@@ -1,4 +1,4 @@
-"""One folder of stages: read a stage if it is sealed, else make it and seal it."""
+"""One folder of stages: a sealed stage is read, any other is computed and sealed."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ Note = Callable[..., None]
 
 @dataclass(frozen=True)
 class StreamForm(Generic[Value]):
-    """How the records of a stream are kept.
+    """How the records of a stream are stored.
 
     Attributes:
-        sealed: The reproducible part of a record, which is what is written.
-        is_final: False for a record that is made again when the stage is resumed.
-        cost: What the records made in this attempt cost; goes to events.jsonl.
-        check: Raises where the whole stage must not be sealed.
+        sealed: The reproducible part of a record, which is written.
+        is_final: False for a record that is computed again when the stage is resumed.
+        cost: The cost of the records of this attempt, for events.jsonl.
+        check: Raises if the stage must not be sealed.
     """
 
     sealed: Callable[[Value], Value] = lambda record: record
@@ -46,10 +46,10 @@ class StreamForm(Generic[Value]):
 
 
 class StageFolder:
-    """A cycle's folder (or the test folder): its stages, sealed one after the other.
+    """A cycle's folder (or a test folder): its stages, sealed one after the other.
 
     Args:
-        path: The folder; made when the first stage is written.
+        path: The folder; created when the first stage is written.
         note: Called with (event name, **fields) when a stage starts from nothing or is sealed.
     """
 
@@ -76,10 +76,10 @@ class StageFolder:
         make: Callable[[Sequence[Key]], Iterator[Value]],
         form: StreamForm[Value],
     ) -> list[list[Value]]:
-        """The records of a stage, in one `<name>.jsonl` for each name of `orders`: one for each key, in that order.
+        """The records of a stage, in one `<name>.jsonl` per name of `orders`: one record per key, in that order.
 
-        `make` gets the keys of all files that are still missing, and yields their records in any order; each one is
-        on disk before the next is asked for, so a kill loses none that was finished.
+        `make` gets the missing keys of all files, and yields their records in any order; each record is on disk before
+        the next is requested, so a kill loses none that was finished.
         """
         self._make_folder()
         found = {name: self._sealed_stream(name, kind, order) for name, order in orders.items()}
@@ -103,7 +103,7 @@ class StageFolder:
         form: StreamForm[Value],
         cost: dict[str, float],
     ) -> dict[Key, Value]:
-        """All records of files that are not sealed: those in their parts, and those that are still missing."""
+        """All records of unsealed files: those in their part files, and those that are computed now."""
         file_of = {key: name for name, order in orders.items() for key in order}
         with ExitStack() as stack:
             parts = {name: stack.enter_context(GrowingFile(self._part(name))) for name in orders}
@@ -131,17 +131,17 @@ class StageFolder:
         self._part(name).unlink(missing_ok=True)
         found = [_read(kind, row, sealed) for row in read_jsonl(sealed)]
         if [_key(record) for record in found] != list(order):
-            raise RunDirError(f"{sealed}: {len(found)} records, not the {len(order)} that were asked for", EDITED)
+            raise RunDirError(f"{sealed}: {len(found)} records, not the {len(order)} that were requested", EDITED)
         return found
 
     def _part(self, name: str) -> Path:
         return self.path / f"{name}.jsonl.part"
 
     def training(self, kind: type[Value], make: Callable[[Path, Callable[[Mapping[str, Any]], None]], Value]) -> Value:
-        """The stage `trained`, with `adapter/`, `training_log.jsonl` and what else training leaves beside it.
+        """The stage `trained`, with `adapter/`, `training_log.jsonl` and optionally `optimizer.safetensors`.
 
-        `make(scratch folder, record)` writes `adapter/` (and an `optimizer.safetensors` that is to be kept) into the
-        scratch folder and hands every log row to `record`.
+        `make(scratch folder, record)` writes `adapter/` (and `optimizer.safetensors`, if it is kept) into the scratch
+        folder and passes every log row to `record`.
         """
         sealed = self.path / "trained.json"
         if sealed.exists():
@@ -149,7 +149,7 @@ class StageFolder:
         self._make_folder()
         scratch = self.path / "training.part"
         with self._timed("trained"), explained(scratch):
-            # Without trained.json, whatever an earlier attempt left is not a result.
+            # Without trained.json, nothing that an earlier attempt left is a result.
             for leftover in (scratch, self.path / "adapter"):
                 if leftover.exists():
                     shutil.rmtree(leftover)
@@ -158,7 +158,7 @@ class StageFolder:
                 value = make(scratch, log.append)
             for name in ("training_log.jsonl", "adapter", "optimizer.safetensors"):
                 if not (scratch / name).exists():
-                    continue  # an optimizer that starts anew in every cycle leaves none
+                    continue  # an optimizer that is reset in every cycle is not stored
                 _sync_tree(scratch / name)
                 os.replace(scratch / name, self.path / name)
             shutil.rmtree(scratch)
@@ -167,7 +167,7 @@ class StageFolder:
         return value
 
     def write_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """A derived JSONL file for other programs to read; a sealed one stays as it is."""
+        """A derived JSONL file for other programs; an existing one is not changed."""
         if not (self.path / name).exists():
             self._make_folder()
             write_jsonl(self.path / name, [dict(row) for row in rows])

@@ -1,4 +1,4 @@
-"""The run directory of one run: who it belongs to, what happened in it, and its stage folders."""
+"""The run directory of one run: its identity, its events, and its stage folders."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from halo_forge.store.lock import RunLock
 Value = TypeVar("Value", bound=Record)
 
 SCHEMA_VERSION = 2
-"""1 kept the settings of selection in settings.json."""
+"""Version 1 stored the settings of selection in settings.json."""
 BEFORE_IDENTITY = {
     "lock",
     "config.yaml",
@@ -27,17 +27,17 @@ BEFORE_IDENTITY = {
     ".config.resolved.yaml.tmp",
     ".run.json.tmp",
 }
-"""What a run directory may hold before its identity is written."""
+"""What a run directory may contain before its identity is written."""
 
 
 class Run:
     """An open, locked run directory.
 
     Args:
-        root: The directory; made if it is not there.
+        root: The directory; created if it does not exist.
 
     Raises:
-        RunDirError: It is in use, not writable, or holds something that is not a run.
+        RunDirError: It is in use, not writable, or contains something that is not a run.
     """
 
     def __init__(self, root: Path) -> None:
@@ -45,11 +45,11 @@ class Run:
         with explained(root):
             root.mkdir(parents=True, exist_ok=True)
             names = {item.name for item in root.iterdir()}
-        # A kill before run.json was there leaves these; the lock, which comes first, says that they are ours.
+        # A kill before run.json is written leaves these; the lock, which is created first, shows that they are ours.
         foreign = sorted(names - (BEFORE_IDENTITY if "lock" in names else set()))
         if foreign and not (root / "run.json").exists():
             raise RunDirError(
-                f"{root}: not empty, and no run of halo-forge (holds {', '.join(foreign[:3])})",
+                f"{root}: not empty, and not a run directory of halo-forge (holds {', '.join(foreign[:3])})",
                 "choose another --output-dir, or empty this one",
             )
         self._lock = RunLock(root)
@@ -57,7 +57,7 @@ class Run:
 
     @property
     def is_new(self) -> bool:
-        """Nothing has been started here yet."""
+        """Whether nothing has been started here yet."""
         return not (self.root / "run.json").exists()
 
     def identity(self) -> dict[str, Any]:
@@ -98,7 +98,7 @@ class Run:
         return StageFolder(self.root, self.event)
 
     def adapter(self, version: int) -> Path | None:
-        """Where v_c's adapter is; None for the start model."""
+        """The adapter folder of a version; None for the start model."""
         return None if version == 0 else cycle_folder(self.root, version) / "adapter"
 
     def event(self, event: str, **fields: Any) -> None:
@@ -108,14 +108,14 @@ class Run:
         self._events.append({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields})
 
     def announced(self, event: str, value: Value) -> Value:
-        """`value`, after its fields went to events.jsonl; a kill before it is sealed lets it be told twice."""
+        """`value`, after writing its fields to events.jsonl; they are written twice if a kill precedes the sealing."""
         self.event(event, **value.to_row())
         return value
 
     def point(self, name: str, version: int, *, cycle: int) -> None:
-        """Let the link `best` or `latest` name a version's adapter; no link for the start model, which has none.
+        """Point the link `best` or `latest` to a version's adapter; the start model has no adapter and no link.
 
-        What an earlier cycle than the last one says is history: a resumed run must not turn its links back.
+        Calls from cycles before the newest one are ignored: a resumed run must not move its links back.
         """
         if cycle_folder(self.root, cycle + 1).exists():
             return
@@ -130,12 +130,12 @@ class Run:
             os.replace(temporary, link)
 
     def supersede(self, from_cycle: int) -> Path | None:
-        """Move everything made from `from_cycle` on to superseded/<time>/; nothing is deleted.
+        """Move everything from `from_cycle` on to superseded/<time>/; nothing is deleted.
 
         The latest cycle moves first, so a kill in between leaves a run that is consistent up to some cycle.
 
         Returns:
-            Where it went, None if there was nothing.
+            The new location, None if there was nothing to move.
         """
         cycles = sorted((self.root / "cycles").glob("[0-9]*"), reverse=True)
         parts = [self.root / "result.json", self.root / "test"]
@@ -143,7 +143,7 @@ class Run:
         parts = [part for part in parts if part.exists()]
         if not parts:
             return None
-        # Microseconds, because going back twice within a second must not collide.
+        # Microseconds, so that doing this twice within a second does not collide.
         target = self.root / "superseded" / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         with explained(target):
             (target / "cycles").mkdir(parents=True)

@@ -1,6 +1,6 @@
-"""What a run directory says about itself: where it stands, and one row for each cycle.
+"""The state of a run, read from its directory: progress, and one row per cycle.
 
-Everything is read from the sealed files and events.jsonl, so a running, a killed and a finished run look alike.
+Everything is read from the sealed files and events.jsonl, in the same way for a running, a killed and a finished run.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ PHASE_OF = {
 }
 
 COUNTED = {"num_gpu_readings", *GPU}
-"""Of the event `resources`: what the sensors of the GPU said, and how often."""
+"""Fields of the event `resources`: readings of the GPU's sensors, and their number."""
 
 
 @dataclass
 class CycleRow:
-    """One row: what was measured of v_{cycle-1}, and what cycle `cycle` trained.
+    """One row: the measurements of v_{cycle-1}, and the training of cycle `cycle`.
 
     Attributes:
         metrics: Names of docs/metrics.md -> values; costs are those of docs/metrics.md, summed over attempts.
-        decision: The cycle's decision.json; empty until it is made.
+        decision: The cycle's decision.json; empty until then.
         advice: The rows of the cycle's advice.json.
     """
 
@@ -67,7 +67,7 @@ class Status:
 
     @property
     def latest_advice(self) -> list[dict[str, str]]:
-        """What the latest version that was measured gave occasion to say; earlier advice may no longer hold."""
+        """The advice about the latest measured version; earlier advice may no longer apply."""
         measured = [row for row in self.cycles if row.decision]
         return measured[-1].advice if measured else []
 
@@ -83,7 +83,9 @@ def read_status(root: Path, num_cycles: int) -> Status:
         RunDirError: The directory holds no run.
     """
     if not (root / "run.json").is_file():
-        raise RunDirError(f"{root}: no run of halo-forge here", "name the output_dir of a run (it holds run.json)")
+        raise RunDirError(
+            f"{root}: not a run directory of halo-forge", "name the output_dir of a run (it holds run.json)"
+        )
     costs = _costs(root / "events.jsonl")
     cycles = []
     for cycle in range(1, num_cycles + 2):
@@ -153,7 +155,7 @@ def _state(root: Path, cycles: list[CycleRow], num_cycles: int) -> str:
 
 
 def _costs(path: Path) -> defaultdict[str, CostFacts]:
-    """Folder name -> what its stages cost, summed over all attempts."""
+    """Folder name -> the cost of its stages, summed over all attempts."""
     seconds: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
     tokens: defaultdict[str, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
     memory: dict[str, int] = {}
@@ -163,7 +165,7 @@ def _costs(path: Path) -> defaultdict[str, CostFacts]:
         if event["event"] == "attempt_started":
             begun.clear()
         elif event["event"] == "resources":
-            # A resumed run passes its finished cycles again, with less memory than they needed.
+            # A resumed run passes through its finished cycles again, with less memory than they needed.
             name = f"{event['cycle']:03d}"
             memory[name] = max(memory.get(name, 0), event["peak_memory_bytes"])
             if event.get("num_gpu_readings", 0) > gpu[name].get("num_gpu_readings", 0):
@@ -171,10 +173,10 @@ def _costs(path: Path) -> defaultdict[str, CostFacts]:
         elif event["event"] == "superseded":
             for name in [name for name in seconds if name.isdigit() and int(name) >= event["from_cycle"]]:
                 del seconds[name]
-                tokens.pop(name, None)  # absent where the attempt died while it sampled
+                tokens.pop(name, None)  # absent if the attempt died during sampling
         elif "folder" in event:
             folder, now = event["folder"], datetime.fromisoformat(event["time"])
-            # The time between two events of a folder is its own: cycles follow each other.
+            # The time between two events of a folder belongs to it, because cycles follow each other.
             seconds[folder]["other"] += (now - begun.get(folder, now)).total_seconds()
             begun[folder] = now
             phase = PHASE_OF.get(event["stage"])

@@ -115,7 +115,7 @@ ERRORS = [
         "M\nselection: {kind: everything}",
         "allowed: best_per_prompt, threshold, top_fraction, unfiltered (everything is now called unfiltered)",
     ),
-    ("M\nselection: {kind: unfiltered, deduplicate: true}", "a control arm without a filter: leave out deduplicate"),
+    ("M\nselection: {kind: unfiltered, deduplicate: true}", "a control arm without a filter: remove deduplicate"),
     ("M\nengine: {min_p: 1.5}", "engine.min_p: found 1.5, allowed: a number from 0 to 1"),
     (
         "M\ntraining: {learning_rate_mass: 4e-4, learning_rate: 5e-5}",

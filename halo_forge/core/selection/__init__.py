@@ -10,9 +10,9 @@ One policy is one file.  To add `longest`, write `longest.py` in this folder wit
             return take(ranked, quota=quota(len(ranked), keep_fraction), cap=self.per_prompt_cap)
 
 Nothing has to be registered.  `choose` sees only candidates that passed the rules of all policies (see `_rules.py`),
-sorted by prompt id and sample index; it must decide the same whatever their order is, so every ranking ends with
-`rank` (by merit, then by chance) or `tie_break` (by chance).  A policy that does not choose prompt by prompt also
-overrides `max_kept`, because the dry run shows it.
+sorted by prompt id and sample index; its result must not depend on their order, so every ranking ends with `rank` (by
+merit, then random) or `tie_break` (random).  A policy that does not choose per prompt also overrides `max_kept`, which
+the dry run shows.
 """
 
 from __future__ import annotations

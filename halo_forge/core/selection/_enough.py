@@ -1,4 +1,4 @@
-"""Too little to train on is an error that says what to change."""
+"""The error for too few selected samples, which says what to change."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from halo_forge.core.records import Selection
 
 
 def refuse_too_few(selection: Selection, cycle: int, min_selected: int) -> None:
-    """Raises TooFewSamples where fewer than `min_selected` samples of the cycle's own are kept."""
+    """Raise TooFewSamples if fewer than `min_selected` samples of this cycle are kept."""
     if len(selection.kept) >= min_selected:
         return
     num_samples = len(selection.kept) + sum(len(keys) for keys in selection.dropped.values())
     truncated = len(selection.dropped.get("truncated", ())) > num_samples / 2
     advice = (
-        "a larger engine.max_new_tokens, or an engine.stop string that ends an answer"
+        "a larger engine.max_new_tokens, or an engine.stop string that ends a completion"
         if truncated
-        else "easier prompts, more samples_per_prompt, or a lower selection.reward_threshold (such as 0.5: all"
+        else "easier prompts, more samples_per_prompt, or a lower selection.reward_threshold (such as 0.5: everything"
         " that compiles)"
     )
     dropped = ", ".join(f"{reason} {len(keys)}" for reason, keys in selection.dropped.items() if keys)
     hint = (
-        "nothing is lost and --resume continues here, but the same samples will give the same answer: start a new run"
+        "nothing is lost and --resume continues here, but the same samples give the same result: start a new run"
         f" with {advice}; model.adapter can start it from an adapter of this run"
     )
     if len(selection.kept) + len(selection.dropped.get("flaky_unknown", ())) >= min_selected:
         hint = (
-            "the verifier itself failed in the second run (second_verdicts.jsonl of the cycle says how): fix that,"
+            "the verifier itself failed in the second run (see second_verdicts.jsonl of the cycle): correct that,"
             f" then `halo-forge raft resume RUN --from-cycle {cycle}`"
         )
     raise TooFewSamples(

@@ -1,4 +1,4 @@
-"""What earlier cycles kept, and which of it later ones train on once more."""
+"""Samples that earlier cycles kept, and which of them later cycles train on again."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ def kept_before(past: Iterable[Training]) -> set[Hashable]:
 
 
 def most_replayed(num_kept: int, share: float) -> int:
-    """How many rows may join `num_kept` so that they are at most `share` of all; `share` is in (0, 1).
+    """How many replayed rows can be added to `num_kept` so that they are at most `share` of all; `share` is in (0, 1).
 
     The bound is `floor(num_kept * share / (1 - share))`.
     """
-    # 4 * 0.2 / 0.8 is a hair below 1 in floating point, and means 1.
+    # 4 * 0.2 / 0.8 is slightly below 1 in floating point, but means 1.
     return math.floor(round(num_kept * share / (1.0 - share), 9))
 
 
 def replay(
     past: Iterable[Training], kept: Sequence[Sample], *, share: float, cap: int | None, seed: int
 ) -> tuple[tuple[int, str, int], ...]:
-    """(cycle, prompt id, sample index) of the earlier samples to train on once more.
+    """(cycle, prompt id, sample index) of the earlier samples to train on again.
 
-    Of equal programs the newest is taken, and none that this cycle kept itself.  A prompt has at most `cap` rows,
-    those of this cycle included.  Places go first to the prompts with the fewest rows, so that what this cycle did not
-    solve is not forgotten; the rest is decided by merit within a prompt, whatever the cycle, and by `seed`.
+    Of equal programs the newest is used, and none that this cycle kept itself.  A prompt has at most `cap` rows,
+    including those of this cycle.  Prompts with the fewest rows come first, so that prompts which this cycle did not
+    solve are not forgotten; then merit within a prompt decides, whatever the cycle, then `seed`.
     """
     room = most_replayed(len(kept), share)
     num_rows = Counter(sample.prompt_id for sample in kept)
@@ -49,7 +49,7 @@ def replay(
             if seen.isdisjoint(candidate.identities):
                 seen |= candidate.identities
                 draw = derive_seed(seed, "replay", training.cycle, *candidate.key)
-                # Novelty, the last of the merits, is not known of its own time.
+                # Novelty, the last criterion, is not known for the time when the sample was made.
                 entry = candidate.merit[:-1], draw, (training.cycle, *candidate.key)
                 waiting[candidate.sample.prompt_id].append(entry)
     places = []

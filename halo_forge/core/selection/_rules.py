@@ -1,23 +1,23 @@
-"""The rules that hold for every policy, in the order in which they drop a sample.
+"""The rules that apply to every policy, in the order in which they drop a sample.
 
-verifier_error        our own fault: nothing is known about the sample
-truncated             cut off by the length limit: it would teach never to stop
+verifier_error        the verifier failed: nothing is known about the sample
+truncated             cut off by the length limit: it would teach the model never to stop
 below_threshold       "pass": not a full success; a number: a lower reward
-flagged               looks for reward where none is earned (`records.HACK_FLAGS`), if `drop_flagged`
+flagged               it has a hack flag (`records.HACK_FLAGS`), if `drop_flagged`
 never_solved, always_solved        no judged sample of its prompt passes, or all do, if `drop_prompts` says so
 duplicate             the program of another sample of the same prompt after normalisation, or exactly the program of
-                      any other sample.  Two prompts may share a normalised program for good reasons (it forgets all
-                      names), but not the exact text: that is a model that gives one answer to everything.
+                      any other sample.  Two prompts may legitimately share a normalised program (it drops all names),
+                      but not the exact text: that is a model that gives the same completion to everything.
 over_cap, below_keep_fraction      the policy's choice (`take`)
-flaky                 chosen, run once more, and the verdict was another one: luck is nothing to learn from.  The
-                      places of flaky samples stay empty, because nobody ran the next ones twice.
-flaky_unknown         chosen, and our own fault kept it from being run once more: whether it was luck is not known
+flaky                 chosen, but the verdict of a second run differs: there is nothing to learn from luck.  The places
+                      of flaky samples stay empty, because the next ones in rank were not run twice.
+flaky_unknown         chosen, but the verifier failed in the second run, so it is unknown whether it was luck
 
-Nothing depends on the order of the samples.  Where a policy ranks them, the higher reward goes first, then the larger
-share of passed checks, fewer warnings, the shorter answer (by powers of two of its tokens: a rule that always prefers
-the shorter of two would shrink the answers cycle by cycle), and a program that no earlier cycle kept; what is left is
-decided by a hash of the seed and the sample's id.  (A stable sort of tied rewards keeps the first prompts of the file
-and never trains on the others.)
+Nothing depends on the order of the samples.  Policies that rank them prefer the higher reward, then the larger share of
+passed checks, fewer warnings, the shorter completion (by powers of two of its tokens, because always preferring the
+shorter of two would shrink completions from cycle to cycle), and a program that no earlier cycle kept; a hash of the
+seed and the sample's id breaks the remaining ties.  (A stable sort of tied rewards would keep the first prompts of the
+file and never train on the others.)
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Candidate:
     """A sample, and whether its program is new.
 
     Attributes:
-        is_new: No earlier cycle kept its program.
+        is_new: Whether no earlier cycle kept its program.
     """
 
     sample: Sample
@@ -60,12 +60,12 @@ class Candidate:
 
     @property
     def completion(self) -> Completion:
-        """What was sampled."""
+        """The completion."""
         return self.sample.completion
 
     @property
     def verdict(self) -> Verdict:
-        """What the verifier found out about it."""
+        """Its verdict."""
         return self.sample.verdict
 
     @property
@@ -74,31 +74,31 @@ class Candidate:
         return self.sample.key
 
     def tie_break(self, seed: int) -> int:
-        """A number that puts equal candidates into a random order, the same for the same seed."""
+        """A pseudo-random number that orders equal candidates, the same for the same seed."""
         return derive_seed(seed, "tie", *self.key)
 
     @property
     def merit(self) -> tuple[float, float, int, int, bool]:
-        """Smaller is better; see the top of this file."""
+        """The sort key by merit, smaller is better; see the top of this file."""
         verdict = self.verdict
         share = verdict.tests_passed / verdict.tests_total if verdict.tests_total > 0 else 0.0
         length = len(self.completion.token_ids).bit_length()
         return -verdict.reward, -share, verdict.warnings, length, not self.is_new
 
     def rank(self, seed: int) -> tuple[float, ...]:
-        """The place of this candidate among others: smaller goes first, and no two are equal."""
+        """The sort key of this candidate: smaller goes first, and no two are equal."""
         return (*self.merit, self.tie_break(seed))
 
     @property
     def identities(self) -> set[Hashable]:
-        """What makes two programs the same: one shared identity is enough."""
+        """Identities of a program: two programs are the same if they share one."""
         return identities(self.sample)
 
 
 def identities(sample: Sample) -> set[Hashable]:
-    """What makes the programs of two samples the same: one shared identity is enough."""
+    """Identities of a sample's program: two samples have the same program if they share one."""
     verdict = sample.verdict
-    # Where no program was found, the answer itself is all there is to compare.
+    # If no program was found, only the completion itself can be compared.
     exact = ("text", sample.completion.text) if verdict.source_digest is None else ("source", verdict.source_digest)
     if verdict.normal_digest is None:
         return {exact}
@@ -107,7 +107,7 @@ def identities(sample: Sample) -> set[Hashable]:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """What a policy makes of the candidates: each of them is in exactly one of the three."""
+    """The choice of a policy: each candidate is in exactly one of the three."""
 
     kept: Sequence[Candidate]
     over_cap: Sequence[Candidate]
@@ -131,14 +131,14 @@ def candidates_of(samples: Iterable[Sample], kept_before: Collection[Hashable] =
 
 
 def solved(passed: int, judged: int) -> Literal["never_solved", "always_solved"] | None:
-    """What the judged samples of a prompt say about it; None where some pass and some do not, or none was judged."""
+    """`never_solved` or `always_solved`; None if some samples pass and some do not, or none was judged."""
     if judged == 0 or 0 < passed < judged:
         return None
     return "always_solved" if passed else "never_solved"
 
 
 def reason_to_drop(candidate: Candidate, threshold: Threshold, drop_flagged: bool) -> str | None:
-    """The first rule that drops this sample for what it is by itself, None if none does."""
+    """The first rule that drops this sample regardless of the others, None if none does."""
     if candidate.verdict.status == "error":
         return "verifier_error"
     if candidate.completion.finish == "length":
@@ -150,7 +150,7 @@ def reason_to_drop(candidate: Candidate, threshold: Threshold, drop_flagged: boo
 
 
 def without_duplicates(candidates: Sequence[Candidate], seed: int) -> tuple[list[Candidate], list[Candidate]]:
-    """(survivors, duplicates); of equal programs the one that ranks first survives."""
+    """(survivors, duplicates); of equal programs the first in rank survives."""
     survivors: list[Candidate] = []
     duplicates: list[Candidate] = []
     seen: set[Hashable] = set()
@@ -165,19 +165,19 @@ def without_duplicates(candidates: Sequence[Candidate], seed: int) -> tuple[list
 
 
 def quota(num_candidates: int, keep_fraction: float) -> int:
-    """How many of the candidates `keep_fraction` keeps: rounded up, so at least one of any.
+    """How many candidates `keep_fraction` keeps: rounded up, so at least one if there are any.
 
     Raises:
         ValueError: `keep_fraction` is not in (0, 1].
     """
     if not 0 < keep_fraction <= 1:
         raise ValueError(f"keep_fraction is {keep_fraction}; a number in (0, 1] is needed")
-    # 0.1 * 30 is a hair above 3 in floating point, and means 3.
+    # 0.1 * 30 is slightly above 3 in floating point, but means 3.
     return math.ceil(round(num_candidates * keep_fraction, 9))
 
 
 def take(ranked: Sequence[Candidate], *, quota: int, cap: int | None) -> Chosen:
-    """The first `quota` of the ranked candidates, at most `cap` of each prompt; what the cap drops frees its place."""
+    """The first `quota` of the ranked candidates, at most `cap` per prompt; the next in rank replaces a capped one."""
     kept: list[Candidate] = []
     over_cap: list[Candidate] = []
     below: list[Candidate] = []
@@ -201,7 +201,7 @@ def by_prompt(candidates: Sequence[Candidate]) -> dict[str, list[Candidate]]:
 
 
 def merged(parts: Sequence[Chosen]) -> Chosen:
-    """What was chosen prompt by prompt, as one choice."""
+    """The choices per prompt combined into one."""
     return Chosen(
         [each for part in parts for each in part.kept],
         [each for part in parts for each in part.over_cap],
@@ -212,7 +212,7 @@ def merged(parts: Sequence[Chosen]) -> Chosen:
 def to_selection(
     kept: Sequence[Candidate], dropped: dict[str, Sequence[Candidate]], threshold: Threshold, seed: int
 ) -> Selection:
-    """The kept samples shuffled by `seed`, so that no batch holds one prompt alone; every reason is a key."""
+    """The kept samples shuffled by `seed`, so that batches mix prompts; every reason is a key of `dropped`."""
     order = sorted(kept, key=lambda each: derive_seed(seed, "order", *each.key))
     return Selection(
         kept=tuple(each.key for each in order),
@@ -222,10 +222,10 @@ def to_selection(
 
 
 def without_flaky(selection: Selection, samples: Iterable[Sample], again: Iterable[Verdict]) -> Selection:
-    """The selection without samples whose second verdict is another than the first one, or is not known.
+    """The selection without samples whose second verdict differs from the first, or is unknown.
 
     Args:
-        again: Second verdicts of kept samples, of as many as were run again.
+        again: Second verdicts of the kept samples that were run again.
     """
     first = {sample.key: sample.verdict for sample in samples}
     second = {verdict.key: verdict for verdict in again}

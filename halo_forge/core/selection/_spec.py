@@ -1,4 +1,4 @@
-"""The settings that all policies share, and the order of their work."""
+"""The settings that all policies share, and the order in which rules and policy apply."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class SelectionSpec(Spec, abc.ABC):
 
     Attributes:
         kind: The name of the policy in the configuration; the name of its module.
-        reward_threshold: "pass" keeps full successes only; a number keeps what has at least this reward.
-        per_prompt_cap: Keep at most so many samples of one prompt; None keeps any number.
-        keep_fraction: The share in (0, 1] to keep of what cleared the rules before the cap; rounded up.
-        deduplicate: Keep one of several equal programs.
-        drop_flagged: Keep no answer that looks for reward where none is earned (`records.HACK_FLAGS`).
-        drop_prompts: Keep nothing of prompts whose samples never pass, or always.
-        is_control: What the verifier found out plays no part: an arm to compare with, not a way to train.
+        reward_threshold: "pass" keeps full successes only; a number keeps samples with at least this reward.
+        per_prompt_cap: Keep at most this many samples per prompt; None sets no limit.
+        keep_fraction: The share in (0, 1] to keep of the samples that passed the rules before the cap; rounded up.
+        deduplicate: Keep only one of several equal programs.
+        drop_flagged: Drop samples with a hack flag (`records.HACK_FLAGS`).
+        drop_prompts: Keep nothing from prompts whose samples never pass, or always pass.
+        is_control: Verdicts play no part: a control arm, not a way to train.
     """
 
     is_control: ClassVar[bool] = False
@@ -51,7 +51,7 @@ class SelectionSpec(Spec, abc.ABC):
 
     @abc.abstractmethod
     def choose(self, candidates: Sequence[Candidate], keep_fraction: float, seed: int) -> Chosen:
-        """The policy itself: the candidates cleared all rules before the cap."""
+        """The policy itself: which of the candidates, which passed all rules before the cap, are kept."""
 
     def select(
         self,
@@ -62,13 +62,13 @@ class SelectionSpec(Spec, abc.ABC):
         seed: int,
         kept_before: Collection[Hashable] = (),
     ) -> Selection:
-        """The samples to train on, and for each other one the first rule that dropped it.
+        """The samples to train on, and for every other sample the first rule that dropped it.
 
         Args:
             threshold: The value of `reward_threshold` in this cycle.
             keep_fraction: The value of `keep_fraction` in this cycle.
-            seed: Decides what is left open by reward and rules; the order of the samples never does.
-            kept_before: Identities of the programs that earlier cycles kept; of equals, others go first.
+            seed: Breaks ties that reward and rules leave; the order of the samples never does.
+            kept_before: Identities of the programs that earlier cycles kept; other programs win ties.
 
         Raises:
             ValueError: A sample occurs twice, or `keep_fraction` is not in (0, 1].
@@ -89,7 +89,7 @@ class SelectionSpec(Spec, abc.ABC):
         return to_selection(chosen.kept, {**dropped, **choice}, threshold, seed)
 
     def reason_to_drop(self, candidate: Candidate, threshold: Threshold) -> str | None:
-        """The first rule that drops this sample for what it is by itself, None if none does."""
+        """The first rule that drops this sample regardless of the others, None if none does."""
         return reason_to_drop(candidate, threshold, self.drop_flagged)
 
     def _unwanted(self, samples: Sequence[Sample]) -> dict[str, str]:
@@ -98,6 +98,6 @@ class SelectionSpec(Spec, abc.ABC):
         return {prompt_id: reason for prompt_id, reason in found.items() if reason in wanted}
 
     def max_kept(self, num_prompts: int, samples_per_prompt: int, keep_fraction: float) -> int:
-        """The most samples that `select` can keep, for the dry run; this one is for policies that go by prompt."""
+        """The most samples that `select` can keep, for the dry run; by default for policies that choose per prompt."""
         per_prompt = quota(samples_per_prompt, keep_fraction)
         return num_prompts * (per_prompt if self.per_prompt_cap is None else min(per_prompt, self.per_prompt_cap))

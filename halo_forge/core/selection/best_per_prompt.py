@@ -1,4 +1,4 @@
-"""The best samples of every prompt, as in RAFT (Dong et al. 2023, arXiv:2304.06767): easy prompts crowd out none."""
+"""The best samples per prompt, as in RAFT (Dong et al. 2023, arXiv:2304.06767): hard prompts are not crowded out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that clears the threshold: rejection sampling in its plainest form."""
+"""Everything that reaches the threshold: plain rejection sampling."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from halo_forge.core.selection._spec import Cap, SelectionSpec
 
 
 class KeepThreshold(SelectionSpec):
-    """Keeps all candidates; a `keep_fraction` below 1 or a cap keeps a random choice of each prompt's candidates.
+    """Keeps all candidates; a `keep_fraction` below 1 or a cap keeps a random subset of each prompt's candidates.
 
-    Above the threshold the reward does not count: use `best_per_prompt` or `top_fraction` for that.
+    Above the threshold the reward does not matter; use `best_per_prompt` or `top_fraction` to rank by it.
     """
 
     kind: Literal["threshold"] = "threshold"

@@ -12,8 +12,8 @@ from halo_forge.core.selection._spec import SelectionSpec
 class TopFraction(SelectionSpec):
     """Ranks all candidates by merit (reward first, see `_rules.py`) and keeps the first `keep_fraction`, rounded up.
 
-    The fraction counts from the candidates before the cap; a place that the cap frees goes to the next in rank.
-    Easy prompts get more of the places than hard ones; `best_per_prompt` does not do that.
+    The fraction is of the candidates before the cap; the next in rank replaces a capped one.  Easy prompts get more of
+    the places than hard ones, unlike with `best_per_prompt`.
     """
 
     kind: Literal["top_fraction"] = "top_fraction"

@@ -1,7 +1,7 @@
 """A control arm: the model's own samples, unverified.
 
-Unverified samples raise pass rates too (SSD, arXiv:2604.01193), so what a verifier adds is known only beside this arm.
-For an equal amount of data set `keep_fraction` to the share that the arm with the verifier keeps.
+Unverified samples can raise pass rates too (SSD, arXiv:2604.01193), so only a comparison with this arm shows what the
+verifier adds.  For an equal amount of data, set `keep_fraction` to the share that the arm with the verifier keeps.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from halo_forge.core.selection._spec import Cap, SelectionSpec
 
 
 class Unfiltered(SelectionSpec):
-    """Keeps a random `keep_fraction` of each prompt's samples, whatever their verdicts; truncated ones never.
+    """Keeps a random `keep_fraction` of each prompt's samples, whatever their verdicts, but never truncated ones.
 
-    The threshold, flags, duplicates and second runs do not count.
+    Threshold, flags, duplicates and second runs play no part.
     """
 
     is_control: ClassVar[bool] = True
@@ -37,7 +37,7 @@ class Unfiltered(SelectionSpec):
         if self.reward_threshold.kind != "constant" or self.reward_threshold.value(1, 1) != 0.0:
             found.insert(0, "reward_threshold")
         if found:
-            raise ValueError(f"kind unfiltered is a control arm without a filter: leave out {', '.join(found)}")
+            raise ValueError(f"kind unfiltered is a control arm without a filter: remove {', '.join(found)}")
         return self
 
     def reason_to_drop(self, candidate: Candidate, threshold: Threshold) -> str | None:
