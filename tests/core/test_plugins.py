@@ -99,6 +99,12 @@ def test_a_broken_plugin_is_named_with_what_is_wrong(tmp_path: Path, value: str,
     assert "pip uninstall steps-of-mine" in said
 
 
+def test_an_engine_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
+    source = ONE_ANSWER.replace("def open", "def start")
+    install(tmp_path, "one", {"halo_forge.engines": {"one_answer": "one:OneAnswerSpec"}}, {"one.py": source})
+    assert "OneAnswerSpec lacks open" in failed(tmp_path, write_inputs(tmp_path / "inputs"))
+
+
 def test_a_kind_is_claimed_only_once(tmp_path: Path) -> None:
     config = write_inputs(tmp_path / "inputs")
     for name, module in (("one", "steps_one"), ("two", "steps_two")):
