@@ -34,16 +34,18 @@ class Family:
     Attributes:
         group: The group of its entry points.
         base: `module:Class` of which every kind is a subclass; loaded only when a plugin is found.
+        needs: Methods that a kind has to bring besides the abstract ones of `base`.
     """
 
     group: str
     base: str
+    needs: tuple[str, ...] = ()
 
 
 FAMILIES: Mapping[str, Family] = {
     "halo_forge.core.schedules": Family("halo_forge.schedules", "halo_forge.core.schedules._schedule:Schedule"),
     "halo_forge.core.selection": Family("halo_forge.selection", "halo_forge.core.selection._spec:SelectionSpec"),
-    "halo_forge.engines": Family("halo_forge.engines", "halo_forge.engines._spec:EngineSpec"),
+    "halo_forge.engines": Family("halo_forge.engines", "halo_forge.engines._spec:EngineSpec", ("open",)),
     "halo_forge.verifiers.languages": Family("halo_forge.verifiers", "halo_forge.verifiers.spec:ProgramSpec"),
 }
 """Package of a family -> how other packages add kinds to it."""
@@ -96,7 +98,7 @@ def discover(package: str) -> dict[str, type[Spec]]:
     if package in FAMILIES:
         family = FAMILIES[package]
         for plugin in plugins(family.group):
-            kind = _checked_kind(plugin, family.base)
+            kind = _checked_kind(plugin, family)
             if kind in found:
                 raise plugin.error(f"its kind {kind!r} is taken by {_origin(found[kind], family.group)}")
             found[kind] = plugin.loaded
@@ -156,8 +158,8 @@ def _load(point: metadata.EntryPoint) -> Plugin:
         raise _plugin_error(distribution, version, point.group, point.name, wrong) from error
 
 
-def _checked_kind(plugin: Plugin, base: str) -> str:
-    module, _, name = base.partition(":")
+def _checked_kind(plugin: Plugin, family: Family) -> str:
+    module, _, name = family.base.partition(":")
     parent = getattr(importlib.import_module(module), name)
     loaded = plugin.loaded
     if not (isinstance(loaded, type) and issubclass(loaded, Spec) and issubclass(loaded, parent)):
@@ -166,9 +168,12 @@ def _checked_kind(plugin: Plugin, base: str) -> str:
     if field is None or field.default != plugin.name:
         found = "has no default for `kind`" if field is None or field.is_required() else f"is {field.default!r}"
         raise plugin.error(f"the kind of {loaded.__name__} {found}; it must be the name of the entry point")
-    abstract = sorted(getattr(loaded, "__abstractmethods__", ()))
-    if abstract:
-        raise plugin.error(f"{loaded.__name__} lacks {', '.join(abstract)}")
+    lacking = {
+        *getattr(loaded, "__abstractmethods__", ()),
+        *(name for name in family.needs if not hasattr(loaded, name)),
+    }
+    if lacking:
+        raise plugin.error(f"{loaded.__name__} lacks {', '.join(sorted(lacking))}")
     return plugin.name
 
 

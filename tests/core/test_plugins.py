@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
 import pytest
 from plugin_packages import halo_forge, install
 from scripted_runs import write_inputs, write_rows
+
+from halo_forge.core.registry import FAMILIES, discover
 
 STEPS = """
 from typing import Literal
@@ -31,6 +34,40 @@ def to_prompt(row):
     from halo_forge.core.records import Prompt
 
     return Prompt(str(row.data["number"]), ({"role": "user", "content": row.text("question")},))
+"""
+
+
+LAST = """
+from typing import Literal
+from halo_forge.core.selection import SelectionSpec, take
+
+class Last(SelectionSpec):
+    kind: Literal["last"] = "last"
+
+    def choose(self, candidates, keep_fraction, seed):
+        ranked = sorted(candidates, key=lambda each: (-each.completion.index, each.tie_break(seed)))
+        return take(ranked, quota=1, cap=self.per_prompt_cap)
+"""
+
+ONE_ANSWER = """
+from typing import ClassVar, Literal
+from halo_forge.core.records import Completion
+from halo_forge.engines import EngineSpec
+
+class OneAnswer:
+    saturates_cpu = False
+
+    def sample(self, prompts, requests, policy_version):
+        for request in requests:
+            text = "```c\\nint f(int a) { return a * %d; }\\n```" % (request.index + 2)
+            yield Completion(request.prompt_id, request.index, text, (1, 2), "stop", request.seed, policy_version)
+
+class OneAnswerSpec(EngineSpec):
+    needs_policy: ClassVar[bool] = False
+    kind: Literal["one_answer"] = "one_answer"
+
+    def open(self, policy):
+        return OneAnswer()
 """
 
 
@@ -60,6 +97,12 @@ def test_a_broken_plugin_is_named_with_what_is_wrong(tmp_path: Path, value: str,
     assert "plugin steps-of-mine 1.2, entry point 'steps' of group halo_forge.schedules: " in said
     assert wrong in said
     assert "pip uninstall steps-of-mine" in said
+
+
+def test_an_engine_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
+    source = ONE_ANSWER.replace("def open", "def start")
+    install(tmp_path, "one", {"halo_forge.engines": {"one_answer": "one:OneAnswerSpec"}}, {"one.py": source})
+    assert "OneAnswerSpec lacks open" in failed(tmp_path, write_inputs(tmp_path / "inputs"))
 
 
 def test_a_kind_is_claimed_only_once(tmp_path: Path) -> None:
@@ -109,3 +152,27 @@ def test_a_run_records_the_plugins_that_it_used(tmp_path: Path) -> None:
     settings = [json.loads((tmp_path / f"run/cycles/00{each}/settings.json").read_text()) for each in (1, 2)]
     assert [each["learning_rate"] for each in settings] == pytest.approx([1e-5, 2e-5])
     assert json.loads((tmp_path / "run/cycles/001/selection.jsonl").read_text().splitlines()[0])["prompt_id"] in "01"
+
+
+def test_an_engine_and_a_selection_policy_take_part_in_a_run(tmp_path: Path) -> None:
+    points = {"halo_forge.selection": {"last": "last:Last"}, "halo_forge.engines": {"one_answer": "one:OneAnswerSpec"}}
+    install(tmp_path, "both", points, {"last.py": LAST, "one.py": ONE_ANSWER})
+    config = write_inputs(
+        tmp_path / "inputs",
+        engine={"kind": "one_answer"},
+        selection={"kind": "last", "reward_threshold": 0.1, "deduplicate": False},
+        verifier={"kind": "c", "stages": ["compile"], "workers": 1},
+    )
+    done = halo_forge(tmp_path, "raft", "run", config, "--output-dir", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run/run.json").read_text())["plugins"] == {"both": "1.2"}
+    selection = json.loads((tmp_path / "run/cycles/001/selection.json").read_text())
+    assert [index for _, index in selection["kept"]] == [1]
+
+
+def test_every_family_of_plugins_is_one_whose_own_kinds_have_its_base() -> None:
+    for package, family in FAMILIES.items():
+        module, _, name = family.base.partition(":")
+        base = getattr(importlib.import_module(module), name)
+        kinds = discover(package)
+        assert len(kinds) >= 4 and all(issubclass(spec, base) for spec in kinds.values())

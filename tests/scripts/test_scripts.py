@@ -341,9 +341,8 @@ def test_the_hooks_run_what_is_installed_and_fetch_nothing() -> None:
     hooks = config["repos"][0]["hooks"]
     assert {hook["language"] for hook in hooks} == {"system"}
     lint = (ROOT / "Makefile").read_text(encoding="utf-8").partition("\nlint:")[2].partition("\n\n")[0]
-    for hook in hooks:
-        command = hook["entry"].removeprefix(".venv/bin/").replace(" --force-exclude", "")
-        assert f"$(BIN)/{command}" in lint
+    commands = [hook["entry"].removeprefix(".venv/bin/").replace(" --force-exclude", "") for hook in hooks]
+    assert commands == [line.removesuffix(" .") for line in re.findall(r"^\t\$\(BIN\)/(.*)$", lint, re.MULTILINE)]
 
 
 def test_the_citation_names_this_version() -> None:
