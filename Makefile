@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 MODEL := models/smollm2-135m-instruct
 
-.PHONY: help setup lock model demo bench gpu-check system test test-oldest test-newest test-stripped test-vllm test-llama-cpp lint format clean
+.PHONY: help setup lock model demo bench gpu-check system test test-fast coverage test-oldest test-newest test-stripped test-vllm test-llama-cpp lint format clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -41,6 +41,16 @@ test: system model lint  ## lint, type check and run all tests
 	$(BIN)/python -m pytest -q tests/sandbox
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/gpu
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/sandbox --ignore=tests/gpu tests
+
+test-fast: lint  ## lint, types, the pure core, and the loop with scripted answers: under 2 minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/test_architecture.py tests/core tests/config \
+	    tests/store tests/loop/test_loop.py tests/loop/test_loop_decline.py
+
+coverage: setup model  ## run the tests but for the sandbox's and the GPU's, and report which lines of the package ran
+	$(BIN)/coverage erase
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -q -n 2 --dist loadfile --ignore=tests/sandbox --ignore=tests/gpu tests
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 test-oldest: setup  ## test with the oldest versions that pyproject.toml allows
 	@bash scripts/test_versions.sh oldest

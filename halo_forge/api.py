@@ -9,14 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from halo_forge import loop
-from halo_forge.checks.answers import (
-    completion_rows,
-    one_prompt,
-    programs,
-    verdicts_on,
-    without_tests,
-)
 from halo_forge.config import LoadedConfig, load_config
 from halo_forge.core.advice import Advised
 from halo_forge.core.errors import ConfigError
@@ -100,6 +92,8 @@ def run(
         ToolMissing: A compiler, package or server is missing or does not work.
         StoppedByRule: A rule of the configuration ended the run; it stays resumable.
     """
+    from halo_forge import loop  # late, as below: a preview does not pay for what it does not use
+
     root = Path(config.config.output_dir)
     if from_cycle is None and resume and is_finished(config):
         return RunDirectory(root)
@@ -222,6 +216,8 @@ def verify_programs(
         ConfigError: A setting is wrong, no prompt has this id, or a text is empty.
         ToolMissing: A compiler is missing or does not work.
     """
+    from halo_forge.checks.answers import one_prompt, programs, verdicts_on, without_tests
+
     if not isinstance(verifier, LoadedConfig):
         if prompt_id is not None:
             raise ConfigError("prompt_id needs a configuration, which names the prompts", "give load_config(...)")
@@ -247,6 +243,8 @@ def verify_completions(config: LoadedConfig, rows: Iterable[Mapping[str, Any]]) 
         ConfigError: A row is wrong or names no prompt of the configuration.
         ToolMissing: A compiler is missing or does not work.
     """
+    from halo_forge.checks.answers import completion_rows, verdicts_on
+
     numbered = (Row(f"row {number}", row) for number, row in enumerate(rows, start=1))
     asked = completion_rows(numbered, load_prompt_sets(config.config).by_id())
     return list(verdicts_on(config.config.verifier, asked))

@@ -51,7 +51,8 @@ def evaluate(
     plan: Plan, run: Run, runtime: Runtime, earlier: Sequence[PolicyVersion], training: Training | None
 ) -> PolicyVersion:
     """Sample, verify and measure the version after `earlier`, which `training` made, and decide what follows."""
-    number, cycle, folder = len(earlier), len(earlier) + 1, run.cycle(len(earlier) + 1)
+    number = len(earlier)
+    folder = run.cycle(number + 1)
 
     sampling = folder.stage("sampling", SamplingSettings, lambda: plan.sampling_settings(earlier))
     requests = {"train": plan.train_requests(sampling, trainings(earlier, training)), "dev": plan.dev_requests()}
@@ -74,7 +75,7 @@ def evaluate(
     runtime.observer.decided(decision)
     version = PolicyVersion(training, sampling, train, dev, measurement, decision)
     runtime.observer.advised(folder.stage("advice", Advised, lambda: advise([*earlier, version])))
-    run.point("best", decision.best_version, cycle=cycle)
+    run.point("best", decision.best_version, cycle=decision.cycle)
     return version
 
 

@@ -174,9 +174,9 @@ def simulate(num_prompts: int, num_samples: int, truth: str, num_runs: int, seed
         chances = np.clip(difficulty + shifts[:, None] + unequal, 0.0, 1.0)
         seen = generator.binomial(num_samples, chances)
         totals = _totals(seen, num_samples)
-        anew = Fresh(generator, chances, num_samples)
+        fresh = Fresh(generator, chances, num_samples)
         for rule, settings in RULES.items():
-            alarms[rule] += _alarm(settings, totals, anew)
+            alarms[rule] += _alarm(settings, totals, fresh)
         rates = seen / num_samples
         for rule, alarm in SINGLE_LOOK.items():
             alarms[rule] += alarm(rates)
@@ -187,13 +187,13 @@ def _totals(passed: NDArray[np.int64], num_samples: int) -> list[Totals]:
     return [{str(prompt): (float(each), num_samples) for prompt, each in enumerate(row)} for row in passed]
 
 
-def _alarm(settings: DecisionsSection, seen: Sequence[Totals], anew: Fresh) -> bool:
+def _alarm(settings: DecisionsSection, seen: Sequence[Totals], fresh: Fresh) -> bool:
     """Whether a version of the run is found to have degraded, by the production code."""
     incumbent = 0
     for version in range(1, len(seen)):
         assessment: Assessment = screen_totals(settings, incumbent, seen[incumbent], seen[version])
         if assessment.outcome == "suspect":
-            assessment = confirm_totals(settings, assessment, *anew.of(incumbent, version))
+            assessment = confirm_totals(settings, assessment, *fresh.of(incumbent, version))
         if assessment.outcome == "degraded":
             return True
         if assessment.outcome == "improved":

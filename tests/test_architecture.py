@@ -145,6 +145,24 @@ def test_functions_stay_short() -> None:
     assert wrong == []
 
 
+def docstrings(module: ast.Module) -> set[int]:
+    """Ids of the string constants of a module that stand alone: documentation for those who read the code."""
+    return {id(node.value) for node in ast.walk(module) if isinstance(node, ast.Expr)}
+
+
+def test_no_message_names_a_file_that_only_a_checkout_has() -> None:
+    wrong = [
+        f"{name(path)}:{node.lineno}: {node.value[:60]}"
+        for path in FILES
+        for module in [tree(path)]
+        for alone in [docstrings(module)]
+        for node in ast.walk(module)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in alone
+        if re.search(r"\b(?:docs|configs|scripts)/\w", node.value)
+    ]
+    assert wrong == []
+
+
 def test_importing_everything_public_imports_no_heavy_library() -> None:
     program = f"""
 import importlib, pkgutil, sys

@@ -14,9 +14,6 @@ ROOT = Path(halo_forge.__file__).parent
 
 JUSTIFIED: dict[frozenset[str], str] = {
     frozenset(
-        {"cli.decided", "cli.render", "cli.watch"}
-    ): "the live display is drawn by `render`, imported when one opens",
-    frozenset(
         {"engines._sampling", "engines.transformers"}
     ): "the engine imports torch's half of itself when it samples",
     frozenset(

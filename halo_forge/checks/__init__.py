@@ -1,4 +1,4 @@
-"""Checking without training: files and answers by a verifier, stored verdicts under other rewards, and task files.
+"""Checking without training: files and completions by a verifier, stored verdicts under other rewards, and task files.
 
 answers.py      source files and JSONL completions become what a verifier takes, and their verdicts
 rescore.py      the stored verdicts of a run under other rewards; runs no program

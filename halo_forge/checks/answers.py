@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 _FORM = 'write {"prompt_id": ..., "text": ...} on each line; `index`, `finish` and `policy_version` are optional'
 _TELLING = re.compile(r"\berror\b|undefined reference")
-_MOST_BYTES = 16 * 1024 * 1024  # far more than any answer may have, and no endless device
+_MOST_BYTES = 16 * 1024 * 1024  # far more than any completion, and a bound for endless devices
 _NO_INPUT: Mapping[str, Any] = {"kind": "stdio", "cases": ({"stdin": "", "stdout": ""},)}
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One answer to check, and what a table calls it."""
+    """One completion to check, and its name in a table."""
 
     name: str
     prompt: Prompt
@@ -54,7 +54,7 @@ def without_tests(spec: ProgramSpec) -> ProgramSpec:
 
 
 def source_files(paths: Sequence[Path], spec: ProgramSpec, prompt: Prompt | None) -> list[Asked]:
-    """Each file as the answer to `prompt`, or as a program of its own; as `programs`.
+    """Each file as a completion of `prompt`, or as a standalone program; as `programs`.
 
     Raises:
         ConfigError: A file cannot be read, is empty, is no UTF-8, is named like another language, or holds what an
@@ -71,12 +71,12 @@ def source_files(paths: Sequence[Path], spec: ProgramSpec, prompt: Prompt | None
 
 
 def programs(sources: Iterable[tuple[str, str]], spec: ProgramSpec, prompt: Prompt | None) -> list[Asked]:
-    """Each (name, source text) as the answer to `prompt`, or as a program of its own that is run without input.
+    """Each (name, source text) as a completion of `prompt`, or as a standalone program that is run without input.
 
     Where compiling is the last stage, a program of its own is compiled to an object and needs no `main`.
 
     Raises:
-        ConfigError: A source is empty, or holds what an answer cannot.
+        ConfigError: A source is empty, or holds what a completion cannot.
     """
     asked = []
     for index, (name, source) in enumerate(sources):
@@ -96,7 +96,7 @@ def as_answer(source: str, language: str, name: str) -> str:
     """`source` as a model would answer with it: in a code fence that nothing in it closes.
 
     Raises:
-        ConfigError: `source` (which messages call `name`) holds text that is cut out of every answer.
+        ConfigError: `source` (which messages call `name`) holds text that is stripped from every completion.
     """
     fence = "```"
     while fence in source:
@@ -148,7 +148,7 @@ def completion_rows(rows: Iterable[Row], prompts: Mapping[str, Prompt], *, show_
     """Rows as in the JSONL files above; one without an index gets the number of rows of its prompt before it.
 
     Args:
-        show_places: Names of answers begin with the place of their row.
+        show_places: Names of completions begin with the place of their row.
 
     Raises:
         ConfigError: A row is wrong or names no prompt of `prompts`.

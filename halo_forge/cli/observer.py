@@ -105,7 +105,7 @@ class LiveObserver:
         self._num_cycles = num_cycles
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),

@@ -21,9 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-USE_JSON = "widen the terminal or use --json"
-"""How to see what a table had no room for."""
-
+_MORE = "widen the terminal or use --json"
 _PIPE_WIDTH = 100_000
 _GAP = 2
 _HEADER_LINES = 3
@@ -75,14 +73,8 @@ def stdout() -> Console:
     return console if console.is_terminal else _Console(highlight=False, markup=False, width=_PIPE_WIDTH)
 
 
-def print_table(
-    columns: Sequence[Column], *, title: str = "", more: str = USE_JSON, console: Console | None = None
-) -> None:
-    """Print the columns that fit, and below them which were left out; an empty line before and after, or a title.
-
-    Args:
-        more: How to see those.
-    """
+def print_table(columns: Sequence[Column], *, title: str = "", console: Console | None = None) -> None:
+    """Print the columns that fit, and which were left out; with an empty line before, or a title, and one after."""
     console = stdout() if console is None else console
     width = console.width
     table, left_out = fitted(columns, width)
@@ -95,7 +87,7 @@ def print_table(
     print_paragraph(console, title)
     console.out(*lines, sep="\n", highlight=False)  # which carry their styles already
     if left_out:
-        print_paragraph(console, f"left out at {width} columns: {left_out} ({more})", indent="    ")
+        print_paragraph(console, f"left out at {width} columns: {left_out} ({_MORE})", indent="    ")
     console.out("")
 
 

@@ -208,5 +208,5 @@ def _as_error(problems: list[Problem], found: Normalised, document: Document) ->
         text = Problem(path, problem.text, problem.value, others).line(where)
         lines.append(text if where(path) != "default" else f"{document.where(path)}: {text}")
     head = [f"{document.path}: {len(lines)} problems"] if len(lines) > 1 else []
-    hint = "correct these keys; docs/configuration.md describes every key, `halo-forge config schema` lists them"
+    hint = "correct these keys; `halo-forge config schema` lists every key (configuration.md in the documentation)"
     return ConfigError("\n".join([*head, *lines]), hint)

@@ -145,7 +145,7 @@ def _metrics(config: RaftConfig) -> Iterator[Problem]:
         if (re.sub(r"@[1-9]\d*$", "@k", metric) not in names and metric not in names) or metric.endswith("@k"):
             near = difflib.get_close_matches(metric, names, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            text = "a metric of docs/metrics.md: of a prompt set (with dev/ or train/), of drift or of kept samples"
+            text = "a metric (metrics.md) of a prompt set (with dev/ or train/), of drift or of kept samples"
             yield Problem(place, f"found {show(metric)}, allowed: {text}{hint}")
         elif metric in drift_names() and config.evaluation.num_drift_samples == 0:
             other = (("evaluation", "num_drift_samples"), 0)

@@ -136,7 +136,7 @@ def _load_one(path: Path) -> Document:
     text = _read(path)
     root = _compose(text, str(path))
     if root is None:
-        raise ConfigError(f"{path}: the file is empty", "write at least the required keys; see docs/configuration.md")
+        raise ConfigError(f"{path}: the file is empty", "write the required keys; `halo-forge config schema` lists all")
     if not isinstance(root, yaml.MappingNode):
         found = "a list" if isinstance(root, yaml.SequenceNode) else "a plain value"
         raise ConfigError(

@@ -115,7 +115,7 @@ def learning_rate_mass(peak: float, factors: Sequence[float]) -> float:
 def peak_of_mass(mass: float, factors: Sequence[float]) -> float:
     """The peak learning rate at which steps with these factors have the learning-rate mass `mass`; 0.0 without steps.
 
-    The mass stays what was asked for, however many rows a cycle keeps: fewer steps, a higher peak.
+    The mass does not depend on how many rows a cycle keeps: with fewer steps the peak is higher.
     """
     total = math.fsum(factors)
     return mass / total if total > 0.0 else 0.0

@@ -19,7 +19,7 @@ from halo_forge.core.seeds import derive_seed
 MIN_BUDGETED = 4
 """Samples per prompt from which a first round of half of them can tell sometimes from always and never."""
 MOST_OF_BUDGET = 4
-"""A prompt gets at most so many times the samples per prompt."""
+"""A prompt gets at most this many times the samples per prompt."""
 
 _DIFFICULTIES = {"easy": 1, "introductory": 1, "medium": 2, "interview": 2, "hard": 3, "competition": 3}
 
@@ -29,7 +29,7 @@ class PromptStats:
     """How often a prompt passed in the last cycle that sampled it.
 
     Attributes:
-        judged: Samples with a verdict that is not our own error.
+        judged: Samples whose verdict is not an error of the verifier.
     """
 
     cycle: int
@@ -68,7 +68,7 @@ def next_in_turn(prompts: Sequence[Prompt], num: int, cycle: int, seed: int) -> 
         deck = sorted(prompts, key=lambda prompt: prompt.id)
         random.Random(derive_seed(seed, "prompts", position // len(deck))).shuffle(deck)
         chosen.append(deck[position % len(deck)])
-    # Where one shuffle ends and the next begins a prompt may come twice; it is asked once.
+    # Where one shuffle ends and the next begins a prompt may come twice; it is sampled once.
     return list({prompt.id: prompt for prompt in chosen}.values())
 
 
@@ -91,7 +91,7 @@ def easiest(
 
 
 def num_easiest(num_prompts: int, fraction: float) -> int:
-    """`fraction` of so many prompts, rounded up; 0.07 of 100 is 7, though it is a hair more in floats."""
+    """`fraction` of the prompts, rounded up; 0.07 of 100 is 7, although it is slightly more in floating point."""
     return math.ceil(round(num_prompts * fraction, 9))
 
 

@@ -35,7 +35,7 @@ HACK_FLAGS: dict[str, str] = {
     "entry_symbol_missing": "does not define the function that the prompt's tests call",
     "identical_outputs": "gives the same output for every check, though the expected ones differ",
     "prompt_echo": "is mostly the text of the prompt",
-    "self_written_tests": "brings tests of its own, and does not pass those of the prompt",
+    "self_written_tests": "contains its own tests, and fails those of the prompt",
     "tampering": "reaches for what surrounds the program (symbols of the tests, the loader, the interpreter)",
     "trivial_program": "has nothing in it that does anything",
 }
@@ -127,7 +127,7 @@ class Completion(Record):
 
     Attributes:
         text: The response prefix (if any) and all that was sampled after it, up to and including a stop string.
-        token_ids: The sampled ids alone: without the prompt, the response prefix and the end of turn.
+        token_ids: The sampled ids only: without the prompt, the response prefix and the end of turn.
         finish: "stop" when the model ended its turn or a stop string appeared, "length" when it was cut off.
         policy_version: v; the model after cycle v trained, 0 for the start model.
     """
@@ -173,7 +173,7 @@ class CheckResult(Record):
 
     Attributes:
         stage: The furthest stage that was reached.
-        status: How that stage ended; "error" is our own fault and says nothing about the model.
+        status: How that stage ended; "error" means that the verifier itself failed, and says nothing about the model.
         tests_passed, tests_total: Checks, 0 of 0 where there are none.
         warnings: Number of compiler warnings.
         diagnostics: The beginning of what the compiler, the program or the comparison said.
@@ -343,7 +343,7 @@ class TrainingSettings(Record):
     Attributes:
         learning_rate: The peak; where a mass is aimed at, what follows from it and the number of rows.
         learning_rate_mass: The sum of the learning rates of all steps that is aimed at; None where the peak is given.
-        parent_version: v_cycle is trained from it, and may go on with its optimizer state.
+        parent_version: v_cycle is trained from it, and may continue with its optimizer state.
     """
 
     cycle: int
@@ -355,7 +355,7 @@ class TrainingSettings(Record):
     gradient_accumulation_steps: int
     learning_rate_mass: float | None = None
     optimizer: Literal["reset", "carry", "carry_moments"] = "reset"
-    """What the optimizer starts with: nothing, the state of the parent version, or its moments alone."""
+    """What the optimizer starts with: nothing, the state of the parent version, or only its moments."""
     average_weight: float = 1.0
     """The share of the trained adapter in v_cycle; the rest is the adapter that training started from."""
 

@@ -1,4 +1,4 @@
-"""What is asked, of which prompts and with which seeds: a pure function of configuration, prompts and past cycles."""
+"""Which prompts are sampled, how often and with which seeds: a pure function of configuration and past cycles."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Requests:
     def train_prompts(
         self, cycle: int, curriculum_fraction: float = 1.0, past: Sequence[Training] = ()
     ) -> list[Prompt]:
-        """The train prompts of a cycle, after what earlier cycles found: all that may be asked, or a choice of them."""
+        """The train prompts of a cycle, after what earlier cycles found: all, or a choice of them."""
         raft, seed = self.config.raft, self.config.seed
         stats = {
             prompt_id: PromptStats(training.cycle, *counts)
@@ -95,7 +95,7 @@ class Requests:
         ]
 
     def confirm_requests(self, version: int) -> list[SampleRequest]:
-        """The dev prompts once more, with seeds that only the confirmation of a suspect v_version uses."""
+        """The dev prompts again, with seeds that only the confirmation of a suspect v_version uses."""
         return self._evaluation_requests(self.prompts.dev, "confirm", version)
 
     def dev_requests(self) -> list[SampleRequest]:
@@ -103,7 +103,7 @@ class Requests:
         return self._evaluation_requests(self.prompts.dev, "dev")
 
     def test_requests(self) -> list[SampleRequest]:
-        """Asked once, at the end, of the versions in `tested_versions`."""
+        """Sampled once, at the end, from the versions in `tested_versions`."""
         return self._evaluation_requests(self.prompts.test, "test")
 
     def _evaluation_requests(self, prompts: Sequence[Prompt], *names: str | int) -> list[SampleRequest]:

@@ -17,10 +17,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from halo_forge.core.records import Completion, Prompt, SampleRequest
-from halo_forge.engines._spec import EngineSpec
+
+if TYPE_CHECKING:
+    from halo_forge.engines._spec import EngineSpec
+else:
+
+    def __getattr__(name: str) -> object:
+        # Late: the process that guards a server imports a module of this package without any library (pydantic).
+        if name != "EngineSpec":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from halo_forge.engines._spec import EngineSpec
+
+        return EngineSpec
+
 
 __all__ = ["Engine", "EngineSpec", "KeepsLogs", "ReportsEvents"]
 

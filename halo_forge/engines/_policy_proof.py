@@ -151,7 +151,7 @@ def prove(
                     f"the log-probabilities that {name} gives to the server's tokens are not finite"
                     f" ({_first_not_finite(values)})",
                     "--resume with --set model.attn_implementation=eager, or model.dtype=float32: attention kernels are"
-                    " known that give NaN (docs/HARDWARE_NOTES.md)",
+                    " known that give NaN (HARDWARE_NOTES.md in the documentation)",
                 )
         return [one - own for one, own in zip(other, ours, strict=True)]
 

@@ -52,7 +52,7 @@ class RecordedEngine:
         from halo_forge.config.yaml_io import load_document
 
         config = load_document(self.root / "config.resolved.yaml").data
-        # A confirmation asks the dev prompts anew, with seeds of its own, of two versions in one cycle.
+        # A confirmation samples the dev prompts again, with its own seeds, from two versions in one cycle.
         found: dict[tuple[str, int, int], tuple[Completion, dict[str, Any]]] = {}
         confirmations = sorted(self.root.glob("cycles/*/confirm_*completions.jsonl"))
         for path in (*(cycle / name for name in _CYCLE_FILES), test / "completions.jsonl", *confirmations):

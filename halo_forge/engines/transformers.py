@@ -235,9 +235,10 @@ class TransformersEngine:
         return LogitsNotFinite(
             f"v{version} gave logits that are not finite on {self.policy.device} ({what}): nothing can be drawn from"
             " them; what was drawn before is kept",
-            "attention kernels are known that give NaN (docs/HARDWARE_NOTES.md): start a new run, the same command with"
-            f" another --output-dir and --set model.attn_implementation=eager{adapter}, or with model.dtype=float32 in"
-            f" place of the first{trained}",
+            "attention kernels are known that give NaN (HARDWARE_NOTES.md in the documentation):"
+            " start a new run, the same command with another --output-dir and"
+            f" --set model.attn_implementation=eager{adapter}, or with model.dtype=float32 in place of the"
+            f" first{trained}",
         )
 
     def _append(self, row: ActiveRow, token: int) -> None:

@@ -144,11 +144,18 @@ def open_run(
         engine, trainer = _open_engine(config, policy, run, stack), _trainer(config, policy)
         num_drift = config.evaluation.num_drift_samples
         probe = DriftProbe(policy, prompts.by_id(), num_drift) if policy is not None and num_drift > 0 else None
-        limit = config.verifier.max_error_fraction
         profile = profile if policy is None else policy.profile
-        needed = stack.enter_context(telemetry(profile)).take
         runtime = Runtime(
-            prompts.by_id(), engine, verifier, trainer, policy, observer, limit, probe, needed, profile.described()
+            prompts=prompts.by_id(),
+            engine=engine,
+            verifier=verifier,
+            trainer=trainer,
+            adapters=policy,
+            observer=observer,
+            max_error_fraction=config.verifier.max_error_fraction,
+            probe=probe,
+            telemetry=stack.enter_context(telemetry(profile)).take,
+            hardware=profile.described(),
         )
         size = None if policy is None else policy.size
         choices = hardware_choices(config, profile, *((None,) if size is None else (size.num_parameters, size.shape)))
@@ -206,7 +213,9 @@ def run_config(root: Path) -> LoadedConfig:
     """
     path = root / "config.resolved.yaml"
     if not (root / "run.json").is_file() or not path.is_file():
-        raise RunDirError(f"{root}: not a run of halo-forge", "give the output_dir of a run (it contains run.json)")
+        raise RunDirError(
+            f"{root}: not a run directory of halo-forge", "name the output_dir of a run (it holds run.json)"
+        )
     document = load_document(path)
     try:
         config = RaftConfig.model_validate({**document.data, "output_dir": str(root)})

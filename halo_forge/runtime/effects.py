@@ -185,9 +185,9 @@ class Runtime:
         return {**peak_memory(), **self.telemetry()}
 
     def verdict_form(self) -> StreamForm[Verdict]:
-        """Verdicts are sealed without their cost, errors of ours are tried again, and too many of them stop the run.
+        """Verdicts are sealed without their cost; errors of the verifier are retried, and too many stop the run.
 
-        One of them stops nothing, however small the set is, unless `max_error_fraction` is 0: then any does.
+        A single one stops nothing, however small the set, unless `max_error_fraction` is 0: then any does.
         """
 
         def check(verdicts: Sequence[Verdict]) -> None:
@@ -204,7 +204,7 @@ class Runtime:
         return dataclasses.replace(self.second_verdict_form(), check=check)
 
     def second_verdict_form(self) -> StreamForm[Verdict]:
-        """The same, but errors of ours never stop the run: selection drops the samples that they hit."""
+        """The same, but errors of the verifier never stop the run: selection drops the samples that they hit."""
         return StreamForm(
             sealed=Verdict.without_cost,
             is_final=lambda verdict: verdict.status != "error",

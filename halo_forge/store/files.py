@@ -14,8 +14,8 @@ from halo_forge.core.errors import RunDirError
 from halo_forge.supervisor import heartbeat
 
 EDITED = (
-    "the files of a run must not be edited, nor read by another version of halo-forge: redo the cycle with"
-    " `halo-forge raft resume RUN --from-cycle N`, or start again with another --output-dir"
+    "a run's files must not be edited, nor read by another version of halo-forge: redo the cycle with"
+    " `halo-forge raft resume RUN --from-cycle N`, or start a new run with another --output-dir"
 )
 
 
@@ -30,8 +30,8 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         hints = {
-            errno.ENOSPC: "free some space, then run the same command with --resume; no completed work is lost",
-            errno.EDQUOT: "raise the quota or free some space, then run the same command with --resume",
+            errno.ENOSPC: "free some space, then rerun with --resume; completed work is kept",
+            errno.EDQUOT: "raise the quota or free some space, then rerun with --resume",
             errno.EACCES: "make the folder writable or choose another with --output-dir",
             errno.EROFS: "choose an --output-dir on a writable file system",
         }

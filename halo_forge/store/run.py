@@ -49,7 +49,7 @@ class Run:
         foreign = sorted(names - (BEFORE_IDENTITY if "lock" in names else set()))
         if foreign and not (root / "run.json").exists():
             raise RunDirError(
-                f"{root}: not empty, and not a run of halo-forge (contains {', '.join(foreign[:3])})",
+                f"{root}: not empty, and not a run directory of halo-forge (holds {', '.join(foreign[:3])})",
                 "choose another --output-dir, or empty this one",
             )
         self._lock = RunLock(root)

@@ -83,7 +83,9 @@ def read_status(root: Path, num_cycles: int) -> Status:
         RunDirError: The directory holds no run.
     """
     if not (root / "run.json").is_file():
-        raise RunDirError(f"{root}: not a run of halo-forge", "give the output_dir of a run (it contains run.json)")
+        raise RunDirError(
+            f"{root}: not a run directory of halo-forge", "name the output_dir of a run (it holds run.json)"
+        )
     costs = _costs(root / "events.jsonl")
     cycles = []
     for cycle in range(1, num_cycles + 2):

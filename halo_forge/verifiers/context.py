@@ -79,6 +79,7 @@ class BuildContext:
         outcomes, notes: Of every command so far, in order; `notes` is text for the diagnostics.
         num_warnings: Warnings about the answer.
         flags: Hack flags that making the program has shown.
+        made_of_answer: The object or the program that the compiler made of the answer alone, in languages with objects.
     """
 
     def __init__(self, runner: ToolRunner, sandbox: Sandbox) -> None:
@@ -90,6 +91,7 @@ class BuildContext:
         self.notes: list[str] = []
         self.num_warnings = 0
         self.flags: set[str] = set()
+        self.made_of_answer = b""
 
     def make(self, argv: list[str], files: Mapping[str, bytes], target: str, counted: bool = False) -> bytes:
         """The content of the file `target` that a tool makes of `files`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 import secrets
 from collections.abc import Mapping
 
@@ -11,9 +12,11 @@ from halo_forge.core.records import CheckResult, Stage, Status
 from halo_forge.sandbox.job import Job, Outcome, Sandbox
 from halo_forge.verifiers.checker import Checker
 from halo_forge.verifiers.checks import Harness, PythonTests, Stdio, Tests, compare_lines, compare_output
+from halo_forge.verifiers.compiled.elf import CompiledFunction
 from halo_forge.verifiers.context import STANDARD_PATH, BuildContext, StageFailed, ToolRunner, status_of
 from halo_forge.verifiers.diagnostics import clip, ending, readable
-from halo_forge.verifiers.hacks.flags import of_outputs
+from halo_forge.verifiers.hacks.flags import is_unproven, of_outputs
+from halo_forge.verifiers.hacks.trivial import compiled_does_nothing
 from halo_forge.verifiers.spec import ProgramSpec
 
 
@@ -37,6 +40,21 @@ class BuiltSpec(ProgramSpec):
             SandboxError: Our own failure.
             ConfigError: They cannot.
         """
+
+    def compiled_functions(self, context: BuildContext, source: bytes) -> list[CompiledFunction]:
+        """The machine code of an answer that compiles, by function; empty where it cannot be read.
+
+        Raises:
+            SandboxError: Our own failure.
+        """
+        return []
+
+    def is_entry(self, symbol: str, entry_point: str) -> bool:
+        """Whether a symbol of an object is the function that prompts call `entry_point`.
+
+        Code that runs before `main` counts as part of `main`.
+        """
+        return symbol == entry_point
 
     def writes_sentinel(self) -> bool:
         """Whether a program with a harness ends with the word that it finds in standard input, as in `harness`.
@@ -103,8 +121,24 @@ class _Check:
         self._flags: set[str] = set()
 
     def result(self, source: str) -> CheckResult:
+        content = source.encode("utf-8", errors="backslashreplace")
+        found = self._staged(content)
+        if is_unproven(found) and self._does_nothing(source, content):
+            return dataclasses.replace(found, flags=tuple(sorted({*found.flags, "trivial_program"})))
+        return found
+
+    def _does_nothing(self, source: str, content: bytes) -> bool:
+        compiled = self._spec.compiled_functions(self._context, content)
+        return compiled_does_nothing(
+            source,
+            self._spec.language,
+            self._tests.entry_point,
+            lambda name: [function for function in compiled if self._spec.is_entry(function.name, name)],
+        )
+
+    def _staged(self, content: bytes) -> CheckResult:
         try:
-            program = self._spec.build(self._context, source.encode("utf-8", errors="backslashreplace"), self._tests)
+            program = self._spec.build(self._context, content, self._tests)
             if program is None or "run" not in self._spec.stages:
                 return self._result("compile", "passed")
             return self._run_stdio(program) if isinstance(self._tests, Stdio) else self._run_once(program)

@@ -249,7 +249,7 @@ def test_training_steps_and_decisions_belong_to_their_cycle(config: Path) -> Non
 
 
 def test_no_run_here(tmp_path: Path) -> None:
-    with pytest.raises(halo_forge.RunDirError, match="not a run of halo-forge"):
+    with pytest.raises(halo_forge.RunDirError, match="not a run directory of halo-forge"):
         halo_forge.RunDirectory(tmp_path)
 
 

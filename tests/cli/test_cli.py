@@ -225,16 +225,16 @@ def test_status_of_a_run_at_all_ages(cli: Cli, tmp_path: Path, memory: None, mon
     partial = cli("raft", "status", "out")
     assert "out: cycle 1 of 2: " in partial.out
     assert "best on dev so far: v0 (the start model)" in partial.out
-    (lap,) = cli("raft", "status", "out", "--json").json["cycles"]
-    assert lap["num_kept"] > 0
-    assert "dev/pass_rate" in lap["metrics"]
+    (row,) = cli("raft", "status", "out", "--json").json["cycles"]
+    assert row["num_kept"] > 0
+    assert "dev/pass_rate" in row["metrics"]
 
     assert cli("raft", "resume", "out").code == 0
     finished = cli("raft", "status", "out")
     assert "out: finished" in finished.out
     (table, *_), _ = tables(finished.out)
-    assert table.columns["cycle"] == ["1", "2", "final"]
-    assert table.columns["model"] == ["v0", "v1", "v2"]
+    assert table["cycle"] == ["1", "2", "final"]
+    assert table["model"] == ["v0", "v1", "v2"]
 
 
 # --- going back
@@ -370,7 +370,7 @@ def test_a_directory_that_belongs_to_something_else(cli: Cli, tmp_path: Path, me
     (tmp_path / "out/thesis.tex").write_text("mine")
     for more in ([], ["--resume"]):
         done = cli("raft", "run", config, "--output-dir", "out", *more)
-        assert (done.code, "not a run of halo-forge (contains thesis.tex)" in done.err) == (3, True)
+        assert (done.code, "not a run directory of halo-forge (holds thesis.tex)" in done.err) == (3, True)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
 
 
@@ -444,7 +444,7 @@ def test_a_reader_that_is_gone(cli: Cli, tmp_path: Path, memory: None) -> None:
     ("name", "content", "said"),
     [
         ("run.json", "{}", "schema_version is None"),
-        ("run.json", "[]", "no JSON object"),
+        ("run.json", "[]", "not a JSON object"),
         ("config.resolved.yaml", "model: 1\n", "not a configuration of this version"),
     ],
 )

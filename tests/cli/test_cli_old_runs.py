@@ -10,12 +10,10 @@ import pytest
 from cli_calls import Cli, command_line
 from scripted_runs import MemoryVerifier, read, tree, write_inputs
 
-from halo_forge.verifiers.languages.c import Spec
-
 
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Cli]:
-    monkeypatch.setattr(Spec, "open", lambda self: MemoryVerifier())
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: MemoryVerifier())
     monkeypatch.chdir(tmp_path)
     with command_line(monkeypatch, capsys) as run:
         yield run

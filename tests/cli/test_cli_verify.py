@@ -252,7 +252,7 @@ def test_rescore_usage(cli: Cli, run: Path, config: Path, tmp_path: Path) -> Non
         assert done.code == 2, arguments
         assert words in done.err, (arguments, done.err)
     nowhere = cli("verify", "--rescore", tmp_path, "--set", "verifier.rewards.runs=0.6")
-    assert nowhere.code == 3 and "no run" in nowhere.err
+    assert nowhere.code == 3 and "not a run directory" in nowhere.err
     (run / "cycles/001/verdicts.jsonl").write_text("{}\n", encoding="utf-8")
     torn = cli("verify", "--rescore", run, "--set", "verifier.rewards.runs=0.6")
     assert torn.code == 3 and "verdicts.jsonl:1: stage: Field required" in torn.err
@@ -266,8 +266,8 @@ def test_damaged_files_are_named_with_their_line(cli: Cli, run: Path) -> None:
         ("{", "not JSON"),
         ("\xff", "not JSON"),
         ("[" * 5000, "not JSON"),
-        ("[]", "no JSON object"),
-        ('"a"', "no JSON object"),
+        ("[]", "not a JSON object"),
+        ('"a"', "not a JSON object"),
         ("{}", "stage: Field required"),
         *((json.dumps({**good, **changes}), key) for changes, key in (
             ({"reward": "1"}, "reward"), ({"reward": None}, "reward"), ({"reward": 1.5}, "reward 1.5"),

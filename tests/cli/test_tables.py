@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,8 @@ from halo_forge.cli.status import print_status
 from halo_forge.cli.tasks import print_report
 from halo_forge.cli.verify import print_rescored, print_verdicts
 from halo_forge.config import RaftConfig
+from halo_forge.core.advice import Advised
+from halo_forge.core.decisions import Decision
 from halo_forge.core.records import Completion, Prompt, Verdict
 from halo_forge.runtime.preview import preview
 from halo_forge.store.status import CycleRow, Status
@@ -206,17 +209,17 @@ def test_intervals_go_before_their_column(printed: Callable[..., str]) -> None:
 
 def test_the_pipe_shows_the_values_of_the_data(printed: Callable[..., str]) -> None:
     (cycles, decisions, found), _ = tables(printed(a_status, None))
-    assert cycles.columns["cycle"] == ["99", "100", "101", "final"]
-    assert cycles.columns["learning rate"] == ["1.23e-05"] * 3 + [""]
-    assert cycles.columns["loss"] == ["0.256", "0.000", "0.256", ""]
-    assert cycles.columns["grad norm"] == ["nan"] * 3 + [""]
-    assert cycles.columns["dev compile"] == ["0.714 [0.67, 0.77]"] * 3 + ["0.750"]
-    assert cycles.columns["time"] == ["2 h 42 min"] * 3 + ["-"]
-    assert decisions.columns["resampled"] == ["-0.062 (z -2.71)"] * 3
-    assert found.columns["detectable"] == ["0.197", "", "0.197"] * 4
+    assert cycles["cycle"] == ["99", "100", "101", "final"]
+    assert cycles["learning rate"] == ["1.23e-05"] * 3 + [""]
+    assert cycles["loss"] == ["0.256", "0.000", "0.256", ""]
+    assert cycles["grad norm"] == ["nan"] * 3 + [""]
+    assert cycles["dev compile"] == ["0.714 [0.67, 0.77]"] * 3 + ["0.750"]
+    assert cycles["time"] == ["2 h 42 min"] * 3 + ["-"]
+    assert decisions["resampled"] == ["-0.062 (z -2.71)"] * 3
+    assert found["detectable"] == ["0.197", "", "0.197"] * 4
     (rows, *_), _ = tables(printed(a_preview, None))
-    assert rows.columns["learning rate"][-1] == "1.00e-06 to 1.25e-04"
-    assert rows.columns["samples from"][-1] == "v119"
+    assert rows["learning rate"][-1] == "1.00e-06 to 1.25e-04"
+    assert rows["samples from"][-1] == "v119"
 
 
 def test_words_are_whole_unless_they_are_longer_than_a_column(printed: Callable[..., str]) -> None:
@@ -263,12 +266,12 @@ def test_a_value_that_is_not_known_is_a_gap() -> None:
 def test_the_dry_run_plots_what_is_not_constant(printed: Callable[..., str]) -> None:
     piped = printed(a_preview, None)
     (*_, plots), _ = tables(piped)
-    assert set(plots.columns["setting"]) == {
+    assert set(plots["setting"]) == {
         "engine.temperature", "engine.min_p", "selection.reward_threshold", "training.learning_rate",
         "training.gradient_accumulation_steps", "training.num_train_epochs", "training.weight_decay",
         "training.max_grad_norm", "raft.curriculum_fraction",
     }  # fmt: skip
-    by_name = dict(zip(plots.columns["setting"], zip(*list(plots.columns.values())[1:], strict=True), strict=True))
+    by_name = dict(zip(plots["setting"], zip(*list(plots.values())[1:], strict=True), strict=True))
     assert by_name["engine.min_p"][0] == "0.1" and by_name["engine.min_p"][2] == "0.01"
     assert by_name["engine.min_p"][1] == "".join(sorted(by_name["engine.min_p"][1], reverse=True))
     assert by_name["selection.reward_threshold"][::2] == ("0.5", "pass")
@@ -285,7 +288,8 @@ def test_the_live_table_and_its_bars_fit(tmp_path: Path, width: int) -> None:
     (tmp_path / "run.json").write_text("{}", encoding="utf-8")
     folder = tmp_path / "cycles/001"
     folder.mkdir(parents=True)
-    (folder / "measurement.json").write_text('{"metrics": {"dev/compile_rate": 0.714, "dev/pass_rate": 0.107}}')
+    metrics = row(1, gradient_norm_median=0.25).metrics
+    (folder / "measurement.json").write_text(json.dumps({"metrics": metrics}), encoding="utf-8")
     stage = {"event": "stage_sealed", "folder": "001", "stage": "completions", "seconds": 1234.0, "num_tokens": 100}
     write_rows(tmp_path / "events.jsonl", [{"time": "2030-01-01T00:00:00+00:00", **stage}])
     file = io.StringIO()
@@ -295,10 +299,14 @@ def test_the_live_table_and_its_bars_fit(tmp_path: Path, width: int) -> None:
         for _ in watch.track("sample v100", range(1), 123456):
             watch.step({"step": 1000}, 12345)
             live.refresh()
+        watch.decided(Decision(1, "held", "continue", 0, result()["reason"]))
+        watch.advised(
+            Advised(1, 0, ({"symptom": "s " * 50, "evidence": "e", "cause": "c", "action": "a", "power": "p"},))
+        )
     shown = plain(file.getvalue())
     assert max(len(line.rstrip()) for line in shown.splitlines()) <= width
     assert "…" not in shown
-    assert numbers(shown).keys() >= {"0.714", "0.107", "1000/12345".split("/")[0], "123456"}
+    assert numbers(shown).keys() >= {"0.714", "0.107", "1000", "123456", "-3.85"}
 
 
 def test_a_terminal_too_narrow_for_what_must_be_shown_cuts_nothing(printed: Callable[..., str]) -> None:

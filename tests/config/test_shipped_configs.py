@@ -67,24 +67,30 @@ def documented() -> dict[str, list[str]]:
     return {row[0].strip("`"): row for row in rows if row[0].startswith("`") and len(row) == 4}
 
 
-@pytest.mark.parametrize("key", all_keys())
-def test_every_key_is_documented_with_its_default(key: str) -> None:
+def wrong_row(key: str, row: list[str]) -> str | None:
+    """What is wrong with the row of a key: nothing said of it, or another default than the code's."""
     path = tuple(key.split("."))
-    assert key in documented(), f"docs/configuration.md has no row for `{key}`"
-    _, kind, cell, meaning = documented()[key]
-    assert kind and meaning
+    _, kind, cell, meaning = row
+    if not kind or not meaning:
+        return f"`{key}`: a cell is empty"
     found = [fields(model)[path[-1]] for model in models_at(path[:-1], None) if path[-1] in fields(model)]
     if path == ("output_dir",):
-        assert cell == "`runs/<file name>`"
-    elif all(field.is_required() for field in found):
-        assert cell == "required"
-    else:
-        expected = [field.get_default(call_default_factory=True) for field in found]
-        if path[-1] == "kind" and path[:-1] in DEFAULT_KINDS:
-            expected = [DEFAULT_KINDS[path[:-1]]]
-        shown = [parse_value(text.strip("`"), key) for text in cell.split(" or ")]
-        assert all(value in shown for value in expected)
-        assert all(value in expected for value in shown)
+        return None if cell == "`runs/<file name>`" else f"`{key}`: {cell}"
+    if all(field.is_required() for field in found):
+        return None if cell == "required" else f"`{key}`: {cell}, but it is required"
+    expected = [field.get_default(call_default_factory=True) for field in found]
+    if path[-1] == "kind" and path[:-1] in DEFAULT_KINDS:
+        expected = [DEFAULT_KINDS[path[:-1]]]
+    shown = [parse_value(text.strip("`"), key) for text in cell.split(" or ")]
+    right = all(value in shown for value in expected) and all(value in expected for value in shown)
+    return None if right else f"`{key}`: {cell}, but the default is {expected}"
+
+
+def test_every_key_is_documented_with_its_default() -> None:
+    rows = documented()
+    assert [key for key in all_keys() if key not in rows] == []
+    assert [wrong for key in all_keys() if (wrong := wrong_row(key, rows[key])) is not None] == []
+    assert wrong_row("seed", ["`seed`", "count", "`1`", "the seed"]) == "`seed`: `1`, but the default is [0]"
 
 
 def test_no_key_is_documented_that_does_not_exist() -> None:

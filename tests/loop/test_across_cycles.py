@@ -123,7 +123,7 @@ def test_the_optimizer_goes_on_from_the_second_cycle(across: str, tmp_path: Path
     ]
 
 
-def test_a_rollback_starts_the_optimizer_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rollback_resets_the_optimizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: MemoryVerifier(bad_versions={2}))
     cycles = run(
         tmp_path,

@@ -91,7 +91,7 @@ def test_a_run_measures_how_far_its_versions_move(
 
 
 def test_a_resumed_run_measures_the_same(tmp_path: Path, tiny_models: dict[str, Path], verifier: HashVerifier) -> None:
-    """The first process remembers what v0 made of the probe; the second computes it anew."""
+    """The first process remembers what v0 made of the probe; the second computes it again."""
     config = configured(tmp_path, tiny_models["llama"], 1e-2)
     execute(config, tmp_path / "run")
     whole = tree(tmp_path / "run")

@@ -339,7 +339,7 @@ def test_a_failure_of_our_own_the_second_time_drops_the_sample_and_stops_nothing
     assert selection["dropped"]["flaky"] == []
     assert selection["dropped"]["flaky_unknown"] == sorted(map(list, again))
     assert not {tuple(key) for key in selection["kept"]} & set(again)
-    # Where that leaves too few, running the same cycle anew is what helps.
+    # Where that leaves too few, redoing the cycle is what helps.
     config = write_inputs(tmp_path / "few", answers=sets, raft__min_selected=len(selection["kept"]) + 1)
     with pytest.raises(TooFewSamples, match="flaky_unknown") as caught:
         execute(config, tmp_path / "other")

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from halo_forge.core.errors import ConfigError
 from halo_forge.core.records import Prompt
-from halo_forge.prompts import load_prompts
-from halo_forge.prompts._row import Row
+from halo_forge.prompts import Row, load_prompts
 from halo_forge.prompts._shapes import to_prompts
 
 STDIO = {"kind": "stdio", "cases": [{"stdin": "1\n", "stdout": "2\n"}]}

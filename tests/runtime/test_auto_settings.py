@@ -334,9 +334,9 @@ def test_status_shows_what_the_sensors_said_and_no_column_without_them(tmp_path:
         {**resources, "num_gpu_readings": 0},
     ]
     (tmp_path / "events.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (lap,) = read_status(tmp_path, 1).cycles
-    assert {name: value for name, value in lap.metrics.items() if name.startswith("gpu_")} == said
-    cells = {column.name: column.cells for column in cycle_columns([lap, CycleRow(2, 1, "done")], 2)}
+    (row,) = read_status(tmp_path, 1).cycles
+    assert {name: value for name, value in row.metrics.items() if name.startswith("gpu_")} == said
+    cells = {column.name: column.cells for column in cycle_columns([row, CycleRow(2, 1, "done")], 2)}
     assert (cells["watts"], cells["GPU busy"], cells["degrees C"]) == (["85", ""], ["0.91", ""], ["88", ""])
     without = {column.name: column.cells for column in cycle_columns([CycleRow(2, 1, "done")], 2)}
     assert all(without[name] == [""] for name in ("watts", "GPU busy", "degrees C"))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from policy_versions import version
 
 import halo_forge.hardware
 from halo_forge.cli import app
@@ -77,7 +78,7 @@ def test_what_is_shown_is_what_the_trainer_applies(tmp_path: Path, shape: str, e
     applied: list[float] = []
     trained = ScriptedTrainer(settings.training).train(
         rows,
-        Plan(settings, PromptSets((), (), ())).training_settings(1, [], 36),
+        Plan(settings, PromptSets((), (), ())).training_settings([version(0)], 36),
         tmp_path,
         lambda row, num_steps: applied.append(row["learning_rate"]),
     )
@@ -213,7 +214,7 @@ def test_the_peak_of_a_mass_lies_in_the_range_that_was_shown(num_rows: int, shap
     training = {"learning_rate_mass": [4e-4, 1e-4], "lr_scheduler_type": shape, "gradient_accumulation_steps": [1, 8]}
     one = config(training=training, raft={"num_cycles": 2, "min_selected": 8})
     for shown in preview(one, 20, 1, True).cycles:
-        applied = Plan(one, PromptSets((), (), ())).training_settings(shown.cycle, [], num_rows)
+        applied = Plan(one, PromptSets((), (), ())).training_settings(list(map(version, range(shown.cycle))), num_rows)
         assert shown.learning_rate_low <= applied.learning_rate <= shown.learning_rate_high
 
 

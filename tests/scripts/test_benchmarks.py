@@ -16,14 +16,12 @@ from typing import Any
 import benchmarks
 import pytest
 from benchmarks import KEYS, ROOT, last_object, run
+from fake_vllm import calls, interpreter
+from processes import eventually, is_alive
 from scripted_runs import write_rows
 from tiny_models import load_policy, prompts, request, save_model
 
 from halo_forge.prompts import load_prompts
-
-sys.path.append(str(ROOT / "tests/engines"))
-from fake_vllm import calls, interpreter
-from processes import eventually, is_alive
 
 TINY_MODEL: dict[str, Any] = {"hidden_size": 128}
 """Wide enough for its matrix products to be told from the adapter's."""

@@ -18,11 +18,17 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import halo_forge
+
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "scripts"
+LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+LOCKED = re.findall(r"^([a-z0-9.-]+)==([^ ]+)", LOCK, re.MULTILINE)
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 BENCHMARKS = ("startup", "verification", "training", "generation", "cycle")
 
 
@@ -319,9 +325,30 @@ def test_ci_runs_the_test_command_of_the_readme_and_nothing_before_it() -> None:
     assert commands[0] == "make test" and all(line.startswith("make ") for line in commands)
 
 
-LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
-LOCKED = re.findall(r"^([a-z0-9.-]+)==([^ ]+)", LOCK, re.MULTILINE)
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+def test_the_hosted_workflow_runs_the_command_of_the_readme_on_every_python_that_is_supported() -> None:
+    text = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
+    (job,) = yaml.safe_load(text)["jobs"].values()
+    assert [step["run"] for step in job["steps"] if "run" in step][-1] == "make test"
+    offered = [line.rpartition(" ")[2] for line in PROJECT["classifiers"] if re.search(r"Python :: 3\.\d+$", line)]
+    assert job["strategy"]["matrix"]["python"] == offered
+    assert PROJECT["requires-python"] == f">={offered[0]}"
+    assert "://" not in text
+
+
+def test_the_hooks_run_what_is_installed_and_fetch_nothing() -> None:
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    assert [repo["repo"] for repo in config["repos"]] == ["local"]
+    hooks = config["repos"][0]["hooks"]
+    assert {hook["language"] for hook in hooks} == {"system"}
+    lint = (ROOT / "Makefile").read_text(encoding="utf-8").partition("\nlint:")[2].partition("\n\n")[0]
+    for hook in hooks:
+        command = hook["entry"].removeprefix(".venv/bin/").replace(" --force-exclude", "")
+        assert f"$(BIN)/{command}" in lint
+
+
+def test_the_citation_names_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (str(citation["version"]), citation["license"]) == (halo_forge.__version__, PROJECT["license"])
 
 
 def test_the_lock_holds_files_by_their_sums_and_names_no_host() -> None:
@@ -336,16 +363,17 @@ def test_the_lock_leaves_torch_and_its_gpu_libraries_to_the_machine() -> None:
     assert [name for name, _ in LOCKED if re.match("torch$|triton|nvidia-|cuda-|pytorch-", name)] == []
 
 
-@pytest.mark.parametrize("text", [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]])
-def test_the_lock_and_the_bounds_agree(text: str) -> None:
+def test_the_lock_and_the_bounds_agree() -> None:
     """Otherwise the lock is older than pyproject.toml: `make lock`."""
-    needed = Requirement(text)
-    pinned = [version for name, version in LOCKED if name == canonicalize_name(needed.name)]
-    if needed.name == "torch":
-        pinned = re.findall(
-            "^torch_version=(.*)$", (SCRIPTS / "setup_venv.sh").read_text(encoding="utf-8"), re.MULTILINE
-        )
-    assert pinned and all(version in needed.specifier for version in pinned)
+    setup = (SCRIPTS / "setup_venv.sh").read_text(encoding="utf-8")
+    locked = [*LOCKED, ("torch", *re.findall("^torch_version=(.*)$", setup, re.MULTILINE))]
+    wrong = []
+    for text in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]:
+        needed = Requirement(text)
+        pinned = [version for name, version in locked if name == canonicalize_name(needed.name)]
+        if not pinned or any(version not in needed.specifier for version in pinned):
+            wrong.append(f"{text}: {pinned} is locked")
+    assert wrong == []
 
 
 @pytest.mark.parametrize(

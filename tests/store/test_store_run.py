@@ -37,7 +37,7 @@ def test_a_new_directory(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["thesis.tex", "config.yaml", "cycles"])
 def test_a_foreign_directory_is_refused_and_left_alone(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
-    with pytest.raises(RunDirError, match=f"not a run of halo-forge .contains {name}") as caught:
+    with pytest.raises(RunDirError, match=f"not a run directory of halo-forge .holds {name}") as caught:
         Run(tmp_path)
     assert caught.value.exit_code == 3
     assert [path.name for path in tmp_path.iterdir()] == [name]
@@ -111,7 +111,7 @@ def test_superseded_files_are_moved_and_kept(tmp_path: Path, from_cycle: int) ->
         assert (target / "test/v000").is_dir()
         assert not (tmp_path / "result.json").exists()
         assert not (tmp_path / "test").exists()
-        assert not (tmp_path / "best").is_symlink()  # the loop says anew what is best
+        assert not (tmp_path / "best").is_symlink()  # the loop sets the link again
         assert (tmp_path / "latest").is_symlink() == bool(kept)
         if kept:
             assert (tmp_path / "latest/weights").read_text() == str(kept[-1])

@@ -34,6 +34,7 @@ def cycle_files(cycle: int, *, rate: float, best: int, report: bool = True) -> d
     }
     if report:
         found |= {
+            f"{folder}/selection_settings.json": {"reward_threshold": "pass"},
             f"{folder}/settings.json": {"learning_rate": 1e-4},
             f"{folder}/selection.json": {"kept": [["a", 0], ["b", 1]]},
             f"{folder}/trained.json": {"metrics": {"optimizer_steps": 2.0, "num_tokens": 300.0}},
@@ -42,11 +43,11 @@ def cycle_files(cycle: int, *, rate: float, best: int, report: bool = True) -> d
     return found
 
 
-RUN: dict[str, Any] = {"run.json": {"schema_version": 1}}
+RUN: dict[str, Any] = {"run.json": {"schema_version": 2}}
 
 
 def test_no_run(tmp_path: Path) -> None:
-    with pytest.raises(RunDirError, match="not a run of halo-forge") as caught:
+    with pytest.raises(RunDirError, match="not a run directory of halo-forge") as caught:
         read_status(tmp_path, 2)
     assert caught.value.exit_code == 3
 
@@ -105,7 +106,7 @@ def test_a_row_for_each_cycle(tmp_path: Path) -> None:
     )
     first, second = status.cycles
     assert (first.cycle, first.policy_version, first.state, first.num_kept) == (1, 0, "done", 2)
-    assert first.settings == {"cycle": 1, "temperature": 0.8, "learning_rate": 1e-4}
+    assert first.settings == {"cycle": 1, "temperature": 0.8, "reward_threshold": "pass", "learning_rate": 1e-4}
     costs = {
         "seconds/generate": 40.0,
         "seconds/verify": 5.0,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
 
 _STYLES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 _NUMBER = re.compile(r"(?<![\w.])[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?%?|\bnan\b|\binf\b")
@@ -20,15 +19,11 @@ def numbers(text: str) -> Counter[str]:
     return Counter(_NUMBER.findall(text))
 
 
-@dataclass(frozen=True)
-class PrintedTable:
-    """A table of a text that was printed into a pipe: header -> the cells below it."""
+def tables(text: str) -> tuple[list[dict[str, list[str]]], list[str]]:
+    """The tables (header -> cells) of a text that was printed into a pipe, and its other lines.
 
-    columns: dict[str, list[str]]
-
-
-def tables(text: str) -> tuple[list[PrintedTable], list[str]]:
-    """The tables of a text, and its other lines; columns are what two spaces in all rows are between."""
+    Columns are separated by at least two spaces in all rows.
+    """
     lines = text.splitlines()
     rules = [at for at, line in enumerate(lines) if line and set(line) == {"-"}]
     found, inside = [], set()
@@ -45,7 +40,7 @@ def tables(text: str) -> tuple[list[PrintedTable], list[str]]:
         for start, stop in zip(starts, [*starts[1:], width], strict=True):
             header, *cells = (line[start:stop].strip() for line in block)
             columns[header] = cells
-        found.append(PrintedTable(columns))
+        found.append(columns)
     return found, [line for at, line in enumerate(lines) if at not in inside]
 
 
@@ -59,18 +54,17 @@ def assert_fits(narrow: str, piped: str, width: int) -> list[str]:
     too_long = [line for line in narrow.splitlines() if len(line.rstrip()) > width and " " in line.strip()]
     assert too_long == [], "\n".join(too_long)
     assert "…" not in narrow
-    notes = re.findall(r"left out at \d+ columns: (.*?)\s+\((?:[^()]*)\)", narrow, re.DOTALL)
-    per_table = iter([" ".join(note.split()) for note in notes])
+    notes = re.findall(r"left out at \d+ columns: (.*?)\s+\([^()]*\)", narrow, re.DOTALL)
     printed, other = tables(piped)
     expected = numbers("\n".join(other))
     left_out: list[str] = []
     shown_text = " ".join(narrow.split())
-    for note in per_table:
-        names, _, intervals = note.partition("the intervals of ")
+    for note in notes:
+        names, _, intervals = " ".join(note.split()).partition("the intervals of ")
         left_out += [name for name in re.split(", |; ?", names) if name]
         left_out += [f"{name} interval" for name in re.split(", ", intervals) if name]
     for table in printed:
-        for header, cells in table.columns.items():
+        for header, cells in table.items():
             if header in left_out:
                 continue
             text = "\n".join(cells)

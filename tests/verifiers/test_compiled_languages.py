@@ -20,6 +20,7 @@ from halo_forge.verifiers import open_verifier
 from halo_forge.verifiers.verifier import ThreadedVerifier
 
 _LANGUAGES = {"g++": CPP, "clang++": CPP, "rustc": RUST, "go": GO}
+_KINDS = {**{compiler: language.kind for compiler, language in _LANGUAGES.items()}, "gcc": "c", "clang": "c"}
 _LIMITS = {"timeout_seconds": 0.5, "memory_limit_bytes": 64 << 20, "workers": 2}
 
 
@@ -27,7 +28,7 @@ def verifier_of(compiler: str, **settings: Any) -> ThreadedVerifier:
     """An opened verifier; skips where the compiler is absent."""
     if shutil.which(compiler) is None:
         pytest.skip(f"{compiler} is not installed")
-    spec = discover("halo_forge.verifiers.languages")[_LANGUAGES[compiler].kind]
+    spec = discover("halo_forge.verifiers.languages")[_KINDS[compiler]]
     try:
         return open_verifier(spec(compiler=compiler, **settings)).__enter__()  # type: ignore[attr-defined, no-any-return]
     except ToolMissing:

@@ -11,7 +11,6 @@ from halo_forge.core.records import HACK_FLAGS, CheckResult, Completion, Prompt,
 from halo_forge.core.selection.threshold import KeepThreshold
 from halo_forge.verifiers.checks import Case, CompileOnly, Harness, Stdio
 from halo_forge.verifiers.hacks.flags import echoes, of_outputs, of_source
-from halo_forge.verifiers.hacks.trivial import does_nothing
 from halo_forge.verifiers.verifier import ThreadedVerifier
 
 IO = "#include <stdio.h>\n#include <stdlib.h>\n"
@@ -163,60 +162,6 @@ def test_a_constant_that_is_right_for_one_of_two_tests(check: Check) -> None:
 )
 def test_flags_of_outputs(outputs: list[bytes], expected: list[str], finished: bool, flags: set[str]) -> None:
     assert of_outputs(outputs, expected, finished) == flags
-
-
-@pytest.mark.parametrize(
-    ("code", "entry_point", "nothing"),
-    [
-        ("def add(a, b):\n    pass\n", "add", True),
-        ('def add(a, b):\n    """Adds."""\n    ...\n', "add", True),
-        ("def add(a, b): return 0\n", "add", True),
-        ("def add(a, b):\n    raise NotImplementedError()\n", "add", True),
-        ("import sys\nx = 5\nsys.exit(0)\n", None, True),
-        ("if False:\n    print(1)\n", None, True),
-        ("while True:\n    pass\n", None, True),
-        ("# print(1)\n", None, True),
-        ("def helper():\n    print(1)\ndef add(a, b):\n    return [1, 'x']\n", "add", True),
-        ("def add(a, b):\n    return a + b\n", "add", False),
-        ("def add(a, b): return a + b\n", "add", False),
-        ("def name(a):\n    return f'{a}'\n", "name", False),
-        ("print('hello')\n", None, False),
-        ("class A:\n    def f(self):\n        self.x = 1\n", None, False),
-        ("print(sum(map(int, open(0))))\n", None, False),
-    ],
-)
-def test_python_that_does_nothing(code: str, entry_point: str | None, nothing: bool) -> None:
-    assert does_nothing(code, "python", entry_point) is nothing
-
-
-@pytest.mark.parametrize(
-    ("language", "code", "nothing"),
-    [
-        ("cpp", "template <class T> void f(T t) { t.garbage(); }\nint main() {}\n", True),
-        ("cpp", "int main() { std::ios::sync_with_stdio(false); std::cin.tie(nullptr); }", True),
-        ("cpp", "#include <vector>\nint main() { std::vector<int> v(10); return 0; }\n", True),
-        ("cpp", '#include <iostream>\nint main() { std::cout << "x"; }\n', False),
-        ("cpp", "struct A { int b; int get() const { return b; } };\n", False),
-        ("cpp", "template <class T> T larger(T a, T b) { return a > b ? a : b; }\n", False),
-        ("cpp", '#include <cstdio>\nstruct A { A() { puts("x"); } };\nA a;\nint main() {}\n', False),
-        ("cpp", "namespace n { int f(int a) { return a; } }\n", False),
-        ("rust", "fn main() {}\n", True),
-        ("rust", "#![allow(unused)]\nfn main() { loop {} }\n", True),
-        ("rust", "fn main() { unimplemented!() }\n", True),
-        ("rust", 'fn main() { println!("x"); }\n', False),
-        ("rust", "pub fn add(a: i32, b: i32) -> i32 { a + b }\n", False),
-        ("rust", "pub fn add(_a: i32, _b: i32) -> i32 { 3 }\n", True),
-        ("rust", "struct A { x: i32 }\nimpl A { fn get(&self) -> i32 { self.x } }\n", False),
-        ("go", "package main\nfunc main() {}\n", True),
-        ("go", 'package main\nimport "fmt"\nfunc main() { fmt.Println("x") }\n', False),
-        ("go", "package p\nfunc Add(a int, b int) int { return a + b }\n", False),
-        ("go", "package p\nfunc Add(a int, b int) int { return 3 }\n", True),
-        ("go", "package p\ntype A struct { x int }\nfunc (s *A) Get(k int) int { return s.x + k }\n", False),
-        ("sh", "", False),
-    ],
-)  # fmt: skip
-def test_other_languages(language: str, code: str, nothing: bool) -> None:
-    assert does_nothing(code, language, None) is nothing
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ class VersionComparison:
         difference: Mean over the shared prompts of the difference of their rates.
         standard_error: Of that mean.  Where every prompt differs by the same amount (both versions gave the same
             answers to the same seeds), that of two independent sets of samples with these rates.
-        z: Difference / standard error on the scale that was asked for; None without a spread.
+        z: Difference / standard error on the configured scale; None without a spread.
         num_prompts: Shared by both.
         uniform: Every prompt differs by the same amount.
     """
@@ -78,7 +78,7 @@ def compare_totals(before: Totals, after: Totals, scale: Literal["pp", "logit"] 
     uniform = standard_error == 0.0
     if uniform:
         standard_error = _independent_error([one for one, _ in pairs], [other for _, other in pairs])
-    # The same answers again have no spread to measure a difference of 0 by.
+    # Identical completions have no spread to measure a difference of 0 by.
     z = mean / standard_error if standard_error > 0.0 and not (uniform and mean == 0.0) else None
     if scale == "logit" and z is not None:
         steps = [_log_odds(*other) - _log_odds(*one) for one, other in pairs]

@@ -1,4 +1,4 @@
-"""From a assessment to what is done: the last step of the state machine, whose state is the decisions so far."""
+"""From an assessment to what is done: the last step of the state machine, whose state is the decisions so far."""
 
 from __future__ import annotations
 

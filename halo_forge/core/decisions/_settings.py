@@ -18,30 +18,30 @@ class DecisionsSection(Spec):
     metric: Literal["dev/pass_rate", "dev/compile_rate", "dev/reward_mean"] = "dev/pass_rate"
     """The dev metric that versions are compared by, prompt by prompt; it names the adapter to keep."""
     scale: Literal["pp", "logit"] = "pp"
-    """Where standard errors are counted: pp on the rates themselves, logit on their log-odds."""
+    """The scale of standard errors: the rates themselves, or their log-odds."""
     min_improvement: Share = 0.005
-    """An improvement is at least this much, in units of the metric."""
+    """The smallest improvement that counts, in units of the metric."""
     screen_z: Annotated[float, Field(gt=0.0, le=10.0)] = 1.0
-    """Standard errors above the incumbent that improve on it, and below it that make a version suspect."""
+    """A version this many standard errors above the incumbent improves on it; this many below, it is suspect."""
     confirm_z: Annotated[float, Field(ge=-10.0, lt=0.0)] = -2.0
-    """A suspect whose difference on fresh samples is at most this many standard errors has degraded."""
+    """A suspect has degraded if its difference on resampled prompts is at most this many standard errors."""
     min_prompts: Annotated[int, Field(ge=2)] = 20
-    """Fewer shared dev prompts than this are too few to judge by."""
+    """With fewer shared dev prompts than this, versions are not compared (underpowered)."""
     max_standard_error: Annotated[float, Field(gt=0.0, le=1.0)] = 0.04
-    """A difference less exact than this, and below its minimum detectable effect, is not judged."""
+    """A difference with a larger standard error, and below its minimum detectable effect, is underpowered."""
     on_decline: Literal["rollback", "continue_lower", "from_base", "stop"] = "rollback"
-    """What a confirmed decline leads to: back to the incumbent, on at a lower learning rate, from v0 on, or the end."""
+    """After a confirmed decline: return to the incumbent; continue at a lower learning rate; restart from v_0; stop."""
     max_rollbacks: Annotated[int, Field(ge=0)] = 2
-    """So many returns to an earlier version; the next confirmed decline stops the run."""
+    """Returns to an earlier version that are allowed; the next confirmed decline stops the run."""
     learning_rate_factor: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
-    """The learning rate from a confirmed decline on is multiplied with this; a schedule that does so itself is left."""
+    """The learning rate is multiplied by this from a confirmed decline on, unless its schedule lowers it by itself."""
     temperature_add: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
-    """Added to the sampling temperature from each return to an earlier version on."""
+    """Added to the sampling temperature at each return to an earlier version."""
     stop_patience: Count | None = 3
-    """Stop after so many judged versions in a row without improvement; null goes on."""
+    """Stop after this many compared versions in a row without improvement; null never stops."""
     stop_at_floor: bool = True
-    """Stop where a plateau schedule would lower the learning rate below its floor."""
+    """Stop when a plateau schedule would lower the learning rate below its floor."""
     stop_on_collapse: bool = True
-    """Stop where the diversity of the samples has fallen below half of v0's."""
+    """Stop when all measured signs of collapse hold (at least two must be measured)."""
     stop_below_loss: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.1
-    """Stop where the loss of the kept samples before training is below this (nats per token); 0 never stops."""
+    """Stop when the loss of the kept samples before training is below this, in nats per token; 0 never stops."""

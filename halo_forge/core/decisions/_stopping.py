@@ -46,7 +46,7 @@ def _rules(
             yield "declined", "decisions.on_decline is stop"
         elif goes_back and num_rollbacks >= settings.max_rollbacks:
             yield "declined", f"decisions.max_rollbacks is used up ({num_rollbacks} returns to an earlier version)"
-        return  # the decline has an answer, which must have its chance
+        return  # the response to the decline must have its chance
     if settings.stop_on_collapse and (signs := signs_of_collapse(history)):
         yield "collapsed", "; ".join(signs)
     loss = history[-1].get(LOSS_OF_KEPT)
@@ -64,7 +64,7 @@ def _patience(patience: int, earlier: Sequence[Decision], assessment: Assessment
     """The last `patience` versions were all judged, and all held.
 
     No evidence: an underpowered version; a decline, whose answer comes after it; and one that had no chance to show a
-    gain, trained at learning rate 0 or with the incumbent's own answers (no z).
+    gain, trained at learning rate 0 or on the incumbent's own completions (no z).
     """
     if any(row.get(MASS) == 0.0 for row in history[-patience:]):
         return None

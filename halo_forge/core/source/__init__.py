@@ -9,25 +9,19 @@ as it is.
 from __future__ import annotations
 
 from halo_forge.core.source._extract import Extraction, extract
-from halo_forge.core.source._functions import Function, Outline, Tokens, outline, without_comments
+from halo_forge.core.source._functions import Function, outline, without_comments
 from halo_forge.core.source._languages import ALIASES, canonical
-from halo_forge.core.source._normal import C_LIBRARY, KEYWORDS, PYTHON_NAMES, c_tokens, digest, normalise, python_tokens
+from halo_forge.core.source._normal import KEYWORDS, digest, normalise
 
 __all__ = [
     "ALIASES",
-    "C_LIBRARY",
     "KEYWORDS",
-    "PYTHON_NAMES",
     "Extraction",
     "Function",
-    "Outline",
-    "Tokens",
-    "c_tokens",
     "canonical",
     "digest",
     "extract",
     "normalise",
     "outline",
-    "python_tokens",
     "without_comments",
 ]

@@ -23,13 +23,11 @@ class Function:
 
     Attributes:
         header: The tokens before its body, without attributes.
-        parameters: The names of its parameters.
         body: The tokens between its braces.
     """
 
     name: str
     header: Tokens
-    parameters: frozenset[str]
     body: Tokens
 
 
@@ -177,28 +175,7 @@ def _function(header: Tokens, body: Tokens, language: str) -> Function:
     name = next((each for each in reversed(header[:opening]) if _is_name(each)), "")
     if language == "rust" and "fn" in header[:-1]:
         name = header[list(header).index("fn") + 1]
-    end = _matching(header, opening) if opening < len(header) else len(header)
-    return Function(name, header, frozenset(_parameters(header[opening + 1 : end], language)), body)
-
-
-def _parameters(tokens: Tokens, language: str) -> set[str]:
-    parts: list[list[str]] = [[]]
-    depth = 0
-    for token in tokens:
-        depth += {"(": 1, "<": 1, "[": 1, ")": -1, ">": -1, "]": -1}.get(token, 0)
-        if token == "," and depth <= 0:
-            parts.append([])
-        else:
-            parts[-1].append(token)
-    found = set()
-    for part in parts:
-        if language in ("rust", "go"):
-            names = [token for token in part if _is_name(token) or token == "self"]
-            found |= set(names[:1])
-        else:
-            part = part[: part.index("=")] if "=" in part else part
-            found |= set([token for token in part if _is_name(token)][-1:])
-    return found
+    return Function(name, header, body)
 
 
 def _is_name(token: str) -> bool:

@@ -25,8 +25,8 @@ _STANDARD_PATH = "/usr/local/bin:/usr/bin:/bin"
 _SHOWN = 400
 _COUNTED = ("cases", "expected", "tests")
 _MEND = (
-    "fix the command: it prints one JSON object and exits with code 0 (docs/verifiers.md); `halo-forge verify CONFIG"
-    " FILE --prompt ID` tries it"
+    "fix the command: it prints one JSON object and exits with code 0 (verifiers.md in the documentation);"
+    " `halo-forge verify CONFIG FILE --prompt ID` tries it"
 )
 _SCRIPT = {
     errno.ENOENT: " (a script whose first line names an interpreter that is not there?)",

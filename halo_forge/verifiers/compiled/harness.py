@@ -181,7 +181,7 @@ def harness_error(said: str, source: str) -> ConfigError:
     """The prompt file is to blame, not the answer."""
     return ConfigError(
         f"the harness of a prompt does not compile: {said}\n{source[:500]}",
-        "fix `tests.source` in the prompt file; docs/verifiers.md says what a harness of this language is",
+        "fix `tests.source` in the prompt file; verifiers.md in the documentation describes harnesses",
     )
 
 

@@ -6,6 +6,7 @@ import abc
 
 from halo_forge.core.errors import ConfigError
 from halo_forge.verifiers.checks import CompileOnly, Harness, Stdio, Tests
+from halo_forge.verifiers.compiled.elf import CompiledFunction, functions
 from halo_forge.verifiers.compiled.harness import compile_harness, link
 from halo_forge.verifiers.context import BuildContext
 from halo_forge.verifiers.stages import BuiltSpec
@@ -28,10 +29,6 @@ class CompiledSpec(BuiltSpec):
         """Which of `requires()` lists the symbols of an object as `nm -P` does; None where objects have none."""
         return None
 
-    def is_entry(self, symbol: str, entry_point: str) -> bool:
-        """Whether a symbol of an object is the function that prompts call `entry_point`."""
-        return symbol == entry_point
-
     def start_source(self) -> str | None:
         """The source of the object that calls a harness; None where programs do not run, see `harness`."""
         return None
@@ -53,7 +50,12 @@ class CompiledSpec(BuiltSpec):
 
     def make_of_answer(self, context: BuildContext, source: bytes, command: list[str], target: str) -> bytes:
         """What a command of the above makes of an answer."""
-        return context.make(command, {self.source_name("answer"): source}, target, True)
+        context.made_of_answer = context.make(command, {self.source_name("answer"): source}, target, True)
+        return context.made_of_answer
+
+    def compiled_functions(self, context: BuildContext, source: bytes) -> list[CompiledFunction]:
+        """See `BuiltSpec.compiled_functions`; read from the object or program that was built anyway."""
+        return functions(context.made_of_answer)
 
     def build(self, context: BuildContext, source: bytes, tests: Tests) -> bytes | None:
         """See `BuiltSpec.build`.

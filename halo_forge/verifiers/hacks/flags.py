@@ -14,7 +14,7 @@ from halo_forge.core.records import CheckResult
 from halo_forge.core.source import outline, without_comments
 from halo_forge.verifiers.checks import Harness, Stdio, Tests
 from halo_forge.verifiers.compiled.rust_source import bare
-from halo_forge.verifiers.hacks.trivial import C_LIKE, does_nothing
+from halo_forge.verifiers.hacks.trivial import C_LIKE, python_does_nothing
 
 _MOSTLY, _ALL = 0.8, 0.95
 _DOCUMENTATION = re.compile(r'"{3}.*?(?:"{3}|\Z)|/\*.*?(?:\*/|\Z)', re.DOTALL)
@@ -97,7 +97,7 @@ def of_source(code: str, language: str, tests: Tests, prompt: str, result: Check
         prompt: What was asked.
         result: What running it showed; a failure of our own shows nothing.
     """
-    earned = result.stage == "tests" and result.status == "passed" and result.tests_total > 0
+    earned = _is_earned(result)
     if result.status == "error" or (earned and isinstance(tests, Stdio)):
         return set()  # the expected output of a whole program is never near it: there is nothing to tamper with
     entry_point = tests.entry_point
@@ -105,13 +105,27 @@ def of_source(code: str, language: str, tests: Tests, prompt: str, result: Check
     found = {"prompt_echo"} if echoes(_DOCUMENTATION.sub("", code), prompt, share=_ALL) else set()
     if entry_point is not None and _lacks(code, language, entry_point, result):
         found.add("entry_symbol_missing")
-    if result.stage in ("run", "tests") or (result.stage == "compile" and result.status == "passed"):
+    if _compiles(result):
         # What does not compile earns nothing, whatever it tries.
         with_harness = isinstance(tests, Harness) and _slips_past_the_harness(code, language)
         found |= {"tampering"} if with_harness or _tampers(code, language, entry_point) else set()
-        found |= {"trivial_program"} if does_nothing(code, language, entry_point) else set()
+        trivial = language == "python" and python_does_nothing(code, entry_point)
+        found |= {"trivial_program"} if trivial else set()
         found |= {"self_written_tests"} if _brings_tests(code, language, entry_point) else set()
     return found & {"tampering"} if earned else found
+
+
+def is_unproven(result: CheckResult) -> bool:
+    """Whether a program compiles, and no tests have shown that it does what was asked."""
+    return _compiles(result) and not _is_earned(result)
+
+
+def _compiles(result: CheckResult) -> bool:
+    return result.stage in ("run", "tests") or (result.stage == "compile" and result.status == "passed")
+
+
+def _is_earned(result: CheckResult) -> bool:
+    return result.stage == "tests" and result.status == "passed" and result.tests_total > 0
 
 
 def of_outputs(outputs: Sequence[bytes], expected: Sequence[str], finished: bool) -> set[str]:

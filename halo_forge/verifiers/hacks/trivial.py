@@ -1,244 +1,260 @@
-"""Is there anything in a program that does anything?  Decided by its text, where no test decides it.
+"""The hack flag `trivial_program`: is anything left of a program once it is optimised?
 
-A whole program does something that is seen from outside; a function gives or changes something that is computed from
-what it was given.
+The compiler has already folded constants and removed dead code, so its machine code is read: a function is trivial if
+it only loads constants and then returns, runs forever, or ends the program.  For Python the syntax tree is read.
+Whatever this cannot decide is not trivial: a miss costs little, a false flag would drop an honest sample.
 """
 
 from __future__ import annotations
 
+import ast
+import functools
 import re
-from collections.abc import Iterator
-from itertools import pairwise
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence, Sized
+from itertools import accumulate
 
-from halo_forge.core.source import C_LIBRARY, KEYWORDS, Function, Outline, Tokens, outline, without_comments
-from halo_forge.verifiers.hacks.assignments import changes_what_stays, pointers, references
-from halo_forge.verifiers.hacks.c_statements import statements_of
-from halo_forge.verifiers.hacks.folding import ASSIGNMENTS, STEPS
-from halo_forge.verifiers.hacks.known_calls import ASSEMBLY, CHANGING, IDLE, OUTPUT, PURE, READING, STREAMS
-from halo_forge.verifiers.hacks.slices import (
-    Statement,
-    all_give_the_same,
-    needed_names,
-    with_heads,
+from halo_forge.core.source import KEYWORDS, Function, outline
+from halo_forge.verifiers.compiled.elf import CompiledFunction
+
+# The instructions of a trivial function: it loads constants into registers, then it ends.  `result` matches those that
+# load the register in which a single value is returned.
+_X86_64 = re.compile(
+    rb"(?:\xf3\x0f\x1e\xfa)?"  # endbr64
+    rb"(?:\x50|\x48\x83\xec.)?"  # push rax; sub rsp, n: alignment before a call
+    rb"(?:(?P<result>\x48?[\x31\x33]\xc0|\xb8.{4}|\xb0."  # xor eax, eax; mov eax, n; mov al, n
+    rb"|\x48(?:\xb8.{8}|\xc7\xc0.{4}|\x8d\x05.{4})"  # mov rax, n; lea rax, [rip + n]
+    rb"|\x66?\x0f[\x57\xef]\xc0|[\xf2\xf3]\x0f\x10\x05(?P<loaded>.{4}))"  # xorps xmm0, xmm0; movsd xmm0, [rip + n]
+    rb"|[\x45\x48\x4d]?[\x31\x33][\xc0\xc9\xd2\xdb\xed\xf6\xff]"  # the same for other registers
+    rb"|\x41?[\xb8-\xbf].{4}|[\x48\x49](?:[\xb8-\xbf].{8}|\xc7[\xc0-\xc7].{4})"
+    rb"|[\x48\x4c]\x8d[\x05\x0d\x15\x1d\x2d\x35\x3d].{4}"
+    rb"|\x31\xdb\x48\x89\xd9)*"  # xor ebx, ebx; mov rcx, rbx: length and capacity of an empty slice in Go
+    rb"(?:(?P<returns>\xc3)|\x0f\x0b|\xeb\xfe|\x90\xeb\xfd"  # ret; ud2; a jump to itself
+    rb"|(?:\xe8|\xff\x15)(?P<called>.{4})(?:\x0f\x0b)?)",  # a call after which nothing comes
+    re.DOTALL,
 )
-from halo_forge.verifiers.hacks.trivial_python import python_does_nothing
-
+_AARCH64 = re.compile(
+    rb"(?:[\x3f\x5f\xbf][\x23\x24]\x03\xd5)?"  # paciasp, bti c, autiasp
+    rb"(?:(?P<result>[\x00\x20\x40\x60\x80\xa0\xc0\xe0].[\x80-\xff][\x12\x52\x92\xd2]"  # mov x0, n
+    rb"|\xe0\x03(?:\x1f[\x2a\xaa]|\x27\x1e|\x67\x9e)|\x00\xe4\x00\x2f"  # mov x0, xzr; fmov d0, xzr; movi d0, 0
+    rb"|\x00[\x10\x30\x50\x70\x90\xb0\xd0\xf0][\x20-\x3f\x60-\x7f]\x1e)"  # fmov d0, n
+    rb"|..[\x80-\xff][\x12\x52\x92\xd2]|[\xe0-\xff]\x03\x1f[\x2a\xaa])*"  # the same for other registers
+    rb"(?:(?P<returns>\xc0\x03\x5f\xd6)|\x00\x00\x00\x14)",  # ret; a jump to itself
+    re.DOTALL,
+)
+_INSTRUCTIONS = {62: _X86_64, 183: _AARCH64}
+# Where compilers keep floating-point constants; anything else may be a variable.
+_CONSTANT = re.compile(r"\.rodata.*|\.LC.*|\$f\d\d\..*")
+_ENDS_THE_PROGRAM = re.compile(
+    r"_?exit|_Exit|quick_exit|abort|__assert_fail|_R\w*3std7process(?:4exit|5abort)\w*|_R\w*4core9panicking\w*"
+)
+_NOTHING = frozenset(("void", "static", "inline", "extern"))
+# The words of result types that fit into one register.
+_ONE_REGISTER = frozenset(
+    "void int long short char unsigned signed float double bool _Bool size_t ssize_t ptrdiff_t const * static inline"
+    " extern int8_t int16_t int32_t int64_t uint8_t uint16_t uint32_t uint64_t i8 i16 i32 i64 isize u8 u16 u32 u64"
+    " usize f32 f64 int8 int16 int32 int64 uint uint8 uint16 uint32 uint64 byte rune float32 float64 - > ->".split()
+)
 C_LIKE = frozenset(("c", "cpp", "rust", "go"))
+_MOST_FUNCTIONS = 50
+_NO_FILE = "<answer>"
+_LONGEST_PYTHON = 20_000
+_Definition = ast.FunctionDef | ast.AsyncFunctionDef
+_Scope = ast.Module | _Definition | ast.Lambda
+# Nodes with effects that others may see.
+_ACTING = (
+    ast.Yield | ast.YieldFrom | ast.Await | ast.Global | ast.Nonlocal | ast.Delete | ast.AugAssign | ast.For
+    | ast.AsyncFor | ast.comprehension | ast.With | ast.AsyncWith | ast.ClassDef
+)  # fmt: skip
+_IN_CONSTANTS = (
+    ast.Constant | ast.UnaryOp | ast.BinOp | ast.List | ast.Tuple | ast.Dict | ast.Set | ast.unaryop | ast.operator
+    | ast.expr_context
+)  # fmt: skip
+_EXITS = frozenset(("exit", "quit", "sys.exit", "os._exit"))
 
-_BEFORE_A_CALL = frozenset(
-    "return else do case goto throw co_return co_await defer go in if while for match loop unsafe move".split()
-)
-_NOT_CALLED = frozenset("if for while switch return catch match loop func fn".split())
-_ENDINGS = frozenset("exit _exit _Exit quick_exit Exit".split())
-_JUMPS = frozenset("break continue goto throw delete co_return co_yield co_await defer".split())
-_CONSTANTS = KEYWORDS | frozenset(name for name in C_LIBRARY if name.isupper()) | PURE | {"_", "nil", "None"}
-_GO_LINE_END = re.compile(r"(?<=[\w\"'`)\]}])[ \t]*$|(?<=\+\+|--)[ \t]*$", re.MULTILINE)
-_CONVERSION = re.compile(r"%[-+ #0-9.*]*(?:hh|h|ll|l|z|t|j|L)?[a-zA-Z]|\{[^{}]*\}|\\[nrtvf0]")
 
+def compiled_does_nothing(
+    code: str, language: str, entry_point: str | None, compiled: Callable[[str], Sequence[CompiledFunction]]
+) -> bool:
+    """Whether a program in C, C++, Rust or Go does nothing; False for other languages.
 
-def does_nothing(code: str, language: str, entry_point: str | None) -> bool:
-    """Whether nothing is left of the program when comments, dead text, constants and unused functions are gone.
+    Checks the function `entry_point`, or else `main`, or else every function that the program defines.  A program that
+    defines no function does nothing.
 
-    A whole program must print something other than white space, call, from `main` on, what is not known to be
-    harmless, or return what it read.  A function must compute something from its parameters, or call such a thing.
-    False for languages that are not known here.  Linear in the length of the code.
+    Args:
+        compiled: Maps a name in the source to its compiled functions; empty if they are unknown.
     """
-    if language == "python":
-        return python_does_nothing(code, entry_point)
     if language not in C_LIKE:
         return False
-    if language == "go":
-        # Where a line ends, the statement does.
-        code = _GO_LINE_END.sub(";", without_comments(code))
-    return not _Program(outline(code, language), language, entry_point).is_effective()
+    found = outline(code, language)
+    names = {each.name for each in found.functions}
+    if entry_point is not None:
+        names = {entry_point}
+    elif not names:
+        return not found.macros and not any("(" in statement for statement in found.loose)
+    elif "main" in names:
+        names = {"main"}
+    written = {name: [each for each in found.functions if each.name == name] for name in names}
+    return len(names) <= _MOST_FUNCTIONS and all(
+        written[name] and made and all(_only_constants(each, written[name], language, found.macros) for each in made)
+        for name, made in ((name, compiled(name)) for name in names)
+    )
 
 
-class _Program:
-    def __init__(self, found: Outline, language: str, entry_point: str | None) -> None:
-        self._language = language
-        self._macros = {name for name, text in found.macros.items() if re.search(r"\w\s*\(|<<|>>", text)}
-        self._by_name: dict[str, list[Function]] = {}
-        for function in found.functions:
-            self._by_name.setdefault(function.name, []).append(function)
-        stands_for = pointers([*found.loose, *(each.body for each in found.functions)], self._by_name.keys())
-        self._bodies = {
-            id(each): statements_of([stands_for.get(token, token) for token in each.body], language)
-            for each in found.functions
-        }
-        self._outside = {token for statement in found.loose for token in statement if token.isidentifier()} - KEYWORDS
-        # Declared here and defined nowhere: where nothing is linked, they are promises.
-        self._promised = {
-            token for statement in found.loose if "=" not in statement for token, after in pairwise(statement)
-            if after == "(" and token not in self._by_name and token.isidentifier()
-        } - OUTPUT - READING - CHANGING  # fmt: skip
-        self._whole = entry_point is None and "main" in self._by_name
-        self._roots = self._find_roots(found, entry_point)
-        self._inert: set[str] = set()
-
-    def _find_roots(self, found: Outline, entry_point: str | None) -> list[str]:
-        if entry_point is not None and entry_point in self._by_name:
-            return [entry_point]
-        if self._whole:
-            # Functions that the values of global variables are made with run before `main`.
-            starting = (each for each in found.loose if "=" in each or "(" not in each)
-            return ["main", *(token for each in starting for token in each if token in self._by_name)]
-        visible = [each.name for each in found.functions if not {"static", "template"} & set(each.header)]
-        return visible or list(self._by_name)
-
-    def is_effective(self) -> bool:
-        reached = self._reached()
-        if any(self._acts(each) for name in reached for each in self._by_name[name]):
-            return True
-        if self._whole:
-            return self._gives_what_it_read(reached)
-        # What calls only functions that give nothing gives nothing either; chains longer than this are taken to give.
-        for _ in range(4):
-            inert = {name for name in reached if not any(self._gives(each) for each in self._by_name[name])}
-            if inert <= self._inert:
-                break
-            self._inert |= inert
-        return any(name not in self._inert for name in self._roots if name in self._by_name)
-
-    def _reached(self) -> set[str]:
-        reached: set[str] = set()
-        pending = [name for name in self._roots if name in self._by_name]
-        while pending:
-            name = pending.pop()
-            if name in reached:
-                continue
-            reached.add(name)
-            for function in self._by_name[name]:
-                pending += [each for each in self._names_of(function) if each in self._by_name and each not in reached]
-        return reached
-
-    def _names_of(self, function: Function) -> Iterator[str]:
-        for statement in with_heads(self._bodies[id(function)]):
-            yield from statement.names
-
-    def _acts(self, function: Function) -> bool:
-        """Whether it prints, or calls something of which it is not known that it does nothing."""
-        return any(self._acts_here(each) for each in with_heads(self._bodies[id(function)]))
-
-    def _acts_here(self, statement: Statement) -> bool:
-        tokens = statement.tokens
-        if not ASSEMBLY.isdisjoint(tokens) or not self._macros.isdisjoint(tokens):
-            return True
-        if not STREAMS.isdisjoint(tokens) and "<<" in tokens and _prints(tokens):
-            return True
-        for name in _called(tokens):
-            if name in OUTPUT:
-                if _prints(tokens):
-                    return True
-            elif name not in self._by_name and name not in self._promised and not _is_known(name):
-                return True
+def _only_constants(made: CompiledFunction, written: Sequence[Function], language: str, macros: Sized) -> bool:
+    """Whether a compiled function does nothing for any arguments; `written` are the definitions it may come from."""
+    instructions = _INSTRUCTIONS.get(made.machine)
+    found = None if instructions is None else instructions.fullmatch(made.code)
+    if found is None:
         return False
+    operands = found.groupdict()
+    for operand, allowed in (("loaded", _CONSTANT), ("called", _ENDS_THE_PROGRAM)):
+        if operands.get(operand) is not None:
+            name = made.refers_to(found.start(operand))
+            if name is None or allowed.fullmatch(name) is None:
+                return False
+    if found["returns"] is None:
+        return True  # it never returns
+    return all(_returns_no_argument(each, language, found["result"] is not None, macros) for each in written)
 
-    def _gives(self, function: Function) -> bool:
-        """Whether what it gives or changes is computed from what it was given."""
-        statements = self._bodies[id(function)]
-        if ":" in _after_parameters(function.header):
-            return True  # a constructor that initialises members
-        if not function.parameters:
-            return any(self._sets_or_returns(each) for each in statements if not self._only_inert(each, function))
-        # In Go a result can have a name.
-        results = _after_parameters(function.header) - KEYWORDS if self._language == "go" else set()
-        stays = self._outside | results | references(function) | {"self", "this"}
-        sinks = [each for each in statements if self._is_sink(each, function, stays)]
-        if all_give_the_same(
-            statements, sinks, lambda name: name in function.parameters or self._is_value(name), ends=True
-        ):
-            return False
-        return not needed_names(statements, sinks).isdisjoint(function.parameters)
 
-    def _is_value(self, token: str) -> bool:
-        return token.isidentifier() and token not in _CONSTANTS and token not in self._inert
+def _returns_no_argument(function: Function, language: str, sets_result: bool, macros: Sized) -> bool:
+    """Whether the result cannot be an argument that was left where it arrived.
 
-    def _sets_or_returns(self, statement: Statement) -> bool:
-        """For a function without parameters: it gives a name, or changes one."""
-        tokens = statement.tokens
-        if tokens[0] == "return" or statement.tail:
-            return any(self._is_value(token) for token in tokens)
-        return not STEPS.isdisjoint(tokens) or any(
-            after in ASSIGNMENTS and token.isidentifier() and not before.isidentifier() and before != "*"
-            for before, token, after in zip(["", *tokens], tokens, tokens[1:], strict=False)
-        )
+    Some registers carry arguments as well as results: `double f(double x) { return x; }` is a mere return.
+    """
+    header = list(function.header)
+    start = header.index(function.name)
+    result = set(header[:start])
+    if language in ("rust", "go"):
+        depths = accumulate((token == "(") - (token == ")") for token in header[start:])
+        end = next((at for at, depth in enumerate(depths, start) if depth == 0 and header[at] == ")"), len(header))
+        result = set(header[end + 1 :])
+    if result <= _NOTHING or (sets_result and result <= _ONE_REGISTER):
+        return True
+    return not macros and (set(header[start + 1 :]) - KEYWORDS).isdisjoint(
+        token for token in function.body if token.isidentifier()
+    )
 
-    def _is_sink(self, statement: Statement, function: Function, stays: set[str]) -> bool:
-        tokens = statement.tokens
-        if tokens[0] == "return" or statement.tail or not _JUMPS.isdisjoint(tokens) or "return" in tokens:
-            return not self._only_inert(statement, function)
-        if self._language == "rust" and "?" in tokens:
-            return True
-        if statement.heads and statement.heads[0].tokens[:1] == ["try"] and "(" in tokens:
-            return True  # what it throws decides how the function goes on
-        if any(name in CHANGING or name in OUTPUT or name in _ENDINGS or name in READING for name in _called(tokens)):
-            return True
-        if any(name in self._by_name and name not in self._inert for name in _called(tokens)):
-            return True
-        return changes_what_stays(tokens, stays)
 
-    def _only_inert(self, statement: Statement, function: Function) -> bool:
-        """Whether it is one call of a function that gives nothing or is defined nowhere, or of `function` itself."""
-        tokens = statement.tokens
-        words = tokens[1:] if tokens[:1] == ["return"] else tokens
-        if len(words) < 3 or words[1] != "(" or words[0] not in self._inert | self._promised | {function.name}:
-            return False
-        depth = 0
-        for position, token in enumerate(words):
-            depth += (token == "(") - (token == ")")
-            if depth == 0 and position > 0:
-                return position + 1 == len(words)
+def python_does_nothing(code: str, entry_point: str | None) -> bool:
+    """Whether the function `entry_point` of a Python program does nothing, or all of the program if it defines none.
+
+    A function does nothing if it returns the same constant on every path, calls nothing, loops over nothing, and
+    modifies nothing that others see.
+    """
+    if len(code) > _LONGEST_PYTHON:
         return False
+    if code.strip("\n")[:1] in (" ", "\t"):
+        code = f"def {entry_point}():\n{code}"  # it continues the prompt's `def` line
+    try:
+        return _tree_does_nothing(_parsed(code), entry_point)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False  # not a program, or nested too deeply to be trivial
 
-    def _gives_what_it_read(self, reached: set[str]) -> bool:
-        reads = any(not READING.isdisjoint(self._names_of(each)) for name in reached for each in self._by_name[name])
-        for main in self._by_name["main"]:
-            statements = self._bodies[id(main)]
-            sinks = [each for each in statements if "return" in each.tokens or not _ENDINGS.isdisjoint(each.tokens)]
-            if all_give_the_same(statements, sinks, self._is_value):
-                continue
-            needed = needed_names(statements, sinks)
-            own = self._by_name.keys() if reads else set()
-            if not needed.isdisjoint(READING | main.parameters | own):
-                return True
+
+def _parsed(code: str) -> ast.Module:
+    _say_nothing_about_answers()
+    return ast.parse(code, _NO_FILE)
+
+
+@functools.cache
+def _say_nothing_about_answers() -> None:
+    """Python warns about the code it parses, such as invalid escape sequences; an answer's are none of our output."""
+    warnings.filterwarnings("ignore", module=re.escape(_NO_FILE))
+
+
+def _tree_does_nothing(tree: ast.Module, entry_point: str | None) -> bool:
+    named = [statement for statement in tree.body if entry_point is not None and _binds(statement, entry_point)]
+    if any(not isinstance(statement, _Definition | ast.Assign) for statement in named):
         return False
+    roots: list[ast.AST] = [*named] or [tree]
+    scopes = [each for root in roots for each in ast.walk(root) if isinstance(each, _Scope)]
+    return bool(scopes) and not any(_acts(scope) for scope in scopes)
 
 
-def _called(tokens: list[str]) -> Iterator[str]:
-    for position, token in enumerate(tokens[:-1]):
-        if not token.isidentifier() or token in _NOT_CALLED:
-            continue
-        after = tokens[position + 1]
-        before = tokens[position - 1] if position else ""
-        macro = after == "!" and tokens[position + 2 : position + 3] in (["("], ["["], ["{"])
-        if macro or (after == "(" and not _declares(before)):
-            yield token
-
-
-def _declares(before: str) -> bool:
-    """`int x(5);` declares x; `return f(5)` calls f."""
-    return before == ">" or (before.isidentifier() and before not in _BEFORE_A_CALL)
-
-
-def _is_known(name: str) -> bool:
-    return name in IDLE or name in PURE or name in CHANGING or name in READING or name in KEYWORDS
-
-
-def _prints(tokens: list[str]) -> bool:
-    """Whether something other than white space is printed by these tokens."""
-    for position, token in enumerate(tokens):
-        if token[:1] in "\"'`" or token[-1:] in "\"'":
-            text = token[token.find('"') + 1 :].strip("\"'`")
-            if _CONVERSION.sub("", text).strip():
-                return True
-        elif token[:1].isdigit():
+def _binds(statement: ast.stmt, name: str) -> bool:
+    for node in ast.walk(statement):
+        if isinstance(node, _Definition | ast.ClassDef) and node.name == name:
             return True
-        elif token.isidentifier() and tokens[position + 1 : position + 2] not in (["("], ["!"], ["."], ["::"]):
-            if token not in STREAMS and token not in ("stdout", "stderr", "std", "endl", "flush", "Stdout", "Stderr"):
-                return True
+        if isinstance(node, ast.alias) and (node.asname or node.name) == name:
+            return True
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id == name:
+            return True
     return False
 
 
-def _after_parameters(header: Tokens) -> set[str]:
-    tokens = list(header)
-    return set(tokens[tokens.index(")") + 1 :]) if ")" in tokens else set()
+def _acts(scope: _Scope) -> bool:
+    if isinstance(scope, ast.Lambda):
+        return not _is_constant(scope.body)
+    if isinstance(scope, _Definition) and scope.decorator_list:
+        return True
+    statements = list(_reached(scope.body))
+    nodes = [node for statement in statements for node in _own_nodes(statement)]
+    known = {} if isinstance(scope, ast.Module) else _known_names(nodes, scope.args)
+    outcomes = {"None"} if not statements or not _leaves(statements[-1]) else set()
+    for node in nodes:
+        if isinstance(node, _ACTING) or (isinstance(node, ast.Call) and not _is_idle(node)):
+            return True
+        if isinstance(node, ast.Attribute | ast.Subscript) and not isinstance(node.ctx, ast.Load):
+            return True
+        if isinstance(node, ast.Raise | ast.Assert):
+            outcomes.add("raise")
+        if isinstance(node, ast.Return):
+            value = ast.Constant(None) if node.value is None else node.value
+            value = known.get(value.id, value) if isinstance(value, ast.Name) else value
+            if not _is_constant(value):
+                return True
+            outcomes.add(ast.unparse(value))
+    return len(outcomes) > 1
+
+
+def _reached(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements up to the first that leaves, without the bodies of `if False:`."""
+    for statement in body:
+        if isinstance(statement, ast.If) and isinstance(statement.test, ast.Constant) and not statement.test.value:
+            yield from _reached(statement.orelse)
+            continue
+        yield statement
+        if _leaves(statement):
+            return
+
+
+def _leaves(statement: ast.stmt) -> bool:
+    call = statement.value if isinstance(statement, ast.Expr) else None
+    exits = isinstance(call, ast.Call) and ast.unparse(call.func) in _EXITS
+    return exits or isinstance(statement, ast.Return | ast.Raise)
+
+
+def _own_nodes(node: ast.AST) -> Iterator[ast.AST]:
+    """A statement and its parts, except the bodies of functions and what is raised."""
+    yield node
+    if not isinstance(node, _Definition | ast.Lambda | ast.Raise):
+        for child in ast.iter_child_nodes(node):
+            yield from _own_nodes(child)
+
+
+def _known_names(nodes: Sequence[ast.AST], parameters: ast.arguments) -> dict[str, ast.expr]:
+    """The local variables that are set once, to a constant."""
+    stored = [node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
+    stored += [node.arg for node in ast.walk(parameters) if isinstance(node, ast.arg)]
+    times = Counter(stored)
+    return {
+        node.targets[0].id: node.value
+        for node in nodes
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and _is_constant(node.value)
+        if times[node.targets[0].id] == 1
+    }
+
+
+def _is_constant(value: ast.expr) -> bool:
+    return all(isinstance(node, _IN_CONSTANTS) for node in ast.walk(value))
+
+
+def _is_idle(call: ast.Call) -> bool:
+    """Whether a call exits, or prints only white space."""
+    name = ast.unparse(call.func)
+    texts = [argument.value if isinstance(argument, ast.Constant) else argument for argument in call.args]
+    blank = not call.keywords and all(isinstance(text, str) and not text.strip() for text in texts)
+    return name in _EXITS or (name == "print" and blank)

@@ -9,10 +9,18 @@ from typing import Literal
 
 from pydantic import Field
 
-from halo_forge.verifiers.compiled import precompiled
+from halo_forge.verifiers.compiled import elf, precompiled
 from halo_forge.verifiers.compiled.c_family import CFamilySpec
+from halo_forge.verifiers.compiled.elf import CompiledFunction
 from halo_forge.verifiers.context import BuildContext
 from halo_forge.verifiers.spec import Controls
+
+# The function that initialises an object's global variables, and the names it needs if those are the standard streams.
+_SET_UP = "_GLOBAL__sub_I_"
+_ONLY_STREAMS = frozenset(
+    "_ZNSt8ios_base4InitC1Ev _ZNSt8ios_base4InitD1Ev __cxa_atexit __cxa_finalize __dso_handle _GLOBAL_OFFSET_TABLE_"
+    " __libc_start_main __gmon_start__ _ITM_registerTMCloneTable _ITM_deregisterTMCloneTable".split()
+)
 
 
 class Spec(CFamilySpec):
@@ -40,7 +48,17 @@ class Spec(CFamilySpec):
     def libraries(self) -> list[str]:
         return ["libc.so.6", "libm.so.6", "libstdc++.so.6", "libc++.so.1", "libc++abi.so.1", "libgcc_s.so.1"]
 
+    def compiled_functions(self, context: BuildContext, source: bytes) -> list[CompiledFunction]:
+        """See `BuiltSpec.compiled_functions`; without the setup of the standard streams, if that is all there is."""
+        found = super().compiled_functions(context, source)
+        needed = {name.partition("@")[0] for name in elf.read(context.made_of_answer).undefined} if found else set()
+        if needed <= _ONLY_STREAMS:
+            return [function for function in found if not function.name.startswith(_SET_UP)]
+        return found
+
     def is_entry_name(self, symbol: str, entry_point: str) -> bool:
+        if entry_point == "main" and symbol.startswith(_SET_UP):
+            return True
         # The C++ ABI of gcc and clang: _Z, the length of the name and the name, then what it takes; N ... E around a
         # name in namespaces or classes, with K for a const member.
         parts = "".join(f"{len(part)}{part}" for part in entry_point.split("::"))

@@ -14,6 +14,7 @@ from pydantic import Field
 from halo_forge.sandbox.job import SandboxError
 from halo_forge.verifiers.checker import Checker
 from halo_forge.verifiers.checks import CompileOnly, Harness, Tests
+from halo_forge.verifiers.compiled.elf import CompiledFunction
 from halo_forge.verifiers.compiled.functions import defines_function
 from halo_forge.verifiers.compiled.go_library import Library, library
 from halo_forge.verifiers.compiled.harness import harness_error
@@ -63,6 +64,11 @@ func Write() {
 	syscall.Exit(0)
 }
 """
+# The output of `go tool compile -S`: a function, bytes of its machine code, and what the linker puts at an offset.
+_LISTED_FUNCTION = re.compile(r"^main\.(\S+) STEXT .*\n((?:\t.*\n)*)", re.MULTILINE)
+_LISTED_CODE = re.compile(r"^\t0x[0-9a-f]{4,} ((?:[0-9a-f]{2} )+)", re.MULTILINE)
+_LISTED_RELOCATION = re.compile(r"^\trel (\d+)\+\d+ t=\S+ (\S+)\+", re.MULTILINE)
+_MACHINES = {"x86_64": 62, "aarch64": 183}
 _HARNESS_ERROR = re.compile(r"^(?:\./)?harness\.go:\d+:.*", re.MULTILINE)
 
 
@@ -119,6 +125,27 @@ class Spec(BuiltSpec):
 
     def writes_sentinel(self) -> bool:
         return True
+
+    def compiled_functions(self, context: BuildContext, source: bytes) -> list[CompiledFunction]:
+        """See `BuiltSpec.compiled_functions`; compiles once more, for a listing of the machine code."""
+        files = {"answer.go": source}
+        command = self._compile_command(context, files)
+        outcome = context.run([command[0], "-S", *command[1:]], files, None)
+        machine = _MACHINES.get(os.uname().machine, 0)
+        return [
+            CompiledFunction(
+                name,
+                machine,
+                memoryview(bytes.fromhex("".join(_LISTED_CODE.findall(lines)))),
+                0,
+                {int(offset): symbol for offset, symbol in _LISTED_RELOCATION.findall(lines)},
+            )
+            for name, lines in _LISTED_FUNCTION.findall(outcome.stdout.decode("utf-8", errors="replace"))
+        ]
+
+    def is_entry(self, symbol: str, entry_point: str) -> bool:
+        """See `BuiltSpec.is_entry`."""
+        return symbol == entry_point or (entry_point == "main" and symbol.startswith("init"))
 
     def build(self, context: BuildContext, source: bytes, tests: Tests) -> bytes | None:
         """See `BuiltSpec.build`."""

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator
 from halo_forge.core.errors import ConfigError
 from halo_forge.verifiers.checker import Checker
 from halo_forge.verifiers.checks import CompileOnly, Harness, Tests
+from halo_forge.verifiers.compiled.elf import CompiledFunction, functions
 from halo_forge.verifiers.compiled.functions import defines_function
 from halo_forge.verifiers.compiled.harness import harness_error
 from halo_forge.verifiers.compiled.rust_source import bare, reaching
@@ -139,6 +140,18 @@ class Spec(BuiltSpec):
 
     def writes_sentinel(self) -> bool:
         return True
+
+    def compiled_functions(self, context: BuildContext, source: bytes) -> list[CompiledFunction]:
+        """See `BuiltSpec.compiled_functions`; compiles once more, keeping functions that nothing calls."""
+        options = ["--emit=obj", "-Copt-level=2", "-Clink-dead-code", "-Csymbol-mangling-version=v0"]
+        command = [*self._command(context, "answer.rs", "lib", "answer.o"), *options]
+        outcome = context.run(command, {"answer.rs": source}, "answer.o")
+        return [] if outcome.fetched is None else functions(outcome.fetched)
+
+    def is_entry(self, symbol: str, entry_point: str) -> bool:
+        """See `BuiltSpec.is_entry`; only functions at the root of the crate are recognised."""
+        name = rf"{len(entry_point)}_?{re.escape(entry_point)}"
+        return re.fullmatch(rf"_RNvC\w*6answer{name}(?:B\w+)?", symbol) is not None
 
     def build(self, context: BuildContext, source: bytes, tests: Tests) -> bytes | None:
         """See `BuiltSpec.build`; the answer is the root of its crate, whatever it is compiled for."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import functools
+import graphlib
 import os
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,14 +16,16 @@ from halo_forge.verifiers.toolchain import outside_system
 
 _ASK = "import sys; print(sys.executable); print(sys.prefix); print(sys.base_prefix)"
 _ASK_SECONDS = 60.0
+_DRIVER = Path(__file__).parent / "driver"
 _PACKAGE = "halo_forge.verifiers.python.driver"
-_MODULES = ("wire", "candidate", "remote", "harness", "main")
-COMPILE = (
+OLDEST = (3, 8)
+"""The oldest Python that answers may run in, and so the one that the modules of `driver` are written for."""
+
+_COMPILE = (
     "import marshal\n"
-    f"code = [(name, compile(open(name + '.py', 'rb').read(), name, 'exec')) for name in {_MODULES}]\n"
+    "code = [(name, compile(open(name + '.py', 'rb').read(), name, 'exec')) for name in {names}]\n"
     "open('driver', 'wb').write(marshal.dumps(code))\n"
 )
-"""Run once by the interpreter, next to `sources()`: it leaves the file `driver`, which loads in no time."""
 _LOAD = (
     "import marshal, sys\n"
     "sys.path[:] = [path for path in sys.path if path]\n"  # the answer can write to the current directory
@@ -52,7 +57,7 @@ def locate(path: str, packages: bool) -> Interpreter:
     Raises:
         ToolMissing: It does not answer.
     """
-    hint = "set verifier.compiler to the path of a Python 3.8 or later"
+    hint = f"set verifier.compiler to the path of a Python {'.'.join(map(str, OLDEST))} or later"
     try:
         asked = subprocess.run(
             [path, "-s", "-S", "-c", _ASK], capture_output=True, text=True, timeout=_ASK_SECONDS, check=True, cwd="/"
@@ -69,9 +74,26 @@ def locate(path: str, packages: bool) -> Interpreter:
 
 
 def sources() -> dict[str, bytes]:
-    """File name -> content of what `COMPILE` makes the driver of."""
-    folder = Path(__file__).parent / "driver"
-    return {f"{name}.py": (folder / f"{name}.py").read_bytes() for name in _MODULES}
+    """File name -> content of every module of `driver`, each after those that it imports."""
+    modules = {path.stem: path.read_bytes() for path in _DRIVER.glob("*.py") if path.stem != "__init__"}
+    order = graphlib.TopologicalSorter({name: _imported(content) & modules.keys() for name, content in modules.items()})
+    return {f"{name}.py": modules[name] for name in order.static_order()}
+
+
+def _imported(content: bytes) -> set[str]:
+    """The modules of `driver` that one of them imports when it is loaded."""
+    found: set[str] = set()
+    for node in ast.parse(content).body:
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            package, _, name = node.module.rpartition(".")
+            found |= {alias.name for alias in node.names} if node.module == _PACKAGE else set()
+            found |= {name} if package == _PACKAGE else set()
+    return found
+
+
+def compile_driver(files: Iterable[str]) -> str:
+    """A program that compiles `sources()`, which lie beside it, into the file `driver`; that one loads in no time."""
+    return _COMPILE.format(names=[name.removesuffix(".py") for name in files])
 
 
 def run_driver(function: str) -> str:

@@ -16,7 +16,7 @@ from halo_forge.verifiers.diagnostics import clip, ending, readable
 from halo_forge.verifiers.hacks.flags import of_outputs
 from halo_forge.verifiers.python.driver import wire
 from halo_forge.verifiers.python.driver.main import shown
-from halo_forge.verifiers.python.interpreter import COMPILE, run_driver, sources
+from halo_forge.verifiers.python.interpreter import compile_driver, run_driver, sources
 from halo_forge.verifiers.python.tests import Plan, imports_something, refuse_unimported, stand_in
 from halo_forge.verifiers.stages import Stages
 
@@ -81,7 +81,8 @@ def _driver(spec: Spec, context: BuildContext) -> bytes:
     """Our own program, compiled by the interpreter that runs it."""
 
     def make() -> bytes:
-        outcome = context.run([context.compiler, *spec.options(), "-c", COMPILE], sources(), "driver")
+        files = sources()
+        outcome = context.run([context.compiler, *spec.options(), "-c", compile_driver(files)], files, "driver")
         if not outcome.clean or outcome.fetched is None:
             raise SandboxError(f"{context.compiler} cannot compile the driver: {readable(outcome.stderr)[-500:]}")
         return outcome.fetched

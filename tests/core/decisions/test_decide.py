@@ -111,7 +111,7 @@ def test_patience_needs_power() -> None:
     # What tells nothing is no evidence that nothing improves.
     assert actions(play(["held", "held", "underpowered", "held", "held"])).count("stop") == 0
     assert actions(play(["held", "improved", "held", "held", "suspect_not_confirmed"]))[-1] == "stop"
-    # A decline has its answer first, and the count begins anew after it.
+    # A decline has its answer first, and the count starts again after it.
     assert actions(play(["held", "held", "degraded", "held", "held"]))[3:] == ["rollback", "continue", "continue"]
     assert actions(play(["degraded"] * 5, on_decline="continue_lower"))[1:] == ["continue_lower"] * 5
     assert "stop" not in actions(play(["held"] * 9, **LAX))
@@ -170,7 +170,7 @@ def test_collapse_takes_all_signs_and_at_least_two() -> None:
     assert signs_of_collapse([FRESH, FRESH]) == []
 
 
-def test_a_suspect_is_no_judgement_yet() -> None:
+def test_a_suspect_is_not_decided_on() -> None:
     with pytest.raises(ValueError, match="confirmed or cleared"):
         decide(DecisionsSection(), [decide_first(9)], Assessment("suspect", 0, comparison(-0.1)), [{}, {}], 9)
 

@@ -1,4 +1,4 @@
-"""Sampling below temperature 1 sharpens the model anew in every cycle."""
+"""Sampling below temperature 1 sharpens the model again in every cycle."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Spec(PlanRule):
     def look(self, facts: PlanFacts) -> Advice | None:
         """See the module."""
         if any(temperature <= 0.0 for temperature in facts.temperatures):
-            return None  # one greedy answer a prompt is another kind of run
+            return None  # one greedy completion per prompt is another kind of run
         factor = math.prod(1.0 / temperature for temperature in facts.temperatures)
         if factor <= self.limit or facts.learning_rate == 0.0:
             return None

@@ -1,1 +1,10 @@
-"""What runs inside the jail, in the interpreter of the answers: the standard library alone, and Python 3.8."""
+"""What runs inside the sandbox, in the interpreter of the answers: every module here is sent there.
+
+They import cheap parts of the standard library and one another, and keep to Python 3.8; a test checks that.
+
+    main        the trusted process, which holds the tests
+    candidate   the process of the answer
+    wire        the messages between the two
+    remote      what the tests hold in place of the answer's functions and objects
+    harness     runs a harness written in Python
+"""

@@ -1,7 +1,7 @@
 """The answer's process: runs the answer and calls its functions, on request.
 
 Nothing in here is a secret, and nothing in here is trusted: the answer may change all of it, and can thereby change
-only which plain values it sends.  See `wire` for the restrictions on this file.
+only which plain values it sends.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Runs a harness in the process that holds the tests, where it imports the answer's functions from another process.
-
-See `wire` for the restrictions on this file.
-"""
+"""Runs a harness in the process that holds the tests, where it imports the answer's functions from another process."""
 
 from __future__ import annotations
 

@@ -4,8 +4,6 @@ It forks the answer's process first, while it knows nothing: the tests, which co
 afterwards, and only when the kernel lets nobody look into this process any more.  What arrives from the answer are
 plain builtin values; they are compared here.  The verdict leaves by a private descriptor, as messages of
 `wire`, each of which begins with the sentinel of the job.
-
-See `wire` for the restrictions on this file.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""What the tests hold instead of the answer's functions and objects, and the conversation behind it.
-
-See `wire` for the restrictions on this file.
-"""
+"""What the tests hold instead of the answer's functions and objects, and the conversation behind it."""
 
 from __future__ import annotations
 
