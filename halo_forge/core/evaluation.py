@@ -32,7 +32,7 @@ class Result(Record):
             "minimum_detectable_effect"}` with the difference paired by prompt and its 95 % interval.  Dev also
             chose the version, so its difference is biased upwards; test did not.
         last_version: The version that was trained last.
-        last_dev, last_test: The same for it, with "last" in the place of "chosen".
+        last_dev, last_test: The same for it, with "last" instead of "chosen".
         conclusion: Why the run ended, see `halo_forge.core.records.Decision`; `reason` has the numbers.
     """
 

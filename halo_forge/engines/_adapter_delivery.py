@@ -187,7 +187,7 @@ class RuntimeLoraDelivery(AdapterDelivery):
 
 
 class MergedRestart(AdapterDelivery):
-    """A server of ours is started anew with every policy, merged into a plain model."""
+    """A server of ours is restarted with every policy, merged into a plain model."""
 
     def __init__(
         self,

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 _UNKNOWN_FIELD = (400, 422)
 """What a server may answer to a field that it does not know."""
 NUM_DRAWS = 2
-"""A server that is refused for what may be chance is asked once more, with other seeds."""
+"""If a server fails the proof and that may be chance, the proof is repeated with other seeds."""
 FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 0.25, 15.0
 
 

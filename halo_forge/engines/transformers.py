@@ -128,7 +128,7 @@ class TransformersEngine:
     def _all(self, requests: Sequence[SampleRequest], ids: Mapping[str, list[int]]) -> Iterator[ActiveRow]:
         """Every request answered; each time that the GPU's memory runs out, what is left is asked with half the rows.
 
-        Rows that were in flight begin anew, with the same uniform numbers.
+        Rows that were in flight start again, with the same uniform numbers.
         """
         import torch
 

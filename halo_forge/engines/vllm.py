@@ -42,7 +42,7 @@ _ASK_VERSION = "from importlib.metadata import version; print(version('vllm'))"
 _OURS = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
 """Environment variables of this interpreter that another one must not follow."""
 _SET_HERE = ("--host", "--port", "--uds", "--api-key", "--served-model-name", "--model")
-_INSTALL = "make an environment of its own for it: python3 -m venv ~/vllm && ~/vllm/bin/pip install vllm"
+_INSTALL = "create a separate environment for it: python3 -m venv ~/vllm && ~/vllm/bin/pip install vllm"
 _REASONS = (
     (
         ("less than desired GPU memory utilization", "less than desired CPU memory utilization"),
@@ -196,7 +196,7 @@ class ManagedServer(AdapterDelivery):
         self._num_tokens = self._wanted = 0
 
     def expect_tokens(self, num_tokens: int) -> None:
-        """The server has to take so many; one that takes fewer is started anew."""
+        """The server has to take so many; one that takes fewer is restarted."""
         self._wanted = max(self._wanted, num_tokens)
 
     def deliver(self) -> str:
@@ -242,7 +242,7 @@ class ManagedServer(AdapterDelivery):
             self.client.post_root("/sleep?level=1")
             self._is_asleep = True
         except (Unreachable, Refused):
-            self.close()  # it is started anew when it is asked again
+            self.close()  # it is restarted at the next request
 
     def keep_logs(self, folder: Path) -> None:
         """See `AdapterDelivery`."""

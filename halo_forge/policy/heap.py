@@ -16,7 +16,7 @@ _MMAP_THRESHOLD = 4 << 20
 def freed_memory_kept() -> Iterator[None]:
     """While the block runs, glibc keeps what is freed: a decoding step frees and asks for the same large tensors.
 
-    Giving their pages back and faulting them in anew costs up to a fifth of the step.  Before and after, what is free
+    Returning their pages and faulting them in again costs up to a fifth of the step.  Before and after, what is free
     is given back, and large tensors lie outside the heap: training asks for other sizes each time, and its heap would
     grow without end.
     """

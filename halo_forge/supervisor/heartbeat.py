@@ -40,7 +40,7 @@ def is_connected() -> bool:
 
 
 def beat() -> None:
-    """Say that something was made.  Call it with the result at hand, never before it or from a timer."""
+    """Report progress.  Call it after a result exists, never before it and never from a timer."""
     global _last
     if _pipe is None:
         return

@@ -41,7 +41,7 @@ class Rewards(BaseModel):
 
 
 def reward(result: CheckResult, rewards: Rewards) -> float:
-    """The reward of a program; 0.0 for a failure of our own, which no rate counts.
+    """The reward of a program; 0.0 for a failure of the verifier itself, which no rate counts.
 
     A verdict is a check result, so a stored one is scored again without running anything.
     """

@@ -41,7 +41,7 @@ class ProgramSpec(Spec, abc.ABC):
         output_limit_bytes: The longest output, or file, of one run of the program.
         workers: Programs checked at the same time; "auto" is one for each core.
         isolation: What holds programs back; "auto" is the best of namespace and landlock that this machine has.
-        max_error_fraction: The share of verdicts that may be failures of our own before the run stops; one of a set
+        max_error_fraction: The share of verdicts that may be verifier failures before the run stops; one of a set
             may always be, unless this is 0.
         rerun_kept: Run once more what was selected for training, and drop it where the verdict is another one.
         rewards: See `Rewards`.
@@ -119,7 +119,7 @@ class ProgramSpec(Spec, abc.ABC):
         return True
 
     def own_controls(self) -> list[tuple[str, Tests, tuple[str | None, str]]] | None:
-        """(source, tests, (stage or None for any, status)) in the place of `controls`; None takes those."""
+        """(source, tests, (stage or None for any, status)) instead of `controls`; None uses those."""
         return None
 
     def read_only_paths(self, tools: Mapping[str, str]) -> list[str]:

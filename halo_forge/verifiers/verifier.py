@@ -64,7 +64,7 @@ class Verifier(Protocol):
         """
 
     def verify_again(self, pairs: Sequence[tuple[Prompt, Completion]]) -> Iterator[Verdict]:
-        """The same as `verify`, but every program is run anew, whatever was found out about it before."""
+        """The same as `verify`, but every program is run again, ignoring cached verdicts."""
 
     def close(self) -> None:
         """End all that is running, at once."""

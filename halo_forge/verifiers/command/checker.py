@@ -145,7 +145,7 @@ class CommandChecker:
         return Outcome(0, None, None, False, False, False, None, 0.0, 0.0, 0, words, b"", False, None)
 
     def prepare(self, tests: Any, sandbox: Sandbox) -> None:
-        """Once: an answer without a letter must get a verdict, and must not pass where there are tests.
+        """Once: an empty completion must get a verdict, and must not pass where there are tests.
 
         Raises:
             SandboxError: The command cannot be started, or the sandbox failed.
@@ -194,7 +194,7 @@ class CommandChecker:
             )
 
     def _control(self, tests: Any, sandbox: Sandbox) -> None:
-        """The command replies about an answer without a letter to the same tests, and knows the known answers.
+        """The command replies about an empty completion to the same tests, and knows the known answers.
 
         Raises:
             SandboxError: It does not.

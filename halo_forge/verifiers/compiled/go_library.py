@@ -60,7 +60,7 @@ def library(go: str, install_hint: str) -> Library:
         ) from error
     import_list = directory / _LIST
     if not import_list.is_file():
-        raise ToolMissing(f"verifier.kind 'go': {import_list} is gone", f"remove {directory}; it is made anew")
+        raise ToolMissing(f"verifier.kind 'go': {import_list} is gone", f"remove {directory}; it is created again")
     return Library(found["GOROOT"], tools[0], tools[1], directory, str(import_list))
 
 

@@ -27,7 +27,7 @@ from halo_forge.verifiers.stages import BuiltSpec
 _OWN_MAIN = re.compile(rb"^([ \t]*func[ \t]+)main([ \t]*\()", re.MULTILINE)
 # The runtime's threads follow the machine's cores, and count as processes of the job.
 _FEW_THREADS = {"GOMAXPROCS": "2"}
-# What Go declares for every file, and an answer might declare anew for the harness.
+# What Go declares for every file, and a completion might redeclare for the harness.
 _PREDECLARED = frozenset(
     "any bool byte comparable complex64 complex128 error float32 float64 int int8 int16 int32 int64 rune string uint"
     " uint8 uint16 uint32 uint64 uintptr true false iota nil append cap clear close complex copy delete imag len make"

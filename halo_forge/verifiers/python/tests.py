@@ -45,7 +45,7 @@ class Plan:
 
 @functools.lru_cache(maxsize=4096)
 def plan_humaneval(entry_point: str, test: str, head: str) -> Plan:
-    """A check is each top-level statement of `check` that asserts something, as far as they can be told apart.
+    """A check is each top-level statement of `check` that asserts something, as far as they can be separated.
 
     `assert True` asserts nothing, and is no check.  What comes after the last check belongs to it: it may fail too.
     What `head` defines next to the entry point (a helper, an import) is there for the answer, and the tests use it as
