@@ -122,7 +122,7 @@ def damage(pieces: Path) -> None:
     ("spoil", "message"),
     [
         (damage, "not the piece that was packed"),
-        (lambda pieces: (pieces / "piece-02").unlink(), "piece-02 of 2 pieces is missing"),
+        (lambda pieces: (pieces / "piece-02").unlink(), "missing piece-02 of 2 pieces"),
         (lambda pieces: (pieces / "SHA256SUMS").unlink(), "there is no SHA256SUMS in it"),
     ],
     ids=["damaged", "missing", "no digests"],
