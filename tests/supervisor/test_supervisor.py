@@ -165,7 +165,7 @@ def test_what_finishes_something_is_never_given_up(children: Children) -> None:
 def test_what_finishes_nothing_is_given_up(children: Children, body: str) -> None:
     (children.root / "cycles/001").mkdir(parents=True)
     (children.root / "cycles/001/same.json").write_text("x")
-    with pytest.raises(NoProgress, match="2 restarts that finished nothing; the last attempt was ended by SIGKILL"):
+    with pytest.raises(NoProgress, match="2 restarts without progress; the last attempt was ended by SIGKILL"):
         children.run(body, restarts=2)
     assert len(children.starts) == 3
 
