@@ -1,4 +1,4 @@
-"""From files on disk to verdicts: source files as they stand, and the completions of a JSONL file."""
+"""From files on disk to verdicts: source files as they are, and the completions of a JSONL file."""
 
 from __future__ import annotations
 

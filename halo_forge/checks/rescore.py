@@ -30,7 +30,7 @@ class Rescored:
     Attributes:
         name: "train", "dev" or "test".
         cycle: Its number; None for test.
-        num_verdicts: Those that count; `num_errors`, failures of our own, are in no other number.
+        num_verdicts: Verdicts that count; `num_errors`, failures of the verifier itself, are in no other number.
         num_changed: Verdicts whose reward is another.
         threshold_old, threshold_new: The reward threshold of that cycle; None where nothing is selected.
         num_above_old, num_above_new: Verdicts that reach it, before every other rule of selection.

@@ -1,6 +1,6 @@
-"""What can go wrong for reasons a user can fix.
+"""Errors that a user can fix.
 
-Every error carries what happened and what to do about it; the command line prints both and leaves with `exit_code`.
+Every error says what happened and how to fix it; the command line prints both and exits with `exit_code`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ class HaloForgeError(Exception):
 
     Args:
         message: What happened, with the value that was found and what is allowed.
-        hint: What to do about it; printed on its own line.
+        hint: How to fix it; printed on its own line.
     """
 
     exit_code = 1
@@ -42,19 +42,19 @@ class RunDirError(HaloForgeError):
 
 
 class ToolMissing(HaloForgeError):
-    """A compiler or a package that this configuration needs is not there, or does not work."""
+    """A compiler or a package that this configuration needs is missing, or does not work."""
 
     exit_code = 4
 
 
 class PluginError(HaloForgeError):
-    """An installed package adds to halo-forge by an entry point that does not work."""
+    """An installed package has an entry point for halo-forge that does not work."""
 
     exit_code = 4
 
 
 class StoppedByRule(HaloForgeError):
-    """The run stopped because a rule says so; it stays resumable."""
+    """The run was stopped by a rule; it can be resumed."""
 
     exit_code = 5
 
@@ -68,8 +68,8 @@ class VerifierBroken(StoppedByRule):
 
 
 class LogitsNotFinite(StoppedByRule):
-    """The model's logits have NaN or infinity in them: whatever was drawn from them would be noise."""
+    """The model's logits contain NaN or infinity: samples from them would be noise."""
 
 
 class NoProgress(StoppedByRule):
-    """A supervised run was started again and again without finishing anything, or could not be ended."""
+    """A supervised run was restarted repeatedly without progress, or could not be ended."""

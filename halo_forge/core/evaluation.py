@@ -1,4 +1,4 @@
-"""From samples to numbers, and from numbers to an assessment: pure, and blind to test prompts until the end."""
+"""Measurements from samples, and assessments from measurements: pure, and blind to test prompts until the end."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from halo_forge.core.statistics import paired_difference
 
 @dataclass(frozen=True, slots=True)
 class Result(Record):
-    """What a finished run found: which version to keep, and how it differs from the start model.
+    """The result of a finished run: the version to keep, and how it differs from the start model.
 
     Attributes:
-        chosen_version: The last version that improved on dev; the start model where none did.
-        adapter: Its folder relative to the run directory, None when the start model itself is best.
+        chosen_version: The last version that improved on dev; the start model if none did.
+        adapter: Its folder relative to the run directory, None if the start model itself is best.
         dev, test: Metric -> `{"start", "chosen", "difference", "low", "high", "num_prompts",
             "minimum_detectable_effect"}` with the difference paired by prompt and its 95 % interval.  Dev also
             chose the version, so its difference is biased upwards; test did not.
         last_version: The version that was trained last.
-        last_dev, last_test: The same for it, with "last" in the place of "chosen".
+        last_dev, last_test: The same for it, with "last" instead of "chosen".
         conclusion: Why the run ended, see `halo_forge.core.records.Decision`; `reason` has the numbers.
     """
 
@@ -48,7 +48,7 @@ class Result(Record):
 
 
 HALF_WIDTH = 1.96
-"""Standard errors from the middle to the ends of a 95 % interval."""
+"""Half the width of a 95 % interval, in standard errors."""
 
 COMPARED: dict[str, What] = {"compile_rate": "compiled", "pass_rate": "passed", "reward_mean": "reward"}
 
@@ -91,7 +91,7 @@ def _digests(samples: Sequence[Sample]) -> list[str]:
 
 
 def screen(settings: DecisionsSection, earlier: Sequence[PolicyVersion], dev: Sequence[Sample]) -> Assessment:
-    """What a version is against the incumbent, by its dev samples.
+    """The assessment of a version against the incumbent, by its dev samples.
 
     Args:
         earlier: All versions before it.
@@ -105,7 +105,7 @@ def screen(settings: DecisionsSection, earlier: Sequence[PolicyVersion], dev: Se
 def confirm(
     settings: DecisionsSection, assessment: Assessment, incumbent: Sequence[Sample], suspect: Sequence[Sample]
 ) -> Assessment:
-    """A suspect, by fresh samples of it and of the incumbent."""
+    """The assessment of a suspect, by fresh samples of it and of the incumbent."""
     return confirm_totals(settings, assessment, _totals(settings, incumbent), _totals(settings, suspect))
 
 
@@ -114,7 +114,7 @@ def _totals(settings: DecisionsSection, samples: Sequence[Sample]) -> Totals:
 
 
 def compare(versions: Sequence[PolicyVersion], tests: Mapping[int, Sequence[Sample]]) -> Result:
-    """The chosen and the last version against the start model, paired by prompt, on dev and (where measured) on test.
+    """The chosen and the last version against the start model, paired by prompt, on dev and (if measured) on test.
 
     Args:
         versions: All of the run.
@@ -146,7 +146,7 @@ def _differences(start: Sequence[Sample], other: Sequence[Sample], name_of: str)
         rates = [{prompt: total / num for prompt, (total, num) in side.items()} for side in (before, after)]
         difference = dataclasses.asdict(paired_difference(rates[0], rates[1]))
         if compared.uniform:
-            # Equal answers to equal seeds: what two independent sets of samples could have shown is the honest error.
+            # Equal completions for equal seeds: the error of two independent sets of samples is the honest one.
             half = HALF_WIDTH * compared.standard_error
             difference |= {
                 "standard_error": compared.standard_error,

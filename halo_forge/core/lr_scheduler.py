@@ -1,11 +1,11 @@
-"""The learning rate inside one cycle: how many optimizer steps, and which share of the peak each of them uses.
+"""The learning rate within one cycle: the number of optimizer steps, and the share of the peak that each step uses.
 
-The preview and the optimizer both call these functions, so what is shown is what is applied.  Steps are numbered
+The preview and the optimizer both call these functions, so the preview shows what is applied.  Steps are numbered
 t = 0 .. N-1.  No step has the factor 0: a warm-up that starts at 0 wastes the first of very few steps
 (transformers issue 34754).
 
-The types have the names of transformers' `lr_scheduler_type`.  `warmup_stable_decay` is the shape that papers, and the
-schedules across cycles, call `wsd`: each place keeps the name that its readers know.
+The types have the names of transformers' `lr_scheduler_type`.  `warmup_stable_decay` is the shape that papers and the
+schedules across cycles call `wsd`: each place uses the name that its readers know.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol, get_args
 
 LrSchedulerType = Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial", "warmup_stable_decay"]
 
-# The settings of each shape, with their defaults; any other setting is refused.
+# The settings of each shape, with their defaults; any other setting is an error.
 SHAPE_SETTINGS: Mapping[LrSchedulerType, Mapping[str, float]] = {
     "constant": {},
     "linear": {"final_ratio": 0.0},
@@ -26,8 +26,8 @@ SHAPE_SETTINGS: Mapping[LrSchedulerType, Mapping[str, float]] = {
     "warmup_stable_decay": {"decay_fraction": 0.3, "final_ratio": 0.0},
 }
 
-# What each setting may be.  The upper end of `power` keeps the factor of the last of any practical number of steps
-# far above the smallest float.
+# The allowed values of each setting.  The upper limit of `power` keeps the factor of the last step far above the
+# smallest float for any practical number of steps.
 _RANGES: Mapping[str, tuple[str, Callable[[float], bool]]] = {
     "final_ratio": ("in [0, 1]", lambda value: 0.0 <= value <= 1.0),
     "num_cycles": ("a whole number of at least 1", lambda value: value >= 1 and float(value).is_integer()),
@@ -41,8 +41,8 @@ def num_optimizer_steps(
 ) -> int:
     """Optimizer steps of one training: `ceil(E * ceil(ceil(n / b) / g))`; 0 without rows.
 
-    The count of transformers' `Trainer.set_initial_training_values` (one device, no `max_steps`, last batch kept):
-    each epoch ends with a step, however few batches it holds, and a fractional epoch is rounded up to whole steps.
+    The same count as in transformers' `Trainer.set_initial_training_values` (one device, no `max_steps`, last batch
+    kept): each epoch ends with a step, however few batches it has, and a fractional epoch is rounded up to whole steps.
 
     Raises:
         ValueError: A negative number of rows, or another argument that is not positive.
@@ -61,7 +61,7 @@ def num_optimizer_steps(
 
 
 def clamp_warmup(requested: int, num_steps: int) -> int:
-    """The warm-up steps that are used: at most a fifth of the steps, and none below 5 steps.
+    """The warm-up steps that are used: at most a fifth of the steps, so none below 5 steps.
 
     Raises:
         ValueError: A negative argument.
@@ -82,12 +82,12 @@ def learning_rate_factors(
     - constant: 1;
     - linear: `f + (1-f) r`;
     - cosine: `f + (1-f) (1 - cos(pi r)) / 2`;
-    - cosine_with_restarts: the cosine, `num_cycles` times one after the other (at most once a step), down to 0;
+    - cosine_with_restarts: the cosine, `num_cycles` times in a row (at most once per step), down to 0;
     - polynomial: `f + (1-f) r^power`;
     - warmup_stable_decay: 1, then linear over the last `ceil(decay_fraction * N)` steps (at most all after warm-up).
 
-    The decaying parts equal those of transformers' schedulers of the same names, whose last step is above 0 too;
-    the warm-up, which starts at 0 there, and the linear decay of warmup_stable_decay (a cosine there) differ.
+    The decaying parts equal those of transformers' schedulers of the same names, whose last step is also above 0; the
+    warm-up, which starts at 0 there, and the linear decay of warmup_stable_decay (a cosine there) differ.
 
     Raises:
         ValueError: Unknown type, a setting that the type does not have or that is out of range, or a warm-up that
@@ -152,7 +152,7 @@ def _fall(
             return [_cosine(rest) for rest in remaining]
         case "cosine_with_restarts":
             num_waves = min(int(shape["num_cycles"]), num_after)
-            # In whole numbers, so that a restart is exactly at 1 and not a hair before the end of its wave.
+            # In integers, so that a restart is exactly at 1 and not just before the end of its wave.
             return [_cosine((num_after - num_waves * step % num_after) / num_after) for step in range(num_after)]
         case "polynomial":
             return [rest ** shape["power"] for rest in remaining]

@@ -1,4 +1,4 @@
-"""From a configuration to what each cycle will do: the dry run and the real run ask the same plan."""
+"""What each cycle does, as a function of the configuration: the dry run and the real run use the same plan."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ History = Sequence[Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Plan(Requests):
-    """A pure function of configuration, prompts and past versions: what to do, at which settings, in which cycle.
+    """A pure function of configuration, prompts and past versions: what to do in each cycle, with which settings.
 
-    `versions` are v_0 .. v_{cycle-1} where the cycle's decision is made, and v_0 .. v_{cycle-2} before that.
+    `versions` are v_0 .. v_{cycle-1} once the cycle's decision is made, and v_0 .. v_{cycle-2} before that.
     """
 
     def sampling_settings(self, versions: Sequence[PolicyVersion]) -> SamplingSettings:
         """The scheduled sampling values of the cycle after `versions`; v_{cycle-1} is not measured yet.
 
-        Every return to an earlier version added to the temperature.
+        Every return to an earlier version has added to the temperature.
         """
         hotter = versions[-1].decision.temperature_add if versions else 0.0
         return self._sampling_settings(_history(versions), len(versions) + 1, hotter)
 
     def resampling_settings(self, versions: Sequence[PolicyVersion]) -> SamplingSettings:
-        """Those of the same cycle again, after the decision to go back: only the temperature differs."""
+        """The values for resampling the same cycle after a return to an earlier version: only temperature differs."""
         return self._sampling_settings(_history(versions[:-1]), len(versions), versions[-1].decision.temperature_add)
 
     def _sampling_settings(self, history: History, cycle: int, temperature_add: float) -> SamplingSettings:
@@ -75,12 +75,12 @@ class Plan(Requests):
         measurement: Measurement,
         training: Training | None,
     ) -> Decision:
-        """What follows from the assessment of the version that was just measured.
+        """The decision that follows from the assessment of the version that was just measured.
 
         Args:
             earlier: All versions before it.
-            measurement: Of it.
-            training: What made it.
+            measurement: Its measurement.
+            training: The training that produced it.
         """
         rate, cycle = self._learning_rate(), len(earlier) + 1
         history = [*_history(earlier), history_row(measurement, training, assessment.outcome)]
@@ -95,7 +95,7 @@ class Plan(Requests):
         )
 
     def _decisions(self) -> DecisionsSection:
-        """A schedule that answers declines itself leaves nothing for the decisions to lower."""
+        """A schedule that lowers itself after a decline leaves nothing for the decisions to lower."""
         lowers = self._learning_rate().lowers_on_decline
         return self.config.decisions.model_copy(update={"learning_rate_factor": 1.0} if lowers else {})
 
@@ -127,7 +127,7 @@ class Plan(Requests):
         return selection
 
     def to_check_again(self, candidates: Selection, samples: Sequence[Sample]) -> list[Key]:
-        """The samples to run once more before they are trained on; those that only compile can only compile again."""
+        """The samples to run a second time before training; samples that were only compiled are not run."""
         if not self.config.verifier.rerun_kept or self.config.selection.is_control:
             return []
         ran = {sample.key for sample in samples if sample.verdict.stage in ("run", "tests")}
@@ -140,7 +140,7 @@ class Plan(Requests):
         again: Sequence[Verdict],
         versions: Sequence[PolicyVersion],
     ) -> Selection:
-        """The candidates whose second verdict is that of the first, and what of earlier cycles is trained on with them.
+        """The candidates whose second verdict equals the first, and samples of earlier cycles to train on with them.
 
         Raises:
             TooFewSamples: Fewer than `raft.min_selected` candidates are left.
@@ -148,7 +148,7 @@ class Plan(Requests):
         cycle, section = len(versions), self.config.replay
         selection = without_flaky(candidates, samples, again)
         refuse_too_few(selection, cycle, self.config.raft.min_selected)
-        # From the start model, what the good cycles found has to be learned again.
+        # Training from the start model has to learn again what the good cycles found.
         from_base = versions[-1].decision.action == "from_base"
         if section.kind == "none" and not from_base:
             return selection
@@ -166,16 +166,16 @@ class Plan(Requests):
     def training_rows(
         self, samples: Sequence[Sample], selection: Selection, versions: Sequence[PolicyVersion]
     ) -> list[TrainingRow]:
-        """The selected samples with their prompts, in training order, and then those of earlier cycles."""
+        """The selected samples with their prompts, in training order, then those of earlier cycles."""
         prompts = {prompt.id: prompt for prompt in self.prompts.train}
         earlier = {(each.cycle, *sample.key): sample for each in trainings(versions) for sample in each.kept}
         chosen = [*kept_samples(samples, selection), *(earlier[key] for key in selection.replayed)]
         return [TrainingRow(prompts[sample.prompt_id], sample.completion) for sample in chosen]
 
     def training_settings(self, versions: Sequence[PolicyVersion], num_rows: int) -> TrainingSettings:
-        """The values to train `num_rows` rows at.
+        """The settings for training on `num_rows` rows.
 
-        Every decline lowered the learning rate (or its mass), unless its schedule answers declines itself.
+        Every decline has lowered the learning rate (or its mass), unless its schedule lowers itself after a decline.
         """
         training, decision, at = self.config.training, versions[-1].decision, self._at(versions)
         epochs = training.num_train_epochs.value(*at)
@@ -201,7 +201,7 @@ class Plan(Requests):
         )
 
     def tested_versions(self, decision: Decision) -> list[int]:
-        """The chosen and the last version, and the start model to compare with; none where test is not measured."""
+        """The chosen and the last version, and the start model to compare with; none if test is not measured."""
         measured = self.config.evaluation.test_at_end and self.prompts.test
         return sorted({0, decision.best_version, decision.policy_version}) if measured else []
 
@@ -226,7 +226,7 @@ class Plan(Requests):
         )
 
     def _at(self, versions: Sequence[PolicyVersion]) -> tuple[int, int, History]:
-        """Where a schedule stands when v_{cycle-1} was measured."""
+        """The state of a schedule after v_{cycle-1} was measured."""
         return len(versions), self.num_cycles, _history(versions)
 
     def _learning_rate(self) -> Schedule:
@@ -236,7 +236,7 @@ class Plan(Requests):
         return schedule
 
     def _optimizer(self, decision: Decision) -> Literal["reset", "carry", "carry_moments"]:
-        """How the optimizer starts: the start model has no state, and a return to an earlier version leaves it."""
+        """How the optimizer starts: the start model has no state, and a return to an earlier version discards it."""
         fresh = decision.action in ("rollback", "from_base") or decision.train_from == 0
         return "reset" if fresh else self.config.training.optimizer.across_cycles
 

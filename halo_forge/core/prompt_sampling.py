@@ -1,8 +1,8 @@
-"""Which train prompts a cycle samples, and how often: a pure function of seed, cycle and what earlier cycles found.
+"""Which train prompts a cycle samples, and how often: a pure function of seed, cycle and the results of earlier cycles.
 
-p is a prompt's pass rate when it was last sampled, drawn to the middle: (passed + 1) / (judged + 2), so 1/2 before
-it was sampled.  What a prompt can teach goes with p (1 - p): nothing is learned from what always passes, and nothing is
-kept of what never does.
+p is a prompt's pass rate when it was last sampled, shrunk towards 1/2: (passed + 1) / (judged + 2), so 1/2 before it
+was sampled.  What a prompt can teach is proportional to p (1 - p): nothing is learned from prompts that always pass,
+and nothing is kept from prompts that never do.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from halo_forge.core.records import Prompt
 from halo_forge.core.seeds import derive_seed
 
 MIN_BUDGETED = 4
-"""Samples per prompt from which a first round of half of them can tell sometimes from always and never."""
+"""The fewest samples per prompt with which half of them can distinguish sometimes from always and never."""
 MOST_OF_BUDGET = 4
 """A prompt gets at most this many times the samples per prompt."""
 
@@ -43,12 +43,12 @@ class PromptStats:
 
     @property
     def always(self) -> bool:
-        """All judged samples passed."""
+        """Whether all judged samples passed."""
         return 0 < self.judged == self.passed
 
     @property
     def never(self) -> bool:
-        """No judged sample passed."""
+        """Whether no judged sample passed."""
         return self.passed == 0 < self.judged
 
 
@@ -60,7 +60,7 @@ StatsByPrompt = Mapping[str, PromptStats]
 
 
 def next_in_turn(prompts: Sequence[Prompt], num: int, cycle: int, seed: int) -> list[Prompt]:
-    """The next `num` of endless seeded shuffles of `prompts`, each at most once; all where there are no more."""
+    """The next `num` of endless seeded shuffles of `prompts`, each at most once; all if there are no more."""
     if num >= len(prompts):
         return list(prompts)
     chosen: list[Prompt] = []
@@ -68,7 +68,7 @@ def next_in_turn(prompts: Sequence[Prompt], num: int, cycle: int, seed: int) -> 
         deck = sorted(prompts, key=lambda prompt: prompt.id)
         random.Random(derive_seed(seed, "prompts", position // len(deck))).shuffle(deck)
         chosen.append(deck[position % len(deck)])
-    # Where one shuffle ends and the next begins a prompt may come twice; it is sampled once.
+    # A prompt may come twice where one shuffle ends and the next begins; it is sampled once.
     return list({prompt.id: prompt for prompt in chosen}.values())
 
 
@@ -77,7 +77,7 @@ def easiest(
 ) -> list[Prompt]:
     """The easiest `fraction` of the prompts, rounded up, in the order given.
 
-    By pass rate: the highest p first; equal ones, such as those not sampled yet, by difficulty.  Difficulty is
+    By pass rate: the highest p first; ties, such as prompts not sampled yet, by difficulty.  Difficulty is
     `info["difficulty"]`, a number or easy, medium, hard; prompts without one come last.
     """
     num = num_easiest(len(prompts), fraction)
@@ -96,7 +96,7 @@ def num_easiest(num_prompts: int, fraction: float) -> int:
 
 
 def difficulty(prompt: Prompt) -> float:
-    """A number that grows with the difficulty that the prompt's row states; infinite where it states none."""
+    """A number that grows with the difficulty stated in the prompt's row; infinite if none is stated."""
     found = prompt.info.get("difficulty")
     if isinstance(found, bool):
         return math.inf
@@ -110,9 +110,10 @@ def learnable(
 ) -> list[Prompt]:
     """The prompts that are due, or `num` drawn without replacement with weights p (1 - p), in the order given.
 
-    Due is what sometimes passes, or was not sampled yet; what never passed, unless the last cycle sampled it;
-    and `anchor_fraction` (rounded up) of what always passes, others in each cycle.  Prompts that are not due are drawn
-    only where too few are due; where `num` is None, all that are due are sampled, or all prompts if none is.
+    Due are prompts that sometimes pass or were not sampled yet; prompts that never passed, unless the last cycle
+    sampled them; and `anchor_fraction` (rounded up) of those that always pass, different ones in each cycle.  Prompts
+    that are not due are drawn only if too few are due; if `num` is None, all that are due are sampled, or all prompts
+    if none is.
     """
     due = _due(prompts, stats, cycle, anchor_fraction, seed)
     if num is None:
@@ -140,16 +141,16 @@ def _due(prompts: Sequence[Prompt], stats: StatsByPrompt, cycle: int, anchor_fra
 
 
 def first_round(samples_per_prompt: int) -> int:
-    """Samples of every prompt before it is known where the others teach: half of them, rounded up."""
+    """Samples per prompt in the first round of budgeted sampling: half of them, rounded up."""
     return -(-samples_per_prompt // 2)
 
 
 def second_round(outcomes: Mapping[str, tuple[int, int]], samples_per_prompt: int, seed: int) -> dict[str, int]:
-    """Prompt id -> further samples of it, so that all prompts together have `samples_per_prompt` each on average.
+    """Prompt id -> further samples, so that all prompts together have `samples_per_prompt` each on average.
 
     They go in equal parts to the prompts where some of the first samples passed and some did not, up to
-    `MOST_OF_BUDGET` times `samples_per_prompt` for each of them; what is left goes to those where none passed (or none
-    could be judged), then to the others.  A remainder goes to prompts drawn by `seed`.
+    `MOST_OF_BUDGET` times `samples_per_prompt` each; the rest goes to those where none passed (or none could be
+    judged), then to the others.  A remainder goes to prompts drawn by `seed`.
 
     Args:
         outcomes: Prompt id -> (passed, judged) of its `first_round(samples_per_prompt)` samples.

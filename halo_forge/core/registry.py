@@ -106,7 +106,7 @@ def discover(package: str) -> dict[str, type[Spec]]:
 
 
 def tagged_union(package: str) -> Any:
-    """The pydantic type `Spec1 | Spec2 | ...`, told apart by `kind`."""
+    """The pydantic type `Spec1 | Spec2 | ...`, distinguished by `kind`."""
     specs = tuple(discover(package).values())
     if len(specs) == 1:
         return specs[0]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PromptSets:
-    """The three sets: train is learned from, dev decides, test is touched once at the end."""
+    """The three sets: train is trained on, dev decides, test is sampled once at the end."""
 
     train: tuple[Prompt, ...]
     dev: tuple[Prompt, ...]
@@ -43,7 +43,7 @@ class Requests:
     def train_prompts(
         self, cycle: int, curriculum_fraction: float = 1.0, past: Sequence[Training] = ()
     ) -> list[Prompt]:
-        """The train prompts of a cycle, after what earlier cycles found: all, or a choice of them."""
+        """The train prompts of a cycle, given the results of earlier cycles: all, or a choice of them."""
         raft, seed = self.config.raft, self.config.seed
         stats = {
             prompt_id: PromptStats(training.cycle, *counts)

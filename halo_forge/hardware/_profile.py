@@ -35,7 +35,7 @@ class Profile(abc.ABC):
         chosen: Which of the values below the configuration gives.
         gpu: The GPU that is used, once torch has said which.
         unused: Others that torch could have used.
-        memory_fraction: The share of the memory at hand that a run may take.
+        memory_fraction: The share of the available memory that a run may use.
         optimizer: As transformers calls it (`TrainingArguments.optim`).
         pin_memory: Batches are copied to the device from page-locked memory.
         fused_head: See `takes_fused_head`; None where the configuration leaves it open.

@@ -32,7 +32,7 @@ class Gfx1151(Profile):
         return size.num_parameters >= LARGE_MODEL or longest > LONG_ROW
 
     def memory_budget_bytes(self) -> int | None:
-        """A share of what is at hand."""
+        """A share of the available memory."""
         found = self.at_hand_bytes()
         return None if found is None else int(found * self.memory_fraction)
 

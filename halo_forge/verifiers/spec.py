@@ -119,7 +119,7 @@ class ProgramSpec(Spec, abc.ABC):
         return True
 
     def own_controls(self) -> list[tuple[str, Tests, tuple[str | None, str]]] | None:
-        """(source, tests, (stage or None for any, status)) in the place of `controls`; None takes those."""
+        """(source, tests, (stage or None for any, status)) instead of `controls`; None uses those."""
         return None
 
     def read_only_paths(self, tools: Mapping[str, str]) -> list[str]:

@@ -63,6 +63,15 @@ def test_the_index_lists_every_page() -> None:
     assert {name for name in pages if f"]({name})" not in index} == set()
 
 
+def test_the_readme_shows_an_excerpt_of_the_transcript() -> None:
+    (excerpt,) = (each for each in blocks(ROOT / "README.md") if each.language == "" and each.heading == "halo-forge")
+    transcript = next(each.text for each in blocks(QUICKSTART) if each.heading == "The demo").splitlines()
+    lines = excerpt.text.splitlines()
+    assert 3 <= len(lines) <= 12 and max(map(len, lines)) <= 80
+    # At 80 columns the program leaves the last column out.
+    assert [line for line in lines if not any(each.startswith(line) for each in transcript)] == []
+
+
 # ---- the tree
 
 

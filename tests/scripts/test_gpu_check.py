@@ -108,7 +108,7 @@ def test_a_part_that_hangs_is_killed_with_what_it_started_and_the_next_goes_on(t
     code, _, _, rows = run(parts, tmp_path / "out")
     assert code == 1
     assert [(row["part"], row["outcome"]) for row in rows] == [("hangs", "killed"), ("next", "passed")]
-    assert rows[0]["found"] == "did not end within 2 s; last words: half of the work"
+    assert rows[0]["found"] == "did not end within 2 s; last output: half of the work"
     assert 2 <= rows[0]["seconds"] < 12 and rows[0]["exit_code"] is None
     gone(int((tmp_path / "daemon").read_text()))  # in a session of its own
 
@@ -125,16 +125,16 @@ def test_a_part_that_crashes(tmp_path: Path) -> None:
     assert code == 1
     assert [row["outcome"] for row in rows] == ["failed"] * 4 + ["passed"]
     assert "ended by SIGSEGV" in rows[0]["found"]
-    assert rows[1]["found"] == "exit code 1; last words: RuntimeError: out of luck"
+    assert rows[1]["found"] == "exit code 1; last output: RuntimeError: out of luck"
     assert rows[2]["found"] == "exit code 3; all is well"
-    assert "its output cannot be read" in rows[3]["found"] and "last words: well" in rows[3]["found"]
+    assert "its output cannot be read" in rows[3]["found"] and "last output: well" in rows[3]["found"]
 
 
 def test_what_a_part_leaves_behind_is_killed_and_told(tmp_path: Path) -> None:
     daemon = hanging(tmp_path).replace("time.sleep(600)\n", "\n") + FINE
     code, _, _, (row,) = run([{"name": "untidy", "code": daemon}], tmp_path / "out")
     assert (code, row["outcome"]) == (1, "failed")
-    assert "processes that were still there were killed" in row["found"]
+    assert "processes that were still running were killed" in row["found"]
     gone(int((tmp_path / "daemon").read_text()))
 
 
@@ -246,7 +246,7 @@ def test_the_table_fits_the_terminal(columns: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--only", "no-such-part"], "there is no part 'no-such-part' (parts: one)"),
+        (["--only", "no-such-part"], "unknown part 'no-such-part' (parts: one)"),
         (["--skip", "one"], "no part is left"),
         (["--budget-seconds", "0"], "--budget-seconds must be more than"),
         (["--show", "tests"], "there is no results.jsonl in it"),
@@ -417,7 +417,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("part", "found"),
     [
         ("quickstart", r"finished, profile cuda, .*; dev compile rate 0.00 -> 0.00"),
-        ("greedy", r"float32: 3 of 3 answers equal; bfloat16 agrees for \d+% of an answer on average"),
+        ("greedy", r"float32: 3 of 3 completions equal; bfloat16 agrees for \d+% of a completion on average"),
         ("training", r"\S+ against \S+ useful tokens/s: ratio \S+"),
         ("generation", r"\S+ against \S+ tokens/s \(generate at batch size 4\): ratio \S+"),
     ],

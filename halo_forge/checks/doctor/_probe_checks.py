@@ -1,4 +1,4 @@
-"""What the probes of the GPU say, each in a child process: an exit code, a signal and a timeout are told apart."""
+"""The results of the GPU probes, each in a child process: exit codes, signals and timeouts are distinguished."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def attention() -> dict[str, Any]:
 
     The cases go through transformers' own `sdpa`, as in a run: training (causal, with gradients), prompts (padded on
     the left, with a mask) and decoding (one query, a cut of the cache, an additive mask), each with small and with
-    large scores.  "chosen" is what torch takes by itself; a kernel that refuses a case has the refusal in the place of
+    large scores.  "chosen" is what torch takes by itself; a kernel that refuses a case has the refusal instead of
     the error.
     """
     from contextlib import nullcontext

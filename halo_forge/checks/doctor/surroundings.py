@@ -24,7 +24,7 @@ class Probed(Protocol):
 
 
 def container(root: Path = Path("/"), environment: Mapping[str, str] = os.environ) -> Container | None:
-    """The kind of container that this process is in, None for none that can be told."""
+    """The kind of container that this process is in, None if none is recognised."""
     if (root / "run/.toolboxenv").exists():
         return "toolbx"
     if "DISTROBOX_ENTER_PATH" in environment:

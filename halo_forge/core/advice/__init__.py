@@ -1,6 +1,6 @@
-"""Advice: what the numbers of a run, or of a plan, suggest; never a bare verdict, and silence where they cannot tell.
+"""Advice: what the numbers of a run or of a plan suggest, with evidence, and nothing if they are inconclusive.
 
-One rule is one file in `after_cycle` (looks at what was measured) or `before_run` (looks at the plan).  To add one,
+One rule is one file in `after_cycle` (uses measurements) or `before_run` (uses the plan).  To add one,
 write a `Spec` that extends `Rule` or `PlanRule`:
 
     class Spec(Rule):
@@ -26,7 +26,7 @@ __all__ = ["Advice", "Advised", "PlanFacts", "PlanRule", "Rule", "RunFacts", "ad
 
 
 def advise(versions: Sequence[PolicyVersion]) -> Advised:
-    """What is to be said after the last of `versions` was measured, in the order of the rules' names.
+    """The advice after the last of `versions` was measured, in the order of the rules' names.
 
     Args:
         versions: v_0 .. v_c.
@@ -36,7 +36,7 @@ def advise(versions: Sequence[PolicyVersion]) -> Advised:
     for kind in discover("halo_forge.core.advice.after_cycle").values():
         rule = kind()
         assert isinstance(rule, Rule)
-        # Nothing that happened can be the training's doing where the learning rate was 0.
+        # Training cannot have caused anything if the learning rate was 0.
         if facts.has_trained or not rule.about_training:
             found.append(rule.look(facts))
     now = facts.now.number
@@ -44,7 +44,7 @@ def advise(versions: Sequence[PolicyVersion]) -> Advised:
 
 
 def advise_plan(facts: PlanFacts) -> tuple[Advice, ...]:
-    """What is to be said before a run starts, in the order of the rules' names."""
+    """The advice before a run starts, in the order of the rules' names."""
     found = []
     for kind in discover("halo_forge.core.advice.before_run").values():
         rule = kind()

@@ -1,4 +1,4 @@
-"""What rules look at, and what they say."""
+"""The data that rules use, and the advice they give."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from halo_forge.core.statistics import Difference, paired_difference
 What = Literal["compiles", "passes", "covered"]
 SetName = Literal["train", "dev"]
 MIN_PROMPTS = 10
-"""Over fewer prompts neither a share nor an interval says anything, and the rules stay silent."""
+"""With fewer prompts, shares and intervals are meaningless, and the rules give no advice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +22,11 @@ class Advice(Record):
 
     Attributes:
         kind: The rule that found it.
-        symptom: What is to be seen.
-        evidence: The numbers, and what they were compared with.
-        cause: What is likely behind it.
+        symptom: What was observed.
+        evidence: The numbers, and what they are compared with.
+        cause: The likely cause.
         action: What to do.
-        power: How much the numbers can tell.
+        power: How conclusive the numbers are.
     """
 
     kind: str
@@ -39,7 +39,7 @@ class Advice(Record):
 
 @dataclass(frozen=True, slots=True)
 class Advised(Record):
-    """All that is to be said after a version was measured; advice.json of its cycle.
+    """All advice after a version was measured; advice.json of its cycle.
 
     Attributes:
         advice: Rows of `Advice`.
@@ -72,28 +72,28 @@ class RunFacts:
 
     @property
     def trainings(self) -> list[Training]:
-        """What made v_1 .. v_c."""
+        """The trainings that produced v_1 .. v_c."""
         return trainings(self.versions)
 
     @property
     def last(self) -> Training | None:
-        """The training that made `now`; None for the start model."""
+        """The training that produced `now`; None for the start model."""
         return self.now.training
 
     @property
     def has_trained(self) -> bool:
-        """The training that made `now` had a learning rate above 0."""
+        """Whether the training that produced `now` had a learning rate above 0."""
         mass = self.trained(MASS)
         return mass is not None and mass > 0.0
 
     def trained(self, name: str) -> float | None:
-        """A metric of the training that made `now`."""
+        """A metric of the training that produced `now`."""
         return None if self.last is None else self.last.trained.metrics.get(name)
 
     def change(self, what: What, since: PolicyVersion, set_name: SetName = "dev") -> Difference | None:
         """`now` minus `since`, paired by prompt; None with too few shared prompts.
 
-        Train prompts are compared where both versions were sampled in the same way.
+        Train prompts are compared only if both versions were sampled in the same way.
         """
         if set_name == "train" and _distribution(since.sampling) != _distribution(self.now.sampling):
             return None
@@ -105,13 +105,13 @@ class RunFacts:
         return len(rates(self.now, "passes", set_name))
 
     def ratio(self, name: str) -> float | None:
-        """A metric of `now` over that of the start model; None where either is missing, or the latter is 0."""
+        """A metric of `now` over that of the start model; None if either is missing, or the latter is 0."""
         before, after = self.start.metrics.get(name), self.now.metrics.get(name)
         return None if before is None or after is None or before == 0.0 else after / before
 
 
 def rates(version: PolicyVersion, what: What, set_name: SetName) -> dict[str, float]:
-    """Prompt id -> the share of its judged samples; for `covered`, 1 where one of them passes."""
+    """Prompt id -> the share of its judged samples; for `covered`, 1 if one of them passes."""
     samples = version.train if set_name == "train" else version.dev
     totals = prompt_totals(samples, "compiled" if what == "compiles" else "passed")
     if what == "covered":
@@ -120,7 +120,7 @@ def rates(version: PolicyVersion, what: What, set_name: SetName) -> dict[str, fl
 
 
 def _distribution(sampling: SamplingSettings) -> tuple[float, float, float]:
-    """What tokens are drawn from, besides the model."""
+    """The sampling settings that change the distribution of tokens."""
     return sampling.temperature, sampling.top_p, sampling.min_p
 
 
@@ -130,7 +130,7 @@ def in_words(name: str, difference: Difference) -> str:
 
 
 def power(difference: Difference) -> str:
-    """How small a true difference could be and still be found."""
+    """The smallest true difference that would be detected."""
     if difference.standard_error == 0.0:
         return f"{difference.num_prompts} prompts, all with the same difference, so its error is unknown"
     return (

@@ -1,4 +1,4 @@
-"""What a rule is."""
+"""The base classes of rules."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from halo_forge.core.registry import Spec
 
 
 class Rule(Spec, abc.ABC):
-    """Looks at what was measured so far; a module adds `kind` and its thresholds."""
+    """A rule about measurements; a module adds `kind` and its thresholds."""
 
     about_training: ClassVar[bool] = True
-    """False where it speaks of prompts, sampling or measuring, which a learning rate of 0 does not change."""
+    """False if it is about prompts, sampling or measuring, to which a learning rate of 0 makes no difference."""
 
     @abc.abstractmethod
     def look(self, facts: RunFacts) -> Advice | None:
-        """What is to be said of the version measured last; None where there is nothing, or the data cannot tell."""
+        """Advice about the version measured last; None if there is none, or the data are inconclusive."""
 
 
 class PlanRule(Spec, abc.ABC):
-    """Looks at a plan before anything is loaded; a module adds `kind` and its thresholds."""
+    """A rule about a plan, before anything is loaded; a module adds `kind` and its thresholds."""
 
     @abc.abstractmethod
     def look(self, facts: PlanFacts) -> Advice | None:
-        """What is to be said of the plan; None where there is nothing."""
+        """Advice about the plan; None if there is none."""

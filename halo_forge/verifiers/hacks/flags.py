@@ -95,7 +95,7 @@ def of_source(code: str, language: str, tests: Tests, prompt: str, result: Check
     Args:
         tests: What it was tested with.
         prompt: What was asked.
-        result: What running it showed; a failure of our own shows nothing.
+        result: The result of running it; a failure of the verifier itself shows nothing.
     """
     earned = _is_earned(result)
     if result.status == "error" or (earned and isinstance(tests, Stdio)):

@@ -80,7 +80,7 @@ _CRATE_ATTRIBUTES = re.compile(
     rb"\A(?:\xef\xbb\xbf)?(?:\s|//[^\n]*(?:\n|\Z)|/\*(?:[^*/]|\*(?!/)|/(?!\*))*\*/|#!\[[^\]\n]*\])*"
 )
 _ATTRIBUTE = re.compile(rb"^[ \t]*(#!\[[^\]\n]*\])", re.MULTILINE)
-# What the answer may declare anew for the harness, as it may nothing of the prelude: the language's own types have
+# What the completion may redeclare for the harness, as it may nothing of the prelude: the language's own types have
 # no place there.
 _PRIMITIVES = frozenset("bool char f32 f64 i8 i16 i32 i64 i128 isize str u8 u16 u32 u64 u128 usize".split())
 _OWN_NAME = re.compile(r"\b(?:use\b[^;]*;|(?:struct|enum|union|type|trait|mod)\s+\w+)")
