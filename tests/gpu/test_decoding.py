@@ -303,7 +303,7 @@ def test_a_model_that_computes_something_else_keeps_its_own_operations(
 
     monkeypatch.setattr(home.LlamaRMSNorm, "forward", centred)
     monkeypatch.setattr(home, "apply_rotary_pos_emb", interleaved)
-    monkeypatch.setattr(_fused, "_said", set())
+    monkeypatch.setattr(_fused, "_warned", set())
     cpu, gpu = (load(tiny_models["llama"], **options) for options in ({"profile": on_cpu}, {}))
     requests = requests_of(2, temperature=0.0)
     assert sample(gpu, requests) == sample(cpu, requests) == sample(gpu, requests)
@@ -339,7 +339,7 @@ def test_a_model_whose_rotary_factors_stay_in_float32_samples_the_same(
     dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """OLMo turns queries and keys in float32, and rounds them afterwards; its norms round once, as the fused ones."""
-    monkeypatch.setattr("halo_forge.engines._fused._said", set())
+    monkeypatch.setattr("halo_forge.engines._fused._warned", set())
     policy = load(save_model(tmp_path / "olmo2", "olmo2"), dtype=dtype)
     requests = requests_of(2, temperature=0.0)
     found = sample(policy, requests)
@@ -355,7 +355,7 @@ def test_nothing_is_said_of_a_model_whose_operations_are_all_fused(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("halo_forge.engines._fused._said", set())
+    monkeypatch.setattr("halo_forge.engines._fused._warned", set())
     sample(load(tiny_models[architecture], dtype="bfloat16"), requests_of(1))
     assert "own operations" not in caplog.text
 
