@@ -59,7 +59,7 @@ class BuiltSpec(ProgramSpec):
     def writes_sentinel(self) -> bool:
         """Whether a program with a harness ends its output with the sentinel from its standard input, as in `harness`.
 
-        Without it, a harness that finished cannot be told from an answer that exited early.
+        Without it, a harness that finished cannot be distinguished from an answer that exited early.
         """
         return False
 
