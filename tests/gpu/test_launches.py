@@ -80,7 +80,7 @@ def test_the_script_on_its_tiny_model(
     found = json.loads(lines[-1])
     assert set(found) == benchmarks.KEYS
     assert "decode step" in found["benchmark"] and 0 < found["ours"] < found["baseline"]
-    assert "ceilings: 1 wait, 25 launches in each layer, 0 for each row: met" in lines
+    assert "ceilings: 1 wait, 25 launches per layer, 0 per row: met" in lines
 
 
 @pytest.mark.parametrize(
