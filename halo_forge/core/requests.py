@@ -1,4 +1,4 @@
-"""Which prompts are sampled, how often and with which seeds: a pure function of configuration and past cycles."""
+"""The requests of a run: the prompts that `prompt_sampling` chooses, each with its seed and sampling settings."""
 
 from __future__ import annotations
 

@@ -46,9 +46,9 @@ def test_launches_of_a_step_are_those_of_the_benchmark(
     step = found["values"]["counts"]["decode"]
     assert 40 < step["launches"] <= 2 * 25 + 35 and step["waits"] <= 1
     assert not found["passed"], "more than 1.5 times what was carried"
-    assert f"decode step: {step['launches']:g} launches (pretended 20)" in found["found"]
+    assert f"decode step: {step['launches']:g} launches (simulated 20)" in found["found"]
     found = parts.launches(options(tiny_models["llama"]))
-    assert found["passed"] and "no count of the pretended GPU" in found["found"]
+    assert found["passed"] and "no counts of the simulated GPU" in found["found"]
     monkeypatch.setattr(parts, "profiled", lambda action: Counter())
     found = parts.launches(options(tiny_models["llama"]))
     assert not found["passed"] and "the profiler saw no launches" in found["found"]
@@ -58,5 +58,5 @@ def test_graphs_that_fall_back_have_not_passed(parts: ModuleType, tiny_models: d
     arguments = options(tiny_models["llama"])
     arguments.device = "cpu"
     found = parts.graphs(arguments)
-    assert not found["passed"] and "2 of 2 answers equal" in found["found"]
+    assert not found["passed"] and "2 of 2 completions equal" in found["found"]
     assert "WARNED: engine.cuda_graphs: ignored on cpu" in found["found"]

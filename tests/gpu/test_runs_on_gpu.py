@@ -145,7 +145,7 @@ def test_the_doctor_finds_the_gpu_and_tries_it(
     from support.pretended_gpu import environment
 
     from halo_forge.checks.doctor import _probes
-    from halo_forge.checks.doctor._probe_checks import Outcome, Runner, run_probe
+    from halo_forge.checks.doctor._probe_checks import ProbeOutcome, Runner, run_probe
     from halo_forge.checks.doctor.hardware import hardware_section
 
     found = made_up(profile)
@@ -155,11 +155,11 @@ def test_the_doctor_finds_the_gpu_and_tries_it(
     tried: list[str] = []
 
     def runner(wanted: Profile) -> Runner:
-        def probe(name: str) -> Outcome:
+        def probe(name: str) -> ProbeOutcome:
             tried.append(name)
             # In this process, because four more that import torch take long; one shows that a child sees the same.
             child = (profile, name) == ("gfx1151", "seen")
-            return run_probe(wanted, name) if child else Outcome(_probes.PROBES[name]())
+            return run_probe(wanted, name) if child else ProbeOutcome(_probes.PROBES[name]())
 
         return probe
 
@@ -233,7 +233,7 @@ def test_a_training_that_runs_out_of_memory_is_resumed_with_smaller_passes(
         assert one_pass > 1.5 * small_passes
         limit = (one_pass + small_passes) // 2
         done = cli("raft", "run", config)
-        assert done.code == 5 and "memory ran out" in done.err and "max_tokens_per_pass" in done.err
+        assert done.code == 5 and "out of GPU memory" in done.err and "max_tokens_per_pass" in done.err
         completions = (tmp_path / "run/cycles/001/completions.jsonl").read_bytes()
         done = cli("raft", "run", config, "--resume", *small)
         assert done.code == 0, done.err

@@ -145,6 +145,7 @@ def sealed(run: Path) -> dict[str, bytes]:
     return {str(path.relative_to(run)): path.read_bytes() for path in found if path.is_file()}
 
 
+@pytest.mark.timeout(900)  # several real runs, one after the other
 def test_killed_resumed_and_redone(tiny_config: Path, tmp_path: Path) -> None:
     run, cycle = tmp_path / "run", tmp_path / "run" / "cycles" / "001"
     part, log = cycle / "completions.jsonl.part", tmp_path / "log"
@@ -214,6 +215,7 @@ EASY = [
 
 
 @pytest.mark.model
+@pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 @pytest.mark.skipif(not REAL_MODEL.is_dir(), reason="models/smollm2-135m-instruct is absent; `make model` makes it")
 def test_the_real_model_learns_from_what_it_wrote(tmp_path: Path) -> None:
