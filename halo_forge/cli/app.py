@@ -101,6 +101,8 @@ def _interrupted() -> str:
     """What to say, and how to go on where there is something to go on with."""
     ways = {"raft run": "rerun with --resume", "raft resume": "run the same command again"}
     way = ways.get(" ".join(sys.argv[1:3]))
+    if way is not None and any(each.partition("=")[0] == "--from-cycle" for each in sys.argv):
+        way += ", but without --from-cycle"  # which would redo what was just done
     return "Interrupted." if way is None else f"Interrupted. Completed work is saved; {way}."
 
 

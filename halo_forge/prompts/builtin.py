@@ -32,10 +32,10 @@ def read(spec: str) -> tuple[Iterator[Row], Split | None]:
                 return jsonl.read(path, f"{PREFIX}{path.stem}"), part
         if name == f"{path.stem}/all":
             return jsonl.read(path, f"{PREFIX}{path.stem}"), None
-    allowed = names()
-    listed = ", ".join(PREFIX + each for each in allowed) if allowed else "none, because no set is packaged"
+    allowed = [PREFIX + each for each in names()]
+    listed = ", ".join(allowed) if allowed else "none, because no set is packaged"
     raise ConfigError(
-        f"no packaged prompt set {spec!r}; allowed: {listed}{did_you_mean(name, allowed)}",
+        f"no packaged prompt set {spec!r}; allowed: {listed}{did_you_mean(spec, allowed)}",
         "use one of these names, or give a file: a path ending in .jsonl or .parquet",
     )
 

@@ -35,7 +35,6 @@ from halo_forge.prompts import is_remote, load_prompts
 from halo_forge.runtime.auto_settings import hardware_choices, verifier_workers
 from halo_forge.runtime.effects import Observer, Runtime
 from halo_forge.runtime.preview import Preview, preview
-from halo_forge.store.files import EDITED
 from halo_forge.store.run import Run
 from halo_forge.supervisor import heartbeat
 from halo_forge.training.lora_sft import LoraSftTrainer
@@ -222,7 +221,11 @@ def run_config(root: Path) -> LoadedConfig:
     except ValidationError as error:
         problem = problems_of(error, document.data)[0]
         line = problem.line(lambda _: "default")
-        raise RunDirError(f"{path}: not a configuration of this version: {line}", EDITED) from error
+        hint = (
+            "use the halo-forge version and the plugins that the run was started with (halo_forge_version, git_commit"
+            " and plugins in run.json), or start a new run with another --output-dir"
+        )
+        raise RunDirError(f"{path}: not a configuration of this version: {line}", hint) from error
     return LoadedConfig(config, document)
 
 

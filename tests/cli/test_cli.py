@@ -23,6 +23,7 @@ from scripted_runs import MemoryVerifier, differences, read, rows, tree, write_i
 from terminal import tables
 
 import halo_forge
+from halo_forge.cli import app
 from halo_forge.policy import Policy
 from halo_forge.store.lock import RunLock
 
@@ -582,6 +583,23 @@ def command_of(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()
     except OSError:
         return ""  # it is gone
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["raft", "run", "a.yaml"], "Interrupted. Completed work is saved; rerun with --resume."),
+        (["raft", "resume", "out"], "Interrupted. Completed work is saved; run the same command again."),
+        (
+            ["raft", "resume", "out", "--from-cycle=2"],
+            "Interrupted. Completed work is saved; run the same command again, but without --from-cycle.",
+        ),
+        (["doctor"], "Interrupted."),
+    ],
+)
+def test_what_an_interrupt_says(monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["halo-forge", *arguments])
+    assert app._interrupted() == said
 
 
 @pytest.mark.parametrize("stage", ["completions", "verdicts", "trained"])

@@ -146,7 +146,7 @@ def test_builtin_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(everything) == 60
     assert load_prompts("builtin:toy/dev", language="c") == apply(everything, "dev")
     with pytest.raises(
-        ConfigError, match=r"'builtin:toy/trian'; allowed: builtin:toy/train, .*did you mean \"toy/train\""
+        ConfigError, match=r"'builtin:toy/trian'; allowed: builtin:toy/train, .*did you mean \"builtin:toy/train\""
     ):
         load_prompts("builtin:toy/trian", language="c")
 

@@ -38,6 +38,6 @@ class Spec(Rule):
             f" steps), {len(facts.last.kept)} samples kept",
             cause="too few kept samples for the batch size, or warm-up and decay remove most of the learning rate",
             action="reduce training.per_device_train_batch_size or gradient_accumulation_steps, raise"
-            " samples_per_prompt, or no warm-up",
+            " samples_per_prompt, or drop the warm-up",
             power="exact: both numbers are what the optimizer applied",
         )
