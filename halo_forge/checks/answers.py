@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _FORM = 'write {"prompt_id": ..., "text": ...} on each line; `index`, `finish` and `policy_version` are optional'
 _TELLING = re.compile(r"\berror\b|undefined reference")
+_RESULT = re.compile(r"(?:case|check) \d+: ")
 _MOST_BYTES = 16 * 1024 * 1024  # far more than any completion, and a bound for endless devices
 _NO_INPUT: Mapping[str, Any] = {"kind": "stdio", "cases": ({"stdin": "", "stdout": ""},)}
 
@@ -113,9 +114,10 @@ def as_answer(source: str, language: str, name: str) -> str:
 
 
 def telling_line(verdict: Verdict) -> str:
-    """The line of the diagnostics that says most: the first that names an error, else the first."""
+    """The line of the diagnostics that says most: the first failed check, else the first error, else the first line."""
     lines = [line.strip() for line in verdict.diagnostics.splitlines() if line.strip()]
-    return next((line for line in lines if _TELLING.search(line)), lines[0] if lines else "")
+    results = [line for line in lines if _RESULT.match(line)]  # a program that compiled has its warnings before these
+    return next(iter([*results, *filter(_TELLING.search, lines), *lines]), "")
 
 
 def _source(path: Path) -> str:
@@ -186,7 +188,10 @@ def nearest(prompt_id: str, prompts: Mapping[str, Prompt]) -> str:
 
 
 def _ids_hint() -> str:
-    return "use an id of the prompts that the configuration names (prompts.train, dev, test), or change those"
+    return (
+        "use an id of the prompts that the configuration uses: those of prompts.train, dev and test that prompts.where"
+        " and the limits leave"
+    )
 
 
 def _text(row: Row) -> str:

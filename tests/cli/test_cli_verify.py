@@ -73,6 +73,8 @@ def test_a_file_against_the_tests_of_a_prompt(cli: Cli, config: Path) -> None:
     assert [(row["prompt_id"], row["index"]) for row in done.json] == [("dev1", 0), ("dev1", 1)]
     # In the table the line that says what is wrong, not only that something is.
     assert "check 1: expected '3', found '-1'" in cli("verify", config, wrong, "--prompt", "dev1").out
+    warned = put("warned.c", ADD.replace("a + b", "a"))  # the compiler's warning comes before the failed check
+    assert "check 1: expected '3', found '" in cli("verify", config, warned, "--prompt", "dev1").out
 
 
 def test_a_function_alone_is_checked_where_compiling_is_all(cli: Cli, config: Path) -> None:
