@@ -41,7 +41,7 @@ def preview(config: LoadedConfig) -> Preview:
     Raises:
         ConfigError: A local prompt set cannot be read, or a prompt id is in two of them.
     """
-    return planned(config.config)
+    return planned(_loaded(config).config)
 
 
 class SilentObserver:
@@ -94,7 +94,7 @@ def run(
     """
     from halo_forge import loop  # late, as below: a preview does not pay for what it does not use
 
-    root = Path(config.config.output_dir)
+    root = Path(_loaded(config).config.output_dir)
     if from_cycle is None and resume and is_finished(config):
         return RunDirectory(root)
     watcher = SilentObserver() if observer is None else observer
@@ -229,6 +229,8 @@ def verify_programs(
         spec = without_tests(spec)
     else:
         prompt = one_prompt(prompt_id, load_prompt_sets(verifier.config).by_id())
+    if isinstance(sources, str):
+        raise ConfigError("sources is one text, allowed: a list of program texts", "write [source]")
     named = [(f"program {number}", source) for number, source in enumerate(sources, start=1)]
     return list(verdicts_on(spec, programs(named, spec, prompt)))
 
@@ -246,5 +248,14 @@ def verify_completions(config: LoadedConfig, rows: Iterable[Mapping[str, Any]]) 
     from halo_forge.checks.answers import completion_rows, verdicts_on
 
     numbered = (Row(f"row {number}", row) for number, row in enumerate(rows, start=1))
-    asked = completion_rows(numbered, load_prompt_sets(config.config).by_id())
+    asked = completion_rows(numbered, load_prompt_sets(_loaded(config).config).by_id())
     return list(verdicts_on(config.config.verifier, asked))
+
+
+def _loaded(config: object) -> LoadedConfig:
+    if not isinstance(config, LoadedConfig):
+        raise ConfigError(
+            f"config is of type {type(config).__name__}, allowed: a LoadedConfig",
+            "load it first: halo_forge.load_config(...)",
+        )
+    return config

@@ -57,12 +57,14 @@ def load_config(
     Args:
         source: A YAML file, whose `output_dir` defaults to `runs/<file name>`; or the same settings as a mapping, which
             has to name one.
-        overrides: `KEY=VALUE` as `--set` takes them, or dotted key -> value.
+        overrides: `KEY=VALUE` as `--set` takes them, one or several, or dotted key -> value.
 
     Raises:
         ConfigError: All problems, one line per key: `file:line: key: found ..., allowed ...`.
     """
-    if isinstance(overrides, Mapping):
+    if isinstance(overrides, str):
+        overrides = [overrides]
+    elif isinstance(overrides, Mapping):
         overrides = [f"{key}={_as_json(value, key)}" for key, value in overrides.items()]
     given = _given(source) if isinstance(source, Mapping) else load_document(source)
     document = apply_overrides(given, overrides)

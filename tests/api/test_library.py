@@ -276,6 +276,16 @@ def test_programs_are_tested_by_a_prompt(config: Path) -> None:
         halo_forge.verify_programs({"kind": "c"}, [RIGHT], prompt_id="gcd")
     with pytest.raises(halo_forge.ConfigError, match=r'verifier\.kind: found "cc"'):
         halo_forge.verify_programs({"kind": "cc"}, [RIGHT])
+    with pytest.raises(halo_forge.ConfigError, match="a list of program texts"):
+        halo_forge.verify_programs({"kind": "c"}, RIGHT)
+
+
+def test_a_path_where_a_loaded_configuration_is_needed(config: Path) -> None:
+    path: Any = str(config)  # what somebody may write in a notebook
+    for call in (halo_forge.preview, halo_forge.run, lambda given: halo_forge.verify_completions(given, [])):
+        with pytest.raises(halo_forge.ConfigError, match="config is of type str, allowed: a LoadedConfig"):
+            call(path)
+    assert halo_forge.load_config(config, "seed=7").config.seed == 7
 
 
 def test_completions_are_checked_as_in_a_run(config: Path) -> None:
