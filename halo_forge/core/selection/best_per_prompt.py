@@ -10,7 +10,7 @@ from halo_forge.core.selection._spec import SelectionSpec
 
 
 class BestPerPrompt(SelectionSpec):
-    """Ranks the candidates of each prompt by merit (reward first, see `_rules.py`) and keeps the first of each prompt.
+    """Ranks the candidates of each prompt by merit (reward first) and keeps the first of each prompt.
 
     `keep_fraction` counts from each prompt's candidates before the cap, rounded up: a prompt with a candidate keeps
     at least one.

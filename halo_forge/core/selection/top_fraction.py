@@ -10,7 +10,7 @@ from halo_forge.core.selection._spec import SelectionSpec
 
 
 class TopFraction(SelectionSpec):
-    """Ranks all candidates by merit (reward first, see `_rules.py`) and keeps the first `keep_fraction`, rounded up.
+    """Ranks all candidates by merit (reward first) and keeps the first `keep_fraction`, rounded up.
 
     The fraction is of the candidates before the cap; the next in rank replaces a capped one.  Easy prompts get more of
     the places than hard ones, unlike with `best_per_prompt`.
