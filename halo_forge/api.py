@@ -18,7 +18,7 @@ from halo_forge.runtime.assembly import is_finished, load_prompt_sets, open_run,
 from halo_forge.runtime.effects import Observer, Runtime
 from halo_forge.runtime.preview import Preview
 from halo_forge.store.files import read_json
-from halo_forge.store.rows import decision_rows, sample_rows, training_rows
+from halo_forge.store.rows import decision_rows, sample_rows, step_rows
 from halo_forge.store.status import Status, read_status
 
 __all__ = [
@@ -196,7 +196,7 @@ class RunDirectory:
 
     def training_steps(self) -> list[dict[str, Any]]:
         """One row for each optimizer step: cycle, step, learning rate, loss, gradient norm."""
-        return list(training_rows(self.path))
+        return list(step_rows(self.path))
 
     def decisions(self) -> list[dict[str, Any]]:
         """One row for each decision, with the comparisons it rests on."""

@@ -164,7 +164,8 @@ class TrainingRow:
         }
 
 
-_COST = ("wall_seconds", "cpu_seconds", "max_rss_bytes")
+COST = ("wall_seconds", "cpu_seconds", "max_rss_bytes")
+"""Fields of a check's result that vary from run to run, and are 0 in sealed verdicts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +224,7 @@ class Verdict(CheckResult):
         """This value as plain JSON data: whose verdict it is comes first, and what it cost last."""
         row = CheckResult.to_row(self)
         first = ("prompt_id", "index", "stage", "status", "reward")
-        order = dict.fromkeys([*first, *(name for name in row if name not in _COST), *_COST])
+        order = dict.fromkeys([*first, *(name for name in row if name not in COST), *COST])
         return {name: row[name] for name in order}
 
     @property
