@@ -121,6 +121,9 @@ class SampleRequest(Record):
         return self.temperature == self.top_p == 1.0 and self.top_k is None and self.min_p == 0.0
 
 
+_SHARED: dict[int, int] = {}
+
+
 @dataclass(frozen=True, slots=True)
 class Completion(Record):
     """One answer of the model.
@@ -139,6 +142,11 @@ class Completion(Record):
     finish: Finish
     seed: int
     policy_version: int
+
+    def __post_init__(self) -> None:
+        # A run keeps its completions in memory: one object per id of the vocabulary instead of one per token makes them
+        # several times smaller.
+        object.__setattr__(self, "token_ids", tuple([_SHARED.setdefault(each, each) for each in self.token_ids]))
 
     @property
     def key(self) -> Key:
