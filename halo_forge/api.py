@@ -18,7 +18,7 @@ from halo_forge.runtime.assembly import is_finished, load_prompt_sets, open_run,
 from halo_forge.runtime.effects import Observer, Runtime
 from halo_forge.runtime.preview import Preview
 from halo_forge.store.files import read_json
-from halo_forge.store.rows import decision_rows, sample_rows, training_rows
+from halo_forge.store.rows import decision_rows, sample_rows, step_rows
 from halo_forge.store.status import Status, read_status
 
 __all__ = [
@@ -82,19 +82,21 @@ def run(
     Args:
         resume: Continue the run of this configuration that is there, or start one; without it a directory in which a
             run was started is refused.
-        from_cycle: Redo a run from this cycle on; its old files move to superseded/.
+        from_cycle: With `resume`, redo the run from this cycle on; its old files move to superseded/.
         observer: Is told of everything that happens.
         opened: Is called once all is loaded, before the first cycle; not for a run that is finished already.
 
     Raises:
-        ConfigError: Prompts or model cannot be used.
+        ConfigError: Prompts or model cannot be used, or `from_cycle` is not a cycle of the run.
         RunDirError: The run directory is in use, or holds another run.
         ToolMissing: A compiler, package or server is missing or does not work.
         StoppedByRule: A rule of the configuration ended the run; it stays resumable.
     """
     from halo_forge import loop  # late, as below: a preview does not pay for what it does not use
 
-    root = Path(_loaded(config).config.output_dir)
+    config = _loaded(config)
+    _check_cycle(config, from_cycle)
+    root = Path(config.config.output_dir)
     if from_cycle is None and resume and is_finished(config):
         return RunDirectory(root)
     watcher = SilentObserver() if observer is None else observer
@@ -124,13 +126,17 @@ def resumable(root: Path, from_cycle: int | None) -> LoadedConfig:
         RunDirError: The directory holds no run.
     """
     loaded = run_config(root)
+    _check_cycle(loaded, from_cycle)
+    return loaded
+
+
+def _check_cycle(loaded: LoadedConfig, from_cycle: int | None) -> None:
     num_cycles = loaded.config.raft.num_cycles
     if from_cycle is not None and not 1 <= from_cycle <= num_cycles + 1:
         raise ConfigError(
             f"--from-cycle {from_cycle}: the run has {num_cycles} cycles",
             f"name a cycle from 1 to {num_cycles} ({num_cycles + 1} measures the last model again)",
         )
-    return loaded
 
 
 class RunDirectory:
@@ -196,7 +202,7 @@ class RunDirectory:
 
     def training_steps(self) -> list[dict[str, Any]]:
         """One row for each optimizer step: cycle, step, learning rate, loss, gradient norm."""
-        return list(training_rows(self.path))
+        return list(step_rows(self.path))
 
     def decisions(self) -> list[dict[str, Any]]:
         """One row for each decision, with the comparisons it rests on."""

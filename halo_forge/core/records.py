@@ -121,6 +121,9 @@ class SampleRequest(Record):
         return self.temperature == self.top_p == 1.0 and self.top_k is None and self.min_p == 0.0
 
 
+_SHARED: dict[int, int] = {}
+
+
 @dataclass(frozen=True, slots=True)
 class Completion(Record):
     """One answer of the model.
@@ -139,6 +142,11 @@ class Completion(Record):
     finish: Finish
     seed: int
     policy_version: int
+
+    def __post_init__(self) -> None:
+        # A run keeps its completions in memory: one object per id of the vocabulary instead of one per token makes them
+        # several times smaller.
+        object.__setattr__(self, "token_ids", tuple([_SHARED.setdefault(each, each) for each in self.token_ids]))
 
     @property
     def key(self) -> Key:
@@ -164,7 +172,8 @@ class TrainingRow:
         }
 
 
-_COST = ("wall_seconds", "cpu_seconds", "max_rss_bytes")
+COST = ("wall_seconds", "cpu_seconds", "max_rss_bytes")
+"""Fields of a check's result that vary from run to run, and are 0 in sealed verdicts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +232,7 @@ class Verdict(CheckResult):
         """This value as plain JSON data: whose verdict it is comes first, and what it cost last."""
         row = CheckResult.to_row(self)
         first = ("prompt_id", "index", "stage", "status", "reward")
-        order = dict.fromkeys([*first, *(name for name in row if name not in _COST), *_COST])
+        order = dict.fromkeys([*first, *(name for name in row if name not in COST), *COST])
         return {name: row[name] for name in order}
 
     @property

@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from halo_forge.core.records import Verdict
+from halo_forge.core.records import COST, Verdict
 from halo_forge.store.files import read_json, read_jsonl
 
 _STREAMS = {
@@ -25,11 +25,10 @@ _STREAMS = {
 
 _SELECTED_FROM = ("train", "further")
 _SELECTED_FROM_AFTER_ROLLBACK = ("rollback", "further")
-_ASKED = ("prompt_id", "index", "policy_version")
-_COSTS = ("wall_seconds", "cpu_seconds", "max_rss_bytes")  # 0 in sealed verdicts
+_ID = ("prompt_id", "index", "policy_version")
 _COMPARISONS = ("screen", "confirmation")
 """Fields of decision.json that are null where nothing was compared."""
-_VERDICT = tuple(field.name for field in fields(Verdict) if field.name not in (*_ASKED, *_COSTS))
+_VERDICT = tuple(field.name for field in fields(Verdict) if field.name not in (*_ID, *COST))
 
 
 def sample_rows(root: Path) -> Iterator[dict[str, Any]]:
@@ -54,7 +53,7 @@ def sample_rows(root: Path) -> Iterator[dict[str, Any]]:
         yield from _samples(folder, "", {"cycle": None, "set": "test"}, {})
 
 
-def training_rows(root: Path) -> Iterator[dict[str, Any]]:
+def step_rows(root: Path) -> Iterator[dict[str, Any]]:
     """Every optimizer step: `cycle`, and what training_log.jsonl holds (`step`, `learning_rate`, `loss` ...).
 
     Raises:
@@ -95,7 +94,7 @@ def _samples(
         verdict = found.get(key, {})
         yield {
             **place,
-            **{name: row[name] for name in _ASKED},
+            **{name: row[name] for name in _ID},
             "text": row["text"],
             "finish": row["finish"],
             "num_tokens": len(row["token_ids"]),

@@ -20,6 +20,12 @@ Value = TypeVar("Value", bound=Record)
 
 SCHEMA_VERSION = 2
 """Version 1 stored the settings of selection in settings.json."""
+
+CONTINUE_ELSEWHERE = (
+    "continue it with the version that started it (halo_forge_version and git_commit in run.json), or start a new run"
+    " with another --output-dir"
+)
+"""What fixes an error about a run of an earlier schema."""
 BEFORE_IDENTITY = {
     "lock",
     "config.yaml",
@@ -74,8 +80,7 @@ class Run:
         if version == 1:
             raise RunDirError(
                 f"{self.root}: made by an earlier halo-forge (schema_version 1, this one continues {SCHEMA_VERSION})",
-                f"look at it with `halo-forge raft status {self.root}`, continue it with the version that started it"
-                " (halo_forge_version and git_commit in run.json), or start a new run with another --output-dir",
+                f"look at it with `halo-forge raft status {self.root}`, {CONTINUE_ELSEWHERE}",
             )
         if version != SCHEMA_VERSION:
             raise RunDirError(f"{path}: schema_version is {version!r}, this halo-forge knows {SCHEMA_VERSION}", EDITED)

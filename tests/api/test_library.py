@@ -199,6 +199,8 @@ def test_from_cycle_redoes_the_rest(config: Path) -> None:
     for cycle in (0, 4):
         with pytest.raises(halo_forge.ConfigError, match="the run has 2 cycles"):
             halo_forge.resume(finished.path, from_cycle=cycle)
+        with pytest.raises(halo_forge.ConfigError, match="the run has 2 cycles"):
+            halo_forge.run(finished.config, resume=True, from_cycle=cycle)
 
 
 # ---- rows

@@ -72,3 +72,5 @@ def test_a_renamed_policy_in_its_configuration_is_refused_in_one_sentence(cli: C
     assert done.code == 3
     assert "selection.kind: found" in done.err and "(everything is now called unfiltered)" in done.err
     assert len(done.err.splitlines()) == 2  # the error and what to do
+    # Redoing a cycle would be refused for the same reason.
+    assert "continue it with the version that started it" in done.err and "--from-cycle" not in done.err
