@@ -62,7 +62,12 @@ def _of_one(prompt: Prompt) -> Iterator[Finding]:
     yield from _statement(prompt)
     checks = num_checks(prompt.tests)
     if checks is not None and checks < FEWEST_CHECKS:
-        yield Finding("warning", prompt.id, "few_checks", f"{checks} checks; a wrong answer may pass them by chance")
+        yield Finding(
+            "warning",
+            prompt.id,
+            "few_checks",
+            f"only {checks} of {FEWEST_CHECKS} checks; a wrong answer may pass by chance",
+        )
     expected = expected_outputs(prompt.tests)
     if expected and len(set(expected)) == 1:
         text = f"every expected output is {expected[0]!r}: a program that always prints it passes"

@@ -31,6 +31,8 @@ def print_preview(preview: Preview) -> None:
         print_table(columns, title="other scheduled settings (lowest to highest)", console=console)
     if moving:
         _print_plots(console, preview.cycles, moving)
+    else:
+        print_paragraph(console, "schedules: every setting has the same value in all cycles")
     for at, line in enumerate(_hardware_lines(preview.hardware)):
         print_paragraph(console, line if at == 0 else f"  {line}", indent="    ")
     for warning in preview.warnings:

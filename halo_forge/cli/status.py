@@ -22,7 +22,8 @@ PHASES = {
 def print_status(status: Status) -> None:
     """The table of cycles, then what was found."""
     console = stdout()
-    print_paragraph(console, f"{status.root}: {status.state}")
+    working = "stopped" if status.process is None else f"running, process {status.process}"
+    print_paragraph(console, f"{status.root}: {status.state}" + ("" if status.result is not None else f" ({working})"))
     if status.cycles:
         print_table(cycle_columns(status.cycles, status.num_cycles), console=console)
         if spent := time_line(status.cycles):

@@ -226,8 +226,8 @@ def run_config(root: Path) -> LoadedConfig:
         hint = (
             f"look at it or {CONTINUE_ELSEWHERE}"
             if is_earlier
-            else "use the halo-forge version and the plugins that the run was started with (halo_forge_version, git_commit"
-            " and plugins in run.json), or start a new run with another --output-dir"
+            else "use the halo-forge version and the plugins that the run was started with (halo_forge_version,"
+            " git_commit and plugins in run.json), or start a new run with another --output-dir"
         )
         raise RunDirError(f"{path}: not a configuration of this version: {line}", hint) from error
     return LoadedConfig(config, document)

@@ -13,19 +13,9 @@ from halo_forge.core.plan import Plan
 from halo_forge.core.records import Completion, Decision, Key, Measurement, Sample, SampleRequest, Verdict
 from halo_forge.runtime.effects import Runtime
 from halo_forge.store.folder import StageFolder, StreamForm
-from halo_forge.store.run import Run
+from halo_forge.store.run import FILE_PREFIX, Run
 
 Samples = tuple[Sample, ...]
-PREFIX: Mapping[str, str] = {
-    "train": "",
-    "dev": "dev_",
-    "test": "",
-    "confirm": "confirm_",
-    "confirm_incumbent": "confirm_incumbent_",
-    "rollback": "rollback_",
-    "further": "further_",
-}
-"""Set of rollouts -> what the names of its files begin with; test has a folder of its own."""
 COMPLETIONS = StreamForm[Completion](cost=lambda made: {"num_tokens": sum(len(one.token_ids) for one in made)})
 
 
@@ -35,7 +25,7 @@ def rollout(
     """Sample all requests from v_version in one pass and verify the completions.
 
     Args:
-        requests: Set of rollouts (see `PREFIX`) -> what to sample.
+        requests: Set of rollouts (see `FILE_PREFIX`) -> what to sample.
 
     Returns:
         The samples of each set, in the order of its requests.
@@ -45,7 +35,7 @@ def rollout(
     completions = folder.streams(
         "completions",
         Completion,
-        {f"{PREFIX[name]}completions": keys[name] for name in requests},
+        {f"{FILE_PREFIX[name]}completions": keys[name] for name in requests},
         lambda missing: runtime.sample([wanted[key] for key in missing], version, run.adapter(version)),
         COMPLETIONS,
     )
@@ -53,7 +43,7 @@ def rollout(
     verdicts = folder.streams(
         "verdicts",
         Verdict,
-        {f"{PREFIX[name]}verdicts": keys[name] for name in requests},
+        {f"{FILE_PREFIX[name]}verdicts": keys[name] for name in requests},
         lambda missing: runtime.verify([found[key] for key in missing]),
         runtime.verdict_form(),
     )

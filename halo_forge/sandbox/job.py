@@ -72,7 +72,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class JobResult:
     """How a job ended, what it used and what it wrote.
 
     Attributes:
@@ -135,7 +135,7 @@ class Sandbox(Protocol):
     def isolation(self) -> Isolation:
         """The isolation in force; the same for every job of this sandbox."""
 
-    def run(self, job: Job) -> Outcome:
+    def run(self, job: Job) -> JobResult:
         """Run `job` to its end and leave none of its processes and files behind.
 
         Raises:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from halo_forge.sandbox import processes, wire
-from halo_forge.sandbox.job import Isolation, Job, Level, Outcome, Sandbox, SandboxError
+from halo_forge.sandbox.job import Isolation, Job, JobResult, Level, Sandbox, SandboxError
 from halo_forge.sandbox.launcher import BOOT
 from halo_forge.sandbox.workdir import check_name, remove_tree
 
@@ -131,7 +131,7 @@ class LocalSandbox:
             raise LevelUnavailable(hello["unavailable"], hello["errno"])
         return hello
 
-    def run(self, job: Job) -> Outcome:
+    def run(self, job: Job) -> JobResult:
         """See `job.Sandbox.run`."""
         if self._broken is not None:
             raise SandboxError(self._broken)
@@ -226,7 +226,7 @@ def _check(job: Job) -> None:
         check_name(name)
 
 
-def _outcome(facts: dict[str, Any], blobs: list[bytes]) -> Outcome:
+def _outcome(facts: dict[str, Any], blobs: list[bytes]) -> JobResult:
     if facts["exec_error"] is not None:
         facts["exit_code"] = None
-    return Outcome(**facts, stdout=blobs[0], stderr=blobs[1], fetched=blobs[2] if len(blobs) > 2 else None)
+    return JobResult(**facts, stdout=blobs[0], stderr=blobs[1], fetched=blobs[2] if len(blobs) > 2 else None)

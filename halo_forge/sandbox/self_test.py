@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from halo_forge.sandbox.job import MEBIBYTE, Job, Limits, Outcome, Sandbox
+from halo_forge.sandbox.job import MEBIBYTE, Job, JobResult, Limits, Sandbox
 
 _ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
 _LIMITS = Limits(
@@ -62,11 +62,11 @@ def self_test(sandbox: Sandbox) -> list[Attempt]:
     return [Attempt(name, *attempt(sandbox)) for name, attempt in attempts]
 
 
-def _shell(sandbox: Sandbox, script: str) -> Outcome:
+def _shell(sandbox: Sandbox, script: str) -> JobResult:
     return sandbox.run(Job(("/bin/sh", "-c", script), _LIMITS, env=_ENVIRONMENT))
 
 
-def _ended(outcome: Outcome) -> str:
+def _ended(outcome: JobResult) -> str:
     ways = {
         f"ended by its {outcome.timed_out} time limit": outcome.timed_out is not None,
         "ended by its memory limit": outcome.out_of_memory,

@@ -10,6 +10,30 @@ from halo_forge.core.errors import RunDirError
 from halo_forge.store.files import explained
 
 
+def writing_process(root: Path) -> int | None:
+    """The process that has the lock on a run, found without taking the lock; None where nobody writes.
+
+    The file names the last writer, also one that was killed, so what counts is that this process has the file open.
+    """
+    path = root / "lock"
+    try:
+        process = int(path.read_text(encoding="ascii"))
+        links = list(Path(f"/proc/{process}/fd").iterdir())
+    except PermissionError:
+        return process  # a process of another user
+    except (OSError, ValueError):
+        return None
+    lock = path.resolve()
+    return process if any(_target(link) == lock for link in links) else None
+
+
+def _target(link: Path) -> Path | None:
+    try:
+        return Path(os.readlink(link))
+    except OSError:
+        return None  # closed meanwhile
+
+
 class RunLock:
     """An advisory lock on `<run>/lock`; the kernel drops it when the process ends, however it ends."""
 

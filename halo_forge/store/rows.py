@@ -12,16 +12,7 @@ from typing import Any
 
 from halo_forge.core.records import COST, Verdict
 from halo_forge.store.files import read_json, read_jsonl
-
-_STREAMS = {
-    "": "train",
-    "dev_": "dev",
-    "further_": "further",
-    "rollback_": "rollback",
-    "confirm_": "confirm",
-    "confirm_incumbent_": "confirm_incumbent",
-}
-"""Beginning of a cycle's file names -> the set of its samples (docs/run-directory.md)."""
+from halo_forge.store.run import FILE_PREFIX
 
 _SELECTED_FROM = ("train", "further")
 _SELECTED_FROM_AFTER_ROLLBACK = ("rollback", "further")
@@ -46,7 +37,9 @@ def sample_rows(root: Path) -> Iterator[dict[str, Any]]:
         fates = _fates(read_json(selection)) if selection.is_file() else {}
         after_rollback = (folder / "rollback_completions.jsonl").is_file()
         selected_from = _SELECTED_FROM_AFTER_ROLLBACK if after_rollback else _SELECTED_FROM
-        for prefix, name in _STREAMS.items():
+        for name, prefix in FILE_PREFIX.items():
+            if name == "test":
+                continue
             known = fates if name in selected_from else {}
             yield from _samples(folder, prefix, {"cycle": int(folder.name), "set": name}, known)
     for folder in sorted((root / "test").glob("v[0-9]*")):

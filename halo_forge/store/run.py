@@ -37,6 +37,19 @@ BEFORE_IDENTITY = {
 """What a run directory may contain before its identity is written."""
 
 
+FILE_PREFIX: Mapping[str, str] = {
+    "train": "",
+    "dev": "dev_",
+    "further": "further_",
+    "rollback": "rollback_",
+    "confirm": "confirm_",
+    "confirm_incumbent": "confirm_incumbent_",
+    "test": "",
+}
+"""Set of samples -> what the names of its files begin with; all but test, which has folders of its own, are in the folder
+of a cycle (docs/run-directory.md)."""
+
+
 class Run:
     """An open, locked run directory.
 

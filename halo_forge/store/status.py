@@ -15,7 +15,8 @@ from halo_forge.core.errors import RunDirError
 from halo_forge.core.metrics import CostFacts, measure_cost
 from halo_forge.core.metrics.cost import GPU
 from halo_forge.store.files import read_json, read_jsonl
-from halo_forge.store.run import cycle_folder
+from halo_forge.store.lock import writing_process
+from halo_forge.store.run import FILE_PREFIX, cycle_folder
 
 PHASE_OF = {
     "completions": "generate",
@@ -54,11 +55,13 @@ class Status:
     """A whole run.
 
     Attributes:
-        state: "finished", or what comes next, such as "cycle 2 of 6: completions, 143 of 240".
+        state: "finished", or how far it is, such as "cycle 2 of 6: completions: 143 so far".
+        process: The process that is working on it; None where nobody is.
     """
 
     root: str
     state: str
+    process: int | None
     num_cycles: int
     cycles: list[CycleRow]
     best_version: int | None
@@ -99,6 +102,7 @@ def read_status(root: Path, num_cycles: int) -> Status:
     return Status(
         root=str(root),
         state="finished" if result is not None else _state(root, cycles, num_cycles),
+        process=writing_process(root),
         num_cycles=num_cycles,
         cycles=cycles,
         best_version=best,
@@ -133,11 +137,12 @@ def _cycle_state(folder: Path) -> str:
     decision = folder / "decision.json"
     if decision.is_file() and read_json(decision).get("action") in ("stop", "finish"):
         return "done"
-    for stage in ("completions", "verdicts"):
-        parts = list(folder.glob(f"*{stage}.jsonl.part"))
-        num_lines = sum(part.read_bytes().count(b"\n") for part in parts)
+    for stage in ("completions", "verdicts", "second_verdicts"):
+        prefixes = [""] if stage == "second_verdicts" else sorted(set(FILE_PREFIX.values()))
+        parts = [path for prefix in prefixes if (path := folder / f"{prefix}{stage}.jsonl.part").is_file()]
         if parts:
-            return f"{stage}: {num_lines} so far"
+            num_lines = sum(part.read_bytes().count(b"\n") for part in parts)
+            return f"{stage.replace('_', ' ')}: {num_lines} so far"
     sealed = [path for path in folder.glob("*.json*") if not path.name.startswith(".")]
     return f"{max(sealed, key=lambda path: path.stat().st_mtime).stem} done" if sealed else "starting"
 

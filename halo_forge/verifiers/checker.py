@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Protocol
 
 from halo_forge.core.records import CheckResult
-from halo_forge.sandbox.job import Outcome, Sandbox
+from halo_forge.sandbox.job import JobResult, Sandbox
 from halo_forge.verifiers.checks import Tests
 
 
 class Checker(Protocol):
     """Checks programs of one language with one set of settings; used by many threads, each with its own sandbox."""
 
-    def version(self, sandbox: Sandbox) -> Outcome:
+    def version(self, sandbox: Sandbox) -> JobResult:
         """Run what prints the tool's name and version in its first line.
 
         Raises:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NoReturn, TypeVar, cast
 
 from halo_forge.core.records import Stage, Status
-from halo_forge.sandbox.job import Job, Limits, Outcome, Sandbox, SandboxError
+from halo_forge.sandbox.job import Job, JobResult, Limits, Sandbox, SandboxError
 from halo_forge.verifiers.diagnostics import ending, num_warnings, readable
 from halo_forge.verifiers.single_flight import SingleFlight
 from halo_forge.verifiers.spec import ProgramSpec
@@ -52,7 +52,7 @@ class ToolRunner:
         fetch: str | None,
         sandbox: Sandbox,
         limits: Limits | None = None,
-    ) -> Outcome:
+    ) -> JobResult:
         """Run the compiler or one of its companions, by default under the limits of a compilation.
 
         Args:
@@ -87,7 +87,7 @@ class BuildContext:
         self._sandbox = sandbox
         self.tools = runner.tools
         self.compiler = runner.compiler
-        self.outcomes: list[Outcome] = []
+        self.outcomes: list[JobResult] = []
         self.notes: list[str] = []
         self.num_warnings = 0
         self.flags: set[str] = set()
@@ -128,7 +128,7 @@ class BuildContext:
 
     def run(
         self, argv: list[str], files: Mapping[str, bytes], target: str | None, limits: Limits | None = None
-    ) -> Outcome:
+    ) -> JobResult:
         """Run a tool whose work is not about the answer: it is neither noted nor counted.
 
         Args:
@@ -148,7 +148,7 @@ class BuildContext:
         self.notes.append(note)
         raise StageFailed("compile", "failed")
 
-    def require_clean(self, outcome: Outcome, stage: Stage, who: str, limits: Limits) -> None:
+    def require_clean(self, outcome: JobResult, stage: Stage, who: str, limits: Limits) -> None:
         """Raises StageFailed unless the command succeeded."""
         if outcome.clean:
             return
@@ -156,12 +156,12 @@ class BuildContext:
             self.notes.append(f"{who}: {ending(outcome, limits)}")
         raise StageFailed(stage, status_of(outcome))
 
-    def _note(self, outcome: Outcome, said: str) -> None:
+    def _note(self, outcome: JobResult, said: str) -> None:
         self.outcomes.append(outcome)
         self.notes.append(said)
 
 
-def status_of(outcome: Outcome) -> Status:
+def status_of(outcome: JobResult) -> Status:
     """The status of a stage whose last command failed."""
     if outcome.timed_out is not None:
         return "timeout"

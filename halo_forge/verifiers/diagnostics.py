@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 
-from halo_forge.sandbox.job import Limits, Outcome
+from halo_forge.sandbox.job import JobResult, Limits
 from halo_forge.sandbox.local import without_workdir_path
 
 _HEAD_BYTES = 8 * 1024
@@ -65,7 +65,7 @@ def silences_warnings(source: str) -> bool:
     return ("##" in text or "%:%:" in text or "??=??=" in text) and _PASTED.search(text) is not None
 
 
-def ending(outcome: Outcome, limits: Limits) -> str:
+def ending(outcome: JobResult, limits: Limits) -> str:
     """How a command ended, as text; empty if it succeeded."""
     if outcome.timed_out == "cpu":
         return f"exceeded its {limits.cpu_seconds:g} s of CPU time"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from halo_forge.core.errors import ConfigError
 from halo_forge.core.records import CheckResult, Stage, Status
-from halo_forge.sandbox.job import Job, Outcome, Sandbox
+from halo_forge.sandbox.job import Job, JobResult, Sandbox
 from halo_forge.verifiers.checker import Checker
 from halo_forge.verifiers.checks import Harness, PythonTests, Stdio, Tests, compare_lines, compare_output
 from halo_forge.verifiers.compiled.elf import CompiledFunction
@@ -86,7 +86,7 @@ class Stages:
         """See `Checker.check`."""
         return _Check(self, tests, sandbox).result(source)
 
-    def version(self, sandbox: Sandbox) -> Outcome:
+    def version(self, sandbox: Sandbox) -> JobResult:
         """See `Checker.version`."""
         return self.runner.run(self.spec.version_command(self.runner.compiler), {}, None, sandbox)
 
@@ -99,7 +99,7 @@ class Stages:
             )
         self.spec.check_tests(BuildContext(self.runner, sandbox), tests)
 
-    def run_program(self, content: bytes, stdin: str, sandbox: Sandbox) -> Outcome:
+    def run_program(self, content: bytes, stdin: str, sandbox: Sandbox) -> JobResult:
         """Run a compiled program once."""
         given = stdin.encode("utf-8", errors="backslashreplace")
         env = {**self.runner.env, "PATH": STANDARD_PATH, **self.spec.program_environment()}
@@ -145,7 +145,7 @@ class _Check:
         except StageFailed as failure:
             return self._result(failure.stage, failure.status)
 
-    def _result(self, stage: Stage, status: Status, shown: Outcome | None = None) -> CheckResult:
+    def _result(self, stage: Stage, status: Status, shown: JobResult | None = None) -> CheckResult:
         shown = self._outcomes[-1] if shown is None else shown  # every `build` runs at least one tool
         with_tests = "tests" in self._spec.stages
         return CheckResult(
@@ -192,14 +192,14 @@ class _Check:
     def _run_stdio(self, program: bytes) -> CheckResult:
         assert isinstance(self._tests, Stdio)
         limits = self._spec.run_limits()
-        unclean: list[Outcome] = []
+        unclean: list[JobResult] = []
         outputs: list[bytes] = []
         for number, case in enumerate(self._tests.cases, start=1):
             outcome = self._stages.run_program(program, case.stdin, self._sandbox)
             self._outcomes.append(outcome)
             if not outcome.clean:
                 unclean.append(outcome)
-                self._notes += [f"case {number}: the program: {ending(outcome, limits)}", readable(outcome.stderr)]
+                self._notes += [f"case {number}: {ending(outcome, limits)}", readable(outcome.stderr)]
                 if _costs_a_whole_limit(outcome):
                     if number < self._tests.num_checks:
                         self._notes.append(f"cases after {number} were not run")
@@ -219,6 +219,6 @@ class _Check:
         return self._result("tests", "passed" if self._num_passed == self._tests.num_checks else "failed")
 
 
-def _costs_a_whole_limit(outcome: Outcome) -> bool:
+def _costs_a_whole_limit(outcome: JobResult) -> bool:
     """Whether the next case would probably cost a whole limit again, for a program that has already failed."""
     return outcome.timed_out is not None or outcome.output_limit or outcome.out_of_memory

@@ -84,7 +84,7 @@ def a_status() -> None:
          "evidence": "probe/entropy 0.382, v0 had 0.806", "cause": "c",
          "action": "raise engine.temperature towards 1.0 or above; half the learning rate", "power": "64 prompts"},
     ]  # fmt: skip
-    print_status(Status("runs/a_run", "finished", 101, cycles, 99, None, result()))
+    print_status(Status("runs/a_run", "finished", None, 101, cycles, 99, None, result()))
 
 
 def a_preview() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from halo_forge.sandbox import processes
-from halo_forge.sandbox.job import LEVELS, MEBIBYTE, Job, Limits, Outcome
+from halo_forge.sandbox.job import LEVELS, MEBIBYTE, Job, JobResult, Limits
 from halo_forge.sandbox.local import LevelUnavailable, LocalSandbox
 
 LIMITS = Limits(
@@ -23,7 +23,7 @@ LIMITS = Limits(
     data_bytes=512 * MEBIBYTE,
     file_bytes=MEBIBYTE,
 )
-Runner = Callable[..., Outcome]
+Runner = Callable[..., JobResult]
 
 
 @pytest.fixture(scope="module", params=LEVELS)
@@ -51,7 +51,9 @@ def sandbox(shared_sandbox: LocalSandbox) -> Iterator[LocalSandbox]:
 def shell(sandbox: LocalSandbox) -> Runner:
     """Run a shell script."""
 
-    def run(script: str, *, files: dict[str, bytes] | None = None, fetch: str | None = None, **limits: Any) -> Outcome:
+    def run(
+        script: str, *, files: dict[str, bytes] | None = None, fetch: str | None = None, **limits: Any
+    ) -> JobResult:
         job = Job(
             ("/bin/sh", "-c", script),
             dataclasses.replace(LIMITS, **limits),
@@ -81,7 +83,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], bytes]:
 def run_c(sandbox: LocalSandbox, build: Callable[[str], bytes]) -> Runner:
     """Compile a C source and run it."""
 
-    def run(source: str, *, stdin: bytes = b"", fetch: str | None = None, **limits: Any) -> Outcome:
+    def run(source: str, *, stdin: bytes = b"", fetch: str | None = None, **limits: Any) -> JobResult:
         job = Job(("./program",), dataclasses.replace(LIMITS, **limits), {"program": build(source)}, stdin, fetch=fetch)
         return sandbox.run(job)
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from halo_forge.sandbox.job import MEBIBYTE, Limits, Outcome
+from halo_forge.sandbox.job import MEBIBYTE, JobResult, Limits
 
 Ending = Literal[
     "ok",
@@ -86,7 +86,7 @@ class Program:
     destructive: bool = False
 
 
-def ending(outcome: Outcome) -> str:
+def ending(outcome: JobResult) -> str:
     """How a job ended, in one word; the limit that was hit goes before what the program made of it."""
     if outcome.exec_error is not None:
         return "not started"

@@ -10,7 +10,7 @@ import pytest
 from languages import STDIO, answer, prompt
 
 from halo_forge.core.records import Verdict
-from halo_forge.sandbox.job import Outcome
+from halo_forge.sandbox.job import JobResult
 from halo_forge.verifiers import open_verifier
 from halo_forge.verifiers.compiled import precompiled
 from halo_forge.verifiers.context import ToolRunner
@@ -50,7 +50,7 @@ def commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[l
     seen: list[list[str]] = []
     original = ToolRunner.run
 
-    def run(self: ToolRunner, argv: list[str], *rest: object) -> Outcome:
+    def run(self: ToolRunner, argv: list[str], *rest: object) -> JobResult:
         seen.append(argv)
         return original(self, argv, *rest)  # type: ignore[arg-type]
 

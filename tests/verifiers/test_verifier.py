@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from halo_forge.core.errors import ConfigError, ToolMissing
 from halo_forge.core.records import Completion, Verdict
 from halo_forge.core.registry import discover, tagged_union
-from halo_forge.sandbox.job import Isolation, Job, Outcome, SandboxError
+from halo_forge.sandbox.job import Isolation, Job, JobResult, SandboxError
 from halo_forge.sandbox.local import LocalSandbox, open_sandbox
 from halo_forge.verifiers import open_verifier
 from halo_forge.verifiers import verifier as verifier_module
@@ -34,7 +34,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     targets: list[str] = []
     original = ToolRunner.run
 
-    def run(self: ToolRunner, argv: list[str], files: object, fetch: str | None, *rest: object) -> Outcome:
+    def run(self: ToolRunner, argv: list[str], files: object, fetch: str | None, *rest: object) -> JobResult:
         targets.append(fetch if fetch is not None else argv[1])
         return original(self, argv, files, fetch, *rest)  # type: ignore[arg-type]
 
@@ -236,7 +236,7 @@ class BrokenSandbox:
     def __init__(self, isolation: str, read_only: Sequence[str]) -> None:
         self._real = open_sandbox(isolation, read_only)
 
-    def run(self, job: Job) -> Outcome:
+    def run(self, job: Job) -> JobResult:
         if BrokenSandbox.num_failures > 0:
             BrokenSandbox.num_failures -= 1
             raise SandboxError("out of order")
@@ -295,7 +295,7 @@ def test_a_launcher_that_is_killed_with_its_job_is_our_failure(
 
     original = LocalSandbox.run
 
-    def run(self: LocalSandbox, job: Job) -> Outcome:
+    def run(self: LocalSandbox, job: Job) -> JobResult:
         if job.argv[0] == "./program" and len(killed) < num_kills:
             killed.append(self._process.pid)
             threading.Timer(0.2, os.kill, (self._process.pid, signal.SIGKILL)).start()

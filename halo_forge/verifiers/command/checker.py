@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from halo_forge.core.errors import ConfigError, ToolMissing
 from halo_forge.core.records import STAGES, CheckResult, Prompt, Stage
 from halo_forge.core.source import digest
-from halo_forge.sandbox.job import Job, Outcome, Sandbox, SandboxError
+from halo_forge.sandbox.job import Job, JobResult, Sandbox, SandboxError
 from halo_forge.verifiers.context import status_of
 from halo_forge.verifiers.diagnostics import clip, ending, readable
 
@@ -123,7 +123,7 @@ class _NoReply(SandboxError):
         outcome: What became of it.
     """
 
-    def __init__(self, message: str, outcome: Outcome) -> None:
+    def __init__(self, message: str, outcome: JobResult) -> None:
         super().__init__(f"verifier.command{message}")
         self.outcome = outcome
 
@@ -141,10 +141,10 @@ class CommandChecker:
         self._probing = threading.Lock()
         self._probed = False
 
-    def version(self, sandbox: Sandbox) -> Outcome:
+    def version(self, sandbox: Sandbox) -> JobResult:
         """The command's words: what it is made of is in the digests of its files."""
         words = " ".join(self._argv).encode("utf-8", errors="backslashreplace")
-        return Outcome(0, None, None, False, False, False, None, 0.0, 0.0, 0, words, b"", False, None)
+        return JobResult(0, None, None, False, False, False, None, 0.0, 0.0, 0, words, b"", False, None)
 
     def prepare(self, tests: Any, sandbox: Sandbox) -> None:
         """Once: an empty answer must get a verdict, and must not pass where there are tests.
@@ -238,7 +238,7 @@ class CommandChecker:
             max_rss_bytes=outcome.max_rss_bytes,
         )
 
-    def _reply(self, outcome: Outcome) -> Reply:
+    def _reply(self, outcome: JobResult) -> Reply:
         shown = readable(outcome.stdout[:_SHOWN])
         if outcome.truncated:
             raise _NoReply(f" printed more than verifier.output_limit_bytes: {shown!r} ...", outcome)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from halo_forge.core.errors import ConfigError
 from halo_forge.core.records import CheckResult, Stage, Status
-from halo_forge.sandbox.job import Job, Outcome, Sandbox, SandboxError
+from halo_forge.sandbox.job import Job, JobResult, Sandbox, SandboxError
 from halo_forge.verifiers.checks import CompileOnly, Harness, PythonTests, Tests, compare_lines
 from halo_forge.verifiers.context import BuildContext, StageFailed, status_of
 from halo_forge.verifiers.diagnostics import clip, ending, readable
@@ -173,7 +173,7 @@ class _Findings:
     """Turns what the driver reported into a `CheckResult`."""
 
     def __init__(
-        self, spec: Spec, num_checks: int, sentinel: str, outcome: Outcome, expected: tuple[str, ...] = ()
+        self, spec: Spec, num_checks: int, sentinel: str, outcome: JobResult, expected: tuple[str, ...] = ()
     ) -> None:
         self._spec = spec
         self._expected = expected
