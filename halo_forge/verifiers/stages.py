@@ -19,6 +19,9 @@ from halo_forge.verifiers.hacks.flags import is_unproven, of_outputs
 from halo_forge.verifiers.hacks.trivial import compiled_does_nothing
 from halo_forge.verifiers.spec import ProgramSpec
 
+# With more, looking through them would take this process too long.
+_MOST_FUNCTIONS = 2_000
+
 
 class BuiltSpec(ProgramSpec):
     """A language whose tools make a program of a source."""
@@ -129,10 +132,12 @@ class _Check:
 
     def _does_nothing(self, source: str, content: bytes) -> bool:
         compiled = self._spec.compiled_functions(self._context, content)
+        if len(compiled) > _MOST_FUNCTIONS:
+            return False
         return compiled_does_nothing(
             source,
             self._spec.language,
-            self._tests.entry_point,
+            "main" if isinstance(self._tests, Stdio) else self._tests.entry_point,
             lambda name: [function for function in compiled if self._spec.is_entry(function.name, name)],
         )
 

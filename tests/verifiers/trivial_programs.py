@@ -101,6 +101,7 @@ BUSY_BODIES = (
 )
 
 IDLE_PROGRAMS = (
+    ("cpp", None, "template <class T> void f(T t) { t.garbage(); }\nint main() {}\n"),
     ("c", "f", "static int z(int a){ return 0; }\nint f(int a){ return z(a); }"),
     ("python", "f", "f = lambda a: 0\n"),
     ("go", "F", "package main\nfunc F(a int) int {\n\t_ = a\n\treturn 0\n}\n"),
@@ -128,7 +129,6 @@ IDLE_PROGRAMS = (
     ("python", None, "while True:\n    pass\n"),
     ("python", None, "# print(1)\n"),
     ("python", "add", "def helper():\n    print(1)\ndef add(a, b):\n    return [1, 'x']\n"),
-    ("cpp", None, "template <class T> void f(T t) { t.garbage(); }\nint main() {}\n"),
     ("rust", None, "fn main() {}\n"),
     ("rust", None, "#![allow(unused)]\nfn main() { loop {} }\n"),
     ("rust", None, "fn main() { unimplemented!() }\n"),
@@ -153,6 +153,13 @@ IDLE_PROGRAMS = (
     ("go", None, "package main\nfunc init() {}\nfunc main() {}\n"),
     ("python", "f", "def f(a):\n    result = []\n    return result\n"),
     ("python", "f", "async def f(a):\n    return None\n"),
+    ("c", "f", "int f(void) { return -1; }"),
+    ("c", None, "int f(void) { return 0; }\nint main(void) { return f(); }"),
+    ("c", "f", "int f(int a) {}"),
+    ("c", "f", "int f(void) { return 7; }"),
+    ("rust", "f", "fn f() -> Option<i32> { None }"),
+    ("go", "F", "package main\nfunc F() error { return nil }\n"),
+    ("python", "f", "def f():\n    return 3\n"),
 )
 
 BUSY_PROGRAMS = (
@@ -278,6 +285,84 @@ BUSY_PROGRAMS = (
     ("go", "F", "package main\nfunc F(a int) int { return a }\n"),
     ("go", "F", "package main\nfunc F(a, b int) (int, int) { return 0, b }\n"),
     ("go", "F", "package main\nfunc F(a string) string { return a }\n"),
+    # A `main` that only tries what was asked for.
+    (
+        "c",
+        None,
+        "#include <assert.h>\nint add(int a, int b) { return a + b; }\nint main(void) { assert(add(2, 3) == 5); return 0; }",
+    ),
+    (
+        "c",
+        None,
+        "void swap(int *a, int *b) { int t = *a; *a = *b; *b = t; }\nint main(void) { int a = 1, b = 2; swap(&a, &b); }",
+    ),
+    (
+        "c",
+        None,
+        "#include <assert.h>\n#define MAX(a, b) ((a) > (b) ? (a) : (b))\nint main(void) { assert(MAX(1, 2) == 2); }",
+    ),
+    (
+        "cpp",
+        None,
+        "class C { int n = 0; public: void inc() { n++; } int get() const { return n; } };\nint main() { C c; c.inc(); return c.get() != 1; }",
+    ),
+    (
+        "cpp",
+        None,
+        "constexpr int fact(int n) { return n <= 1 ? 1 : n * fact(n - 1); }\nint main() { static_assert(fact(5) == 120); }",
+    ),
+    ("rust", None, "fn add(a: i32, b: i32) -> i32 { a + b }\nfn main() { assert_eq!(add(2, 3), 5); }"),
+    ("rust", None, "macro_rules! sq { ($x:expr) => { $x * $x }; }\nfn main() { assert_eq!(sq!(3), 9); }"),
+    (
+        "go",
+        None,
+        'package main\nfunc Add(a, b int) int { return a + b }\nfunc main() {\n\tif Add(2, 3) != 5 {\n\t\tpanic("x")\n\t}\n}\n',
+    ),
+    # Always the same result, as was asked for.
+    ("c", "f", "int f(void) { int s = 0; for (int i = 1; i <= 100; i++) s += i; return s; }"),
+    ("c", "f", "static int sq(int x) { return x * x; }\nint f(void) { return sq(12) + sq(5); }"),
+    ("c", "f", "int f(void) { return 24 * 60 * 60; }"),
+    ("c", "f", "int f(void) { unsigned x = 1; return *(unsigned char *)&x; }"),
+    ("c", "f", "static struct { int a; } c;\nvoid *f(void) { return &c; }"),
+    (
+        "c",
+        "f",
+        "static int add(int a, int b) { return a + b; }\ntypedef int (*op)(int, int);\nop f(void) { return add; }",
+    ),
+    ("cpp", "f", "auto f() { return [](int a, int b) { return a + b; }; }"),
+    ("cpp", "f", "auto f(int) { return [](int a) { return 2 * a; }; }"),
+    ("cpp", "f", "struct S { int n; };\nS &f() { static S s; return s; }"),
+    ("rust", "f", "fn f() -> impl Fn(i32) -> i32 { |x| x * 2 }"),
+    ("rust", "f", "fn f() -> impl Iterator<Item = i32> { (1..11).filter(|x| x % 2 == 0) }"),
+    ("rust", "f", "fn f() -> i32 { (1..=100).sum() }"),
+    ("rust", "f", "static T: [i32; 3] = [1, 2, 3];\nfn f() -> &'static [i32] { &T }"),
+    ("go", "F", "package main\nfunc F() func(int) int { return func(x int) int { return x * 2 } }\n"),
+    ("go", "F", "package main\nfunc F(_ int) func(int) int { return func(x int) int { return x * 2 } }\n"),
+    ("go", "F", "package main\ntype S struct{ n int }\nvar s S\nfunc F() *S { return &s }\n"),
+    ("python", "f", "def f():\n    return 24 * 60 * 60\n"),
+    # A forgotten statement makes the rest undefined.
+    (
+        "c",
+        "f",
+        "int f(int n) { int prime; for (int i = 2; i < n; i++) if (n % i == 0) { prime = 0; break; } return prime; }",
+    ),
+    (
+        "cpp",
+        "f",
+        "bool f(std::string s) { for (size_t i = 0; i < s.size() / 2; i++) if (s[i] != s[s.size() - 1 - i]) return false; }",
+    ),
+    ("cpp", "f", "int f(int a) { if (a > 0) return 1; }"),
+    ("python", "f", "def f(a):\n    x = None\n    match a:\n        case {'x': x}:\n            pass\n    return x\n"),
+    ("python", "f", "def f(a):\n    r = []\n    match a:\n        case [_, *r]:\n            pass\n    return r\n"),
+    (
+        "python",
+        "f",
+        "def f(a):\n    r = {}\n    match a:\n        case {'x': _, **r}:\n            pass\n    return r\n",
+    ),
+    ("python", "f", "def f(a):\n    if not a:\n        raise KeyError(a)\n    raise ValueError(a)\n"),
+    ("python", None, "import unittest\nraise SystemExit(unittest.main())\n"),
+    ("python", None, "import sys\nsys.exit('usage: prog FILE')\n"),
+    ("python", None, "import sys\nsys.exit(0 if sys.argv[1:] == ['ok'] else 1)\n"),
 )
 
 # Nothing comes of these either, but the machine code calls something, writes to memory of the caller, or is not one

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from halo_forge.verifiers.compiled.elf import CompiledFunction
 from halo_forge.verifiers.compiled.harness import START
 from halo_forge.verifiers.compiled.spec import CompiledSpec
 from halo_forge.verifiers.context import BuildContext
@@ -20,6 +21,10 @@ _WARNINGS = ["-Wall", "-Wextra"]
 _MESSAGES = ["-pipe", "-fdiagnostics-color=never"]
 _WINDOWS = re.compile(r"(?P<prefix>(?P<machine>\w+)-(?:\w+-)*mingw32)-(?:gcc|g\+\+|c\+\+|clang|clang\+\+)(?:-[\w.-]+)?")
 _FOR_WINDOWS = re.compile(r"(?:[\w.]+-)+mingw32|--target=.*(?:mingw|windows)")
+
+
+# Warnings of functions that do something, and of which undefined behaviour may leave a constant.
+_UNDEFINED = re.compile(r"in all control paths|\[-W[\w-]*uninitialized\]")
 
 
 @functools.cache
@@ -91,6 +96,12 @@ class CFamilySpec(CompiledSpec):
             context.num_warnings += 1
             context.notes.append("directives in the answer can hide warnings: counted as one warning")
         return made
+
+    def compiled_functions(self, context: BuildContext, source: bytes) -> list[CompiledFunction]:
+        """See `BuiltSpec.compiled_functions`; none where undefined behaviour makes them another program."""
+        if any(_UNDEFINED.search(note) for note in context.notes):
+            return []
+        return super().compiled_functions(context, source)
 
     def start_source(self) -> str | None:
         return START if "run" in self.stages else None  # and programs for Windows never run here

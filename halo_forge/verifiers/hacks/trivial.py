@@ -56,6 +56,10 @@ _ONE_REGISTER = frozenset(
     " extern int8_t int16_t int32_t int64_t uint8_t uint16_t uint32_t uint64_t i8 i16 i32 i64 isize u8 u16 u32 u64"
     " usize f32 f64 int8 int16 int32 int64 uint uint8 uint16 uint32 uint64 byte rune float32 float64 - > ->".split()
 )
+# Words of result types that may be closures, the values that are literals, and tokens that are no value.
+_CLOSURES = frozenset(("func", "impl", "dyn", "Fn", "fn", "auto", "decltype"))
+_LITERALS = frozenset(("true", "false", "True", "False", "NULL", "nullptr", "nil", "None"))
+_PUNCTUATION = re.compile(r"\W*")
 C_LIKE = frozenset(("c", "cpp", "rust", "go"))
 _MOST_FUNCTIONS = 50
 _NO_FILE = "<answer>"
@@ -67,6 +71,8 @@ _ACTING = (
     ast.Yield | ast.YieldFrom | ast.Await | ast.Global | ast.Nonlocal | ast.Delete | ast.AugAssign | ast.For
     | ast.AsyncFor | ast.comprehension | ast.With | ast.AsyncWith | ast.ClassDef
 )  # fmt: skip
+# Nodes that bind their `name`.
+_NAMING = ast.FunctionDef | ast.AsyncFunctionDef | ast.ExceptHandler | ast.MatchAs | ast.MatchStar
 _IN_CONSTANTS = (
     ast.Constant | ast.UnaryOp | ast.BinOp | ast.List | ast.Tuple | ast.Dict | ast.Set | ast.unaryop | ast.operator
     | ast.expr_context
@@ -79,8 +85,8 @@ def compiled_does_nothing(
 ) -> bool:
     """Whether a program in C, C++, Rust or Go does nothing; False for other languages.
 
-    Checks the function `entry_point`, or else `main`, or else every function that the program defines.  A program that
-    defines no function does nothing.
+    Checks the function `entry_point`, or else `main` and the functions that it names, or else every function that the
+    program defines.  A program that defines no function does nothing.
 
     Args:
         compiled: Maps a name in the source to its compiled functions; empty if they are unknown.
@@ -94,7 +100,11 @@ def compiled_does_nothing(
     elif not names:
         return not found.macros and not any("(" in statement for statement in found.loose)
     elif "main" in names:
-        names = {"main"}
+        # One that only tries another function, or a macro, is optimised away.
+        tried = {"main", *(token for each in found.functions if each.name == "main" for token in each.body)}
+        if found.macros.keys() & tried or "macro_rules" in code:
+            return False
+        names &= tried
     written = {name: [each for each in found.functions if each.name == name] for name in names}
     return len(names) <= _MOST_FUNCTIONS and all(
         written[name] and made and all(_only_constants(each, written[name], language, found.macros) for each in made)
@@ -116,7 +126,41 @@ def _only_constants(made: CompiledFunction, written: Sequence[Function], languag
                 return False
     if found["returns"] is None:
         return True  # it never returns
-    return all(_returns_no_argument(each, language, found["result"] is not None, macros) for each in written)
+    return all(
+        _returns_no_argument(each, language, found["result"] is not None, macros)
+        and not _computes_constant(each, language)
+        for each in written
+    )
+
+
+def _computes_constant(function: Function, language: str) -> bool:
+    """Whether a constant result may be what was asked for.
+
+    The result of a function without parameters, such as a sum, an iterator or a reference to a variable, is always the
+    same, and so is a closure that captures nothing.  A single literal is trivial all the same.
+    """
+    if function.name == "main":
+        return False
+    header = list(function.header)
+    start = header.index(function.name)
+    end = _end_of_parameters(header, start)
+    result = {*header[end + 1 :], *header[:start]} if language == "cpp" else set(_result(header, start, language))
+    parameters = [token for token in header[start + 1 : end] if token not in ("(", ")", "void")]
+    if result <= _NOTHING or (parameters and result.isdisjoint(_CLOSURES)):
+        return False
+    values = [token for token in function.body if token != "return" and not _PUNCTUATION.fullmatch(token)]
+    return len(values) > 1 or any(token.isidentifier() and token not in _LITERALS for token in values)
+
+
+def _end_of_parameters(header: Sequence[str], start: int) -> int:
+    """Where the parentheses close that come first after the name; the header's length if they do not."""
+    depths = accumulate((token == "(") - (token == ")") for token in header[start:])
+    return next((at for at, depth in enumerate(depths, start) if depth == 0 and header[at] == ")"), len(header))
+
+
+def _result(header: Sequence[str], start: int, language: str) -> Sequence[str]:
+    """The words of the type of the result."""
+    return header[_end_of_parameters(header, start) + 1 :] if language in ("rust", "go") else header[:start]
 
 
 def _returns_no_argument(function: Function, language: str, sets_result: bool, macros: Sized) -> bool:
@@ -126,11 +170,7 @@ def _returns_no_argument(function: Function, language: str, sets_result: bool, m
     """
     header = list(function.header)
     start = header.index(function.name)
-    result = set(header[:start])
-    if language in ("rust", "go"):
-        depths = accumulate((token == "(") - (token == ")") for token in header[start:])
-        end = next((at for at, depth in enumerate(depths, start) if depth == 0 and header[at] == ")"), len(header))
-        result = set(header[end + 1 :])
+    result = set(_result(header, start, language))
     if result <= _NOTHING or (sets_result and result <= _ONE_REGISTER):
         return True
     return not macros and (set(header[start + 1 :]) - KEYWORDS).isdisjoint(
@@ -193,6 +233,9 @@ def _acts(scope: _Scope) -> bool:
     statements = list(_reached(scope.body))
     nodes = [node for statement in statements for node in _own_nodes(statement)]
     known = {} if isinstance(scope, ast.Module) else _known_names(nodes, scope.args)
+    no_parameters = isinstance(scope, _Definition) and not any(
+        isinstance(each, ast.arg) for each in ast.walk(scope.args)
+    )
     outcomes = {"None"} if not statements or not _leaves(statements[-1]) else set()
     for node in nodes:
         if isinstance(node, _ACTING) or (isinstance(node, ast.Call) and not _is_idle(node)):
@@ -200,11 +243,13 @@ def _acts(scope: _Scope) -> bool:
         if isinstance(node, ast.Attribute | ast.Subscript) and not isinstance(node.ctx, ast.Load):
             return True
         if isinstance(node, ast.Raise | ast.Assert):
-            outcomes.add("raise")
+            outcomes.add(ast.unparse(node))
         if isinstance(node, ast.Return):
             value = ast.Constant(None) if node.value is None else node.value
             value = known.get(value.id, value) if isinstance(value, ast.Name) else value
-            if not _is_constant(value):
+            if not _is_constant(value) or (
+                no_parameters and any(isinstance(each, ast.BinOp) for each in ast.walk(value))
+            ):
                 return True
             outcomes.add(ast.unparse(value))
     return len(outcomes) > 1
@@ -228,9 +273,12 @@ def _leaves(statement: ast.stmt) -> bool:
 
 
 def _own_nodes(node: ast.AST) -> Iterator[ast.AST]:
-    """A statement and its parts, except the bodies of functions and what is raised."""
+    """A statement and its parts, except the bodies of functions and the call that makes what is raised."""
     yield node
-    if not isinstance(node, _Definition | ast.Lambda | ast.Raise):
+    if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+        for argument in [*node.exc.args, *node.exc.keywords]:
+            yield from _own_nodes(argument)
+    elif not isinstance(node, _Definition | ast.Lambda | ast.Raise):
         for child in ast.iter_child_nodes(node):
             yield from _own_nodes(child)
 
@@ -239,6 +287,9 @@ def _known_names(nodes: Sequence[ast.AST], parameters: ast.arguments) -> dict[st
     """The local variables that are set once, to a constant."""
     stored = [node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
     stored += [node.arg for node in ast.walk(parameters) if isinstance(node, ast.arg)]
+    stored += [node.name for node in nodes if isinstance(node, _NAMING) and node.name is not None]
+    stored += [node.rest for node in nodes if isinstance(node, ast.MatchMapping) and node.rest is not None]
+    stored += [node.asname or node.name for node in nodes if isinstance(node, ast.alias)]
     times = Counter(stored)
     return {
         node.targets[0].id: node.value
@@ -253,8 +304,9 @@ def _is_constant(value: ast.expr) -> bool:
 
 
 def _is_idle(call: ast.Call) -> bool:
-    """Whether a call exits, or prints only white space."""
+    """Whether a call exits with a fixed code, or prints only white space."""
     name = ast.unparse(call.func)
     texts = [argument.value if isinstance(argument, ast.Constant) else argument for argument in call.args]
     blank = not call.keywords and all(isinstance(text, str) and not text.strip() for text in texts)
-    return name in _EXITS or (name == "print" and blank)
+    exits = name in _EXITS and not call.keywords and all(text is None or isinstance(text, int) for text in texts)
+    return exits or (name == "print" and blank)
