@@ -62,12 +62,8 @@ def _of_one(prompt: Prompt) -> Iterator[Finding]:
     yield from _statement(prompt)
     checks = num_checks(prompt.tests)
     if checks is not None and checks < FEWEST_CHECKS:
-        yield Finding(
-            "warning",
-            prompt.id,
-            "few_checks",
-            f"only {checks} of {FEWEST_CHECKS} checks; a wrong answer may pass by chance",
-        )
+        found = f"{_counted(checks)}; a wrong answer may pass by chance"
+        yield Finding("warning", prompt.id, "few_checks", found)
     expected = expected_outputs(prompt.tests)
     if expected and len(set(expected)) == 1:
         text = f"every expected output is {expected[0]!r}: a program that always prints it passes"
@@ -88,6 +84,10 @@ def _statement(prompt: Prompt) -> Iterator[Finding]:
     elif re.search(rf"(?<!\w){re.escape(entry_point)}\s*(?:<[^>]*>\s*)?\(", prompt.text) is None:
         text = f"the statement names `{entry_point}`, but not its parameters"
         yield Finding("warning", prompt.id, "no_signature", text)
+
+
+def _counted(num_checks: int) -> str:
+    return "1 check" if num_checks == 1 else f"{num_checks} checks"
 
 
 def num_checks(tests: Mapping[str, Any] | None) -> int | None:

@@ -22,8 +22,7 @@ PHASES = {
 def print_status(status: Status) -> None:
     """The table of cycles, then what was found."""
     console = stdout()
-    working = "stopped" if status.process is None else f"running, process {status.process}"
-    print_paragraph(console, f"{status.root}: {status.state}" + ("" if status.result is not None else f" ({working})"))
+    print_paragraph(console, f"{status.root}: {status.state}{_working(status)}")
     if status.cycles:
         print_table(cycle_columns(status.cycles, status.num_cycles), console=console)
         if spent := time_line(status.cycles):
@@ -38,6 +37,13 @@ def print_status(status: Status) -> None:
     elif status.best_version is not None:
         where = status.best_adapter if status.best_adapter is not None else "the start model"
         print_paragraph(console, f"best on dev so far: v{status.best_version} ({where})")
+
+
+def _working(status: Status) -> str:
+    """Whether anybody works on a run that is not finished."""
+    if status.process is not None:
+        return f" (running, process {status.process})"
+    return " (stopped)" if status.cycles and status.result is None else ""
 
 
 def _print_result(status: Status) -> None:

@@ -46,8 +46,7 @@ FILE_PREFIX: Mapping[str, str] = {
     "confirm_incumbent": "confirm_incumbent_",
     "test": "",
 }
-"""Set of samples -> what the names of its files begin with; all but test, which has folders of its own, are in the folder
-of a cycle (docs/run-directory.md)."""
+"""Set of samples -> what the names of its files begin with; test has its own folders, the others lie in a cycle's."""
 
 
 class Run:

@@ -129,11 +129,11 @@ def test_the_start_model_has_no_adapter(tmp_path: Path) -> None:
 def test_plain_data(tmp_path: Path) -> None:
     status = read_status(put(tmp_path, RUN | cycle_files(1, rate=0.25, best=0)), 2)
     row = json.loads(json.dumps(status.to_row(), allow_nan=False))
-    assert set(row) == {"root", "state", "num_cycles", "cycles", "best_version", "best_adapter", "result"}
+    assert set(row) == {"root", "state", "process", "num_cycles", "cycles", "best_version", "best_adapter", "result"}
     keys = {"cycle", "policy_version", "state", "metrics", "settings", "num_kept", "decision", "advice"}
     assert set(row["cycles"][0]) == keys
 
 
-def test_a_lap_that_is_being_superseded_ends_the_table(tmp_path: Path) -> None:
+def test_a_cycle_that_is_being_superseded_ends_the_table(tmp_path: Path) -> None:
     status = read_status(put(tmp_path, RUN | cycle_files(1, rate=0.1, best=0) | cycle_files(3, rate=0.1, best=0)), 3)
     assert [each.cycle for each in status.cycles] == [1]

@@ -19,8 +19,8 @@ def test_the_process_that_has_the_lock(tmp_path: Path) -> None:
 
 
 def test_a_killed_process_no_longer_works_on_the_run(tmp_path: Path) -> None:
-    program = "import os, sys, pathlib\nfrom halo_forge.store.lock import RunLock\nRunLock(pathlib.Path(sys.argv[1]))\nos._exit(9)"
-    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
+    program = "import os, pathlib, sys; from halo_forge.store.lock import RunLock; RunLock(pathlib.Path(sys.argv[1])); "
+    subprocess.run([sys.executable, "-c", program + "os._exit(9)", str(tmp_path)], check=False)
     assert (tmp_path / "lock").read_text().strip().isdigit()
     assert writing_process(tmp_path) is None
 

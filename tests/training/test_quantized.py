@@ -193,7 +193,7 @@ def test_a_server_that_has_the_weights_in_full_is_refused() -> None:
     model = {"model_name_or_path": "nobody/model", "quantization": "4bit"}
     server = {"kind": "openai_server", "base_url": "http://127.0.0.1:1/v1", "server": "vllm"}
     for engine in ({"kind": "vllm", "python": "/usr/bin/python3"}, server, {**server, "adapter": "none"}):
-        with pytest.raises(ValidationError, match="another policy than the one that is trained"):
+        with pytest.raises(ValidationError, match="a different policy than the one trained"):
             RaftConfig.model_validate({"model": model, "engine": engine, "output_dir": "run"})
     merged = {**server, "adapter": "merged_restart", "restart_command": ["serve", "{model}"]}
     for engine in ({"kind": "transformers"}, merged):
