@@ -93,7 +93,7 @@ def end_of_reasoning(text: str, marks: ReasoningMarks | None = None) -> tuple[in
 
 
 def end_of_turn(text: str) -> int:
-    """Where the model's own turn ends: before the first end-of-turn mark that is no text of a program.
+    """Where the model's own turn ends: before the first end-of-turn mark that is not part of a program.
 
     In a fenced block only a mark before the start of the next turn counts, elsewhere every mark that is not quoted.
     """
