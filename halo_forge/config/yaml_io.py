@@ -189,7 +189,7 @@ def _split_override(override: str, label: str) -> tuple[tuple[str, ...], Any]:
     key, equals, text = override.partition("=")
     keys = tuple(part.strip() for part in key.split("."))
     if not equals or not all(keys):
-        raise ConfigError(f"{label}: allowed: section.key=value", "write for example --set raft.num_cycles=3")
+        raise ConfigError(f"{label}: allowed: key=value", "write for example --set seed=7 or --set raft.num_cycles=3")
     return keys, parse_value(text, label)
 
 

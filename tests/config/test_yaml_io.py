@@ -256,9 +256,9 @@ def test_set_kind_drops_the_keys_of_the_old_kind(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("a.b", "--set a.b: allowed: section.key=value"),
-        ("=5", "allowed: section.key=value"),
-        ("a..b=5", "allowed: section.key=value"),
+        ("a.b", "--set a.b: allowed: key=value"),
+        ("=5", "allowed: key=value"),
+        ("a..b=5", "allowed: key=value"),
         ("a.b=[1", "--set a.b=[1:1:3: not valid YAML"),
         ("a.b={x: 1, x: 2}", "x: given twice"),
         ("a.b.c=5", "a.b is 1 (FILE:2), not a section"),
