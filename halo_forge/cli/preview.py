@@ -24,6 +24,10 @@ from halo_forge.runtime.preview import CyclePlan, Preview
 _IN_FIRST_TABLE = ("engine.temperature", "engine.top_p", "selection.reward_threshold", "training.learning_rate")
 _PLOT_SIZES = (12, 60)
 _BY_RESULTS = "by results"
+_DISK = (
+    "disk ?: the size of an adapter is known of a local model with lora.target_modules all-linear, and the number of"
+    " completions where no prompts are on the Hub"
+)
 _BOUNDS = "upper bounds where results decide"
 _FORMS = {"training.learning_rate": LEARNING_RATE, "training.learning_rate_mass": LEARNING_RATE}
 
@@ -32,6 +36,8 @@ def print_preview(preview: Preview) -> None:
     """The schedule of every cycle, and the warnings."""
     console = stdout()
     print_table(_cycles(preview.cycles), title=f"what each cycle will do ({_BOUNDS})", console=console)
+    if any(plan.disk_bytes is None for plan in preview.cycles):
+        print_paragraph(console, _DISK, indent="    ")
     moving = preview.moving()
     if others := [key for key in moving if key not in _IN_FIRST_TABLE]:
         columns = [Column("cycle", [str(plan.cycle) for plan in preview.cycles])]
