@@ -365,4 +365,4 @@ def test_no_help_text_is_cut_at_80_columns(
         shown = plain(cli(*command.split(), "--help").out)
     assert "…" not in shown
     assert all(len(line) <= 80 for line in shown.splitlines())
-    assert not re.search(r"<\w|INTEGER|BOOLEAN|TEXT", shown), "types of Python or of the library say nothing to a person"
+    assert not re.search(r"<\w|INTEGER|BOOLEAN|TEXT", shown), "types of Python say nothing to a person"
