@@ -23,7 +23,7 @@ SCHEMA_VERSION = 2
 
 CONTINUE_ELSEWHERE = (
     "continue it with the version that started it (halo_forge_version and git_commit in run.json), or start a new run"
-    " with another --output-dir"
+    " with another output_dir"
 )
 """What fixes an error about a run of an earlier schema."""
 BEFORE_IDENTITY = {
@@ -61,6 +61,8 @@ class Run:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        if root.exists() and not root.is_dir():
+            raise RunDirError(f"{root}: is a file, allowed: a folder, or a new one", "choose another output_dir")
         with explained(root):
             self._is_made_here = not root.exists()
             root.mkdir(parents=True, exist_ok=True)
@@ -70,7 +72,7 @@ class Run:
         if foreign and not (root / "run.json").exists():
             raise RunDirError(
                 f"{root}: not empty, and not a run directory of halo-forge (holds {', '.join(foreign[:3])})",
-                "choose another --output-dir, or empty this one",
+                "choose another output_dir, or empty this one",
             )
         self._lock = RunLock(root)
         self._events: GrowingFile | None = None
