@@ -156,7 +156,7 @@ class Spec(BuiltSpec):
         answer = context.make(self._compile_command(context, files), files, "answer.o", True)
         if isinstance(tests, CompileOnly) and tests.entry_point != "main":
             if tests.entry_point is not None and not defines_function(source, "func", tests.entry_point):
-                context.fail(f"the answer does not define the function `{tests.entry_point}`")
+                context.fail(f"the program does not define the function `{tests.entry_point}`")
             return None
         program = self._link(context, {"answer.o": answer})
         return None if isinstance(tests, CompileOnly) else program

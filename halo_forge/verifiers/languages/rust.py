@@ -186,7 +186,7 @@ class Spec(BuiltSpec):
         command = [*self._command(context, "answer.rs", "lib", "answer.o"), "--emit=obj"]
         context.make(command, {"answer.rs": source + named}, "answer.o", True)
         if entry_point is not None and not defines_function(source, "fn", entry_point.rpartition("::")[2]):
-            context.fail(f"the answer does not define the function `{entry_point}`")
+            context.fail(f"the program does not define the function `{entry_point}`")
 
     def check_tests(self, context: BuildContext, tests: Tests) -> None:
         """See `BuiltSpec.check_tests`: without an answer a harness may have undefined names, but no other error."""
