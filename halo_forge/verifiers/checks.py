@@ -49,7 +49,7 @@ class Harness(_Tests):
         return len(self.expected)
 
 
-class Case(BaseModel):
+class StdioCase(BaseModel):
     """What a program reads, and what it must print in response."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,7 +62,7 @@ class Stdio(_Tests):
     """A whole program, run once for each case."""
 
     kind: Literal["stdio"] = "stdio"
-    cases: tuple[Case, ...] = Field(min_length=1)
+    cases: tuple[StdioCase, ...] = Field(min_length=1)
 
     @property
     def num_checks(self) -> int:
