@@ -156,7 +156,7 @@ class Run:
         Returns:
             The new location, None if there was nothing to move.
         """
-        cycles = sorted((self.root / "cycles").glob("[0-9]*"), reverse=True)
+        cycles = cycle_folders(self.root)[::-1]
         parts = [self.root / "result.json", self.root / "test"]
         parts += [folder for folder in cycles if int(folder.name) >= from_cycle]
         parts = [part for part in parts if part.exists()]
@@ -193,6 +193,16 @@ class Run:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def cycle_folders(root: Path) -> list[Path]:
+    """The folders of all cycles that were started, by number: as text, 1000 would precede 999."""
+    return sorted((root / "cycles").glob("[0-9]*"), key=lambda folder: int(folder.name))
+
+
+def measured_folders(root: Path) -> list[Path]:
+    """The folders of all versions that were measured on test, in order."""
+    return sorted((root / "test").glob("v[0-9]*"), key=lambda folder: int(folder.name[1:]))
 
 
 def cycle_folder(root: Path, cycle: int) -> Path:
