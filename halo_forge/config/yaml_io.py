@@ -43,7 +43,15 @@ class Document:
     places: dict[KeyPath, str] = field(default_factory=dict)
 
     def where(self, path: KeyPath) -> str:
-        """`file:line` or `--set key=value` of a value, or of the nearest section around it that was written."""
+        """`file:line` or `--set key=value` of a value.
+
+        Of a section that only a `--set` of a key in it made: that `--set`; of what was not written: the nearest section
+        around it.
+        """
+        if path and path not in self.lines:
+            inside = [place for known, place in self.places.items() if known[: len(path)] == path]
+            if inside:
+                return inside[0]
         for length in range(len(path), 0, -1):
             if path[:length] in self.places:
                 return self.places[path[:length]]
@@ -81,11 +89,14 @@ def load_document(path: str | Path) -> Document:
     return _extend(parent, document)
 
 
-def apply_overrides(document: Document, overrides: Iterable[str]) -> Document:
+def apply_overrides(document: Document, overrides: Iterable[str], option: str = "--set") -> Document:
     """The document with each `a.b=value` of `--set` applied; a later one wins over an earlier one.
 
     Values are YAML (`5e-5`, `true`, `null`, `[a, b]`, `{kind: cosine, base: 1e-4}`).  Setting `x.kind` to another
     kind drops the other keys of `x` that came with the old kind, except those that `--set` set.
+
+    Args:
+        option: What errors call an override.
 
     Raises:
         ConfigError: No `=`, an empty key, a value that is not YAML, or a path that runs through a plain value.
@@ -93,12 +104,12 @@ def apply_overrides(document: Document, overrides: Iterable[str]) -> Document:
     data = copy.deepcopy(document.data)
     places, lines = dict(document.places), dict(document.lines)
     for override in overrides:
-        label = f"--set {override}"
+        label = f"{option} {override}"
         keys, value = _split_override(override, label)
         section = _section(data, keys[:-1], label, replace(document, lines=lines, places=places))
         if keys[-1] == "kind" and "kind" in section and section["kind"] != value:
             for sibling in [key for key in section if key != "kind"]:
-                if not places.get((*keys[:-1], sibling), "").startswith("--set "):
+                if not places.get((*keys[:-1], sibling), "").startswith(f"{option} "):
                     del section[sibling]
                     _forget((*keys[:-1], sibling), lines, places)
         section[keys[-1]] = value
@@ -189,7 +200,7 @@ def _split_override(override: str, label: str) -> tuple[tuple[str, ...], Any]:
     key, equals, text = override.partition("=")
     keys = tuple(part.strip() for part in key.split("."))
     if not equals or not all(keys):
-        raise ConfigError(f"{label}: allowed: section.key=value", "write for example --set raft.num_cycles=3")
+        raise ConfigError(f"{label}: allowed: key=value", "write for example --set seed=7 or --set raft.num_cycles=3")
     return keys, parse_value(text, label)
 
 
@@ -203,7 +214,7 @@ def _section(data: dict[str, Any], keys: tuple[str, ...], label: str, document: 
             name = ".".join(keys[:depth])
             raise ConfigError(
                 f"{label}: {name} is {inner!r} ({document.where(keys[:depth])}), not a section",
-                f"set it as a whole: --set '{name}={{key: value, ...}}'",
+                f"set it as a whole: '{name}={{key: value, ...}}'",
             )
         section = inner
     return section

@@ -227,7 +227,7 @@ def run_config(root: Path) -> LoadedConfig:
             f"look at it or {CONTINUE_ELSEWHERE}"
             if is_earlier
             else "use the halo-forge version and the plugins that the run was started with (halo_forge_version,"
-            " git_commit and plugins in run.json), or start a new run with another --output-dir"
+            " git_commit and plugins in run.json), or start a new run with another output_dir"
         )
         raise RunDirError(f"{path}: not a configuration of this version: {line}", hint) from error
     return LoadedConfig(config, document)
@@ -244,8 +244,8 @@ def _check_same_run(run: Run, config: RaftConfig, prompts: PromptSets, *, resume
     if not resume:
         raise RunDirError(
             f"{run.root}: a run was already started here",
-            f"continue it with --resume (or `halo-forge raft resume {run.root}`), look at it with"
-            f" `halo-forge raft status {run.root}`, or choose another --output-dir",
+            f"continue it with --resume (`resume=True` in Python, or `halo-forge raft resume {run.root}`), look at it"
+            f" with `halo-forge raft status {run.root}`, or choose another output_dir",
         )
     identity = run.identity()
     if identity["config_digest"] != config_digest(config):
@@ -254,7 +254,7 @@ def _check_same_run(run: Run, config: RaftConfig, prompts: PromptSets, *, resume
         rows = "\n".join(f"  {key}: was {old!r}, is {new!r}" for key, old, new in changes if key != "output_dir")
         raise RunDirError(
             f"{run.root}: started with another configuration:\n{rows}",
-            "put the values back, or choose another --output-dir for the new configuration",
+            "put the values back, or choose another output_dir for the new configuration",
         )
     _compare(run, identity, {"prompts": _prompt_digests(prompts)})
 
@@ -275,7 +275,7 @@ def _compare(run: Run, stored: dict[str, Any], now: dict[str, Any]) -> None:
         if changed:
             raise RunDirError(
                 f"{run.root}: {IDENTITY_KEYS[key]} ({', '.join(changed)} changed)",
-                "put them back as they were, or choose another --output-dir for a new run",
+                "put them back as they were, or choose another output_dir for a new run",
             )
 
 

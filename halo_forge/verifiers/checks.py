@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from halo_forge.core.errors import ConfigError
 from halo_forge.core.records import Prompt
 from halo_forge.core.source import digest
-from halo_forge.verifiers.python.tests import Plan, plan_asserts, plan_humaneval
+from halo_forge.verifiers.python.tests import PreparedTests, prepare_asserts, prepare_humaneval
 
 _MAX_MISMATCHES = 5
 _SHOWN = 160
@@ -49,7 +49,7 @@ class Harness(_Tests):
         return len(self.expected)
 
 
-class Case(BaseModel):
+class StdioCase(BaseModel):
     """What a program reads, and what it must print in response."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,7 +62,7 @@ class Stdio(_Tests):
     """A whole program, run once for each case."""
 
     kind: Literal["stdio"] = "stdio"
-    cases: tuple[Case, ...] = Field(min_length=1)
+    cases: tuple[StdioCase, ...] = Field(min_length=1)
 
     @property
     def num_checks(self) -> int:
@@ -84,35 +84,35 @@ class CompileOnly(_Tests):
 
 
 class PythonTests(_Tests, abc.ABC):
-    """Tests in Python, for a function in Python: they run in one process, the answer in another."""
+    """Tests in Python, for a function in Python: they run in one process, the program in another."""
 
     kind: str
 
     @property
     @abc.abstractmethod
-    def plan(self) -> Plan:
-        """What the driver does with an answer.
+    def prepared(self) -> PreparedTests:
+        """What the driver does with a program.
 
         Raises:
-            ValueError: They cannot be planned; those that `parse_tests` returned can.
+            ValueError: They cannot be prepared; those that `parse_tests` returned can.
         """
 
     @property
     def entry_point(self) -> str | None:
-        return self.plan.entry_point
+        return self.prepared.entry_point
 
     @property
     def num_checks(self) -> int:
-        return self.plan.num_checks
+        return self.prepared.num_checks
 
     @model_validator(mode="after")
-    def _can_be_planned(self) -> Self:
-        _ = self.plan
+    def _can_be_prepared(self) -> Self:
+        _ = self.prepared
         return self
 
 
 class Asserts(PythonTests):
-    """Statements that assert something of the answer; each one is a check."""
+    """Statements that assert something about the program; each one is a check."""
 
     kind: Literal["asserts"] = "asserts"
     entry: str | None = Field(default=None, alias="entry_point", min_length=1)
@@ -120,8 +120,8 @@ class Asserts(PythonTests):
     tests: tuple[str, ...] = Field(min_length=1)
 
     @property
-    def plan(self) -> Plan:
-        return plan_asserts(self.entry, self.setup, self.tests)
+    def prepared(self) -> PreparedTests:
+        return prepare_asserts(self.entry, self.setup, self.tests)
 
 
 class Mbpp(PythonTests):
@@ -132,12 +132,12 @@ class Mbpp(PythonTests):
     test_setup_code: str = ""
 
     @property
-    def plan(self) -> Plan:
-        return plan_asserts(None, self.test_setup_code, self.test_list)
+    def prepared(self) -> PreparedTests:
+        return prepare_asserts(None, self.test_setup_code, self.test_list)
 
 
 class Humaneval(PythonTests):
-    """The function `check` of a HumanEval row, and the head that the answer completes."""
+    """The function `check` of a HumanEval row, and the head that the completion continues."""
 
     kind: Literal["humaneval"] = "humaneval"
     entry: str = Field(alias="entry_point", min_length=1)
@@ -145,8 +145,8 @@ class Humaneval(PythonTests):
     prompt: str = Field(min_length=1)
 
     @property
-    def plan(self) -> Plan:
-        return plan_humaneval(self.entry, self.test, self.prompt)
+    def prepared(self) -> PreparedTests:
+        return prepare_humaneval(self.entry, self.test, self.prompt)
 
 
 Tests = Harness | Stdio | CompileOnly | Asserts | Mbpp | Humaneval

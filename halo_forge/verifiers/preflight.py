@@ -11,13 +11,13 @@ from halo_forge.core.records import CheckResult
 from halo_forge.sandbox.job import SandboxError
 from halo_forge.sandbox.local import open_sandbox
 from halo_forge.verifiers.checker import Checker
-from halo_forge.verifiers.checks import Case, Stdio, Tests
+from halo_forge.verifiers.checks import Stdio, StdioCase, Tests
 from halo_forge.verifiers.diagnostics import readable
 from halo_forge.verifiers.spec import ProgramSpec
 from halo_forge.verifiers.toolchain import find_tool
 
-_RIGHT = Stdio(cases=(Case(stdin="20 22\n", stdout="42\n"), Case(stdin="-1 1\n", stdout="0\n")))
-_WRONG = Stdio(cases=(Case(stdin="20 22\n", stdout="43\n"),))
+_RIGHT = Stdio(cases=(StdioCase(stdin="20 22\n", stdout="42\n"), StdioCase(stdin="-1 1\n", stdout="0\n")))
+_WRONG = Stdio(cases=(StdioCase(stdin="20 22\n", stdout="43\n"),))
 
 
 def find_tools(spec: ProgramSpec) -> dict[str, str]:

@@ -127,8 +127,14 @@ class _Check:
         content = source.encode("utf-8", errors="backslashreplace")
         found = self._staged(content)
         if is_unproven(found) and self._does_nothing(source, content):
-            return dataclasses.replace(found, flags=tuple(sorted({*found.flags, "trivial_program"})))
-        return found
+            found = dataclasses.replace(found, flags=tuple(sorted({*found.flags, "trivial_program"})))
+        # Only now: the search for triviality may have compiled the program once more.
+        return dataclasses.replace(
+            found,
+            wall_seconds=sum(outcome.wall_seconds for outcome in self._outcomes),
+            cpu_seconds=sum(outcome.cpu_seconds for outcome in self._outcomes),
+            max_rss_bytes=max(outcome.max_rss_bytes for outcome in self._outcomes),
+        )
 
     def _does_nothing(self, source: str, content: bytes) -> bool:
         compiled = self._spec.compiled_functions(self._context, content)
@@ -162,9 +168,6 @@ class _Check:
             diagnostics=clip("\n".join(note.rstrip("\n") for note in self._notes if note.strip())),
             exit_code=shown.exit_code,
             signal=shown.signal,
-            wall_seconds=sum(outcome.wall_seconds for outcome in self._outcomes),
-            cpu_seconds=sum(outcome.cpu_seconds for outcome in self._outcomes),
-            max_rss_bytes=max(outcome.max_rss_bytes for outcome in self._outcomes),
             flags=tuple(sorted(self._flags | self._context.flags)),
         )
 

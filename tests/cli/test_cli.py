@@ -375,6 +375,13 @@ def test_a_directory_that_belongs_to_something_else(cli: Cli, tmp_path: Path, me
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
 
 
+def test_a_run_directory_that_is_a_file(cli: Cli, tmp_path: Path, memory: None) -> None:
+    (tmp_path / "out").write_text("mine")
+    done = cli("raft", "run", write_inputs(tmp_path), "--output-dir", "out")
+    assert (done.code, "out: is a file, allowed: a folder" in done.err) == (3, True)
+    assert (tmp_path / "out").read_text() == "mine"
+
+
 def test_a_directory_in_use(cli: Cli, tmp_path: Path, memory: None) -> None:
     config = write_inputs(tmp_path)
     assert cli("raft", "run", config, "--output-dir", "out").code == 0

@@ -213,7 +213,7 @@ def test_output_dir_follows_the_file_name(tmp_path: Path) -> None:
     assert load_config(write(tmp_path, MODEL, "my_run.yaml")).config.output_dir == "runs/my_run"
 
 
-# ---- spellings of the learning-rate document
+# ---- older spellings
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from halo_forge.verifiers.checks import Asserts
 from halo_forge.verifiers.languages.c import Spec as CSpec
 from halo_forge.verifiers.python import interpreter, stages
 from halo_forge.verifiers.python.stages import PythonStages
-from halo_forge.verifiers.python.tests import Plan
+from halo_forge.verifiers.python.tests import PreparedTests
 from halo_forge.verifiers.verifier import ThreadedVerifier
 
 STDIO = {"kind": "stdio", "cases": [{"stdin": "1 2\n", "stdout": "3\n"}, {"stdin": "4 -4\n", "stdout": "0"}]}
@@ -70,12 +70,12 @@ def test_verdicts(verifier: ThreadedVerifier, kind: str, code: str, stage: str, 
 
 
 def test_diagnostics_say_what_happened(verifier: ThreadedVerifier) -> None:
-    assert one(verifier, "def plus(): pass", ASSERTS).diagnostics == "the answer does not define the function `add`"
+    assert one(verifier, "def plus(): pass", ASSERTS).diagnostics == "the program does not define the function `add`"
     assert "answer.py:1: SyntaxError" in one(verifier, "def add(:", ASSERTS).diagnostics
     assert "ZeroDivisionError: division by zero (line 1)" in one(verifier, "1 / 0\n" + ADD, ASSERTS).diagnostics
     wrong = one(verifier, "def add(a, b):\n    return [a] if a == 1 else a / b\n", ASSERTS).diagnostics
-    assert "check 1: assert add(1, 2) == 3: AssertionError; the answer's last value: [1]" in wrong
-    assert "check 3: assert add('a', 'b') == 'ab': the answer raised TypeError: " in wrong and "(line 2)" in wrong
+    assert "check 1: assert add(1, 2) == 3: AssertionError; the program's last value: [1]" in wrong
+    assert "check 3: assert add('a', 'b') == 'ab': the program raised TypeError: " in wrong and "(line 2)" in wrong
 
 
 def test_what_passed_before_the_end_is_counted(verifier: ThreadedVerifier) -> None:
@@ -133,7 +133,7 @@ def test_a_preparation_that_fails_takes_its_checks_with_it(verifier: ThreadedVer
     tests = asserting("assert f(k) == 1", "assert f(2) == 1", setup="k = f(None) + 1")
     found = one(verifier, "def f(x):\n    if x is None: raise ValueError('none')\n    return 1\n", tests)
     assert (found.stage, found.tests_passed) == ("tests", 0)
-    assert "`k = f(None) + 1` before it: the answer raised ValueError: none (line 2)" in found.diagnostics
+    assert "`k = f(None) + 1` before it: the program raised ValueError: none (line 2)" in found.diagnostics
 
 
 def test_an_answer_that_goes_on_where_the_head_ends(verifier: ThreadedVerifier) -> None:
@@ -199,8 +199,8 @@ def test_tests_in_a_later_python_are_found_first(monkeypatch: pytest.MonkeyPatch
 
     class Later(Asserts):
         @property
-        def plan(self) -> Plan:
-            return Plan("f", (("f", "f"),), ((True, "assert f(1) ==== 2"),))
+        def prepared(self) -> PreparedTests:
+            return PreparedTests("f", (("f", "f"),), ((True, "assert f(1) ==== 2"),))
 
     with open_verifier(spec()) as verifier:
         verifier.check_prompts([prompt(tests) for tests in KINDS.values()])

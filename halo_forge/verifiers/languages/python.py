@@ -19,11 +19,11 @@ from halo_forge.verifiers.stages import BuiltSpec
 
 
 class Spec(BuiltSpec):
-    """The answer is Python.
+    """The program is Python.
 
     Attributes:
         compiler: Name or path of the interpreter, Python 3.8 or later.
-        packages: Let the answer import what is installed for that interpreter, not the standard library alone.
+        packages: Let the program import what is installed for that interpreter, not the standard library alone.
     """
 
     kind: Literal["python"] = "python"
@@ -70,7 +70,7 @@ class Spec(BuiltSpec):
         # MBPP is taken as it is: of one of its tasks the tests use a name that nothing defines.
         reference = prompt.info.get("reference")
         if tests.kind == "asserts" and isinstance(reference, str):
-            refuse_undefined(prompt.id, tests.plan, reference)
+            refuse_undefined(prompt.id, tests.prepared, reference)
         return tests, digest
 
     def controls(self) -> Controls:

@@ -1,4 +1,4 @@
-"""From the tests of a prompt to what the driver in `driver` does with an answer: pure, and nothing is run."""
+"""From the tests of a prompt to what the driver in `driver` does with a program: pure, and nothing is run."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PreparedTests:
     """Tests in the form that all kinds share.
 
     Attributes:
-        entry_point: What the answer must define, None where the tests name nothing of it.
-        names: (name in the tests, name in the answer) of all that the tests may use of the answer.
+        entry_point: What the program must define, None where the tests name nothing of it.
+        names: (name in the tests, name in the program) of all that the tests may use of the program.
         steps: (whether it is a check, source) in order; a step that is not a check prepares the checks after it.
-        head: The opening of the function, which an answer may continue; "" where there is none.
-        context: `head` as a program: what it defines is there for the answer.
+        head: The opening of the function, which a program may continue; "" where there is none.
+        context: `head` as a program: what it defines is there for the program.
         tests_use_context: The tests use a definition of `context` themselves.
     """
 
@@ -44,12 +44,12 @@ class Plan:
 
 
 @functools.lru_cache(maxsize=4096)
-def plan_humaneval(entry_point: str, test: str, head: str) -> Plan:
+def prepare_humaneval(entry_point: str, test: str, head: str) -> PreparedTests:
     """Each top-level statement of `check` that asserts something is a check, as far as they can be separated.
 
     `assert True` asserts nothing and is not a check.  What follows the last check belongs to it: it may fail too.
-    What `head` defines next to the entry point (a helper, an import) is there for the answer, and the tests use it as
-    `head` has it, never as the answer redefines it.
+    What `head` defines next to the entry point (a helper, an import) is there for the program, and the tests use it as
+    `head` has it, never as the program redefines it.
 
     Raises:
         ValueError: `test` or `head` is not valid Python, `test` has no `check(candidate)`, or uses a name that
@@ -77,18 +77,18 @@ def plan_humaneval(entry_point: str, test: str, head: str) -> Plan:
     unknown = used - _names(tree, ast.Store) - shared - _BUILTINS - {candidate, entry_point}
     if unknown and not _imports_everything(tree, _parsed(context, "prompt")):
         raise ValueError(f"`test` uses {', '.join(sorted(unknown))}, which neither it nor `prompt` defines")
-    return Plan(entry_point, tuple(names), tuple(steps), head, context, bool(used & shared))
+    return PreparedTests(entry_point, tuple(names), tuple(steps), head, context, bool(used & shared))
 
 
 @functools.lru_cache(maxsize=4096)
-def plan_asserts(entry_point: str | None, setup: str, tests: tuple[str, ...]) -> Plan:
-    """Each of `tests` is a check; the names that neither they nor `setup` nor Python defines are the answer's.
+def prepare_asserts(entry_point: str | None, setup: str, tests: tuple[str, ...]) -> PreparedTests:
+    """Each of `tests` is a check; the names that neither they nor `setup` nor Python defines are the program's.
 
-    A builtin stays what it is, whatever the answer makes of it, unless it is the `entry_point` or the tests call
+    A builtin stays what it is, whatever the program makes of it, unless it is the `entry_point` or the tests call
     nothing else.  A module of the standard library that only its attributes are used of is imported.
 
     Raises:
-        ValueError: Something is not valid Python, asserts nothing, or calls nothing of the answer.
+        ValueError: Something is not valid Python, asserts nothing, or calls nothing of the program.
     """
     trees = [_parsed(test, f"test {number}") for number, test in enumerate(tests, start=1)]
     for number, tree in enumerate(trees, start=1):
@@ -104,42 +104,44 @@ def plan_asserts(entry_point: str | None, setup: str, tests: tuple[str, ...]) ->
     if entry_point is None:
         ours = [name for name in called if name in free] or called[:1]
         if not ours:
-            raise ValueError("the tests call nothing of the answer")
+            raise ValueError("the tests call nothing of the program")
         entry_point = ours[0]
     names = sorted(free | {entry_point})
     steps = [(False, f"import {name}") for name in sorted(modules)]
     steps += [(False, setup)] if setup.strip() else []
-    return Plan(entry_point, tuple((name, name) for name in names), (*steps, *((True, test) for test in tests)))
+    return PreparedTests(
+        entry_point, tuple((name, name) for name in names), (*steps, *((True, test) for test in tests))
+    )
 
 
-def stub_answer(plan: Plan) -> str:
-    """An answer that defines all that the tests may use of one, and is of no use."""
-    names = sorted({name for _, name in plan.names})
+def stub_program(prepared: PreparedTests) -> str:
+    """A program that defines all that the tests may use of one, and is of no use."""
+    names = sorted({name for _, name in prepared.names})
     return "".join(f"def {name}(*args, **kwargs):\n    return None\n" for name in names)
 
 
-def imports_something(plan: Plan) -> bool:
+def imports_something(prepared: PreparedTests) -> bool:
     """Whether modules have to be there for the tests to work, those for `context` included."""
-    trees = [ast.parse(source) for source in (plan.context, *(source for _, source in plan.steps))]
+    trees = [ast.parse(source) for source in (prepared.context, *(source for _, source in prepared.steps))]
     return any(isinstance(node, ast.Import | ast.ImportFrom) for tree in trees for node in ast.walk(tree))
 
 
 @functools.lru_cache(maxsize=4096)
-def refuse_undefined(prompt_id: str, plan: Plan, reference: str) -> None:
+def refuse_undefined(prompt_id: str, prepared: PreparedTests, reference: str) -> None:
     """A reference that cannot be read is not looked at: nothing follows from it.
 
     Raises:
-        ConfigError: The tests expect a name of an answer that `reference` does not define.
+        ConfigError: The tests expect a name of a program that `reference` does not define.
     """
     try:
         tree = _parsed(reference, "reference")
     except ValueError:
         return
-    undefined = sorted({name for _, name in plan.names} - _names(tree, ast.Store) - _BUILTINS)
+    undefined = sorted({name for _, name in prepared.names} - _names(tree, ast.Store) - _BUILTINS)
     if undefined and not _imports_everything(tree):
         raise ConfigError(
             f"prompt {prompt_id!r}: its tests use {', '.join(undefined)}, which neither they nor the reference define",
-            "correct the name, define it in tests.setup, or in the reference where answers are to define it",
+            "correct the name, define it in tests.setup, or in the reference where programs are to define it",
         )
 
 
@@ -147,7 +149,7 @@ def refuse_unimported(source: str, entry_point: str | None) -> None:
     """A harness that cannot be read, or may define names in ways that cannot be seen, is not looked at.
 
     Raises:
-        ConfigError: It uses a name that neither it nor Python defines: it would fail whatever the answer is.
+        ConfigError: It uses a name that neither it nor Python defines: it would fail whatever the program is.
     """
     try:
         tree = _parsed(source, "harness")

@@ -1,4 +1,4 @@
-"""Runs a harness in the process that holds the tests, where it imports the answer's functions from another process."""
+"""Runs a harness in the process that holds the tests, where it imports the program's functions from another process."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run_harness(source: str, link: Link) -> tuple[bytes, str]:
     """What the harness prints, and how it failed; the latter is empty if it ran to its end.
 
     Raises:
-        CandidateGone: The answer's process has ended.
+        CandidateGone: The program's process has ended.
     """
     import builtins
     import io
@@ -65,8 +65,8 @@ def run_harness(source: str, link: Link) -> tuple[bytes, str]:
 
 
 def _described(error: BaseException) -> str:
-    said = getattr(error, "said_by_the_answer", None)
-    what = f"the answer raised {said}" if type(said) is str else f"{type(error).__name__}: {error}"
+    said = getattr(error, "said_by_the_program", None)
+    what = f"the program raised {said}" if type(said) is str else f"{type(error).__name__}: {error}"
     line = None
     trace = error.__traceback__
     while trace is not None:

@@ -1,7 +1,7 @@
-"""The trusted process: holds the tests, and asks another process for what the answer makes of their arguments.
+"""The trusted process: holds the tests, and asks another process for what the program makes of their arguments.
 
-It forks the answer's process first, while it knows nothing: the tests, which come by standard input, are read
-afterwards, once the kernel no longer lets other processes read this one.  What arrives from the answer are plain
+It forks the program's process first, while it knows nothing: the tests, which come by standard input, are read
+afterwards, once the kernel no longer lets other processes read this one.  What arrives from the program are plain
 builtin values, which are compared here.  The verdict leaves by a private descriptor, as messages of
 `wire`, each of which begins with the sentinel of the job.
 """
@@ -42,10 +42,10 @@ def _no_foreign(value: Any) -> Any:
 
 
 def _check(job: dict[str, Any], link: Link, report: Report) -> None:
-    """Parse, run and test the answer.
+    """Parse, run and test the program.
 
     Raises:
-        CandidateGone: The answer's process has ended.
+        CandidateGone: The program's process has ended.
     """
     entry_point = job["entry_point"]
     parsed, num_warnings, note, continues = _request(
@@ -77,7 +77,7 @@ def _request(link: Link, types: tuple[type, ...], *request: Any) -> Any:
     """The reply to what is asked outside of the tests: a tuple of these types.
 
     Raises:
-        CandidateGone: It is anything else, which is the answer's doing.
+        CandidateGone: It is anything else, which is the program's doing.
     """
     try:
         reply = link.ask(*request)
@@ -110,17 +110,17 @@ def _failure(source: str, space: dict[str, Any], link: Link) -> str:
     except AssertionError as error:
         message = _message(error)
         said = f"AssertionError: {message}" if message else "AssertionError"
-        return f"{said}; the answer's last value: {_repr(link.last)}"
+        return f"{said}; the program's last value: {_repr(link.last)}"
     except Exception as error:  # noqa: BLE001 -- whatever goes wrong, the check does not hold
-        raised: str | None = getattr(error, "said_by_the_answer", None)
-        return f"{type(error).__name__}: {_message(error)}" if raised is None else f"the answer raised {shown(raised)}"
+        raised: str | None = getattr(error, "said_by_the_program", None)
+        return f"{type(error).__name__}: {_message(error)}" if raised is None else f"the program raised {shown(raised)}"
     return ""
 
 
 def _message(error: Exception) -> str:
     try:
         return shown(str(error))
-    except Exception:  # noqa: BLE001 -- it holds an object of the answer, whose text the answer makes
+    except Exception:  # noqa: BLE001 -- it holds an object of the program, whose text the program makes
         return ""
 
 
@@ -136,10 +136,10 @@ def shown(text: str) -> str:
     return line[:_SHOWN] + ("..." if len(line) > _SHOWN else "")
 
 
-def _fork_answer() -> tuple[int, Link]:
-    """The answer's process, which has no descriptor but its two pipes."""
-    requests, to_answer = os.pipe()
-    from_answer, replies = os.pipe()
+def _fork_candidate() -> tuple[int, Link]:
+    """The program's process, which has no descriptor but its two pipes."""
+    requests, to_candidate = os.pipe()
+    from_candidate, replies = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
@@ -155,7 +155,7 @@ def _fork_answer() -> tuple[int, Link]:
             os._exit(0)
     os.close(requests)
     os.close(replies)
-    return pid, Link(from_answer, to_answer)
+    return pid, Link(from_candidate, to_candidate)
 
 
 def _close(descriptor: int) -> None:
@@ -196,7 +196,7 @@ def _empty(descriptor: int) -> None:
 
 
 def _ending(pid: int, num_polls: int) -> tuple[int | None, int | None]:
-    """Exit code or signal of the answer's process; both None where it hung up without ending."""
+    """Exit code or signal of the program's process; both None where it hung up without ending."""
     for _ in range(num_polls):
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
@@ -217,8 +217,8 @@ def _end(pid: int) -> None:
 
 
 def main() -> None:
-    """Check the answer of the job in standard input."""
-    pid, link = _fork_answer()
+    """Check the program of the job in standard input."""
+    pid, link = _fork_candidate()
     report = Report(os.dup(1))
     null = os.open(os.devnull, os.O_RDWR)
     try:

@@ -1,7 +1,7 @@
-"""Plain values as bytes, between the process that holds the tests and the one that holds the answer.
+"""Plain values as bytes, between the process that holds the tests and the one that holds the program.
 
 The types that are written are exactly the builtin ones; a value of a subclass is written as what it is underneath.  So
-whatever an answer makes of `__eq__`, what arrives is compared by the builtin type.  `json` cannot tell a tuple from a
+whatever a program makes of `__eq__`, what arrives is compared by the builtin type.  `json` cannot tell a tuple from a
 list and takes 10 ms to import; `marshal` and `pickle` are not safe to read from strangers.
 """
 
