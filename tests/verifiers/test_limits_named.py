@@ -57,7 +57,8 @@ def test_a_stack_limit_of_its_own_is_named_where_it_ends_a_program() -> None:
 
 
 def test_endless_recursion_ends_by_a_limit_that_is_named() -> None:
-    code = "int f(int n) { volatile char b[100]; b[0] = (char)n; return f(n + 1) + b[0]; }\nint main(void) { return f(0); }\n"
+    code = "int f(int n) { volatile char b[100]; b[0] = (char)n; return f(n + 1) + b[0]; }\n"
+    code += "int main(void) { return f(0); }\n"
     with open_verifier(c.Spec(workers=1)) as verifier:
         (verdict,) = verifier.verify([(prompt(stdio("1")), answer(code))])
     assert verdict.stage == "run" and verdict.status in ("failed", "out_of_memory")
