@@ -20,6 +20,7 @@ from halo_forge.runtime.effects import Observer, Runtime
 from halo_forge.runtime.preview import Preview
 from halo_forge.store.files import read_json
 from halo_forge.store.rows import decision_rows, sample_rows, step_rows
+from halo_forge.store.run import read_identity
 from halo_forge.store.status import Status, read_status
 
 __all__ = [
@@ -126,6 +127,8 @@ def resumable(root: Path, from_cycle: int | None) -> LoadedConfig:
         ConfigError: It has none.
         RunDirError: The directory holds no run.
     """
+    if (root / "run.json").is_file():
+        read_identity(root)  # first: the configuration and the prompts of an earlier version may not be readable
     loaded = run_config(root)
     _check_cycle(loaded, from_cycle)
     return loaded

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from halo_forge.config.problems import Problem, raise_all, show
 from halo_forge.config.yaml_io import KeyPath
 from halo_forge.core.lr_scheduler import learning_rate_factors
+from halo_forge.core.metrics import drift_names, fewest_samples, measured_names
 from halo_forge.core.prompt_sampling import MIN_BUDGETED
 
 if TYPE_CHECKING:
@@ -148,8 +149,6 @@ def _metrics(config: RaftConfig) -> Iterator[Problem]:
         metric = getattr(value_at(config, path), "metric", None)
         if metric is None:
             continue
-        from halo_forge.core.metrics import drift_names, fewest_samples, measured_names
-
         place, names = (*path, "metric"), measured_names()
         samples = (("evaluation", "samples_per_prompt"), config.evaluation.samples_per_prompt)
         if (re.sub(r"@[1-9]\d*$", "@k", metric) not in names and metric not in names) or metric.endswith("@k"):

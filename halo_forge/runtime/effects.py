@@ -46,7 +46,7 @@ class Adapters(Protocol):
     def load_adapter(self, folder: Path | None, version: int) -> None: ...
 
 
-class DriftProbe(Protocol):
+class MeasuresDrift(Protocol):
     """What the model thinks of given completions; see `halo_forge.policy.drift_probe`."""
 
     def drift(
@@ -101,7 +101,7 @@ class Runtime:
     adapters: Adapters | None
     observer: Observer
     max_error_fraction: float
-    probe: DriftProbe | None = None
+    probe: MeasuresDrift | None = None
     telemetry: Callable[[], Mapping[str, float]] = dict
     """What the GPU needed since the last call; nothing where it has no sensors."""
     hardware: str = "not said"
