@@ -326,7 +326,7 @@ def test_a_run_that_fails_for_good(config: str, tmp_path: Path) -> None:
     command = troubled("die", 0, 9, tmp_path / "starts", "run", config, "--output-dir", "out", "--max-restarts", "1")
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 5
-    assert "error: gave up after 1 restarts without progress" in done.stderr and "fix:" in done.stderr
+    assert "error: gave up after 1 restart without progress" in done.stderr and "fix:" in done.stderr
     assert done.stdout == "" and "Traceback" not in done.stderr
     ended = [event for event in rows(tmp_path / "out/events.jsonl") if event["event"] == "attempt_ended"]
     # The settings of the first cycle were finished work; the two attempts after it finished nothing.
