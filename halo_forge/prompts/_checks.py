@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from halo_forge.prompts._json_text import from_json
 from halo_forge.prompts._row import Row, did_you_mean, shown
 
 _KEYS: dict[str, tuple[str, ...]] = {
@@ -64,9 +65,10 @@ def checked_tests(row: Row) -> Mapping[str, Any] | None:
 def _parsed(row: Row, text: str) -> Any:
     """Tables often store nested data as JSON text."""
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise row.error(f"`tests` is text, but not valid JSON: {error.msg}", _HINT) from error
+        return from_json(text)
+    except ValueError as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else error
+        raise row.error(f"`tests` is text, but not valid JSON: {reason}", _HINT) from error
 
 
 def _check_cases(row: Row, cases: Any) -> None:
