@@ -12,21 +12,24 @@ from collections.abc import Collection, Iterable
 
 from halo_forge.core.records import Prompt
 from halo_forge.prompts._row import Row, shown
+from halo_forge.prompts._unread import kept_as_info
 
 NAME = "MBPP rows"
-COLUMNS = ("task_id", "code", "test_list")
-_OTHER = ("text", "prompt", "test_setup_code", "test_imports")
+COLUMNS = ("task_id", "test_list")
+_NOTES = ("challenge_test_list",)
+_OTHER = ("text", "prompt", "test_setup_code", "test_imports", "code", "test")
 
 
 def recognises(columns: Collection[str]) -> bool:
-    """Whether the columns are task id, code, asserts, and the description under either of its two names."""
+    """Whether the columns are task id, asserts, and the description under either of its two names."""
     return set(COLUMNS) <= set(columns) and ("text" in columns or "prompt" in columns)
 
 
 def to_prompt(row: Row) -> Prompt:
     """The prompt of one row; both the full set (`text`) and the sanitized one (`prompt`, `test_imports`) are read.
 
-    `tests` is `{"kind": "mbpp", "test_list", "test_setup_code"}`, `info["reference"]` is the row's code.
+    `tests` is `{"kind": "mbpp", "test_list", "test_setup_code"}`, `info["reference"]` is the row's code, if it has
+    any.  Stronger tests beside `test_list` are appended to it: `challenge_test_list` of MBPP, and `test` of MBPP+.
 
     Raises:
         ConfigError: A column is missing, empty or of the wrong type, or there is no assert.
@@ -35,10 +38,11 @@ def to_prompt(row: Row) -> Prompt:
     if isinstance(task_id, bool) or not isinstance(task_id, int | str) or task_id == "":
         raise row.error(f"`task_id` is {shown(task_id)}; a number or text is needed", "give every row its task id")
     description = row.text("text" if row.data.get("text") is not None else "prompt").strip()
-    code = row.text("code").replace("\r\n", "\n")
+    code = row.text("code").replace("\r\n", "\n") if "code" in row.data else ""
     test_list = list(row.texts("test_list"))
     if not test_list:
         raise row.error("`test_list` is empty; at least one assert is needed", "add asserts, or remove the row")
+    test_list += _stronger(row)
     setup = row.data.get("test_setup_code")
     if setup is None:
         setup = "\n".join(row.texts("test_imports"))
@@ -53,8 +57,16 @@ def to_prompt(row: Row) -> Prompt:
         messages=({"role": "user", "content": statement},),
         language="python",
         tests={"kind": "mbpp", "test_list": test_list, "test_setup_code": setup},
-        info={key: value for key, value in row.data.items() if key not in (*COLUMNS, *_OTHER)} | {"reference": code},
+        info=kept_as_info(row, (*COLUMNS, *_OTHER), notes=_NOTES) | ({"reference": code} if code else {}),
     )
+
+
+def _stronger(row: Row) -> list[str]:
+    """The asserts of `challenge_test_list`, and MBPP+'s `test`, a program that asserts."""
+    program = row.data.get("test")
+    if program is not None and not isinstance(program, str):
+        raise row.error(f"`test` is {shown(program)}; text is needed", "write it as the source of a test program")
+    return [*row.texts("challenge_test_list"), *([program] if program is not None and program.strip() else [])]
 
 
 def _names_called(source: str) -> set[str]:
