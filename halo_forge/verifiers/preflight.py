@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from halo_forge.core.errors import ToolMissing
+from halo_forge.core.output_rule import OutputRule
 from halo_forge.core.records import CheckResult
 from halo_forge.sandbox.job import SandboxError
 from halo_forge.sandbox.local import open_sandbox
@@ -16,8 +17,11 @@ from halo_forge.verifiers.diagnostics import readable
 from halo_forge.verifiers.spec import ProgramSpec
 from halo_forge.verifiers.toolchain import find_tool
 
-_RIGHT = Stdio(cases=(StdioCase(stdin="20 22\n", stdout="42\n"), StdioCase(stdin="-1 1\n", stdout="0\n")))
-_WRONG = Stdio(cases=(StdioCase(stdin="20 22\n", stdout="43\n"),))
+# By the default rule: the configured one may accept more, or be a checker for other programs.
+_RIGHT = Stdio(
+    cases=(StdioCase(stdin="20 22\n", stdout="42\n"), StdioCase(stdin="-1 1\n", stdout="0\n")), compare=OutputRule()
+)
+_WRONG = Stdio(cases=(StdioCase(stdin="20 22\n", stdout="43\n"),), compare=OutputRule())
 
 
 def find_tools(spec: ProgramSpec) -> dict[str, str]:

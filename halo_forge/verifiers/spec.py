@@ -10,11 +10,13 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from halo_forge.core.errors import ConfigError
+from halo_forge.core.output_rule import OutputRule
 from halo_forge.core.records import Prompt
 from halo_forge.core.registry import Spec
 from halo_forge.sandbox.job import MEBIBYTE, Limits
 from halo_forge.verifiers.checker import Checker
-from halo_forge.verifiers.checks import Tests, parse_tests
+from halo_forge.verifiers.checks import Harness, Stdio, Tests, parse_tests
 from halo_forge.verifiers.rewards import Rewards
 from halo_forge.verifiers.toolchain import outside_system
 
@@ -44,6 +46,7 @@ class ProgramSpec(Spec, abc.ABC):
         max_error_fraction: The share of verdicts with status "error" above which the run stops; a single one never
             stops it, unless this is 0.
         rerun_kept: Check the samples selected for training once more, and drop those with another verdict.
+        compare: When the output of a program or a harness counts as right, for prompts whose tests have no `compare`.
         rewards: See `Rewards`.
     """
 
@@ -56,6 +59,7 @@ class ProgramSpec(Spec, abc.ABC):
     isolation: Literal["auto", "namespace", "landlock", "limits"] = "auto"
     max_error_fraction: float = Field(default=0.01, ge=0.0, le=1.0)
     rerun_kept: bool = True
+    compare: OutputRule = Field(default_factory=OutputRule)
     rewards: Rewards = Field(default_factory=Rewards)
 
     @field_validator("stages")
@@ -112,6 +116,21 @@ class ProgramSpec(Spec, abc.ABC):
             ConfigError: They are malformed, or of an unknown kind.
         """
         return parse_tests(prompt)
+
+    def rule_of(self, tests: object) -> OutputRule:
+        """When an output counts as right under these tests.
+
+        Raises:
+            ConfigError: That is up to a checker, and the tests are of a kind that has no output to check.
+        """
+        rule = tests.compare if isinstance(tests, Stdio | Harness) else None
+        rule = self.compare if rule is None else rule
+        if rule.checker is not None and isinstance(tests, Harness):
+            raise ConfigError(
+                "verifier.compare has a checker, which judges whole programs, but the tests are of the kind 'harness'",
+                "give the tests a `compare` of their own, such as {whitespace: line_ends}",
+            )
+        return rule
 
     @property
     def runs_programs(self) -> bool:
