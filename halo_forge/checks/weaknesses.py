@@ -12,6 +12,7 @@ from typing import Any, Literal
 from halo_forge.core.records import Prompt, Record
 from halo_forge.core.source import digest, normalise
 from halo_forge.prompts import near_duplicates
+from halo_forge.verifiers.comparison import texts
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -97,12 +98,15 @@ def num_checks(tests: Mapping[str, Any] | None) -> int | None:
 
 
 def expected_outputs(tests: Mapping[str, Any] | None) -> list[str]:
-    """What a program must print, check by check; empty where the tests are of another kind."""
+    """What a program must print, check by check; the first of several right texts.
+
+    Empty where the tests are of another kind.
+    """
     if tests is None:
         return []
     if tests.get("kind") == "harness":
-        return [line.rstrip() for line in tests["expected"]]
-    return [case["stdout"].rstrip() for case in tests["cases"]] if tests.get("kind") == "stdio" else []
+        return [texts(line)[0].rstrip() for line in tests["expected"]]
+    return [texts(case["stdout"])[0].rstrip() for case in tests["cases"]] if tests.get("kind") == "stdio" else []
 
 
 def _inputs(tests: Mapping[str, Any] | None) -> list[str] | None:

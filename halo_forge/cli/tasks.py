@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import typer
 
 from halo_forge.cli.config import SET
+from halo_forge.cli.help import Command, Group
 
 if TYPE_CHECKING:
     from halo_forge.checks.tasks import TaskReport
 
-app = typer.Typer(help="Check files of prompts and their tests.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="Check files of prompts and their tests.", no_args_is_help=True)
 
 WRONG = 1
 """Exit code: the files were checked, and something in them is wrong."""
@@ -30,7 +31,7 @@ def _group() -> None:
     pass
 
 
-@app.command()
+@app.command(cls=Command)
 def check(
     files: list[str] = FILES,
     config: Path | None = CONFIG,

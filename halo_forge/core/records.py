@@ -79,9 +79,9 @@ class Prompt(Record):
         id: Unique within its set, stable over time.
         messages: The conversation, each `{"role": ..., "content": ...}`; a text prompt is one user message.
         language: The language of the answer; None takes the verifier's own.
-        tests: `{"kind": "stdio", "cases": [{"stdin", "stdout"}]}` or `{"kind": "harness", "entry_point", "source",
-            "expected": [line, ...]}` or None where compiling is all there is to check.  Other kinds belong to the
-            verifiers that know them.
+        tests: `{"kind": "stdio", "cases": [{"stdin", "stdout"}], "compare"}` or `{"kind": "harness", "entry_point",
+            "source", "expected": [line, ...], "compare"}` (`compare` may be left out), or None where compiling is all
+            there is to check.  Other kinds belong to the verifiers that know them.
         info: Everything else that the row carried (family, difficulty, reference solution ...).
     """
 

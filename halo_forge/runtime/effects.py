@@ -46,7 +46,7 @@ class Adapters(Protocol):
     def load_adapter(self, folder: Path | None, version: int) -> None: ...
 
 
-class DriftProbe(Protocol):
+class MeasuresDrift(Protocol):
     """What the model thinks of given completions; see `halo_forge.policy.drift_probe`."""
 
     def drift(
@@ -101,11 +101,13 @@ class Runtime:
     adapters: Adapters | None
     observer: Observer
     max_error_fraction: float
-    probe: DriftProbe | None = None
+    probe: MeasuresDrift | None = None
     telemetry: Callable[[], Mapping[str, float]] = dict
     """What the GPU needed since the last call; nothing where it has no sensors."""
     hardware: str = "not said"
     """What the model is on, in one line."""
+    warnings: Sequence[str] = ()
+    """What a person should know before the first cycle, one sentence each."""
 
     def sample(self, requests: Sequence[SampleRequest], version: int, adapter: Path | None) -> Iterator[Completion]:
         """Completions by v_version as they finish; each is verified meanwhile where processors are left for that."""

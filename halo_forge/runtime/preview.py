@@ -127,6 +127,8 @@ def preview(config: RaftConfig, num_train_prompts: int | None, num_dev_prompts: 
     hardware = hardware_choices(config, profile, estimated_parameters(config), local_shape(config))
     hardware["memory_budget_bytes"] = profile.memory_budget_bytes()
     warnings = (*_machine_warnings(config, profile), *_warnings(config, cycles, has_tests))
+    if num_train_prompts is not None:
+        warnings += tuple(cut_prompts(config, num_train_prompts))
     return Preview(cycles, warnings, advise_plan(facts), hardware)
 
 
@@ -169,6 +171,16 @@ def _cycle_plan(
         disk_bytes=disk_bytes,
         scheduled=scheduled,
     )
+
+
+def cut_prompts(config: RaftConfig, num_train_prompts: int) -> Iterator[str]:
+    """That a cycle cannot have as many prompts as were asked for."""
+    asked = config.raft.prompts_per_cycle
+    if asked is not None and asked > num_train_prompts:
+        yield (
+            f"raft.prompts_per_cycle is {asked}, but prompts.train has {num_train_prompts} prompts: every cycle samples"
+            f" at most {num_train_prompts}"
+        )
 
 
 def _max_prompts(config: RaftConfig, num_train: int | None, curriculum_fraction: float) -> int | None:

@@ -45,7 +45,7 @@ class RestartPolicy:
         return max(LOADING_SECONDS, self.stall_seconds) if self.loading_seconds is None else self.loading_seconds
 
 
-class Attempts(Protocol):
+class RecordsAttempts(Protocol):
     """What the attempts of one job leave behind; `halo_forge.store.attempts` implements it for a run directory."""
 
     def finished_work(self) -> frozenset[tuple[str, int]]:
@@ -60,7 +60,7 @@ class Attempts(Protocol):
 def supervise(
     first: Sequence[str],
     again: Callable[[], Sequence[str]],
-    attempts: Attempts,
+    attempts: RecordsAttempts,
     policy: RestartPolicy,
     say: Callable[[str], None],
     machine: Machine | None = None,

@@ -65,6 +65,18 @@ def test_it_is_not_continued(cli: Cli, old: Path, command: tuple[str, ...]) -> N
     assert tree(old) == before
 
 
+def test_it_is_refused_before_its_prompts_and_its_configuration_are_read(cli: Cli, old: Path) -> None:
+    path = old / "config.resolved.yaml"
+    path.write_text(path.read_text(encoding="utf-8").replace("kind: best_per_prompt", "kind: everything"))
+    prompts = list(old.parent.glob("*.jsonl"))
+    assert prompts
+    for each in prompts:
+        each.unlink()
+    done = cli("raft", "resume", "out")
+    assert done.code == 3 and len(done.err.splitlines()) == 2, done.err
+    assert "out: made by an earlier halo-forge (schema_version 1, this one continues 2)" in done.err
+
+
 def test_a_renamed_policy_in_its_configuration_is_refused_in_one_sentence(cli: Cli, old: Path) -> None:
     path = old / "config.resolved.yaml"
     path.write_text(path.read_text(encoding="utf-8").replace("kind: best_per_prompt", "kind: everything"))

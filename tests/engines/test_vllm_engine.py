@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,12 +28,6 @@ pytest.importorskip("torch")
 
 PROMPTS = prompts(["add two numbers", "x"])
 REQUESTS = [request(prompt_id, index) for prompt_id in PROMPTS for index in range(3)]
-
-
-@pytest.fixture(autouse=True)
-def _temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Logs of servers outside of a run stay, so here they stay in the test's folder."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 @pytest.fixture

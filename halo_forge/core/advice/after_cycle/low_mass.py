@@ -6,6 +6,7 @@ from typing import Literal
 
 from halo_forge.core.advice._facts import Advice, RunFacts
 from halo_forge.core.advice._rule import Rule
+from halo_forge.core.records import MASS
 
 
 class Spec(Rule):
@@ -22,7 +23,7 @@ class Spec(Rule):
     def look(self, facts: RunFacts) -> Advice | None:
         """See the module."""
         assert facts.last is not None
-        num_steps, mass = facts.trained("optimizer_steps"), facts.trained("learning_rate_mass")
+        num_steps, mass = facts.trained("optimizer_steps"), facts.trained(MASS)
         rate = facts.last.settings.learning_rate
         if num_steps is None or mass is None:
             return None

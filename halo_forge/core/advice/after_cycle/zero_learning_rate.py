@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from halo_forge.core.advice._facts import Advice, RunFacts, in_words, power
 from halo_forge.core.advice._rule import Rule
+from halo_forge.core.records import MASS
 
 
 class Spec(Rule):
@@ -16,7 +17,7 @@ class Spec(Rule):
 
     def look(self, facts: RunFacts) -> Advice | None:
         """See the module."""
-        if facts.last is None or facts.trained("learning_rate_mass") != 0.0:
+        if facts.last is None or facts.trained(MASS) != 0.0:
             return None
         change = facts.change("passes", facts.versions[facts.last.settings.parent_version])
         return Advice(
