@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Literal
 
 from halo_forge.core.statistics import DETECTABLE, mean_and_standard_error
+from halo_forge.core.wording import counted
 
 Totals = Mapping[str, tuple[float, int]]
 """Prompt id -> (sum over its judged samples of a value in [0, 1], such as 1 for a pass; their number, at least 1)."""
@@ -57,7 +58,7 @@ class VersionComparison:
         detectable = self.minimum_detectable_effect
         return (
             f"{self.difference:+.3f} (SE {self.standard_error:.3f}, {z}, detectable {detectable:.3f},"
-            f" {self.num_prompts} prompts)"
+            f" {counted(self.num_prompts, 'prompt')})"
         )
 
 

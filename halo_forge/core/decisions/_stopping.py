@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from halo_forge.core.decisions._assessment import Assessment
 from halo_forge.core.decisions._settings import DecisionsSection
 from halo_forge.core.records import MASS, OUTCOME_NUMBER, Conclusion, Decision
+from halo_forge.core.wording import counted
 
 History = Sequence[Mapping[str, float]]
 """The metrics of v_0 .. v_{cycle-1}."""
@@ -45,7 +46,8 @@ def _rules(
         if settings.on_decline == "stop":
             yield "declined", "decisions.on_decline is stop"
         elif goes_back and num_rollbacks >= settings.max_rollbacks:
-            yield "declined", f"decisions.max_rollbacks is used up ({num_rollbacks} returns to an earlier version)"
+            returns = counted(num_rollbacks, "return")
+            yield "declined", f"decisions.max_rollbacks is used up ({returns} to an earlier version)"
         return  # the response to the decline must have its chance
     if settings.stop_on_collapse and (signs := signs_of_collapse(history)):
         yield "collapsed", "; ".join(signs)
@@ -74,7 +76,8 @@ def _patience(patience: int, earlier: Sequence[Decision], assessment: Assessment
         return None
     detectable = max(row["minimum_detectable_effect"] for _, row in recent)
     return (
-        f"{patience} versions in a row without improvement, where a gain of {detectable:.3f} would have been detected"
+        f"{counted(patience, 'version')} in a row without improvement, where a gain of {detectable:.3f} would have been"
+        " detected"
     )
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from halo_forge.core.advice._facts import Advice, RunFacts
 from halo_forge.core.advice._rule import Rule
+from halo_forge.core.wording import counted
 
 
 class Spec(Rule):
@@ -23,7 +24,7 @@ class Spec(Rule):
         slope, error = facts.trained("loss_slope"), facts.trained("loss_slope_error")
         num_steps, mean = facts.trained("optimizer_steps"), facts.trained("loss_mean")
         if nonfinite is not None and nonfinite > 0:
-            evidence = f"{nonfinite:.0f} steps with an infinite or NaN loss or gradient"
+            evidence = f"{counted(nonfinite, 'step')} with an infinite or NaN loss or gradient"
         elif slope is None or error is None or num_steps is None or mean is None:
             return None
         elif slope <= self._most_by_chance(error, num_steps) or slope * (num_steps - 1) <= self.rise * mean:

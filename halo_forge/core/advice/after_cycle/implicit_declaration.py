@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from halo_forge.core.advice._facts import MIN_PROMPTS, Advice, RunFacts
 from halo_forge.core.advice._rule import Rule
+from halo_forge.core.wording import counted
 
 # gcc and older clang; clang from version 15 on.
 _UNDECLARED = re.compile(r"implicit declaration of function|call to undeclared (?:library )?function")
@@ -29,7 +30,8 @@ class Spec(Rule):
         return Advice(
             kind=self.kind,
             symptom="many programs call functions that are not declared",
-            evidence=f"{len(found)} of {len(judged)} samples ({len(found) / len(judged):.0%}, above {self.limit:.0%})",
+            evidence=f"{len(found)} of {counted(len(judged), 'sample')}"
+            f" ({len(found) / len(judged):.0%}, above {self.limit:.0%})",
             cause="missing #include lines, or a verifier.standard such as c17 that hides what is not ISO C"
             " (strdup, getline, M_PI)",
             action="set verifier.standard to gnu17, and say in the prompts that the program has to include its headers",

@@ -7,6 +7,7 @@ from typing import Literal
 from halo_forge.core.advice._facts import Advice, RunFacts
 from halo_forge.core.advice._rule import Rule
 from halo_forge.core.records import MASS
+from halo_forge.core.wording import counted
 
 
 class Spec(Rule):
@@ -35,8 +36,8 @@ class Spec(Rule):
         return Advice(
             kind=self.kind,
             symptom="the cycle barely trained",
-            evidence=f"{num_steps:.0f} optimizer steps, learning-rate mass {mass:.3g} of {rate * num_steps:.3g} (peak x"
-            f" steps), {len(facts.last.kept)} samples kept",
+            evidence=f"{counted(num_steps, 'optimizer step')}, learning-rate mass {mass:.3g} of {rate * num_steps:.3g}"
+            f" (peak x steps), {counted(len(facts.last.kept), 'sample')} kept",
             cause="too few kept samples for the batch size, or warm-up and decay remove most of the learning rate",
             action="reduce training.per_device_train_batch_size or gradient_accumulation_steps, raise"
             " samples_per_prompt, or drop the warm-up",

@@ -6,6 +6,7 @@ from typing import Literal
 
 from halo_forge.core.advice._facts import Advice, RunFacts, in_words, power
 from halo_forge.core.advice._rule import Rule
+from halo_forge.core.wording import counted
 
 
 class Spec(Rule):
@@ -29,7 +30,7 @@ class Spec(Rule):
         assert passes is not None
         return Advice(
             kind=self.kind,
-            symptom=f"after {len(facts.trainings)} cycles the model has hardly moved from the start model",
+            symptom=f"after {counted(len(facts.trainings), 'cycle')} the model has hardly moved from the start model",
             evidence=f"KL to the start model {divergence:.2g} nats/token (below {self.small_kl:g});"
             f" {in_words('dev pass rate', passes)}; compile rate and coverage are within one standard error too",
             cause="the learning rate or the learning-rate mass is too low",

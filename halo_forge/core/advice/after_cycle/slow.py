@@ -6,6 +6,7 @@ from typing import Literal
 
 from halo_forge.core.advice._facts import Advice, RunFacts, in_words, power
 from halo_forge.core.advice._rule import Rule
+from halo_forge.core.wording import counted
 
 
 class Spec(Rule):
@@ -32,9 +33,9 @@ class Spec(Rule):
         moved = "unknown" if step is None else f"{step:.2g} nats/token"
         return Advice(
             kind=self.kind,
-            symptom=f"{self.num_cycles} cycles without a gain",
-            evidence=f"{in_words('dev pass rate', change)} over {self.num_cycles} cycles: a gain of {self.worth:g} is"
-            f" ruled out; KL to the previous version {moved}",
+            symptom=f"{counted(self.num_cycles, 'cycle')} without a gain",
+            evidence=f"{in_words('dev pass rate', change)} over {counted(self.num_cycles, 'cycle')}: a gain of"
+            f" {self.worth:g} is ruled out; KL to the previous version {moved}",
             cause="updates that are too small" if small else "the kept samples teach nothing new",
             action="try 3 times the learning rate"
             if small

@@ -7,6 +7,7 @@ from typing import Literal
 from halo_forge.core.advice._facts import Advice
 from halo_forge.core.advice._plan import PlanFacts
 from halo_forge.core.advice._rule import PlanRule
+from halo_forge.core.wording import counted
 
 
 class Spec(PlanRule):
@@ -25,7 +26,7 @@ class Spec(PlanRule):
         return Advice(
             kind=self.kind,
             symptom="large batch size for LoRA",
-            evidence=f"{batch} rows per step; at most {self.large} is recommended",
+            evidence=f"{counted(batch, 'row')} per step; at most {self.large} is recommended",
             cause="LoRA suffers more from large batches than full fine-tuning does",
             action=f"use batch size {self.large} and a learning rate of {root:.2g} (square-root scaling, for Adam) or"
             f" {linear:.2g} (linear scaling)",

@@ -7,6 +7,7 @@ from typing import Literal
 from halo_forge.core.advice._facts import Advice
 from halo_forge.core.advice._plan import PlanFacts
 from halo_forge.core.advice._rule import PlanRule
+from halo_forge.core.wording import counted
 
 
 class Spec(PlanRule):
@@ -25,7 +26,8 @@ class Spec(PlanRule):
         most = max(known)
         return Advice(
             kind=self.kind,
-            symptom=f"{facts.requested_warmup_steps} warm-up steps in cycles of at most {most} optimizer steps",
+            symptom=f"{counted(facts.requested_warmup_steps, 'warm-up step')} in cycles of at most"
+            f" {counted(most, 'optimizer step')}",
             evidence=f"warm-up is capped at a fifth of the steps: {most // 5} of {most}",
             cause="few kept samples relative to the batch size",
             action="set training.warmup_steps to 0 or 1; tune the peak learning rate instead",

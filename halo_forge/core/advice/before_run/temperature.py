@@ -8,6 +8,7 @@ from typing import Literal
 from halo_forge.core.advice._facts import Advice
 from halo_forge.core.advice._plan import PlanFacts
 from halo_forge.core.advice._rule import PlanRule
+from halo_forge.core.wording import counted
 
 
 class Spec(PlanRule):
@@ -28,8 +29,8 @@ class Spec(PlanRule):
         return Advice(
             kind=self.kind,
             symptom="sampling temperatures below 1 compound over cycles",
-            evidence=f"{facts.temperatures[0]:g} to {facts.temperatures[-1]:g} over {len(facts.temperatures)} cycles:"
-            f" logits scaled by up to {factor:.2g}"
+            evidence=f"{facts.temperatures[0]:g} to {facts.temperatures[-1]:g} over"
+            f" {counted(len(facts.temperatures), 'cycle')}: logits scaled by up to {factor:.2g}"
             + (", more in each cycle as the temperature falls" if falls else ""),
             cause="each cycle trains the model to be as sharp as its samples; high learning rates fit them more"
             " closely",
