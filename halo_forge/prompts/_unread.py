@@ -88,7 +88,7 @@ def _lost_tests(row: Row, where: str, has_tests: bool) -> Exception:
             f'`{where}` looks like tests, but is not read; did you mean "tests"? Every program that compiles would pass'
         )
         hint = (
-            "write them as `tests` (the documentation of prompts has a table of what is read); what only your"
+            "write them as `tests` (prompts.md of the documentation lists what is read); what only your"
             f' own checker reads belongs into `info`: {{"{column}": ...}}'
         )
     return row.error(found, hint)

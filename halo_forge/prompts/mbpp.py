@@ -29,7 +29,8 @@ def to_prompt(row: Row) -> Prompt:
     """The prompt of one row; both the full set (`text`) and the sanitized one (`prompt`, `test_imports`) are read.
 
     `tests` is `{"kind": "mbpp", "test_list", "test_setup_code"}`, `info["reference"]` is the row's code, if it has
-    any.  Stronger tests beside `test_list` are appended to it: `challenge_test_list` of MBPP, and `test` of MBPP+.
+    any.  Stronger tests are used too: `challenge_test_list` of MBPP is appended to `test_list`, and `test` of MBPP+ is
+    a check of its own.
 
     Raises:
         ConfigError: A column is missing, empty or of the wrong type, or there is no assert.
@@ -42,7 +43,8 @@ def to_prompt(row: Row) -> Prompt:
     test_list = list(row.texts("test_list"))
     if not test_list:
         raise row.error("`test_list` is empty; at least one assert is needed", "add asserts, or remove the row")
-    test_list += _stronger(row)
+    test_list += row.texts("challenge_test_list")
+    program = row.text("test") if row.data.get("test") not in (None, "") else None
     setup = row.data.get("test_setup_code")
     if setup is None:
         setup = "\n".join(row.texts("test_imports"))
@@ -56,17 +58,14 @@ def to_prompt(row: Row) -> Prompt:
         id=f"mbpp/{task_id}",
         messages=({"role": "user", "content": statement},),
         language="python",
-        tests={"kind": "mbpp", "test_list": test_list, "test_setup_code": setup},
+        tests={
+            "kind": "mbpp",
+            "test_list": test_list,
+            "test_setup_code": setup,
+            **({"test": program} if program else {}),
+        },
         info=kept_as_info(row, (*COLUMNS, *_OTHER), notes=_NOTES) | ({"reference": code} if code else {}),
     )
-
-
-def _stronger(row: Row) -> list[str]:
-    """The asserts of `challenge_test_list`, and MBPP+'s `test`, a program that asserts."""
-    program = row.data.get("test")
-    if program is not None and not isinstance(program, str):
-        raise row.error(f"`test` is {shown(program)}; text is needed", "write it as the source of a test program")
-    return [*row.texts("challenge_test_list"), *([program] if program is not None and program.strip() else [])]
 
 
 def _names_called(source: str) -> set[str]:

@@ -144,7 +144,8 @@ def test_stronger_mbpp_tests_are_used(tmp_path: Path) -> None:
     program = "for value in range(9):\n    assert twice(value) == 2 * value\n"
     challenge = ["assert twice(-1) == -2"]
     (prompt,) = load(tmp_path, {**MBPP, "challenge_test_list": challenge, "test": program})
-    assert prompt.tests["test_list"] == (*MBPP["test_list"], *challenge, program)
+    assert prompt.tests["test_list"] == (*MBPP["test_list"], *challenge)
+    assert prompt.tests["test"] == program
 
 
 @pytest.mark.parametrize("shape", [HUMANEVAL, MBPP])
