@@ -129,7 +129,7 @@ class Spec(BuiltSpec):
         """See `BuiltSpec.compiled_functions`; compiles once more, for a listing of the machine code."""
         files = {"answer.go": source}
         command = self._compile_command(context, files)
-        outcome = context.run([command[0], "-S", *command[1:]], files, None)
+        outcome = context.inspect([command[0], "-S", *command[1:]], files, None)
         if not outcome.clean:  # a listing that was cut decides nothing
             return []
         machine = _MACHINES.get(os.uname().machine, 0)

@@ -145,7 +145,7 @@ class Spec(BuiltSpec):
         """See `BuiltSpec.compiled_functions`; compiles once more, keeping functions that nothing calls."""
         options = ["--emit=obj", "-Copt-level=2", "-Clink-dead-code", "-Csymbol-mangling-version=v0"]
         command = [*self._command(context, "answer.rs", "lib", "answer.o"), *options]
-        outcome = context.run(command, {"answer.rs": source}, "answer.o")
+        outcome = context.inspect(command, {"answer.rs": source}, "answer.o")
         return [] if outcome.fetched is None else functions(outcome.fetched)
 
     def is_entry(self, symbol: str, entry_point: str) -> bool:
