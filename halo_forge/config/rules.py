@@ -77,6 +77,7 @@ def check_rules(config: RaftConfig) -> None:
     outside = list(_ranges(config))
     broken = {problem.path for problem in outside}
     rules = [
+        _prompt_sets(config),
         _learning_rate(config),
         _metrics(config),
         _single_rules(config),
@@ -123,6 +124,15 @@ def _ranges(config: RaftConfig) -> Iterator[Problem]:
         # The values of a schedule are rounded; a constant that is not a whole number can only be a mistake.
         if count.kind == "constant" and (low := count.bounds(1, 1)[0]) >= 1 and low % 1 != 0:
             yield Problem(path, f"found {show(low)}, allowed: {SCHEDULED[path].text}")
+
+
+def _prompt_sets(config: RaftConfig) -> Iterator[Problem]:
+    """Sets that are the same by their names; what files hold is seen when they are read."""
+    for one, other in itertools.combinations(("train", "dev", "test"), 2):
+        names = [getattr(config.prompts, name) for name in (one, other)]
+        if names[0] == names[1]:
+            text = "a model must not be measured on what it was trained or chosen on; name another set or split"
+            yield Problem(("prompts", other), text, names[1], ((("prompts", one), names[0]),))
 
 
 def _learning_rate(config: RaftConfig) -> Iterator[Problem]:

@@ -41,6 +41,7 @@ from halo_forge.supervisor import heartbeat
 from halo_forge.training.lora_sft import LoraSftTrainer
 from halo_forge.training.scripted import ScriptedTrainer
 from halo_forge.verifiers import open_verifier
+from halo_forge.verifiers.limits import reference_warnings
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "tokenizers", "numpy")
 SETS = ("train", "dev", "test")
@@ -139,7 +140,9 @@ def open_run(
             _check_same_run(run, config, prompts, resume=resume)
         workers = verifier_workers(config, profile)
         verifier = stack.enter_context(open_verifier(config.verifier.model_copy(update={"workers": workers})))
-        verifier.check_prompts(list(prompts.by_id().values()))
+        asked = list(prompts.by_id().values())
+        verifier.check_prompts(asked)
+        warnings = reference_warnings(verifier.check_references(asked)) if run.is_new else ()
         policy = _load_policy(config, profile)
         if policy is not None:
             policy.check_lengths(prompts.by_id().values(), config.engine.max_new_tokens)
@@ -158,6 +161,7 @@ def open_run(
             probe=probe,
             telemetry=stack.enter_context(telemetry(profile)).take,
             hardware=profile.described(),
+            warnings=warnings,
         )
         size = None if policy is None else policy.size
         choices = hardware_choices(config, profile, *((None,) if size is None else (size.num_parameters, size.shape)))

@@ -107,6 +107,8 @@ class Runtime:
     """What the GPU needed since the last call; nothing where it has no sensors."""
     hardware: str = "not said"
     """What the model is on, in one line."""
+    warnings: Sequence[str] = ()
+    """What a person should know before the first cycle, one sentence each."""
 
     def sample(self, requests: Sequence[SampleRequest], version: int, adapter: Path | None) -> Iterator[Completion]:
         """Completions by v_version as they finish; each is verified meanwhile where processors are left for that."""
