@@ -13,6 +13,7 @@ from halo_forge.checks.weaknesses import SEVERITIES, Finding, text_findings
 from halo_forge.core.errors import ConfigError
 from halo_forge.core.records import Completion, Prompt, Record, Verdict
 from halo_forge.core.registry import discover
+from halo_forge.core.wording import counted
 from halo_forge.prompts import load_prompts, split_of
 from halo_forge.prompts._row import shown
 from halo_forge.prompts.builtin import PREFIX
@@ -256,7 +257,7 @@ def _missing(prompt: Prompt) -> Iterator[Finding]:
 
 
 def _of_verdict(prompt: Prompt, name: str, verdict: Verdict, limit: str | None) -> Iterator[Finding]:
-    said = f"{verdict.stage} {verdict.status}, {verdict.tests_passed} of {verdict.tests_total} checks"
+    said = f"{verdict.stage} {verdict.status}, {verdict.tests_passed} of {counted(verdict.tests_total, 'check')}"
     first = telling_line(verdict)
     if verdict.status == "error":
         text = f"info.{name} could not be checked: {first}"

@@ -36,7 +36,7 @@ from halo_forge.runtime.auto_settings import hardware_choices, verifier_workers
 from halo_forge.runtime.effects import Observer, Runtime
 from halo_forge.runtime.preview import Preview, preview
 from halo_forge.store.files import read_json
-from halo_forge.store.run import CONTINUE_ELSEWHERE, Run
+from halo_forge.store.run import CONTINUE_ELSEWHERE, Run, read_identity
 from halo_forge.supervisor import heartbeat
 from halo_forge.training.lora_sft import LoraSftTrainer
 from halo_forge.training.scripted import ScriptedTrainer
@@ -124,6 +124,8 @@ def open_run(
         ToolMissing: A compiler is missing or does not work.
     """
     config = loaded.config
+    if resume:
+        _check_schema(Path(config.output_dir))
     # Before anything imports torch.
     profile = prepare(config.hardware) if config.engine.needs_policy else choose(config.hardware)
     with ExitStack() as stack, ExitStack() as until_loaded:
@@ -204,6 +206,7 @@ def is_finished(loaded: LoadedConfig) -> bool:
     root = Path(loaded.config.output_dir)
     if not (root / "result.json").is_file():
         return False
+    _check_schema(root)
     with Run(root) as run:
         _check_same_run(run, loaded.config, load_prompt_sets(loaded.config), resume=True)
     return True
@@ -242,6 +245,12 @@ def _load_policy(config: RaftConfig, profile: Profile) -> Policy | None:
         return None
     prefix = config.prompts.response_prefix
     return Policy.load(config.model, config.lora, seed=config.seed, response_prefix=prefix, profile=profile)
+
+
+def _check_schema(root: Path) -> None:
+    """Refuse a run of another schema before its prompts are read: they may no longer be there or readable."""
+    if (root / "run.json").exists():
+        read_identity(root)
 
 
 def _check_same_run(run: Run, config: RaftConfig, prompts: PromptSets, *, resume: bool) -> None:
