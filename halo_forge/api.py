@@ -14,6 +14,7 @@ from halo_forge.config import LoadedConfig, load_config
 from halo_forge.core.advice import Advised
 from halo_forge.core.errors import ConfigError
 from halo_forge.core.records import Decision, Measurement, Selection, Trained, TrainingSettings, Verdict
+from halo_forge.core.wording import counted
 from halo_forge.prompts import Row
 from halo_forge.runtime.assembly import is_finished, load_prompt_sets, open_run, planned, run_config
 from halo_forge.runtime.effects import Observer, Runtime
@@ -140,7 +141,7 @@ def _check_cycle(loaded: LoadedConfig, from_cycle: int | None) -> None:
         raise _wrong_type("from_cycle", from_cycle, "a whole number, or None")
     if from_cycle is not None and not 1 <= from_cycle <= num_cycles + 1:
         raise ConfigError(
-            f"from_cycle is {from_cycle!r}, but the run has {num_cycles} cycles",
+            f"from_cycle is {from_cycle!r}, but the run has {counted(num_cycles, 'cycle')}",
             f"name a cycle from 1 to {num_cycles} ({num_cycles + 1} measures the last model again)",
         )
 

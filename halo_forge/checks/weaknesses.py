@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from halo_forge.core.records import Prompt, Record
 from halo_forge.core.source import digest, normalise
+from halo_forge.core.wording import counted
 from halo_forge.prompts import near_duplicates
 from halo_forge.verifiers.comparison import texts
 
@@ -63,7 +64,7 @@ def _of_one(prompt: Prompt) -> Iterator[Finding]:
     yield from _statement(prompt)
     checks = num_checks(prompt.tests)
     if checks is not None and checks < FEWEST_CHECKS:
-        found = f"{_counted(checks)}; a wrong answer may pass by chance"
+        found = f"{counted(checks, 'check')}; a wrong answer may pass by chance"
         yield Finding("warning", prompt.id, "few_checks", found)
     expected = expected_outputs(prompt.tests)
     if expected and len(set(expected)) == 1:
@@ -85,10 +86,6 @@ def _statement(prompt: Prompt) -> Iterator[Finding]:
     elif re.search(rf"(?<!\w){re.escape(entry_point)}\s*(?:<[^>]*>\s*)?\(", prompt.text) is None:
         text = f"the statement names `{entry_point}`, but not its parameters"
         yield Finding("warning", prompt.id, "no_signature", text)
-
-
-def _counted(num_checks: int) -> str:
-    return "1 check" if num_checks == 1 else f"{num_checks} checks"
 
 
 def num_checks(tests: Mapping[str, Any] | None) -> int | None:

@@ -15,6 +15,7 @@ from halo_forge.config.yaml_io import KeyPath
 from halo_forge.core.lr_scheduler import learning_rate_factors
 from halo_forge.core.metrics import drift_names, fewest_samples, measured_names
 from halo_forge.core.prompt_sampling import MIN_BUDGETED
+from halo_forge.core.wording import counted
 
 if TYPE_CHECKING:
     from halo_forge.config.sections import RaftConfig
@@ -257,7 +258,10 @@ def _counts(config: RaftConfig, broken: set[KeyPath]) -> Iterator[Problem]:
     most = config.selection.max_kept(known[path], samples, share)
     if config.raft.min_selected > most:
         others = ((path, known[path]), (_SAMPLES, samples))
-        text = f"a cycle selects at most {most} samples, so every cycle would stop; lower min_selected, or sample more"
+        text = (
+            f"a cycle selects at most {counted(most, 'sample')}, so every cycle would stop; lower min_selected, or"
+            " sample more"
+        )
         yield Problem(("raft", "min_selected"), text, config.raft.min_selected, others)
 
 

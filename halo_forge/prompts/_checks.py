@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from halo_forge.core.output_rule import OutputRule
+from halo_forge.prompts._json_text import from_json
 from halo_forge.prompts._row import Row, did_you_mean, shown
 
 _KEYS: dict[str, tuple[str, ...]] = {
@@ -68,9 +69,10 @@ def checked_tests(row: Row) -> Mapping[str, Any] | None:
 def _parsed(row: Row, text: str) -> Any:
     """Tables often store nested data as JSON text."""
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise row.error(f"`tests` is text, but not valid JSON: {error.msg}", _HINT) from error
+        return from_json(text)
+    except ValueError as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else error
+        raise row.error(f"`tests` is text, but not valid JSON: {reason}", _HINT) from error
 
 
 def _check_cases(row: Row, cases: Any) -> None:

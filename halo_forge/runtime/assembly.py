@@ -36,11 +36,12 @@ from halo_forge.runtime.auto_settings import hardware_choices, verifier_workers
 from halo_forge.runtime.effects import Observer, Runtime
 from halo_forge.runtime.preview import Preview, preview
 from halo_forge.store.files import read_json
-from halo_forge.store.run import CONTINUE_ELSEWHERE, Run
+from halo_forge.store.run import CONTINUE_ELSEWHERE, Run, read_identity
 from halo_forge.supervisor import heartbeat
 from halo_forge.training.lora_sft import LoraSftTrainer
 from halo_forge.training.scripted import ScriptedTrainer
 from halo_forge.verifiers import open_verifier
+from halo_forge.verifiers.limits import reference_warnings
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "tokenizers", "numpy")
 SETS = ("train", "dev", "test")
@@ -144,6 +145,8 @@ def open_run(
         ToolMissing: A compiler is missing or does not work.
     """
     config = loaded.config
+    if resume:
+        _check_schema(Path(config.output_dir))
     # Before anything imports torch.
     profile = prepare(config.hardware) if config.engine.needs_policy else choose(config.hardware)
     with ExitStack() as stack, ExitStack() as until_loaded:
@@ -158,7 +161,9 @@ def open_run(
             _check_same_run(run, config, prompts, resume=resume)
         workers = verifier_workers(config, profile)
         verifier = stack.enter_context(open_verifier(config.verifier.model_copy(update={"workers": workers})))
-        verifier.check_prompts(list(prompts.by_id().values()))
+        asked = list(prompts.by_id().values())
+        verifier.check_prompts(asked)
+        warnings = reference_warnings(verifier.check_references(asked)) if run.is_new else ()
         policy = _load_policy(config, profile)
         if policy is not None:
             policy.check_lengths(prompts.by_id().values(), config.engine.max_new_tokens)
@@ -177,6 +182,7 @@ def open_run(
             probe=probe,
             telemetry=stack.enter_context(telemetry(profile)).take,
             hardware=profile.described(),
+            warnings=warnings,
         )
         size = None if policy is None else policy.size
         choices = hardware_choices(config, profile, *((None,) if size is None else (size.num_parameters, size.shape)))
@@ -221,6 +227,7 @@ def is_finished(loaded: LoadedConfig) -> bool:
     root = Path(loaded.config.output_dir)
     if not (root / "result.json").is_file():
         return False
+    _check_schema(root)
     with Run(root) as run:
         _check_same_run(run, loaded.config, load_prompt_sets(loaded.config), resume=True)
     return True
@@ -259,6 +266,12 @@ def _load_policy(config: RaftConfig, profile: Profile) -> Policy | None:
         return None
     prefix = config.prompts.response_prefix
     return Policy.load(config.model, config.lora, seed=config.seed, response_prefix=prefix, profile=profile)
+
+
+def _check_schema(root: Path) -> None:
+    """Refuse a run of another schema before its prompts are read: they may no longer be there or readable."""
+    if (root / "run.json").exists():
+        read_identity(root)
 
 
 def _check_same_run(run: Run, config: RaftConfig, prompts: PromptSets, *, resume: bool) -> None:

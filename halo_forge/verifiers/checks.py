@@ -13,6 +13,7 @@ from halo_forge.core.errors import ConfigError
 from halo_forge.core.output_rule import OutputRule
 from halo_forge.core.records import Prompt
 from halo_forge.core.source import digest
+from halo_forge.verifiers.python.collect import UnusableTests
 from halo_forge.verifiers.python.tests import PreparedTests, prepare_asserts, prepare_humaneval
 
 Texts = Annotated[tuple[str, ...], Field(min_length=1)]
@@ -138,15 +139,19 @@ class Asserts(PythonTests):
 
 
 class Mbpp(PythonTests):
-    """The asserts of an MBPP row."""
+    """The asserts of an MBPP row, and the code `test` of an MBPP+ row, which counts as one more check."""
 
     kind: Literal["mbpp"] = "mbpp"
     test_list: tuple[str, ...] = Field(min_length=1)
     test_setup_code: str = ""
+    test: str = ""
 
     @property
     def prepared(self) -> PreparedTests:
-        return prepare_asserts(None, self.test_setup_code, self.test_list)
+        if not self.test.strip():
+            return prepare_asserts(None, self.test_setup_code, self.test_list)
+        labels = (*(f"test_list[{number}]" for number in range(len(self.test_list))), "test")
+        return prepare_asserts(None, self.test_setup_code, (*self.test_list, self.test), labels)
 
 
 class Humaneval(PythonTests):
@@ -180,6 +185,9 @@ def parse_tests(prompt: Prompt) -> tuple[Tests, str]:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(["tests", *(str(part) for part in first["loc"])])
+        cause = first.get("ctx", {}).get("error")
+        if isinstance(cause, UnusableTests):
+            raise ConfigError(f"prompt {prompt.id!r}: {where}: {cause}", cause.hint) from error
         raise ConfigError(
             f"prompt {prompt.id!r}: {where}: {first['msg']}, found {str(first['input'])[:200]!r}",
             "tests are {kind: harness, entry_point, source, expected: [line ...]},"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterator
 from typing import Any
 
@@ -61,6 +62,7 @@ def check_tools(spec: ProgramSpec, checker: Checker) -> dict[str, Any]:
     Raises:
         ToolMissing: A verdict is not what it must be, or the sandbox does not work.
     """
+    _refuse_low_stack(spec)
     try:
         sandbox = open_sandbox(spec.isolation, spec.read_only_paths(find_tools(spec)))
         try:
@@ -84,6 +86,16 @@ def check_tools(spec: ProgramSpec, checker: Checker) -> dict[str, Any]:
         "isolation": isolation.level,
         "isolation_notes": list(isolation.notes),
     }
+
+
+def _refuse_low_stack(spec: ProgramSpec) -> None:
+    """A program cannot have more than this process may give."""
+    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+    if hard != resource.RLIM_INFINITY and hard < spec.stack_bytes:
+        raise ToolMissing(
+            f"programs need a stack of {spec.stack_bytes} bytes, but the hard limit of this session is {hard} bytes",
+            f"raise it (`ulimit -Hs`, in KiB), or set verifier.stack_limit_bytes to {hard} or less",
+        )
 
 
 def _controls(spec: ProgramSpec) -> Iterator[tuple[str, Tests, tuple[str | None, str]]]:

@@ -212,6 +212,7 @@ class Spec(ProgramSpec):
             cpu_seconds=self.timeout_seconds,
             wall_seconds=3 * self.timeout_seconds + 2,
             memory_bytes=self.memory_limit_bytes,
+            stack_bytes=self.stack_bytes,
             file_bytes=max(64 * MEBIBYTE, self.output_limit_bytes),
             num_processes=64,
             num_open_files=256,

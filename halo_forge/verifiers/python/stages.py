@@ -16,7 +16,7 @@ from halo_forge.verifiers.context import BuildContext, StageFailed, status_of
 from halo_forge.verifiers.diagnostics import clip, ending, readable
 from halo_forge.verifiers.hacks.flags import of_outputs
 from halo_forge.verifiers.python.driver import wire
-from halo_forge.verifiers.python.driver.main import shown
+from halo_forge.verifiers.python.driver.steps import shown
 from halo_forge.verifiers.python.interpreter import compile_driver, run_driver, sources
 from halo_forge.verifiers.python.tests import PreparedTests, imports_something, refuse_unimported, stub_program
 from halo_forge.verifiers.stages import Stages
@@ -161,6 +161,9 @@ def _job(prepared: PreparedTests, source: str, sentinel: str, harness: str = "")
         "entry_point": prepared.entry_point,
         "names": dict(prepared.names),
         "steps": list(prepared.steps),
+        "class_calls": list(prepared.class_calls),
+        "modules": list(prepared.modules),
+        "counts_assertions": prepared.counts_assertions,
         "harness": harness,
     }
     try:
