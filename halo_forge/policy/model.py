@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from halo_forge.core.errors import ConfigError, ModelError
+from halo_forge.core.errors import ConfigError
 from halo_forge.core.records import Prompt
 from halo_forge.hardware import ModelShape, ModelSize, Profile, detect, prepare
 from halo_forge.policy.adapter import (
@@ -31,6 +31,7 @@ from halo_forge.policy.files import (
     disk_full_is_os_error,
     explained,
     identity_of,
+    no_chat_template,
 )
 from halo_forge.policy.grouped import grouped_linears
 from halo_forge.policy.heap import freed_memory_kept
@@ -111,10 +112,7 @@ class Policy:
         with explained(name):
             tokenizer = AutoTokenizer.from_pretrained(name, **common)
         if tokenizer.chat_template is None:
-            raise ModelError(
-                f"model.model_name_or_path: {name}: its tokenizer has no chat template",
-                "use an instruction-tuned model, or add a chat_template.jinja to a local copy of this one",
-            )
+            raise no_chat_template(name)
         profile = on_this_torch(wanted)
         limit_memory(profile)
         # `auto` names no kernel: transformers chooses sdpa, and eager for models without sdpa.

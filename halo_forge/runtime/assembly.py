@@ -22,7 +22,7 @@ import halo_forge
 from halo_forge.config import LoadedConfig, RaftConfig, config_digest, differing_keys, resolved
 from halo_forge.config.explain import problems_of
 from halo_forge.config.yaml_io import dump, load_document
-from halo_forge.core.errors import ConfigError, RunDirError
+from halo_forge.core.errors import ConfigError, RunDirError, raise_together
 from halo_forge.core.plan import Plan, PromptSets
 from halo_forge.core.records import Prompt
 from halo_forge.core.registry import PROMPTS_GROUP, plugins, used_plugins
@@ -101,8 +101,29 @@ def planned(config: RaftConfig) -> Preview:
     Raises:
         ConfigError: A local prompt set cannot be read, or a prompt id is in two of them.
     """
-    local = {name: _load_set(config, name) for name in SETS if not is_remote(getattr(config.prompts, name))}
+    return planned_with(config, load_local_sets(config))
+
+
+def load_local_sets(config: RaftConfig) -> dict[str, tuple[Prompt, ...]]:
+    """The prompt sets that are not on a hub, by name.
+
+    Raises:
+        ConfigError: A set cannot be read (all of these are named), or a prompt id is in two of them.
+    """
+    local, problems = {}, []
+    for name in SETS:
+        if not is_remote(getattr(config.prompts, name)):
+            try:
+                local[name] = _load_set(config, name)
+            except ConfigError as error:
+                problems.append(error)
+    raise_together(problems)
     _refuse_shared_ids(local)
+    return local
+
+
+def planned_with(config: RaftConfig, local: Mapping[str, Sequence[Prompt]]) -> Preview:
+    """The preview of a configuration whose local prompt sets were read."""
     num = {name: len(prompts) for name, prompts in local.items()}
     has_tests = "train" not in local or any(prompt.tests is not None for prompt in local["train"])
     return preview(config, num.get("train"), num.get("dev"), has_tests)

@@ -9,6 +9,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from halo_forge.config import RaftConfig
@@ -31,6 +32,7 @@ from halo_forge.runtime.auto_settings import (
     hardware_choices,
     local_shape,
 )
+from halo_forge.store.run import check_root
 
 FEW_STEPS = 5
 LOW_MASS = 0.25
@@ -230,7 +232,7 @@ def _spent(scheduled: Bounds, factors: Sequence[float] | None) -> float | None:
 def _machine_warnings(config: RaftConfig, profile: Profile) -> Iterator[str]:
     """What a run on this machine would refuse before it loads anything, or would ignore."""
     model = config.model
-    checks: list[Callable[[], None]] = [config.engine.check]
+    checks: list[Callable[[], None]] = [config.engine.check, lambda: check_root(Path(config.output_dir))]
     if config.engine.needs_policy:
         checks += [lambda: check_local(model), lambda: check_quantization(model.quantization)]
     for check in checks:
