@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,12 +14,14 @@ from halo_forge.config import LoadedConfig, load_config
 from halo_forge.core.advice import Advised
 from halo_forge.core.errors import ConfigError
 from halo_forge.core.records import Decision, Measurement, Selection, Trained, TrainingSettings, Verdict
+from halo_forge.core.wording import counted
 from halo_forge.prompts import Row
 from halo_forge.runtime.assembly import is_finished, load_prompt_sets, open_run, planned, run_config
 from halo_forge.runtime.effects import Observer, Runtime
 from halo_forge.runtime.preview import Preview
 from halo_forge.store.files import read_json
 from halo_forge.store.rows import decision_rows, sample_rows, step_rows
+from halo_forge.store.run import read_identity
 from halo_forge.store.status import Status, read_status
 
 __all__ = [
@@ -115,7 +118,7 @@ def resume(path: str | Path, *, from_cycle: int | None = None, observer: Observe
         ConfigError: `from_cycle` is not a cycle of this run.
         RunDirError: The directory holds no run, or is in use.
     """
-    return run(resumable(Path(path), from_cycle), resume=True, from_cycle=from_cycle, observer=observer)
+    return run(resumable(_path(path), from_cycle), resume=True, from_cycle=from_cycle, observer=observer)
 
 
 def resumable(root: Path, from_cycle: int | None) -> LoadedConfig:
@@ -125,6 +128,8 @@ def resumable(root: Path, from_cycle: int | None) -> LoadedConfig:
         ConfigError: It has none.
         RunDirError: The directory holds no run.
     """
+    if (root / "run.json").is_file():
+        read_identity(root)  # first: the configuration and the prompts of an earlier version may not be readable
     loaded = run_config(root)
     _check_cycle(loaded, from_cycle)
     return loaded
@@ -132,9 +137,11 @@ def resumable(root: Path, from_cycle: int | None) -> LoadedConfig:
 
 def _check_cycle(loaded: LoadedConfig, from_cycle: int | None) -> None:
     num_cycles = loaded.config.raft.num_cycles
+    if from_cycle is not None and type(from_cycle) is not int:
+        raise _wrong_type("from_cycle", from_cycle, "a whole number, or None")
     if from_cycle is not None and not 1 <= from_cycle <= num_cycles + 1:
         raise ConfigError(
-            f"--from-cycle {from_cycle}: the run has {num_cycles} cycles",
+            f"from_cycle is {from_cycle!r}, but the run has {counted(num_cycles, 'cycle')}",
             f"name a cycle from 1 to {num_cycles} ({num_cycles + 1} measures the last model again)",
         )
 
@@ -149,7 +156,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = _path(path)
         self.config = run_config(self.path)
 
     def __repr__(self) -> str:
@@ -225,6 +232,8 @@ def verify_programs(
     from halo_forge.checks.answers import one_prompt, programs, verdicts_on, without_tests
 
     if not isinstance(verifier, LoadedConfig):
+        if not isinstance(verifier, Mapping):
+            raise _wrong_type("verifier", verifier, "a LoadedConfig, or the settings of a verifier as a mapping")
         if prompt_id is not None:
             raise ConfigError("prompt_id needs a configuration, which names the prompts", "give load_config(...)")
         verifier = load_config(
@@ -237,7 +246,10 @@ def verify_programs(
         prompt = one_prompt(prompt_id, load_prompt_sets(verifier.config).by_id())
     if isinstance(sources, str):
         raise ConfigError("sources is one text, allowed: a list of program texts", "write [source]")
-    named = [(f"program {number}", source) for number, source in enumerate(sources, start=1)]
+    named = [(f"program {number}", source) for number, source in enumerate(_items("sources", sources), start=1)]
+    for name, source in named:
+        if not isinstance(source, str):
+            raise _wrong_type(name, source, "the text of a program")
     return list(verdicts_on(spec, programs(named, spec, prompt)))
 
 
@@ -253,9 +265,29 @@ def verify_completions(config: LoadedConfig, rows: Iterable[Mapping[str, Any]]) 
     """
     from halo_forge.checks.answers import completion_rows, verdicts_on
 
-    numbered = (Row(f"row {number}", row) for number, row in enumerate(rows, start=1))
+    given = list(_items("rows", rows))
+    for number, row in enumerate(given, start=1):
+        if not isinstance(row, Mapping):
+            raise _wrong_type(f"row {number}", row, 'a mapping, {"prompt_id": ..., "text": ...}')
+    numbered = (Row(f"row {number}", row) for number, row in enumerate(given, start=1))
     asked = completion_rows(numbered, load_prompt_sets(_loaded(config).config).by_id())
     return list(verdicts_on(config.config.verifier, asked))
+
+
+def _path(path: object) -> Path:
+    if not isinstance(path, str | os.PathLike):
+        raise _wrong_type("path", path, "the path of a run directory")
+    return Path(path)
+
+
+def _items(name: str, values: Iterable[Item]) -> Iterable[Item]:
+    if not isinstance(values, Iterable) or isinstance(values, Mapping):
+        raise _wrong_type(name, values, "a list")
+    return values
+
+
+def _wrong_type(name: str, value: object, allowed: str) -> ConfigError:
+    return ConfigError(f"{name} is of type {type(value).__name__}, allowed: {allowed}", "see library.md")
 
 
 def _loaded(config: object) -> LoadedConfig:

@@ -28,7 +28,7 @@ from halo_forge.core.records import (
 )
 from halo_forge.core.selection import kept_samples
 from halo_forge.runtime.effects import Runtime
-from halo_forge.runtime.rollouts import check_again, confirm, rollout, rollouts_on_test, with_second_round
+from halo_forge.runtime.rollouts import check_again, resample_and_confirm, rollout, rollouts_on_test, with_second_round
 from halo_forge.store.run import Run
 
 
@@ -66,7 +66,7 @@ def evaluate(
 
     assessment = screen(plan.config.decisions, earlier, dev)
     if assessment.outcome == "suspect":
-        assessment = confirm(folder, assessment, number, plan, run, runtime)
+        assessment = resample_and_confirm(folder, assessment, number, plan, run, runtime)
     decision = folder.stage(
         "decision",
         Decision,

@@ -13,11 +13,13 @@ from halo_forge.checks.weaknesses import SEVERITIES, Finding, text_findings
 from halo_forge.core.errors import ConfigError
 from halo_forge.core.records import Completion, Prompt, Record, Verdict
 from halo_forge.core.registry import discover
+from halo_forge.core.wording import counted
 from halo_forge.prompts import load_prompts, split_of
 from halo_forge.prompts._row import shown
 from halo_forge.prompts.builtin import PREFIX
 from halo_forge.prompts.split import SPLITS
 from halo_forge.verifiers import Verifier, open_verifier
+from halo_forge.verifiers.limits import reached_limit
 
 if TYPE_CHECKING:
     from halo_forge.verifiers.spec import ProgramSpec
@@ -149,9 +151,11 @@ def check_tasks(
             asked = [
                 each for prompt in own if prompt.id not in out for each in _solutions(prompt, spec.language, findings)
             ]
-            proven += track(_proofs(verifier, asked, findings), len(asked))
+            own_proofs = list(track(_proofs(verifier, asked, findings), len(asked)))
+        proven += own_proofs
+        for one, verdict in own_proofs:
+            findings += _of_verdict(one.prompt, one.name, verdict, reached_limit(verdict, spec))
     findings += [finding for prompt in prompts for finding in _missing(prompt)]
-    findings += [finding for one, verdict in proven for finding in _of_verdict(one.prompt, one.name, verdict)]
     order = {prompt.id: number for number, prompt in enumerate(prompts)}
     findings.sort(key=lambda finding: (SEVERITIES.index(finding.severity), order.get(finding.prompt_id, -1)))
     references = [verdict for one, verdict in proven if one.name == "reference"]
@@ -252,14 +256,17 @@ def _missing(prompt: Prompt) -> Iterator[Finding]:
         yield Finding("note", prompt.id, "no_wrong_solution", text)
 
 
-def _of_verdict(prompt: Prompt, name: str, verdict: Verdict) -> Iterator[Finding]:
-    said = f"{verdict.stage} {verdict.status}, {verdict.tests_passed} of {verdict.tests_total} checks"
+def _of_verdict(prompt: Prompt, name: str, verdict: Verdict, limit: str | None) -> Iterator[Finding]:
+    said = f"{verdict.stage} {verdict.status}, {verdict.tests_passed} of {counted(verdict.tests_total, 'check')}"
     first = telling_line(verdict)
     if verdict.status == "error":
         text = f"info.{name} could not be checked: {first}"
         yield Finding("error", prompt.id, "not_checked", text)
     elif name == "reference":
-        if not verdict.passed:
+        if not verdict.passed and limit is not None:
+            text = f"the reference reaches a limit, so right programs may fail: raise {limit}; {said}: {first}"
+            yield Finding("error", prompt.id, "reference_reaches_limit", text)
+        elif not verdict.passed:
             yield Finding("error", prompt.id, "reference_fails", f"{said}: {first}")
         elif verdict.warnings > 0:
             text = f"the reference compiles with {verdict.warnings} warnings: {first}"

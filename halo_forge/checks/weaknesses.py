@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 from halo_forge.core.records import Prompt, Record
 from halo_forge.core.source import digest, normalise
+from halo_forge.core.wording import counted
 from halo_forge.prompts import near_duplicates
+from halo_forge.verifiers.comparison import texts
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -62,7 +64,7 @@ def _of_one(prompt: Prompt) -> Iterator[Finding]:
     yield from _statement(prompt)
     checks = num_checks(prompt.tests)
     if checks is not None and checks < FEWEST_CHECKS:
-        found = f"{_counted(checks)}; a wrong answer may pass by chance"
+        found = f"{counted(checks, 'check')}; a wrong answer may pass by chance"
         yield Finding("warning", prompt.id, "few_checks", found)
     expected = expected_outputs(prompt.tests)
     if expected and len(set(expected)) == 1:
@@ -86,10 +88,6 @@ def _statement(prompt: Prompt) -> Iterator[Finding]:
         yield Finding("warning", prompt.id, "no_signature", text)
 
 
-def _counted(num_checks: int) -> str:
-    return "1 check" if num_checks == 1 else f"{num_checks} checks"
-
-
 def num_checks(tests: Mapping[str, Any] | None) -> int | None:
     """How many checks a prompt has, None where that cannot be seen."""
     lists = [] if tests is None else [tests.get(key) for key in ("expected", "cases", "tests", "test_list")]
@@ -97,12 +95,15 @@ def num_checks(tests: Mapping[str, Any] | None) -> int | None:
 
 
 def expected_outputs(tests: Mapping[str, Any] | None) -> list[str]:
-    """What a program must print, check by check; empty where the tests are of another kind."""
+    """What a program must print, check by check; the first of several right texts.
+
+    Empty where the tests are of another kind.
+    """
     if tests is None:
         return []
     if tests.get("kind") == "harness":
-        return [line.rstrip() for line in tests["expected"]]
-    return [case["stdout"].rstrip() for case in tests["cases"]] if tests.get("kind") == "stdio" else []
+        return [texts(line)[0].rstrip() for line in tests["expected"]]
+    return [texts(case["stdout"])[0].rstrip() for case in tests["cases"]] if tests.get("kind") == "stdio" else []
 
 
 def _inputs(tests: Mapping[str, Any] | None) -> list[str] | None:

@@ -12,6 +12,7 @@ import typer
 
 import halo_forge
 from halo_forge.cli import config, doctor, raft, tasks, verify
+from halo_forge.cli.help import Command, Group
 from halo_forge.core.errors import HaloForgeError, StoppedByRule
 from halo_forge.supervisor import heartbeat
 
@@ -19,6 +20,7 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     name="halo-forge",
+    cls=Group,
     help="RAFT fine-tuning of code models: sample programs, verify them, train on what passes, repeat.",
     no_args_is_help=True,
     add_completion=False,
@@ -28,8 +30,8 @@ app = typer.Typer(
 app.add_typer(raft.app, name="raft")
 app.add_typer(config.app, name="config")
 app.add_typer(tasks.app, name="tasks")
-app.command()(verify.verify)
-app.command()(doctor.doctor)
+app.command(cls=Command)(verify.verify)
+app.command(cls=Command)(doctor.doctor)
 
 
 def _version(wanted: bool) -> None:

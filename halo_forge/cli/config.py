@@ -7,13 +7,15 @@ from pathlib import Path
 
 import typer
 
-app = typer.Typer(help="Check, show and describe configurations.", no_args_is_help=True)
+from halo_forge.cli.help import Command, Group
+
+app = typer.Typer(cls=Group, help="Check, show and describe configurations.", no_args_is_help=True)
 
 CONFIG = typer.Argument(metavar="CONFIG", help="Configuration file (YAML).", show_default=False)
 SET = typer.Option(None, "--set", metavar="KEY=VALUE", help="Override a configuration key, such as seed=7; repeatable.")
 
 
-@app.command()
+@app.command(cls=Command)
 def check(config: Path = CONFIG, overrides: list[str] | None = SET) -> None:
     """Validate a configuration; report every problem with its file, line and key."""
     from halo_forge.config import load_config
@@ -22,7 +24,7 @@ def check(config: Path = CONFIG, overrides: list[str] | None = SET) -> None:
     print(f"{config}: valid")
 
 
-@app.command()
+@app.command(cls=Command)
 def show(config: Path = CONFIG, overrides: list[str] | None = SET) -> None:
     """Print every value, including defaults, as YAML."""
     from halo_forge.config import load_config, resolved
@@ -31,7 +33,7 @@ def show(config: Path = CONFIG, overrides: list[str] | None = SET) -> None:
     print(dump(resolved(load_config(config, overrides if overrides is not None else ()).config)), end="")
 
 
-@app.command()
+@app.command(cls=Command)
 def schema() -> None:
     """Print the JSON schema of a configuration, for editors."""
     from halo_forge.config import json_schema

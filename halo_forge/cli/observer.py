@@ -12,12 +12,14 @@ from typing import Any, TypeVar
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
-from halo_forge.cli.render import duration, fitted, print_paragraph
+from halo_forge.cli.render import LEARNING_RATE, duration, fitted, print_paragraph
 from halo_forge.cli.status import advice_lines, cycle_columns
 from halo_forge.config import RaftConfig, resolved
 from halo_forge.core.advice import Advised
 from halo_forge.core.records import Decision, Measurement, Selection, Trained, TrainingSettings
+from halo_forge.core.wording import counted
 from halo_forge.runtime.effects import Observer
 from halo_forge.runtime.tracking import Tracker, check_trackers, open_trackers
 from halo_forge.store.status import read_status
@@ -25,6 +27,7 @@ from halo_forge.store.status import read_status
 Item = TypeVar("Item")
 QUIET_SECONDS = 30.0
 """Time between two plain progress lines."""
+_BAR_WIDTH = 16
 
 
 @contextmanager
@@ -66,7 +69,7 @@ class PlainObserver:
     def step(self, row: Mapping[str, float], num_steps: int) -> None:
         """One line per optimizer step."""
         loss = f", loss {row['loss']:.4f}, gradient norm {row['gradient_norm']:.3f}" if "loss" in row else ""
-        _say(f"train: step {row['step']} of {num_steps}, learning rate {row['learning_rate']:.3g}{loss}")
+        _say(f"train: step {row['step']} of {num_steps}, learning rate {row['learning_rate']:{LEARNING_RATE}}{loss}")
 
     def measured(self, measurement: Measurement) -> None:
         """One line per policy version."""
@@ -91,8 +94,9 @@ class PlainObserver:
         """One line per cycle."""
         steps, mass = trained.metrics["optimizer_steps"], trained.metrics["learning_rate_mass"]
         _say(
-            f"cycle {settings.cycle}: trained v{trained.policy_version} on {trained.num_rows} samples,"
-            f" {steps:.0f} steps, learning rate {settings.learning_rate:.3g}, mass {mass:.3g}"
+            f"cycle {settings.cycle}: trained v{trained.policy_version} on {counted(trained.num_rows, 'sample')},"
+            f" {counted(steps, 'step')}, learning rate {settings.learning_rate:{LEARNING_RATE}}, learning-rate mass"
+            f" {mass:{LEARNING_RATE}}"
         )
 
 
@@ -105,8 +109,9 @@ class LiveObserver:
         self._num_cycles = num_cycles
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=_BAR_WIDTH),
             MofNCompleteColumn(),
+            TextColumn("elapsed"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -157,8 +162,8 @@ class LiveObserver:
         if not cycles:
             self._live.update(Group(self._progress))
             return
-        table, _ = fitted(cycle_columns(cycles, self._num_cycles), self._live.console.width)
-        self._live.update(Group(table, self._progress))
+        table, note = fitted(cycle_columns(cycles, self._num_cycles), self._live.console.width)
+        self._live.update(Group(table, *([Text(note)] if note else []), self._progress))
 
 
 @contextmanager

@@ -8,24 +8,41 @@ from typing import Any
 
 from rich.console import Console
 
-from halo_forge.cli.render import Column, number, plot, print_paragraph, print_table, span, stdout
+from halo_forge.cli.render import (
+    LEARNING_RATE,
+    Column,
+    number_columns,
+    plot,
+    print_paragraph,
+    print_table,
+    span,
+    stdout,
+)
 from halo_forge.cli.status import advice_lines
 from halo_forge.runtime.preview import CyclePlan, Preview
 
 _IN_FIRST_TABLE = ("engine.temperature", "engine.top_p", "selection.reward_threshold", "training.learning_rate")
 _PLOT_SIZES = (12, 60)
-_DEPENDS = "upper bounds where results decide"
+_BY_RESULTS = "by results"
+_DISK = (
+    "disk ?: the size of an adapter is known of a local model with lora.target_modules all-linear, and the number of"
+    " completions where no prompts are on the Hub"
+)
+_BOUNDS = "upper bounds where results decide"
+_FORMS = {"training.learning_rate": LEARNING_RATE, "training.learning_rate_mass": LEARNING_RATE}
 
 
 def print_preview(preview: Preview) -> None:
     """The schedule of every cycle, and the warnings."""
     console = stdout()
-    print_table(_cycles(preview.cycles), title=f"what each cycle will do ({_DEPENDS})", console=console)
+    print_table(_cycles(preview.cycles), title=f"what each cycle will do ({_BOUNDS})", console=console)
+    if any(plan.disk_bytes is None for plan in preview.cycles):
+        print_paragraph(console, _DISK, indent="    ")
     moving = preview.moving()
     if others := [key for key in moving if key not in _IN_FIRST_TABLE]:
         columns = [Column("cycle", [str(plan.cycle) for plan in preview.cycles])]
         columns += [
-            Column(key, [span(*plan.scheduled[key]) for plan in preview.cycles], priority=1 + at)
+            Column(key, [_value(plan, key) for plan in preview.cycles], priority=1 + at)
             for at, key in enumerate(others)
         ]
         print_table(columns, title="other scheduled settings (lowest to highest)", console=console)
@@ -43,49 +60,54 @@ def print_preview(preview: Preview) -> None:
 
 
 def _cycles(plans: Sequence[CyclePlan]) -> list[Column]:
-    def of(name: str, form: str) -> list[str]:
-        return [number(getattr(plan, name), form, "?") for plan in plans]
-
     def scheduled(key: str) -> list[str]:
-        return [span(*plan.scheduled[key]) for plan in plans]
+        return [_value(plan, key) for plan in plans]
 
-    rates = [span(plan.learning_rate_low, plan.learning_rate_high, ".2e") for plan in plans]
+    rates = [span(plan.learning_rate_low, plan.learning_rate_high, LEARNING_RATE) for plan in plans]
     sizes = ["?" if plan.disk_bytes is None else f"{plan.disk_bytes / 1e6:.0f} MB" for plan in plans]
     return [
-        Column("cycle", of("cycle", "d")),
+        Column("cycle", [str(plan.cycle) for plan in plans]),
         Column("samples from", [f"v{plan.policy_version}" for plan in plans], 6),
         Column("learning rate", rates),
         Column("temperature", scheduled("engine.temperature"), 2),
         Column("top_p", scheduled("engine.top_p"), 8),
         Column("threshold", scheduled("selection.reward_threshold"), 3),
-        Column("prompts", of("num_prompts", "d"), 7),
-        Column("samples", of("samples", "d"), 4),
-        Column("max kept", of("max_kept", "d"), 3),
-        Column("max steps", of("max_optimizer_steps", "d"), 1),
-        Column("warm-up", of("warmup_steps", "d"), 9),
-        Column("LR mass", of("learning_rate_mass", ".3g"), 5),
+        *number_columns(
+            lambda name: [getattr(plan, name) for plan in plans],
+            [
+                ("prompts", "num_prompts", "d", 7),
+                ("samples", "samples", "d", 4),
+                ("max kept", "max_kept", "d", 3),
+                ("max steps", "max_optimizer_steps", "d", 1),
+                ("warm-up", "warmup_steps", "d", 9),
+                ("learning-rate mass", "learning_rate_mass", LEARNING_RATE, 5),
+            ],
+            absent="?",
+        ),
         Column("disk", sizes, 10),
     ]
 
 
 def _print_plots(console: Console, plans: Sequence[CyclePlan], keys: Sequence[str]) -> None:
-    """One line for each setting that changes, from its first to its last value."""
-    ends = [[span(*plan.scheduled[key], _form(key)) for plan in (plans[0], plans[-1])] for key in keys]
+    """One line for each setting that changes, from its first to its last value; no plot where results decide."""
+    ends = [[_value(plan, key) for plan in (plans[0], plans[-1])] for key in keys]
     firsts, lasts = ([pair[at] for pair in ends] for at in (0, 1))
     taken = sum(max(map(len, cells)) + 2 for cells in (keys, ["first", *firsts], ["last", *lasts]))
     room = max(_PLOT_SIZES[0], min(_PLOT_SIZES[1], console.width - taken))
-    plots = [plot(_heights(plans, key), room, console) for key in keys]
+    undecided = {key for key in keys if any(low != high for low, high in (plan.scheduled[key] for plan in plans))}
+    plots = [_BY_RESULTS if key in undecided else plot(_heights(plans, key), room, console) for key in keys]
+    remark = f" ({_BY_RESULTS}: measurements decide within this range)" if undecided else ""
     columns = [
         Column("setting", keys, text=True),
         Column("first", firsts),
         Column(f"cycles 1 to {len(plans)}" if len(plans) > 1 else "cycle 1", plots, align="left"),
         Column("last", lasts, align="left"),
     ]
-    print_table(columns, title=f"schedules over the cycles ({_DEPENDS})", console=console)
+    print_table(columns, title=f"schedules over the cycles{remark}", console=console)
 
 
-def _form(key: str) -> str:
-    return ".2e" if key == "training.learning_rate" else ".3g"
+def _value(plan: CyclePlan, key: str) -> str:
+    return span(*plan.scheduled[key], _FORMS.get(key, ".3g"))
 
 
 def _heights(plans: Sequence[CyclePlan], key: str) -> list[float | None]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from halo_forge.cli.config import CONFIG, SET
+from halo_forge.cli.help import Command, Group
 from halo_forge.cli.supervise import (
     LOADING_SECONDS,
     MAX_RESTARTS,
@@ -23,13 +24,13 @@ if TYPE_CHECKING:
     from halo_forge.config import LoadedConfig
     from halo_forge.runtime.effects import Runtime
 
-app = typer.Typer(help="Run RAFT, resume a run, or show its progress.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="Run RAFT, resume a run, or show its progress.", no_args_is_help=True)
 
 RUN = typer.Argument(metavar="RUN", help="Run directory (the output_dir of a run).", show_default=False)
 JSON = typer.Option(False, "--json", help="Print the result as JSON.")
 
 
-@app.command()
+@app.command(cls=Command)
 def run(
     config: Path = CONFIG,
     dry_run: bool = typer.Option(False, "--dry-run", help="Preview each cycle; loads no model and writes nothing."),
@@ -66,7 +67,7 @@ def run(
         _execute(loaded, resume=resume, as_json=as_json)
 
 
-@app.command()
+@app.command(cls=Command)
 def resume(
     run: Path = RUN,
     from_cycle: int | None = typer.Option(
@@ -88,7 +89,7 @@ def resume(
     _execute(loaded, resume=True, as_json=as_json, from_cycle=from_cycle)
 
 
-@app.command()
+@app.command(cls=Command)
 def status(run: Path = RUN, as_json: bool = JSON) -> None:
     """Show the progress and the results of a run, one row per cycle."""
     from halo_forge.api import RunDirectory
@@ -148,3 +149,5 @@ def _say_where(runtime: Runtime) -> None:
     toolchain = runtime.verifier.toolchain()
     print(f"hardware: {runtime.hardware}", file=sys.stderr)
     print(f"verifier: {toolchain['version']}, isolation level {toolchain['isolation']}", file=sys.stderr)
+    for warning in runtime.warnings:
+        print(f"warning: {warning}", file=sys.stderr)

@@ -2,15 +2,16 @@
 
 On a terminal no line is wider than the terminal.  Numbers are never cut or broken over lines: where a table is too
 wide, columns are left out by priority, and a line below the table names them.  In a pipe everything is shown on lines
-as long as they need to be, without colours.
+as long as they need to be, without colours; with COLUMNS set, as on a terminal of that width.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
@@ -21,6 +22,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+LEARNING_RATE = ".2e"
+"""How learning rates and sums of them are written, everywhere."""
 _MORE = "widen the terminal or use --json"
 _PIPE_WIDTH = 100_000
 _GAP = 2
@@ -70,14 +73,16 @@ class _Console(Console):
 def stdout() -> Console:
     """A console for results."""
     console = _Console(highlight=False, markup=False)
-    return console if console.is_terminal else _Console(highlight=False, markup=False, width=_PIPE_WIDTH)
+    if console.is_terminal or os.environ.get("COLUMNS", "").isdecimal():  # which the library reads
+        return console
+    return _Console(highlight=False, markup=False, width=_PIPE_WIDTH)
 
 
 def print_table(columns: Sequence[Column], *, title: str = "", console: Console | None = None) -> None:
     """Print the columns that fit, and which were left out; with an empty line before, or a title, and one after."""
     console = stdout() if console is None else console
     width = console.width
-    table, left_out = fitted(columns, width)
+    table, note = fitted(columns, width)
     # What must be shown is shown whole, even on a terminal that is narrower.
     console.width = max(width, _total(column.width or 0 for column in table.columns))
     with console.capture() as captured:
@@ -86,13 +91,13 @@ def print_table(columns: Sequence[Column], *, title: str = "", console: Console 
     lines = [line.rstrip() for line in captured.get().splitlines()]
     print_paragraph(console, title)
     console.out(*lines, sep="\n", highlight=False)  # which carry their styles already
-    if left_out:
-        print_paragraph(console, f"left out at {width} columns: {left_out} ({_MORE})", indent="    ")
+    if note:
+        print_paragraph(console, note, indent="    ")
     console.out("")
 
 
 def fitted(columns: Sequence[Column], width: int) -> tuple[Table, str]:
-    """The table of what fits into `width`, and the names of what does not."""
+    """The table of what fits into `width`, and a line that names what does not; the line is empty if all fits."""
     shown, dropped, plain = _choose(columns, width)
     widths = [_least(column) for column in shown]
     _share(widths, [_natural(column) for column in shown], width)
@@ -109,8 +114,9 @@ def fitted(columns: Sequence[Column], width: int) -> tuple[Table, str]:
             for column, size, cell in zip(shown, widths, row, strict=True)
         )
         table.add_row(*(Text("\n".join(lines)) for lines in cells))
-    names = [", ".join(dropped)] if dropped else []
-    return table, "; ".join([*names, *([f"the intervals of {', '.join(plain)}"] if plain else [])])
+    left_out = [", ".join(dropped)] if dropped else []
+    left_out += [f"the intervals of {', '.join(plain)}"] if plain else []
+    return table, f"left out at {width} columns: {'; '.join(left_out)} ({_MORE})" if left_out else ""
 
 
 def _choose(columns: Sequence[Column], width: int) -> tuple[list[Column], list[str], list[str]]:
@@ -249,6 +255,18 @@ def plot(values: Sequence[float | None], room: int, console: Console) -> str:
 def number(value: Any, form: str, absent: str = "") -> str:
     """A number in a format; `absent` for None."""
     return absent if value is None else format(value, form)
+
+
+def number_columns(
+    values: Callable[[str], Iterable[Any]], described: Iterable[tuple[str, str, str, int]], absent: str = ""
+) -> Iterator[Column]:
+    """A column of numbers for each (name, key, format, priority).
+
+    Args:
+        values: The values of a key, one for each row.
+    """
+    for name, key, form, priority in described:
+        yield Column(name, [number(value, form, absent) for value in values(key)], priority)
 
 
 def span(low: Any, high: Any, form: str = ".3g") -> str:

@@ -6,7 +6,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from halo_forge.cli.render import Column, duration, number, print_paragraph, print_table, stdout
+from halo_forge.cli.render import (
+    LEARNING_RATE,
+    Column,
+    duration,
+    number,
+    number_columns,
+    print_paragraph,
+    print_table,
+    stdout,
+)
 from halo_forge.store.status import CycleRow, Status
 
 ACTIONS = {
@@ -67,12 +76,13 @@ def _print_result(status: Status) -> None:
 def cycle_columns(cycles: Sequence[CycleRow], num_cycles: int) -> list[Column]:
     """One row per cycle: the model it measured on the left, what it then trained on the right."""
 
-    def of(name: str, form: str) -> list[str]:
-        return [number(row.metrics.get(name), form) for row in cycles]
+    def metric(key: str) -> list[float | None]:
+        return [row.metrics.get(key) for row in cycles]
 
     def rate(name: str, key: str, priority: int, detail_priority: int) -> Column:
+        cells = [number(value, ".3f") for value in metric(key)]
         intervals = [_rate(row.metrics, key) for row in cycles]
-        return Column(name, of(key, ".3f"), priority, detailed=intervals, detail_priority=detail_priority)
+        return Column(name, cells, priority, detailed=intervals, detail_priority=detail_priority)
 
     return [
         Column("cycle", [cycle_name(row.cycle, num_cycles) for row in cycles]),
@@ -81,18 +91,23 @@ def cycle_columns(cycles: Sequence[CycleRow], num_cycles: int) -> list[Column]:
         rate("dev pass", "dev/pass_rate", 0, 5),
         rate("train compile", "train/compile_rate", 8, 14),
         rate("train pass", "train/pass_rate", 7, 13),
-        Column("distinct@4", of("diversity/distinct@4", ".2f"), 10),
+        *number_columns(metric, [("distinct@4", "diversity/distinct@4", ".2f", 10)]),
         Column("kept", [number(row.num_kept, "d") for row in cycles], 1),
-        Column("learning rate", [number(row.settings.get("learning_rate"), ".3g") for row in cycles]),
-        Column("steps", of("optimizer_steps", ".0f"), 4),
-        Column("mass", of("learning_rate_mass", ".2g"), 9),
-        Column("loss", of("loss_mean", ".3f"), 3),
-        Column("grad norm", of("gradient_norm_median", ".2f"), 11),
-        Column("clipped", of("clip_fraction", ".2f"), 12),
-        Column("tok/s", of("tokens_per_second/generate", ".0f"), 11),
-        Column("watts", of("gpu_power_watts_mean", ".0f"), 15),
-        Column("GPU busy", of("gpu_busy_mean", ".2f"), 16),
-        Column("degrees C", of("gpu_temperature_celsius_max", ".0f"), 17),
+        Column("learning rate", [number(row.settings.get("learning_rate"), LEARNING_RATE) for row in cycles]),
+        *number_columns(
+            metric,
+            [
+                ("steps", "optimizer_steps", ".0f", 4),
+                ("learning-rate mass", "learning_rate_mass", LEARNING_RATE, 9),
+                ("loss", "loss_mean", ".3f", 3),
+                ("grad norm", "gradient_norm_median", ".2f", 11),
+                ("clipped", "clip_fraction", ".2f", 12),
+                ("tok/s", "tokens_per_second/generate", ".0f", 11),
+                ("watts", "gpu_power_watts_mean", ".0f", 15),
+                ("GPU busy", "gpu_busy_mean", ".2f", 16),
+                ("degrees C", "gpu_temperature_celsius_max", ".0f", 17),
+            ],
+        ),
         Column("time", [_time(row) for row in cycles], 2),
     ]
 
@@ -108,17 +123,19 @@ def decision_columns(cycles: Sequence[CycleRow]) -> list[Column]:
     if not compared:
         return []
 
-    def of(name: str, form: str) -> list[str]:
-        return [number(row.decision.get("screen", {}).get(name), form) for row in compared]
-
     return [
         Column("model", [f"v{row.policy_version}" for row in compared]),
         Column("against", [f"v{row.decision['compared_with']}" for row in compared]),
-        Column("difference", of("difference", "+.3f")),
-        Column("SE", of("standard_error", ".3f"), 3),
-        Column("z", of("z", ".2f"), 4),
-        Column("detectable", of("minimum_detectable_effect", ".3f"), 2),
-        Column("prompts", of("num_prompts", ".0f"), 5),
+        *number_columns(
+            lambda name: [row.decision.get("screen", {}).get(name) for row in compared],
+            [
+                ("difference", "difference", "+.3f", 0),
+                ("SE", "standard_error", ".3f", 3),
+                ("z", "z", ".2f", 4),
+                ("detectable", "minimum_detectable_effect", ".3f", 2),
+                ("prompts", "num_prompts", ".0f", 5),
+            ],
+        ),
         Column("resampled", [_resampled(row.decision["confirmation"]) for row in compared], 1),
         Column("outcome", [row.decision["outcome"].replace("_", " ") for row in compared], text=True),
         Column("action", [_action(row.decision) for row in compared], text=True),

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 import typer
 
 from halo_forge.cli.config import SET
+from halo_forge.cli.help import Command, Group
+from halo_forge.core.wording import counted
 
 if TYPE_CHECKING:
     from halo_forge.checks.tasks import TaskReport
 
-app = typer.Typer(help="Check files of prompts and their tests.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="Check files of prompts and their tests.", no_args_is_help=True)
 
 WRONG = 1
 """Exit code: the files were checked, and something in them is wrong."""
@@ -30,7 +32,7 @@ def _group() -> None:
     pass
 
 
-@app.command()
+@app.command(cls=Command)
 def check(
     files: list[str] = FILES,
     config: Path | None = CONFIG,
@@ -76,7 +78,7 @@ def check(
         print_report(report)
     if report.has_errors:
         num = sum(finding.severity == "error" for finding in report.findings)
-        print(f"{num} {'error' if num == 1 else 'errors'} in {', '.join(files)}", file=sys.stderr)
+        print(f"{counted(num, 'error')} in {', '.join(files)}", file=sys.stderr)
         raise typer.Exit(WRONG)
 
 
@@ -95,6 +97,7 @@ def print_report(report: TaskReport) -> None:
         )
     print_paragraph(
         stdout(),
-        f"{report.num_prompts} prompts: {report.num_references_passed} of {report.num_references} references pass,"
+        f"{counted(report.num_prompts, 'prompt')}: {report.num_references_passed} of"
+        f" {report.num_references} references pass,"
         f" {report.num_wrong_failed} of {report.num_wrong} wrong solutions fail",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from halo_forge.config.explain import problems_of
 from halo_forge.config.problems import Problem
 from halo_forge.config.sections import RaftConfig
 from halo_forge.config.spellings import Normalised, normalised
-from halo_forge.config.yaml_io import Document, KeyPath, apply_overrides, dump, leaves, load_document
+from halo_forge.config.yaml_io import MAX_DIGITS, Document, KeyPath, apply_overrides, dump, leaves, load_document
 from halo_forge.core.errors import ConfigError
 
 WITHOUT_INFLUENCE = (
@@ -62,12 +63,12 @@ def load_config(
     Raises:
         ConfigError: All problems, one line per key: `file:line: key: found ..., allowed ...`.
     """
-    if isinstance(overrides, str):
-        overrides = [overrides]
-    elif isinstance(overrides, Mapping):
-        overrides = [f"{key}={_as_json(value, key)}" for key, value in overrides.items()]
-    given = _given(source) if isinstance(source, Mapping) else load_document(source)
-    document = apply_overrides(given, overrides)
+    if not isinstance(source, str | os.PathLike | Mapping):
+        raise ConfigError(
+            f"a configuration is given as {type(source).__name__}, allowed: the path of a YAML file, or a mapping",
+            "give a path, or the settings as a mapping",
+        )
+    document = _overridden(_given(source) if isinstance(source, Mapping) else load_document(source), overrides)
     default = {} if isinstance(source, Mapping) else {"output_dir": f"runs/{Path(source).stem}"}
     found = normalised({**default, **document.data})
     try:
@@ -79,12 +80,34 @@ def load_config(
     raise _as_error(problems, found, document)
 
 
+def _overridden(document: Document, overrides: Iterable[str] | Mapping[str, Any]) -> Document:
+    """The document with overrides as `load_config` takes them; those of a mapping are not called `--set`."""
+    if isinstance(overrides, Mapping):
+        texts = [f"{key}={_as_json(value, key)}" for key, value in overrides.items()]
+        return apply_overrides(document, texts, option="override")
+    listed = [overrides] if isinstance(overrides, str) or not isinstance(overrides, Iterable) else list(overrides)
+    for each in listed:
+        if not isinstance(each, str):
+            raise ConfigError(
+                f"an override is of type {type(each).__name__}, allowed: a text KEY=VALUE",
+                "write overrides as texts, or as one mapping from dotted keys to values",
+            )
+    return apply_overrides(document, listed)
+
+
 def _given(settings: Mapping[str, Any]) -> Document:
     """A configuration that is no file: without lines, and with the text that it would have as one."""
-    data = json.loads(_as_json(settings, _MAPPING))
+    data = json.loads(_as_json(settings, _MAPPING), parse_int=_int)
     if "extends" in data:
         raise ConfigError(f"{_MAPPING}: extends: only a file can extend another one", "merge the two mappings")
     return Document(data, {}, Path(_MAPPING), dump(data))
+
+
+def _int(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        message = f"{_MAPPING}: {text[:20]}... has {len(text)} digits, allowed: at most {MAX_DIGITS}"
+        raise ConfigError(message, "use a smaller number")
+    return int(text)
 
 
 def _as_json(value: Any, name: str) -> str:

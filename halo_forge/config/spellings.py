@@ -1,7 +1,8 @@
 """Alternative spellings of the same configuration, mapped to the one that is validated.
 
-The learning-rate document uses `learning_rate_schedule: {cycle_1: 5e-5, ...}` and `base_learning_rate` with
-`lr_decay_factor` (and `min_lr`); a section without `kind` gets its default kind.
+The hypotheses that the project started with (docs/THEORY.md) were written down with
+`learning_rate_schedule: {cycle_1: 5e-5, ...}` and `base_learning_rate` with `lr_decay_factor` (and `min_lr`); a section
+without `kind` gets its default kind.
 """
 
 from __future__ import annotations

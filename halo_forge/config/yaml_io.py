@@ -8,6 +8,7 @@ booleans, and `on`, `off`, `yes`, `no`, dates and `1:30` stay strings.
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -43,7 +44,15 @@ class Document:
     places: dict[KeyPath, str] = field(default_factory=dict)
 
     def where(self, path: KeyPath) -> str:
-        """`file:line` or `--set key=value` of a value, or of the nearest section around it that was written."""
+        """`file:line` or `--set key=value` of a value.
+
+        Of a section that only a `--set` of a key in it made: that `--set`; of what was not written: the nearest section
+        around it.
+        """
+        if path and path not in self.lines:
+            inside = [place for known, place in self.places.items() if known[: len(path)] == path]
+            if inside:
+                return inside[0]
         for length in range(len(path), 0, -1):
             if path[:length] in self.places:
                 return self.places[path[:length]]
@@ -81,11 +90,14 @@ def load_document(path: str | Path) -> Document:
     return _extend(parent, document)
 
 
-def apply_overrides(document: Document, overrides: Iterable[str]) -> Document:
+def apply_overrides(document: Document, overrides: Iterable[str], option: str = "--set") -> Document:
     """The document with each `a.b=value` of `--set` applied; a later one wins over an earlier one.
 
     Values are YAML (`5e-5`, `true`, `null`, `[a, b]`, `{kind: cosine, base: 1e-4}`).  Setting `x.kind` to another
     kind drops the other keys of `x` that came with the old kind, except those that `--set` set.
+
+    Args:
+        option: What errors call an override.
 
     Raises:
         ConfigError: No `=`, an empty key, a value that is not YAML, or a path that runs through a plain value.
@@ -93,12 +105,12 @@ def apply_overrides(document: Document, overrides: Iterable[str]) -> Document:
     data = copy.deepcopy(document.data)
     places, lines = dict(document.places), dict(document.lines)
     for override in overrides:
-        label = f"--set {override}"
+        label = f"{option} {override}"
         keys, value = _split_override(override, label)
         section = _section(data, keys[:-1], label, replace(document, lines=lines, places=places))
         if keys[-1] == "kind" and "kind" in section and section["kind"] != value:
             for sibling in [key for key in section if key != "kind"]:
-                if not places.get((*keys[:-1], sibling), "").startswith("--set "):
+                if not places.get((*keys[:-1], sibling), "").startswith(f"{option} "):
                     del section[sibling]
                     _forget((*keys[:-1], sibling), lines, places)
         section[keys[-1]] = value
@@ -189,7 +201,7 @@ def _split_override(override: str, label: str) -> tuple[tuple[str, ...], Any]:
     key, equals, text = override.partition("=")
     keys = tuple(part.strip() for part in key.split("."))
     if not equals or not all(keys):
-        raise ConfigError(f"{label}: allowed: section.key=value", "write for example --set raft.num_cycles=3")
+        raise ConfigError(f"{label}: allowed: key=value", "write for example --set seed=7 or --set raft.num_cycles=3")
     return keys, parse_value(text, label)
 
 
@@ -203,7 +215,7 @@ def _section(data: dict[str, Any], keys: tuple[str, ...], label: str, document: 
             name = ".".join(keys[:depth])
             raise ConfigError(
                 f"{label}: {name} is {inner!r} ({document.where(keys[:depth])}), not a section",
-                f"set it as a whole: --set '{name}={{key: value, ...}}'",
+                f"set it as a whole: '{name}={{key: value, ...}}'",
             )
         section = inner
     return section
@@ -216,6 +228,8 @@ def _forget(path: KeyPath, *tables: dict[KeyPath, Any]) -> None:
 
 
 _MAX_VALUES = 100_000
+MAX_DIGITS = 300
+"""Of a whole number; longer ones do not fit into a float."""
 _SCALARS = {
     "null": (r"~|null|Null|NULL|", "~nN\0"),
     "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
@@ -351,11 +365,13 @@ class _Builder:
             return text.lower() == "true"
         if name == "int":
             return self._int(text, line)
-        return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+        value = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+        if math.isinf(value) and "inf" not in text.lower():
+            raise ConfigError(f"{self.label}:{line}: {text} is too large for a number", "write a smaller number")
+        return value
 
     def _int(self, text: str, line: int) -> int:
-        try:
-            return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
-        except ValueError as error:  # Python does not parse more than 4300 digits
-            message = f"{self.label}:{line}: {text[:20]}... has {len(text)} digits"
-            raise ConfigError(message, "write a smaller number") from error
+        if len(text) > MAX_DIGITS:
+            message = f"{self.label}:{line}: {text[:20]}... has {len(text)} digits, allowed: at most {MAX_DIGITS}"
+            raise ConfigError(message, "write a smaller number")
+        return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))

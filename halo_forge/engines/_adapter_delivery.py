@@ -114,7 +114,7 @@ class AdapterDelivery:
         """Keep the output of a server that we start in this folder."""
 
     def expect_tokens(self, num_tokens: int) -> None:
-        """Announce that prompt and answer together will have up to this many tokens."""
+        """Announce that prompt and completion together will have up to this many tokens."""
 
     def idle(self) -> None:
         """No requests for a while: the policy may be trained meanwhile."""

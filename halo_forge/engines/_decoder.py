@@ -103,7 +103,7 @@ class Decoder:
     Args:
         model: A causal language model of transformers.
         max_rows: The most rows in flight.
-        max_length: Tokens of the longest prompt together with its answer.
+        max_length: Tokens of the longest prompt together with its completion.
         graphs: On a GPU a step runs as a CUDA graph, and the tokens come in one tensor for the most rows.
 
     Raises:

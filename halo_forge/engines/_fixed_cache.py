@@ -27,7 +27,7 @@ class FixedCache:
     Args:
         device: Where the model is.
         max_rows: The most rows at once.
-        max_length: Tokens of the longest prompt together with its answer.
+        max_length: Tokens of the longest prompt together with its completion.
         few_shapes: Of rows and slots, so that each can have its graph.
     """
 

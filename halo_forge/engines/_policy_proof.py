@@ -1,4 +1,4 @@
-"""Verifies that a server samples from the policy in memory: before a cycle samples, both score a few answers.
+"""Verifies that a server samples from the policy in memory: before a cycle samples, both score a few completions.
 
 The server continues some prompts and returns the log-probability of each token; the policy in memory scores the same
 tokens.  For a server without log-probabilities, greedy tokens are compared: how much less likely they are under the
@@ -58,7 +58,7 @@ class Proof:
     """
 
     method: Method
-    num_answers: int
+    num_completions: int
     num_tokens: int
     gap: float
     others: Mapping[str, float]
@@ -93,22 +93,23 @@ class Proof:
         if self.num_tokens < MIN_TOKENS:
             raise ConfigError(
                 f"{delivery.key}: cannot verify that the server samples from v{version}: only {self.num_tokens} tokens"
-                f" of its answers to {self.num_answers} prompts can be compared, at least {MIN_TOKENS} are needed",
-                "its answers are nearly empty, or its token counts differ from those of our tokenizer:"
+                f" of its completions of {self.num_completions} prompts can be compared, at least {MIN_TOKENS} are"
+                " needed",
+                "its completions are nearly empty, or its token counts differ from those of our tokenizer:"
                 f" {delivery.other_model_hint}; then run the same command with --resume; engine.max_policy_gap: null"
                 " skips this check",
             )
         mine = f"{_COMPARED[self.method]} by {self.gap:.4f} nats per token ({self.num_tokens} tokens)"
         if self.gap > max_gap:
             raise ConfigError(
-                f"{delivery.key}: the server does not answer with v{version}: {mine}; engine.max_policy_gap is"
+                f"{delivery.key}: the server does not sample from v{version}: {mine}; engine.max_policy_gap is"
                 f" {max_gap:g}",
                 f"{delivery.other_model_hint}; then run the same command with --resume; a higher engine.max_policy_gap"
                 " accepts samples of another policy",
             )
         if self.closer is not None:
             raise ConfigError(
-                f"{delivery.key}: the server does not answer with v{version}: it is closer to {self.closer}: {mine},"
+                f"{delivery.key}: the server does not sample from v{version}: it is closer to {self.closer}: {mine},"
                 f" from {self.closer} by {self.others[self.closer]:.4f}",
                 f"it does not apply the adapter: {delivery.lost_adapter_hint}; then run the same command with --resume",
             )
@@ -124,7 +125,7 @@ def prove(
 
     Args:
         rows: Token ids of the prompts.
-        scored: The server's answer to each.
+        scored: The server's completion of each.
         before: Version and adapter of what was served before, if that was another version.
 
     Raises:
@@ -133,16 +134,16 @@ def prove(
     """
     theirs = _said(policy, scored)
     given = [len(row) for row in rows]
-    answers = [list(each.token_ids) for each in scored]
+    completions = [list(each.token_ids) for each in scored]
     probe = DriftProbe(policy, {})
     if theirs is None:
-        _, _, likeliest = probe.log_probabilities(_joined(rows, answers), given)
-        for each, answer, best in zip(scored, answers, likeliest, strict=True):
+        _, _, likeliest = probe.log_probabilities(_joined(rows, completions), given)
+        for each, token_ids, best in zip(scored, completions, likeliest, strict=True):
             if not each.is_exact:
-                del answer[_num_told(policy, answer, best) :]
+                del token_ids[_num_told(policy, token_ids, best) :]
 
     def differences(name: str) -> list[float]:
-        logs, likeliest, _ = probe.log_probabilities(_joined(rows, answers), given)
+        logs, likeliest, _ = probe.log_probabilities(_joined(rows, completions), given)
         ours = [value for row in logs for value in row]
         other = [value for row in likeliest for value in row] if theirs is None else theirs
         for values in (ours, other):
@@ -170,7 +171,7 @@ def prove(
     closest = max(apart, key=lambda name: ranks[name], default=None)
     return Proof(
         method="likeliest" if theirs is None else "log_probabilities",
-        num_answers=len(rows),
+        num_completions=len(rows),
         num_tokens=len(mine),
         gap=_mean_size(mine),
         others={name: _mean_size(values) for name, values in others.items()},
@@ -200,8 +201,8 @@ def _first_not_finite(values: Sequence[float]) -> float:
     return next(value for value in values if not math.isfinite(value))
 
 
-def _joined(rows: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[list[int]]:
-    return [[*row, *answer] for row, answer in zip(rows, answers, strict=True)]
+def _joined(rows: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> list[list[int]]:
+    return [[*row, *completion] for row, completion in zip(rows, completions, strict=True)]
 
 
 def _num_told(policy: Policy, token_ids: Sequence[int], likeliest: Sequence[float]) -> int:

@@ -26,7 +26,7 @@ class Sampler:
 
     Args:
         device: Where the logits are.
-        stop_ids: Tokens that end an answer.
+        stop_ids: Tokens that end a completion.
         max_rows: The most rows at once.
         max_new_tokens: Of all requests that will come, the largest; room is made once.
 

@@ -31,9 +31,9 @@ class Dialect:
         extra: Fields of every request.
         takes_ids: The prompt is sent as token ids, so nothing is added to it.
         all_tokens: Its top_k for "all"; None if it supports neither top_k nor min_p.
-        keeps_stop: It leaves the stop string in the text.  Otherwise it is unknown which one ended an answer, so the
-            server is not told the stop strings: it samples to its own end, and the answer is cut here.
-        stop_ids: It accepts token ids that end an answer.
+        keeps_stop: It leaves the stop string in the text.  Otherwise it is unknown which one ended a completion, so the
+            server is not told the stop strings: it samples to its own end, and the completion is cut here.
+        stop_ids: It accepts token ids that end a completion.
         scores: Fields that make it return the log-probabilities of sampled tokens; empty if it cannot.
     """
 
@@ -175,7 +175,7 @@ def scored_tokens(policy: Policy, request: SampleRequest, found: Choice) -> Scor
     """The scored tokens of a response.
 
     Token ids that a server does not return are found by tokenising its text, which the model may have generated with
-    other tokens: if their number differs from the server's, the answer is useless and gets no tokens.
+    other tokens: if their number differs from the server's, the completion is useless and gets no tokens.
     """
     ids, logs = found.token_ids, found.log_probabilities
     if ids is None:

@@ -115,7 +115,7 @@ class ServerEngine:
         if not requests:
             return
         needed = dict.fromkeys(request.prompt_id for request in requests)
-        asked = {prompt_id: self._prompt(prompts[prompt_id]) for prompt_id in needed}
+        server_prompts = {prompt_id: self._prompt(prompts[prompt_id]) for prompt_id in needed}
         every = list(prompts.values())
         for prompt in every:
             if prompt.id not in self._lengths:
@@ -141,7 +141,7 @@ class ServerEngine:
         try:
             # In the order of the requests: samples of a prompt are consecutive, and servers share its cache.
             for request in requests:
-                pool.submit(self._complete, request, asked[request.prompt_id]).add_done_callback(done.put)
+                pool.submit(self._complete, request, server_prompts[request.prompt_id]).add_done_callback(done.put)
             for _ in requests:
                 yield done.get().result()
         finally:
@@ -196,8 +196,8 @@ class ServerEngine:
                 if time.monotonic() >= deadline or self._given_up.is_set():
                     raise ToolMissing(
                         f"{self.delivery.key}: {error} (retried for {self.spec.retry_seconds:g} seconds)",
-                        f"{self.delivery.away_hint}; then run the same command with --resume: answers received so far"
-                        " are kept",
+                        f"{self.delivery.away_hint}; then run the same command with --resume: completions received so"
+                        " far are kept",
                     ) from error
                 # With jitter, or all waiting requests would be retried at the same moment.
                 self._given_up.wait(min(delay * random.uniform(0.5, 1.5), max(0.0, deadline - time.monotonic())))
@@ -228,11 +228,14 @@ class ServerEngine:
         """
         for draw in range(NUM_DRAWS):
             start = time.monotonic()
-            asked = self._to_prove[draw]
-            answers = self._scored(model, asked, draw)
+            prompts = self._to_prove[draw]
+            completions = self._scored(model, prompts, draw)
             self.delivery.adapter.path()
             proof = prove(
-                self.policy, [self.policy.prompt_ids(prompt) for prompt in asked], answers, self.delivery.adapter.before
+                self.policy,
+                [self.policy.prompt_ids(prompt) for prompt in prompts],
+                completions,
+                self.delivery.adapter.before,
             )
             self.note(
                 "served_policy",
@@ -248,32 +251,35 @@ class ServerEngine:
         proof.check(self.policy.version, max_gap, self.delivery)
         self._proved = True
 
-    def _scored(self, model: str, asked: Sequence[Prompt], draw: int) -> list[ScoredTokens]:
-        """The prompts' answers: sampled with log-probabilities, or greedy if the server returns none."""
-        answers: list[ScoredTokens] = []
+    def _scored(self, model: str, prompts: Sequence[Prompt], draw: int) -> list[ScoredTokens]:
+        """A completion of each prompt: sampled with log-probabilities, or greedy if the server returns none."""
+        completions: list[ScoredTokens] = []
         if self.dialect.scores:
             try:
-                answers = self._answers(model, asked, draw, 1.0, self.dialect.scores)
+                completions = self._scored_at(model, prompts, draw, 1.0, self.dialect.scores)
             except Refused as error:
                 if error.status not in _UNKNOWN_FIELD:
                     raise
-        if any(each.token_ids for each in answers) and all(each.log_probabilities is not None for each in answers):
-            return answers
-        return self._answers(model, asked, draw, 0.0, {})
+        if any(each.token_ids for each in completions) and all(
+            each.log_probabilities is not None for each in completions
+        ):
+            return completions
+        return self._scored_at(model, prompts, draw, 0.0, {})
 
-    def _answers(
-        self, model: str, asked: Sequence[Prompt], draw: int, temperature: float, fields: Mapping[str, object]
+    def _scored_at(
+        self, model: str, prompts: Sequence[Prompt], draw: int, temperature: float, fields: Mapping[str, object]
     ) -> list[ScoredTokens]:
+        """A completion of each prompt at one temperature; `fields` are added to the request body."""
 
-        def answer(prompt: Prompt) -> ScoredTokens:
+        def complete(prompt: Prompt) -> ScoredTokens:
             seed = derive_seed("proof", self.policy.version, prompt.id, draw)
             request = SampleRequest(prompt.id, 0, seed, temperature, 1.0, None, self._num_proof_tokens)
             found = scored_tokens(self.policy, request, self._ask(request, self._prompt(prompt), model, (), fields))
             heartbeat.beat()
             return found
 
-        with ThreadPoolExecutor(len(asked), "prove") as pool:
-            return list(pool.map(answer, asked))
+        with ThreadPoolExecutor(len(prompts), "prove") as pool:
+            return list(pool.map(complete, prompts))
 
     def _ask(
         self,

@@ -1,7 +1,7 @@
 """Engine `recorded`: the completions of an earlier run, so that it can be repeated under other settings.
 
 Another schedule, selection or verifier can be tried without sampling again.  Cycle c gets what the recorded run sampled
-in its cycle c, whatever our own adapter is by then: from cycle 2 on the answers are off-policy.
+in its cycle c, whatever our own adapter is by then: from cycle 2 on the completions are off-policy.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from halo_forge.core.errors import ConfigError
 from halo_forge.core.records import Completion, Prompt, SampleRequest
+from halo_forge.core.wording import counted
 from halo_forge.engines._spec import EngineSpec
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class RecordedEngine:
 
     Attributes:
         root: The recorded run's directory.
-        prefix: What every answer begins with.
+        prefix: What every completion begins with.
     """
 
     root: Path
@@ -70,7 +71,8 @@ class RecordedEngine:
             self._refuse_other_settings(request, drawn_at)
             if not completion.text.startswith(self.prefix):
                 raise ConfigError(
-                    f"prompts.response_prefix: found {self.prefix!r}; the answers of {self.root} do not begin with it",
+                    f"prompts.response_prefix: found {self.prefix!r}; the completions of {self.root} do not begin with"
+                    " it",
                     "set it to what the recorded run had (see its config.resolved.yaml)",
                 )
             yield dataclasses.replace(completion, policy_version=policy_version)
@@ -81,8 +83,8 @@ class RecordedEngine:
         tested = ", ".join(sorted(each.name for each in self.root.glob("test/v*"))) or "none"
         return (
             f"engine.run: {self.root} holds no sample {request.index} of prompt {request.prompt_id!r} by"
-            f" v{policy_version}: {num_found} samples of this prompt by this version, {num_cycles} cycles (the last one"
-            f" dev only), on test: {tested}",
+            f" v{policy_version}: {counted(num_found, 'sample')} of this prompt by this version,"
+            f" {counted(num_cycles, 'cycle')} (the last one dev only), on test: {tested}",
             "ask for at most what is there: raft.num_cycles, raft.samples_per_prompt, raft.prompts_per_cycle,"
             " evaluation.samples_per_prompt, the recorded run's seed and prompts; decisions.screen_z: 10 where a"
             " confirmation is asked for that the recorded run did not need;"
@@ -91,10 +93,10 @@ class RecordedEngine:
 
     def _refuse_other_settings(self, request: SampleRequest, drawn_at: Mapping[str, Any]) -> None:
         for key in KEYS:
-            asked = getattr(request, key)
-            if asked != drawn_at[key]:
+            wanted = getattr(request, key)
+            if wanted != drawn_at[key]:
                 raise ConfigError(
-                    f"{key}: found {asked} for prompt {request.prompt_id!r}, but {self.root} was sampled at"
+                    f"{key}: found {wanted} for prompt {request.prompt_id!r}, but {self.root} was sampled at"
                     f" {drawn_at[key]}",
                     "give the engine and evaluation sections the values of the recorded run's config.resolved.yaml",
                 )
@@ -147,7 +149,7 @@ def _sealed(root: Path) -> list[Path]:
 
 
 def _completions(path: Path) -> Iterator[Completion]:
-    # Not splitlines: an answer may hold other line separators, which JSON leaves as they are.
+    # Not splitlines: a completion may hold other line separators, which JSON leaves as they are.
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
         try:
             yield Completion.from_row(json.loads(line))
@@ -166,7 +168,7 @@ def _drawn_at(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "temperature": values["temperature"],
         "top_p": values["top_p"],
-        "min_p": values.get("min_p", 0.0),  # dev and test are asked without
+        "min_p": values.get("min_p", 0.0),  # dev and test are sampled without
         "top_k": engine["top_k"],
         "max_new_tokens": engine["max_new_tokens"],
     }

@@ -33,7 +33,7 @@ _VOCABULARY_BYTES, _SORTED_VOCABULARY_BYTES = 16, 52
 sorts the vocabulary: logits and probabilities, the sorted ones and their order (20), and what CUDA's sort of many rows
 takes beside (about 32: index and row twice, keys and values once more; from its source, not measured on a GPU)."""
 STOPPED, BROKEN = -1, -2
-"""In place of a token: an end-of-answer token was drawn; the logits were not finite, so nothing could be drawn."""
+"""In place of a token: an end-of-turn token was sampled; the logits were not finite, so nothing could be drawn."""
 LEFTOVER = 1 / 3
 """The share by which rows in flight may exceed the setting if that avoids a second round."""
 REFILL_AT = 1 / 8
@@ -126,7 +126,7 @@ class TransformersEngine:
                 yield self._completion(row, policy_version)
 
     def _all(self, requests: Sequence[SampleRequest], ids: Mapping[str, list[int]]) -> Iterator[ActiveRow]:
-        """Answer every request; whenever the GPU's memory runs out, continue with half the rows.
+        """Complete every request; whenever the GPU's memory runs out, continue with half the rows.
 
         Rows that were in flight start over, with the same uniform numbers.
         """
@@ -236,7 +236,7 @@ class TransformersEngine:
             f"v{version} gave logits that are not finite on {self.policy.device} ({what}): nothing can be sampled from"
             " them; earlier completions are kept",
             "attention kernels are known that give NaN (HARDWARE_NOTES.md in the documentation):"
-            " start a new run, the same command with another --output-dir and"
+            " start a new run, the same command with another output_dir and"
             f" --set model.attn_implementation=eager{adapter}, or with model.dtype=float32 in place of the"
             f" first{trained}",
         )
@@ -266,7 +266,7 @@ class TransformersEngine:
         return any(stop in text for stop in self.stop)
 
     def _decode(self, token_ids: list[int]) -> str:
-        # A special token in the middle of an answer is part of it; if hidden, it would be trained on unnoticed.
+        # A special token in the middle of a completion is part of it; if hidden, it would be trained on unnoticed.
         return str(
             self.policy.tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         )
@@ -299,7 +299,7 @@ def row_bytes(model: Any, num_tokens: int, *, sorts: bool = False) -> int:
 
     Args:
         model: A causal language model of transformers.
-        num_tokens: The longest prompt and its answer.
+        num_tokens: The longest prompt and its completion.
         sorts: The whole vocabulary is sorted for the draw.
     """
     shape = model.config.get_text_config()

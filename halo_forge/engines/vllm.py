@@ -51,7 +51,7 @@ _REASONS = (
     ),
     (
         ("No available memory for the cache blocks", "larger than the available KV cache"),
-        "its share of the memory is too small for the keys and values of one prompt and answer",
+        "its share of the memory is too small for the keys and values of one prompt and completion",
         "raise engine.gpu_memory_utilization, or lower engine.max_new_tokens",
     ),
     (
@@ -61,7 +61,7 @@ _REASONS = (
     ),
     (
         ("is greater than the derived max_model_len",),
-        "the longest prompt and its answer are longer than the model allows",
+        "the longest prompt and its completion are longer than the model allows",
         "shorten or remove such prompts, or lower engine.max_new_tokens",
     ),
     (
@@ -149,7 +149,7 @@ class VllmSpec(ServerSpec):
         """The server's command.
 
         Args:
-            num_tokens: Tokens of the longest prompt and its answer.
+            num_tokens: Tokens of the longest prompt and its completion.
         """
         rank = policy.lora_rank
         start_model, revision = policy.identity["model_name_or_path"], policy.identity.get("commit")

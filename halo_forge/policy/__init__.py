@@ -3,8 +3,8 @@
     model.py          the model in memory
     adapter.py        the adapter on it: initialised from a seed, or loaded and checked
     merged.py         the adapter added to the weights, as a plain model folder
-    chat_template.py  what a prompt looks like, and which token ends an answer
-    drift_probe.py    what one version makes of another's answers, token by token
+    chat_template.py  what a prompt looks like, and which token ends a completion
+    drift_probe.py    what one version makes of another's completions, token by token
     packed.py         weights laid out for a CPU's matrix products, while nothing is trained
     grouped.py        linear layers as fewer kernels on a GPU, while nothing is trained
     forwards.py       replaces the forward of modules for a while

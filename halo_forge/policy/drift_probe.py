@@ -1,6 +1,6 @@
-"""Scores of given answers under the policy, token by token: the numbers behind metrics/drift.py.
+"""Scores of given completions under the policy, token by token: the numbers behind metrics/drift.py.
 
-Only one model is in memory.  A version's result for an answer is kept as the hidden states before the output layer,
+Only one model is in memory.  A version's result for a completion is kept as the hidden states before the output layer,
 which no adapter changes: a hundredth of the size of the probabilities.  So versions are compared over the whole
 vocabulary, portion by portion, with one pass through the layers for each version.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     States = list[torch.Tensor]
-    """(tokens of the answer, hidden size) for each answer, in the model's dtype."""
+    """(tokens of the completion, hidden size) for each completion, in the model's dtype."""
 
 PORTION_BYTES = 16 * 1024 * 1024
 """Scores of one version that are computed at once, in float32; about four such tables are in memory."""
@@ -30,17 +30,18 @@ BATCH_TOKENS = 1024
 
 
 class DriftProbe:
-    """Compares versions of one policy on given answers; it moves the policy between adapters.
+    """Compares versions of one policy on given completions; it moves the policy between adapters.
 
     Args:
-        prompts: Prompt id -> prompt, for every answer.
-        num_answers: At most this many answers of the start model are scored, and a quarter of that of any others.
+        prompts: Prompt id -> prompt, for every completion.
+        num_completions: At most this many completions of the start model are scored, and a quarter of that
+            of any others.
     """
 
-    def __init__(self, policy: Policy, prompts: Mapping[str, Prompt], num_answers: int = 64) -> None:
+    def __init__(self, policy: Policy, prompts: Mapping[str, Prompt], num_completions: int = 64) -> None:
         self.policy = policy
         self.prompts = prompts
-        self.num_answers = num_answers
+        self.num_completions = num_completions
         self._fixed: dict[int, States] = {}
 
     def drift(
@@ -52,18 +53,18 @@ class DriftProbe:
         own: Sequence[Completion],
         own_is_untruncated: bool = True,
     ) -> DriftFacts:
-        """What v_version is like on answers of the start model, `fixed`, and on its own answers.
+        """What v_version is like on completions of the start model, `fixed`, and on its own completions.
 
         The policy may be at another version afterwards.
 
         Args:
             previous: The version that v_version was trained from.
             ensure_loaded: Makes the policy in memory that version.
-            fixed: The same answers at every call.
-            own_is_untruncated: The own answers were drawn at temperature 1 from the whole vocabulary; of others the
-                start model is not asked, as nothing unbiased follows.
+            fixed: The same completions at every call.
+            own_is_untruncated: Whether the own completions were sampled at temperature 1 from the whole vocabulary.
+                If not, they are not scored under the start model: no unbiased estimate follows from them.
         """
-        fixed, own = spread(fixed, self.num_answers), spread(own, self._num_others)
+        fixed, own = spread(fixed, self.num_completions), spread(own, self._num_others)
         ensure_loaded(version)
         self._fixed.setdefault(version, self._states(fixed))
         mine = self._states(own)
@@ -76,7 +77,7 @@ class DriftProbe:
                 if other == 0 and own and own_is_untruncated:
                     ensure_loaded(other)
                     theirs = self._states(own)
-        # The start model and the next version's parent are asked for again; an older one can be computed again.
+        # The start model and the next version's parent are needed again; an older one can be computed again.
         self._fixed = {key: self._fixed[key] for key in {0, previous, version}}
         entropy, to_previous, to_start = self._compare(self._fixed[version], self._fixed[previous], self._fixed[0])
         own_entropy, own_logs, start_logs = self._own(mine, theirs, own)
@@ -91,11 +92,11 @@ class DriftProbe:
             own_is_untruncated=own_is_untruncated,
         )
 
-    def negative_log_likelihood(self, answers: Sequence[Completion]) -> TokenValues:
-        """Of each token of some of the answers under the policy in memory, in nats."""
-        answers = spread(answers, self._num_others)
-        mine = self._states(answers)
-        return [[-value for value in values] for values in self._own(mine, mine, answers)[1]]
+    def negative_log_likelihood(self, completions: Sequence[Completion]) -> TokenValues:
+        """Of each token of some of the completions under the policy in memory, in nats."""
+        completions = spread(completions, self._num_others)
+        mine = self._states(completions)
+        return [[-value for value in values] for values in self._own(mine, mine, completions)[1]]
 
     def log_probabilities(
         self, rows: Sequence[Sequence[int]], given: Sequence[int]
@@ -124,12 +125,12 @@ class DriftProbe:
 
     @property
     def _num_others(self) -> int:
-        return -(-self.num_answers // 4)
+        return -(-self.num_completions // 4)
 
-    def _states(self, answers: Sequence[Completion]) -> States:
-        """The states from which the adapter in memory predicts the tokens of each answer, teacher-forced."""
-        prompts = [self.policy.prompt_ids(self.prompts[each.prompt_id]) for each in answers]
-        rows = [prompt + list(each.token_ids) for prompt, each in zip(prompts, answers, strict=True)]
+    def _states(self, completions: Sequence[Completion]) -> States:
+        """The states from which the adapter in memory predicts the tokens of each completion, teacher-forced."""
+        prompts = [self.policy.prompt_ids(self.prompts[each.prompt_id]) for each in completions]
+        rows = [prompt + list(each.token_ids) for prompt, each in zip(prompts, completions, strict=True)]
         return self._row_states(rows, [len(prompt) for prompt in prompts])
 
     def _row_states(self, rows: Sequence[Sequence[int]], given: Sequence[int]) -> States:
@@ -171,7 +172,7 @@ class DriftProbe:
         return self._by_portion([len(states) for states in mine], formulas)
 
     def _own(
-        self, mine: States, start: States, answers: Sequence[Completion]
+        self, mine: States, start: States, completions: Sequence[Completion]
     ) -> tuple[TokenValues, TokenValues, TokenValues]:
         """Entropy of `mine` before each token, and the token's log-probability under `mine` and under `start`."""
         import torch
@@ -179,7 +180,7 @@ class DriftProbe:
         def formulas(
             scores: Callable[[torch.Tensor], torch.Tensor], number: int, part: slice
         ) -> tuple[list[float], list[float], list[float]]:
-            tokens = torch.tensor(answers[number].token_ids[part], device=self.policy.device)[:, None]
+            tokens = torch.tensor(completions[number].token_ids[part], device=self.policy.device)[:, None]
             logs = scores(mine[number][part])
             entropy = _expectation(logs, -logs)
             of_mine = logs.gather(1, tokens)[:, 0].tolist()
@@ -196,18 +197,18 @@ class DriftProbe:
             [Callable[[torch.Tensor], torch.Tensor], int, slice], tuple[list[float], list[float], list[float]]
         ],
     ) -> tuple[TokenValues, TokenValues, TokenValues]:
-        """Three numbers for each token of each answer, a portion of an answer at a time."""
+        """Three numbers for each token of each completion, a portion of a completion at a time."""
         import torch
 
         size = max(1, PORTION_BYTES // (4 * self.policy.model.get_output_embeddings().weight.shape[0]))
         found: tuple[list[list[float]], ...] = ([], [], [])
         with self._scores() as scores, torch.inference_mode():
             for number, length in enumerate(lengths):
-                answer: tuple[list[float], ...] = ([], [], [])
+                columns: tuple[list[float], ...] = ([], [], [])
                 for first in range(0, length, size):
-                    for values, new in zip(answer, formulas(scores, number, slice(first, first + size)), strict=True):
+                    for values, new in zip(columns, formulas(scores, number, slice(first, first + size)), strict=True):
                         values.extend(new)
-                for column, whole in zip(found, answer, strict=True):
+                for column, whole in zip(found, columns, strict=True):
                     column.append(whole)
         return found[0], found[1], found[2]
 
@@ -244,9 +245,9 @@ def _expectation(logs: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     return torch.einsum("tv,tv->t", logs.exp(), values)
 
 
-def spread(answers: Sequence[Completion], num: int) -> list[Completion]:
-    """At most `num` of the answers with tokens, evenly spread over their order."""
-    whole = [each for each in answers if each.token_ids]
+def spread(completions: Sequence[Completion], num: int) -> list[Completion]:
+    """At most `num` of the completions with tokens, evenly spread over their order."""
+    whole = [each for each in completions if each.token_ids]
     return whole if len(whole) <= num else [whole[place * len(whole) // num] for place in range(num)]
 
 

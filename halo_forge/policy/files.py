@@ -49,6 +49,9 @@ def check_local(settings: ModelSettings) -> None:
         if not (path / "config.json").is_file():
             raise ModelError(f"model.model_name_or_path: {name}: no config.json in this folder", "name a model folder")
         _read_object(path / "config.json", "model.model_name_or_path")
+    elif os.path.lexists(path):
+        what = "no folder can be reached by this link" if path.is_symlink() else "is a file, allowed: a model folder"
+        raise ModelError(f"model.model_name_or_path: {name}: {what}", "name a folder in the format of transformers")
     elif looks_local and name.count("/") > 0:
         hint = "run `make model`" if path.parts[0] == "models" else "name an existing folder or a Hub id (owner/name)"
         raise ModelError(f"model.model_name_or_path: {name}: no such folder", hint)

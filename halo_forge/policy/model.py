@@ -174,11 +174,11 @@ class Policy:
 
     @property
     def num_positions(self) -> int | None:
-        """The most tokens that prompt and answer may have together; None if the model has no such limit."""
+        """The most tokens that prompt and completion may have together; None if the model has no such limit."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
     def check_lengths(self, prompts: Iterable[Prompt], max_new_tokens: int) -> None:
-        """Detect prompts that leave no room for an answer, before anything is generated.
+        """Detect prompts that leave no room for a completion, before anything is generated.
 
         Raises:
             ConfigError: A prompt and `max_new_tokens` are more than the model's positions.

@@ -37,11 +37,12 @@ from halo_forge.runtime.effects import Observer, Runtime
 from halo_forge.runtime.library_warnings import LibraryWarnings
 from halo_forge.runtime.preview import Preview, preview
 from halo_forge.store.files import read_json
-from halo_forge.store.run import CONTINUE_ELSEWHERE, Run
+from halo_forge.store.run import CONTINUE_ELSEWHERE, Run, read_identity
 from halo_forge.supervisor import heartbeat
 from halo_forge.training.lora_sft import LoraSftTrainer
 from halo_forge.training.scripted import ScriptedTrainer
 from halo_forge.verifiers import open_verifier
+from halo_forge.verifiers.limits import reference_warnings
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "tokenizers", "numpy")
 SETS = ("train", "dev", "test")
@@ -124,6 +125,8 @@ def open_run(
         ToolMissing: A compiler is missing or does not work.
     """
     config = loaded.config
+    if resume:
+        _check_schema(Path(config.output_dir))
     # Before anything imports torch.
     profile = prepare(config.hardware) if config.engine.needs_policy else choose(config.hardware)
     with ExitStack() as stack, ExitStack() as until_loaded:
@@ -140,7 +143,9 @@ def open_run(
             _check_same_run(run, config, prompts, resume=resume)
         workers = verifier_workers(config, profile)
         verifier = stack.enter_context(open_verifier(config.verifier.model_copy(update={"workers": workers})))
-        verifier.check_prompts(list(prompts.by_id().values()))
+        asked = list(prompts.by_id().values())
+        verifier.check_prompts(asked)
+        warnings = reference_warnings(verifier.check_references(asked)) if run.is_new else ()
         policy = _load_policy(config, profile)
         if policy is not None:
             policy.check_lengths(prompts.by_id().values(), config.engine.max_new_tokens)
@@ -159,6 +164,7 @@ def open_run(
             probe=probe,
             telemetry=stack.enter_context(telemetry(profile)).take,
             hardware=profile.described(),
+            warnings=warnings,
         )
         size = None if policy is None else policy.size
         choices = hardware_choices(config, profile, *((None,) if size is None else (size.num_parameters, size.shape)))
@@ -204,6 +210,7 @@ def is_finished(loaded: LoadedConfig) -> bool:
     root = Path(loaded.config.output_dir)
     if not (root / "result.json").is_file():
         return False
+    _check_schema(root)
     with Run(root) as run:
         _check_same_run(run, loaded.config, load_prompt_sets(loaded.config), resume=True)
     return True
@@ -231,7 +238,7 @@ def run_config(root: Path) -> LoadedConfig:
             f"look at it or {CONTINUE_ELSEWHERE}"
             if is_earlier
             else "use the halo-forge version and the plugins that the run was started with (halo_forge_version,"
-            " git_commit and plugins in run.json), or start a new run with another --output-dir"
+            " git_commit and plugins in run.json), or start a new run with another output_dir"
         )
         raise RunDirError(f"{path}: not a configuration of this version: {line}", hint) from error
     return LoadedConfig(config, document)
@@ -244,12 +251,18 @@ def _load_policy(config: RaftConfig, profile: Profile) -> Policy | None:
     return Policy.load(config.model, config.lora, seed=config.seed, response_prefix=prefix, profile=profile)
 
 
+def _check_schema(root: Path) -> None:
+    """Refuse a run of another schema before its prompts are read: they may no longer be there or readable."""
+    if (root / "run.json").exists():
+        read_identity(root)
+
+
 def _check_same_run(run: Run, config: RaftConfig, prompts: PromptSets, *, resume: bool) -> None:
     if not resume:
         raise RunDirError(
             f"{run.root}: a run was already started here",
-            f"continue it with --resume (or `halo-forge raft resume {run.root}`), look at it with"
-            f" `halo-forge raft status {run.root}`, or choose another --output-dir",
+            f"continue it with --resume (`resume=True` in Python, or `halo-forge raft resume {run.root}`), look at it"
+            f" with `halo-forge raft status {run.root}`, or choose another output_dir",
         )
     identity = run.identity()
     if identity["config_digest"] != config_digest(config):
@@ -258,7 +271,7 @@ def _check_same_run(run: Run, config: RaftConfig, prompts: PromptSets, *, resume
         rows = "\n".join(f"  {key}: was {old!r}, is {new!r}" for key, old, new in changes if key != "output_dir")
         raise RunDirError(
             f"{run.root}: started with another configuration:\n{rows}",
-            "put the values back, or choose another --output-dir for the new configuration",
+            "put the values back, or choose another output_dir for the new configuration",
         )
     _compare(run, identity, {"prompts": _prompt_digests(prompts)})
 
@@ -279,7 +292,7 @@ def _compare(run: Run, stored: dict[str, Any], now: dict[str, Any]) -> None:
         if changed:
             raise RunDirError(
                 f"{run.root}: {IDENTITY_KEYS[key]} ({', '.join(changed)} changed)",
-                "put them back as they were, or choose another --output-dir for a new run",
+                "put them back as they were, or choose another output_dir for a new run",
             )
 
 

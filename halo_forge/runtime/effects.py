@@ -27,6 +27,7 @@ from halo_forge.core.records import (
     TrainingSettings,
     Verdict,
 )
+from halo_forge.core.wording import counted
 from halo_forge.engines import Engine
 from halo_forge.policy import OPTIMIZER_FILE, adapter_digest, file_digest
 from halo_forge.store.files import EDITED, read_json
@@ -46,7 +47,7 @@ class Adapters(Protocol):
     def load_adapter(self, folder: Path | None, version: int) -> None: ...
 
 
-class DriftProbe(Protocol):
+class MeasuresDrift(Protocol):
     """What the model thinks of given completions; see `halo_forge.policy.drift_probe`."""
 
     def drift(
@@ -101,11 +102,13 @@ class Runtime:
     adapters: Adapters | None
     observer: Observer
     max_error_fraction: float
-    probe: DriftProbe | None = None
+    probe: MeasuresDrift | None = None
     telemetry: Callable[[], Mapping[str, float]] = dict
     """What the GPU needed since the last call; nothing where it has no sensors."""
     hardware: str = "not said"
     """What the model is on, in one line."""
+    warnings: Sequence[str] = ()
+    """What a person should know before the first cycle, one sentence each."""
 
     def sample(self, requests: Sequence[SampleRequest], version: int, adapter: Path | None) -> Iterator[Completion]:
         """Completions by v_version as they finish; each is verified meanwhile where processors are left for that."""
@@ -196,7 +199,7 @@ class Runtime:
             if num_errors > allowed:
                 first = next(verdict for verdict in verdicts if verdict.status == "error")
                 raise VerifierBroken(
-                    f"the verifier itself failed on {num_errors} of {len(verdicts)} samples"
+                    f"the verifier itself failed on {num_errors} of {counted(len(verdicts), 'sample')}"
                     f" (verifier.max_error_fraction is {self.max_error_fraction}); first: {first.diagnostics[:200]}",
                     "fix that, then run the same command with --resume: only these samples are verified again",
                 )

@@ -22,6 +22,7 @@ from halo_forge.core.prompt_sampling import num_easiest
 from halo_forge.core.schedules import Schedule
 from halo_forge.core.schedules.cosine_restarts import CosineRestarts
 from halo_forge.core.selection import most_replayed
+from halo_forge.core.wording import counted
 from halo_forge.hardware import Profile, choose, detect
 from halo_forge.policy import check_local, check_quantization
 from halo_forge.runtime.auto_settings import (
@@ -127,6 +128,8 @@ def preview(config: RaftConfig, num_train_prompts: int | None, num_dev_prompts: 
     hardware = hardware_choices(config, profile, estimated_parameters(config), local_shape(config))
     hardware["memory_budget_bytes"] = profile.memory_budget_bytes()
     warnings = (*_machine_warnings(config, profile), *_warnings(config, cycles, has_tests))
+    if num_train_prompts is not None:
+        warnings += tuple(cut_prompts(config, num_train_prompts))
     return Preview(cycles, warnings, advise_plan(facts), hardware)
 
 
@@ -169,6 +172,16 @@ def _cycle_plan(
         disk_bytes=disk_bytes,
         scheduled=scheduled,
     )
+
+
+def cut_prompts(config: RaftConfig, num_train_prompts: int) -> Iterator[str]:
+    """That a cycle cannot have as many prompts as were asked for."""
+    asked = config.raft.prompts_per_cycle
+    if asked is not None and asked > num_train_prompts:
+        yield (
+            f"raft.prompts_per_cycle is {asked}, but prompts.train has {counted(num_train_prompts, 'prompt')}:"
+            f" every cycle samples at most {num_train_prompts}"
+        )
 
 
 def _max_prompts(config: RaftConfig, num_train: int | None, curriculum_fraction: float) -> int | None:
@@ -238,19 +251,19 @@ def _machine_warnings(config: RaftConfig, profile: Profile) -> Iterator[str]:
 
 def _warnings(config: RaftConfig, cycles: Sequence[CyclePlan], has_tests: bool) -> Iterator[str]:
     requested = config.training.warmup_steps
-    eaten = [
-        plan for plan in cycles if plan.max_optimizer_steps is not None and requested >= plan.max_optimizer_steps > 0
-    ]
+    known = [(plan, plan.max_optimizer_steps) for plan in cycles if plan.max_optimizer_steps is not None]
+    eaten = [(plan, steps) for plan, steps in known if requested >= steps > 0]
     if eaten:
+        first, steps = eaten[0]
         yield (
-            f"{_cycles(eaten)}: training.warmup_steps ({requested}) is as long as the cycle (at most"
-            f" {eaten[0].max_optimizer_steps} steps); it is reduced to {eaten[0].warmup_steps}"
+            f"{_cycles([plan for plan, _ in eaten])}: training.warmup_steps ({requested}) is as long as the cycle (at"
+            f" most {counted(steps, 'step')}); it is reduced to {first.warmup_steps}"
         )
-    few = [plan for plan in cycles if plan.max_optimizer_steps is not None and plan.max_optimizer_steps < FEW_STEPS]
+    few = [(plan, steps) for plan, steps in known if steps < FEW_STEPS]
     if few:
         yield (
-            f"{_cycles(few)}: at most {few[0].max_optimizer_steps} optimizer steps, too few to learn much: lower"
-            " training.gradient_accumulation_steps or per_device_train_batch_size, or sample more"
+            f"{_cycles([plan for plan, _ in few])}: at most {counted(few[0][1], 'optimizer step')}, too few to learn"
+            " much: lower training.gradient_accumulation_steps or per_device_train_batch_size, or sample more"
         )
     low = [plan for plan in cycles if _nominal(plan) > 0 and plan.learning_rate_mass < LOW_MASS * _nominal(plan)]  # type: ignore[operator]
     if low and config.training.learning_rate_mass is None:

@@ -50,7 +50,7 @@ def rollout(
     return [tuple(map(Sample, *streams)) for streams in zip(completions, verdicts, strict=True)]
 
 
-def confirm(
+def resample_and_confirm(
     folder: StageFolder, assessment: Assessment, version: int, plan: Plan, run: Run, runtime: Runtime
 ) -> Assessment:
     """Sample the dev prompts once more, with seeds of this cycle, from a suspect and from the incumbent."""
@@ -92,10 +92,10 @@ def rollouts_on_test(plan: Plan, decision: Decision, run: Run, runtime: Runtime)
     for version in plan.tested_versions(decision):
         (tests[version],) = rollout(run.test(version), requests, version, run, runtime)
     for version, samples in tests.items():
-        measure_test(run.test(version), version, samples)
+        seal_test_measurement(run.test(version), version, samples)
     return tests
 
 
-def measure_test(folder: StageFolder, version: int, samples: Samples) -> Measurement:
+def seal_test_measurement(folder: StageFolder, version: int, samples: Samples) -> Measurement:
     """The sealed measurement of one version on test."""
     return folder.stage("measurement", Measurement, lambda: evaluation.measure_test(version, samples))

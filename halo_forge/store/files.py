@@ -15,7 +15,7 @@ from halo_forge.supervisor import heartbeat
 
 EDITED = (
     "a run's files must not be edited, nor read by another version of halo-forge: redo the cycle with"
-    " `halo-forge raft resume RUN --from-cycle N`, or start a new run with another --output-dir"
+    " `halo-forge raft resume RUN --from-cycle N`, or start a new run with another output_dir"
 )
 
 
@@ -32,8 +32,8 @@ def explained(path: Path) -> Iterator[None]:
         hints = {
             errno.ENOSPC: "free some space, then rerun with --resume; completed work is kept",
             errno.EDQUOT: "raise the quota or free some space, then rerun with --resume",
-            errno.EACCES: "make the folder writable or choose another with --output-dir",
-            errno.EROFS: "choose an --output-dir on a writable file system",
+            errno.EACCES: "make the folder writable or choose another output_dir",
+            errno.EROFS: "choose an output_dir on a writable file system",
         }
         hint = hints.get(error.errno if error.errno is not None else 0, "check the path and its file system")
         raise RunDirError(f"{path}: {error.strerror or error}", hint) from error

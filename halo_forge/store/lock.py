@@ -48,7 +48,7 @@ class RunLock:
             os.close(self._descriptor)
             raise RunDirError(
                 f"{root}: another process is writing to this run" + (f" (process {owner})" if owner else ""),
-                "wait for it, stop it with Ctrl-C or `kill`, or choose another --output-dir",
+                "wait for it, stop it with Ctrl-C or `kill`, or choose another output_dir",
             ) from error
         os.truncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)

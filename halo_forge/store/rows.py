@@ -12,7 +12,7 @@ from typing import Any
 
 from halo_forge.core.records import COST, Verdict
 from halo_forge.store.files import read_json, read_jsonl
-from halo_forge.store.run import FILE_PREFIX
+from halo_forge.store.run import FILE_PREFIX, cycle_folders, measured_folders
 
 _SELECTED_FROM = ("train", "further")
 _SELECTED_FROM_AFTER_ROLLBACK = ("rollback", "further")
@@ -42,7 +42,7 @@ def sample_rows(root: Path) -> Iterator[dict[str, Any]]:
                 continue
             known = fates if name in selected_from else {}
             yield from _samples(folder, prefix, {"cycle": int(folder.name), "set": name}, known)
-    for folder in sorted((root / "test").glob("v[0-9]*")):
+    for folder in measured_folders(root):
         yield from _samples(folder, "", {"cycle": None, "set": "test"}, {})
 
 
@@ -68,11 +68,6 @@ def decision_rows(root: Path) -> Iterator[dict[str, Any]]:
         path = folder / "decision.json"
         if path.is_file():
             yield _flat(read_json(path))
-
-
-def cycle_folders(root: Path) -> list[Path]:
-    """The folders of all cycles that were started, in order."""
-    return sorted((root / "cycles").glob("[0-9]*"))
 
 
 def _samples(

@@ -23,7 +23,7 @@ SCHEMA_VERSION = 2
 
 CONTINUE_ELSEWHERE = (
     "continue it with the version that started it (halo_forge_version and git_commit in run.json), or start a new run"
-    " with another --output-dir"
+    " with another output_dir"
 )
 """What fixes an error about a run of an earlier schema."""
 BEFORE_IDENTITY = {
@@ -61,6 +61,8 @@ class Run:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        if root.exists() and not root.is_dir():
+            raise RunDirError(f"{root}: is a file, allowed: a folder, or a new one", "choose another output_dir")
         with explained(root):
             self._is_made_here = not root.exists()
             root.mkdir(parents=True, exist_ok=True)
@@ -70,7 +72,7 @@ class Run:
         if foreign and not (root / "run.json").exists():
             raise RunDirError(
                 f"{root}: not empty, and not a run directory of halo-forge (holds {', '.join(foreign[:3])})",
-                "choose another --output-dir, or empty this one",
+                "choose another output_dir, or empty this one",
             )
         self._lock = RunLock(root)
         self._events: GrowingFile | None = None
@@ -86,17 +88,7 @@ class Run:
         Raises:
             RunDirError: It is not what `start` of this version wrote.
         """
-        path = self.root / "run.json"
-        found = read_json(path)
-        version = found.get("schema_version")
-        if version == 1:
-            raise RunDirError(
-                f"{self.root}: made by an earlier halo-forge (schema_version 1, this one continues {SCHEMA_VERSION})",
-                f"look at it with `halo-forge raft status {self.root}`, {CONTINUE_ELSEWHERE}",
-            )
-        if version != SCHEMA_VERSION:
-            raise RunDirError(f"{path}: schema_version is {version!r}, this halo-forge knows {SCHEMA_VERSION}", EDITED)
-        return found
+        return read_identity(self.root)
 
     def start(self, identity: Mapping[str, Any], *, given: str, resolved: str) -> None:
         """Write the run's identity, once; run.json comes last, so a directory without it was never started."""
@@ -156,7 +148,7 @@ class Run:
         Returns:
             The new location, None if there was nothing to move.
         """
-        cycles = sorted((self.root / "cycles").glob("[0-9]*"), reverse=True)
+        cycles = cycle_folders(self.root)[::-1]
         parts = [self.root / "result.json", self.root / "test"]
         parts += [folder for folder in cycles if int(folder.name) >= from_cycle]
         parts = [part for part in parts if part.exists()]
@@ -193,6 +185,35 @@ class Run:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def read_identity(root: Path) -> dict[str, Any]:
+    """The content of run.json in `root`.
+
+    Raises:
+        RunDirError: It is not what `Run.start` of this version wrote.
+    """
+    path = root / "run.json"
+    found = read_json(path)
+    version = found.get("schema_version")
+    if version == 1:
+        raise RunDirError(
+            f"{root}: made by an earlier halo-forge (schema_version 1, this one continues {SCHEMA_VERSION})",
+            f"look at it with `halo-forge raft status {root}`, {CONTINUE_ELSEWHERE}",
+        )
+    if version != SCHEMA_VERSION:
+        raise RunDirError(f"{path}: schema_version is {version!r}, this halo-forge knows {SCHEMA_VERSION}", EDITED)
+    return found
+
+
+def cycle_folders(root: Path) -> list[Path]:
+    """The folders of all cycles that were started, by number: as text, 1000 would precede 999."""
+    return sorted((root / "cycles").glob("[0-9]*"), key=lambda folder: int(folder.name))
+
+
+def measured_folders(root: Path) -> list[Path]:
+    """The folders of all versions that were measured on test, in order."""
+    return sorted((root / "test").glob("v[0-9]*"), key=lambda folder: int(folder.name[1:]))
 
 
 def cycle_folder(root: Path, cycle: int) -> Path:

@@ -12,8 +12,8 @@ from halo_forge.training._step_batch import Pass
 def completion_loss(model: Any, batch: Pass, num_items: int, fused_head: bool = False) -> torch.Tensor:
     """Sum of the negative log-likelihood of the labelled tokens, in nats, over `num_items`.
 
-    The output layer computes logits only where a label asks for them.  Prompts are longer than small models' answers,
-    and the logits, (tokens, vocabulary), cost more time and memory than all layers below them.
+    The output layer computes logits only where a label asks for them.  Prompts are longer than small models'
+    completions, and the logits, (tokens, vocabulary), cost more time and memory than all layers below them.
 
     There is no attention mask.  Padding is on the right and attention is causal, so no real token sees it, and what
     padding computes for itself goes into no loss; positions count from 0 at the left, with a mask or without.  Without
@@ -29,10 +29,10 @@ def completion_loss(model: Any, batch: Pass, num_items: int, fused_head: bool = 
     if fused_head:
         return _fused_loss(model, batch) / num_items
 
-    def only_asked(layer: Any, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    def only_labelled(layer: Any, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         return (arguments[0].flatten(0, 1)[batch.positions][None], *arguments[1:])
 
-    hook = model.get_output_embeddings().register_forward_pre_hook(only_asked)
+    hook = model.get_output_embeddings().register_forward_pre_hook(only_labelled)
     try:
         output = model(input_ids=batch.input_ids, use_cache=False)
     finally:
@@ -41,12 +41,12 @@ def completion_loss(model: Any, batch: Pass, num_items: int, fused_head: bool = 
 
 
 def _fused_loss(model: Any, batch: Pass) -> torch.Tensor:
-    def only_asked(layer: Any, arguments: Any, output: Any) -> Any:
+    def only_labelled(layer: Any, arguments: Any, output: Any) -> Any:
         output.last_hidden_state = output.last_hidden_state.flatten(0, 1)[batch.positions][None]
         return output
 
     # Not the decoder's name: this is the layer stack that TRL's forward calls.
-    hook = model.get_base_model().base_model.register_forward_hook(only_asked)
+    hook = model.get_base_model().base_model.register_forward_hook(only_labelled)
     try:
         output = model(input_ids=batch.input_ids, use_cache=False, shift_labels=batch.targets[None], fused_lm_head=True)
     finally:

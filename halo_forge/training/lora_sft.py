@@ -87,8 +87,8 @@ class LoraSftTrainer:
         from halo_forge.training._step_batch import IGNORED
 
         prompt = self.policy.prompt_ids(row.prompt)
-        answer = [*row.completion.token_ids, self.policy.end_of_turn_id]
-        return {"input_ids": prompt + answer, "labels": [IGNORED] * len(prompt) + answer}
+        completion = [*row.completion.token_ids, self.policy.end_of_turn_id]
+        return {"input_ids": prompt + completion, "labels": [IGNORED] * len(prompt) + completion}
 
     def _build(
         self,

@@ -12,7 +12,7 @@ To add a compiled language, read `languages/c.py` and `compiled/spec.py`, then w
         def source_name(self, ...): ...     # the file name of an answer, as diagnostics show it
         def compile_command(self, ...): ... # one translation unit to an object
         def link_command(self, ...): ...    # objects to a program
-        def version_command(self): ...
+        def version_command(self, compiler): ...
         def controls(self): ...             # a program that must pass and one that must not compile
 
 For a language without objects and a linker of its own (Rust and Go here, Kotlin if it were), read `stages.py` and

@@ -93,6 +93,11 @@ class BuildContext:
         self.flags: set[str] = set()
         self.made_of_answer = b""
 
+    @property
+    def limits(self) -> Limits:
+        """Those of a compilation."""
+        return self._runner.limits
+
     def make(self, argv: list[str], files: Mapping[str, bytes], target: str, counted: bool = False) -> bytes:
         """The content of the file `target` that a tool makes of `files`.
 
@@ -138,6 +143,17 @@ class BuildContext:
             SandboxError: It cannot be started, or the sandbox failed.
         """
         return self._runner.run(argv, files, target, self._sandbox, limits)
+
+    def inspect(self, argv: list[str], files: Mapping[str, bytes], target: str | None) -> JobResult:
+        """Run a tool that takes another look at a program that compiles: it counts towards the program's cost, and what
+        it says is not part of the diagnostics.
+
+        Raises:
+            SandboxError: It cannot be started, or the sandbox failed.
+        """
+        outcome = self.run(argv, files, target)
+        self.outcomes.append(outcome)
+        return outcome
 
     def once(self, key: Hashable, make: Callable[[], Value]) -> Value:
         """What `make` returned for the first program that asked with this key."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -288,6 +288,34 @@ def test_a_path_where_a_loaded_configuration_is_needed(config: Path) -> None:
         with pytest.raises(halo_forge.ConfigError, match="config is of type str, allowed: a LoadedConfig"):
             call(path)
     assert halo_forge.load_config(config, "seed=7").config.seed == 7
+
+
+def test_arguments_of_a_wrong_type_are_named(config: Path, tmp_path: Path) -> None:
+    wrong: Any = 5
+    loaded = halo_forge.load_config(config, {"output_dir": str(tmp_path / "new")})
+    calls: dict[str, Callable[[], object]] = {
+        "given as int": lambda: halo_forge.load_config(wrong),
+        "an override is of type int": lambda: halo_forge.load_config(config, wrong),
+        "an override is of type float": lambda: halo_forge.load_config(config, ["seed=1", 0.5]),  # type: ignore[list-item]
+        "path is of type int": lambda: halo_forge.resume(wrong),
+        "path is of type NoneType": lambda: halo_forge.RunDirectory(None),  # type: ignore[arg-type]
+        "from_cycle is of type str": lambda: halo_forge.run(loaded, resume=True, from_cycle="2"),  # type: ignore[arg-type]
+        "from_cycle is 7, but the run has": lambda: halo_forge.run(loaded, resume=True, from_cycle=7),
+        "verifier is of type int": lambda: halo_forge.verify_programs(wrong, [RIGHT]),
+        "sources is of type int": lambda: halo_forge.verify_programs({"kind": "c"}, wrong),
+        "program 2 is of type int": lambda: halo_forge.verify_programs({"kind": "c"}, [RIGHT, wrong]),
+        "rows is of type int": lambda: halo_forge.verify_completions(loaded, wrong),
+        "row 1 is of type int": lambda: halo_forge.verify_completions(loaded, [wrong]),
+    }  # fmt: skip
+    for said, call in calls.items():
+        with pytest.raises(halo_forge.ConfigError, match=said) as caught:
+            call()
+        assert "--" not in str(caught.value), "a notebook has no command-line options"
+
+
+def test_an_override_of_a_mapping_is_not_called_an_option(config: Path) -> None:
+    with pytest.raises(halo_forge.ConfigError, match=r"^override seed=-1: seed: found -1, allowed: at least 0"):
+        halo_forge.load_config(config, {"seed": -1})
 
 
 def test_completions_are_checked_as_in_a_run(config: Path) -> None:

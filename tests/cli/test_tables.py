@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from halo_forge.checks.rescore import Rescored
 from halo_forge.checks.tasks import TaskReport
 from halo_forge.checks.weaknesses import Finding
 from halo_forge.cli.doctor import print_sections
-from halo_forge.cli.observer import LiveObserver
+from halo_forge.cli.observer import LiveObserver, PlainObserver
 from halo_forge.cli.preview import print_preview
 from halo_forge.cli.render import Column, plot, print_table
 from halo_forge.cli.status import print_status
@@ -191,6 +192,26 @@ def test_a_pipe_gets_everything_on_whole_lines_without_colours(printed: Callable
     assert all(line == line.rstrip() for line in piped.splitlines())
 
 
+def test_a_pipe_is_as_wide_as_columns_says(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = {}
+    for columns in ("80", "", "wide"):
+        monkeypatch.setenv("COLUMNS", columns)
+        a_status()
+        shown[columns] = capsys.readouterr().out
+    assert_fits(shown["80"], shown[""], 80)
+    assert shown["80"] == plain(shown["80"]) and "left out at 80 columns" in shown["80"]
+    assert shown[""] == shown["wide"] and "left out" not in shown[""]
+
+
+def test_learning_rates_have_one_form(printed: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+    (cycles, *_), _ = tables(printed(a_status, None))
+    (planned, *_), _ = tables(printed(a_preview, None))
+    PlainObserver().step({"step": 1, "learning_rate": 0.001}, 3)
+    assert cycles["learning-rate mass"] == ["1.25e-05"] * 3 + [""]
+    assert all(re.fullmatch(r"\d\.\d\de-\d\d", each) for each in planned["learning-rate mass"])
+    assert "learning rate 1.00e-03" in capsys.readouterr().err
+
+
 def test_what_matters_most_is_there_at_80_columns(printed: Callable[..., str]) -> None:
     status = assert_fits(printed(a_status, 80), printed(a_status, None), 80)
     assert not {"dev compile", "dev pass", "learning rate", "kept", "difference", "tuned", "outcome"} & set(status)
@@ -275,6 +296,9 @@ def test_the_dry_run_plots_what_is_not_constant(printed: Callable[..., str]) -> 
     assert by_name["engine.min_p"][0] == "0.1" and by_name["engine.min_p"][2] == "0.01"
     assert by_name["engine.min_p"][1] == "".join(sorted(by_name["engine.min_p"][1], reverse=True))
     assert by_name["selection.reward_threshold"][::2] == ("0.5", "pass")
+    # A plot of the highest values would show a constant.
+    assert by_name["training.learning_rate"] == ("1.25e-04", "by results", "1.00e-06 to 1.25e-04")
+    assert "by results: measurements decide" in piped
     constant = {"model": {"model_name_or_path": "a/b"}, "output_dir": "x", "training": {"learning_rate": 1e-4}}
     settled = printed(lambda: print_preview(preview(RaftConfig.model_validate(constant), 9, 9, True)), None)
     assert "schedules over" not in settled
@@ -307,6 +331,8 @@ def test_the_live_table_and_its_bars_fit(tmp_path: Path, width: int) -> None:
     assert max(len(line.rstrip()) for line in shown.splitlines()) <= width
     assert "…" not in shown
     assert numbers(shown).keys() >= {"0.714", "0.107", "1000", "123456", "-3.85"}
+    assert (f"left out at {width} columns: " in shown) == (width < 200) and "tok/s" in shown
+    assert re.search(r"elapsed +0:00:0\d +left", shown)
 
 
 def test_a_terminal_too_narrow_for_what_must_be_shown_cuts_nothing(printed: Callable[..., str]) -> None:
@@ -339,3 +365,4 @@ def test_no_help_text_is_cut_at_80_columns(
         shown = plain(cli(*command.split(), "--help").out)
     assert "…" not in shown
     assert all(len(line) <= 80 for line in shown.splitlines())
+    assert not re.search(r"<\w|INTEGER|BOOLEAN|TEXT", shown), "types of Python say nothing to a person"

@@ -68,6 +68,8 @@ def kinds_of(path: tuple[str, ...]) -> list[Any]:
 NEEDS: dict[tuple[str, ...], Any] = {
     ("engine", "server"): {"engine": {"adapter": "none"}},
     ("engine", "restart_command"): {"engine": {"adapter": "merged_restart", "restart_command": ["needed"]}},
+    ("verifier", "compare", "checker", "language"): {"verifier": {"compare": {"checker": {"source": "needed"}}}},
+    ("verifier", "compare", "checker", "source"): {"verifier": {"compare": {"checker": {"language": "c"}}}},
     ("verifier", "rewards", "no_program"): {"verifier": {"rewards": {"not_compiling": 0.2}}},
     **{
         ("verifier", "controls", key): {"verifier": {"kind": "command", "command": "needed", "language": "needed"}}
@@ -213,7 +215,7 @@ def test_output_dir_follows_the_file_name(tmp_path: Path) -> None:
     assert load_config(write(tmp_path, MODEL, "my_run.yaml")).config.output_dir == "runs/my_run"
 
 
-# ---- spellings of the learning-rate document
+# ---- older spellings
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from halo_forge.config import load_config
 from halo_forge.config.yaml_io import apply_overrides, dump, leaves, load_document, parse_value
 from halo_forge.core.errors import ConfigError
 
@@ -128,7 +129,8 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
         ("a: !!int 1.5\n", "'1.5' is not allowed"),
         ("a: &a [*a]\n", ":1: the aliases (*name) expand endlessly"),
         ("a: " + "[" * 20_000 + "\n", "nested too deeply"),
-        ("a: " + "9" * 5000 + "\n", ":1: 99999999999999999999... has 5000 digits"),
+        ("a: 1\nb: -1e400\n", ":2: -1e400 is too large for a number"),
+        ("a: " + "9" * 5000 + "\n", ":1: 99999999999999999999... has 5000 digits, allowed: at most 300"),
     ],
 )
 def test_bad_files_name_the_place(tmp_path: Path, text: str, message: str) -> None:
@@ -256,9 +258,9 @@ def test_set_kind_drops_the_keys_of_the_old_kind(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("a.b", "--set a.b: allowed: section.key=value"),
-        ("=5", "allowed: section.key=value"),
-        ("a..b=5", "allowed: section.key=value"),
+        ("a.b", "--set a.b: allowed: key=value"),
+        ("=5", "allowed: key=value"),
+        ("a..b=5", "allowed: key=value"),
         ("a.b=[1", "--set a.b=[1:1:3: not valid YAML"),
         ("a.b={x: 1, x: 2}", "x: given twice"),
         ("a.b.c=5", "a.b is 1 (FILE:2), not a section"),
@@ -301,3 +303,10 @@ def test_dump_is_readable_by_yaml_1_1() -> None:
 def test_dump_keeps_order_and_repeats_shared_values() -> None:
     shared = {"x": 1}
     assert dump({"b": shared, "a": shared}) == "b:\n  x: 1\na:\n  x: 1\n"
+
+
+def test_a_section_that_an_override_made_is_where_the_override_is(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("model: {model_name_or_path: a/b}\nraft:\n  num_cycles: 3\n")
+    with pytest.raises(ConfigError, match=r"^--set raft\.sampling\.kind=foo: raft\.sampling: found"):
+        load_config(path, ["raft.sampling.kind=foo"])

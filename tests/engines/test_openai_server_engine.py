@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -30,12 +29,6 @@ REQUESTS = [request(prompt_id, index) for prompt_id in PROMPTS for index in rang
 @pytest.fixture(scope="module")
 def policy(tiny_models: dict[str, Path]) -> Any:
     return load_policy(tiny_models["llama"], response_prefix="```c\n")
-
-
-@pytest.fixture(autouse=True)
-def _temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Logs of servers outside of a run stay, so here they stay in the test's folder."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 @pytest.fixture

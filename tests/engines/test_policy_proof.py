@@ -1,4 +1,4 @@
-"""A server has to show that it answers with the policy in memory before a cycle samples from it."""
+"""A server has to show that it samples from the policy in memory before a cycle samples from it."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_another_model_is_refused_with_the_gap(server: StandIn, tiny_models: dic
         server.completion = answering(other, logs=says_logs)
         with (
             asking(policy_of(tiny_models["llama"]), server, events) as engine,
-            pytest.raises(ConfigError, match=r"does not answer with v0: .* by \d\.\d+ nats per token \(\d+ tokens\)"),
+            pytest.raises(ConfigError, match=r"does not sample from v0: .* by \d\.\d+ nats per token \(\d+ tokens\)"),
         ):
             sample_all(engine)
     assert all(event["gap"] > 0.5 for event in events)
@@ -159,7 +159,7 @@ def test_a_stale_adapter_is_refused_though_it_is_closer_than_the_limit(
             policy.version = 2
         name = "the model without its adapter|v0" if stale == "start" else "v1"
         kept = {name: value.clone() for name, value in policy.trainable_weights().items()}
-        with pytest.raises(ConfigError, match=rf"does not answer with v\d: it is closer to ({name})") as caught:
+        with pytest.raises(ConfigError, match=rf"does not sample from v\d: it is closer to ({name})") as caught:
             sample_all(engine)
         assert "it does not apply the adapter" in caught.value.hint
         now = policy.trainable_weights()
@@ -227,7 +227,7 @@ def test_no_proof_is_asked_for_where_that_is_set(server: StandIn, tiny_models: d
     assert len(server.bodies()) == 3
 
 
-def test_a_server_of_whose_answers_nothing_can_be_compared_is_refused(
+def test_a_server_of_whose_completions_nothing_can_be_compared_is_refused(
     server: StandIn, tiny_models: dict[str, Path]
 ) -> None:
     """Without ids and log-probabilities another tokenizer shows in its counts alone, and such answers are left out."""
@@ -241,7 +241,7 @@ def test_a_server_of_whose_answers_nothing_can_be_compared_is_refused(
     policy = policy_of(tiny_models["llama"])
     with (
         asking(policy, server, events, server="openai", adapter="none") as engine,
-        pytest.raises(ConfigError, match=r"cannot verify .* only 3 tokens of its answers to 4 prompts") as caught,
+        pytest.raises(ConfigError, match=r"cannot verify .* only 3 tokens of its completions of 4 prompts") as caught,
     ):
         sample_all(engine)
     assert "another model, revision or tokenizer" in caught.value.hint

@@ -99,6 +99,6 @@ def test_a_cycle_and_a_server_that_stays_with_the_start_model(tmp_path: Path, mo
     stale = OpenaiServerSpec(**settings(tmp_path / "stale", str(tmp_path / "exchange/merged_v000.gguf")))
     policy = load_policy(MODEL.absolute(), lora=LORA, dtype="bfloat16")
     policy.load_adapter(tmp_path / "run/cycles/001/adapter", 1)
-    with stale.open(policy) as engine, pytest.raises(ConfigError, match="does not answer with v1") as caught:
+    with stale.open(policy) as engine, pytest.raises(ConfigError, match="does not sample from v1") as caught:
         next(engine.sample(PROMPTS, [request("p0")], 1))
     print(f"stale: {caught.value.message}")

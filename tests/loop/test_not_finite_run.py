@@ -54,7 +54,7 @@ def test_the_printed_hint_starts_a_run_that_ends(
     failed = cli("raft", "run", config, "--output-dir", root)
     assert failed.code == 5 and f"v{bad_version} gave logits that are not finite" in failed.err
     hint = failed.err[failed.err.index("fix: ") :].replace("RUN/", f"{root}/")
-    assert "start a new run, the same command with another --output-dir" in hint
+    assert "start a new run, the same command with another output_dir" in hint
     settings = re.findall(r"--set ([^\s,]+)", hint)
     assert len(settings) == 1 + bad_version
     overrides = [word for setting in settings for word in ("--set", setting)]

@@ -299,7 +299,7 @@ def test_the_second_table_has_the_scheduled_settings_that_the_first_does_not_sho
     first, second, _ = re.split("other scheduled settings|schedules over", capsys.readouterr().out)
     assert "learning_rate_mass" not in first and "curriculum_fraction" in second
     rows = [line.split() for line in second.splitlines() if line.strip()[:1].isdigit()]
-    assert rows == [["1", "0.0004", "0.25"], ["2", "0.0002", "to", "0.0004", "1"]]
+    assert rows == [["1", "4.00e-04", "0.25"], ["2", "2.00e-04", "to", "4.00e-04", "1"]]
     print_preview(seen())
     assert "other scheduled settings" not in capsys.readouterr().out
 
@@ -323,3 +323,12 @@ def test_what_this_machine_would_refuse_or_ignore_is_a_warning(tmp_path: Path, m
     (ignored,) = warned(engine={"cuda_graphs": True})
     assert ignored.startswith("engine.cuda_graphs is ignored here: the profile is cpu")
     assert warned(engine={"kind": "scripted", "answers": "x"}, hardware={"profile": "cuda"}) == []
+
+
+def test_what_is_cut_or_unknown_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    (cut,) = seen(24, raft={"prompts_per_cycle": 500}).warnings
+    assert "raft.prompts_per_cycle is 500, but prompts.train has 24 prompts" in cut
+    whole = seen(24, raft={"prompts_per_cycle": 24})
+    assert whole.warnings == ()
+    print_preview(whole)
+    assert "disk ?: the size of an adapter" in capsys.readouterr().out

@@ -8,7 +8,7 @@ import pytest
 
 from halo_forge.core.errors import RunDirError
 from halo_forge.store.files import read_json, read_jsonl
-from halo_forge.store.run import Run
+from halo_forge.store.run import Run, cycle_folders, measured_folders
 
 
 def started(root: Path, num_cycles: int = 0) -> Run:
@@ -170,3 +170,21 @@ def test_an_edited_identity_is_named(tmp_path: Path) -> None:
             run.identity()
     with pytest.raises(RunDirError):
         read_json(tmp_path / "run.json")
+
+
+def test_folders_are_in_the_order_of_their_numbers_beyond_999(tmp_path: Path) -> None:
+    for number in (1000, 2, 999, 10000):
+        (tmp_path / f"cycles/{number:03d}").mkdir(parents=True)
+        (tmp_path / f"test/v{number:03d}").mkdir(parents=True)
+    assert [folder.name for folder in cycle_folders(tmp_path)] == ["002", "999", "1000", "10000"]
+    assert [folder.name for folder in measured_folders(tmp_path)] == ["v002", "v999", "v1000", "v10000"]
+
+
+def test_the_latest_cycle_moves_first_beyond_999(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[str] = []
+    monkeypatch.setattr("halo_forge.store.run.shutil.move", lambda source, target: moved.append(Path(source).name))
+    with started(tmp_path, 1) as run:
+        for number in (998, 999, 1000):
+            (tmp_path / f"cycles/{number:03d}").mkdir()
+        run.supersede(999)
+    assert moved == ["1000", "999"]

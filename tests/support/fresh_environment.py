@@ -51,9 +51,8 @@ class FreshEnvironment:
     def run(self, *command: object, cwd: Path) -> subprocess.CompletedProcess[str]:
         """A command of this environment in `cwd`, which must not be in the checkout."""
         program, *arguments = map(str, command)
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
         return subprocess.run(
-            [self.folder / "bin" / program, *arguments], cwd=cwd, env=environment, capture_output=True, text=True
+            [self.folder / "bin" / program, *arguments], cwd=cwd, env=_plain(), capture_output=True, text=True
         )
 
     def output(self, *command: object, cwd: Path) -> str:
@@ -64,5 +63,10 @@ class FreshEnvironment:
 
 
 def _pip(*arguments: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "pip", *arguments], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "pip", *arguments], env=_plain(), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _plain() -> dict[str, str]:
+    # Without PYTHONPATH, which would make the checkout look installed.
+    return {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}

@@ -27,6 +27,7 @@ from halo_forge.core.records import (
 )
 from halo_forge.loop import run_raft
 from halo_forge.runtime.assembly import open_run
+from halo_forge.verifiers.limits import ReferenceFailure
 
 VARYING = ("events.jsonl", "lock")
 """What two equal runs do not share: wall-clock times, and the id of the process that writes."""
@@ -66,8 +67,10 @@ class MemoryVerifier:
         return {"compiler": "memory", "version": "memory 1", "isolation": "namespace"}
 
     def check_prompts(self, prompts: object) -> None:
-
         pass
+
+    def check_references(self, prompts: object) -> list[ReferenceFailure]:
+        return []
 
     def submit(self, prompt: Prompt, completion: Completion) -> None:
         self.submitted.append((completion.prompt_id, completion.index))

@@ -173,3 +173,25 @@ def test_what_breaks_compilers_is_a_program_that_does_not_compile(code: str) -> 
     assert verdict.status in ("failed", "timeout", "out_of_memory") or verdict.stage != "compile"
     assert len(verdict.diagnostics.encode()) <= 10 * 1024
     assert verdict.wall_seconds < 12
+
+
+ORDINARY = {
+    "M_PI": '#include <math.h>\n#include <stdio.h>\nint main(void) { printf("%.6f\\n", M_PI * 4.0); return 0; }\n',
+    "strdup": "#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\n"
+    'int main(void) { char *d = strdup("12.566371"); puts(d); free(d); return 0; }\n',
+    "getline": "#include <stdio.h>\n#include <stdlib.h>\nint main(void) { char *line = NULL; size_t room = 0;\n"
+    "    if (getline(&line, &room, stdin) < 0) return 1;\n    fputs(line, stdout); free(line); return 0; }\n",
+}
+PI = {"kind": "stdio", "cases": [{"stdin": "12.566371\n", "stdout": "12.566371\n"}]}
+
+
+@pytest.mark.parametrize("name", sorted(ORDINARY))
+def test_programs_written_for_an_ordinary_compiler_pass_by_default(check: Check, name: str) -> None:
+    verdict = check(ORDINARY[name], PI)
+    assert (verdict.stage, verdict.status, verdict.warnings) == ("tests", "passed", 0), verdict.diagnostics
+
+
+def test_the_strict_standard_is_still_there_and_hides_what_is_not_iso_c() -> None:
+    with open_verifier(Spec(standard="c17", isolation="auto")) as verifier:
+        (verdict,) = verifier.verify([(prompt(PI), answer(ORDINARY["M_PI"]))])
+    assert (verdict.stage, verdict.status) == ("compile", "failed") and "M_PI" in verdict.diagnostics

@@ -257,3 +257,15 @@ def test_cpp_functions_in_namespaces_and_classes_are_found() -> None:
             assert verdict.status == status, (entry_point, verdict)
     finally:
         verifier.close()
+
+
+@pytest.mark.parametrize("compiler", ["g++", "clang++"])
+def test_programs_in_the_cpp_that_judges_take_compile_by_default(compiler: str) -> None:
+    code = (
+        "#include <cmath>\n#include <iostream>\n#include <set>\n"
+        'int main() { std::set<int> s{3}; std::cout << s.contains(3) << " " << int(M_PI); }\n'
+    )
+    tests = {"kind": "stdio", "cases": [{"stdin": "", "stdout": "1 3\n"}]}
+    with verifier_of(compiler) as verifier:
+        (verdict,) = verifier.verify([(prompt("cpp", tests), answer("cpp", code))])
+    assert (verdict.stage, verdict.status) == ("tests", "passed"), verdict.diagnostics

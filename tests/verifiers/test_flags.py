@@ -9,7 +9,7 @@ from c_answers import COMPILE, HARNESS, STDIO, Check, answer, prompt, sum_progra
 
 from halo_forge.core.records import HACK_FLAGS, CheckResult, Completion, Prompt, Sample, Stage, Status
 from halo_forge.core.selection.threshold import KeepThreshold
-from halo_forge.verifiers.checks import Case, CompileOnly, Harness, Stdio
+from halo_forge.verifiers.checks import CompileOnly, Harness, Stdio, StdioCase
 from halo_forge.verifiers.hacks.flags import echoes, of_outputs, of_source
 from halo_forge.verifiers.verifier import ThreadedVerifier
 
@@ -309,5 +309,5 @@ def test_honest_functions_are_not(language: str, code: str) -> None:
     ],
 )
 def test_whole_programs_that_pass_have_nothing_to_tamper_with(language: str, code: str) -> None:
-    tests = Stdio(cases=(Case(stdin="", stdout="1"),))
+    tests = Stdio(cases=(StdioCase(stdin="", stdout="1"),))
     assert of_source(code, language, tests, "Write it.", PASSED) == set()

@@ -230,7 +230,7 @@ def test_objects_of_the_answer_are_never_equal_nor_compared(verifier: ThreadedVe
     lying = "class Point:\n    def __init__(self, *a): pass\n    __eq__ = __ne__ = lambda self, other: True\n"
     (found,) = verdicts(verifier, tests, lying)
     assert (found.stage, found.tests_passed) == ("tests", 0)
-    assert "objects of the answer are not compared" in found.diagnostics
+    assert "objects of the program are not compared" in found.diagnostics
 
 
 def test_a_function_of_the_tests_hides_its_globals(verifier: ThreadedVerifier) -> None:

@@ -67,7 +67,7 @@ def test_honest_answers_pass(verifier: ThreadedVerifier) -> None:
 def test_an_exception_ends_the_harness(verifier: ThreadedVerifier) -> None:
     verdict = one(verifier, RIGHT.replace("a + 1", "a + 1 if a == 1 else 1 // 0"))
     assert (verdict.stage, verdict.status, verdict.tests_passed, verdict.reward) == ("run", "failed", 2, 0.5)
-    assert "harness.py:9: the answer raised ZeroDivisionError" in verdict.diagnostics, verdict.diagnostics
+    assert "harness.py:9: the program raised ZeroDivisionError" in verdict.diagnostics, verdict.diagnostics
     assert one(verifier, "def inc(a):\n    return a + 1\n").stage == "run"
 
 

@@ -10,21 +10,23 @@ from python_answers import ASSERTS, HUMANEVAL, MBPP, prompt, spec
 
 from halo_forge.core.errors import ConfigError
 from halo_forge.verifiers.checks import parse_tests
-from halo_forge.verifiers.python.tests import plan_asserts, plan_humaneval
+from halo_forge.verifiers.python.tests import prepare_asserts, prepare_humaneval
 
 HEAD = "import math\n\ndef poly(x):\n    return x\n\ndef f(x):\n    '''Doc.'''\n"
 
 
 def test_asserts_are_checks_and_free_names_are_the_answers() -> None:
-    plan = plan_asserts(None, "import re\nk = 3", ("assert f(k) == len(re.escape('a'))", "assert g(1)\nassert f(Pair)"))
-    assert plan.entry_point == "f" and plan.num_checks == 2
-    assert plan.names == (("Pair", "Pair"), ("f", "f"), ("g", "g"))
-    assert [is_check for is_check, _ in plan.steps] == [False, True, True]
+    prepared = prepare_asserts(
+        None, "import re\nk = 3", ("assert f(k) == len(re.escape('a'))", "assert g(1)\nassert f(Pair)")
+    )
+    assert prepared.entry_point == "f" and prepared.num_checks == 2
+    assert prepared.names == (("Pair", "Pair"), ("f", "f"), ("g", "g"))
+    assert [is_check for is_check, _ in prepared.steps] == [False, True, True]
 
 
 def test_modules_are_not_the_answers_unless_called() -> None:
-    plan = plan_asserts(None, "", ("assert math.isclose(bisect(1), 2)",))
-    assert plan.names == (("bisect", "bisect"),) and plan.steps[0] == (False, "import math")
+    prepared = prepare_asserts(None, "", ("assert math.isclose(bisect(1), 2)",))
+    assert prepared.names == (("bisect", "bisect"),) and prepared.steps[0] == (False, "import math")
 
 
 @pytest.mark.parametrize(
@@ -38,7 +40,7 @@ def test_modules_are_not_the_answers_unless_called() -> None:
     ],
 )
 def test_names_of_builtins(entry: str | None, tests: tuple[str, ...], names: tuple[str, ...]) -> None:
-    assert tuple(name for name, _ in plan_asserts(entry, "", tests).names) == names
+    assert tuple(name for name, _ in prepare_asserts(entry, "", tests).names) == names
 
 
 def test_a_humaneval_check_is_split_into_what_it_asserts() -> None:
@@ -46,24 +48,24 @@ def test_a_humaneval_check_is_split_into_what_it_asserts() -> None:
         "    '''Doc.'''\n    assert True\n    n = 3\n    assert f2(n) == 1, 'why'\n"
         "    for i in range(3):\n        assert f2(i)\n    pass\n"
     )
-    plan = plan_humaneval("f", f"M = 1\ndef check(f2):\n{body}", HEAD)
-    assert plan.names == (("f2", "f"),) and plan.num_checks == 2 and not plan.tests_use_context
-    assert plan.steps == (
+    prepared = prepare_humaneval("f", f"M = 1\ndef check(f2):\n{body}", HEAD)
+    assert prepared.names == (("f2", "f"),) and prepared.num_checks == 2 and not prepared.tests_use_context
+    assert prepared.steps == (
         (False, "M = 1"),
         (False, "n = 3"),
         (True, "assert f2(n) == 1, 'why'"),
         (True, "for i in range(3):\n    assert f2(i)"),
     )
-    assert (plan.head, plan.context) == (HEAD, HEAD)
+    assert (prepared.head, prepared.context) == (HEAD, HEAD)
 
 
 @pytest.mark.parametrize(
     "body",
-    ["    if c(1) != 1:\n        return\n    assert c(2)\n", "    global x\n    assert c(1)\n", "    assert True\n"],
+    ["    if c(1) != 1:\n        return\n    assert c(2)\n", "    global x\n    assert c(1)\n"],
 )
 def test_a_humaneval_check_that_cannot_be_split_is_one_check(body: str) -> None:
     test = f"def check(c):\n{body}"
-    assert plan_humaneval("f", test, HEAD).steps == ((False, test), (True, "check(c)"))
+    assert prepare_humaneval("f", test, HEAD).steps == ((False, test), (True, "check(c)"))
 
 
 @pytest.mark.parametrize(
@@ -76,15 +78,22 @@ def test_a_humaneval_check_that_cannot_be_split_is_one_check(body: str) -> None:
     ],
 )
 def test_what_can_only_fail_asserts_something(check: str) -> None:
-    assert plan_asserts("f", "", (check,)).num_checks == 1
+    assert prepare_asserts("f", "", (check,)).num_checks == 1
     body = "".join(f"    {line}\n" for line in check.replace("f(", "c(").splitlines())
-    plan = plan_humaneval("f", f"def check(c):\n    assert c(3)\n{body}", HEAD)
-    assert [is_check for is_check, _ in plan.steps] == [True, True]
+    prepared = prepare_humaneval("f", f"def check(c):\n    assert c(3)\n{body}", HEAD)
+    assert [is_check for is_check, _ in prepared.steps] == [True, True]
 
 
 def test_what_comes_after_the_last_check_belongs_to_it() -> None:
+    test = "def same(a, b):\n    return a == b\n\ndef check(c):\n    assert c(1)\n    n = 2\n    same(c(n), 2)\n"
+    assert prepare_humaneval("f", test, HEAD).steps[1:] == ((True, "assert c(1)\nn = 2\nsame(c(n), 2)"),)
+
+
+def test_a_call_of_a_function_that_asserts_is_a_check() -> None:
     test = "def same(a, b):\n    assert a == b\n\ndef check(c):\n    assert c(1)\n    n = 2\n    same(c(n), 2)\n"
-    assert plan_humaneval("f", test, HEAD).steps[1:] == ((True, "assert c(1)\nn = 2\nsame(c(n), 2)"),)
+    prepared = prepare_humaneval("f", test + "check(f)\n", HEAD)
+    assert prepared.steps[1:] == ((True, "assert c(1)"), (False, "n = 2"), (True, "same(c(n), 2)"))
+    assert prepared.counts_assertions and "check(" not in prepared.steps[0][1]
 
 
 def test_names_that_only_a_reference_can_tell() -> None:
@@ -109,14 +118,14 @@ def test_names_that_only_a_reference_can_tell() -> None:
 
 
 def test_a_return_of_an_inner_function_does_not_keep_a_check_whole() -> None:
-    plan = plan_humaneval("f", "def check(c):\n    def g(x):\n        return x\n    assert c(1) == g(1)\n", HEAD)
-    assert [is_check for is_check, _ in plan.steps] == [False, True]
+    prepared = prepare_humaneval("f", "def check(c):\n    def g(x):\n        return x\n    assert c(1) == g(1)\n", HEAD)
+    assert [is_check for is_check, _ in prepared.steps] == [False, True]
 
 
 def test_what_the_tests_use_of_the_head() -> None:
-    plan = plan_humaneval("f", "def check(c):\n    assert math.sqrt(poly(c(1))) == f(2)\n", HEAD)
-    assert plan.tests_use_context and plan.names == (("c", "f"), ("f", "f"))
-    bare = plan_humaneval("f", "def check(c):\n    assert c(1)\n", "def f(x):\n")
+    prepared = prepare_humaneval("f", "def check(c):\n    assert math.sqrt(poly(c(1))) == f(2)\n", HEAD)
+    assert prepared.tests_use_context and prepared.names == (("c", "f"), ("f", "f"))
+    bare = prepare_humaneval("f", "def check(c):\n    assert c(1)\n", "def f(x):\n")
     assert bare.context == "def f(x):\n    pass\n" and bare.head == "def f(x):\n"
 
 
@@ -142,8 +151,8 @@ def test_kinds_and_their_checks() -> None:
         ({**HUMANEVAL, "test": "def check(c):\n    assert c(1) == exp(1)"}, "`test` uses exp, which neither"),
         ({**ASSERTS, "entry_point": ""}, "entry_point"),
         ({**ASSERTS, "setup": "import ("}, "setup is not valid Python"),
-        ({**ASSERTS, "entry_point": None, "tests": ["assert x == 1"]}, "call nothing of the answer"),
-        ({**MBPP, "test_list": ["assert 1 == 1"]}, "call nothing of the answer"),
+        ({**ASSERTS, "entry_point": None, "tests": ["assert x == 1"]}, "call nothing of the program"),
+        ({**MBPP, "test_list": ["assert 1 == 1"]}, "call nothing of the program"),
         ({**HUMANEVAL, "test": "def chekc(c): pass"}, "no function `check`"),
         ({**HUMANEVAL, "test": "def check(): pass"}, "no function `check`"),
         ({**HUMANEVAL, "prompt": "def add(a:"}, "prompt is not valid Python"),

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from known_sets import known_set
@@ -28,6 +29,8 @@ from trivial_programs import (
 
 from halo_forge.core.records import Completion
 from halo_forge.prompts.load import load_prompts
+from halo_forge.sandbox.job import Job, JobResult, Sandbox
+from halo_forge.sandbox.local import open_sandbox
 from halo_forge.verifiers import Verifier
 from halo_forge.verifiers.compiled.elf import functions
 from halo_forge.verifiers.hacks.trivial import compiled_does_nothing, python_does_nothing
@@ -205,3 +208,33 @@ def test_long_programs_take_no_time_to_speak_of(piece: str) -> None:
     for language in ("c", "cpp", "rust", "go"):
         assert not compiled_does_nothing("int f(int a) {" + piece * 20_000, language, None, lambda name: [])
     assert time.process_time() - started < 5.0
+
+
+@pytest.mark.parametrize(
+    ("compiler", "code"),
+    [("go", "package main\nfunc Add(a int, b int) int { return 3 }\n"), ("rustc", "pub fn f(a: i32) -> i32 { a }\n")],
+)
+def test_the_cost_of_a_verdict_includes_the_compilation_that_looks_for_trivial_programs(
+    compiler: str, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spent: list[float] = []
+
+    def opened(*arguments: Any) -> Sandbox:
+        sandbox = open_sandbox(*arguments)
+        run = sandbox.run
+
+        def counted(job: Job) -> JobResult:
+            outcome = run(job)
+            spent.append(outcome.cpu_seconds)
+            return outcome
+
+        monkeypatch.setattr(sandbox, "run", counted)
+        return sandbox
+
+    monkeypatch.setattr("halo_forge.verifiers.verifier.open_sandbox", opened)
+    language = COMPILERS[compiler]
+    completion = Completion("task", 0, f"```{language}\n{code}\n```\n", (), "stop", 0, 1)
+    with verifier_of(compiler, stages=["compile"], workers=1) as verifier:
+        (verdict,) = verifier.verify([(prompt(language, None), completion)])
+    assert (verdict.stage, verdict.status, len(spent)) == ("compile", "passed", 2)
+    assert verdict.cpu_seconds == pytest.approx(sum(spent))

@@ -160,6 +160,11 @@ IDLE_PROGRAMS = (
     ("rust", "f", "fn f() -> Option<i32> { None }"),
     ("go", "F", "package main\nfunc F() error { return nil }\n"),
     ("python", "f", "def f():\n    return 3\n"),
+    ("c", None, "struct node { int value; struct node *next; };\n"),
+    ("c", None, "enum colour { RED, GREEN };\nstatic const int primes[] = {2, 3, 5};\nint x = 3;\n"),
+    ("cpp", None, "class Point { int x, y; };\n"),
+    ("rust", None, "pub struct P { x: i32 }\npub const PRIMES: [i32; 2] = [2, 3];\n"),
+    ("go", None, "package main\n\ntype P struct{ x int }\n\nvar Primes = []int{2, 3}\n"),
 )
 
 BUSY_PROGRAMS = (

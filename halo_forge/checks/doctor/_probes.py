@@ -73,7 +73,7 @@ def attention() -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Case:
+class AttentionCase:
     """One call of attention.
 
     Attributes:
@@ -91,7 +91,7 @@ class Case:
     needs_gradients: bool = False
 
 
-def _cases() -> dict[str, Case]:
+def _cases() -> dict[str, AttentionCase]:
     """What a run calls: training, the prompts' pass, and a step over `engines._fixed_cache` with the decoder's mask."""
     import torch
 
@@ -103,13 +103,13 @@ def _cases() -> dict[str, Case]:
     hidden = torch.arange(num_keys) > lengths[:, None]
     added = torch.zeros(hidden.shape, dtype=torch.bfloat16).masked_fill_(hidden, float("-inf"))[:, None, None]
     return {
-        "training": Case((2, 14, 256, 64), (2, 2, 256, 64), 256, needs_gradients=True),
-        "prompts": Case((4, 14, longest, 64), (4, 2, longest, 64), longest, padded),
-        "decoding": Case((4, 14, 1, 64), (4, 2, 512, 64), num_keys, added),
+        "training": AttentionCase((2, 14, 256, 64), (2, 2, 256, 64), 256, needs_gradients=True),
+        "prompts": AttentionCase((4, 14, longest, 64), (4, 2, longest, 64), longest, padded),
+        "decoding": AttentionCase((4, 14, 1, 64), (4, 2, 512, 64), num_keys, added),
     }
 
 
-def _inputs(case: Case, common: float) -> list[Any]:
+def _inputs(case: AttentionCase, common: float) -> list[Any]:
     """Queries, keys and values in bfloat16, on the CPU."""
     import torch
 
@@ -126,7 +126,7 @@ def _inputs(case: Case, common: float) -> list[Any]:
     return [(query + signs).bfloat16(), (key + signs).bfloat16(), value.bfloat16()]
 
 
-def _attended(inputs: list[Any], case: Case) -> list[Any]:
+def _attended(inputs: list[Any], case: AttentionCase) -> list[Any]:
     """The result of transformers' `sdpa`, then the gradients of the sum of its squares, in float32 on the CPU.
 
     transformers decides by the mask whether torch groups the heads, whether keys are repeated, or whether the queries

@@ -8,13 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from halo_forge.core.metrics._facts import MetricInfo, TrainingFacts
+from halo_forge.core.records import MASS
 
 SCOPE = "training"
 TREND_STEPS = 5
 """With fewer losses than this, neither spike nor slope is computed."""
 CATALOGUE = {
     "learning_rate": MetricInfo("1", "none", "The highest learning rate that an optimizer step of the cycle used."),
-    "learning_rate_mass": MetricInfo("1", "none", "L_c: the sum of the learning rates that the steps really used."),
+    MASS: MetricInfo("1", "none", "L_c: the sum of the learning rates that the steps really used."),
     "optimizer_steps": MetricInfo("count", "none", "Optimizer steps of the cycle."),
     "num_tokens": MetricInfo("tokens", "none", "Completion tokens in the loss, repeats counted."),
     "loss_first": MetricInfo("nats/token", "none", "Loss of the first step."),
@@ -46,7 +47,7 @@ def measure(facts: TrainingFacts) -> dict[str, float]:
     }
     # If a step did not report its learning rate or its tokens, the sum would silently be too small.
     if len(rates) == len(facts.steps):
-        found["learning_rate_mass"] = math.fsum(rates)
+        found[MASS] = math.fsum(rates)
     if len(tokens) == len(facts.steps):
         found["num_tokens"] = sum(tokens)
     if rates:

@@ -16,7 +16,7 @@ from halo_forge.core.schedules._schedule import (
 
 
 class Exponential(NumberSchedule):
-    """`max(min, base * decay^(c-1))`; strategy B of the learning-rate document, with a floor."""
+    """`max(min, base * decay^(c-1))`: one of the untested strategies that the project started with, with a floor."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"kind": "exponential", "base": 5e-5, "decay": 0.85, "min": 1e-6}]}

@@ -40,7 +40,7 @@ _Values = Annotated[
 
 
 class Manual(Schedule):
-    """Strategy A of the learning-rate document: explicit values.
+    """Explicit values, as a list or by cycle.
 
     Attributes:
         values: `[v1, v2, ...]` or `{cycle_1: v1, cycle_3: v3, ...}`; None in the list is a gap.  Each is a number of

@@ -22,7 +22,7 @@ class Milestones(NumberSchedule):
     Attributes:
         every: A step after each `every` cycles, `k = floor((c-1) / every)`; 2 steps at cycles 3, 5, 7 ...
         milestones: The first cycle of each step, increasing and at least 2.  Exactly one of the two is given.
-        decay: 0.1 by default, as in the training-schedulers document (1e-3, 1e-4, 1e-5).
+        decay: 0.1 by default (1e-3, 1e-4, 1e-5).
     """
 
     model_config = ConfigDict(

@@ -1,4 +1,4 @@
-"""The learning-rate document's strategy C, unchanged; use `plateau` instead."""
+"""One of the strategies that the project started with, untested and unchanged; use `plateau` instead."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ class Phase(Spec):
 
 
 class Phases(Schedule):
-    """Strategy D of the learning-rate document: the value of the first phase whose `until` has not passed yet."""
+    """The value of the first phase whose `until` has not passed yet."""
 
     model_config = ConfigDict(
         json_schema_extra={

@@ -1,18 +1,20 @@
-"""Where a completion begins and ends: fences, reasoning marks, and special tokens around them."""
+"""Lines that open and close fenced blocks, and special tokens at both ends of a completion."""
 
 from __future__ import annotations
 
 import re
 
-_SPECIAL = r"(?:<\|[A-Za-z0-9_]{1,40}\|>|</s>|<eos>|<end_of_turn>)"
+_SPECIAL = r"(?:<\|[A-Za-z0-9_]{1,40}\|>|</s>|<eos>|<end_of_turn>|<\uff5c[\w\u2581]{1,40}\uff5c>)"
 _SPECIAL_TOKEN = re.compile(_SPECIAL)
 _FIRST_TOKENS = re.compile(rf"\s*(?:{_SPECIAL}\s*)+")
 _LAST_TOKEN = re.compile(rf"{_SPECIAL}\Z")
 _LONGEST_TOKEN = 44
+# Around a fence they are no part of a program; zero-width marks are dropped.
+_PLAIN_SPACES = dict.fromkeys([0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000], " ") | dict.fromkeys(
+    [0xAD, *range(0x200B, 0x2010), 0x2060, 0xFEFF], ""
+)
 _FENCE = re.compile(r"(?P<prefix>[ \t]*(?:>[ \t]*)*)(?P<marker>`{3,}|~{3,})[ \t]*(?P<info>.*)")
 _FENCE_AFTER_PROSE = re.compile(r"[^`~]*(?P<prefix>)(?P<marker>`{3,}|~{3,})[ \t]*(?P<info>.*)")
-_OPEN_REASONING = re.compile(r"[ \t]*<think(?:ing)?>")
-_CLOSE_REASONING = re.compile(r"</think(?:ing)?>")
 
 
 def start_after_tokens(text: str) -> int:
@@ -53,49 +55,7 @@ def closes_fence(line: str, marker: str) -> bool:
 
 
 def _plain(line: str) -> str:
-    """The line without special tokens, if it can be a fence."""
-    return _SPECIAL_TOKEN.sub("", line) if "```" in line or "~~~" in line else line
-
-
-def end_of_reasoning(text: str) -> tuple[int, bool]:
-    """Where the completion begins after its reasoning, and whether the reasoning is unfinished.
-
-    Marks inside fenced blocks do not count: there they are part of the program.  A block that is still open where the
-    reasoning ends is closed there.
-    """
-    if "<think" not in text and "</think" not in text:
-        return 0, False
-    start, position = 0, 0
-    unfinished = False
-    marker: str | None = None
-    has_own_marks = False
-    for line in text.split("\n"):
-        first, position = position, position + len(line) + 1
-        opens = _OPEN_REASONING.match(line) is not None
-        closing = next(reversed(list(_CLOSE_REASONING.finditer(line))), None)
-        if marker is not None:
-            if closes_fence(line, marker):
-                marker = None
-                continue
-            has_own_marks |= opens
-            if closing is None or has_own_marks or _is_text(line[: closing.start()], unfinished):
-                continue
-        if closing is not None:
-            start = first + closing.end()
-            unfinished = _OPEN_REASONING.match(line, closing.end()) is not None
-            marker = _marker(line[closing.end() :])
-        else:
-            unfinished |= opens
-            marker = _marker(line)
-        has_own_marks = False
-    return start, unfinished
-
-
-def _is_text(before: str, unfinished: bool) -> bool:
-    """Whether what follows `before` in a line of a fenced block is part of the program."""
-    return "'" in before or '"' in before if unfinished else before.strip(" \t`~") != ""
-
-
-def _marker(line: str) -> str | None:
-    opening = opening_fence(line)
-    return None if opening is None else opening["marker"]
+    """The line without special tokens, and with plain spaces for other ones, if it can be a fence."""
+    if "```" not in line and "~~~" not in line:
+        return line
+    return _SPECIAL_TOKEN.sub("", line).translate(_PLAIN_SPACES)

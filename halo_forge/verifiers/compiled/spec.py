@@ -107,4 +107,4 @@ def _must_define(spec: CompiledSpec, context: BuildContext, entry_point: str, an
     if not any(
         len(words) > 1 and words[1] in _CODE_SYMBOLS and spec.is_entry(words[0], entry_point) for words in symbols
     ):
-        context.fail(f"the answer does not define the function `{entry_point}`")
+        context.fail(f"the program does not define the function `{entry_point}`")

@@ -16,7 +16,7 @@ class Spec(CFamilySpec):
 
     kind: Literal["c"] = "c"
     compiler: str = Field(default="gcc", min_length=1)
-    standard: str = Field(default="c17", pattern=r"^[a-z0-9+:]+$")
+    standard: str = Field(default="gnu17", pattern=r"^[a-z0-9+:]+$")
 
     def install_hint(self) -> str:
         name = os.path.basename(self.compiler)

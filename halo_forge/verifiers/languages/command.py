@@ -28,6 +28,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from halo_forge.core.errors import ConfigError
+from halo_forge.core.output_rule import OutputRule
 from halo_forge.core.records import Prompt
 from halo_forge.core.registry import Spec as BaseSpec
 from halo_forge.core.source import canonical
@@ -91,6 +92,13 @@ class Spec(ProgramSpec):
     def _one_name(cls, language: str) -> str:
         known = canonical(language)
         return language.strip().lower() if known is None else known
+
+    @field_validator("compare")
+    @classmethod
+    def _the_command_compares(cls, compare: OutputRule) -> OutputRule:
+        if compare != OutputRule():
+            raise ValueError("compare has no effect here: the command itself decides what is right")
+        return compare
 
     @model_validator(mode="after")
     def _files_fit_together(self) -> Self:
@@ -204,6 +212,7 @@ class Spec(ProgramSpec):
             cpu_seconds=self.timeout_seconds,
             wall_seconds=3 * self.timeout_seconds + 2,
             memory_bytes=self.memory_limit_bytes,
+            stack_bytes=self.stack_bytes,
             file_bytes=max(64 * MEBIBYTE, self.output_limit_bytes),
             num_processes=64,
             num_open_files=256,

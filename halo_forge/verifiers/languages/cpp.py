@@ -31,7 +31,7 @@ class Spec(CFamilySpec):
 
     kind: Literal["cpp"] = "cpp"
     compiler: str = Field(default="g++", min_length=1)
-    standard: str = Field(default="c++17", pattern=r"^[a-z0-9+:]+$")
+    standard: str = Field(default="gnu++20", pattern=r"^[a-z0-9+:]+$")
     compile_timeout_seconds: float = Field(default=20.0, gt=0.0, le=3600.0)
 
     def install_hint(self) -> str:

@@ -129,7 +129,7 @@ class Spec(BuiltSpec):
         """See `BuiltSpec.compiled_functions`; compiles once more, for a listing of the machine code."""
         files = {"answer.go": source}
         command = self._compile_command(context, files)
-        outcome = context.run([command[0], "-S", *command[1:]], files, None)
+        outcome = context.inspect([command[0], "-S", *command[1:]], files, None)
         if not outcome.clean:  # a listing that was cut decides nothing
             return []
         machine = _MACHINES.get(os.uname().machine, 0)
@@ -156,7 +156,7 @@ class Spec(BuiltSpec):
         answer = context.make(self._compile_command(context, files), files, "answer.o", True)
         if isinstance(tests, CompileOnly) and tests.entry_point != "main":
             if tests.entry_point is not None and not defines_function(source, "func", tests.entry_point):
-                context.fail(f"the answer does not define the function `{tests.entry_point}`")
+                context.fail(f"the program does not define the function `{tests.entry_point}`")
             return None
         program = self._link(context, {"answer.o": answer})
         return None if isinstance(tests, CompileOnly) else program

@@ -19,11 +19,11 @@ from halo_forge.verifiers.stages import BuiltSpec
 
 
 class Spec(BuiltSpec):
-    """The answer is Python.
+    """The program is Python.
 
     Attributes:
         compiler: Name or path of the interpreter, Python 3.8 or later.
-        packages: Let the answer import what is installed for that interpreter, not the standard library alone.
+        packages: Let the program import what is installed for that interpreter, not the standard library alone.
     """
 
     kind: Literal["python"] = "python"
@@ -62,15 +62,17 @@ class Spec(BuiltSpec):
         return self.program_environment()
 
     def program_environment(self) -> dict[str, str]:
-        # The order of a set is the same in every run.
-        return {"PYTHONHASHSEED": "0"}
+        # The order of a set is the same in every run.  Numerical libraries start a thread for each core as they are
+        # imported, which may be more than a program may have.
+        threads = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")} if self.packages else {}
+        return {"PYTHONHASHSEED": "0", **threads}
 
     def tests_of(self, prompt: Prompt) -> tuple[Tests, str]:
         tests, digest = super().tests_of(prompt)
         # MBPP is taken as it is: of one of its tasks the tests use a name that nothing defines.
         reference = prompt.info.get("reference")
         if tests.kind == "asserts" and isinstance(reference, str):
-            refuse_undefined(prompt.id, tests.plan, reference)
+            refuse_undefined(prompt.id, tests.prepared, reference)
         return tests, digest
 
     def controls(self) -> Controls:

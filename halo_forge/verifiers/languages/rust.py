@@ -145,7 +145,7 @@ class Spec(BuiltSpec):
         """See `BuiltSpec.compiled_functions`; compiles once more, keeping functions that nothing calls."""
         options = ["--emit=obj", "-Copt-level=2", "-Clink-dead-code", "-Csymbol-mangling-version=v0"]
         command = [*self._command(context, "answer.rs", "lib", "answer.o"), *options]
-        outcome = context.run(command, {"answer.rs": source}, "answer.o")
+        outcome = context.inspect(command, {"answer.rs": source}, "answer.o")
         return [] if outcome.fetched is None else functions(outcome.fetched)
 
     def is_entry(self, symbol: str, entry_point: str) -> bool:
@@ -186,7 +186,7 @@ class Spec(BuiltSpec):
         command = [*self._command(context, "answer.rs", "lib", "answer.o"), "--emit=obj"]
         context.make(command, {"answer.rs": source + named}, "answer.o", True)
         if entry_point is not None and not defines_function(source, "fn", entry_point.rpartition("::")[2]):
-            context.fail(f"the answer does not define the function `{entry_point}`")
+            context.fail(f"the program does not define the function `{entry_point}`")
 
     def check_tests(self, context: BuildContext, tests: Tests) -> None:
         """See `BuiltSpec.check_tests`: without an answer a harness may have undefined names, but no other error."""

@@ -1,4 +1,4 @@
-"""The Python that runs answers, and how the driver gets into it."""
+"""The Python that runs programs, and how the driver gets into it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ASK_SECONDS = 60.0
 _DRIVER = Path(__file__).parent / "driver"
 _PACKAGE = "halo_forge.verifiers.python.driver"
 OLDEST = (3, 8)
-"""The oldest Python that answers may run in, and so the one that the modules of `driver` are written for."""
+"""The oldest Python that programs may run in, and so the one that the modules of `driver` are written for."""
 
 _COMPILE = (
     "import marshal\n"
@@ -28,7 +28,7 @@ _COMPILE = (
 )
 _LOAD = (
     "import marshal, sys\n"
-    "sys.path[:] = [path for path in sys.path if path]\n"  # the answer can write to the current directory
+    "sys.path[:] = [path for path in sys.path if path]\n"  # the program can write to the current directory
     f"package = sys.modules[{_PACKAGE!r}] = type(sys)({_PACKAGE!r})\n"
     "for name, code in marshal.loads(open('driver', 'rb').read()):\n"
     f"    module = sys.modules[{_PACKAGE!r} + '.' + name] = type(sys)({_PACKAGE!r} + '.' + name)\n"

@@ -1,4 +1,4 @@
-"""Compile, run and tests for Python.  Compiling is parsing: nothing of the answer is run for that."""
+"""Compile, run and tests for Python.  Compiling is parsing: nothing of the program is run for that."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 from halo_forge.core.errors import ConfigError
 from halo_forge.core.records import CheckResult, Stage, Status
 from halo_forge.sandbox.job import Job, JobResult, Sandbox, SandboxError
-from halo_forge.verifiers.checks import CompileOnly, Harness, PythonTests, Tests, compare_lines
+from halo_forge.verifiers.checks import CompileOnly, Harness, PythonTests, Tests
+from halo_forge.verifiers.comparison import compare_lines, texts
 from halo_forge.verifiers.context import BuildContext, StageFailed, status_of
 from halo_forge.verifiers.diagnostics import clip, ending, readable
 from halo_forge.verifiers.hacks.flags import of_outputs
 from halo_forge.verifiers.python.driver import wire
-from halo_forge.verifiers.python.driver.main import shown
+from halo_forge.verifiers.python.driver.steps import shown
 from halo_forge.verifiers.python.interpreter import compile_driver, run_driver, sources
-from halo_forge.verifiers.python.tests import Plan, imports_something, refuse_unimported, stub_answer
+from halo_forge.verifiers.python.tests import PreparedTests, imports_something, refuse_unimported, stub_program
 from halo_forge.verifiers.stages import Stages
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 # Programs end themselves by `exit` and `quit`, which the module `site` would provide.
 _EXITS = "__import__('builtins').exit = __import__('builtins').quit = __import__('sys').exit\n"
-# What the driver reports about a check, without the check itself; what the answer raised is reported differently.
+# What the driver reports about a check, without the check itself; what the program raised is reported differently.
 _OWN_FAULT = re.compile(
     r": (?:`` before it: )?(?:(?:Import|ModuleNotFound|Syntax|Indentation|Tab)Error: |AttributeError: module ')"
 )
@@ -33,9 +34,9 @@ _MAIN = "exec(compile({source!r}, {name!r}, 'exec', dont_inherit=True))\n"
 
 
 def build(spec: Spec, context: BuildContext, source: bytes, tests: Tests) -> bytes | None:
-    """See `BuiltSpec.build`: the program is a script, with the answer as its main program."""
+    """See `BuiltSpec.build`: a script that runs `source` as its main module."""
     text = source.decode("utf-8")
-    head = tests.plan.head if isinstance(tests, PythonTests) else ""
+    head = tests.prepared.head if isinstance(tests, PythonTests) else ""
     context.num_warnings = _parse(spec, context, text, head, tests.entry_point)
     if isinstance(tests, CompileOnly | PythonTests | Harness):
         return None
@@ -105,12 +106,12 @@ class PythonStages(Stages):
         if not isinstance(tests, PythonTests):
             super().prepare(tests, sandbox)
             return
-        _job(tests.plan, "", "")  # malformed ones were refused before; too large ones are refused here
-        if "run" in self.spec.stages and (not self._speaks_our_python(sandbox) or imports_something(tests.plan)):
-            why = self._findings(stub_answer(tests.plan), tests, sandbox).fault_of(tests.plan)
+        _job(tests.prepared, "", "")  # malformed ones were refused before; too large ones are refused here
+        if "run" in self.spec.stages and (not self._speaks_our_python(sandbox) or imports_something(tests.prepared)):
+            why = self._findings(stub_program(tests.prepared), tests, sandbox).fault_of(tests.prepared)
             if why:
                 raise ConfigError(
-                    f"the tests cannot work with {self.runner.compiler} for any answer: {why}",
+                    f"the tests cannot work with {self.runner.compiler} for any program: {why}",
                     "fix them in the prompt file; a module has to be one of the interpreter's own, or be installed for"
                     " it with verifier.packages set to true",
                 )
@@ -135,32 +136,34 @@ class PythonStages(Stages):
     def _findings(self, source: str, tests: PythonTests | Harness, sandbox: Sandbox) -> _Findings:
         sentinel = secrets.token_hex(16)
         harness = tests if isinstance(tests, Harness) else None
-        plan = Plan(tests.entry_point, (), ()) if isinstance(tests, Harness) else tests.plan
+        prepared = PreparedTests(tests.entry_point, (), ()) if isinstance(tests, Harness) else tests.prepared
         outcome = sandbox.run(
             Job(
                 (self.runner.compiler, *self.spec.options(), "-c", run_driver("main.main")),
                 self.spec.run_limits(),
                 {"driver": _driver(self.spec, BuildContext(self.runner, sandbox))},
-                _job(plan, source, sentinel, "" if harness is None else harness.source),
+                _job(prepared, source, sentinel, "" if harness is None else harness.source),
                 {"LANG": "C.UTF-8", "PATH": "/usr/local/bin:/usr/bin:/bin", **self.spec.program_environment()},
             )
         )
         if outcome.exec_error is not None:
             raise SandboxError(f"{self.runner.compiler} cannot be started: errno {outcome.exec_error}")
-        expected = () if harness is None else harness.expected
-        return _Findings(self.spec, tests.num_checks, sentinel, outcome, expected)
+        return _Findings(self.spec, tests, sentinel, outcome)
 
 
-def _job(plan: Plan, source: str, sentinel: str, harness: str = "") -> bytes:
+def _job(prepared: PreparedTests, source: str, sentinel: str, harness: str = "") -> bytes:
     job = {
         "sentinel": sentinel,
         "source": source,
-        "head": plan.head,
-        "context": plan.context,
-        "tests_use_context": plan.tests_use_context,
-        "entry_point": plan.entry_point,
-        "names": dict(plan.names),
-        "steps": list(plan.steps),
+        "head": prepared.head,
+        "context": prepared.context,
+        "tests_use_context": prepared.tests_use_context,
+        "entry_point": prepared.entry_point,
+        "names": dict(prepared.names),
+        "steps": list(prepared.steps),
+        "class_calls": list(prepared.class_calls),
+        "modules": list(prepared.modules),
+        "counts_assertions": prepared.counts_assertions,
         "harness": harness,
     }
     try:
@@ -172,12 +175,11 @@ def _job(plan: Plan, source: str, sentinel: str, harness: str = "") -> bytes:
 class _Findings:
     """Turns what the driver reported into a `CheckResult`."""
 
-    def __init__(
-        self, spec: Spec, num_checks: int, sentinel: str, outcome: JobResult, expected: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, spec: Spec, tests: PythonTests | Harness, sentinel: str, outcome: JobResult) -> None:
         self._spec = spec
-        self._expected = expected
-        self._num_checks = num_checks if "tests" in spec.stages else 0
+        self._expected = tests.expected if isinstance(tests, Harness) else ()
+        self._rule = spec.rule_of(tests)
+        self._num_checks = tests.num_checks if "tests" in spec.stages else 0
         self._outcome = outcome
         self._warnings = 0
         self._num_passed = 0
@@ -190,8 +192,8 @@ class _Findings:
                 raise SandboxError("the report of the tests does not come from the process that ran them")
             self._reports.setdefault(kind, []).append(details)
 
-    def fault_of(self, plan: Plan) -> str:
-        """Why a check can hold for no answer; empty where there is no such reason.
+    def fault_of(self, prepared: PreparedTests) -> str:
+        """Why a check can hold for no program; empty where there is no such reason.
 
         Raises:
             SandboxError: The driver failed.
@@ -201,7 +203,7 @@ class _Findings:
             return f"the opening of the function: {note}"  # the stub itself does nothing that can fail
         for holds, note in self._reports.get("check", []):
             bare = note
-            for _, source in plan.steps:
+            for _, source in prepared.steps:
                 bare = bare.replace(shown(source), "")
             if not holds and _OWN_FAULT.match(bare):
                 return str(note)
@@ -239,11 +241,13 @@ class _Findings:
             self._notes.append(note)
         if self._num_checks == 0:
             return note != ""
-        comparison = compare_lines(output, self._expected, complete=note == "")
+        comparison = compare_lines(output, self._expected, note == "", self._rule)
         # Surplus lines count as one wrong line.
         self._num_passed = comparison.num_equal if comparison.right else min(comparison.num_equal, self._num_checks - 1)
         self._notes += comparison.differences
-        self._flags = tuple(of_outputs(output.splitlines(), self._expected, finished=note == ""))
+        if not comparison.right:
+            first = [texts(line)[0] for line in self._expected]
+            self._flags = tuple(of_outputs(output.splitlines(), first, finished=note == ""))
         return note != ""
 
     def _step(self, name: str, stage: Stage) -> bool:
@@ -256,7 +260,7 @@ class _Findings:
         return bool(holds)
 
     def _failed(self, stage: Stage) -> CheckResult:
-        """The answer got no further; whether the answer or the driver failed is known by now."""
+        """The program got no further; whether the program or the driver failed is known by now."""
         if not self._outcome.clean and ending(self._outcome, self._spec.run_limits()):
             self._notes.insert(0, f"the program: {ending(self._outcome, self._spec.run_limits())}")
         gone = self._reports.get("gone")
@@ -264,10 +268,10 @@ class _Findings:
             why, exit_code, signal = gone[0]
             self._flags = ("early_exit",) if exit_code == 0 else ()
             how = f" (exit code {exit_code})" if exit_code is not None else ""
-            self._notes.append(f"the answer's process: {why}{how if signal is None else f' (signal {signal})'}")
+            self._notes.append(f"the program's process: {why}{how if signal is None else f' (signal {signal})'}")
             return self._result(stage, status_of(self._outcome), exit_code, signal)
         if "parsed" not in self._reports and self._outcome.exit_code is not None and not self._over_a_limit():
-            # Nothing of the answer has run by then.
+            # Nothing of the program has run by then.
             raise SandboxError(f"the driver of the tests reported nothing: {readable(self._outcome.stderr)[-500:]}")
         return self._result(stage, status_of(self._outcome), self._outcome.exit_code, self._outcome.signal)
 

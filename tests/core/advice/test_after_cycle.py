@@ -54,6 +54,17 @@ def version(
     )
 
 
+def undeclared(number: int) -> PolicyVersion:
+    """v_0, of whose 80 programs the first `number` call a function that is not declared."""
+    said = "a.c:3:15: warning: implicit declaration of function 'strdup' [-Wimplicit-function-declaration]"
+    found = version(0, dev=[2] * 20)
+    samples = [
+        dataclasses.replace(each, verdict=dataclasses.replace(each.verdict, diagnostics=said if at < number else ""))
+        for at, each in enumerate(found.dev)
+    ]
+    return dataclasses.replace(found, dev=tuple(samples))
+
+
 def report(cycle: int, *, rate: float = 1e-4, num_kept: int = 100, parent: int | None = None, **trained: float) -> Any:
     """The training that made v_cycle."""
     found = {"learning_rate_mass": 0.5 * rate * 20, "optimizer_steps": 20.0}
@@ -278,6 +289,12 @@ CASES: list[tuple[str, Callable[[], tuple[Any, ...]], Callable[[], tuple[Any, ..
         lambda: ([version(0, {"truncated_fraction": 0.0, "dev/truncated_fraction": 0.11})],),
         lambda: ([version(0, {"truncated_fraction": 0.1, "dev/truncated_fraction": 0.0})],),
         "dev/truncated_fraction 11%",
+    ),
+    (
+        "implicit_declaration",
+        lambda: ([undeclared(9)],),
+        lambda: ([undeclared(8)],),
+        "9 of 80 samples",
     ),
     (
         "irreproducible",

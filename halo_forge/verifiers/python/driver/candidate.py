@@ -1,6 +1,6 @@
-"""The answer's process: runs the answer and calls its functions, on request.
+"""The program's process: runs the program and calls its functions, on request.
 
-Nothing in here is a secret, and nothing in here is trusted: the answer may change all of it, and can thereby change
+Nothing in here is a secret, and nothing in here is trusted: the program may change all of it, and can thereby change
 only which plain values it sends.
 """
 
@@ -20,13 +20,13 @@ FILE_NAME = "answer.py"
 MODULE_NAME = "answer"
 _ONLY_SYNTAX_TREE = 0x400
 _SHOWN = 300
-# Arguments of these types are sent back when the answer has changed them.
-_MUTABLE = (list, dict, set, bytearray)
+# Arguments of these types are sent back when the program has changed them.
+_MUTABLE = ("list", "dict", "set", "bytearray", "deque", "ndarray")
 
 
 def missing(entry_point: str) -> str:
-    """What is said of an answer that lacks its entry point."""
-    return f"the answer does not define the function `{entry_point}`"
+    """What is said of a program that lacks its entry point."""
+    return f"the program does not define the function `{entry_point}`"
 
 
 def describe(error: BaseException) -> str:
@@ -42,9 +42,9 @@ def describe(error: BaseException) -> str:
 
 
 def parse(source: str, head: str, entry_point: str | None) -> tuple[Any, int, str, bool]:
-    """Compile an answer without running any of it.
+    """Compile a program without running any of it.
 
-    An answer that begins indented continues `head`, the opening of its function, and is compiled together with it.
+    A program that begins indented continues `head`, the opening of its function, and is compiled together with it.
 
     Returns:
         The code, None where it does not compile; the number of warnings; what is wrong; whether `head` is part of it.
@@ -101,7 +101,7 @@ def _targets(target: Any) -> Iterator[str]:
 
 
 class Server:
-    """Answers requests; `objects` are those of the answer that the other side knows by number."""
+    """Answers requests; `objects` are those of the program that the other side knows by number."""
 
     def __init__(self, reader: int, writer: int) -> None:
         self._reader = reader
@@ -130,7 +130,7 @@ class Server:
     def _reply(self, request: tuple[Any, ...]) -> None:
         try:
             content = self._encoded(getattr(self, "_" + request[0])(*request[1:]))
-        except BaseException as error:  # noqa: BLE001 -- whatever the answer raises is its result
+        except BaseException as error:  # noqa: BLE001 -- whatever the program raises is its result
             content = self._encoded(_failure(error))
         wire.send(self._writer, content)
 
@@ -152,7 +152,7 @@ class Server:
             if head:
                 exec(compile(head, "head.py", "exec", dont_inherit=True), self._names)
             exec(self._code, self._names)
-        except BaseException as error:  # noqa: BLE001 -- whatever the answer raises is its result
+        except BaseException as error:  # noqa: BLE001 -- whatever the program raises is its result
             return ("value", (False, describe(error)))
         if entry_point is not None and not callable(self._names.get(entry_point)):
             return ("value", (False, missing(entry_point)))
@@ -163,7 +163,7 @@ class Server:
 
     def _call(self, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
         places: list[tuple[Any, Any]] = [*enumerate(args), *kwargs.items()]
-        given = [(place, value, self._text(value)) for place, value in places if type(value) in _MUTABLE]
+        given = [(place, value, self._text(value)) for place, value in places if type(value).__name__ in _MUTABLE]
         result = function(*args, **kwargs)
         changed = [(place, value) for place, value, before in given if self._text(value) != before]
         return ("value", result, changed) if changed else ("value", result)
@@ -196,7 +196,7 @@ class Server:
         return ("value", ())
 
     def call_back(self, number: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """Call a function that the tests gave to the answer."""
+        """Call a function that the tests gave to the program."""
         wire.send(self._writer, self._encoded(("back", number, args, kwargs)))
         while True:
             reply = self._receive()
@@ -221,12 +221,12 @@ def message_of(error: BaseException) -> str:
 def _text(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # noqa: BLE001 -- the answer's own exception class may raise whatever it likes
+    except Exception:  # noqa: BLE001 -- the program's own exception class may raise whatever it likes
         return ""
 
 
 class Callback:
-    """A function of the tests' own, in the answer's process."""
+    """A function of the tests' own, in the program's process."""
 
     def __init__(self, server: Server, number: int) -> None:
         self._server = server
@@ -237,7 +237,7 @@ class Callback:
 
 
 def parse_job() -> None:
-    """Parse the answer of the job in standard input's place, the file `job`; what is found is printed as a message."""
+    """Parse the program of the job in standard input's place, the file `job`; what is found is printed as a message."""
     with open("job", "rb") as handle:
         job = wire.decode(handle.read(), id)
     code, *said = parse(job["source"], job["head"], job["entry_point"])

@@ -1,4 +1,4 @@
-"""Runs a harness in the process that holds the tests, where it imports the answer's functions from another process."""
+"""Runs a harness in the process that holds the tests, where it imports the program's functions from another process."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class _Answer(type(sys)):  # type: ignore[misc]
     def __init__(self, link: Link) -> None:
         super().__init__("answer")
         self.__dict__[""] = link
+        self.__dict__["__all__"] = ()  # `import *`: the names that nothing else defines are there without it
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("__"):
@@ -34,18 +35,23 @@ class _Answer(type(sys)):  # type: ignore[misc]
         raise AttributeError(f"module 'answer' has no attribute {name!r}")
 
 
+def provide(link: Link) -> None:
+    """Let tests import the program: as `answer`, or as `solution`, the name of some data sets."""
+    sys.modules["answer"] = sys.modules["solution"] = _Answer(link)
+
+
 def run_harness(source: str, link: Link) -> tuple[bytes, str]:
     """What the harness prints, and how it failed; the latter is empty if it ran to its end.
 
     Raises:
-        CandidateGone: The answer's process has ended.
+        CandidateGone: The program's process has ended.
     """
     import builtins
     import io
 
     # Programs end themselves by these two, which the module `site` would provide.
     builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]
-    sys.modules["answer"] = _Answer(link)
+    provide(link)
     content = io.BytesIO()
     before = sys.stdout
     sys.stdout = ours = io.TextIOWrapper(content, encoding="utf-8", errors="backslashreplace", write_through=True)
@@ -65,8 +71,8 @@ def run_harness(source: str, link: Link) -> tuple[bytes, str]:
 
 
 def _described(error: BaseException) -> str:
-    said = getattr(error, "said_by_the_answer", None)
-    what = f"the answer raised {said}" if type(said) is str else f"{type(error).__name__}: {error}"
+    said = getattr(error, "said_by_the_program", None)
+    what = f"the program raised {said}" if type(said) is str else f"{type(error).__name__}: {error}"
     line = None
     trace = error.__traceback__
     while trace is not None:

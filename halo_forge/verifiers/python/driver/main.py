@@ -1,7 +1,7 @@
-"""The trusted process: holds the tests, and asks another process for what the answer makes of their arguments.
+"""The trusted process: holds the tests, and asks another process for what the program makes of their arguments.
 
-It forks the answer's process first, while it knows nothing: the tests, which come by standard input, are read
-afterwards, once the kernel no longer lets other processes read this one.  What arrives from the answer are plain
+It forks the program's process first, while it knows nothing: the tests, which come by standard input, are read
+afterwards, once the kernel no longer lets other processes read this one.  What arrives from the program are plain
 builtin values, which are compared here.  The verdict leaves by a private descriptor, as messages of
 `wire`, each of which begins with the sentinel of the job.
 """
@@ -11,18 +11,17 @@ from __future__ import annotations
 import os
 import time
 
-from halo_forge.verifiers.python.driver import wire
+from halo_forge.verifiers.python.driver import stand_ins, wire
 from halo_forge.verifiers.python.driver.candidate import Server
-from halo_forge.verifiers.python.driver.harness import run_harness
+from halo_forge.verifiers.python.driver.harness import provide, run_harness
 from halo_forge.verifiers.python.driver.remote import CandidateGone, Link
+from halo_forge.verifiers.python.driver.steps import Steps
 
 TYPE_CHECKING = False  # the module `typing` takes 10 ms to import
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Any
 
 _PR_SET_DUMPABLE = 4
-_SHOWN = 160
 _END_POLLS, _POLL_SECONDS = 50, 0.01
 
 
@@ -42,10 +41,10 @@ def _no_foreign(value: Any) -> Any:
 
 
 def _check(job: dict[str, Any], link: Link, report: Report) -> None:
-    """Parse, run and test the answer.
+    """Parse, run and test the program.
 
     Raises:
-        CandidateGone: The answer's process has ended.
+        CandidateGone: The program's process has ended.
     """
     entry_point = job["entry_point"]
     parsed, num_warnings, note, continues = _request(
@@ -63,13 +62,15 @@ def _check(job: dict[str, Any], link: Link, report: Report) -> None:
         report.send("end")
         return
     names: dict[str, str] = job["names"]
-    space: dict[str, Any] = {"__name__": "tests"}
+    stand_ins.install(job["modules"])
+    space: dict[str, Any] = {"__name__": "__main__"}
     if job["tests_use_context"]:
         exec(compile(job["context"], "head.py", "exec", dont_inherit=True), space)
+    provide(link)
     (found,) = _request(link, (dict,), "names_of", tuple(names.values()))
     space.update({ours: found[theirs] for ours, theirs in names.items() if theirs in found})
-    for step in _steps(job["steps"], space, link):
-        report.send("check", *step)
+    for checked in Steps(job, space, link).run():
+        report.send("check", *checked)
     report.send("end")
 
 
@@ -77,7 +78,7 @@ def _request(link: Link, types: tuple[type, ...], *request: Any) -> Any:
     """The reply to what is asked outside of the tests: a tuple of these types.
 
     Raises:
-        CandidateGone: It is anything else, which is the answer's doing.
+        CandidateGone: It is anything else, which is the program's doing.
     """
     try:
         reply = link.ask(*request)
@@ -88,58 +89,10 @@ def _request(link: Link, types: tuple[type, ...], *request: Any) -> Any:
     return reply
 
 
-def _steps(steps: list[Any], space: dict[str, Any], link: Link) -> Iterator[tuple[bool, str]]:
-    """Whether each check holds, and if not, why."""
-    broken = ""
-    for is_check, source in steps:
-        link.last = None
-        note = broken
-        if not broken:
-            note = _failure(source, space, link)
-        if is_check:
-            yield note == "", f"{shown(source)}: {note}" if note else ""
-        elif note:
-            broken = f"`{shown(source)}` before it: {note}"
-
-
-def _failure(source: str, space: dict[str, Any], link: Link) -> str:
-    try:
-        exec(compile(source, "tests.py", "exec", dont_inherit=True), space)
-    except CandidateGone:
-        raise
-    except AssertionError as error:
-        message = _message(error)
-        said = f"AssertionError: {message}" if message else "AssertionError"
-        return f"{said}; the answer's last value: {_repr(link.last)}"
-    except Exception as error:  # noqa: BLE001 -- whatever goes wrong, the check does not hold
-        raised: str | None = getattr(error, "said_by_the_answer", None)
-        return f"{type(error).__name__}: {_message(error)}" if raised is None else f"the answer raised {shown(raised)}"
-    return ""
-
-
-def _message(error: Exception) -> str:
-    try:
-        return shown(str(error))
-    except Exception:  # noqa: BLE001 -- it holds an object of the answer, whose text the answer makes
-        return ""
-
-
-def _repr(value: Any) -> str:
-    try:
-        return shown(repr(value))
-    except (ValueError, RecursionError, MemoryError):
-        return f"a {type(value).__name__} too long to show"
-
-
-def shown(text: str) -> str:
-    line = " ".join(text[: 8 * _SHOWN].split())
-    return line[:_SHOWN] + ("..." if len(line) > _SHOWN else "")
-
-
-def _fork_answer() -> tuple[int, Link]:
-    """The answer's process, which has no descriptor but its two pipes."""
-    requests, to_answer = os.pipe()
-    from_answer, replies = os.pipe()
+def _fork_candidate() -> tuple[int, Link]:
+    """The program's process, which has no descriptor but its two pipes."""
+    requests, to_candidate = os.pipe()
+    from_candidate, replies = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
@@ -155,7 +108,7 @@ def _fork_answer() -> tuple[int, Link]:
             os._exit(0)
     os.close(requests)
     os.close(replies)
-    return pid, Link(from_answer, to_answer)
+    return pid, Link(from_candidate, to_candidate)
 
 
 def _close(descriptor: int) -> None:
@@ -196,7 +149,7 @@ def _empty(descriptor: int) -> None:
 
 
 def _ending(pid: int, num_polls: int) -> tuple[int | None, int | None]:
-    """Exit code or signal of the answer's process; both None where it hung up without ending."""
+    """Exit code or signal of the program's process; both None where it hung up without ending."""
     for _ in range(num_polls):
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
@@ -217,8 +170,8 @@ def _end(pid: int) -> None:
 
 
 def main() -> None:
-    """Check the answer of the job in standard input."""
-    pid, link = _fork_answer()
+    """Check the program of the job in standard input."""
+    pid, link = _fork_candidate()
     report = Report(os.dup(1))
     null = os.open(os.devnull, os.O_RDWR)
     try:

@@ -1,4 +1,4 @@
-"""What the tests hold instead of the answer's functions and objects, and the conversation behind it."""
+"""What the tests hold instead of the program's functions and objects, and the conversation behind it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-# An answer that raises one of these ends a loop over its results early, and the checks in the loop with it.
+# A program that raises one of these ends a loop over its results early, and the checks in the loop with it.
 _ENDS_LOOPS = (StopIteration, StopAsyncIteration)
 
 
 class CandidateGone(BaseException):
-    """The answer's process has ended, or does not speak the protocol any more; no test may catch that.
+    """The program's process has ended, or does not speak the protocol any more; no test may catch that.
 
     Args:
         ended: It hung up, so that it has ended or is about to.
@@ -29,13 +29,13 @@ class CandidateGone(BaseException):
 
 
 class AnswerError(Exception):
-    """The answer raised an exception that is not a builtin `Exception`."""
+    """The program raised an exception that is not a builtin `Exception`."""
 
 
 class Remote:
-    """An object of the answer: calls, attributes, items and iteration are carried out in its own process.
+    """An object of the program: calls, attributes, items and iteration are carried out in its own process.
 
-    There are no operators on purpose: they would hand what is expected to the answer, which could say "equal" to it.
+    There are no operators on purpose: they would hand what is expected to the program, which could say "equal" to it.
     """
 
     __slots__ = ("__link", "__name", "__number")
@@ -85,7 +85,7 @@ class Remote:
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Remote):
-            raise TypeError("two objects of the answer are not compared: compare their attributes or texts")
+            raise TypeError("two objects of the program are not compared: compare their attributes or texts")
         return False
 
     def __hash__(self) -> int:
@@ -93,20 +93,20 @@ class Remote:
         return number
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        raise TypeError("an object of the answer cannot be copied")
+        raise TypeError("an object of the program cannot be copied")
 
     @staticmethod
     def number_of(remote: Remote) -> int:
-        """The number by which the answer's process knows it."""
+        """The number by which the program's process knows it."""
         number: int = remote.__number
         return number
 
 
 class Link:
-    """The conversation with the answer's process.
+    """The conversation with the program's process.
 
     Attributes:
-        last: What the answer returned last.
+        last: What the program returned last.
     """
 
     def __init__(self, reader: int, writer: int) -> None:
@@ -116,16 +116,16 @@ class Link:
         self.last: Any = None
 
     def ask(self, *request: Any) -> Any:
-        """The answer's reply.
+        """The program's reply.
 
         Raises:
             CandidateGone: There is none.
-            Exception: A builtin exception of the same name as the one that the answer raised.
+            Exception: A builtin exception of the same name as the one that the program raised.
         """
         return self._exchange(request)[1]
 
     def call(self, function: Remote, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call a function of the answer; arguments that it changes in place are changed here too."""
+        """Call a function of the program; arguments that it changes in place are changed here too."""
         reply = self._exchange(("call", function, args, kwargs))
         for place, new in reply[2] if len(reply) > 2 else ():
             old = kwargs.get(place) if type(place) is str else args[place]
@@ -146,7 +146,7 @@ class Link:
                 elif reply[0] == "error":
                     _, names, message, said = reply
                     failure = _exception([name for name in names if type(name) is str], _str(message))
-                    failure.said_by_the_answer = _str(said)  # type: ignore[attr-defined]
+                    failure.said_by_the_program = _str(said)  # type: ignore[attr-defined]
                     break
                 elif reply[0] == "value":
                     return reply
@@ -161,7 +161,7 @@ class Link:
             return ("yours", Remote.number_of(value))
         if not callable(value) or isinstance(value, type):
             # An object of the tests, with methods and globals, would be a way to the tests.
-            raise TypeError(f"a {type(value).__name__} of the tests cannot be handed to the answer")
+            raise TypeError(f"a {type(value).__name__} of the tests cannot be handed to the program")
         self._functions.append(value)
         return ("mine", len(self._functions) - 1)
 
@@ -174,11 +174,17 @@ class Link:
         return Remote(self, number, name)
 
     def _call_back(self, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        """Call a function of the tests for the program.
+
+        Raises:
+            ValueError, LookupError: No such call was possible: the program does not speak the protocol.
+        """
+        if (type(number), type(args), type(kwargs)) != (int, tuple, dict):
+            raise ValueError("no call")
+        function = self._functions[number]
         try:
-            return ("value", self._functions[number](*args, **kwargs))
-        except CandidateGone:
-            raise
-        except Exception as error:  # noqa: BLE001 -- it is for the answer to handle
+            return ("value", function(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001 -- the tests' own function may raise anything, and the program sees it
             return ("error", [type(error).__name__], message_of(error))
 
 
@@ -190,6 +196,11 @@ def _change(old: Any, new: Any) -> None:
     elif type(old) is dict or type(old) is set:
         old.clear()
         old.update(new)
+    elif type(old).__name__ == "deque":
+        old.clear()
+        old.extend(new)
+    elif type(old).__name__ == "ndarray" and old.shape == new.shape:
+        old[...] = new
 
 
 def _str(value: Any) -> str:
