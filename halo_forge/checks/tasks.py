@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from halo_forge.checks.answers import Asked, as_answer, telling_line
+from halo_forge.checks.answers import NamedCompletion, as_completion, telling_line
 from halo_forge.checks.weaknesses import SEVERITIES, Finding, text_findings
 from halo_forge.core.errors import ConfigError
 from halo_forge.core.records import Completion, Prompt, Record, Verdict
@@ -25,7 +25,7 @@ from halo_forge.verifiers.limits import reached_limit
 if TYPE_CHECKING:
     from halo_forge.verifiers.spec import ProgramSpec
 
-Proof = tuple[Asked, Verdict]
+Proof = tuple[NamedCompletion, Verdict]
 Track = Callable[[Iterator[Proof], int], Iterable[Proof]]
 _SOLUTIONS = ("reference", "wrong")
 _CONSTANT = "constant: "
@@ -151,9 +151,9 @@ def check_tasks(
             findings += unfit
             out = {finding.prompt_id for finding in unfit}
             fit = [prompt for prompt in own if prompt.id not in out]
-            asked = [each for prompt in fit for each in _solutions(prompt, spec.language, findings)]
-            asked += [each for prompt in fit for each in _constant_programs(prompt, spec)]
-            own_proofs = list(track(_proofs(verifier, asked, findings), len(asked)))
+            named = [each for prompt in fit for each in _solutions(prompt, spec.language, findings)]
+            named += [each for prompt in fit for each in _constant_programs(prompt, spec)]
+            own_proofs = list(track(_proofs(verifier, named, findings), len(named)))
         proven += own_proofs
         for one, verdict in _first_constant_only(own_proofs, findings):
             findings += _of_verdict(one.prompt, one.name, verdict, reached_limit(verdict, spec))
@@ -197,9 +197,9 @@ def _verifiers(
     yield from found
 
 
-def _proofs(verifier: Verifier, asked: Sequence[Asked], findings: list[Finding]) -> Iterator[Proof]:
+def _proofs(verifier: Verifier, named: Sequence[NamedCompletion], findings: list[Finding]) -> Iterator[Proof]:
     """Each solution with its verdict; of a prompt whose tests turn out not to work, no more of them."""
-    left = list(asked)
+    left = list(named)
     while left:
         num_done = 0
         try:
@@ -230,7 +230,7 @@ def _broken_tests(verifier: Verifier, prompts: Sequence[Prompt]) -> list[Finding
     return found
 
 
-def _solutions(prompt: Prompt, language: str, findings: list[Finding]) -> Iterator[Asked]:
+def _solutions(prompt: Prompt, language: str, findings: list[Finding]) -> Iterator[NamedCompletion]:
     number = 0
     for name in _SOLUTIONS:
         given = prompt.info.get(name)
@@ -241,15 +241,15 @@ def _solutions(prompt: Prompt, language: str, findings: list[Finding]) -> Iterat
                 if not isinstance(source, str):
                     found = shown(list(source) if isinstance(source, tuple) else source)
                     raise ConfigError(f"info.{name}: it is {found}; text is needed", "write it as text")
-                text = as_answer(source, language, f"info.{name}")
+                text = as_completion(source, language, f"info.{name}")
             except ConfigError as error:
                 findings.append(Finding("error", prompt.id, "unreadable_solution", error.message))
                 continue
-            yield Asked(name, prompt, Completion(prompt.id, number, text, (), "stop", 0, 0))
+            yield NamedCompletion(name, prompt, Completion(prompt.id, number, text, (), "stop", 0, 0))
             number += 1
 
 
-def _constant_programs(prompt: Prompt, spec: ProgramSpec) -> Iterator[Asked]:
+def _constant_programs(prompt: Prompt, spec: ProgramSpec) -> Iterator[NamedCompletion]:
     """Programs that do nothing of the task, which its tests have to refuse."""
     if "tests" not in spec.stages:
         return
@@ -257,8 +257,8 @@ def _constant_programs(prompt: Prompt, spec: ProgramSpec) -> Iterator[Asked]:
     reference = prompt.info.get("reference")
     known = reference if isinstance(reference, str) else ""
     for index, (what, source) in enumerate(constant_programs(tests, known, spec.language)):
-        text = as_answer(source, spec.language, "a program made for the check")
-        yield Asked(f"{_CONSTANT}{what}", prompt, Completion(prompt.id, index, text, (), "stop", 0, -1))
+        text = as_completion(source, spec.language, "a program made for the check")
+        yield NamedCompletion(f"{_CONSTANT}{what}", prompt, Completion(prompt.id, index, text, (), "stop", 0, -1))
 
 
 def _first_constant_only(proofs: Sequence[Proof], findings: Sequence[Finding]) -> Iterator[Proof]:
