@@ -142,7 +142,7 @@ def open_run(
         verifier = stack.enter_context(open_verifier(config.verifier.model_copy(update={"workers": workers})))
         asked = list(prompts.by_id().values())
         verifier.check_prompts(asked)
-        warnings = reference_warnings(verifier.check_references(asked)) if run.is_new else ()
+        failing = verifier.check_references(asked) if run.is_new else iter(())  # while the model is loaded
         policy = _load_policy(config, profile)
         if policy is not None:
             policy.check_lengths(prompts.by_id().values(), config.engine.max_new_tokens)
@@ -161,7 +161,7 @@ def open_run(
             probe=probe,
             telemetry=stack.enter_context(telemetry(profile)).take,
             hardware=profile.described(),
-            warnings=warnings,
+            warnings=reference_warnings(failing),
         )
         size = None if policy is None else policy.size
         choices = hardware_choices(config, profile, *((None,) if size is None else (size.num_parameters, size.shape)))
