@@ -22,7 +22,7 @@ import halo_forge
 from halo_forge.config import LoadedConfig, RaftConfig, config_digest, differing_keys, resolved
 from halo_forge.config.explain import problems_of
 from halo_forge.config.yaml_io import dump, load_document
-from halo_forge.core.errors import ConfigError, RunDirError
+from halo_forge.core.errors import ConfigError, RunDirError, raise_together
 from halo_forge.core.plan import Plan, PromptSets
 from halo_forge.core.records import Prompt
 from halo_forge.core.registry import PROMPTS_GROUP, plugins, used_plugins
@@ -34,6 +34,7 @@ from halo_forge.policy.drift_probe import DriftProbe
 from halo_forge.prompts import is_remote, load_prompts
 from halo_forge.runtime.auto_settings import hardware_choices, verifier_workers
 from halo_forge.runtime.effects import Observer, Runtime
+from halo_forge.runtime.library_warnings import LibraryWarnings
 from halo_forge.runtime.preview import Preview, preview
 from halo_forge.store.files import read_json
 from halo_forge.store.run import CONTINUE_ELSEWHERE, Run, read_identity
@@ -101,8 +102,29 @@ def planned(config: RaftConfig) -> Preview:
     Raises:
         ConfigError: A local prompt set cannot be read, or a prompt id is in two of them.
     """
-    local = {name: _load_set(config, name) for name in SETS if not is_remote(getattr(config.prompts, name))}
+    return planned_with(config, load_local_sets(config))
+
+
+def load_local_sets(config: RaftConfig) -> dict[str, tuple[Prompt, ...]]:
+    """The prompt sets that are not on a hub, by name.
+
+    Raises:
+        ConfigError: A set cannot be read (all of these are named), or a prompt id is in two of them.
+    """
+    local, problems = {}, []
+    for name in SETS:
+        if not is_remote(getattr(config.prompts, name)):
+            try:
+                local[name] = _load_set(config, name)
+            except ConfigError as error:
+                problems.append(error)
+    raise_together(problems)
     _refuse_shared_ids(local)
+    return local
+
+
+def planned_with(config: RaftConfig, local: Mapping[str, Sequence[Prompt]]) -> Preview:
+    """The preview of a configuration whose local prompt sets were read."""
     num = {name: len(prompts) for name, prompts in local.items()}
     has_tests = "train" not in local or any(prompt.tests is not None for prompt in local["train"])
     return preview(config, num.get("train"), num.get("dev"), has_tests)
@@ -130,6 +152,8 @@ def open_run(
     profile = prepare(config.hardware) if config.engine.needs_policy else choose(config.hardware)
     with ExitStack() as stack, ExitStack() as until_loaded:
         until_loaded.enter_context(heartbeat.loading())
+        library_warnings = LibraryWarnings()
+        stack.enter_context(library_warnings.collected())
         prompts = load_prompt_sets(config)
         config.engine.check()
         if config.engine.needs_policy:
@@ -176,6 +200,7 @@ def open_run(
             run.supersede(from_cycle)
         until_loaded.close()
         run.event("attempt_started", resumed=resume, halo_forge_version=halo_forge.__version__)
+        library_warnings.send_to(run.event)
         yield Plan(config, prompts), run, runtime
 
 
