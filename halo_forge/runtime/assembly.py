@@ -21,6 +21,8 @@ from pydantic import ValidationError
 import halo_forge
 from halo_forge.config import LoadedConfig, RaftConfig, config_digest, differing_keys, resolved
 from halo_forge.config.explain import problems_of
+from halo_forge.config.problems import dotted
+from halo_forge.config.rules import SCHEDULED, value_at
 from halo_forge.config.yaml_io import dump, load_document
 from halo_forge.core.errors import ConfigError, RunDirError
 from halo_forge.core.plan import Plan, PromptSets
@@ -32,6 +34,7 @@ from halo_forge.hardware.telemetry import telemetry
 from halo_forge.policy import Policy, check_local, check_quantization
 from halo_forge.policy.drift_probe import DriftProbe
 from halo_forge.prompts import is_remote, load_prompts
+from halo_forge.prompts.summary import SetSummary, is_tested, lines_of, summarise, warnings_of
 from halo_forge.runtime.auto_settings import hardware_choices, verifier_workers
 from halo_forge.runtime.effects import Observer, Runtime
 from halo_forge.runtime.preview import Preview, preview
@@ -103,9 +106,38 @@ def planned(config: RaftConfig) -> Preview:
     """
     local = {name: _load_set(config, name) for name in SETS if not is_remote(getattr(config.prompts, name))}
     _refuse_shared_ids(local)
+    sets = _summaries(config, local)
     num = {name: len(prompts) for name, prompts in local.items()}
-    has_tests = "train" not in local or any(prompt.tests is not None for prompt in local["train"])
-    return preview(config, num.get("train"), num.get("dev"), has_tests)
+    has_tests = "train" not in local or any(map(is_tested, local["train"]))
+    found = preview(config, num.get("train"), num.get("dev"), has_tests)
+    return dataclasses.replace(found, prompts=sets, warnings=(*_test_warnings(config, sets), *found.warnings))
+
+
+def _summaries(config: RaftConfig, prompts: Mapping[str, Sequence[Prompt]]) -> dict[str, SetSummary]:
+    """How each set is checked.
+
+    A schedule that reads the pass rate of a set without tests would never act, and nobody would notice.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    sets = {name: summarise(own) for name, own in prompts.items()}
+    for path in SCHEDULED:
+        metric = getattr(value_at(config, path), "metric", None)
+        name, _, bare = str(metric).partition("/")
+        untested = name in sets and (sets[name].num_tested == 0 or config.verifier.stages == ["compile"])
+        if untested and config.verifier.runs_programs and (bare == "pass_rate" or bare.startswith("pass@")):
+            raise ConfigError(
+                f"{dotted(path)}.metric is {metric}, but no prompt of prompts.{name} is tested, so there is only a"
+                " compile rate",
+                f"write metric: {name}/compile_rate, or give the prompts tests",
+            )
+    return sets
+
+
+def _test_warnings(config: RaftConfig, sets: Mapping[str, SetSummary]) -> Iterator[str]:
+    named = {f"prompts.{name}": summary for name, summary in sets.items()}
+    return warnings_of(named, config.verifier.runs_programs, config.verifier.stages)
 
 
 @contextmanager
@@ -129,10 +161,7 @@ def open_run(
     with ExitStack() as stack, ExitStack() as until_loaded:
         until_loaded.enter_context(heartbeat.loading())
         prompts = load_prompt_sets(config)
-        config.engine.check()
-        if config.engine.needs_policy:
-            check_local(config.model)
-            check_quantization(config.model.quantization)
+        _check_engine(config)
         run = stack.enter_context(Run(Path(config.output_dir)))
         if not run.is_new:
             _check_same_run(run, config, prompts, resume=resume)
@@ -140,7 +169,9 @@ def open_run(
         verifier = stack.enter_context(open_verifier(config.verifier.model_copy(update={"workers": workers})))
         asked = list(prompts.by_id().values())
         verifier.check_prompts(asked)
-        warnings = reference_warnings(verifier.check_references(asked)) if run.is_new else ()
+        sets = _summaries(config, {name: getattr(prompts, name) for name in SETS})
+        failing = verifier.check_references(asked) if run.is_new else []
+        warnings = (*_test_warnings(config, sets), *reference_warnings(failing))
         policy = _load_policy(config, profile)
         if policy is not None:
             policy.check_lengths(prompts.by_id().values(), config.engine.max_new_tokens)
@@ -160,6 +191,7 @@ def open_run(
             telemetry=stack.enter_context(telemetry(profile)).take,
             hardware=profile.described(),
             warnings=warnings,
+            checked_by=tuple(lines_of(sets)),
         )
         size = None if policy is None else policy.size
         choices = hardware_choices(config, profile, *((None,) if size is None else (size.num_parameters, size.shape)))
@@ -173,8 +205,16 @@ def open_run(
         if from_cycle is not None:
             run.supersede(from_cycle)
         until_loaded.close()
-        run.event("attempt_started", resumed=resume, halo_forge_version=halo_forge.__version__)
+        said = list(lines_of(sets))
+        run.event("attempt_started", resumed=resume, halo_forge_version=halo_forge.__version__, prompts=said)
         yield Plan(config, prompts), run, runtime
+
+
+def _check_engine(config: RaftConfig) -> None:
+    config.engine.check()
+    if config.engine.needs_policy:
+        check_local(config.model)
+        check_quantization(config.model.quantization)
 
 
 def _open_engine(config: RaftConfig, policy: Policy | None, run: Run, stack: ExitStack) -> Engine:
