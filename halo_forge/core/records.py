@@ -475,6 +475,9 @@ class Training:
 class PolicyVersion:
     """All that is known of v_0, v_1 ... once it was decided what follows from it.
 
+    A run holds all its versions with all their samples until it ends: advice and replay may look at any of them.
+    3,000 samples of 300 tokens take about 15 MB a version (7 MB of token ids, 3 MB of text, 3 MB of verdicts).
+
     Attributes:
         training: What made it; None for the start model.
         sampling: What its train prompts were sampled with.

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from halo_forge.core.errors import ConfigError, ModelError
+from halo_forge.core.errors import ConfigError
 from halo_forge.core.records import Prompt
 from halo_forge.hardware import ModelShape, ModelSize, Profile, detect, prepare
 from halo_forge.policy.adapter import (
@@ -31,6 +31,7 @@ from halo_forge.policy.files import (
     disk_full_is_os_error,
     explained,
     identity_of,
+    no_chat_template,
 )
 from halo_forge.policy.grouped import grouped_linears
 from halo_forge.policy.heap import freed_memory_kept
@@ -103,7 +104,7 @@ class Policy:
         check_local(settings)
         check_quantization(settings.quantization)
         wanted = prepare() if profile is None else profile
-        _quiet_libraries()
+        _no_progress_bars()
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         common = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
@@ -111,10 +112,7 @@ class Policy:
         with explained(name):
             tokenizer = AutoTokenizer.from_pretrained(name, **common)
         if tokenizer.chat_template is None:
-            raise ModelError(
-                f"model.model_name_or_path: {name}: its tokenizer has no chat template",
-                "use an instruction-tuned model, or add a chat_template.jinja to a local copy of this one",
-            )
+            raise no_chat_template(name)
         profile = on_this_torch(wanted)
         limit_memory(profile)
         # `auto` names no kernel: transformers chooses sdpa, and eager for models without sdpa.
@@ -272,16 +270,8 @@ def resolve_dtype(name: str, profile: Profile) -> torch.dtype:
     return found
 
 
-def _quiet_libraries() -> None:
-    """Silence the libraries' progress bars and log lines, which would garble our progress display."""
-    import logging
-    import warnings
-
+def _no_progress_bars() -> None:
+    """Switch off the libraries' own progress bars, which would garble ours."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    # PEFT imports it if it is installed; on a CPU it complains about a package that nothing here needs.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    # TRL 1.16 itself uses the old name of what transformers 5.23 renamed; our code does not.
-    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)

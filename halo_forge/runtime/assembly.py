@@ -24,7 +24,7 @@ from halo_forge.config.explain import problems_of
 from halo_forge.config.problems import dotted
 from halo_forge.config.rules import SCHEDULED, value_at
 from halo_forge.config.yaml_io import dump, load_document
-from halo_forge.core.errors import ConfigError, RunDirError
+from halo_forge.core.errors import ConfigError, RunDirError, raise_together
 from halo_forge.core.plan import Plan, PromptSets
 from halo_forge.core.records import Prompt
 from halo_forge.core.registry import PROMPTS_GROUP, plugins, used_plugins
@@ -37,9 +37,10 @@ from halo_forge.prompts import is_remote, load_prompts
 from halo_forge.prompts.summary import SetSummary, is_tested, lines_of, summarise, warnings_of
 from halo_forge.runtime.auto_settings import hardware_choices, verifier_workers
 from halo_forge.runtime.effects import Observer, Runtime
+from halo_forge.runtime.library_warnings import LibraryWarnings
 from halo_forge.runtime.preview import Preview, preview
 from halo_forge.store.files import read_json
-from halo_forge.store.run import CONTINUE_ELSEWHERE, Run
+from halo_forge.store.run import CONTINUE_ELSEWHERE, Run, read_identity
 from halo_forge.supervisor import heartbeat
 from halo_forge.training.lora_sft import LoraSftTrainer
 from halo_forge.training.scripted import ScriptedTrainer
@@ -104,8 +105,33 @@ def planned(config: RaftConfig) -> Preview:
     Raises:
         ConfigError: A local prompt set cannot be read, or a prompt id is in two of them.
     """
-    local = {name: _load_set(config, name) for name in SETS if not is_remote(getattr(config.prompts, name))}
+    return planned_with(config, load_local_sets(config))
+
+
+def load_local_sets(config: RaftConfig) -> dict[str, tuple[Prompt, ...]]:
+    """The prompt sets that are not on a hub, by name.
+
+    Raises:
+        ConfigError: A set cannot be read (all of these are named), or a prompt id is in two of them.
+    """
+    local, problems = {}, []
+    for name in SETS:
+        try:
+            if not is_remote(getattr(config.prompts, name)):
+                local[name] = _load_set(config, name)
+        except ConfigError as error:
+            problems.append(error)
+    raise_together(problems)
     _refuse_shared_ids(local)
+    return local
+
+
+def planned_with(config: RaftConfig, local: Mapping[str, Sequence[Prompt]]) -> Preview:
+    """The preview of a configuration whose local prompt sets were read.
+
+    Raises:
+        ConfigError: A schedule reads the pass rate of a set without tests.
+    """
     sets = _summaries(config, local)
     num = {name: len(prompts) for name, prompts in local.items()}
     has_tests = "train" not in local or any(map(is_tested, local["train"]))
@@ -156,10 +182,14 @@ def open_run(
         ToolMissing: A compiler is missing or does not work.
     """
     config = loaded.config
+    if resume:
+        _check_schema(Path(config.output_dir))
     # Before anything imports torch.
     profile = prepare(config.hardware) if config.engine.needs_policy else choose(config.hardware)
     with ExitStack() as stack, ExitStack() as until_loaded:
         until_loaded.enter_context(heartbeat.loading())
+        library_warnings = LibraryWarnings()
+        stack.enter_context(library_warnings.collected())
         prompts = load_prompt_sets(config)
         _check_engine(config)
         run = stack.enter_context(Run(Path(config.output_dir)))
@@ -193,10 +223,7 @@ def open_run(
             warnings=warnings,
             checked_by=tuple(lines_of(sets)),
         )
-        size = None if policy is None else policy.size
-        choices = hardware_choices(config, profile, *((None,) if size is None else (size.num_parameters, size.shape)))
-        if policy is not None:
-            choices["verifier.workers"] = workers  # chosen before torch could say that there is a GPU, or none
+        choices = _choices(config, profile, policy, workers)
         identity = _identity(config, prompts, verifier.toolchain(), policy) | {"hardware": choices}
         if run.is_new:
             run.start(identity, given=loaded.document.text, resolved=dump(resolved(config)))
@@ -207,7 +234,17 @@ def open_run(
         until_loaded.close()
         said = list(lines_of(sets))
         run.event("attempt_started", resumed=resume, halo_forge_version=halo_forge.__version__, prompts=said)
+        library_warnings.send_to(run.event)
         yield Plan(config, prompts), run, runtime
+
+
+def _choices(config: RaftConfig, profile: Profile, policy: Policy | None, workers: int) -> dict[str, Any]:
+    """What every `auto` became."""
+    if policy is None:
+        return hardware_choices(config, profile, None)
+    choices = hardware_choices(config, profile, policy.size.num_parameters, policy.size.shape)
+    choices["verifier.workers"] = workers  # chosen before torch could say that there is a GPU, or none
+    return choices
 
 
 def _check_engine(config: RaftConfig) -> None:
@@ -244,6 +281,7 @@ def is_finished(loaded: LoadedConfig) -> bool:
     root = Path(loaded.config.output_dir)
     if not (root / "result.json").is_file():
         return False
+    _check_schema(root)
     with Run(root) as run:
         _check_same_run(run, loaded.config, load_prompt_sets(loaded.config), resume=True)
     return True
@@ -282,6 +320,12 @@ def _load_policy(config: RaftConfig, profile: Profile) -> Policy | None:
         return None
     prefix = config.prompts.response_prefix
     return Policy.load(config.model, config.lora, seed=config.seed, response_prefix=prefix, profile=profile)
+
+
+def _check_schema(root: Path) -> None:
+    """Refuse a run of another schema before its prompts are read: they may no longer be there or readable."""
+    if (root / "run.json").exists():
+        read_identity(root)
 
 
 def _check_same_run(run: Run, config: RaftConfig, prompts: PromptSets, *, resume: bool) -> None:

@@ -1,4 +1,4 @@
-"""When to stop, and what may be said of a run that ends."""
+"""The rules that end a run, and what each allows to conclude."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ def _rules(
 
 
 def _patience(patience: int, earlier: Sequence[Decision], assessment: Assessment, history: History) -> str | None:
-    """The last `patience` versions were all judged, and all held.
+    """The reason to stop if the last `patience` versions were all judged and all held; None otherwise.
 
-    No evidence: an underpowered version; a decline, whose answer comes after it; and one that had no chance to show a
-    gain, trained at learning rate 0 or on the incumbent's own completions (no z).
+    Not counted as evidence: an underpowered version; a decline, to which the run has yet to respond; and a version that
+    could not show a gain, because it was trained at learning rate 0 or gave the incumbent's completions (no z).
     """
     if any(row.get(MASS) == 0.0 for row in history[-patience:]):
         return None
@@ -82,9 +82,9 @@ def _patience(patience: int, earlier: Sequence[Decision], assessment: Assessment
 
 
 def signs_of_collapse(history: History) -> list[str]:
-    """In words, where at least two signs were measured and all that were measured say so; else nothing.
+    """One sentence per sign, if at least two were measured and all measured ones indicate a collapse; otherwise none.
 
-    One sign alone is often the prompts of the cycle, or success: equal answers are right answers on easy prompts.
+    A single sign is often an effect of the cycle's prompts, or of success: on easy prompts equal programs are correct.
     """
     first, last = history[0], history[-1]
     signs, num_measured = [], 0

@@ -14,15 +14,15 @@ _UNDECLARED = re.compile(r"implicit declaration of function|call to undeclared (
 
 
 class Spec(Rule):
-    """The compiler then guesses that the result is an int, which cuts pointers; newer compilers refuse the program."""
+    """The compiler then assumes that it returns int, which truncates pointers; newer compilers refuse the program."""
 
     about_training: ClassVar[bool] = False
     kind: Literal["implicit_declaration"] = "implicit_declaration"
     limit: float = 0.1
-    """Of the judged samples on train and dev."""
+    """A larger share of the judged samples on train and dev is worth advice."""
 
     def look(self, facts: RunFacts) -> Advice | None:
-        """See the module."""
+        """Advise if many judged samples call an undeclared function."""
         judged = [each.verdict for each in (*facts.now.train, *facts.now.dev) if each.verdict.status != "error"]
         found = [verdict for verdict in judged if _UNDECLARED.search(verdict.diagnostics)]
         if len({verdict.prompt_id for verdict in judged}) < MIN_PROMPTS or len(found) <= self.limit * len(judged):

@@ -15,9 +15,10 @@ class Spec(Rule):
     about_training: ClassVar[bool] = False
     kind: Literal["saturated"] = "saturated"
     limit: float = 0.6
+    """A larger share of always solved train prompts is worth advice."""
 
     def look(self, facts: RunFacts) -> Advice | None:
-        """See the module."""
+        """Advise if most train prompts are always solved."""
         share = facts.now.metrics.get("train/always")
         num_prompts = facts.num_prompts("train")
         if share is None or share <= self.limit or num_prompts < MIN_PROMPTS:

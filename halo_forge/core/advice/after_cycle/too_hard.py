@@ -10,16 +10,17 @@ from halo_forge.core.wording import counted
 
 
 class Spec(Rule):
-    """What never passes is never trained on."""
+    """A prompt that is never solved gives no samples to train on."""
 
     about_training: ClassVar[bool] = False
     kind: Literal["too_hard"] = "too_hard"
     limit: float = 0.6
+    """A larger share of never solved train prompts is worth advice,"""
     few: int = 32
-    """Samples kept in the cycle before; before the first, the share alone speaks."""
+    """if the previous cycle kept fewer samples than this; in the first cycle the share alone decides."""
 
     def look(self, facts: RunFacts) -> Advice | None:
-        """See the module."""
+        """Advise if most train prompts are never solved and few samples were kept."""
         share = facts.now.metrics.get("train/never")
         if share is None or share <= self.limit or facts.num_prompts("train") < MIN_PROMPTS:
             return None

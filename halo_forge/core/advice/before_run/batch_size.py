@@ -1,4 +1,4 @@
-"""The learning rate and the batch size move together."""
+"""The learning rate depends on the batch size."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from halo_forge.core.wording import counted
 
 
 class Spec(PlanRule):
-    """For Adam the rate goes with the square root of the batch (Malladi et al. 2022, arXiv:2205.10287), for SGD with
-    the batch itself (Goyal et al. 2017); LoRA does worse with large batches (TRL, lora_without_regret)."""
+    """The learning rate scales with the square root of the batch size under Adam (Malladi et al. 2022,
+    arXiv:2205.10287), and linearly under SGD (Goyal et al. 2017, arXiv:1706.02677).  LoRA does worse with large batches
+    (TRL, lora_without_regret).
+    """
 
     kind: Literal["batch_size"] = "batch_size"
     large: int = 32
+    """The most rows per optimizer step that are recommended."""
 
     def look(self, facts: PlanFacts) -> Advice | None:
-        """See the module."""
+        """Advise if the batch is large for LoRA."""
         batch, rate = facts.effective_batch_size, facts.learning_rate
         if batch <= self.large or rate is None or rate == 0.0:
             return None

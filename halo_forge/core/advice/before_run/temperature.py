@@ -1,4 +1,4 @@
-"""Sampling below temperature 1 sharpens the model again in every cycle."""
+"""Sampling below temperature 1 sharpens the model further in every cycle."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from halo_forge.core.wording import counted
 
 
 class Spec(PlanRule):
-    """Fitting samples drawn at T multiplies the logits by 1 / T; fits follow each other, and so do the factors."""
+    """A model that fits samples drawn at temperature T has its logits multiplied by 1 / T; over cycles the factors
+    multiply.
+    """
 
     kind: Literal["temperature"] = "temperature"
     limit: float = 2.0
-    """Factor on the logits after all cycles, had each one fitted its samples fully."""
+    """The largest factor on the logits, if every cycle fitted its samples fully, that gets no advice."""
 
     def look(self, facts: PlanFacts) -> Advice | None:
-        """See the module."""
+        """Advise if the temperatures of all cycles together could sharpen the model too much."""
         if any(temperature <= 0.0 for temperature in facts.temperatures):
             return None  # one greedy completion per prompt is another kind of run
         factor = math.prod(1.0 / temperature for temperature in facts.temperatures)
