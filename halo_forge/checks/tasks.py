@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from halo_forge.checks.answers import NamedCompletion, as_completion, telling_line
@@ -18,6 +19,7 @@ from halo_forge.prompts import load_prompts, split_of
 from halo_forge.prompts._row import shown
 from halo_forge.prompts.builtin import PREFIX
 from halo_forge.prompts.split import SPLITS
+from halo_forge.prompts.summary import SetSummary, summarise, warnings_of
 from halo_forge.verifiers import Verifier, open_verifier
 from halo_forge.verifiers.constant_programs import constant_programs
 from halo_forge.verifiers.limits import reached_limit
@@ -39,6 +41,8 @@ class TaskReport(Record):
         num_references, num_references_passed: Prompts with `info.reference`, and those it passes.
         num_wrong, num_wrong_failed: Solutions in `info.wrong`, and those that fail as they must.
         findings: The worst first, then in the order of the file.
+        sets: Name of a split or a file -> how its prompts are checked, as a row of `SetSummary`.
+        warnings: What a pass means in sets without tests.
     """
 
     files: tuple[str, ...]
@@ -48,6 +52,8 @@ class TaskReport(Record):
     num_wrong: int
     num_wrong_failed: int
     findings: tuple[Finding, ...]
+    sets: Mapping[str, SetSummary] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def has_errors(self) -> bool:
@@ -56,7 +62,8 @@ class TaskReport(Record):
 
     def to_row(self) -> dict[str, object]:
         """As plain JSON data."""
-        return {**Record.to_row(self), "findings": [finding.to_row() for finding in self.findings]}
+        sets = {name: dataclasses.asdict(summary) for name, summary in self.sets.items()}
+        return {**Record.to_row(self), "sets": sets, "findings": [finding.to_row() for finding in self.findings]}
 
 
 def load_groups(
@@ -145,7 +152,9 @@ def check_tasks(
         by_language[prompt.language].append(prompt)
     findings = [_broken_row(error) for error in broken] + text_findings(groups)
     proven: list[Proof] = []
+    runs_programs = True
     for spec, own in _verifiers(by_language, spec_of, findings):
+        runs_programs = runs_programs and spec.runs_programs
         with open_verifier(spec) as verifier:
             unfit = _broken_tests(verifier, own)
             findings += unfit
@@ -160,6 +169,7 @@ def check_tasks(
     findings += [finding for prompt in prompts for finding in _missing(prompt)]
     order = {prompt.id: number for number, prompt in enumerate(prompts)}
     findings.sort(key=lambda finding: (SEVERITIES.index(finding.severity), order.get(finding.prompt_id, -1)))
+    sets = {name: summarise(group) for name, group in groups.items()}
     references = [verdict for one, verdict in proven if one.name == "reference"]
     wrong = [verdict for one, verdict in proven if one.name == "wrong"]
     return TaskReport(
@@ -169,6 +179,8 @@ def check_tasks(
         num_references_passed=sum(verdict.passed for verdict in references),
         num_wrong=len(wrong),
         num_wrong_failed=sum(not verdict.passed and verdict.status != "error" for verdict in wrong),
+        sets=sets,
+        warnings=tuple(warnings_of(sets, runs_programs, ["tests"])),
         findings=tuple(findings),
     )
 
