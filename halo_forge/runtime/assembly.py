@@ -34,7 +34,7 @@ from halo_forge.policy.drift_probe import DriftProbe
 from halo_forge.prompts import is_remote, load_prompts
 from halo_forge.runtime.auto_settings import hardware_choices, verifier_workers
 from halo_forge.runtime.effects import Observer, Runtime
-from halo_forge.runtime.preview import Preview, preview
+from halo_forge.runtime.preview import Preview, cut_prompts, preview
 from halo_forge.store.files import read_json
 from halo_forge.store.run import CONTINUE_ELSEWHERE, Run, read_identity
 from halo_forge.supervisor import heartbeat
@@ -163,7 +163,8 @@ def open_run(
         verifier = stack.enter_context(open_verifier(config.verifier.model_copy(update={"workers": workers})))
         asked = list(prompts.by_id().values())
         verifier.check_prompts(asked)
-        warnings = reference_warnings(verifier.check_references(asked)) if run.is_new else ()
+        warnings = [*cut_prompts(config, len(prompts.train))]
+        warnings += reference_warnings(verifier.check_references(asked)) if run.is_new else ()
         policy = _load_policy(config, profile)
         if policy is not None:
             policy.check_lengths(prompts.by_id().values(), config.engine.max_new_tokens)
