@@ -38,7 +38,7 @@ from halo_forge.prompts.summary import SetSummary, is_tested, lines_of, summaris
 from halo_forge.runtime.auto_settings import hardware_choices, verifier_workers
 from halo_forge.runtime.effects import Observer, Runtime
 from halo_forge.runtime.library_warnings import LibraryWarnings
-from halo_forge.runtime.preview import Preview, preview
+from halo_forge.runtime.preview import Preview, cut_prompts, preview
 from halo_forge.store.files import read_json
 from halo_forge.store.run import CONTINUE_ELSEWHERE, Run, read_identity
 from halo_forge.supervisor import heartbeat
@@ -217,7 +217,11 @@ def open_run(
             probe=_probe(config, policy, prompts),
             telemetry=stack.enter_context(telemetry(profile)).take,
             hardware=profile.described(),
-            warnings=(*_test_warnings(config, sets), *reference_warnings(failing)),
+            warnings=(
+                *_test_warnings(config, sets),
+                *cut_prompts(config, len(prompts.train)),
+                *reference_warnings(failing),
+            ),
             checked_by=tuple(lines_of(sets)),
         )
         choices = _choices(config, profile, policy, workers)
