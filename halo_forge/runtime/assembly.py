@@ -200,14 +200,11 @@ def open_run(
         asked = list(prompts.by_id().values())
         verifier.check_prompts(asked)
         sets = _summaries(config, {name: getattr(prompts, name) for name in SETS})
-        failing = verifier.check_references(asked) if run.is_new else []
-        warnings = (*_test_warnings(config, sets), *reference_warnings(failing))
+        failing = verifier.check_references(asked) if run.is_new else iter(())  # while the model is loaded
         policy = _load_policy(config, profile)
         if policy is not None:
             policy.check_lengths(prompts.by_id().values(), config.engine.max_new_tokens)
         engine, trainer = _open_engine(config, policy, run, stack), _trainer(config, policy)
-        num_drift = config.evaluation.num_drift_samples
-        probe = DriftProbe(policy, prompts.by_id(), num_drift) if policy is not None and num_drift > 0 else None
         profile = profile if policy is None else policy.profile
         runtime = Runtime(
             prompts=prompts.by_id(),
@@ -217,10 +214,10 @@ def open_run(
             adapters=policy,
             observer=observer,
             max_error_fraction=config.verifier.max_error_fraction,
-            probe=probe,
+            probe=_probe(config, policy, prompts),
             telemetry=stack.enter_context(telemetry(profile)).take,
             hardware=profile.described(),
-            warnings=warnings,
+            warnings=(*_test_warnings(config, sets), *reference_warnings(failing)),
             checked_by=tuple(lines_of(sets)),
         )
         choices = _choices(config, profile, policy, workers)
@@ -263,6 +260,11 @@ def _open_engine(config: RaftConfig, policy: Policy | None, run: Run, stack: Exi
     if isinstance(engine, KeepsLogs):
         engine.keep_logs(run.root / "server_logs")
     return engine
+
+
+def _probe(config: RaftConfig, policy: Policy | None, prompts: PromptSets) -> DriftProbe | None:
+    num = config.evaluation.num_drift_samples
+    return DriftProbe(policy, prompts.by_id(), num) if policy is not None and num > 0 else None
 
 
 def _trainer(config: RaftConfig, policy: Policy | None) -> ScriptedTrainer | LoraSftTrainer:

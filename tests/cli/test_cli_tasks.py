@@ -282,6 +282,8 @@ def test_a_good_prompt_has_no_findings() -> None:
                     "compare": {"absolute_tolerance": 4}}},
          ("error", "constant_passes")),
         ({"tests": harness(expected=["0", ["0", "1"], ["2", "0"], "0", "0"])}, ("error", "constant_passes")),
+        ({"tests": {"kind": "stdio", "cases": [{"stdin": f"{i}\n", "stdout": f"{i}.5"} for i in range(5)]}},
+         ("note", "numbers_as_text")),
     ],
 )  # fmt: skip
 def test_what_one_prompt_tells(changes: dict[str, Any], finding: tuple[str, str]) -> None:
