@@ -21,6 +21,7 @@ from halo_forge.prompts.builtin import PREFIX
 from halo_forge.prompts.split import SPLITS
 from halo_forge.prompts.summary import SetSummary, summarise, warnings_of
 from halo_forge.verifiers import Verifier, open_verifier
+from halo_forge.verifiers.constant_programs import constant_programs
 from halo_forge.verifiers.limits import reached_limit
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 Proof = tuple[NamedCompletion, Verdict]
 Track = Callable[[Iterator[Proof], int], Iterable[Proof]]
 _SOLUTIONS = ("reference", "wrong")
+_CONSTANT = "constant: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,12 +159,12 @@ def check_tasks(
             unfit = _broken_tests(verifier, own)
             findings += unfit
             out = {finding.prompt_id for finding in unfit}
-            named = [
-                each for prompt in own if prompt.id not in out for each in _solutions(prompt, spec.language, findings)
-            ]
+            fit = [prompt for prompt in own if prompt.id not in out]
+            named = [each for prompt in fit for each in _solutions(prompt, spec.language, findings)]
+            named += [each for prompt in fit for each in _constant_programs(prompt, spec)]
             own_proofs = list(track(_proofs(verifier, named, findings), len(named)))
         proven += own_proofs
-        for one, verdict in own_proofs:
+        for one, verdict in _first_constant_only(own_proofs, findings):
             findings += _of_verdict(one.prompt, one.name, verdict, reached_limit(verdict, spec))
     findings += [finding for prompt in prompts for finding in _missing(prompt)]
     order = {prompt.id: number for number, prompt in enumerate(prompts)}
@@ -259,6 +261,29 @@ def _solutions(prompt: Prompt, language: str, findings: list[Finding]) -> Iterat
             number += 1
 
 
+def _constant_programs(prompt: Prompt, spec: ProgramSpec) -> Iterator[NamedCompletion]:
+    """Programs that do nothing of the task, which its tests have to refuse."""
+    if "tests" not in spec.stages:
+        return
+    tests, _ = spec.tests_of(prompt)
+    reference = prompt.info.get("reference")
+    known = reference if isinstance(reference, str) else ""
+    for index, (what, source) in enumerate(constant_programs(tests, known, spec.language)):
+        text = as_completion(source, spec.language, "a program made for the check")
+        yield NamedCompletion(f"{_CONSTANT}{what}", prompt, Completion(prompt.id, index, text, (), "stop", 0, -1))
+
+
+def _first_constant_only(proofs: Sequence[Proof], findings: Sequence[Finding]) -> Iterator[Proof]:
+    """Of the constant programs that pass the tests of a prompt one is enough, and none where the text says it."""
+    told = {finding.prompt_id for finding in findings if finding.code == "constant_passes"}
+    for one, verdict in proofs:
+        if one.name.startswith(_CONSTANT) and verdict.passed:
+            if one.prompt.id in told:
+                continue
+            told.add(one.prompt.id)
+        yield one, verdict
+
+
 def _missing(prompt: Prompt) -> Iterator[Finding]:
     if not prompt.info.get("reference"):
         text = "no info.reference: nothing shows that the task can be solved"
@@ -271,7 +296,11 @@ def _missing(prompt: Prompt) -> Iterator[Finding]:
 def _of_verdict(prompt: Prompt, name: str, verdict: Verdict, limit: str | None) -> Iterator[Finding]:
     said = f"{verdict.stage} {verdict.status}, {verdict.tests_passed} of {counted(verdict.tests_total, 'check')}"
     first = telling_line(verdict)
-    if verdict.status == "error":
+    if name.startswith(_CONSTANT):
+        if verdict.passed:
+            text = f"a program that {name.removeprefix(_CONSTANT)} passes: {said}"
+            yield Finding("error", prompt.id, "constant_program_passes", text)
+    elif verdict.status == "error":
         text = f"info.{name} could not be checked: {first}"
         yield Finding("error", prompt.id, "not_checked", text)
     elif name == "reference":
