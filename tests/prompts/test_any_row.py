@@ -18,6 +18,7 @@ from halo_forge.prompts.summary import is_tested
 from halo_forge.verifiers.checks import parse_tests
 
 NUM_ROWS = int(os.environ.get("HALO_FORGE_ROWS", "150"))
+READ = ("id", "language", "prompt", "tests", "info")
 COLUMNS = sorted(
     {column for shape in shapes() for column in shape.COLUMNS}
     | {"id", "language", "tests", "info", "test_setup_code", "test_imports", "code", "text", "starter_code", "metadata"}
@@ -90,7 +91,5 @@ def test_no_row_loses_its_tests(data: dict[str, Any]) -> None:
     except ConfigError:
         return
     if not is_tested(prompt):
-        kept = {
-            column: value for column, value in data.items() if column not in ("info", "prompt", "tests", *SOLUTIONS)
-        }
+        kept = {column: value for column, value in data.items() if column not in (*READ, *SOLUTIONS)}
         assert [column for column, value in kept.items() if path_to_tests(column, value)] == []
