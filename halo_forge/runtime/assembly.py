@@ -39,7 +39,7 @@ from halo_forge.prompts.summary import SetSummary, is_tested, lines_of, summaris
 from halo_forge.runtime.auto_settings import hardware_choices, verifier_workers
 from halo_forge.runtime.effects import Observer, Runtime
 from halo_forge.runtime.library_warnings import LibraryWarnings
-from halo_forge.runtime.preview import Preview, preview
+from halo_forge.runtime.preview import Preview, cut_prompts, preview
 from halo_forge.store.files import read_json
 from halo_forge.store.run import CONTINUE_ELSEWHERE, Run, read_identity
 from halo_forge.supervisor import heartbeat
@@ -205,8 +205,8 @@ def open_run(
         verifier = stack.enter_context(open_verifier(config.verifier.model_copy(update={"workers": workers})))
         asked = list(prompts.by_id().values())
         verifier.check_prompts(asked)
-        sets = _summaries(config, {name: getattr(prompts, name) for name in SETS})
         failing = verifier.check_references(asked) if run.is_new else iter(())  # while the model is loaded
+        sets = _summaries(config, {name: getattr(prompts, name) for name in SETS})
         policy = _load_policy(config, profile)
         engine, trainer = _open_engine(config, policy, run, stack), _trainer(config, policy)
         profile = profile if policy is None else policy.profile
@@ -221,7 +221,11 @@ def open_run(
             probe=_probe(config, policy, prompts),
             telemetry=stack.enter_context(telemetry(profile)).take,
             hardware=profile.described(),
-            warnings=(*_prompt_warnings(config, sets, dropped), *reference_warnings(failing)),
+            warnings=(
+                *_prompt_warnings(config, sets, dropped),
+                *cut_prompts(config, len(prompts.train)),
+                *reference_warnings(failing),
+            ),
             checked_by=tuple(lines_of(sets)),
         )
         choices = _choices(config, profile, policy, workers)

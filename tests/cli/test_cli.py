@@ -375,6 +375,13 @@ def test_a_directory_that_belongs_to_something_else(cli: Cli, tmp_path: Path, me
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
 
 
+def test_a_run_says_that_there_are_fewer_prompts_than_a_cycle_was_to_have(
+    cli: Cli, tmp_path: Path, memory: None
+) -> None:
+    done = cli("raft", "run", write_inputs(tmp_path), "--output-dir", "out", "--set", "raft.prompts_per_cycle=50")
+    assert (done.code, "warning: raft.prompts_per_cycle is 50, but prompts.train has" in done.err) == (0, True)
+
+
 def test_a_run_directory_that_is_a_file(cli: Cli, tmp_path: Path, memory: None) -> None:
     (tmp_path / "out").write_text("mine")
     done = cli("raft", "run", write_inputs(tmp_path), "--output-dir", "out")
