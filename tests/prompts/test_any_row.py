@@ -6,6 +6,7 @@ import json
 import os
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -68,6 +69,7 @@ ROWS = st.one_of(
 )
 
 
+@pytest.mark.timeout(3600)  # ten thousand rows take some minutes
 @settings(max_examples=NUM_ROWS, deadline=None, suppress_health_check=list(HealthCheck))
 @given(ROWS)
 def test_any_row_is_a_prompt_or_an_error_that_names_its_place(data: dict[str, Any]) -> None:
@@ -83,6 +85,7 @@ def test_any_row_is_a_prompt_or_an_error_that_names_its_place(data: dict[str, An
         assert error.hint
 
 
+@pytest.mark.timeout(3600)  # ten thousand rows take some minutes
 @settings(max_examples=NUM_ROWS, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.dictionaries(st.sampled_from(COLUMNS), CELLS, max_size=6))
 def test_no_row_loses_its_tests(data: dict[str, Any]) -> None:
