@@ -40,16 +40,16 @@ DRIVER = ROOT / "tests" / "support" / "kill_driver.py"
 SCRIPTED = ("everywhere", "two rounds", "again and again", "going back")
 NUM_CYCLES = 2
 SETTINGS = {
-    "prompts.train_limit": "4",
+    "prompts.train_limit": "3",
     "prompts.dev_limit": "1",
     "prompts.test_limit": "1",
-    "engine.max_new_tokens": "40",
+    "engine.max_new_tokens": "32",
     "engine.stop": '["```", "\\n}"]',
     "selection.reward_threshold": "0",
     "training.optimizer.across_cycles": "carry",
     "training.per_device_train_batch_size": "2",
-    "evaluation.samples_per_prompt": "2",
-    "evaluation.num_drift_samples": "4",
+    "evaluation.samples_per_prompt": "1",
+    "evaluation.num_drift_samples": "2",
     "raft.num_cycles": str(NUM_CYCLES),
     "raft.samples_per_prompt": "2",
     "raft.prompts_per_cycle": "null",
@@ -238,7 +238,7 @@ class Soak:
         if target == "anywhere":
             reached, delay = _at_once, self.choose.uniform(0.0, self.seconds)
         elif target == "sealing":
-            skipped = _num_events(run) + self.choose.randint(0, 12)
+            skipped = _num_events(run) + self.choose.randint(0, 8)
             reached, delay = lambda: _num_events(run) >= skipped and _is_sealing(run), self.choose.uniform(0.0, 0.01)
         else:
             before = _num_events(run)

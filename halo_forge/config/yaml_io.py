@@ -166,8 +166,8 @@ def _read(path: Path) -> str:
         raise ConfigError(f"{path}: no such file", "check the path of the configuration file") from error
     except IsADirectoryError as error:
         raise ConfigError(f"{path}: is a folder, allowed: a YAML file", "name the file inside it") from error
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, ValueError) as error:  # ValueError: a NUL character
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise ConfigError(f"{path}: cannot be read: {reason}", "check the path and its permissions") from error
     try:
         return content.decode("utf-8-sig")

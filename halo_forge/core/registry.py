@@ -182,6 +182,13 @@ def _entry_points() -> metadata.EntryPoints | metadata.SelectableGroups:
     return metadata.entry_points()
 
 
+def plugin_packages() -> frozenset[str]:
+    """The top-level packages of all installed plugins; imports none of them."""
+    groups = (PROMPTS_GROUP, *(family.group for family in FAMILIES.values()))
+    points = (point for group in groups for point in _entry_points().select(group=group))
+    return frozenset(point.module.partition(".")[0] for point in points)
+
+
 def _load(point: metadata.EntryPoint) -> Plugin:
     distribution, version = ("unknown", "unknown") if point.dist is None else (point.dist.name, point.dist.version)
     try:

@@ -34,6 +34,7 @@ from halo_forge.policy.drift_probe import DriftProbe
 from halo_forge.prompts import is_remote, load_prompts
 from halo_forge.runtime.auto_settings import hardware_choices, verifier_workers
 from halo_forge.runtime.effects import Observer, Runtime
+from halo_forge.runtime.library_warnings import LibraryWarnings
 from halo_forge.runtime.preview import Preview, cut_prompts, preview
 from halo_forge.store.files import read_json
 from halo_forge.store.run import CONTINUE_ELSEWHERE, Run, read_identity
@@ -151,11 +152,10 @@ def open_run(
     profile = prepare(config.hardware) if config.engine.needs_policy else choose(config.hardware)
     with ExitStack() as stack, ExitStack() as until_loaded:
         until_loaded.enter_context(heartbeat.loading())
+        library_warnings = LibraryWarnings()
+        stack.enter_context(library_warnings.collected())
         prompts = load_prompt_sets(config)
-        config.engine.check()
-        if config.engine.needs_policy:
-            check_local(config.model)
-            check_quantization(config.model.quantization)
+        _check_without_loading(config)
         run = stack.enter_context(Run(Path(config.output_dir)))
         if not run.is_new:
             _check_same_run(run, config, prompts, resume=resume)
@@ -198,7 +198,15 @@ def open_run(
             run.supersede(from_cycle)
         until_loaded.close()
         run.event("attempt_started", resumed=resume, halo_forge_version=halo_forge.__version__)
+        library_warnings.send_to(run.event)
         yield Plan(config, prompts), run, runtime
+
+
+def _check_without_loading(config: RaftConfig) -> None:
+    config.engine.check()
+    if config.engine.needs_policy:
+        check_local(config.model)
+        check_quantization(config.model.quantization)
 
 
 def _open_engine(config: RaftConfig, policy: Policy | None, run: Run, stack: ExitStack) -> Engine:

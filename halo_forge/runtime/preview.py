@@ -152,8 +152,8 @@ def _cycle_plan(
     samples = None if num_prompts is None else num_prompts * samples_per_prompt
     disk_bytes = None
     if samples is not None and num_dev is not None and adapter_bytes is not None:
-        num_answers = samples + num_dev * config.evaluation.samples_per_prompt
-        disk_bytes = num_answers * config.engine.max_new_tokens * BYTES_PER_TOKEN + adapter_bytes
+        num_completions = samples + num_dev * config.evaluation.samples_per_prompt
+        disk_bytes = num_completions * config.engine.max_new_tokens * BYTES_PER_TOKEN + adapter_bytes
     return CyclePlan(
         cycle=cycle,
         policy_version=cycle - 1,
