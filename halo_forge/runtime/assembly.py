@@ -21,6 +21,8 @@ from pydantic import ValidationError
 import halo_forge
 from halo_forge.config import LoadedConfig, RaftConfig, config_digest, differing_keys, resolved
 from halo_forge.config.explain import problems_of
+from halo_forge.config.problems import dotted
+from halo_forge.config.rules import SCHEDULED, value_at
 from halo_forge.config.yaml_io import dump, load_document
 from halo_forge.core.errors import ConfigError, RunDirError, raise_together
 from halo_forge.core.plan import Plan, PromptSets
@@ -31,7 +33,8 @@ from halo_forge.hardware import Profile, choose, prepare
 from halo_forge.hardware.telemetry import telemetry
 from halo_forge.policy import Policy, check_local, check_quantization
 from halo_forge.policy.drift_probe import DriftProbe
-from halo_forge.prompts import is_remote, load_prompts
+from halo_forge.prompts import hub, is_remote, load_prompts
+from halo_forge.prompts.summary import SetSummary, is_tested, lines_of, summarise, warnings_of
 from halo_forge.runtime.auto_settings import hardware_choices, verifier_workers
 from halo_forge.runtime.effects import Observer, Runtime
 from halo_forge.runtime.library_warnings import LibraryWarnings
@@ -109,25 +112,66 @@ def load_local_sets(config: RaftConfig) -> dict[str, tuple[Prompt, ...]]:
     """The prompt sets that are not on a hub, by name.
 
     Raises:
-        ConfigError: A set cannot be read (all of these are named), or a prompt id is in two of them.
+        ConfigError: A set cannot be read or has no name that a hub can know (all of these are named), or a prompt id is
+            in two of them.
     """
     local, problems = {}, []
     for name in SETS:
-        if not is_remote(getattr(config.prompts, name)):
-            try:
+        try:
+            if is_remote(source := getattr(config.prompts, name)):
+                hub.parts_of(source)
+            else:
                 local[name] = _load_set(config, name)
-            except ConfigError as error:
-                problems.append(error)
+        except ConfigError as error:
+            problems.append(error)
     raise_together(problems)
     _refuse_shared_ids(local)
     return local
 
 
 def planned_with(config: RaftConfig, local: Mapping[str, Sequence[Prompt]]) -> Preview:
-    """The preview of a configuration whose local prompt sets were read."""
+    """The preview of a configuration whose local prompt sets were read.
+
+    Raises:
+        ConfigError: A schedule reads the pass rate of a set without tests.
+    """
+    sets = _summaries(config, local)
     num = {name: len(prompts) for name, prompts in local.items()}
-    has_tests = "train" not in local or any(prompt.tests is not None for prompt in local["train"])
-    return preview(config, num.get("train"), num.get("dev"), has_tests)
+    has_tests = "train" not in local or any(map(is_tested, local["train"]))
+    found = preview(config, num.get("train"), num.get("dev"), has_tests)
+    return dataclasses.replace(found, prompts=sets, warnings=(*_test_warnings(config, sets), *found.warnings))
+
+
+def _summaries(config: RaftConfig, prompts: Mapping[str, Sequence[Prompt]]) -> dict[str, SetSummary]:
+    """How each set is checked.
+
+    A schedule that reads the pass rate of a set without tests would never act, and nobody would notice.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    sets = {name: summarise(own) for name, own in prompts.items()}
+    for path in SCHEDULED:
+        metric = getattr(value_at(config, path), "metric", None)
+        name, _, bare = str(metric).partition("/")
+        untested = name in sets and (sets[name].num_tested == 0 or config.verifier.stages == ["compile"])
+        if untested and config.verifier.runs_programs and (bare == "pass_rate" or bare.startswith("pass@")):
+            raise ConfigError(
+                f"{dotted(path)}.metric is {metric}, but no prompt of prompts.{name} is tested, so there is only a"
+                " compile rate",
+                f"write metric: {name}/compile_rate, or give the prompts tests",
+            )
+    return sets
+
+
+def _test_warnings(config: RaftConfig, sets: Mapping[str, SetSummary]) -> Iterator[str]:
+    named = {f"prompts.{name}": summary for name, summary in sets.items()}
+    return warnings_of(named, config.verifier.runs_programs, config.verifier.stages)
+
+
+def _warnings(config: RaftConfig, prompts: PromptSets, sets: Mapping[str, SetSummary]) -> Iterator[str]:
+    yield from _test_warnings(config, sets)
+    yield from cut_prompts(config, len(prompts.train))
 
 
 @contextmanager
@@ -155,7 +199,7 @@ def open_run(
         library_warnings = LibraryWarnings()
         stack.enter_context(library_warnings.collected())
         prompts = load_prompt_sets(config)
-        _check_without_loading(config)
+        _check_engine(config)
         run = stack.enter_context(Run(Path(config.output_dir)))
         if not run.is_new:
             _check_same_run(run, config, prompts, resume=resume)
@@ -163,14 +207,12 @@ def open_run(
         verifier = stack.enter_context(open_verifier(config.verifier.model_copy(update={"workers": workers})))
         asked = list(prompts.by_id().values())
         verifier.check_prompts(asked)
-        warnings = [*cut_prompts(config, len(prompts.train))]
-        warnings += reference_warnings(verifier.check_references(asked)) if run.is_new else ()
+        failing = verifier.check_references(asked) if run.is_new else iter(())  # while the model is loaded
+        sets = _summaries(config, {name: getattr(prompts, name) for name in SETS})
         policy = _load_policy(config, profile)
         if policy is not None:
             policy.check_lengths(prompts.by_id().values(), config.engine.max_new_tokens)
         engine, trainer = _open_engine(config, policy, run, stack), _trainer(config, policy)
-        num_drift = config.evaluation.num_drift_samples
-        probe = DriftProbe(policy, prompts.by_id(), num_drift) if policy is not None and num_drift > 0 else None
         profile = profile if policy is None else policy.profile
         runtime = Runtime(
             prompts=prompts.by_id(),
@@ -180,15 +222,13 @@ def open_run(
             adapters=policy,
             observer=observer,
             max_error_fraction=config.verifier.max_error_fraction,
-            probe=probe,
+            probe=_probe(config, policy, prompts),
             telemetry=stack.enter_context(telemetry(profile)).take,
             hardware=profile.described(),
-            warnings=warnings,
+            warnings=(*_warnings(config, prompts, sets), *reference_warnings(failing)),
+            checked_by=tuple(lines_of(sets)),
         )
-        size = None if policy is None else policy.size
-        choices = hardware_choices(config, profile, *((None,) if size is None else (size.num_parameters, size.shape)))
-        if policy is not None:
-            choices["verifier.workers"] = workers  # chosen before torch could say that there is a GPU, or none
+        choices = _choices(config, profile, policy, workers)
         identity = _identity(config, prompts, verifier.toolchain(), policy) | {"hardware": choices}
         if run.is_new:
             run.start(identity, given=loaded.document.text, resolved=dump(resolved(config)))
@@ -197,12 +237,22 @@ def open_run(
         if from_cycle is not None:
             run.supersede(from_cycle)
         until_loaded.close()
-        run.event("attempt_started", resumed=resume, halo_forge_version=halo_forge.__version__)
+        said = list(lines_of(sets))
+        run.event("attempt_started", resumed=resume, halo_forge_version=halo_forge.__version__, prompts=said)
         library_warnings.send_to(run.event)
         yield Plan(config, prompts), run, runtime
 
 
-def _check_without_loading(config: RaftConfig) -> None:
+def _choices(config: RaftConfig, profile: Profile, policy: Policy | None, workers: int) -> dict[str, Any]:
+    """What every `auto` became."""
+    if policy is None:
+        return hardware_choices(config, profile, None)
+    choices = hardware_choices(config, profile, policy.size.num_parameters, policy.size.shape)
+    choices["verifier.workers"] = workers  # chosen before torch could say that there is a GPU, or none
+    return choices
+
+
+def _check_engine(config: RaftConfig) -> None:
     config.engine.check()
     if config.engine.needs_policy:
         check_local(config.model)
@@ -218,6 +268,11 @@ def _open_engine(config: RaftConfig, policy: Policy | None, run: Run, stack: Exi
     if isinstance(engine, KeepsLogs):
         engine.keep_logs(run.root / "server_logs")
     return engine
+
+
+def _probe(config: RaftConfig, policy: Policy | None, prompts: PromptSets) -> DriftProbe | None:
+    num = config.evaluation.num_drift_samples
+    return DriftProbe(policy, prompts.by_id(), num) if policy is not None and num > 0 else None
 
 
 def _trainer(config: RaftConfig, policy: Policy | None) -> ScriptedTrainer | LoraSftTrainer:

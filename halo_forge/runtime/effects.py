@@ -109,6 +109,8 @@ class Runtime:
     """What the model is on, in one line."""
     warnings: Sequence[str] = ()
     """What a person should know before the first cycle, one sentence each."""
+    checked_by: Sequence[str] = ()
+    """How many prompts of each set have tests, and of which kind, one line each."""
 
     def sample(self, requests: Sequence[SampleRequest], version: int, adapter: Path | None) -> Iterator[Completion]:
         """Completions by v_version as they finish; each is verified meanwhile where processors are left for that."""
