@@ -33,6 +33,7 @@ from halo_forge.hardware import Profile, choose, prepare
 from halo_forge.hardware.telemetry import telemetry
 from halo_forge.policy import Policy, check_local, check_quantization
 from halo_forge.policy.drift_probe import DriftProbe
+from halo_forge.policy.lengths import Overlong, overlong_prompts
 from halo_forge.prompts import hub, is_remote, load_prompts
 from halo_forge.prompts.summary import SetSummary, is_tested, lines_of, summarise, warnings_of
 from halo_forge.runtime.auto_settings import hardware_choices, verifier_workers
@@ -139,7 +140,7 @@ def planned_with(config: RaftConfig, local: Mapping[str, Sequence[Prompt]]) -> P
     num = {name: len(prompts) for name, prompts in local.items()}
     has_tests = "train" not in local or any(map(is_tested, local["train"]))
     found = preview(config, num.get("train"), num.get("dev"), has_tests)
-    return dataclasses.replace(found, prompts=sets, warnings=(*_test_warnings(config, sets), *found.warnings))
+    return dataclasses.replace(found, prompts=sets, warnings=(*_prompt_warnings(config, sets), *found.warnings))
 
 
 def _summaries(config: RaftConfig, prompts: Mapping[str, Sequence[Prompt]]) -> dict[str, SetSummary]:
@@ -164,14 +165,13 @@ def _summaries(config: RaftConfig, prompts: Mapping[str, Sequence[Prompt]]) -> d
     return sets
 
 
-def _test_warnings(config: RaftConfig, sets: Mapping[str, SetSummary]) -> Iterator[str]:
+def _prompt_warnings(
+    config: RaftConfig, sets: Mapping[str, SetSummary], dropped: Overlong | None = None
+) -> Iterator[str]:
+    if dropped is not None:
+        yield f"{dropped}; prompts.overlong leaves them out"
     named = {f"prompts.{name}": summary for name, summary in sets.items()}
-    return warnings_of(named, config.verifier.runs_programs, config.verifier.stages)
-
-
-def _warnings(config: RaftConfig, prompts: PromptSets, sets: Mapping[str, SetSummary]) -> Iterator[str]:
-    yield from _test_warnings(config, sets)
-    yield from cut_prompts(config, len(prompts.train))
+    yield from warnings_of(named, config.verifier.runs_programs, config.verifier.stages)
 
 
 @contextmanager
@@ -203,6 +203,7 @@ def open_run(
         run = stack.enter_context(Run(Path(config.output_dir)))
         if not run.is_new:
             _check_same_run(run, config, prompts, resume=resume)
+        read, (prompts, dropped) = prompts, _fitting(config, prompts)
         workers = verifier_workers(config, profile)
         verifier = stack.enter_context(open_verifier(config.verifier.model_copy(update={"workers": workers})))
         asked = list(prompts.by_id().values())
@@ -210,8 +211,6 @@ def open_run(
         failing = verifier.check_references(asked) if run.is_new else iter(())  # while the model is loaded
         sets = _summaries(config, {name: getattr(prompts, name) for name in SETS})
         policy = _load_policy(config, profile)
-        if policy is not None:
-            policy.check_lengths(prompts.by_id().values(), config.engine.max_new_tokens)
         engine, trainer = _open_engine(config, policy, run, stack), _trainer(config, policy)
         profile = profile if policy is None else policy.profile
         runtime = Runtime(
@@ -225,11 +224,15 @@ def open_run(
             probe=_probe(config, policy, prompts),
             telemetry=stack.enter_context(telemetry(profile)).take,
             hardware=profile.described(),
-            warnings=(*_warnings(config, prompts, sets), *reference_warnings(failing)),
+            warnings=(
+                *_prompt_warnings(config, sets, dropped),
+                *cut_prompts(config, len(prompts.train)),
+                *reference_warnings(failing),
+            ),
             checked_by=tuple(lines_of(sets)),
         )
         choices = _choices(config, profile, policy, workers)
-        identity = _identity(config, prompts, verifier.toolchain(), policy) | {"hardware": choices}
+        identity = _identity(config, read, verifier.toolchain(), policy) | {"hardware": choices}
         if run.is_new:
             run.start(identity, given=loaded.document.text, resolved=dump(resolved(config)))
         else:
@@ -237,10 +240,38 @@ def open_run(
         if from_cycle is not None:
             run.supersede(from_cycle)
         until_loaded.close()
-        said = list(lines_of(sets))
-        run.event("attempt_started", resumed=resume, halo_forge_version=halo_forge.__version__, prompts=said)
+        said = {"prompts": list(lines_of(sets)), "overlong_dropped": {} if dropped is None else dropped.num_tokens}
+        run.event("attempt_started", resumed=resume, halo_forge_version=halo_forge.__version__, **said)
         library_warnings.send_to(run.event)
         yield Plan(config, prompts), run, runtime
+
+
+def _fitting(config: RaftConfig, prompts: PromptSets) -> tuple[PromptSets, Overlong | None]:
+    """The prompts that leave room for a completion, and those that `prompts.overlong` drops; None where there are none.
+
+    Which these are follows from the prompts, the tokenizer and the configuration, which identify the run.
+
+    Raises:
+        ConfigError: Some leave none and are not to be dropped, or no prompt of a set is left.
+        ModelError: The tokenizer or its chat template cannot be used.
+    """
+    if not config.engine.needs_policy:
+        return prompts, None
+    prefix, limit = config.prompts.response_prefix, config.engine.max_new_tokens
+    found = overlong_prompts(config.model, prompts.by_id().values(), prefix, limit)
+    if not found.num_tokens:
+        return prompts, None
+    if config.prompts.overlong == "error":
+        raise ConfigError(
+            str(found),
+            "shorten or remove them, leave them out with prompts.overlong: drop, lower engine.max_new_tokens, or use a"
+            " model with more positions",
+        )
+    left = {name: tuple(each for each in getattr(prompts, name) if each.id not in found.num_tokens) for name in SETS}
+    for name, own in left.items():
+        if not own:
+            raise ConfigError(f"prompts.overlong: no prompt of prompts.{name} is left: {found}", "lower max_new_tokens")
+    return PromptSets(**left), found
 
 
 def _choices(config: RaftConfig, profile: Profile, policy: Policy | None, workers: int) -> dict[str, Any]:
