@@ -5,6 +5,7 @@ Names are those of transformers, TRL and PEFT.  A field marked "scheduled" takes
 
 from __future__ import annotations
 
+import datetime
 import os
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -36,6 +37,14 @@ def _path(text: str) -> str:
     return os.path.expanduser(text)
 
 
+def _date(text: str) -> str:
+    try:
+        return datetime.date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise ValueError(f"found {text!r}, allowed: a date such as 2026-11-30") from None
+
+
+Date = Annotated[Text, AfterValidator(_date)]
 PathText = Annotated[Text, AfterValidator(_path)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -87,6 +96,8 @@ class PromptsSection(Spec):
     """Added to prompts that have no system message; null adds none."""
     response_prefix: str | None = None
     """Start of every completion, such as a code fence; part of its text, but not trained on."""
+    date: Date | None = None
+    """The date, such as 2026-11-30, that a chat template which reads the clock gets; null is the start of the run."""
 
 
 class OptimizerSection(Spec):

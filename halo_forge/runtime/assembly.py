@@ -12,6 +12,7 @@ import platform
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ SETS = ("train", "dev", "test")
 IDENTITY_KEYS = {
     "prompts": "the prompts are not those the run was started with",
     "start_model": "the start model is not the one the run was started with",
+    "rendering": "the prompts have other token ids than when the run was started: the chat template, the tokenizer or"
+    " the version of transformers is not the same",
 }
 
 NOTED_KEYS = ("toolchain", "versions", "plugins", "hardware")
@@ -138,7 +141,7 @@ def open_run(
         workers = verifier_workers(config, profile)
         verifier = stack.enter_context(open_verifier(config.verifier.model_copy(update={"workers": workers})))
         verifier.check_prompts(list(prompts.by_id().values()))
-        policy = _load_policy(config, profile)
+        policy = _load_policy(config, profile, _date(run, config))
         if policy is not None:
             policy.check_lengths(prompts.by_id().values(), config.engine.max_new_tokens)
         engine, trainer = _open_engine(config, policy, run, stack), _trainer(config, policy)
@@ -156,12 +159,15 @@ def open_run(
             probe=probe,
             telemetry=stack.enter_context(telemetry(profile)).take,
             hardware=profile.described(),
+            notes=() if policy is None else tuple(policy.rendering.notes()),
         )
         size = None if policy is None else policy.size
         choices = hardware_choices(config, profile, *((None,) if size is None else (size.num_parameters, size.shape)))
         if policy is not None:
             choices["verifier.workers"] = workers  # chosen before torch could say that there is a GPU, or none
         identity = _identity(config, prompts, verifier.toolchain(), policy) | {"hardware": choices}
+        if policy is not None:
+            identity["rendering"] = policy.rendering.record(prompts.by_id().values())
         if run.is_new:
             run.start(identity, given=loaded.document.text, resolved=dump(resolved(config)))
         else:
@@ -233,11 +239,28 @@ def run_config(root: Path) -> LoadedConfig:
     return LoadedConfig(config, document)
 
 
-def _load_policy(config: RaftConfig, profile: Profile) -> Policy | None:
+def _load_policy(config: RaftConfig, profile: Profile, date: datetime | None) -> Policy | None:
     if not config.engine.needs_policy:
         return None
-    prefix = config.prompts.response_prefix
-    return Policy.load(config.model, config.lora, seed=config.seed, response_prefix=prefix, profile=profile)
+    return Policy.load(
+        config.model,
+        config.lora,
+        seed=config.seed,
+        response_prefix=config.prompts.response_prefix,
+        profile=profile,
+        date=date,
+        reasoning_marks=config.verifier.own_marks,
+    )
+
+
+def _date(run: Run, config: RaftConfig) -> datetime | None:
+    """What the chat template gets for the current time; None is now."""
+    if not run.is_new:
+        recorded = run.identity().get("rendering", {}).get("date")
+        if recorded is not None:
+            return datetime.fromisoformat(recorded)
+    given = config.prompts.date
+    return None if given is None else datetime.fromisoformat(given)
 
 
 def _check_same_run(run: Run, config: RaftConfig, prompts: PromptSets, *, resume: bool) -> None:
@@ -262,10 +285,27 @@ def _check_same_run(run: Run, config: RaftConfig, prompts: PromptSets, *, resume
 def _check_start_model(run: Run, identity: dict[str, Any]) -> None:
     stored = run.identity()
     _compare(run, stored, {"start_model": identity["start_model"]})
+    if "rendering" in identity:
+        _check_rendering(run, stored, identity["rendering"])
     stored.setdefault("plugins", {})  # a run of an earlier version knew none
     changed = {key: identity[key] for key in NOTED_KEYS if stored.get(key) != identity[key]}
     if changed:
         run.event("environment_changed", **changed)
+
+
+def _check_rendering(run: Run, stored: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse to train on other prompt ids than those that were sampled from.
+
+    Raises:
+        RunDirError: They differ, or an earlier version did not record the date of a template that reads the clock.
+    """
+    if "rendering" in stored:
+        _compare(run, stored, {"rendering": now})
+    elif now["date"] is not None:
+        raise RunDirError(
+            f"{run.root}: its chat template reads the clock, and the version that started it did not record the date",
+            CONTINUE_ELSEWHERE,
+        )
 
 
 def _compare(run: Run, stored: dict[str, Any], now: dict[str, Any]) -> None:

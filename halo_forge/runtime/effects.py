@@ -106,6 +106,8 @@ class Runtime:
     """What the GPU needed since the last call; nothing where it has no sensors."""
     hardware: str = "not said"
     """What the model is on, in one line."""
+    notes: Sequence[str] = ()
+    """What is done to prompts beyond what the configuration says, one line each."""
 
     def sample(self, requests: Sequence[SampleRequest], version: int, adapter: Path | None) -> Iterator[Completion]:
         """Completions by v_version as they finish; each is verified meanwhile where processors are left for that."""
