@@ -15,6 +15,7 @@ from halo_forge.config import LoadedConfig, load_config
 from halo_forge.core.advice import Advised
 from halo_forge.core.errors import ConfigError
 from halo_forge.core.records import Decision, Measurement, Selection, Trained, TrainingSettings, Verdict
+from halo_forge.core.wording import counted
 from halo_forge.prompts import Row
 from halo_forge.runtime.assembly import is_finished, load_prompt_sets, open_run, planned, run_config
 from halo_forge.runtime.effects import Observer, Runtime
@@ -142,7 +143,7 @@ def _check_cycle(loaded: LoadedConfig, from_cycle: int | None) -> None:
         raise _wrong_type("from_cycle", from_cycle, "a whole number, or None")
     if from_cycle is not None and not 1 <= from_cycle <= num_cycles + 1:
         raise ConfigError(
-            f"from_cycle is {from_cycle!r}, but the run has {num_cycles} cycles",
+            f"from_cycle is {from_cycle!r}, but the run has {counted(num_cycles, 'cycle')}",
             f"name a cycle from 1 to {num_cycles} ({num_cycles + 1} measures the last model again)",
         )
 
@@ -272,11 +273,11 @@ def verify_completions(config: LoadedConfig, rows: Iterable[Mapping[str, Any]]) 
         if not isinstance(row, Mapping):
             raise _wrong_type(f"row {number}", row, 'a mapping, {"prompt_id": ..., "text": ...}')
     numbered = (Row(f"row {number}", row) for number, row in enumerate(given, start=1))
-    rows_of_prompts = completion_rows(numbered, load_prompt_sets(_loaded(config).config).by_id())
-    asked, notes = as_sampled(rows_of_prompts, config.config)
+    given_rows = completion_rows(numbered, load_prompt_sets(_loaded(config).config).by_id())
+    named, notes = as_sampled(given_rows, config.config)
     for note in notes:
         _log.warning("%s", note)
-    return list(verdicts_on(config.config.verifier, asked))
+    return list(verdicts_on(config.config.verifier, named))
 
 
 def _path(path: object) -> Path:

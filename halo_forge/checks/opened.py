@@ -7,14 +7,14 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from halo_forge.checks.answers import Asked
+from halo_forge.checks.answers import NamedCompletion
 from halo_forge.config import RaftConfig
 from halo_forge.core.source import REASONING_MARKS
 
 _FILES = ("chat_template.jinja", "tokenizer_config.json", "chat_template.json")
 
 
-def as_sampled(asked: Sequence[Asked], config: RaftConfig) -> tuple[list[Asked], list[str]]:
+def as_sampled(asked: Sequence[NamedCompletion], config: RaftConfig) -> tuple[list[NamedCompletion], list[str]]:
     """The completions as the run's own engine would have written them, and what is to be said about that.
 
     A chat template that opens the reasoning puts the opening mark into the prompt.  The completions of a run begin with
@@ -52,7 +52,7 @@ def as_sampled(asked: Sequence[Asked], config: RaftConfig) -> tuple[list[Asked],
     ]
 
 
-def _opened(asked: Asked, opening: str) -> Asked:
+def _opened(asked: NamedCompletion, opening: str) -> NamedCompletion:
     completion = asked.completion
     if not opening or completion.text.lstrip().startswith(opening.strip()):
         return asked

@@ -11,6 +11,7 @@ import typer
 
 from halo_forge.cli.config import SET
 from halo_forge.cli.help import Command, Group
+from halo_forge.core.wording import counted
 
 if TYPE_CHECKING:
     from halo_forge.checks.tasks import TaskReport
@@ -77,7 +78,7 @@ def check(
         print_report(report)
     if report.has_errors:
         num = sum(finding.severity == "error" for finding in report.findings)
-        print(f"{num} {'error' if num == 1 else 'errors'} in {', '.join(files)}", file=sys.stderr)
+        print(f"{counted(num, 'error')} in {', '.join(files)}", file=sys.stderr)
         raise typer.Exit(WRONG)
 
 
@@ -96,6 +97,7 @@ def print_report(report: TaskReport) -> None:
         )
     print_paragraph(
         stdout(),
-        f"{report.num_prompts} prompts: {report.num_references_passed} of {report.num_references} references pass,"
+        f"{counted(report.num_prompts, 'prompt')}: {report.num_references_passed} of"
+        f" {report.num_references} references pass,"
         f" {report.num_wrong_failed} of {report.num_wrong} wrong solutions fail",
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+import typing
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -60,8 +61,8 @@ def problems_of(error: ValidationError, data: Any) -> list[Problem]:
         else:
             found.setdefault(path, []).append(_allowed(each, path, data))
     for path, allowed in found.items():
-        value = value_at(data, path)
-        text = f"found {show(value)}, allowed: {' or '.join(dict.fromkeys(allowed))}{_remark(value, allowed)}"
+        value, items = value_at(data, path), _items(path)
+        text = f"found {show(value)}, allowed: {' or '.join(dict.fromkeys(allowed))}{_remark(value, allowed, items)}"
         finished.append(Problem(path, text))
     return finished
 
@@ -132,12 +133,26 @@ def _own_words(message: str, path: KeyPath, data: Any) -> str:
     return text + _remark(value, ["a number"])
 
 
-def _remark(value: Any, allowed: list[str]) -> str:
+def _items(path: KeyPath) -> list[str]:
+    """The names that a list may hold, if only names are allowed in it."""
+    models = models_at(path[:-1], None) if path else []
+    annotations = [fields(model)[key].annotation for model in models if (key := str(path[-1])) in fields(model)]
+    return [
+        str(name)
+        for annotation in annotations
+        if typing.get_origin(annotation) is list
+        for item in typing.get_args(annotation)
+        if typing.get_origin(item) is typing.Literal
+        for name in typing.get_args(item)
+    ]
+
+
+def _remark(value: Any, allowed: list[str], items: Sequence[str] = ()) -> str:
     if not isinstance(value, str):
         return ""
     if "true or false" in allowed and value.lower() in ("yes", "no", "on", "off", "y", "n"):
         return "; only true and false are booleans in YAML 1.2"
     if "a list" in allowed:
-        return f"; write [{value}]"
+        return f" of {_one_of(list(items), value)}" if items and value not in items else f"; write [{value}]"
     number = re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", value)
     return "; remove the quotes" if number and any("number" in each for each in allowed) else ""

@@ -17,7 +17,7 @@ from halo_forge.config.explain import problems_of
 from halo_forge.config.problems import Problem
 from halo_forge.config.sections import RaftConfig
 from halo_forge.config.spellings import Normalised, normalised
-from halo_forge.config.yaml_io import Document, KeyPath, apply_overrides, dump, leaves, load_document
+from halo_forge.config.yaml_io import MAX_DIGITS, Document, KeyPath, apply_overrides, dump, leaves, load_document
 from halo_forge.core.errors import ConfigError
 
 WITHOUT_INFLUENCE = (
@@ -97,10 +97,17 @@ def _overridden(document: Document, overrides: Iterable[str] | Mapping[str, Any]
 
 def _given(settings: Mapping[str, Any]) -> Document:
     """A configuration that is no file: without lines, and with the text that it would have as one."""
-    data = json.loads(_as_json(settings, _MAPPING))
+    data = json.loads(_as_json(settings, _MAPPING), parse_int=_int)
     if "extends" in data:
         raise ConfigError(f"{_MAPPING}: extends: only a file can extend another one", "merge the two mappings")
     return Document(data, {}, Path(_MAPPING), dump(data))
+
+
+def _int(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        message = f"{_MAPPING}: {text[:20]}... has {len(text)} digits, allowed: at most {MAX_DIGITS}"
+        raise ConfigError(message, "use a smaller number")
+    return int(text)
 
 
 def _as_json(value: Any, name: str) -> str:

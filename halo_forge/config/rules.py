@@ -15,6 +15,7 @@ from halo_forge.config.yaml_io import KeyPath
 from halo_forge.core.lr_scheduler import learning_rate_factors
 from halo_forge.core.metrics import drift_names, fewest_samples, measured_names
 from halo_forge.core.prompt_sampling import MIN_BUDGETED
+from halo_forge.core.wording import counted
 
 if TYPE_CHECKING:
     from halo_forge.config.sections import RaftConfig
@@ -76,6 +77,7 @@ def check_rules(config: RaftConfig) -> None:
     outside = list(_ranges(config))
     broken = {problem.path for problem in outside}
     rules = [
+        _prompt_sets(config),
         _learning_rate(config),
         _metrics(config),
         _single_rules(config),
@@ -122,6 +124,15 @@ def _ranges(config: RaftConfig) -> Iterator[Problem]:
         # The values of a schedule are rounded; a constant that is not a whole number can only be a mistake.
         if count.kind == "constant" and (low := count.bounds(1, 1)[0]) >= 1 and low % 1 != 0:
             yield Problem(path, f"found {show(low)}, allowed: {SCHEDULED[path].text}")
+
+
+def _prompt_sets(config: RaftConfig) -> Iterator[Problem]:
+    """Sets that are the same by their names; what files hold is seen when they are read."""
+    for one, other in itertools.combinations(("train", "dev", "test"), 2):
+        names = [getattr(config.prompts, name) for name in (one, other)]
+        if names[0] == names[1]:
+            text = "a model must not be measured on what it was trained or chosen on; name another set or split"
+            yield Problem(("prompts", other), text, names[1], ((("prompts", one), names[0]),))
 
 
 def _learning_rate(config: RaftConfig) -> Iterator[Problem]:
@@ -247,7 +258,10 @@ def _counts(config: RaftConfig, broken: set[KeyPath]) -> Iterator[Problem]:
     most = config.selection.max_kept(known[path], samples, share)
     if config.raft.min_selected > most:
         others = ((path, known[path]), (_SAMPLES, samples))
-        text = f"a cycle selects at most {most} samples, so every cycle would stop; lower min_selected, or sample more"
+        text = (
+            f"a cycle selects at most {counted(most, 'sample')}, so every cycle would stop; lower min_selected, or"
+            " sample more"
+        )
         yield Problem(("raft", "min_selected"), text, config.raft.min_selected, others)
 
 

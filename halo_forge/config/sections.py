@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
 from halo_forge.config.problems import raise_all
 from halo_forge.config.rules import check_rules
@@ -31,10 +32,23 @@ else:
 Text = Annotated[str, StringConstraints(min_length=1)]
 
 
-def _path(text: str) -> str:
+_VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")
+_LONGEST_NAME = 255
+
+
+def _plain(text: str) -> str:
+    """A path that the system can take as it is written."""
     if "\0" in text:
         raise ValueError("a path cannot contain a NUL character")
-    return os.path.expanduser(text)
+    if variable := _VARIABLE.search(text):
+        raise ValueError(f"found {variable[0]} in it: variables are not expanded; write out the path, ~ for the home")
+    if (longest := max(len(os.fsencode(name)) for name in text.split("/"))) > _LONGEST_NAME:
+        raise ValueError(f"found a name of {longest} bytes in it, allowed: at most {_LONGEST_NAME}")
+    return text
+
+
+def _path(text: str) -> str:
+    return os.path.expanduser(_plain(text))
 
 
 def _date(text: str) -> str:
@@ -46,6 +60,7 @@ def _date(text: str) -> str:
 
 Date = Annotated[Text, AfterValidator(_date)]
 PathText = Annotated[Text, AfterValidator(_path)]
+PromptSource = Annotated[Text, AfterValidator(_plain)]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -78,11 +93,11 @@ class ModelSection(Spec):
 class PromptsSection(Spec):
     """Which prompts are used: `builtin:c/train`, a path ending in .jsonl or .parquet, or a data set id."""
 
-    train: Text = "builtin:c/train"
+    train: PromptSource = "builtin:c/train"
     """Prompts whose completions are trained on."""
-    dev: Text = "builtin:c/dev"
+    dev: PromptSource = "builtin:c/dev"
     """Prompts measured in every cycle; decisions use only these."""
-    test: Text = "builtin:c/test"
+    test: PromptSource = "builtin:c/test"
     """Prompts measured once, at the end."""
     train_limit: Count | None = None
     """Use at most this many train prompts, chosen by a hash of their ids; null uses all."""
@@ -238,8 +253,11 @@ class RaftConfig(Spec):
     hardware: HardwareSection = HardwareSection()
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Every random draw of the run is derived from it."""
-    report_to: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = Field([])
-    """Trackers that receive every metric, in addition to the run directory."""
+    report_to: Annotated[
+        list[Literal["tensorboard", "wandb", "trackio", "mlflow"]],
+        BeforeValidator(lambda found: [] if found in ("none", ["none"]) else found),
+    ] = Field([])
+    """Trackers that receive every metric, in addition to the run directory; none is an empty list."""
     output_dir: PathText
     """The run directory; by default runs/<name of the configuration file>."""
 

@@ -8,6 +8,7 @@ booleans, and `on`, `off`, `yes`, `no`, dates and `1:30` stay strings.
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -227,6 +228,8 @@ def _forget(path: KeyPath, *tables: dict[KeyPath, Any]) -> None:
 
 
 _MAX_VALUES = 100_000
+MAX_DIGITS = 300
+"""Of a whole number; longer ones do not fit into a float."""
 _SCALARS = {
     "null": (r"~|null|Null|NULL|", "~nN\0"),
     "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
@@ -362,11 +365,13 @@ class _Builder:
             return text.lower() == "true"
         if name == "int":
             return self._int(text, line)
-        return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+        value = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+        if math.isinf(value) and "inf" not in text.lower():
+            raise ConfigError(f"{self.label}:{line}: {text} is too large for a number", "write a smaller number")
+        return value
 
     def _int(self, text: str, line: int) -> int:
-        try:
-            return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
-        except ValueError as error:  # Python does not parse more than 4300 digits
-            message = f"{self.label}:{line}: {text[:20]}... has {len(text)} digits"
-            raise ConfigError(message, "write a smaller number") from error
+        if len(text) > MAX_DIGITS:
+            message = f"{self.label}:{line}: {text[:20]}... has {len(text)} digits, allowed: at most {MAX_DIGITS}"
+            raise ConfigError(message, "write a smaller number")
+        return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))

@@ -79,9 +79,9 @@ class Prompt(Record):
         id: Unique within its set, stable over time.
         messages: The conversation, each `{"role": ..., "content": ...}`; a text prompt is one user message.
         language: The language of the answer; None takes the verifier's own.
-        tests: `{"kind": "stdio", "cases": [{"stdin", "stdout"}]}` or `{"kind": "harness", "entry_point", "source",
-            "expected": [line, ...]}` or None where compiling is all there is to check.  Other kinds belong to the
-            verifiers that know them.
+        tests: `{"kind": "stdio", "cases": [{"stdin", "stdout"}], "compare"}` or `{"kind": "harness", "entry_point",
+            "source", "expected": [line, ...], "compare"}` (`compare` may be left out), or None where compiling is all
+            there is to check.  Other kinds belong to the verifiers that know them.
         info: Everything else that the row carried (family, difficulty, reference solution ...).
     """
 
@@ -474,6 +474,9 @@ class Training:
 @dataclass(frozen=True, slots=True)
 class PolicyVersion:
     """All that is known of v_0, v_1 ... once it was decided what follows from it.
+
+    A run holds all its versions with all their samples until it ends: advice and replay may look at any of them.
+    3,000 samples of 300 tokens take about 15 MB a version (7 MB of token ids, 3 MB of text, 3 MB of verdicts).
 
     Attributes:
         training: What made it; None for the start model.

@@ -11,12 +11,14 @@ import functools
 import importlib
 import operator
 import pkgutil
+import types
+import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from halo_forge.core.errors import PluginError
 
@@ -25,6 +27,37 @@ class Spec(BaseModel):
     """Settings and behaviour of one kind: immutable and strict; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_numbers(cls, data: Any) -> Any:
+        """A whole number that is written as `1e3` or `3.0` is one, as long as a float holds it exactly."""
+        if not isinstance(data, Mapping):
+            return data
+        written = dict(data)
+        for name, field in cls.model_fields.items():
+            key = name if field.alias is None else field.alias
+            value = written.get(key)
+            if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+                allowed = set(_alternatives(field.annotation))
+                if int in allowed and float not in allowed:
+                    written[key] = int(value)
+        return written
+
+
+_EXACT = 2**53
+"""Below it every whole number is a float of its own."""
+
+
+def _alternatives(annotation: Any) -> Iterator[Any]:
+    """The members of a union, each without what annotates it."""
+    if typing.get_origin(annotation) is Annotated:
+        yield from _alternatives(typing.get_args(annotation)[0])
+    elif typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        for each in typing.get_args(annotation):
+            yield from _alternatives(each)
+    else:
+        yield annotation
 
 
 @dataclass(frozen=True)
@@ -147,6 +180,13 @@ def _own_kinds(package: str) -> dict[str, type[Spec]]:
 def _entry_points() -> metadata.EntryPoints | metadata.SelectableGroups:
     """Those of all installed packages, read once: a few milliseconds for a hundred packages."""
     return metadata.entry_points()
+
+
+def plugin_packages() -> frozenset[str]:
+    """The top-level packages of all installed plugins; imports none of them."""
+    groups = (PROMPTS_GROUP, *(family.group for family in FAMILIES.values()))
+    points = (point for group in groups for point in _entry_points().select(group=group))
+    return frozenset(point.module.partition(".")[0] for point in points)
 
 
 def _load(point: metadata.EntryPoint) -> Plugin:

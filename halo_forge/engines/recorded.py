@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from halo_forge.core.errors import ConfigError
 from halo_forge.core.records import Completion, Prompt, SampleRequest
+from halo_forge.core.wording import counted
 from halo_forge.engines._spec import EngineSpec
 
 if TYPE_CHECKING:
@@ -83,8 +84,8 @@ class RecordedEngine:
         tested = ", ".join(sorted(each.name for each in self.root.glob("test/v*"))) or "none"
         return (
             f"engine.run: {self.root} holds no sample {request.index} of prompt {request.prompt_id!r} by"
-            f" v{policy_version}: {num_found} samples of this prompt by this version, {num_cycles} cycles (the last one"
-            f" dev only), on test: {tested}",
+            f" v{policy_version}: {counted(num_found, 'sample')} of this prompt by this version,"
+            f" {counted(num_cycles, 'cycle')} (the last one dev only), on test: {tested}",
             "ask for at most what is there: raft.num_cycles, raft.samples_per_prompt, raft.prompts_per_cycle,"
             " evaluation.samples_per_prompt, the recorded run's seed and prompts; decisions.screen_z: 10 where a"
             " confirmation is asked for that the recorded run did not need;"

@@ -132,7 +132,20 @@ def _at(date: datetime, template: str) -> str:
 
 
 def generation_stop_ids(model: PeftModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The EOS ids of the model's generation_config.json and of its tokenizer.
+
+    Raises:
+        ModelError: One of them is not a token.
+    """
     config = getattr(model, "generation_config", None)
     configured = getattr(config, "eos_token_id", None)
     ids = configured if isinstance(configured, list) else [configured]
-    return {int(token) for token in [*ids, tokenizer.eos_token_id] if token is not None}
+    found = [token for token in [*ids, tokenizer.eos_token_id] if token is not None]
+    num_tokens = model.config.get_text_config().vocab_size
+    wrong = [token for token in found if isinstance(token, bool) or token not in range(num_tokens)]
+    if wrong:
+        raise ModelError(
+            f"{tokenizer.name_or_path}: its eos_token_id {wrong[0]!r} is not one of the model's {num_tokens} tokens",
+            "correct generation_config.json or tokenizer_config.json in a local copy of the model",
+        )
+    return set(found)

@@ -18,6 +18,11 @@ OPTIMIZER_FILE = "optimizer.safetensors"
 """The optimizer's state after a cycle, beside the adapter's folder, where it is carried over."""
 
 
+_WEIGHTS = (".safetensors", ".bin")
+_TOKENIZERS = {"tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model"}
+_CHAT_TEMPLATES = {"chat_template.jinja", "chat_template.json", "additional_chat_templates"}
+
+
 class ModelSettings(Protocol):
     """The `model` section of the configuration, as far as the policy reads it."""
 
@@ -38,7 +43,7 @@ class ModelSettings(Protocol):
 
 
 def check_local(settings: ModelSettings) -> None:
-    """Detect a missing folder or a foreign adapter before torch is imported; the loader checks Hub ids.
+    """Detect a missing or incomplete folder or a foreign adapter before torch is imported; the loader checks Hub ids.
 
     Raises:
         ModelError: The problem, and how to fix it.
@@ -49,11 +54,45 @@ def check_local(settings: ModelSettings) -> None:
         if not (path / "config.json").is_file():
             raise ModelError(f"model.model_name_or_path: {name}: no config.json in this folder", "name a model folder")
         _read_object(path / "config.json", "model.model_name_or_path")
+    elif os.path.lexists(path):
+        what = "no folder can be reached by this link" if path.is_symlink() else "is a file, allowed: a model folder"
+        raise ModelError(f"model.model_name_or_path: {name}: {what}", "name a folder in the format of transformers")
     elif looks_local and name.count("/") > 0:
         hint = "run `make model`" if path.parts[0] == "models" else "name an existing folder or a Hub id (owner/name)"
         raise ModelError(f"model.model_name_or_path: {name}: no such folder", hint)
     if settings.adapter is not None:
         _check_adapter(Path(settings.adapter).expanduser(), name)
+    if path.is_dir():
+        _check_parts(path, settings.trust_remote_code)
+
+
+def _check_parts(folder: Path, has_code: bool) -> None:
+    """Whether weights, a tokenizer and a chat template are there; code of the model may bring the last two."""
+    names = {item.name for item in folder.iterdir()}
+    if not any(name.endswith(_WEIGHTS) for name in names):
+        raise ModelError(
+            f"model.model_name_or_path: {folder}: no weights (*{' or *'.join(_WEIGHTS)}) in this folder",
+            "name a folder in the format of transformers, or download the model again",
+        )
+    if has_code:
+        return
+    if not names & _TOKENIZERS:
+        raise ModelError(
+            f"model.model_name_or_path: {folder}: no tokenizer ({', '.join(sorted(_TOKENIZERS))}) in this folder",
+            "copy the model's tokenizer files there",
+        )
+    settings = folder / "tokenizer_config.json"
+    written = _read_object(settings, "model.model_name_or_path") if settings.is_file() else {}
+    if not names & _CHAT_TEMPLATES and written.get("chat_template") is None:
+        raise no_chat_template(str(folder))
+
+
+def no_chat_template(name: str) -> ModelError:
+    """The error about a model that cannot be prompted."""
+    return ModelError(
+        f"model.model_name_or_path: {name}: its tokenizer has no chat template",
+        "use an instruction-tuned model, or add a chat_template.jinja to a local copy of this one",
+    )
 
 
 def _check_adapter(folder: Path, base_name: str) -> None:

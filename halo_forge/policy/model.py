@@ -114,7 +114,7 @@ class Policy:
         check_local(settings)
         check_quantization(settings.quantization)
         wanted = prepare() if profile is None else profile
-        _quiet_libraries()
+        _no_progress_bars()
         from transformers import AutoModelForCausalLM
 
         common = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
@@ -284,16 +284,8 @@ def resolve_dtype(name: str, profile: Profile) -> torch.dtype:
     return found
 
 
-def _quiet_libraries() -> None:
-    """Silence the libraries' progress bars and log lines, which would garble our progress display."""
-    import logging
-    import warnings
-
+def _no_progress_bars() -> None:
+    """Switch off the libraries' own progress bars, which would garble ours."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    # PEFT imports it if it is installed; on a CPU it complains about a package that nothing here needs.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    # TRL 1.16 itself uses the old name of what transformers 5.23 renamed; our code does not.
-    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)

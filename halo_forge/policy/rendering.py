@@ -12,7 +12,7 @@ from halo_forge.core.errors import ConfigError, ModelError
 from halo_forge.core.records import Prompt
 from halo_forge.core.source import ReasoningMarks, end_of_reasoning, opened_reasoning
 from halo_forge.policy.chat_template import apply_template, check_clock, own_words, reads_clock
-from halo_forge.policy.files import ModelSettings, explained
+from halo_forge.policy.files import ModelSettings, explained, no_chat_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,10 +38,7 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
             name, revision=settings.revision, trust_remote_code=settings.trust_remote_code
         )
     if tokenizer.chat_template is None:
-        raise ModelError(
-            f"model.model_name_or_path: {name}: its tokenizer has no chat template",
-            "use an instruction-tuned model, or add a chat_template.jinja to a local copy of this one",
-        )
+        raise no_chat_template(name)
     return tokenizer
 
 

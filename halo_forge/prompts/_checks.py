@@ -10,6 +10,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
+from halo_forge.core.output_rule import OutputRule
+from halo_forge.prompts._json_text import from_json
 from halo_forge.prompts._row import Row, did_you_mean, shown
 
 _KEYS: dict[str, tuple[str, ...]] = {
@@ -17,7 +21,7 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "harness": ("kind", "entry_point", "source", "expected"),
     "compile": ("kind",),
 }
-_OPTIONAL: dict[str, tuple[str, ...]] = {"compile": ("entry_point",)}
+_OPTIONAL: dict[str, tuple[str, ...]] = {"stdio": ("compare",), "harness": ("compare",), "compile": ("entry_point",)}
 _HINT = (
     'write {"kind": "stdio", "cases": [{"stdin": ..., "stdout": ...}]}, {"kind": "harness", "entry_point": ..., '
     '"source": ..., "expected": [line, ...]}, or leave out `tests` if compiling is the only check'
@@ -49,24 +53,26 @@ def checked_tests(row: Row) -> Mapping[str, Any] | None:
     for key in _KEYS[kind]:
         if key not in tests:
             raise row.error(f"`tests` of kind {kind} lacks `{key}`", _HINT)
+    known = (*_KEYS[kind], *_OPTIONAL.get(kind, ()))
     for key in tests:
-        if key not in (*_KEYS[kind], *_OPTIONAL.get(kind, ())):
-            raise row.error(
-                f"`tests` of kind {kind} has the unknown key `{key}`{did_you_mean(key, _KEYS[kind])}", _HINT
-            )
+        if key not in known:
+            raise row.error(f"`tests` of kind {kind} has the unknown key `{key}`{did_you_mean(key, known)}", _HINT)
     if kind == "stdio":
         _check_cases(row, tests["cases"])
     elif kind == "harness":
         _check_harness(row, tests)
+    if "compare" in tests:
+        tests["compare"] = _checked_rule(row, tests["compare"])
     return tests
 
 
 def _parsed(row: Row, text: str) -> Any:
     """Tables often store nested data as JSON text."""
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise row.error(f"`tests` is text, but not valid JSON: {error.msg}", _HINT) from error
+        return from_json(text)
+    except ValueError as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else error
+        raise row.error(f"`tests` is text, but not valid JSON: {reason}", _HINT) from error
 
 
 def _check_cases(row: Row, cases: Any) -> None:
@@ -76,9 +82,13 @@ def _check_cases(row: Row, cases: Any) -> None:
         if not isinstance(case, dict) or set(case) != {"stdin", "stdout"}:
             found = f"has the keys {', '.join(case)}" if isinstance(case, dict) else f"is {shown(case)}"
             raise row.error(f"`tests.cases`: case {number} {found}; `stdin` and `stdout` are needed", _HINT)
-        for key, value in case.items():
-            if not isinstance(value, str):
-                raise row.error(f"`tests.cases`: `{key}` of case {number} is {shown(value)}; text is needed", _HINT)
+        if not isinstance(case["stdin"], str):
+            raise row.error(f"`tests.cases`: `stdin` of case {number} is {shown(case['stdin'])}; text is needed", _HINT)
+        if not _is_text_or_texts(case["stdout"]):
+            found = shown(case["stdout"])
+            raise row.error(
+                f"`tests.cases`: `stdout` of case {number} is {found}; text, or a list of right texts, is needed", _HINT
+            )
 
 
 def _check_harness(row: Row, tests: Mapping[str, Any]) -> None:
@@ -89,5 +99,31 @@ def _check_harness(row: Row, tests: Mapping[str, Any]) -> None:
     if not isinstance(expected, list) or not expected:
         raise row.error(f"`tests.expected` is {shown(expected)}; a list of at least one line is needed", _HINT)
     for number, line in enumerate(expected, start=1):
-        if not isinstance(line, str) or "\n" in line:
-            raise row.error(f"`tests.expected`: item {number} is {shown(line)}; one line of text is needed", _HINT)
+        if not _is_text_or_texts(line) or any("\n" in text for text in ([line] if isinstance(line, str) else line)):
+            raise row.error(
+                f"`tests.expected`: item {number} is {shown(line)}; one line of text, or a list of such, is needed",
+                _HINT,
+            )
+
+
+def _is_text_or_texts(value: Any) -> bool:
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(each, str) for each in value)
+    return isinstance(value, str)
+
+
+def _checked_rule(row: Row, found: Any) -> Any:
+    """`tests.compare`, without the nulls that a table adds to it."""
+    rule = {key: value for key, value in found.items() if value is not None} if isinstance(found, dict) else found
+    try:
+        OutputRule.model_validate(rule)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(["tests.compare", *(str(part) for part in first["loc"])])
+        said = first["msg"].removeprefix("Value error, ")
+        raise row.error(
+            f"`{where}`: {said}, found {shown(first['input'])}",
+            'write {"whitespace": "line_ends" | "exact" | "tokens", "absolute_tolerance": ...,'
+            ' "relative_tolerance": ...}, or {"checker": {"language": "cpp" | "c" | "python", "source": ...}}',
+        ) from error
+    return rule

@@ -7,9 +7,12 @@ from typing import Any
 
 from halo_forge.core.records import Prompt
 from halo_forge.prompts._row import Row
+from halo_forge.prompts._unread import kept_as_info
 
 NAME = "HumanEval rows"
 COLUMNS = ("task_id", "prompt", "entry_point", "test")
+_PLUS = ("plus_input", "plus")
+_WEAKER = ("example_test", "base_input")
 _ASK = (
     "Complete the following Python function. Answer with the whole function, with the imports it needs, "
     "in one code block.\n\n```python\n{code}\n```"
@@ -34,10 +37,17 @@ def to_prompt(row: Row) -> Prompt:
     task_id, head, entry_point, test = (row.text(column) for column in COLUMNS)
     if f"def {entry_point}(" not in head:
         raise row.error(
-            f"`prompt` does not define `{entry_point}`, the `entry_point`",
-            "set `entry_point` to the function that `prompt` defines",
+            f"`prompt` does not define `{entry_point}`, the `entry_point`, in Python",
+            "set `entry_point` to the function that `prompt` defines; rows of HumanEval-X and HumanEvalPack in other"
+            ' languages have to be written with `tests` of the kind "harness"',
         )
-    info: dict[str, Any] = {key: value for key, value in row.data.items() if key not in COLUMNS}
+    if any(row.data.get(column) for column in _PLUS):
+        raise row.error(
+            "`plus_input` (EvalPlus) are stronger inputs, whose right outputs the row does not have",
+            "use rows of HumanEval+ whose `test` contains them, such as the data set evalplus/humanevalplus; or"
+            f" remove {' and '.join(f'`{column}`' for column in _PLUS)} to check by `test` alone",
+        )
+    info: dict[str, Any] = kept_as_info(row, (*COLUMNS, *_PLUS), notes=_WEAKER)
     if "canonical_solution" in info:
         info["reference"] = head + row.text("canonical_solution")
         del info["canonical_solution"]

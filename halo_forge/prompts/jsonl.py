@@ -6,9 +6,9 @@ import codecs
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
 
 from halo_forge.core.errors import ConfigError
+from halo_forge.prompts._json_text import from_json
 from halo_forge.prompts._row import Row, left_out, shown
 
 
@@ -47,33 +47,13 @@ def _row(place: str, line: bytes) -> Row:
             "save the file as UTF-8",
         ) from error
     try:
-        data = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-        # Half a surrogate pair parses when escaped, but neither a tokenizer nor a file accepts it.
-        if "\\ud" in text.lower():
-            json.dumps(data, ensure_ascii=False).encode("utf-8")
+        data = from_json(text)
     except json.JSONDecodeError as error:
         raise ConfigError(
             f"{place}: column {error.colno}: not valid JSON: {error.msg}", "write one JSON object per line"
         ) from error
-    except UnicodeEncodeError as error:
-        raise ConfigError(f"{place}: a string contains half a surrogate pair", "write whole characters") from error
     except ValueError as error:
-        raise ConfigError(f"{place}: {error}", "write one JSON object per line") from error
-    except RecursionError as error:
-        raise ConfigError(f"{place}: nested too deeply to be read", "write one flat JSON object per line") from error
+        raise ConfigError(f"{place}: {error}", "write one flat JSON object per line, of whole characters") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{place}: the row is {shown(data)}; an object is needed", "write one JSON object per line")
     return Row(place, data)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"the key {key!r} appears twice in one object")
-        found[key] = value
-    return found
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON value; numbers, text, true, false and null are allowed")

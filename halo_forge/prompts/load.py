@@ -15,6 +15,7 @@ from halo_forge.prompts._row import Row, left_out
 from halo_forge.prompts._shapes import to_prompts
 from halo_forge.prompts.split import SPLITS, Split, apply, limited
 
+_ENDINGS = (".jsonl", ".parquet")
 _FORMS = "a path ending in .jsonl or .parquet, builtin:NAME, or a data set id (id, id:split, id:config:split)"
 
 
@@ -78,12 +79,16 @@ def _filtered(spec: str, prompts: list[Prompt], where: Mapping[str, Sequence[Any
 
 
 def is_remote(spec: str) -> bool:
-    """Whether `spec` names a data set to be downloaded, not a packaged set or a file."""
+    """Whether `spec` names a data set to be downloaded, not a packaged set or a file.
+
+    Raises:
+        ConfigError: It names a file, but a split that there is not.
+    """
     if spec.startswith(builtin.PREFIX) or not spec.strip():
         return False
     path, _ = _path_and_split(spec)
     looks_local = spec.startswith((".", "/", "~")) or path.suffix in (".json", ".csv", ".txt", ".gz", ".yaml")
-    return not (path.suffix in (".jsonl", ".parquet") or looks_local or path.exists())
+    return not (path.suffix in _ENDINGS or looks_local or path.exists())
 
 
 def _open(spec: str, broken: list[ConfigError] | None) -> tuple[Iterator[Row], Split | None]:
@@ -102,11 +107,21 @@ def _open(spec: str, broken: list[ConfigError] | None) -> tuple[Iterator[Row], S
 
 
 def _path_and_split(spec: str) -> tuple[Path, Split | None]:
-    """`FILE:train` as file and split; any other colon is part of the name."""
+    """`FILE:train` as file and split; a colon that does not follow the ending of a file is part of the name.
+
+    Raises:
+        ConfigError: What follows a file is no split.
+    """
     file, _, last = spec.rpartition(":")
-    split = next((name for name in SPLITS if name == last), None)
-    if split is None or not file.endswith((".jsonl", ".parquet")):
+    if not file.endswith(_ENDINGS) or spec.endswith(_ENDINGS):
         return Path(spec).expanduser(), None
+    split = next((name for name in SPLITS if name == last), None)
+    if split is None:
+        meant = "dev" if last.strip().lower() in ("valid", "val", "validation", "eval") else "train"
+        raise ConfigError(
+            f"{spec!r}: splits of a file are {', '.join(SPLITS)}, found {last!r}",
+            f"write {file}:{meant} for the rows of that split by the hash of their id, or {file} for all rows",
+        )
     return Path(file).expanduser(), split
 
 

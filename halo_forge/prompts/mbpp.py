@@ -12,21 +12,25 @@ from collections.abc import Collection, Iterable
 
 from halo_forge.core.records import Prompt
 from halo_forge.prompts._row import Row, shown
+from halo_forge.prompts._unread import kept_as_info
 
 NAME = "MBPP rows"
-COLUMNS = ("task_id", "code", "test_list")
-_OTHER = ("text", "prompt", "test_setup_code", "test_imports")
+COLUMNS = ("task_id", "test_list")
+_NOTES = ("challenge_test_list",)
+_OTHER = ("text", "prompt", "test_setup_code", "test_imports", "code", "test")
 
 
 def recognises(columns: Collection[str]) -> bool:
-    """Whether the columns are task id, code, asserts, and the description under either of its two names."""
+    """Whether the columns are task id, asserts, and the description under either of its two names."""
     return set(COLUMNS) <= set(columns) and ("text" in columns or "prompt" in columns)
 
 
 def to_prompt(row: Row) -> Prompt:
     """The prompt of one row; both the full set (`text`) and the sanitized one (`prompt`, `test_imports`) are read.
 
-    `tests` is `{"kind": "mbpp", "test_list", "test_setup_code"}`, `info["reference"]` is the row's code.
+    `tests` is `{"kind": "mbpp", "test_list", "test_setup_code"}`, `info["reference"]` is the row's code, if it has
+    any.  Stronger tests are used too: `challenge_test_list` of MBPP is appended to `test_list`, and `test` of MBPP+ is
+    a check of its own.
 
     Raises:
         ConfigError: A column is missing, empty or of the wrong type, or there is no assert.
@@ -35,10 +39,12 @@ def to_prompt(row: Row) -> Prompt:
     if isinstance(task_id, bool) or not isinstance(task_id, int | str) or task_id == "":
         raise row.error(f"`task_id` is {shown(task_id)}; a number or text is needed", "give every row its task id")
     description = row.text("text" if row.data.get("text") is not None else "prompt").strip()
-    code = row.text("code").replace("\r\n", "\n")
+    code = row.text("code").replace("\r\n", "\n") if "code" in row.data else ""
     test_list = list(row.texts("test_list"))
     if not test_list:
         raise row.error("`test_list` is empty; at least one assert is needed", "add asserts, or remove the row")
+    test_list += row.texts("challenge_test_list")
+    program = row.text("test") if row.data.get("test") not in (None, "") else None
     setup = row.data.get("test_setup_code")
     if setup is None:
         setup = "\n".join(row.texts("test_imports"))
@@ -52,8 +58,13 @@ def to_prompt(row: Row) -> Prompt:
         id=f"mbpp/{task_id}",
         messages=({"role": "user", "content": statement},),
         language="python",
-        tests={"kind": "mbpp", "test_list": test_list, "test_setup_code": setup},
-        info={key: value for key, value in row.data.items() if key not in (*COLUMNS, *_OTHER)} | {"reference": code},
+        tests={
+            "kind": "mbpp",
+            "test_list": test_list,
+            "test_setup_code": setup,
+            **({"test": program} if program else {}),
+        },
+        info=kept_as_info(row, (*COLUMNS, *_OTHER), notes=_NOTES) | ({"reference": code} if code else {}),
     )
 
 

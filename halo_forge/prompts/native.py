@@ -1,18 +1,21 @@
 """Native rows: `prompt` (text or messages), and optionally `id`, `language`, `tests`, `info`.
 
-Every other column goes to `info`, so that a verifier can read it.
+Every other column goes to `info`, so that a verifier can read it; one that looks like tests is an error (`_unread`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from halo_forge.core.records import Prompt
 from halo_forge.prompts._checks import checked_tests
+from halo_forge.prompts._json_text import from_json
 from halo_forge.prompts._row import Row, shown
+from halo_forge.prompts._unread import kept_as_info
 
 NAME = "prompt rows"
 COLUMNS = ("prompt",)
@@ -35,7 +38,8 @@ def to_prompt(row: Row) -> Prompt:
     messages = _messages(row)
     tests = checked_tests(row)
     language = row.text("language") if row.data.get("language") is not None else None
-    return Prompt(id=_id(row, messages, tests), messages=messages, language=language, tests=tests, info=_info(row))
+    info = _info(row, has_tests=tests is not None)
+    return Prompt(id=_id(row, messages, tests), messages=messages, language=language, tests=tests, info=info)
 
 
 def _messages(row: Row) -> tuple[Mapping[str, str], ...]:
@@ -43,6 +47,8 @@ def _messages(row: Row) -> tuple[Mapping[str, str], ...]:
         columns = ", ".join(f"`{column}`" for column in row.data) if row.data else "no columns"
         raise row.error(f"`prompt` is missing; the row has {columns}", _MESSAGES)
     prompt = row.data["prompt"]
+    if isinstance(prompt, str):
+        prompt = _from_text(row, prompt)
     if not isinstance(prompt, list):
         return ({"role": "user", "content": row.text("prompt")},)
     messages = tuple(_message(row, number, message) for number, message in enumerate(prompt, start=1))
@@ -50,6 +56,18 @@ def _messages(row: Row) -> tuple[Mapping[str, str], ...]:
         found = f"ends with the role {messages[-1]['role']!r}" if messages else "is an empty list"
         raise row.error(f"`prompt` {found}; the last message must be the user's", _MESSAGES)
     return messages
+
+
+def _from_text(row: Row, text: str) -> Any:
+    """The messages that `text` is the JSON text of, as tables often store them; else the text itself."""
+    if not re.match(r"\s*\[\s*\{\s*[\"'](?:role|content|from|value)[\"']\s*:", text):
+        return text
+    try:
+        return from_json(text)
+    except ValueError as error:
+        raise row.error(
+            f"`prompt` begins like a list of messages, but is not valid JSON: {error}", _MESSAGES
+        ) from error
 
 
 def _message(row: Row, number: int, message: Any) -> Mapping[str, str]:
@@ -82,11 +100,11 @@ def _id(row: Row, messages: tuple[Mapping[str, str], ...], tests: Mapping[str, A
     return found
 
 
-def _info(row: Row) -> dict[str, Any]:
+def _info(row: Row, *, has_tests: bool) -> dict[str, Any]:
     info = row.data.get("info")
     if info is not None and not isinstance(info, dict):
         raise row.error(f"`info` is {shown(info)}; an object is needed", 'write {"family": ...}, or remove it')
-    extra = {column: value for column, value in row.data.items() if column not in _OWN}
+    extra = kept_as_info(row, _OWN, own=_OWN, has_tests=has_tests)
     if info is None:
         return extra
     for key in info:

@@ -23,7 +23,7 @@ import halo_forge
 from halo_forge.config import LoadedConfig, RaftConfig, config_digest, differing_keys, resolved
 from halo_forge.config.explain import problems_of
 from halo_forge.config.yaml_io import dump, load_document
-from halo_forge.core.errors import ConfigError, RunDirError
+from halo_forge.core.errors import ConfigError, RunDirError, raise_together
 from halo_forge.core.plan import Plan, PromptSets
 from halo_forge.core.records import Prompt
 from halo_forge.core.registry import PROMPTS_GROUP, plugins, used_plugins
@@ -35,13 +35,15 @@ from halo_forge.policy.drift_probe import DriftProbe
 from halo_forge.prompts import is_remote, load_prompts
 from halo_forge.runtime.auto_settings import hardware_choices, verifier_workers
 from halo_forge.runtime.effects import Observer, Runtime
+from halo_forge.runtime.library_warnings import LibraryWarnings
 from halo_forge.runtime.preview import Preview, preview
 from halo_forge.store.files import read_json
-from halo_forge.store.run import CONTINUE_ELSEWHERE, Run
+from halo_forge.store.run import CONTINUE_ELSEWHERE, Run, read_identity
 from halo_forge.supervisor import heartbeat
 from halo_forge.training.lora_sft import LoraSftTrainer
 from halo_forge.training.scripted import ScriptedTrainer
 from halo_forge.verifiers import open_verifier
+from halo_forge.verifiers.limits import reference_warnings
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "tokenizers", "numpy")
 SETS = ("train", "dev", "test")
@@ -103,8 +105,29 @@ def planned(config: RaftConfig) -> Preview:
     Raises:
         ConfigError: A local prompt set cannot be read, or a prompt id is in two of them.
     """
-    local = {name: _load_set(config, name) for name in SETS if not is_remote(getattr(config.prompts, name))}
+    return planned_with(config, load_local_sets(config))
+
+
+def load_local_sets(config: RaftConfig) -> dict[str, tuple[Prompt, ...]]:
+    """The prompt sets that are not on a hub, by name.
+
+    Raises:
+        ConfigError: A set cannot be read (all of these are named), or a prompt id is in two of them.
+    """
+    local, problems = {}, []
+    for name in SETS:
+        if not is_remote(getattr(config.prompts, name)):
+            try:
+                local[name] = _load_set(config, name)
+            except ConfigError as error:
+                problems.append(error)
+    raise_together(problems)
     _refuse_shared_ids(local)
+    return local
+
+
+def planned_with(config: RaftConfig, local: Mapping[str, Sequence[Prompt]]) -> Preview:
+    """The preview of a configuration whose local prompt sets were read."""
     num = {name: len(prompts) for name, prompts in local.items()}
     has_tests = "train" not in local or any(prompt.tests is not None for prompt in local["train"])
     return preview(config, num.get("train"), num.get("dev"), has_tests)
@@ -126,10 +149,14 @@ def open_run(
         ToolMissing: A compiler is missing or does not work.
     """
     config = loaded.config
+    if resume:
+        _check_schema(Path(config.output_dir))
     # Before anything imports torch.
     profile = prepare(config.hardware) if config.engine.needs_policy else choose(config.hardware)
     with ExitStack() as stack, ExitStack() as until_loaded:
         until_loaded.enter_context(heartbeat.loading())
+        library_warnings = LibraryWarnings()
+        stack.enter_context(library_warnings.collected())
         prompts = load_prompt_sets(config)
         config.engine.check()
         if config.engine.needs_policy:
@@ -140,7 +167,9 @@ def open_run(
             _check_same_run(run, config, prompts, resume=resume)
         workers = verifier_workers(config, profile)
         verifier = stack.enter_context(open_verifier(config.verifier.model_copy(update={"workers": workers})))
-        verifier.check_prompts(list(prompts.by_id().values()))
+        asked = list(prompts.by_id().values())
+        verifier.check_prompts(asked)
+        warnings = reference_warnings(verifier.check_references(asked)) if run.is_new else ()
         policy = _load_policy(config, profile, _date(run, config))
         if policy is not None:
             policy.check_lengths(prompts.by_id().values(), config.engine.max_new_tokens)
@@ -159,6 +188,7 @@ def open_run(
             probe=probe,
             telemetry=stack.enter_context(telemetry(profile)).take,
             hardware=profile.described(),
+            warnings=warnings,
             notes=() if policy is None else tuple(policy.rendering.notes()),
         )
         size = None if policy is None else policy.size
@@ -166,8 +196,7 @@ def open_run(
         if policy is not None:
             choices["verifier.workers"] = workers  # chosen before torch could say that there is a GPU, or none
         identity = _identity(config, prompts, verifier.toolchain(), policy) | {"hardware": choices}
-        if policy is not None:
-            identity["rendering"] = policy.rendering.record(prompts.by_id().values())
+        identity["rendering"] = None if policy is None else policy.rendering.record(asked)
         if run.is_new:
             run.start(identity, given=loaded.document.text, resolved=dump(resolved(config)))
         else:
@@ -176,6 +205,7 @@ def open_run(
             run.supersede(from_cycle)
         until_loaded.close()
         run.event("attempt_started", resumed=resume, halo_forge_version=halo_forge.__version__)
+        library_warnings.send_to(run.event)
         yield Plan(config, prompts), run, runtime
 
 
@@ -206,6 +236,7 @@ def is_finished(loaded: LoadedConfig) -> bool:
     root = Path(loaded.config.output_dir)
     if not (root / "result.json").is_file():
         return False
+    _check_schema(root)
     with Run(root) as run:
         _check_same_run(run, loaded.config, load_prompt_sets(loaded.config), resume=True)
     return True
@@ -256,11 +287,17 @@ def _load_policy(config: RaftConfig, profile: Profile, date: datetime | None) ->
 def _date(run: Run, config: RaftConfig) -> datetime | None:
     """What the chat template gets for the current time; None is now."""
     if not run.is_new:
-        recorded = run.identity().get("rendering", {}).get("date")
+        recorded = (run.identity().get("rendering") or {}).get("date")
         if recorded is not None:
             return datetime.fromisoformat(recorded)
     given = config.prompts.date
     return None if given is None else datetime.fromisoformat(given)
+
+
+def _check_schema(root: Path) -> None:
+    """Refuse a run of another schema before its prompts are read: they may no longer be there or readable."""
+    if (root / "run.json").exists():
+        read_identity(root)
 
 
 def _check_same_run(run: Run, config: RaftConfig, prompts: PromptSets, *, resume: bool) -> None:
@@ -285,7 +322,7 @@ def _check_same_run(run: Run, config: RaftConfig, prompts: PromptSets, *, resume
 def _check_start_model(run: Run, identity: dict[str, Any]) -> None:
     stored = run.identity()
     _compare(run, stored, {"start_model": identity["start_model"]})
-    if "rendering" in identity:
+    if identity["rendering"] is not None:
         _check_rendering(run, stored, identity["rendering"])
     stored.setdefault("plugins", {})  # a run of an earlier version knew none
     changed = {key: identity[key] for key in NOTED_KEYS if stored.get(key) != identity[key]}

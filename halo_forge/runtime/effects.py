@@ -27,6 +27,7 @@ from halo_forge.core.records import (
     TrainingSettings,
     Verdict,
 )
+from halo_forge.core.wording import counted
 from halo_forge.engines import Engine
 from halo_forge.policy import OPTIMIZER_FILE, adapter_digest, file_digest
 from halo_forge.store.files import EDITED, read_json
@@ -106,6 +107,8 @@ class Runtime:
     """What the GPU needed since the last call; nothing where it has no sensors."""
     hardware: str = "not said"
     """What the model is on, in one line."""
+    warnings: Sequence[str] = ()
+    """What a person should know before the first cycle, one sentence each."""
     notes: Sequence[str] = ()
     """What is done to prompts beyond what the configuration says, one line each."""
 
@@ -198,7 +201,7 @@ class Runtime:
             if num_errors > allowed:
                 first = next(verdict for verdict in verdicts if verdict.status == "error")
                 raise VerifierBroken(
-                    f"the verifier itself failed on {num_errors} of {len(verdicts)} samples"
+                    f"the verifier itself failed on {num_errors} of {counted(len(verdicts), 'sample')}"
                     f" (verifier.max_error_fraction is {self.max_error_fraction}); first: {first.diagnostics[:200]}",
                     "fix that, then run the same command with --resume: only these samples are verified again",
                 )

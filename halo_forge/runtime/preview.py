@@ -9,6 +9,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from halo_forge.config import RaftConfig
@@ -22,6 +23,7 @@ from halo_forge.core.prompt_sampling import num_easiest
 from halo_forge.core.schedules import Schedule
 from halo_forge.core.schedules.cosine_restarts import CosineRestarts
 from halo_forge.core.selection import most_replayed
+from halo_forge.core.wording import counted
 from halo_forge.hardware import Profile, choose, detect
 from halo_forge.policy import check_local, check_quantization
 from halo_forge.runtime.auto_settings import (
@@ -30,6 +32,7 @@ from halo_forge.runtime.auto_settings import (
     hardware_choices,
     local_shape,
 )
+from halo_forge.store.run import check_root
 
 FEW_STEPS = 5
 LOW_MASS = 0.25
@@ -149,8 +152,8 @@ def _cycle_plan(
     samples = None if num_prompts is None else num_prompts * samples_per_prompt
     disk_bytes = None
     if samples is not None and num_dev is not None and adapter_bytes is not None:
-        num_answers = samples + num_dev * config.evaluation.samples_per_prompt
-        disk_bytes = num_answers * config.engine.max_new_tokens * BYTES_PER_TOKEN + adapter_bytes
+        num_completions = samples + num_dev * config.evaluation.samples_per_prompt
+        disk_bytes = num_completions * config.engine.max_new_tokens * BYTES_PER_TOKEN + adapter_bytes
     return CyclePlan(
         cycle=cycle,
         policy_version=cycle - 1,
@@ -178,8 +181,8 @@ def cut_prompts(config: RaftConfig, num_train_prompts: int) -> Iterator[str]:
     asked = config.raft.prompts_per_cycle
     if asked is not None and asked > num_train_prompts:
         yield (
-            f"raft.prompts_per_cycle is {asked}, but prompts.train has {num_train_prompts} prompts: every cycle samples"
-            f" at most {num_train_prompts}"
+            f"raft.prompts_per_cycle is {asked}, but prompts.train has {counted(num_train_prompts, 'prompt')}:"
+            f" every cycle samples at most {num_train_prompts}"
         )
 
 
@@ -229,7 +232,7 @@ def _spent(scheduled: Bounds, factors: Sequence[float] | None) -> float | None:
 def _machine_warnings(config: RaftConfig, profile: Profile) -> Iterator[str]:
     """What a run on this machine would refuse before it loads anything, or would ignore."""
     model = config.model
-    checks: list[Callable[[], None]] = [config.engine.check]
+    checks: list[Callable[[], None]] = [config.engine.check, lambda: check_root(Path(config.output_dir))]
     if config.engine.needs_policy:
         checks += [lambda: check_local(model), lambda: check_quantization(model.quantization)]
     for check in checks:
@@ -250,19 +253,19 @@ def _machine_warnings(config: RaftConfig, profile: Profile) -> Iterator[str]:
 
 def _warnings(config: RaftConfig, cycles: Sequence[CyclePlan], has_tests: bool) -> Iterator[str]:
     requested = config.training.warmup_steps
-    eaten = [
-        plan for plan in cycles if plan.max_optimizer_steps is not None and requested >= plan.max_optimizer_steps > 0
-    ]
+    known = [(plan, plan.max_optimizer_steps) for plan in cycles if plan.max_optimizer_steps is not None]
+    eaten = [(plan, steps) for plan, steps in known if requested >= steps > 0]
     if eaten:
+        first, steps = eaten[0]
         yield (
-            f"{_cycles(eaten)}: training.warmup_steps ({requested}) is as long as the cycle (at most"
-            f" {eaten[0].max_optimizer_steps} steps); it is reduced to {eaten[0].warmup_steps}"
+            f"{_cycles([plan for plan, _ in eaten])}: training.warmup_steps ({requested}) is as long as the cycle (at"
+            f" most {counted(steps, 'step')}); it is reduced to {first.warmup_steps}"
         )
-    few = [plan for plan in cycles if plan.max_optimizer_steps is not None and plan.max_optimizer_steps < FEW_STEPS]
+    few = [(plan, steps) for plan, steps in known if steps < FEW_STEPS]
     if few:
         yield (
-            f"{_cycles(few)}: at most {few[0].max_optimizer_steps} optimizer steps, too few to learn much: lower"
-            " training.gradient_accumulation_steps or per_device_train_batch_size, or sample more"
+            f"{_cycles([plan for plan, _ in few])}: at most {counted(few[0][1], 'optimizer step')}, too few to learn"
+            " much: lower training.gradient_accumulation_steps or per_device_train_batch_size, or sample more"
         )
     low = [plan for plan in cycles if _nominal(plan) > 0 and plan.learning_rate_mass < LOW_MASS * _nominal(plan)]  # type: ignore[operator]
     if low and config.training.learning_rate_mass is None:

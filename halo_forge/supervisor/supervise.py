@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from halo_forge.core.errors import NoProgress
+from halo_forge.core.wording import counted
 from halo_forge.hardware import Machine, detect
 from halo_forge.supervisor.child import Child, held_back_signals
 
@@ -98,7 +99,8 @@ def supervise(
             attempts.note("attempt_ended", why=end.why, **end.fields, **more)
             if given_up:
                 raise NoProgress(
-                    f"gave up after {policy.max_restarts} restarts without progress; the last attempt {end.seen}",
+                    f"gave up after {counted(policy.max_restarts, 'restart')} without progress; the last attempt"
+                    f" {end.seen}",
                     "the stacks above show where it was, and `halo-forge doctor` checks the machine; raise"
                     f" {end.option} if it was only slow; then rerun with --resume",
                 )

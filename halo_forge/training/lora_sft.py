@@ -7,7 +7,6 @@ and on the end of turn after them, and on nothing else.
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,8 +106,6 @@ class LoraSftTrainer:
             if settings.optimizer != "reset" and optimizer_state is not None:
                 restore_state(optimizer, model, optimizer_state, with_steps=settings.optimizer == "carry")
 
-        # The library reports its own progress and defaults; the user sees ours.
-        logging.getLogger("trl").setLevel(logging.ERROR)
         profile = self.policy.profile
         max_tokens, checkpointing = profile.training_pass(
             self.policy.size,

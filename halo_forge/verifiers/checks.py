@@ -1,22 +1,22 @@
-"""The kinds of tests that a prompt can have, and the comparison of output with what is expected."""
+"""The kinds of tests that a prompt can have."""
 
 from __future__ import annotations
 
 import abc
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from halo_forge.core.errors import ConfigError
+from halo_forge.core.output_rule import OutputRule
 from halo_forge.core.records import Prompt
 from halo_forge.core.source import digest
+from halo_forge.verifiers.python.collect import UnusableTests
 from halo_forge.verifiers.python.tests import PreparedTests, prepare_asserts, prepare_humaneval
 
-_MAX_MISMATCHES = 5
-_SHOWN = 160
+Texts = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 class _Tests(BaseModel):
@@ -33,12 +33,25 @@ class _Tests(BaseModel):
 
 
 class Harness(_Tests):
-    """Source with a `main` that calls the answer's function and prints one line for each check."""
+    """Source with a `main` that calls the answer's function and prints one line for each check.
+
+    Attributes:
+        expected: The lines; where several texts are right, a line is a list of them.
+        compare: The rule for each line; None takes the verifier's.
+    """
 
     kind: Literal["harness"] = "harness"
     entry: str = Field(alias="entry_point", min_length=1)
     source: str = Field(min_length=1)
-    expected: tuple[str, ...] = Field(min_length=1)
+    expected: tuple[str | Texts, ...] = Field(min_length=1)
+    compare: OutputRule | None = None
+
+    @field_validator("compare")
+    @classmethod
+    def _lines_have_no_checker(cls, compare: OutputRule | None) -> OutputRule | None:
+        if compare is not None and compare.checker is not None:
+            raise ValueError("a checker judges whole programs, which tests of the kind stdio have")
+        return compare
 
     @property
     def entry_point(self) -> str | None:
@@ -50,19 +63,20 @@ class Harness(_Tests):
 
 
 class StdioCase(BaseModel):
-    """What a program reads, and what it must print in response."""
+    """What a program reads, and what it must print in response: a text, or one of several."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     stdin: str
-    stdout: str
+    stdout: str | Texts
 
 
 class Stdio(_Tests):
-    """A whole program, run once for each case."""
+    """A whole program, run once for each case; `compare` is the rule for its output, None takes the verifier's."""
 
     kind: Literal["stdio"] = "stdio"
     cases: tuple[StdioCase, ...] = Field(min_length=1)
+    compare: OutputRule | None = None
 
     @property
     def num_checks(self) -> int:
@@ -125,15 +139,19 @@ class Asserts(PythonTests):
 
 
 class Mbpp(PythonTests):
-    """The asserts of an MBPP row."""
+    """The asserts of an MBPP row, and the code `test` of an MBPP+ row, which counts as one more check."""
 
     kind: Literal["mbpp"] = "mbpp"
     test_list: tuple[str, ...] = Field(min_length=1)
     test_setup_code: str = ""
+    test: str = ""
 
     @property
     def prepared(self) -> PreparedTests:
-        return prepare_asserts(None, self.test_setup_code, self.test_list)
+        if not self.test.strip():
+            return prepare_asserts(None, self.test_setup_code, self.test_list)
+        labels = (*(f"test_list[{number}]" for number in range(len(self.test_list))), "test")
+        return prepare_asserts(None, self.test_setup_code, (*self.test_list, self.test), labels)
 
 
 class Humaneval(PythonTests):
@@ -167,6 +185,9 @@ def parse_tests(prompt: Prompt) -> tuple[Tests, str]:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(["tests", *(str(part) for part in first["loc"])])
+        cause = first.get("ctx", {}).get("error")
+        if isinstance(cause, UnusableTests):
+            raise ConfigError(f"prompt {prompt.id!r}: {where}: {cause}", cause.hint) from error
         raise ConfigError(
             f"prompt {prompt.id!r}: {where}: {first['msg']}, found {str(first['input'])[:200]!r}",
             "tests are {kind: harness, entry_point, source, expected: [line ...]},"
@@ -181,66 +202,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """The number of correct lines, whether the whole output is correct, and the first differences as text."""
-
-    num_equal: int
-    right: bool
-    differences: tuple[str, ...]
-
-
-def compare_lines(output: bytes, expected: tuple[str, ...], complete: bool) -> Comparison:
-    """Compare line by line, ignoring white space at the end of a line.
-
-    Args:
-        output: What the program wrote.
-        complete: The program ran to its end; if it did not, an unfinished last line is ignored.
-    """
-    lines = output.split(b"\n", len(expected) + 1)
-    if len(lines) <= len(expected) + 1 and (lines[-1] == b"" or not complete):
-        lines.pop()
-    num_equal = 0
-    differences: list[str] = []
-    for number, (wanted, found) in enumerate(zip(expected, lines, strict=False), start=1):
-        if found.rstrip() == _encoded(wanted).rstrip():
-            num_equal += 1
-        elif len(differences) < _MAX_MISMATCHES:
-            differences.append(f"check {number}: expected {_show(_encoded(wanted))}, found {_show(found)}")
-    if len(lines) < len(expected):
-        wanted = _show(_encoded(expected[len(lines)]))
-        differences.append(f"check {len(lines) + 1}: expected {wanted}, found the end of the output")
-    if len(lines) > len(expected):
-        differences.append(f"more than the {len(expected)} expected lines: {_show(lines[len(expected)])}")
-    return Comparison(num_equal, not differences, tuple(differences))
-
-
-def compare_output(output: bytes, expected: str) -> str | None:
-    """None when both are the same but for white space at the ends of lines and empty lines at the end; else where not.
-
-    The comparison is on bytes: output that is not UTF-8 is as good as any other wrong output.
-    """
-    wanted = [line.rstrip() for line in _encoded(expected).rstrip().split(b"\n")]
-    found = [line.rstrip() for line in output.rstrip().split(b"\n")]
-    if found == wanted:
-        return None
-    pairs = enumerate(zip(wanted, found, strict=False))
-    number = next((i for i, (a, b) in pairs if a != b), min(len(wanted), len(found)))
-    first = wanted[number] if number < len(wanted) else None
-    return f"line {number + 1}: expected {_show(first)}, found {_show(found[number] if number < len(found) else None)}"
-
-
-def _encoded(text: str) -> bytes:
-    return text.encode("utf-8", errors="backslashreplace")
-
-
-def _show(line: bytes | None) -> str:
-    if line is None:
-        return "nothing"
-    try:
-        text = line.decode("utf-8")
-    except UnicodeDecodeError:
-        return repr(line[:_SHOWN])[1:] + ("..." if len(line) > _SHOWN else "")
-    return repr(text[:_SHOWN]) + ("..." if len(text) > _SHOWN else "")

@@ -93,6 +93,11 @@ class BuildContext:
         self.flags: set[str] = set()
         self.made_of_answer = b""
 
+    @property
+    def limits(self) -> Limits:
+        """Those of a compilation."""
+        return self._runner.limits
+
     def make(self, argv: list[str], files: Mapping[str, bytes], target: str, counted: bool = False) -> bytes:
         """The content of the file `target` that a tool makes of `files`.
 

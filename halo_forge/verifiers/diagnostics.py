@@ -74,13 +74,18 @@ def ending(outcome: JobResult, limits: Limits) -> str:
     if outcome.out_of_memory:
         return f"exceeded its memory limit of {limits.memory_bytes} bytes"
     if outcome.output_limit:
-        return f"wrote more than its limit of {limits.file_bytes} bytes"
+        return (
+            f"wrote more than its limit of {limits.file_bytes} bytes to its output or a file, or of"
+            f" {limits.disk_bytes} bytes or {limits.num_files} files in all"
+        )
     if outcome.process_limit:
         return f"started more than {limits.num_processes} processes"
     if outcome.exec_error is not None:
         return "cannot be started as a program"
     if outcome.signal is not None:
-        return f"was killed by signal {outcome.signal} ({_signal_name(outcome.signal)})"
+        killed = f"was killed by signal {outcome.signal} ({_signal_name(outcome.signal)})"
+        overflow = f": an invalid address, or more than its stack limit of {limits.stack_bytes} bytes"
+        return killed + (overflow if outcome.signal == signal.SIGSEGV else "")
     return f"exit code {outcome.exit_code}" if outcome.exit_code != 0 else ""
 
 

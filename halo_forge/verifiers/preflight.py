@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterator
 from typing import Any
 
 from halo_forge.core.errors import ToolMissing
+from halo_forge.core.output_rule import OutputRule
 from halo_forge.core.records import CheckResult
 from halo_forge.sandbox.job import SandboxError
 from halo_forge.sandbox.local import open_sandbox
@@ -16,8 +18,11 @@ from halo_forge.verifiers.diagnostics import readable
 from halo_forge.verifiers.spec import ProgramSpec
 from halo_forge.verifiers.toolchain import find_tool
 
-_RIGHT = Stdio(cases=(StdioCase(stdin="20 22\n", stdout="42\n"), StdioCase(stdin="-1 1\n", stdout="0\n")))
-_WRONG = Stdio(cases=(StdioCase(stdin="20 22\n", stdout="43\n"),))
+# By the default rule: the configured one may accept more, or be a checker for other programs.
+_RIGHT = Stdio(
+    cases=(StdioCase(stdin="20 22\n", stdout="42\n"), StdioCase(stdin="-1 1\n", stdout="0\n")), compare=OutputRule()
+)
+_WRONG = Stdio(cases=(StdioCase(stdin="20 22\n", stdout="43\n"),), compare=OutputRule())
 
 
 def find_tools(spec: ProgramSpec) -> dict[str, str]:
@@ -57,6 +62,7 @@ def check_tools(spec: ProgramSpec, checker: Checker) -> dict[str, Any]:
     Raises:
         ToolMissing: A verdict is not what it must be, or the sandbox does not work.
     """
+    _refuse_low_stack(spec)
     try:
         sandbox = open_sandbox(spec.isolation, spec.read_only_paths(find_tools(spec)))
         try:
@@ -80,6 +86,16 @@ def check_tools(spec: ProgramSpec, checker: Checker) -> dict[str, Any]:
         "isolation": isolation.level,
         "isolation_notes": list(isolation.notes),
     }
+
+
+def _refuse_low_stack(spec: ProgramSpec) -> None:
+    """A program cannot have more than this process may give."""
+    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+    if hard != resource.RLIM_INFINITY and hard < spec.stack_bytes:
+        raise ToolMissing(
+            f"programs need a stack of {spec.stack_bytes} bytes, but the hard limit of this session is {hard} bytes",
+            f"raise it (`ulimit -Hs`, in KiB), or set verifier.stack_limit_bytes to {hard} or less",
+        )
 
 
 def _controls(spec: ProgramSpec) -> Iterator[tuple[str, Tests, tuple[str | None, str]]]:

@@ -10,14 +10,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, field_validator
 
+from halo_forge.core.errors import ConfigError
+from halo_forge.core.output_rule import OutputRule
 from halo_forge.core.records import Prompt
 from halo_forge.core.registry import Spec
 from halo_forge.core.source import ReasoningMarks
 from halo_forge.sandbox.job import MEBIBYTE, Limits
 from halo_forge.verifiers.checker import Checker
-from halo_forge.verifiers.checks import Tests, parse_tests
+from halo_forge.verifiers.checks import Harness, Stdio, Tests, parse_tests
 from halo_forge.verifiers.rewards import Rewards
 from halo_forge.verifiers.toolchain import outside_system
+
+_THREADS_WITH_STACK = 8
 
 RunStage = Literal["compile", "run", "tests"]
 ReasoningMark = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
@@ -39,13 +43,18 @@ class ProgramSpec(Spec, abc.ABC):
         stages: The first one, two or three of compile, run, tests.
         timeout_seconds: CPU seconds of one run of the program; the wall clock allows 3 times that and 2 s more.
         memory_limit_bytes: Resident memory of one run of the program.
+        stack_limit_bytes: The stack of the main thread, and of each thread that asks for no other size; None is as much
+            as `memory_limit_bytes`.
         compile_timeout_seconds: CPU seconds of one call of the compiler; the wall clock allows 3 times that and 5 s.
+        process_limit: Processes and threads of one run of the program at the same time.
+        compile_memory_limit_bytes: Resident memory of one call of the compiler.
         output_limit_bytes: The longest output, or file, of one run of the program.
         workers: Programs checked at the same time; "auto" is one for each core.
         isolation: The isolation level of the sandbox; "auto" is the better of namespace and landlock that works here.
         max_error_fraction: The share of verdicts with status "error" above which the run stops; a single one never
             stops it, unless this is 0.
         rerun_kept: Check the samples selected for training once more, and drop those with another verdict.
+        compare: When the output of a program or a harness counts as right, for prompts whose tests have no `compare`.
         rewards: See `Rewards`.
         reasoning_marks: What opens and closes the model's reasoning, if its marks are not among `REASONING_MARKS`.
     """
@@ -54,11 +63,15 @@ class ProgramSpec(Spec, abc.ABC):
     timeout_seconds: float = Field(default=5.0, gt=0.0, le=3600.0)
     memory_limit_bytes: int = Field(default=256 * MEBIBYTE, ge=16 * MEBIBYTE)
     compile_timeout_seconds: float = Field(default=10.0, gt=0.0, le=3600.0)
+    compile_memory_limit_bytes: int = Field(default=1024 * MEBIBYTE, ge=64 * MEBIBYTE)
+    stack_limit_bytes: int | None = Field(default=None, ge=MEBIBYTE)
+    process_limit: int = Field(default=32, ge=1, le=10_000)
     output_limit_bytes: int = Field(default=MEBIBYTE, ge=1024, le=1024 * MEBIBYTE)
     workers: Literal["auto"] | int = "auto"
     isolation: Literal["auto", "namespace", "landlock", "limits"] = "auto"
     max_error_fraction: float = Field(default=0.01, ge=0.0, le=1.0)
     rerun_kept: bool = True
+    compare: OutputRule = Field(default_factory=OutputRule)
     rewards: Rewards = Field(default_factory=Rewards)
     reasoning_marks: list[ReasoningMark] | None = Field(default=None, min_length=2, max_length=2)
 
@@ -85,6 +98,11 @@ class ProgramSpec(Spec, abc.ABC):
     def own_marks(self) -> ReasoningMarks | None:
         """`reasoning_marks` as a pair."""
         return None if self.reasoning_marks is None else (self.reasoning_marks[0], self.reasoning_marks[1])
+
+    @property
+    def stack_bytes(self) -> int:
+        """`stack_limit_bytes` in force."""
+        return self.memory_limit_bytes if self.stack_limit_bytes is None else self.stack_limit_bytes
 
     @property
     def num_workers(self) -> int:
@@ -121,6 +139,21 @@ class ProgramSpec(Spec, abc.ABC):
             ConfigError: They are malformed, or of an unknown kind.
         """
         return parse_tests(prompt)
+
+    def rule_of(self, tests: object) -> OutputRule:
+        """When an output counts as right under these tests.
+
+        Raises:
+            ConfigError: That is up to a checker, and the tests are of a kind that has no output to check.
+        """
+        rule = tests.compare if isinstance(tests, Stdio | Harness) else None
+        rule = self.compare if rule is None else rule
+        if rule.checker is not None and isinstance(tests, Harness):
+            raise ConfigError(
+                "verifier.compare has a checker, which judges whole programs, but the tests are of the kind 'harness'",
+                "give the tests a `compare` of their own, such as {whitespace: line_ends}",
+            )
+        return rule
 
     @property
     def runs_programs(self) -> bool:
@@ -159,16 +192,18 @@ class ProgramSpec(Spec, abc.ABC):
 
     def run_limits(self) -> Limits:
         """Limits of one run of the program."""
-        memory = self.memory_limit_bytes
+        memory, stack = self.memory_limit_bytes, self.stack_bytes
+        # The C library reserves as much address space for each thread's stack as the main thread's may have.
+        stacks = _THREADS_WITH_STACK * stack
         return Limits(
             cpu_seconds=self.timeout_seconds,
             wall_seconds=3 * self.timeout_seconds + 2,
             memory_bytes=memory,
-            address_space_bytes=None if self.needs_address_space() else 4 * memory,
-            data_bytes=None if self.needs_address_space() else 2 * memory,
-            stack_bytes=64 * MEBIBYTE,
+            address_space_bytes=None if self.needs_address_space() else 4 * memory + stacks,
+            data_bytes=None if self.needs_address_space() else 2 * memory + stacks,
+            stack_bytes=stack,
             file_bytes=self.output_limit_bytes,
-            num_processes=32,
+            num_processes=self.process_limit,
             num_open_files=64,
             keep_bytes=self.output_limit_bytes,
         )
@@ -178,8 +213,8 @@ class ProgramSpec(Spec, abc.ABC):
         return Limits(
             cpu_seconds=self.compile_timeout_seconds,
             wall_seconds=3 * self.compile_timeout_seconds + 5,
-            memory_bytes=1024 * MEBIBYTE,
-            data_bytes=4096 * MEBIBYTE,
+            memory_bytes=self.compile_memory_limit_bytes,
+            data_bytes=4 * self.compile_memory_limit_bytes,
             stack_bytes=8 * MEBIBYTE,
             file_bytes=64 * MEBIBYTE,
             num_processes=64,

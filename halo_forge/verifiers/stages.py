@@ -8,15 +8,18 @@ import secrets
 from collections.abc import Mapping
 
 from halo_forge.core.errors import ConfigError
+from halo_forge.core.output_rule import OutputRule
 from halo_forge.core.records import CheckResult, Stage, Status
 from halo_forge.sandbox.job import Job, JobResult, Sandbox
 from halo_forge.verifiers.checker import Checker
-from halo_forge.verifiers.checks import Harness, PythonTests, Stdio, Tests, compare_lines, compare_output
+from halo_forge.verifiers.checks import Harness, PythonTests, Stdio, StdioCase, Tests
+from halo_forge.verifiers.comparison import compare_lines, compare_output, texts
 from halo_forge.verifiers.compiled.elf import CompiledFunction
 from halo_forge.verifiers.context import STANDARD_PATH, BuildContext, StageFailed, ToolRunner, status_of
 from halo_forge.verifiers.diagnostics import clip, ending, readable
 from halo_forge.verifiers.hacks.flags import is_unproven, of_outputs
 from halo_forge.verifiers.hacks.trivial import compiled_does_nothing
+from halo_forge.verifiers.output_checker import check_checker, judge
 from halo_forge.verifiers.spec import ProgramSpec
 
 # With more, looking through them would take this process too long.
@@ -100,7 +103,11 @@ class Stages:
                 f"tests of the kind {tests.kind!r} are for Python, but the verifier checks {self.spec.language!r}",
                 "use the kinds stdio, harness or compile, or set verifier.kind to python",
             )
-        self.spec.check_tests(BuildContext(self.runner, sandbox), tests)
+        context = BuildContext(self.runner, sandbox)
+        rule = self.spec.rule_of(tests)
+        if rule.checker is not None and isinstance(tests, Stdio):
+            check_checker(context, rule.checker, [(case.stdin, texts(case.stdout)[0]) for case in tests.cases])
+        self.spec.check_tests(context, tests)
 
     def run_program(self, content: bytes, stdin: str, sandbox: Sandbox) -> JobResult:
         """Run a compiled program once."""
@@ -116,6 +123,7 @@ class _Check:
         self._stages = stages
         self._spec = stages.spec
         self._tests = tests
+        self._rule: OutputRule = stages.spec.rule_of(tests)
         self._sandbox = sandbox
         self._context = BuildContext(stages.runner, sandbox)
         self._outcomes = self._context.outcomes
@@ -181,9 +189,11 @@ class _Check:
         comparison = None
         if isinstance(self._tests, Harness) and "tests" in self._spec.stages and not left_early:
             output = outcome.stdout.removesuffix(sentinel.encode())
-            comparison = compare_lines(output, self._tests.expected, outcome.clean)
+            comparison = compare_lines(output, self._tests.expected, outcome.clean, self._rule)
             self._num_passed = comparison.num_equal
-            self._flags = of_outputs(output.splitlines(), self._tests.expected, outcome.clean)
+            if not comparison.right:
+                first = [texts(line)[0] for line in self._tests.expected]
+                self._flags = of_outputs(output.splitlines(), first, outcome.clean)
         try:
             self._context.require_clean(outcome, "run", "the program", self._spec.run_limits())
         finally:
@@ -202,6 +212,7 @@ class _Check:
         limits = self._spec.run_limits()
         unclean: list[JobResult] = []
         outputs: list[bytes] = []
+        outcome: JobResult | None = None
         for number, case in enumerate(self._tests.cases, start=1):
             outcome = self._stages.run_program(program, case.stdin, self._sandbox)
             self._outcomes.append(outcome)
@@ -213,7 +224,7 @@ class _Check:
                         self._notes.append(f"cases after {number} were not run")
                     break
             elif "tests" in self._spec.stages:
-                difference = compare_output(outcome.stdout, case.stdout)
+                difference = self._difference(case, outcome.stdout)
                 outputs.append(outcome.stdout)
                 self._num_passed += difference is None
                 self._notes += [] if difference is None else [f"case {number}: {difference}"]
@@ -223,8 +234,15 @@ class _Check:
             return self._result("run", status_of(worst), worst)
         if "tests" not in self._spec.stages:
             return self._result("run", "passed")
-        self._flags = of_outputs(outputs, [case.stdout for case in self._tests.cases], finished=True)
-        return self._result("tests", "passed" if self._num_passed == self._tests.num_checks else "failed")
+        if self._num_passed == self._tests.num_checks:
+            return self._result("tests", "passed", outcome)
+        self._flags = of_outputs(outputs, [texts(case.stdout)[0] for case in self._tests.cases], finished=True)
+        return self._result("tests", "failed", outcome)
+
+    def _difference(self, case: StdioCase, output: bytes) -> str | None:
+        if self._rule.checker is None:
+            return compare_output(output, case.stdout, self._rule)
+        return judge(self._context, self._rule.checker, case.stdin, texts(case.stdout)[0], output)
 
 
 def _costs_a_whole_limit(outcome: JobResult) -> bool:

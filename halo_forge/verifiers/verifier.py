@@ -15,6 +15,7 @@ from halo_forge.sandbox.job import Sandbox, SandboxError
 from halo_forge.sandbox.local import open_sandbox
 from halo_forge.verifiers.checks import Tests
 from halo_forge.verifiers.hacks.flags import echoes, of_source
+from halo_forge.verifiers.limits import ReferenceFailure, reached_limit, refuse_long_outputs
 from halo_forge.verifiers.preflight import check_tools, find_tools
 from halo_forge.verifiers.rewards import reward
 from halo_forge.verifiers.single_flight import SingleFlight
@@ -47,6 +48,13 @@ class Verifier(Protocol):
 
         Raises:
             ConfigError: The verifier does not support a prompt's tests or language, or its harness does not compile.
+        """
+
+    def check_references(self, prompts: Sequence[Prompt]) -> list[ReferenceFailure]:
+        """Run the reference solutions (`info["reference"]`) of the prompts that have one; those that do not pass.
+
+        Raises:
+            ConfigError: The verifier does not support a prompt's tests.
         """
 
     def submit(self, prompt: Prompt, completion: Completion) -> None:
@@ -110,10 +118,13 @@ class ThreadedVerifier:
             # Launchers start while the model is loaded.  One that does not start fails again when it is needed.
             self._pool.submit(self._sandboxes.of_this_thread)
         first_with: dict[str, tuple[str, Tests]] = {}
+        all_tests: list[tuple[str, Tests]] = []
         for prompt in prompts:
             self._refuse_other_language(prompt)
             tests, tests_digest = self._spec.tests_of(prompt)
+            all_tests.append((prompt.id, tests))
             first_with.setdefault(tests_digest, (prompt.id, tests))
+        refuse_long_outputs(self._spec, all_tests)
         prepared = self._pool.map(self._prepare_tests, (tests for _, tests in first_with.values()))
         for prompt_id, _ in first_with.values():
             try:
@@ -125,6 +136,24 @@ class ThreadedVerifier:
 
     def _prepare_tests(self, tests: Tests) -> None:
         self._checker.prepare(tests, self._sandboxes.of_this_thread())
+
+    def check_references(self, prompts: Sequence[Prompt]) -> list[ReferenceFailure]:
+        """See `Verifier.check_references`."""
+        if self._pool is None:
+            raise RuntimeError("a verifier is used inside its `with` statement")
+        asked: list[tuple[str, Future[CheckResult]]] = []
+        for prompt in prompts:
+            reference = prompt.info.get("reference")
+            if isinstance(reference, str) and reference.strip():
+                tests, tests_digest = self._spec.tests_of(prompt)
+                check = (reference, tests, tests_digest, tests.num_checks)
+                asked.append((prompt.id, self._pool.submit(self._known_result, *check)))
+        results = ((prompt_id, future.result()) for prompt_id, future in asked)
+        return [
+            ReferenceFailure(prompt_id, result, reached_limit(result, self._spec))
+            for prompt_id, result in results
+            if result.status != "passed"
+        ]
 
     def submit(self, prompt: Prompt, completion: Completion) -> None:
         """See `Verifier.submit`."""

@@ -97,7 +97,7 @@ def test_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
 
 def test_config_commands(cli: Cli, tmp_path: Path) -> None:
     config = write_inputs(tmp_path)
-    assert cli("config", "check", config).out == f"{config}: valid\n"
+    assert cli("config", "check", config).out.startswith(f"{config}: valid\n")
     shown = cli("config", "show", config, "--set", "raft.num_cycles=7").out
     assert "num_cycles: 7" in shown
     (tmp_path / "shown.yaml").write_text(shown)
@@ -378,7 +378,7 @@ def test_a_directory_that_belongs_to_something_else(cli: Cli, tmp_path: Path, me
 def test_a_run_directory_that_is_a_file(cli: Cli, tmp_path: Path, memory: None) -> None:
     (tmp_path / "out").write_text("mine")
     done = cli("raft", "run", write_inputs(tmp_path), "--output-dir", "out")
-    assert (done.code, "out: is a file, allowed: a folder" in done.err) == (3, True)
+    assert (done.code, "out is a file, allowed: a folder" in done.err) == (3, True)
     assert (tmp_path / "out").read_text() == "mine"
 
 
@@ -700,3 +700,24 @@ def test_an_adapter_that_was_exchanged_is_refused(cli: Cli, tmp_path: Path) -> N
     (adapter / "adapter_model.safetensors").write_text("other weights")
     with pytest.raises(RunDirError, match="not the adapter that cycle 2 trained"):
         runtime._ensure_loaded(2, adapter)
+
+
+def test_a_run_says_at_its_start_that_a_reference_reaches_a_limit(cli: Cli, tmp_path: Path) -> None:
+    right = '#include <stdio.h>\nint main(void) { puts("1"); return 0; }\n'
+    loop = right.replace("{ puts", "{ for (volatile int i = 0; i < 1; ) { } puts")
+    tests = {"kind": "stdio", "cases": [{"stdin": "", "stdout": "1\n"}]}
+    config = write_inputs(
+        tmp_path,
+        tests=tests,
+        answers=lambda _: [f"```c\n{right}```\n"],
+        verifier={"kind": "c", "timeout_seconds": 0.3, "workers": 2},
+        raft__num_cycles=1,
+    )
+    rows = [
+        {"id": name, "prompt": f"Write {name}.", "tests": tests, "reference": code}
+        for name, code in (("train1", loop), ("train2", right))
+    ]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    done = cli("raft", "run", config)
+    said = "warning: the reference solution of 1 prompt reaches a limit on this machine ('train1'), so right programs"
+    assert done.code == 0 and f"{said} may fail: raise verifier.timeout_seconds (now 0.3)" in done.err

@@ -77,6 +77,20 @@ def test_it_is_refused_before_its_prompts_and_its_configuration_are_read(cli: Cl
     assert "out: made by an earlier halo-forge (schema_version 1, this one continues 2)" in done.err
 
 
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_its_configuration_file_does_not_continue_it_either(cli: Cli, old: Path, is_finished: bool) -> None:
+    (config,) = old.parent.glob("*.yaml")
+    for each in old.parent.glob("*.jsonl"):
+        each.unlink()
+    if not is_finished:
+        (old / "result.json").unlink()
+    before = tree(old)
+    done = cli("raft", "run", str(config), "--output-dir", "out", "--resume")
+    assert done.code == 3 and len(done.err.splitlines()) == 2, done.err
+    assert "out: made by an earlier halo-forge (schema_version 1, this one continues 2)" in done.err
+    assert tree(old) == before
+
+
 def test_a_renamed_policy_in_its_configuration_is_refused_in_one_sentence(cli: Cli, old: Path) -> None:
     path = old / "config.resolved.yaml"
     path.write_text(path.read_text(encoding="utf-8").replace("kind: best_per_prompt", "kind: everything"))

@@ -247,6 +247,9 @@ def codes(*prompts: Prompt) -> list[tuple[str, str]]:
 
 def test_a_good_prompt_has_no_findings() -> None:
     assert codes(prompt()) == []
+    checker = {"checker": {"language": "python", "source": "import sys\nsys.exit(1)\n"}}
+    cases = [{"stdin": f"{i}\n", "stdout": ""} for i in range(5)]
+    assert codes(prompt(tests={"kind": "stdio", "cases": cases, "compare": checker})) == []
 
 
 @pytest.mark.parametrize(
@@ -264,6 +267,12 @@ def test_a_good_prompt_has_no_findings() -> None:
          ("note", "no_edge_case")),
         ({"tests": {"kind": "stdio", "cases": [{"stdin": f"{i}\n", "stdout": "1"} for i in range(5)]}},
          ("error", "constant_passes")),
+        ({"tests": {"kind": "stdio", "cases": [{"stdin": f"{i}\n", "stdout": ["1", f"{i}", "0"]} for i in range(5)]}},
+         ("error", "constant_passes")),
+        ({"tests": {"kind": "stdio", "cases": [{"stdin": f"{i}\n", "stdout": f"{i}.5"} for i in range(5)],
+                    "compare": {"absolute_tolerance": 4}}},
+         ("error", "constant_passes")),
+        ({"tests": harness(expected=["0", ["0", "1"], ["2", "0"], "0", "0"])}, ("error", "constant_passes")),
     ],
 )  # fmt: skip
 def test_what_one_prompt_tells(changes: dict[str, Any], finding: tuple[str, str]) -> None:
@@ -328,3 +337,20 @@ def test_every_finding_is_described() -> None:
 def test_the_packaged_tasks_have_no_weakness_in_their_text() -> None:
     found_there = text_findings(load_groups(["builtin:c"], None))
     assert [each for each in found_there if each.severity != "note"] == []
+
+
+def test_limits_are_told_as_limits_and_not_as_wrong_programs(cli: Cli, tmp_path: Path) -> None:
+    program = HEAD + "int main(void) { for (volatile int i = 0;; i++) { } return 0; }\n"
+    case = {"stdin": "", "stdout": "1\n"}
+    rows = [
+        row("slow", prompt="Print 1.", tests={"kind": "stdio", "cases": [case]}, info={"reference": program}),
+        row("long", prompt="Print 2.", tests={"kind": "stdio", "cases": [{**case, "stdout": "2" * 2_000_000}]}),
+    ]
+    config = tmp_path / "c.yaml"
+    config.write_text("model: {model_name_or_path: none}\nverifier: {timeout_seconds: 0.3}\n")
+    done = cli("tasks", "check", write_rows(tmp_path / "tasks.jsonl", rows), "--config", config, "--json")
+    assert done.code == 1
+    said = {each["code"]: each["message"] for each in done.json["findings"] if each["severity"] == "error"}
+    assert "raise verifier.timeout_seconds (now 0.3)" in said["reference_reaches_limit"]
+    assert "2,000,000 bytes, but verifier.output_limit_bytes is 1,048,576" in said["broken_tests"]
+    assert "reference_fails" not in said

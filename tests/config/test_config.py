@@ -68,6 +68,8 @@ def kinds_of(path: tuple[str, ...]) -> list[Any]:
 NEEDS: dict[tuple[str, ...], Any] = {
     ("engine", "server"): {"engine": {"adapter": "none"}},
     ("engine", "restart_command"): {"engine": {"adapter": "merged_restart", "restart_command": ["needed"]}},
+    ("verifier", "compare", "checker", "language"): {"verifier": {"compare": {"checker": {"source": "needed"}}}},
+    ("verifier", "compare", "checker", "source"): {"verifier": {"compare": {"checker": {"language": "c"}}}},
     ("verifier", "rewards", "no_program"): {"verifier": {"rewards": {"not_compiling": 0.2}}},
     **{
         ("verifier", "controls", key): {"verifier": {"kind": "command", "command": "needed", "language": "needed"}}
@@ -102,9 +104,24 @@ def candidates(annotation: Any, default: Any) -> list[Any]:
     near = [default + 0.01, default + 0.02, default - 0.01, default - 0.02] if isinstance(default, float) else []
     if isinstance(default, int) and not isinstance(default, bool):
         near = [default + 1, default + 2]
-    lists = [[value] for value in literals] + [literals[:2], ["first"], ["first", "second"]]
+    lists = [[value] for value in literals] + [literals[:2], ["first"], ["first", "second"], ["third", "fourth"]]
     mappings = [{"final_ratio": 0.25}, {"final_ratio": 0.5}, {"family": ["first"]}, {"family": ["second"]}]
-    others = [0.25, 0.5, 3, 5, 21, 2**30, 2**31, "first", "second", "http://first", "http://second", *mappings]
+    others = [
+        0.25,
+        0.5,
+        3,
+        5,
+        21,
+        2**30,
+        2**31,
+        "first",
+        "second",
+        "2026-11-30",
+        "2026-12-01",
+        "http://first",
+        "http://second",
+        *mappings,
+    ]
     return [*literals, True, False, *near, *lists, *others]
 
 

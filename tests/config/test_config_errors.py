@@ -55,6 +55,26 @@ ERRORS = [
     ("model: owner/name", 'FILE:1: model: found "owner/name", allowed: a section with keys such as model_name_or_path'),
     ("M\nraft:", FIRST + "raft: found null, allowed: a section with keys such as num_cycles"),
     ("M\nseed: 1.5", "seed: found 1.5, allowed: a whole number"),
+    ("M\nseed: 1e30", "seed: found 1e+30, allowed: a whole number"),
+    ("M\nseed: 9007199254740993.0", "seed: found 9.00719925474e+15, allowed: a whole number"),
+    ("M\nseed: .inf", "seed: found inf, allowed: a whole number"),
+    ("M\nraft: {num_cycles: 3.5}", "raft.num_cycles: found 3.5, allowed: a whole number"),
+    ("M\ndecisions: {max_rollbacks: " + "9" * 400 + "}", "has 400 digits, allowed: at most 300"),
+    ("M\nraft: {samples_per_prompt: 0x" + "F" * 5000 + "}", "has 5002 digits, allowed: at most 300"),
+    ("M\nreport_to: wandbb", 'found "wandbb", allowed: a list of tensorboard, wandb, trackio, mlflow (did you mean w'),
+    ("M\nreport_to: [none, wandb]", 'report_to[0]: found "none", allowed: tensorboard, wandb'),
+    ("M\noutput_dir: $HOME/x", "output_dir: found $HOME in it: variables are not expanded; write out the path"),
+    ("M\nprompts: {train: '${DATA}/x.jsonl'}", "prompts.train: found ${DATA} in it: variables are not expanded"),
+    ("M\noutput_dir: " + "x" * 300, "output_dir: found a name of 300 bytes in it, allowed: at most 255"),
+    ("model: {model_name_or_path: 'a\\0'}\noutput_dir: \"a\\0\"", "a path cannot contain a NUL character"),
+    (
+        "M\nprompts: {train: a/b, dev: c/d, test: a/b}",
+        'prompts.test is "a/b", but prompts.train is "a/b" (FILE:2): a model must not be measured on what it was',
+    ),
+    (
+        "M\nprompts:\n  dev: builtin:c/train",
+        'FILE:3: prompts.dev is "builtin:c/train", but prompts.train is "builtin:c/train" (default): a model must not',
+    ),
     ("M\nseed: -1", "seed: found -1, allowed: at least 0"),
     ("M\nraft: {num_cycles: true}", "raft.num_cycles: found true, allowed: a whole number"),
     ("M\nraft: {num_cycles: 0}", "raft.num_cycles: found 0, allowed: at least 1"),
@@ -202,7 +222,16 @@ def test_errors(tmp_path: Path, text: str, message: str) -> None:
         load_config(path)
     assert message in caught.value.message.replace(str(path), "FILE")
     assert caught.value.exit_code == 2
-    assert "configuration.md" in caught.value.hint or "given twice" in message
+    assert "configuration.md" in caught.value.hint or "given twice" in message or "digits" in message
+
+
+def test_whole_numbers_may_be_written_as_floats(tmp_path: Path) -> None:
+    text = "seed: 1e3\nraft: {num_cycles: 3.0, samples_per_prompt: 8.0}\nengine: {batch_size: 4.0}\nreport_to: none\n"
+    config = load_config(write(tmp_path, MODEL + text), ["lora.r=1.6e1"]).config
+    assert (config.seed, config.raft.num_cycles, config.engine.batch_size, config.lora.r) == (1000, 3, 4, 16)
+    assert (type(config.seed), config.report_to) == (int, [])
+    same = load_config(write(tmp_path, MODEL + "report_to: [none]\nseed: 1000\n")).config
+    assert same == load_config(write(tmp_path, MODEL + "seed: 1e3\n")).config
 
 
 def test_every_problem_is_told_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:

@@ -129,7 +129,8 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
         ("a: !!int 1.5\n", "'1.5' is not allowed"),
         ("a: &a [*a]\n", ":1: the aliases (*name) expand endlessly"),
         ("a: " + "[" * 20_000 + "\n", "nested too deeply"),
-        ("a: " + "9" * 5000 + "\n", ":1: 99999999999999999999... has 5000 digits"),
+        ("a: 1\nb: -1e400\n", ":2: -1e400 is too large for a number"),
+        ("a: " + "9" * 5000 + "\n", ":1: 99999999999999999999... has 5000 digits, allowed: at most 300"),
     ],
 )
 def test_bad_files_name_the_place(tmp_path: Path, text: str, message: str) -> None:

@@ -125,7 +125,9 @@ def test_it_sleeps_while_the_policy_is_trained_where_the_platform_can(
 
 def test_a_server_that_dies_is_started_again_and_gets_the_adapter_again(policy: Any, tmp_path: Path) -> None:
     disturb_adapter(policy)
-    with spec(tmp_path, max_in_flight=1).open(policy) as engine:
+    # It holds the other requests until it is killed: none of them finishes before.
+    python = interpreter(tmp_path, first_completions=1)
+    with spec(tmp_path, python=python, max_in_flight=1).open(policy) as engine:
         policy.version = 1
         found = engine.sample(PROMPTS, REQUESTS, 1)
         next(found)

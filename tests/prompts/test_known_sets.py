@@ -131,3 +131,38 @@ def test_every_real_mbpp_statement_names_what_its_tests_call() -> None:
         called = {name for name in re.findall(r"(\w+)\s*\(", prompt.tests["test_list"][0])}
         shown = set(re.findall(r"(?:def|class) (\w+)", prompt.text))
         assert shown & called, prompt.id
+
+
+def test_an_mbpp_row_without_code_has_no_reference_but_all_tests(tmp_path: Path) -> None:
+    (prompt,) = load(tmp_path, {key: value for key, value in MBPP.items() if key != "code"})
+    assert prompt.tests["test_list"] == tuple(MBPP["test_list"])
+    assert "reference" not in prompt.info
+    assert "assert twice(2) == 4" in prompt.text
+
+
+def test_stronger_mbpp_tests_are_used(tmp_path: Path) -> None:
+    program = "for value in range(9):\n    assert twice(value) == 2 * value\n"
+    challenge = ["assert twice(-1) == -2"]
+    (prompt,) = load(tmp_path, {**MBPP, "challenge_test_list": challenge, "test": program})
+    assert prompt.tests["test_list"] == (*MBPP["test_list"], *challenge)
+    assert prompt.tests["test"] == program
+
+
+@pytest.mark.parametrize("shape", [HUMANEVAL, MBPP])
+def test_tests_that_a_known_set_does_not_have_are_an_error(shape: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=":1: `extra_tests` looks like further tests"):
+        load(tmp_path, {**shape, "extra_tests": ["assert twice(3) == 6"]})
+
+
+def test_humaneval_plus_inputs_without_outputs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r":1: `plus_input` .EvalPlus. are stronger inputs"):
+        load(tmp_path, {**HUMANEVAL, "base_input": [[2]], "plus_input": [[3]]})
+    (prompt,) = load(tmp_path, {**HUMANEVAL, "base_input": [[2]], "plus_input": []})
+    assert prompt.info["base_input"] == ((2,),)
+
+
+def test_humaneval_in_another_language_is_refused_with_what_to_write(tmp_path: Path) -> None:
+    row = {**HUMANEVAL, "task_id": "CPP/0", "prompt": "int twice(int x) {\n", "declaration": "int twice(int x) {\n"}
+    with pytest.raises(ConfigError, match="does not define `twice`") as caught:
+        load(tmp_path, row)
+    assert "HumanEval-X" in caught.value.hint

@@ -37,12 +37,12 @@ def script(name: str) -> Iterator[ModuleType]:
             sys.modules.pop(each, None)
 
 
-def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+def run(name: str, *arguments: object, seconds: float = 240) -> subprocess.CompletedProcess[str]:
     """scripts/<name>.py with these arguments, from the top of the repository."""
     command = [sys.executable, str(SCRIPTS / f"{name}.py"), *map(str, arguments)]
     # One thread: what is this small only loses by more.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=seconds, cwd=ROOT, env=environment)
 
 
 def last_object(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:

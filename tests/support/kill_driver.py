@@ -79,10 +79,11 @@ def everywhere(config: Path, room: Path, undisturbed: dict[str, bytes], every: i
         expect("attempt_started" in names, f"killed at write point {kill_at}, then resumed: no events")
         changed = differences(tree(folder / "run"), undisturbed)
         expect(changed == [], f"killed at write point {kill_at}, then resumed: {changed} differ")
+        print(f"killed at write point {kill_at}, resumed: the same bytes")
         shutil.rmtree(folder)
     # 3 cycles: the number of a run this small is known roughly, and a loop that ends early is found.
     expect(200 < kill_at < 2000, f"only {kill_at} write points")
-    print(f"killed at {kill_at - 1} write points")
+    print(f"killed at {len(range(1, kill_at, every))} write points")
 
 
 def again_and_again(config: Path, room: Path, undisturbed: dict[str, bytes]) -> None:
@@ -96,6 +97,7 @@ def again_and_again(config: Path, room: Path, undisturbed: dict[str, bytes]) -> 
         expect(num_kills >= 3, f"only {num_kills} kills")
         changed = differences(tree(folder / "run"), undisturbed)
         expect(changed == [], f"killed {num_kills} times: {changed} differ")
+        print(f"killed after every {survived} write points, {num_kills} times, resumed: the same bytes")
 
 
 def going_back(config: Path, room: Path, undisturbed: dict[str, bytes]) -> None:
@@ -121,6 +123,7 @@ def going_back(config: Path, room: Path, undisturbed: dict[str, bytes]) -> None:
         shutil.rmtree(folder)
         if code == 0:
             break
+        print(f"going back, killed at write point {kill_at}, resumed: the same bytes")
     expect(kill_at > 5, f"only {kill_at} write points")
 
 

@@ -7,11 +7,13 @@ a hook cannot be taken back, so it lives in a forked child only.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
+import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +79,11 @@ def in_child(work: Callable[[], object]) -> int:
             sys.stderr.flush()
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@contextlib.contextmanager
+def room_in_memory() -> Iterator[Path]:
+    """A folder in memory where there is one: hundreds of runs make tens of thousands of small files."""
+    memory = "/dev/shm"
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None, prefix="halo_forge_") as name:
+        yield Path(name)

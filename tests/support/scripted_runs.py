@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
 import yaml
 
 from halo_forge.config import load_config
@@ -27,6 +28,7 @@ from halo_forge.core.records import (
 )
 from halo_forge.loop import run_raft
 from halo_forge.runtime.assembly import open_run
+from halo_forge.verifiers.limits import ReferenceFailure
 
 VARYING = ("events.jsonl", "lock")
 """What two equal runs do not share: wall-clock times, and the id of the process that writes."""
@@ -66,8 +68,10 @@ class MemoryVerifier:
         return {"compiler": "memory", "version": "memory 1", "isolation": "namespace"}
 
     def check_prompts(self, prompts: object) -> None:
-
         pass
+
+    def check_references(self, prompts: object) -> list[ReferenceFailure]:
+        return []
 
     def submit(self, prompt: Prompt, completion: Completion) -> None:
         self.submitted.append((completion.prompt_id, completion.index))
@@ -109,6 +113,17 @@ class MemoryVerifier:
             policy_version=completion.policy_version,
             wall_seconds=0.25,  # a cost, which must not reach the sealed file
         )
+
+
+def verify_in_memory(monkeypatch: pytest.MonkeyPatch, **words: Iterable[Any]) -> MemoryVerifier:
+    """All runs of the test use one `MemoryVerifier` in place of the compiler.
+
+    Args:
+        words: Its arguments.
+    """
+    found = MemoryVerifier(**words)
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: found)
+    return found
 
 
 class SilentObserver:
@@ -211,6 +226,11 @@ def execute(config: Path, root: Path | str, *, resume: bool = True, observer: Si
         runtime,
     ):
         return run_raft(plan, run, runtime)
+
+
+def run_three_cycles(folder: Path, **changes: Any) -> Result:
+    """Write the inputs of a run of 3 cycles, changed as `write_inputs` does, and run it in `folder / "run"`."""
+    return execute(write_inputs(folder, **{"raft__num_cycles": 3, **changes}), folder / "run")
 
 
 def tree(root: Path) -> dict[str, bytes]:

@@ -4,7 +4,8 @@ The first TIMES attempts meet the trouble when they have sampled AFTER completio
 
     spin     the thread that samples never comes back from a call in C: no signal handler of Python runs again
     die      the process is killed (SIGKILL)
-    wait     the thread sleeps in Python, and leaves the file FOLDER.interrupted when an interrupt wakes it
+    wait     the thread sleeps in Python; the file FOLDER.waiting says that it does, and FOLDER.interrupted that an
+             interrupt woke it
     load     AFTER seconds pass, in which nothing moves, before the engine is there; sampling goes well
 """
 
@@ -35,6 +36,7 @@ def meet(trouble: str, folder: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         case "wait":
             try:
+                Path(f"{folder}.waiting").touch()
                 time.sleep(120)
             except KeyboardInterrupt:
                 Path(f"{folder}.interrupted").touch()

@@ -6,7 +6,8 @@ import pytest
 from c_answers import COMPILE, HARNESS, STDIO, prompt
 
 from halo_forge.core.errors import ConfigError
-from halo_forge.verifiers.checks import compare_lines, compare_output, parse_tests
+from halo_forge.verifiers.checks import parse_tests
+from halo_forge.verifiers.comparison import compare_lines, compare_output
 from halo_forge.verifiers.diagnostics import clip, num_warnings, readable
 
 

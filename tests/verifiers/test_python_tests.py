@@ -61,7 +61,7 @@ def test_a_humaneval_check_is_split_into_what_it_asserts() -> None:
 
 @pytest.mark.parametrize(
     "body",
-    ["    if c(1) != 1:\n        return\n    assert c(2)\n", "    global x\n    assert c(1)\n", "    assert True\n"],
+    ["    if c(1) != 1:\n        return\n    assert c(2)\n", "    global x\n    assert c(1)\n"],
 )
 def test_a_humaneval_check_that_cannot_be_split_is_one_check(body: str) -> None:
     test = f"def check(c):\n{body}"
@@ -85,8 +85,15 @@ def test_what_can_only_fail_asserts_something(check: str) -> None:
 
 
 def test_what_comes_after_the_last_check_belongs_to_it() -> None:
-    test = "def same(a, b):\n    assert a == b\n\ndef check(c):\n    assert c(1)\n    n = 2\n    same(c(n), 2)\n"
+    test = "def same(a, b):\n    return a == b\n\ndef check(c):\n    assert c(1)\n    n = 2\n    same(c(n), 2)\n"
     assert prepare_humaneval("f", test, HEAD).steps[1:] == ((True, "assert c(1)\nn = 2\nsame(c(n), 2)"),)
+
+
+def test_a_call_of_a_function_that_asserts_is_a_check() -> None:
+    test = "def same(a, b):\n    assert a == b\n\ndef check(c):\n    assert c(1)\n    n = 2\n    same(c(n), 2)\n"
+    prepared = prepare_humaneval("f", test + "check(f)\n", HEAD)
+    assert prepared.steps[1:] == ((True, "assert c(1)"), (False, "n = 2"), (True, "same(c(n), 2)"))
+    assert prepared.counts_assertions and "check(" not in prepared.steps[0][1]
 
 
 def test_names_that_only_a_reference_can_tell() -> None:

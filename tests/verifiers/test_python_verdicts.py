@@ -287,3 +287,94 @@ def test_settings_in_force_are_recorded(verifier: ThreadedVerifier) -> None:
     toolchain = verifier.toolchain()
     assert toolchain["compiler"] == INTERPRETER and toolchain["version"].startswith("Python 3.")
     assert toolchain["packages"] is False
+
+
+PYTEST = asserting(
+    "import pytest\n@pytest.mark.parametrize('n, twice', [(1, 2), (3, 6)])\ndef test_numbers(n, twice):\n"
+    "    assert tw(n) == pytest.approx(twice)\n",
+    "from solution import tw\nclass TestMore:\n    def setup_method(self, method):\n        self.n = -4\n"
+    "    def test_negative(self):\n        assert tw(self.n) == -8\n"
+    "    def test_error(self):\n        with pytest.raises(TypeError, match='unsupported'):\n            tw(None)\n",
+)
+UNITTEST = asserting(
+    "import unittest\nclass Doubling(unittest.TestCase):\n    @classmethod\n    def setUpClass(cls): cls.calls = []\n"
+    "    def setUp(self): self.calls.append('setUp'); self.addCleanup(self.calls.append, 'cleanup')\n"
+    "    def tearDown(self): self.calls.append('tearDown')\n"
+    "    def test_1(self):\n        self.assertEqual(self.calls, ['setUp'])\n        self.assertEqual(tw(2), 4)\n"
+    "    def test_2(self):\n        self.assertEqual(self.calls, ['setUp', 'tearDown', 'cleanup', 'setUp'])\n"
+    "        for n in range(2):\n            with self.subTest(n=n):\n                self.assertEqual(tw(n), 2 * n)\n"
+    "    def test_3(self):\n        with self.assertRaises(TypeError) as caught:\n            tw(None)\n"
+    "        self.assertIn('unsupported', str(caught.exception))\n"
+    "    @classmethod\n    def tearDownClass(cls): cls.calls.clear()\n"
+    "if __name__ == '__main__':\n    unittest.main()\n",
+    "assert not Doubling.calls and tw(1) == 2",
+)
+TWICE = "def tw(n):\n    return 2 * n\n"
+
+
+def test_functions_and_classes_are_run_as_their_frameworks_run_them(verifier: ThreadedVerifier) -> None:
+    verifier.check_prompts([prompt(PYTEST), prompt(UNITTEST, "other")])
+    zero, picky = "def tw(n):\n    return 0\n", "def tw(n):\n    return 2 * n if n else None\n"
+    found = verdicts(verifier, PYTEST, TWICE, zero, "def tw(n):\n    return [n]\n", "def tw(n):\n    return n and 2\n")
+    assert [(each.stage, each.tests_passed, each.tests_total) for each in found] == [
+        ("tests", 4, 4), ("tests", 0, 4), ("tests", 0, 4), ("tests", 1, 4)]  # fmt: skip
+    found = verdicts(verifier, UNITTEST, TWICE, zero, picky, "raise ValueError\ndef tw(n): pass")
+    assert [(each.stage, each.tests_passed, each.tests_total) for each in found] == [
+        ("tests", 4, 4), ("tests", 0, 4), ("tests", 2, 4), ("run", 0, 4)]  # fmt: skip
+    wrong = one(verifier, zero, PYTEST).diagnostics
+    assert "test_numbers(n=1, twice=2): AssertionError, in `assert tw(n) == pytest.approx(twice)`" in wrong
+    assert "TestMore.test_error(): AssertionError: DID NOT RAISE TypeError" in wrong
+
+
+def test_a_class_that_cannot_be_set_up_fails_its_tests_and_no_others(verifier: ThreadedVerifier) -> None:
+    tests = asserting(
+        "import unittest\nclass A(unittest.TestCase):\n    @classmethod\n    def setUpClass(cls): cls.x = tw(5) + 1\n"
+        "    def test_1(self): self.assertEqual(self.x, 11)\n    def test_2(self): self.assertEqual(self.x, 11)\n"
+        "def test_b():\n    assert tw(3) == 6\n"
+    )
+    right, wrong = verdicts(verifier, tests, TWICE, "def tw(n):\n    return None if n == 5 else 2 * n\n")
+    assert right.passed and (wrong.tests_passed, wrong.tests_total) == (1, 3)
+
+
+def test_what_runs_as_the_main_program_is_run(verifier: ThreadedVerifier) -> None:
+    tests = asserting(
+        "import sys\ndef main():\n    assert tw(2) == 4\n    return 0\n"
+        "if __name__ == '__main__':\n    sys.exit(main())\n"
+    )
+    right, wrong = verdicts(verifier, tests, TWICE, "def tw(n): return 0")
+    assert right.passed and (wrong.stage, wrong.tests_passed) == ("tests", 0)
+    leaving = asserting("import sys\nif tw(2) != 4:\n    sys.exit('wrong')\nassert tw(3) == 6\n")
+    right, wrong = verdicts(verifier, leaving, TWICE, "def tw(n): return 6")
+    assert right.passed and "the tests left with wrong" in wrong.diagnostics
+
+
+def test_a_check_that_asserted_nothing_has_not_passed(verifier: ThreadedVerifier) -> None:
+    tests = asserting(
+        "for n in tw([1]):\n    assert n == 1",
+        "import sys\nif tw([1]) == []:\n    sys.exit()\nassert tw([1]) == [1, 1]",
+    )
+    right, empty = verdicts(verifier, tests, TWICE, "def tw(n):\n    return []\n")
+    assert right.passed and (empty.stage, empty.tests_passed) == ("tests", 0)
+    assert empty.diagnostics.count("no assertion was reached") == 2
+
+
+def test_helpers_of_numpy_work_without_numpy(verifier: ThreadedVerifier) -> None:
+    plus = (
+        "import numpy as np\n"
+        "def is_floats(x):\n    if isinstance(x, float):\n        return True\n"
+        "    if isinstance(x, (list, tuple)) and x:\n        return all(isinstance(i, float) for i in x)\n"
+        "    return isinstance(x, np.ndarray) and x.dtype == np.float64\n"
+        "def assertion(out, exp, atol):\n    if atol == 0 and is_floats(exp):\n        atol = 1e-6\n"
+        "    if out != exp and atol != 0:\n        assert np.allclose(out, exp, rtol=1e-07, atol=atol)\n"
+        "    else:\n        assert out == exp, f'out: {out}, exp: {exp}'\n"
+        "inputs, results = [[1], [0.5], [[1.0]]], [2, 1.00000001, [1.0, 1.0]]\n"
+        "for i, (inp, exp) in enumerate(zip(inputs, results)):\n    assertion(tw(*inp), exp, 0)\n"
+    )
+    tests = {"kind": "mbpp", "test_list": ["assert tw(1) == 2"], "test": plus}
+    verifier.check_prompts([prompt(tests)])
+    empty = "def tw(n):\n    return 2 if n == 1 else []\n"
+    found = verdicts(verifier, tests, TWICE, empty, "def tw(n):\n    return 2\n", "def tw(n):\n    return n\n")
+    assert [(each.tests_passed, each.tests_total) for each in found] == [(2, 2), (1, 2), (1, 2), (0, 2)]
+    unknown = {**tests, "test": "import numpy as np\nfor i in (1, 2):\n    assert np.linalg.norm([1]) == tw(i)\n"}
+    with pytest.raises(ConfigError, match=r"'task': the tests cannot work with .*module 'numpy' has no attribute"):
+        verifier.check_prompts([prompt(unknown)])

@@ -9,6 +9,7 @@ from typing import Literal
 from halo_forge.core.metrics.compare import prompt_totals
 from halo_forge.core.records import MASS, PolicyVersion, Record, SamplingSettings, Training, trainings
 from halo_forge.core.statistics import Difference, paired_difference
+from halo_forge.core.wording import counted
 
 What = Literal["compiles", "passes", "covered"]
 SetName = Literal["train", "dev"]
@@ -131,9 +132,10 @@ def in_words(name: str, difference: Difference) -> str:
 
 def power(difference: Difference) -> str:
     """The smallest true difference that would be detected."""
+    prompts = counted(difference.num_prompts, "prompt")
     if difference.standard_error == 0.0:
-        return f"{difference.num_prompts} prompts, all with the same difference, so its error is unknown"
+        return f"{prompts}, all with the same difference, so its error is unknown"
     return (
-        f"{difference.num_prompts} prompts: a true difference of {difference.minimum_detectable_effect:.3f} would be"
+        f"{prompts}: a true difference of {difference.minimum_detectable_effect:.3f} would be"
         " detected in 80% of such comparisons"
     )

@@ -15,13 +15,13 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """What a version is against the incumbent.
+    """How a version compares with the incumbent.
 
     Attributes:
-        outcome: "suspect" only before fresh samples are drawn.
+        outcome: The verdict; "suspect" only before fresh samples are drawn.
         compared_with: The incumbent; None for the start model.
-        screen: None where there was nothing to compare.
-        confirmation: On fresh samples of both; None where none were drawn.
+        screen: The comparison on the dev samples; None where there was nothing to compare.
+        confirmation: The comparison on fresh samples of both; None where none were drawn.
     """
 
     outcome: Outcome | Literal["suspect"]

@@ -9,12 +9,13 @@ from statistics import fmean
 from typing import Literal
 
 from halo_forge.core.statistics import DETECTABLE, mean_and_standard_error
+from halo_forge.core.wording import counted
 
 Totals = Mapping[str, tuple[float, int]]
 """Prompt id -> (sum over its judged samples of a value in [0, 1], such as 1 for a pass; their number, at least 1)."""
 
 MIN_PROMPTS = 2
-"""One prompt has no spread."""
+"""The standard error of a mean over prompts divides by their number minus 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class VersionComparison:
         detectable = self.minimum_detectable_effect
         return (
             f"{self.difference:+.3f} (SE {self.standard_error:.3f}, {z}, detectable {detectable:.3f},"
-            f" {self.num_prompts} prompts)"
+            f" {counted(self.num_prompts, 'prompt')})"
         )
 
 
@@ -65,7 +66,8 @@ def compare_totals(before: Totals, after: Totals, scale: Literal["pp", "logit"] 
     """`after` minus `before` over the prompts of both; None with fewer than two.
 
     With `scale` logit, z belongs to the differences of `ln((s + 0.5) / (n - s + 0.5))` of sum s and number n, which
-    counts a fall from 0.95 to 0.90 as much as one from 0.10 to 0.05; difference and standard error stay rates.
+    counts a fall from 0.95 to 0.90 as much as one from 0.10 to 0.05; difference and standard error stay rates.  The 0.5
+    keeps the log-odds finite at 0 and n (the empirical logit; Haldane 1956, Anscombe 1956).
     """
     shared = sorted(before.keys() & after.keys())
     if len(shared) < MIN_PROMPTS:
@@ -88,9 +90,14 @@ def compare_totals(before: Totals, after: Totals, scale: Literal["pp", "logit"] 
 
 
 def _independent_error(*sides: Sequence[tuple[float, int]]) -> float:
-    """The standard error of the difference, had the two sides been drawn independently at their own rates.
+    """The standard error of the mean difference if the samples of both sides were drawn independently.
 
-    Prompts with one sample tell nothing of their own spread; they get that of the mean rate.
+    With rate p of n samples the unbiased estimate of a prompt's variance is p (1 - p) / (n - 1), as for a binomial
+    proportion; independent variances add.  A single sample has no variance of its own: it gets q (1 - q) with the
+    side's mean rate q.
+
+    Args:
+        sides: One (sum, number of samples) per prompt, for each version.
     """
     variances = []
     for side in sides:

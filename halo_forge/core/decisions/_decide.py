@@ -1,4 +1,4 @@
-"""From an assessment to what is done: the last step of the state machine, whose state is the decisions so far."""
+"""Turns an assessment into a decision: the last step of a state machine whose state is the decisions so far."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def decide(
 
 
 def _all_done(settings: DecisionsSection, assessment: Assessment, best: int) -> tuple[Conclusion, str]:
-    """What may be said of a run that used up its cycles: never that it converged."""
+    """The conclusion of a run that completed all its cycles, and its reason; it never claims convergence."""
     if assessment.outcome == "improved":
         return (
             "still_improving",
@@ -95,7 +95,7 @@ def _all_done(settings: DecisionsSection, assessment: Assessment, best: int) -> 
 def _action(
     settings: DecisionsSection, assessment: Assessment, ending: tuple[Conclusion, str] | None, is_last: bool
 ) -> tuple[Action, Conclusion | None, str]:
-    """What is done, the conclusion of a run that ends, and why it ends."""
+    """The action, and for a run that ends its conclusion and the reason."""
     if ending is not None:
         conclusion, why = ending
         return (
@@ -105,7 +105,7 @@ def _action(
 
 
 def _state(earlier: Sequence[Decision]) -> dict[str, Any]:
-    """What earlier declines still change."""
+    """The changes by earlier declines that remain in force."""
     if not earlier:
         return {}
     last = earlier[-1]
@@ -120,7 +120,7 @@ def _train_from(start_from: str, action: Action, version: int, best: int) -> int
 
 
 def _consequences(settings: DecisionsSection, state: Mapping[str, Any], action: Action, best: int) -> dict[str, Any]:
-    """The fields of a decision that answer a decline."""
+    """The fields of a decision that respond to a decline."""
     lowered = {"learning_rate_factor": state.get("learning_rate_factor", 1.0) * settings.learning_rate_factor}
     if action == "continue_lower":
         return lowered

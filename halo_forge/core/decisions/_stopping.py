@@ -1,4 +1,4 @@
-"""When to stop, and what may be said of a run that ends."""
+"""The rules that end a run, and what each allows to conclude."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from halo_forge.core.decisions._assessment import Assessment
 from halo_forge.core.decisions._settings import DecisionsSection
 from halo_forge.core.records import MASS, OUTCOME_NUMBER, Conclusion, Decision
+from halo_forge.core.wording import counted
 
 History = Sequence[Mapping[str, float]]
 """The metrics of v_0 .. v_{cycle-1}."""
@@ -45,7 +46,8 @@ def _rules(
         if settings.on_decline == "stop":
             yield "declined", "decisions.on_decline is stop"
         elif goes_back and num_rollbacks >= settings.max_rollbacks:
-            yield "declined", f"decisions.max_rollbacks is used up ({num_rollbacks} returns to an earlier version)"
+            returns = counted(num_rollbacks, "return")
+            yield "declined", f"decisions.max_rollbacks is used up ({returns} to an earlier version)"
         return  # the response to the decline must have its chance
     if settings.stop_on_collapse and (signs := signs_of_collapse(history)):
         yield "collapsed", "; ".join(signs)
@@ -61,10 +63,10 @@ def _rules(
 
 
 def _patience(patience: int, earlier: Sequence[Decision], assessment: Assessment, history: History) -> str | None:
-    """The last `patience` versions were all judged, and all held.
+    """The reason to stop if the last `patience` versions were all judged and all held; None otherwise.
 
-    No evidence: an underpowered version; a decline, whose answer comes after it; and one that had no chance to show a
-    gain, trained at learning rate 0 or on the incumbent's own completions (no z).
+    Not counted as evidence: an underpowered version; a decline, to which the run has yet to respond; and a version that
+    could not show a gain, because it was trained at learning rate 0 or gave the incumbent's completions (no z).
     """
     if any(row.get(MASS) == 0.0 for row in history[-patience:]):
         return None
@@ -74,14 +76,15 @@ def _patience(patience: int, earlier: Sequence[Decision], assessment: Assessment
         return None
     detectable = max(row["minimum_detectable_effect"] for _, row in recent)
     return (
-        f"{patience} versions in a row without improvement, where a gain of {detectable:.3f} would have been detected"
+        f"{counted(patience, 'version')} in a row without improvement, where a gain of {detectable:.3f} would have been"
+        " detected"
     )
 
 
 def signs_of_collapse(history: History) -> list[str]:
-    """In words, where at least two signs were measured and all that were measured say so; else nothing.
+    """One sentence per sign, if at least two were measured and all measured ones indicate a collapse; otherwise none.
 
-    One sign alone is often the prompts of the cycle, or success: equal answers are right answers on easy prompts.
+    A single sign is often an effect of the cycle's prompts, or of success: on easy prompts equal programs are correct.
     """
     first, last = history[0], history[-1]
     signs, num_measured = [], 0

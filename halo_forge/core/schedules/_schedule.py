@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 from pydantic import Field, PlainValidator
 
 from halo_forge.core.registry import Spec
+from halo_forge.core.wording import counted
 
 Value: TypeAlias = float | Literal["pass"]
 History: TypeAlias = Sequence[Mapping[str, float]]
@@ -97,7 +98,9 @@ class Schedule(Spec, abc.ABC):
         if cycle < 1:
             raise ValueError(f"cycle is {cycle}; cycles are counted from 1")
         if cycle > num_cycles and self.beyond == "error":
-            raise ValueError(f"cycle {cycle} is beyond the {num_cycles} cycles of the run, and beyond is 'error'")
+            raise ValueError(
+                f"cycle {cycle} is beyond the {counted(num_cycles, 'cycle')} of the run, and beyond is 'error'"
+            )
         return min(cycle, num_cycles)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from halo_forge.core.schedules._schedule import History, NonNegative, NumberSchedule, mix, require_floor_below_base
+from halo_forge.core.wording import counted
 
 
 class WarmupStableDecay(NumberSchedule):
@@ -54,7 +55,7 @@ class WarmupStableDecay(NumberSchedule):
         if self.warmup_cycles + num_decay > num_cycles:
             raise ValueError(
                 f"{self.warmup_cycles} warm-up cycles and {num_decay} decay cycles do not fit into "
-                f"{num_cycles} cycles: lower warmup_cycles or decay_cycles"
+                f"{counted(num_cycles, 'cycle')}: lower warmup_cycles or decay_cycles"
             )
         if cycle <= self.warmup_cycles:
             return max(self._floor, self.base * cycle / self.warmup_cycles)

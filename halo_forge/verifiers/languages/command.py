@@ -28,6 +28,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from halo_forge.core.errors import ConfigError
+from halo_forge.core.output_rule import OutputRule
 from halo_forge.core.records import Prompt
 from halo_forge.core.registry import Spec as BaseSpec
 from halo_forge.core.source import canonical
@@ -76,6 +77,7 @@ class Spec(ProgramSpec):
     answer_language: str = Field(alias="language", min_length=1)
     answer_file: str = Field(default="answer", pattern=_PLAIN_NAME)
     files: list[str] = Field(default_factory=list)
+    process_limit: int = Field(default=64, ge=1, le=10_000)
     read_only: list[str] = Field(default_factory=list)
     known_answers: KnownAnswers = Field(default_factory=KnownAnswers, alias="controls")
 
@@ -91,6 +93,13 @@ class Spec(ProgramSpec):
     def _one_name(cls, language: str) -> str:
         known = canonical(language)
         return language.strip().lower() if known is None else known
+
+    @field_validator("compare")
+    @classmethod
+    def _the_command_compares(cls, compare: OutputRule) -> OutputRule:
+        if compare != OutputRule():
+            raise ValueError("compare has no effect here: the command itself decides what is right")
+        return compare
 
     @model_validator(mode="after")
     def _files_fit_together(self) -> Self:
@@ -204,8 +213,9 @@ class Spec(ProgramSpec):
             cpu_seconds=self.timeout_seconds,
             wall_seconds=3 * self.timeout_seconds + 2,
             memory_bytes=self.memory_limit_bytes,
+            stack_bytes=self.stack_bytes,
             file_bytes=max(64 * MEBIBYTE, self.output_limit_bytes),
-            num_processes=64,
+            num_processes=self.process_limit,
             num_open_files=256,
             keep_bytes=self.output_limit_bytes,
         )

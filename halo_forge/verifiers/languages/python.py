@@ -62,8 +62,10 @@ class Spec(BuiltSpec):
         return self.program_environment()
 
     def program_environment(self) -> dict[str, str]:
-        # The order of a set is the same in every run.
-        return {"PYTHONHASHSEED": "0"}
+        # The order of a set is the same in every run.  Numerical libraries start a thread for each core as they are
+        # imported, which may be more than a program may have.
+        threads = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")} if self.packages else {}
+        return {"PYTHONHASHSEED": "0", **threads}
 
     def tests_of(self, prompt: Prompt) -> tuple[Tests, str]:
         tests, digest = super().tests_of(prompt)

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from halo_forge.core.errors import ConfigError
 from halo_forge.core.records import CheckResult, Stage, Status
 from halo_forge.sandbox.job import Job, JobResult, Sandbox, SandboxError
-from halo_forge.verifiers.checks import CompileOnly, Harness, PythonTests, Tests, compare_lines
+from halo_forge.verifiers.checks import CompileOnly, Harness, PythonTests, Tests
+from halo_forge.verifiers.comparison import compare_lines, texts
 from halo_forge.verifiers.context import BuildContext, StageFailed, status_of
 from halo_forge.verifiers.diagnostics import clip, ending, readable
 from halo_forge.verifiers.hacks.flags import of_outputs
 from halo_forge.verifiers.python.driver import wire
-from halo_forge.verifiers.python.driver.main import shown
+from halo_forge.verifiers.python.driver.steps import shown
 from halo_forge.verifiers.python.interpreter import compile_driver, run_driver, sources
 from halo_forge.verifiers.python.tests import PreparedTests, imports_something, refuse_unimported, stub_program
 from halo_forge.verifiers.stages import Stages
@@ -147,8 +148,7 @@ class PythonStages(Stages):
         )
         if outcome.exec_error is not None:
             raise SandboxError(f"{self.runner.compiler} cannot be started: errno {outcome.exec_error}")
-        expected = () if harness is None else harness.expected
-        return _Findings(self.spec, tests.num_checks, sentinel, outcome, expected)
+        return _Findings(self.spec, tests, sentinel, outcome)
 
 
 def _job(prepared: PreparedTests, source: str, sentinel: str, harness: str = "") -> bytes:
@@ -161,6 +161,9 @@ def _job(prepared: PreparedTests, source: str, sentinel: str, harness: str = "")
         "entry_point": prepared.entry_point,
         "names": dict(prepared.names),
         "steps": list(prepared.steps),
+        "class_calls": list(prepared.class_calls),
+        "modules": list(prepared.modules),
+        "counts_assertions": prepared.counts_assertions,
         "harness": harness,
     }
     try:
@@ -172,12 +175,11 @@ def _job(prepared: PreparedTests, source: str, sentinel: str, harness: str = "")
 class _Findings:
     """Turns what the driver reported into a `CheckResult`."""
 
-    def __init__(
-        self, spec: Spec, num_checks: int, sentinel: str, outcome: JobResult, expected: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, spec: Spec, tests: PythonTests | Harness, sentinel: str, outcome: JobResult) -> None:
         self._spec = spec
-        self._expected = expected
-        self._num_checks = num_checks if "tests" in spec.stages else 0
+        self._expected = tests.expected if isinstance(tests, Harness) else ()
+        self._rule = spec.rule_of(tests)
+        self._num_checks = tests.num_checks if "tests" in spec.stages else 0
         self._outcome = outcome
         self._warnings = 0
         self._num_passed = 0
@@ -239,11 +241,13 @@ class _Findings:
             self._notes.append(note)
         if self._num_checks == 0:
             return note != ""
-        comparison = compare_lines(output, self._expected, complete=note == "")
+        comparison = compare_lines(output, self._expected, note == "", self._rule)
         # Surplus lines count as one wrong line.
         self._num_passed = comparison.num_equal if comparison.right else min(comparison.num_equal, self._num_checks - 1)
         self._notes += comparison.differences
-        self._flags = tuple(of_outputs(output.splitlines(), self._expected, finished=note == ""))
+        if not comparison.right:
+            first = [texts(line)[0] for line in self._expected]
+            self._flags = tuple(of_outputs(output.splitlines(), first, finished=note == ""))
         return note != ""
 
     def _step(self, name: str, stage: Stage) -> bool:

@@ -11,8 +11,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from halo_forge.core.errors import ConfigError
+from halo_forge.verifiers.python.collect import (
+    UnusableTests,
+    asserting_statements,
+    collect,
+    refuse_unusable,
+    uncollected,
+)
+from halo_forge.verifiers.python.driver.assertions import Assertions, name_of
 
 _BUILTINS = frozenset(dir(builtins))
+_MODULES = sys.stdlib_module_names | {"pytest"}
+PROGRAM_MODULES = ("answer", "solution")
+"""By these names tests and harnesses import the program; `driver/harness.py` provides them."""
+PROVIDED = {"pytest", "unittest", "numpy"}
+"""See `driver/stand_ins.py`."""
 # With one of these, a statement means something else outside of its function.
 _BOUND_TO_FUNCTION = (ast.Return, ast.Yield, ast.YieldFrom, ast.Await, ast.Global, ast.Nonlocal)
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
@@ -29,6 +42,9 @@ class PreparedTests:
         head: The opening of the function, which a program may continue; "" where there is none.
         context: `head` as a program: what it defines is there for the program.
         tests_use_context: The tests use a definition of `context` themselves.
+        class_calls: The sources of checks that call a method of a test class.
+        modules: The modules among the tests' imports that the driver provides or prepares.
+        counts_assertions: A check may end without having asserted anything: that is counted.
     """
 
     entry_point: str | None
@@ -37,6 +53,9 @@ class PreparedTests:
     head: str = ""
     context: str = ""
     tests_use_context: bool = False
+    class_calls: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    counts_assertions: bool = False
 
     @property
     def num_checks(self) -> int:
@@ -52,8 +71,8 @@ def prepare_humaneval(entry_point: str, test: str, head: str) -> PreparedTests:
     `head` has it, never as the program redefines it.
 
     Raises:
-        ValueError: `test` or `head` is not valid Python, `test` has no `check(candidate)`, or uses a name that
-            neither it nor `head` defines.
+        ValueError: `test` or `head` is not valid Python, `test` has no `check(candidate)`, asserts nothing, or uses a
+            name that neither it nor `head` defines.
     """
     tree = _parsed(test, "test")
     checks = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "check"]
@@ -61,56 +80,128 @@ def prepare_humaneval(entry_point: str, test: str, head: str) -> PreparedTests:
         raise ValueError("`test` defines no function `check` of one argument")
     context = _context(head)
     candidate = checks[-1].args.args[0].arg
-    before = [node for node in tree.body if node not in checks]
+    before = [node for node in tree.body if node not in checks and not _calls_check(node)]
+    asserts = asserting_statements(tree, checks[-1], [candidate, entry_point])
     steps = [(False, ast.unparse(ast.Module(before, [])))] if before else []
-    body = checks[-1].body
     if _can_be_split(checks[-1]):
-        steps += [(_asserts(node), ast.unparse(node)) for node in body if not _is_nothing(node)]
+        steps += [(node in asserts, ast.unparse(node)) for node in checks[-1].body if not _is_nothing(node)]
     if not any(is_check for is_check, _ in steps):
-        steps = [(False, test), (True, f"check({candidate})")]
-    while not steps[-1][0]:
-        _, after = steps.pop()
-        steps[-1] = (steps[-1][0], f"{steps[-1][1]}\n{after}")
+        calls_itself = any(map(_calls_check, tree.body))
+        whole = ast.unparse(ast.Module([*before, checks[-1]], [])) if calls_itself else test
+        steps = [(False, whole), (True, f"check({candidate})")]
+    steps = _ending_with_a_check(steps)
     used = _names(tree, ast.Load)
     names = [(candidate, entry_point)] + ([(entry_point, entry_point)] if entry_point in used else [])
     shared = _names(_parsed(context, "prompt"), ast.Store) - {entry_point}
     unknown = used - _names(tree, ast.Store) - shared - _BUILTINS - {candidate, entry_point}
     if unknown and not _imports_everything(tree, _parsed(context, "prompt")):
         raise ValueError(f"`test` uses {', '.join(sorted(unknown))}, which neither it nor `prompt` defines")
-    return PreparedTests(entry_point, tuple(names), tuple(steps), head, context, bool(used & shared))
+    return PreparedTests(
+        entry_point,
+        tuple(names),
+        tuple(steps),
+        head,
+        context,
+        bool(used & shared),
+        modules=_provided([tree]),
+        counts_assertions=not all(_surely_asserts(source) for is_check, source in steps if is_check),
+    )
+
+
+def _calls_check(node: ast.stmt) -> bool:
+    """Whether a statement is the call `check(entry_point)`, which the driver makes itself."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and name_of(node.value.func) == "check"
+
+
+def _ending_with_a_check(steps: list[tuple[bool, str]]) -> list[tuple[bool, str]]:
+    """What comes after the last check belongs to it: it may fail too."""
+    while not steps[-1][0]:
+        _, after = steps.pop()
+        steps[-1] = (steps[-1][0], f"{steps[-1][1]}\n{after}")
+    return steps
 
 
 @functools.lru_cache(maxsize=4096)
-def prepare_asserts(entry_point: str | None, setup: str, tests: tuple[str, ...]) -> PreparedTests:
-    """Each of `tests` is a check; the names that neither they nor `setup` nor Python defines are the program's.
+def prepare_asserts(
+    entry_point: str | None, setup: str, tests: tuple[str, ...], labels: tuple[str, ...] = ()
+) -> PreparedTests:
+    """Each of `tests` is a check, or as many as there are functions and methods in it that `collect` finds.
 
-    A builtin stays what it is, whatever the program makes of it, unless it is the `entry_point` or the tests call
-    nothing else.  A module of the standard library that only its attributes are used of is imported.
+    The names that neither they nor `setup` nor Python defines are the program's, and those that they import from the
+    modules `answer` and `solution`.  A builtin stays what it is, whatever the program makes of it, unless it is the
+    `entry_point` or the tests call nothing else.  A module of the standard library that only its attributes are used of
+    is imported.
+
+    Args:
+        labels: What messages call the tests, "test 1" and so on by default.
 
     Raises:
-        ValueError: Something is not valid Python, asserts nothing, or calls nothing of the program.
+        ValueError: Something is not valid Python, cannot be run, asserts nothing, or calls nothing of the program.
     """
-    trees = [_parsed(test, f"test {number}") for number, test in enumerate(tests, start=1)]
-    for number, tree in enumerate(trees, start=1):
-        if not _asserts(tree):
-            raise ValueError(f"test {number} asserts nothing: {tests[number - 1][:100]!r}")
-        if _never_holds(tree):
-            raise ValueError(f"test {number} cannot hold: {tests[number - 1][:100]!r}")
-    whole = ast.Module([node for tree in [_parsed(setup, "setup"), *trees] for node in tree.body], [])
-    free = _names(whole, ast.Load) - _names(whole, ast.Store) - _BUILTINS
+    labels = labels or tuple(f"test {number}" for number in range(1, len(tests) + 1))
+    before = _parsed(setup, "setup")
+    trees = [_parsed(test, label) for test, label in zip(tests, labels, strict=True)]
+    whole = ast.Module([node for tree in [before, *trees] for node in tree.body], [])
+    imported = dict(_imported_from_program(whole))
+    free = (_names(whole, ast.Load) - _names(whole, ast.Store) - _BUILTINS) | set(imported)
     called = [name for tree in trees for name in _called(tree)]
-    modules = {name for name in free if name in sys.stdlib_module_names and name not in called} - {entry_point}
+    modules = {name for name in free if name in _MODULES and name not in called} - {entry_point, *imported}
     free -= modules
+    assertions = Assertions([before, *trees], sorted(free | {entry_point or ""}))
+    _refuse_idle_setup(before, whole)
+    steps = [(False, f"import {name}") for name in sorted(modules)]
+    steps += [(False, setup)] if setup.strip() else []
+    class_calls: list[str] = []
+    for test, tree, label in zip(tests, trees, labels, strict=True):
+        if _never_holds(tree):
+            raise ValueError(f"{label} cannot hold: {test[:100]!r}")
+        collected = collect(test, tree, label, assertions)
+        steps += collected.steps
+        class_calls += collected.class_calls
     if entry_point is None:
         ours = [name for name in called if name in free] or called[:1]
         if not ours:
             raise ValueError("the tests call nothing of the program")
-        entry_point = ours[0]
-    names = sorted(free | {entry_point})
-    steps = [(False, f"import {name}") for name in sorted(modules)]
-    steps += [(False, setup)] if setup.strip() else []
+        entry_point = imported.get(ours[0], ours[0])
+    names = {name: imported.get(name, name) for name in sorted(free | {entry_point})}
     return PreparedTests(
-        entry_point, tuple((name, name) for name in names), (*steps, *((True, test) for test in tests))
+        entry_point,
+        tuple(names.items()),
+        tuple(steps),
+        class_calls=tuple(class_calls),
+        modules=_provided([whole]),
+        counts_assertions=not all(_surely_asserts(source) for is_check, source in steps if is_check),
+    )
+
+
+def _refuse_idle_setup(setup: ast.Module, whole: ast.Module) -> None:
+    refuse_unusable(setup, "setup")
+    idle = [label for label in uncollected(setup, "setup") if label.partition(".")[0] not in _names(whole, ast.Load)]
+    if idle:
+        raise UnusableTests(f"setup defines the test `{idle[0]}`, which nothing runs", "move it into `tests`")
+
+
+def _imported_from_program(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """(name in the tests, name in the program) of what is imported from the program's module."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module in PROGRAM_MODULES:
+            yield from ((each.asname or each.name, each.name) for each in node.names if each.name != "*")
+
+
+def _provided(trees: list[ast.Module]) -> tuple[str, ...]:
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    names |= {node.id for node in nodes if isinstance(node, ast.Name)}  # those that are imported for the tests
+    return tuple(sorted({name.partition(".")[0] for name in names} & PROVIDED))
+
+
+def _surely_asserts(source: str) -> bool:
+    """Whether a check that ends without an exception has asserted something, as its text alone shows."""
+    tree = ast.parse(source)
+    leaves = any(name_of(node) in ("exit", "quit", "_exit", "SystemExit") for node in ast.walk(tree))
+    return not leaves and any(
+        isinstance(node, ast.Assert) and not isinstance(node.test, ast.Constant) for node in tree.body
     )
 
 
@@ -189,15 +280,6 @@ def _context(head: str) -> str:
         _parsed(with_body, "prompt")
         return with_body
     return head
-
-
-def _asserts(node: ast.AST) -> bool:
-    """Whether it can fail by what it says: `assert True` cannot; `assert False` can, where something leads past it."""
-    return any(
-        (isinstance(each, ast.Assert) and not (isinstance(each.test, ast.Constant) and each.test.value))
-        or (isinstance(each, ast.Raise) and each.exc is not None and "AssertionError" in _names(each.exc, ast.Load))
-        for each in ast.walk(node)
-    )
 
 
 def _never_holds(tree: ast.Module) -> bool:

@@ -1,4 +1,4 @@
-"""Samples become alike."""
+"""The samples become alike."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from halo_forge.core.advice._rule import Rule
 
 
 class Spec(Rule):
-    """On the dev prompts, whose temperature never changes; the probe's entropy is on the same contexts every time."""
+    """Compares with the start model: diversity on dev, which is always sampled at the same temperature, and the entropy
+    of the probe, which is always measured on the same contexts.
+    """
 
     kind: Literal["collapse"] = "collapse"
     share: float = 0.5
-    """Of v0's distinct programs among 4, and of its entropy on the probe."""
+    """Distinct programs among 4 samples, or entropy on the probe, below this share of v0's are a sign."""
     times: float = 2.0
-    """v0's probability that two programs are equal ..."""
+    """So is a probability that two programs are equal of more than this multiple of v0's,"""
     rise: float = 0.1
-    """... which must also have risen by this: twice a small probability is a handful of programs."""
+    """if it also rose by more than this: twice a small probability is only a handful of programs."""
 
     def look(self, facts: RunFacts) -> Advice | None:
-        """See the module."""
+        """Advise if a measure of diversity on dev or on the probe fell far below v0's."""
         signs = list(self._signs(facts))
         if not signs or facts.num_prompts("dev") < MIN_PROMPTS:
             return None

@@ -6,24 +6,25 @@ from typing import Literal
 
 from halo_forge.core.advice._facts import Advice, RunFacts
 from halo_forge.core.advice._rule import Rule
+from halo_forge.core.wording import counted
 
 
 class Spec(Rule):
-    """A flat loss is what to expect (the samples are the model's own); a rise beyond what batches do is not."""
+    """The samples are the model's own, so a flat loss is normal; a rise that batches do not explain is not."""
 
     kind: Literal["divergence"] = "divergence"
     false_alarms: float = 0.005
-    """How often batches alone may look like a rise; by Student's t: the slope of few steps has a wide tail."""
+    """One-sided error of the t test on the slope of a linear regression, with (steps - 2) degrees of freedom."""
     rise: float = 0.2
-    """Over the cycle, as a share of the mean loss."""
+    """The fitted rise over the cycle that is large enough to report, as a share of the mean loss."""
 
     def look(self, facts: RunFacts) -> Advice | None:
-        """See the module."""
+        """Advise if a step was not finite, or the loss rose significantly over the cycle."""
         nonfinite = facts.trained("num_nonfinite_steps")
         slope, error = facts.trained("loss_slope"), facts.trained("loss_slope_error")
         num_steps, mean = facts.trained("optimizer_steps"), facts.trained("loss_mean")
         if nonfinite is not None and nonfinite > 0:
-            evidence = f"{nonfinite:.0f} steps with an infinite or NaN loss or gradient"
+            evidence = f"{counted(nonfinite, 'step')} with an infinite or NaN loss or gradient"
         elif slope is None or error is None or num_steps is None or mean is None:
             return None
         elif slope <= self._most_by_chance(error, num_steps) or slope * (num_steps - 1) <= self.rise * mean:

@@ -1,4 +1,4 @@
-"""What was kept had nothing left to teach."""
+"""The kept samples have nothing left to teach."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ class Spec(Rule):
     about_training: ClassVar[bool] = False
     kind: Literal["exhausted"] = "exhausted"
     low_loss: float = 0.1
-    """Nats per token of the kept samples before the cycle trained on them."""
+    """Nats per token: a lower loss of the kept samples before the cycle trained on them is a sign."""
     stale: float = 0.5
+    """A larger share of kept programs that an earlier cycle kept as well is a sign."""
 
     def look(self, facts: RunFacts) -> Advice | None:
-        """See the module."""
+        """Advise if the kept samples had a low loss before training, or were mostly kept before."""
         signs = list(self._signs(facts))
         if not signs:
             return None

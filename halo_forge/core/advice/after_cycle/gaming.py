@@ -9,14 +9,14 @@ from halo_forge.core.advice._rule import Rule
 
 
 class Spec(Rule):
-    """Stub code compiles; where compiling earns reward, it is learned."""
+    """Stub code compiles: if compiling alone earns a reward, the model learns to write it."""
 
     kind: Literal["gaming"] = "gaming"
     shorter: float = 0.7
-    """Mean length on dev over v0's."""
+    """Completions are suspiciously short if their mean length on dev, in tokens, is below this share of v0's."""
 
     def look(self, facts: RunFacts) -> Advice | None:
-        """See the module."""
+        """Advise if the dev compile rate rose and the pass rate fell, or completions became much shorter."""
         compiles, passes = facts.change("compiles", facts.start), facts.change("passes", facts.start)
         if compiles is None or passes is None or compiles.low <= 0.0:
             return None

@@ -1,4 +1,4 @@
-"""Gradients are of another size than in the first cycle: the data, the mask or the scale changed."""
+"""Gradient norms differ from those of the first cycle: the data, the loss mask or the adapter scale changed."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from halo_forge.core.advice._rule import Rule
 
 
 class Spec(Rule):
-    """Norms compare within a run alone: rank, alpha / r, batch and lengths all move them."""
+    """Norms are comparable only within a run: rank, alpha / r, batch size and lengths all change them."""
 
     kind: Literal["gradient_scale"] = "gradient_scale"
     low: float = 0.2
+    """The lowest usual ratio of this cycle's 90th percentile to the first cycle's median."""
     high: float = 5.0
-    """90th percentile of this cycle over the median of the first."""
+    """The highest one."""
 
     def look(self, facts: RunFacts) -> Advice | None:
-        """See the module."""
+        """Advise if the gradient norms of this cycle are far from those of the first."""
         first, now = facts.trainings[0].trained.metrics.get("gradient_norm_median"), facts.trained("gradient_norm_p90")
         if len(facts.trainings) < 2 or first is None or now is None or first == 0.0:
             return None

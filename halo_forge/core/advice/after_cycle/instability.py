@@ -9,18 +9,20 @@ from halo_forge.core.advice._rule import Rule
 
 
 class Spec(Rule):
-    """Clipping alone says nothing: Adam divides the gradient's scale out, so a norm above the limit costs no step.
+    """Clipping alone is harmless: Adam is invariant to the scale of the gradient (Kingma and Ba 2015, arXiv:1412.6980).
 
-    It stands in for "the norm often equals max_grad_norm", which cannot be seen: logs hold the norm before clipping.
+    The logged norm is the one before clipping, so the share of clipped steps is counted, not how often the norm equals
+    max_grad_norm.
     """
 
     kind: Literal["instability"] = "instability"
     clipped: float = 0.5
+    """Share of the cycle's steps that were clipped, above which a spike is reported."""
     spike: float = 2.0
-    """Largest over median loss of the cycle's steps."""
+    """Ratio of the largest to the median loss of the cycle's steps, above which it is a spike."""
 
     def look(self, facts: RunFacts) -> Advice | None:
-        """See the module."""
+        """Advise if most steps were clipped and the largest loss is far above the median."""
         clipped, spike = facts.trained("clip_fraction"), facts.trained("loss_spike")
         if clipped is None or spike is None or clipped <= self.clipped or spike <= self.spike:
             return None

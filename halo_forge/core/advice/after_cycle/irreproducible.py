@@ -10,14 +10,15 @@ from halo_forge.core.records import MASS
 
 
 class Spec(Rule):
-    """Only a cycle at learning rate 0 measures a model twice, and with the same seeds."""
+    """Only a cycle at learning rate 0 measures the same model twice, with the same seeds."""
 
     about_training: ClassVar[bool] = False
     kind: Literal["irreproducible"] = "irreproducible"
     errors: float = 3.0
+    """Standard errors of the paired difference that chance may explain."""
 
     def look(self, facts: RunFacts) -> Advice | None:
-        """See the module."""
+        """Advise if a cycle at learning rate 0 changed the dev pass rate by more than chance allows."""
         if facts.last is None or facts.trained(MASS) != 0.0:
             return None
         change = facts.change("passes", facts.versions[facts.last.settings.parent_version])

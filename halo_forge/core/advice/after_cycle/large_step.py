@@ -1,4 +1,4 @@
-"""A confirmed decline after a large step: the learning rate, or its sum, is too high."""
+"""A confirmed decline after a large step: the learning rate, or the learning-rate mass, is too high."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from halo_forge.core.advice._rule import Rule
 
 
 class Spec(Rule):
-    """The decline is the one that fresh samples confirmed (docs/decisions.md), never a single lower number."""
+    """Only a decline that fresh samples confirmed counts (docs/decisions.md), never a single lower number."""
 
     kind: Literal["large_step"] = "large_step"
     times_first: float = 3.0
-    """KL(previous || now) over that of the first cycle."""
+    """A step is large if KL(previous || now) is above this multiple of the first cycle's,"""
     large_kl: float = 0.05
-    """Nats per token in one cycle, whatever the first one's was; adaptive controllers aim at about 0.01 an update."""
+    """or above this many nats per token; adaptive KL controllers aim at about 0.01 per update."""
     factor: float = 0.5
+    """The learning rate is advised to be multiplied by this."""
 
     def look(self, facts: RunFacts) -> Advice | None:
-        """See the module."""
+        """Advise if a confirmed decline follows a large KL divergence from the previous version."""
         step, first = (version.metrics.get("kl_to_previous") for version in (facts.now, facts.versions[1]))
         if facts.now.metrics.get("decision/outcome") != -1.0 or step is None or first is None:
             return None

@@ -7,21 +7,22 @@ from typing import Literal
 from halo_forge.core.advice._facts import Advice, RunFacts
 from halo_forge.core.advice._rule import Rule
 from halo_forge.core.records import MASS
+from halo_forge.core.wording import counted
 
 
 class Spec(Rule):
-    """The nominal learning rate says little where warm-up and decay take most of it, or there are hardly any steps."""
+    """The peak learning rate says little if warm-up and decay take most of it, or if there are hardly any steps."""
 
     kind: Literal["low_mass"] = "low_mass"
     share: float = 0.25
-    """Of peak x steps; a linear decay without warm-up spends a little more than half."""
+    """A mass below this share of peak x steps is low; linear decay without warm-up spends a little more than half."""
     few_steps: int = 5
-    """Below this there is no warm-up, and a decay has nothing to shape."""
+    """With fewer optimizer steps than this, no warm-up fits and decay has hardly any effect."""
     moved_kl: float = 0.01
-    """Nats per token of the cycle's step, from which on it did train, however few the steps were."""
+    """KL(previous || now) in nats per token; from this value on the cycle did train, however few its steps were."""
 
     def look(self, facts: RunFacts) -> Advice | None:
-        """See the module."""
+        """Advise if the cycle had few steps or little learning-rate mass, and the model hardly moved."""
         assert facts.last is not None
         num_steps, mass = facts.trained("optimizer_steps"), facts.trained(MASS)
         rate = facts.last.settings.learning_rate
@@ -35,8 +36,8 @@ class Spec(Rule):
         return Advice(
             kind=self.kind,
             symptom="the cycle barely trained",
-            evidence=f"{num_steps:.0f} optimizer steps, learning-rate mass {mass:.3g} of {rate * num_steps:.3g} (peak x"
-            f" steps), {len(facts.last.kept)} samples kept",
+            evidence=f"{counted(num_steps, 'optimizer step')}, learning-rate mass {mass:.3g} of {rate * num_steps:.3g}"
+            f" (peak x steps), {counted(len(facts.last.kept), 'sample')} kept",
             cause="too few kept samples for the batch size, or warm-up and decay remove most of the learning rate",
             action="reduce training.per_device_train_batch_size or gradient_accumulation_steps, raise"
             " samples_per_prompt, or drop the warm-up",

@@ -1,4 +1,4 @@
-"""The prompts that are trained on get better, others do not."""
+"""The pass rate rises on the prompts that are trained on, and not on others."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from halo_forge.core.advice._rule import Rule
 
 
 class Spec(Rule):
-    """The gap between train and dev, in place of a validation loss: both are pass rates, paired by prompt."""
+    """Uses the gap between train and dev pass rates, both paired by prompt, instead of a validation loss."""
 
     kind: Literal["overfit"] = "overfit"
     gain: float = 0.05
-    """On the train prompts; a smaller one is not worth the question."""
+    """A smaller gain of the pass rate on train is ignored."""
 
     def look(self, facts: RunFacts) -> Advice | None:
-        """See the module."""
+        """Advise if train improved and its interval lies above that of dev."""
         train, dev = facts.change("passes", facts.start, "train"), facts.change("passes", facts.start)
         if train is None or dev is None or train.mean <= self.gain or train.low <= dev.high:
             return None

@@ -1,4 +1,4 @@
-"""The first try gets better while fewer prompts are solved at all."""
+"""Fewer prompts are solved at all, although the pass rate does not fall."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from halo_forge.core.advice._rule import Rule
 
 
 class Spec(Rule):
-    """Pass rate is not down, coverage (a pass among all samples of a prompt) is: rare solutions are given up."""
+    """Coverage is the share of prompts with a pass among their samples; it falls when rare solutions are lost."""
 
     kind: Literal["sharpening"] = "sharpening"
 
     def look(self, facts: RunFacts) -> Advice | None:
-        """See the module."""
+        """Advise if coverage on dev fell while the pass rate did not."""
         passes, covered = facts.change("passes", facts.start), facts.change("covered", facts.start)
         if passes is None or covered is None or passes.mean < 0.0 or covered.high >= 0.0:
             return None

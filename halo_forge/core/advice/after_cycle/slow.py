@@ -6,20 +6,22 @@ from typing import Literal
 
 from halo_forge.core.advice._facts import Advice, RunFacts, in_words, power
 from halo_forge.core.advice._rule import Rule
+from halo_forge.core.wording import counted
 
 
 class Spec(Rule):
-    """Said only where a gain worth having can be ruled out; otherwise the run is too small to tell."""
+    """Speaks only if a worthwhile gain can be ruled out; otherwise the run is too small to tell."""
 
     kind: Literal["slow"] = "slow"
     num_cycles: int = 3
+    """The number of cycles that are looked back."""
     worth: float = 0.02
-    """A gain on dev over these cycles that would be worth them."""
+    """The smallest gain of the dev pass rate that would make these cycles worthwhile."""
     small_kl: float = 0.001
-    """Nats per token of one cycle, below which the steps are the likely cause."""
+    """KL(previous || now) in nats per token, below which too small updates are the likely cause."""
 
     def look(self, facts: RunFacts) -> Advice | None:
-        """See the module."""
+        """Advise if the interval of the dev pass rate rules out a worthwhile gain over the last cycles."""
         if len(facts.trainings) < self.num_cycles:
             return None
         if any(version.metrics.get("decision/outcome") == 1.0 for version in facts.versions[-self.num_cycles :]):
@@ -32,9 +34,9 @@ class Spec(Rule):
         moved = "unknown" if step is None else f"{step:.2g} nats/token"
         return Advice(
             kind=self.kind,
-            symptom=f"{self.num_cycles} cycles without a gain",
-            evidence=f"{in_words('dev pass rate', change)} over {self.num_cycles} cycles: a gain of {self.worth:g} is"
-            f" ruled out; KL to the previous version {moved}",
+            symptom=f"{counted(self.num_cycles, 'cycle')} without a gain",
+            evidence=f"{in_words('dev pass rate', change)} over {counted(self.num_cycles, 'cycle')}: a gain of"
+            f" {self.worth:g} is ruled out; KL to the previous version {moved}",
             cause="updates that are too small" if small else "the kept samples teach nothing new",
             action="try 3 times the learning rate"
             if small

@@ -9,14 +9,15 @@ from halo_forge.core.advice._rule import Rule
 
 
 class Spec(Rule):
-    """What is cut off is never kept, so long solutions are selected against."""
+    """Truncated completions are never kept, so long solutions are selected against."""
 
     about_training: ClassVar[bool] = False
     kind: Literal["truncation"] = "truncation"
     limit: float = 0.1
+    """A larger share of truncated completions, on train or on dev, is worth advice."""
 
     def look(self, facts: RunFacts) -> Advice | None:
-        """See the module."""
+        """Advise if many completions on train or dev reached the length limit."""
         names = ("truncated_fraction", "dev/truncated_fraction")
         found = {name: facts.now.metrics[name] for name in names if name in facts.now.metrics}
         if not any(share > self.limit for share in found.values()):

@@ -1,4 +1,4 @@
-"""The learning rate was 0: said once a cycle, because nothing else explains why nothing changes."""
+"""The learning rate was 0: reported in each such cycle, because it explains why nothing changes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from halo_forge.core.records import MASS
 
 
 class Spec(Rule):
-    """The model did not change; what the dev prompts show is how far chance moves them."""
+    """The model did not change, so a difference on dev shows only what chance does."""
 
     about_training: ClassVar[bool] = False
     kind: Literal["zero_learning_rate"] = "zero_learning_rate"
 
     def look(self, facts: RunFacts) -> Advice | None:
-        """See the module."""
+        """Advise that no change is to be expected if the learning rate was 0."""
         if facts.last is None or facts.trained(MASS) != 0.0:
             return None
         change = facts.change("passes", facts.versions[facts.last.settings.parent_version])

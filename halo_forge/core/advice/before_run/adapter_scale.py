@@ -1,4 +1,4 @@
-"""alpha / r multiplies what the adapter adds, and so, at first order, the learning rate."""
+"""The adapter scale alpha / r multiplies the adapter's output and thus, to first order, the learning rate."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from halo_forge.core.advice._rule import PlanRule
 
 
 class Spec(PlanRule):
-    """Under Adam, doubling alpha is like doubling the rate on B at first, and not later: A starts fixed."""
+    """Under Adam, doubling alpha acts like doubling the learning rate of B, but only until A moves."""
 
     kind: Literal["adapter_scale"] = "adapter_scale"
     low: float = 0.25
+    """The lowest usual scale: alpha / r, or alpha / sqrt(r) with rsLoRA."""
     high: float = 4.0
+    """The highest one."""
     usual: float = 2.0
+    """The scale that the advice converts the learning rate to; common LoRA recipes set alpha to twice the rank."""
 
     def look(self, facts: PlanFacts) -> Advice | None:
-        """See the module."""
+        """Advise if the adapter scale is unusual."""
         rate = facts.learning_rate
         if self.low <= facts.scale <= self.high or rate is None or rate == 0.0:
             return None

@@ -1,4 +1,4 @@
-"""The learning rate against published ones for a model of this size."""
+"""Compares the learning rate with published ones for a model of this size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from halo_forge.core.advice._rule import PlanRule
 
 
 class Spec(PlanRule):
-    """Swept LoRA rates carried to other sizes with 1 / sqrt(parameters), and to other batches with both known rules.
+    """Scales a published LoRA learning rate by 1 / sqrt(parameters), and by both rules of `batch_size`.
 
     The reference: 1e-3 for Llama-3.2-1B at batch 128 (tinker-cookbook, hyperparam_utils.py; 3e-4 to 1e-3 for models up
     to 8B).  TRL's examples use 2e-4 for SFT and 5e-5 for GRPO with LoRA.
@@ -19,13 +19,16 @@ class Spec(PlanRule):
 
     kind: Literal["published_rate"] = "published_rate"
     rate: float = 1e-3
+    """The published peak learning rate,"""
     num_parameters: float = 1.24e9
+    """the parameters of the model that it was found for,"""
     batch_size: int = 128
+    """and the rows per optimizer step."""
     far: float = 3.0
-    """How many times beyond the range a rate is worth a word."""
+    """A learning rate outside the range by more than this factor is worth advice."""
 
     def look(self, facts: PlanFacts) -> Advice | None:
-        """See the module."""
+        """Advise if the learning rate is far outside the published range for this size and batch."""
         rate = facts.learning_rate
         if facts.num_parameters is None or rate is None or rate == 0.0:
             return None

@@ -1,4 +1,4 @@
-"""The learning rate and the rank of the adapter."""
+"""The learning rate depends on the rank of the adapter."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ from halo_forge.core.advice._rule import PlanRule
 
 
 class Spec(PlanRule):
-    """With alpha fixed the best rate hardly depends on the rank; with alpha / r fixed it falls about with 1 / r."""
+    """With a fixed alpha the best learning rate hardly depends on the rank; with a fixed alpha / r it is about
+    proportional to 1 / r.
+    """
 
     kind: Literal["rank"] = "rank"
     usual_rank: int = 16
+    """The rank that the advice converts the learning rate from."""
     usual_scale: float = 2.0
+    """A lower scale alpha / r means that alpha was not raised with the rank."""
     large: int = 32
+    """Ranks up to this get no advice."""
 
     def look(self, facts: PlanFacts) -> Advice | None:
-        """See the module."""
+        """Advise if alpha was raised with a large rank."""
         rate = facts.learning_rate
         if facts.rank <= self.large or facts.scale < self.usual_scale or rate is None or rate == 0.0:
             return None

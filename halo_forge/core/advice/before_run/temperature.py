@@ -1,4 +1,4 @@
-"""Sampling below temperature 1 sharpens the model again in every cycle."""
+"""Sampling below temperature 1 sharpens the model further in every cycle."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from typing import Literal
 from halo_forge.core.advice._facts import Advice
 from halo_forge.core.advice._plan import PlanFacts
 from halo_forge.core.advice._rule import PlanRule
+from halo_forge.core.wording import counted
 
 
 class Spec(PlanRule):
-    """Fitting samples drawn at T multiplies the logits by 1 / T; fits follow each other, and so do the factors."""
+    """A model that fits samples drawn at temperature T has its logits multiplied by 1 / T; over cycles the factors
+    multiply.
+    """
 
     kind: Literal["temperature"] = "temperature"
     limit: float = 2.0
-    """Factor on the logits after all cycles, had each one fitted its samples fully."""
+    """The largest factor on the logits, if every cycle fitted its samples fully, that gets no advice."""
 
     def look(self, facts: PlanFacts) -> Advice | None:
-        """See the module."""
+        """Advise if the temperatures of all cycles together could sharpen the model too much."""
         if any(temperature <= 0.0 for temperature in facts.temperatures):
             return None  # one greedy completion per prompt is another kind of run
         factor = math.prod(1.0 / temperature for temperature in facts.temperatures)
@@ -28,8 +31,8 @@ class Spec(PlanRule):
         return Advice(
             kind=self.kind,
             symptom="sampling temperatures below 1 compound over cycles",
-            evidence=f"{facts.temperatures[0]:g} to {facts.temperatures[-1]:g} over {len(facts.temperatures)} cycles:"
-            f" logits scaled by up to {factor:.2g}"
+            evidence=f"{facts.temperatures[0]:g} to {facts.temperatures[-1]:g} over"
+            f" {counted(len(facts.temperatures), 'cycle')}: logits scaled by up to {factor:.2g}"
             + (", more in each cycle as the temperature falls" if falls else ""),
             cause="each cycle trains the model to be as sharp as its samples; high learning rates fit them more"
             " closely",

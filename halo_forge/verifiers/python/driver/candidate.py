@@ -21,7 +21,7 @@ MODULE_NAME = "answer"
 _ONLY_SYNTAX_TREE = 0x400
 _SHOWN = 300
 # Arguments of these types are sent back when the program has changed them.
-_MUTABLE = (list, dict, set, bytearray)
+_MUTABLE = ("list", "dict", "set", "bytearray", "deque", "ndarray")
 
 
 def missing(entry_point: str) -> str:
@@ -163,7 +163,7 @@ class Server:
 
     def _call(self, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
         places: list[tuple[Any, Any]] = [*enumerate(args), *kwargs.items()]
-        given = [(place, value, self._text(value)) for place, value in places if type(value) in _MUTABLE]
+        given = [(place, value, self._text(value)) for place, value in places if type(value).__name__ in _MUTABLE]
         result = function(*args, **kwargs)
         changed = [(place, value) for place, value, before in given if self._text(value) != before]
         return ("value", result, changed) if changed else ("value", result)

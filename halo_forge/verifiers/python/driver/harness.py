@@ -22,6 +22,7 @@ class _Answer(type(sys)):  # type: ignore[misc]
     def __init__(self, link: Link) -> None:
         super().__init__("answer")
         self.__dict__[""] = link
+        self.__dict__["__all__"] = ()  # `import *`: the names that nothing else defines are there without it
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("__"):
@@ -32,6 +33,11 @@ class _Answer(type(sys)):  # type: ignore[misc]
                 self.__dict__[name] = reply[0][name]
                 return reply[0][name]
         raise AttributeError(f"module 'answer' has no attribute {name!r}")
+
+
+def provide(link: Link) -> None:
+    """Let tests import the program: as `answer`, or as `solution`, the name of some data sets."""
+    sys.modules["answer"] = sys.modules["solution"] = _Answer(link)
 
 
 def run_harness(source: str, link: Link) -> tuple[bytes, str]:
@@ -45,7 +51,7 @@ def run_harness(source: str, link: Link) -> tuple[bytes, str]:
 
     # Programs end themselves by these two, which the module `site` would provide.
     builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]
-    sys.modules["answer"] = _Answer(link)
+    provide(link)
     content = io.BytesIO()
     before = sys.stdout
     sys.stdout = ours = io.TextIOWrapper(content, encoding="utf-8", errors="backslashreplace", write_through=True)

@@ -11,18 +11,17 @@ from __future__ import annotations
 import os
 import time
 
-from halo_forge.verifiers.python.driver import wire
+from halo_forge.verifiers.python.driver import stand_ins, wire
 from halo_forge.verifiers.python.driver.candidate import Server
-from halo_forge.verifiers.python.driver.harness import run_harness
+from halo_forge.verifiers.python.driver.harness import provide, run_harness
 from halo_forge.verifiers.python.driver.remote import CandidateGone, Link
+from halo_forge.verifiers.python.driver.steps import Steps
 
 TYPE_CHECKING = False  # the module `typing` takes 10 ms to import
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Any
 
 _PR_SET_DUMPABLE = 4
-_SHOWN = 160
 _END_POLLS, _POLL_SECONDS = 50, 0.01
 
 
@@ -63,13 +62,15 @@ def _check(job: dict[str, Any], link: Link, report: Report) -> None:
         report.send("end")
         return
     names: dict[str, str] = job["names"]
-    space: dict[str, Any] = {"__name__": "tests"}
+    stand_ins.install(job["modules"])
+    space: dict[str, Any] = {"__name__": "__main__"}
     if job["tests_use_context"]:
         exec(compile(job["context"], "head.py", "exec", dont_inherit=True), space)
+    provide(link)
     (found,) = _request(link, (dict,), "names_of", tuple(names.values()))
     space.update({ours: found[theirs] for ours, theirs in names.items() if theirs in found})
-    for step in _steps(job["steps"], space, link):
-        report.send("check", *step)
+    for checked in Steps(job, space, link).run():
+        report.send("check", *checked)
     report.send("end")
 
 
@@ -86,54 +87,6 @@ def _request(link: Link, types: tuple[type, ...], *request: Any) -> Any:
     if type(reply) is not tuple or tuple(map(type, reply)) != types:
         raise CandidateGone(ended=False)
     return reply
-
-
-def _steps(steps: list[Any], space: dict[str, Any], link: Link) -> Iterator[tuple[bool, str]]:
-    """Whether each check holds, and if not, why."""
-    broken = ""
-    for is_check, source in steps:
-        link.last = None
-        note = broken
-        if not broken:
-            note = _failure(source, space, link)
-        if is_check:
-            yield note == "", f"{shown(source)}: {note}" if note else ""
-        elif note:
-            broken = f"`{shown(source)}` before it: {note}"
-
-
-def _failure(source: str, space: dict[str, Any], link: Link) -> str:
-    try:
-        exec(compile(source, "tests.py", "exec", dont_inherit=True), space)
-    except CandidateGone:
-        raise
-    except AssertionError as error:
-        message = _message(error)
-        said = f"AssertionError: {message}" if message else "AssertionError"
-        return f"{said}; the program's last value: {_repr(link.last)}"
-    except Exception as error:  # noqa: BLE001 -- whatever goes wrong, the check does not hold
-        raised: str | None = getattr(error, "said_by_the_program", None)
-        return f"{type(error).__name__}: {_message(error)}" if raised is None else f"the program raised {shown(raised)}"
-    return ""
-
-
-def _message(error: Exception) -> str:
-    try:
-        return shown(str(error))
-    except Exception:  # noqa: BLE001 -- it holds an object of the program, whose text the program makes
-        return ""
-
-
-def _repr(value: Any) -> str:
-    try:
-        return shown(repr(value))
-    except (ValueError, RecursionError, MemoryError):
-        return f"a {type(value).__name__} too long to show"
-
-
-def shown(text: str) -> str:
-    line = " ".join(text[: 8 * _SHOWN].split())
-    return line[:_SHOWN] + ("..." if len(line) > _SHOWN else "")
 
 
 def _fork_candidate() -> tuple[int, Link]:

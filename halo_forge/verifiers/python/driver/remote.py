@@ -196,6 +196,11 @@ def _change(old: Any, new: Any) -> None:
     elif type(old) is dict or type(old) is set:
         old.clear()
         old.update(new)
+    elif type(old).__name__ == "deque":
+        old.clear()
+        old.extend(new)
+    elif type(old).__name__ == "ndarray" and old.shape == new.shape:
+        old[...] = new
 
 
 def _str(value: Any) -> str:

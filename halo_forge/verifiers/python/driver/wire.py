@@ -24,13 +24,38 @@ MAX_BYTES = 16 * 1024 * 1024
 _COUNT = struct.Struct(">I")
 _FLOAT = struct.Struct(">d")
 
-# Values of the standard library that tests compare, and that a text holds exactly: module, type, how text is read.
-_BY_TEXT = (
-    ("decimal", "Decimal", None),
-    ("fractions", "Fraction", None),
-    ("datetime", "datetime", "fromisoformat"),
-    ("datetime", "date", "fromisoformat"),
-    ("datetime", "time", "fromisoformat"),
+_DTYPES = {
+    "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
+    "float16", "float32", "float64", "complex64", "complex128",
+}  # fmt: skip
+_ITEMS = (bool, int, float, complex)
+
+
+def _array(kind: Any, plain: Any) -> Any:
+    name, shape, items = plain
+    if name not in _DTYPES or any(type(each) not in _ITEMS for each in items):
+        raise ValueError("no array of numbers")
+    return sys.modules["numpy"].array(items, dtype=name).reshape(shape)
+
+
+def _scalar(kind: Any, plain: Any) -> Any:
+    return _array(None, (plain[0], (), [plain[1]]))[()]
+
+
+# Values that are no builtin ones and that tests compare: module, type, its plain form, and back from that.  Scalars of
+# numpy that a builtin holds exactly arrive as that; of the others == depends on their precision, as of 0.1.
+_BY_PLAIN: tuple[tuple[str, str, Callable[[Any], Any], Callable[[Any, Any], Any]], ...] = (
+    ("decimal", "Decimal", str, lambda kind, plain: kind(plain)),
+    ("fractions", "Fraction", str, lambda kind, plain: kind(plain)),
+    ("datetime", "datetime", lambda value: value.isoformat(), lambda kind, plain: kind.fromisoformat(plain)),
+    ("datetime", "date", lambda value: value.isoformat(), lambda kind, plain: kind.fromisoformat(plain)),
+    ("datetime", "time", lambda value: value.isoformat(), lambda kind, plain: kind.fromisoformat(plain)),
+    ("datetime", "timedelta", lambda value: (value.days, value.seconds, value.microseconds), lambda kind, p: kind(*p)),
+    ("collections", "deque", list, lambda kind, plain: kind(plain)),
+    ("numpy", "ndarray", lambda value: (value.dtype.name, value.shape, value.ravel().tolist()), _array),
+    ("numpy", "float16", lambda value: (value.dtype.name, value.item()), _scalar),
+    ("numpy", "float32", lambda value: (value.dtype.name, value.item()), _scalar),
+    ("numpy", "complex64", lambda value: (value.dtype.name, value.item()), _scalar),
 )
 
 
@@ -92,14 +117,34 @@ def _put(value: Any, write: Callable[[bytes], Any], foreign: Foreign) -> None:
 
 
 def _degraded(value: Any) -> tuple[int | None, Any]:
-    """The row of `_BY_TEXT` and the text; or None and the builtin value underneath, `value` itself if there is none."""
+    """The row of `_BY_PLAIN` and the plain form; or None and the builtin value underneath, `value` itself if there is
+    none."""
     for base, plain in _BASES:
         if isinstance(value, base):
             return None, plain(value)
-    for number, (module, name, _) in enumerate(_BY_TEXT):
+    for number, (module, name, to_plain, _) in enumerate(_BY_PLAIN):
         # A value of the type exists only where its module is loaded.
         if type(value) is getattr(sys.modules.get(module), name, None):
-            return number, value.isoformat() if module == "datetime" else str(value)
+            is_other_array = name == "ndarray" and value.dtype.name not in _DTYPES
+            return (None, value) if is_other_array else (number, to_plain(value))
+    return _as_number(value)
+
+
+def _as_number(value: Any) -> tuple[int | None, Any]:
+    """The same for what a library calls a number, as those of numpy, sympy and gmpy2 are: it equals a builtin one."""
+    if isinstance(value, getattr(sys.modules.get("numpy"), "bool_", ())):
+        return None, bool(value)
+    numbers = sys.modules.get("numbers")
+    if numbers is None:
+        return None, value
+    if isinstance(value, numbers.Integral):
+        return None, int(value)
+    if isinstance(value, numbers.Rational):
+        return 1, f"{int(value.numerator)}/{int(value.denominator)}"
+    for kind, builtin in ((numbers.Real, float), (numbers.Complex, complex)):
+        if isinstance(value, kind):
+            plain = builtin(value)
+            return None, plain if plain == value or plain != plain else value
     return None, value
 
 
@@ -135,6 +180,11 @@ _BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
 )
 
 
+_MALFORMED = (
+    ValueError, TypeError, ArithmeticError, LookupError, AttributeError, ImportError, RecursionError, struct.error,
+)  # fmt: skip
+
+
 def decode(content: bytes, foreign: Foreign) -> Any:
     """Read what `encode` wrote; `foreign` makes an object of each value that is marked as foreign.
 
@@ -144,7 +194,16 @@ def decode(content: bytes, foreign: Foreign) -> Any:
     reader = _Reader(content, foreign)
     try:
         value = reader.value()
-    except (ValueError, TypeError, ArithmeticError, LookupError, RecursionError, struct.error) as error:
+    except (
+        ValueError,
+        TypeError,
+        ArithmeticError,
+        LookupError,
+        AttributeError,
+        ImportError,
+        RecursionError,
+        struct.error,
+    ) as error:
         raise WireError(f"{type(error).__name__}: {error}") from error
     if reader.position != len(content):
         raise WireError("there is more after the value")
@@ -198,9 +257,8 @@ class _Reader:
         if tag == b"r":
             return range(*self.value())
         if tag == b"x":
-            module, name, method = _BY_TEXT[self._take(1)[0]]
-            kind = getattr(__import__(module), name)
-            return (kind if method is None else getattr(kind, method))(self.value())
+            module, name, _, make = _BY_PLAIN[self._take(1)[0]]
+            return make(getattr(__import__(module), name), self.value())
         if tag == b"o":
             return self._foreign(self.value())
         raise ValueError(f"no tag: {tag!r}")

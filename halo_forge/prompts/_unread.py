@@ -1,0 +1,150 @@
+"""Columns that a shape does not read: kept as info, unless that would change what a "pass" means.
+
+A row whose tests are in a column that nobody reads is checked by compiling alone, so every wrong program passes and is
+trained on.  Such a column is an error.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from halo_forge.core.source import canonical
+from halo_forge.prompts._json_text import from_json
+from halo_forge.prompts._row import Row
+
+SOLUTIONS = ("reference", "wrong", "solution", "solutions", "canonical_solution", "code", "completion", "response")
+"""Columns with programs; what looks like a test in them belongs to the program."""
+_TEST_WORDS = frozenset(
+    "test tests testcase testcases testlist testing unittest unittests pytest pytests assert asserts assertion"
+    " assertions harness stdio cases checks checker grader grading verification".split()
+)
+_RESULT_WORDS = frozenset(
+    "answer answers ground_truth groundtruth expected expected_output expected_outputs output outputs stdout target"
+    " gold gold_standard_solution label".split()
+)
+_INPUTS = ("input", "inputs", "stdin")
+_OUTPUTS = ("output", "outputs", "stdout", "expected", "expected_output", "answer")
+_KINDS = ("harness", "stdio", "asserts", "humaneval", "mbpp")
+_LANGUAGE = ("lang", "programming_language", "code_language", "prog_lang")
+_ASSERT = re.compile(r"\s*(?:assert\b|def (?:test_|check\()|self\.assert|class Test|#\[test\]|func Test)")
+_ALIKE = 0.85
+_LONGEST_PARSED = 1_000_000
+
+
+def kept_as_info(
+    row: Row,
+    read: Collection[str],
+    *,
+    own: Collection[str] = (),
+    notes: Collection[str] = (),
+    has_tests: bool = True,
+) -> dict[str, Any]:
+    """The columns of `row` that are not in `read`.
+
+    Args:
+        read: Columns that the shape reads, or leaves out on purpose.
+        own: Columns of which a misspelling is an error.
+        notes: Columns that look like tests, but are known to be weaker than those that are read.
+        has_tests: The row has tests, if only to say that compiling is all there is to check.
+
+    Raises:
+        ConfigError: One of them looks like tests or like a misspelt column, or, in a row without tests, like the result
+            of a right program.
+    """
+    kept = {column: value for column, value in row.data.items() if column not in read}
+    for column, value in kept.items():
+        if column in notes or _is_empty(value):
+            continue
+        if meant := _misspelt(column, own):
+            raise row.error(
+                f'the unknown column `{column}`; did you mean "{meant}"?',
+                f"rename it to `{meant}`, or put it into `info` if it is a note",
+            )
+        if where := tests_in(column, value):
+            raise _lost_tests(row, where, has_tests)
+        if not has_tests and column.lower() in (*_RESULT_WORDS, *SOLUTIONS[2:]):
+            raise row.error(
+                f"the row has no `tests`, and `{column}` is not used to check anything",
+                'write the check as `tests`; if compiling is all there is to check, say so: "tests": {"kind":'
+                f' "compile"}}; notes, and what your own checker reads, belong into `info`: {{"{column}": ...}}',
+            )
+        if column in _LANGUAGE and row.data.get("language") is None and isinstance(value, str) and canonical(value):
+            raise row.error(
+                f"the language is in `{column}` ({value!r}), which is not read", f"rename `{column}` to `language`"
+            )
+    return kept
+
+
+def _lost_tests(row: Row, where: str, has_tests: bool) -> Exception:
+    column = where.partition(".")[0]
+    if has_tests:
+        found = f"`{where}` looks like further tests, which would not be used"
+        hint = f"put all tests into one column, or put `{column}` into `info` if it is meant as a note"
+    else:
+        found = (
+            f'`{where}` looks like tests, but is not read; did you mean "tests"? Every program that compiles would pass'
+        )
+        hint = (
+            "write them as `tests` (prompts.md of the documentation lists what is read); what only your"
+            f' own checker reads belongs into `info`: {{"{column}": ...}}'
+        )
+    return row.error(found, hint)
+
+
+def tests_in(name: str, value: Any) -> str | None:
+    """The path, such as `reward_model.ground_truth`, of what looks like tests in a column; None where nothing does."""
+    if _is_empty(value) or isinstance(value, bool | int | float) or name.lower() in SOLUTIONS:
+        return None
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "[") and len(value) <= _LONGEST_PARSED:
+        try:
+            value = from_json(value)
+        except ValueError:
+            pass  # text that only begins like JSON
+    if _named_like_tests(name) and not (isinstance(value, str) and re.fullmatch(r"\s*[\w.:/-]+\s*", value)):
+        return name
+    if _is_case(value) or (isinstance(value, list) and any(map(_is_case, value))) or _all_asserts(value):
+        return name
+    if isinstance(value, Mapping):
+        if any(str(key).lower() in ("ground_truth", "groundtruth") and not _is_empty(value[key]) for key in value):
+            return next(f"{name}.{key}" for key in value if str(key).lower() in ("ground_truth", "groundtruth"))
+        inner = (tests_in(str(key), item) for key, item in value.items())
+        return next((f"{name}.{found}" for found in inner if found), None)
+    return None
+
+
+def _named_like_tests(name: str) -> bool:
+    words = re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower())
+    return not _TEST_WORDS.isdisjoint(words) and words[-1] not in ("id", "ids", "count", "num", "name")
+
+
+def _is_case(value: Any) -> bool:
+    """Tests of one of our kinds, or inputs with outputs."""
+    if not isinstance(value, Mapping):
+        return False
+    keys = {str(key).lower() for key, item in value.items() if item is not None}
+    return value.get("kind") in _KINDS or (not keys.isdisjoint(_INPUTS) and not keys.isdisjoint(_OUTPUTS))
+
+
+def _all_asserts(value: Any) -> bool:
+    items = value if isinstance(value, list) else [value]
+    return bool(items) and all(isinstance(item, str) and _ASSERT.match(item) is not None for item in items)
+
+
+def _is_empty(value: Any) -> bool:
+    """Nothing, or a table's way to write nothing: empty text, or a struct of nulls."""
+    if isinstance(value, Mapping):
+        return all(_is_empty(item) for item in value.values())
+    if isinstance(value, list | tuple):
+        return all(_is_empty(item) for item in value)
+    return value is None or (isinstance(value, str) and value.strip() in ("", "[]", "{}", "null"))
+
+
+def _misspelt(column: str, own: Collection[str]) -> str | None:
+    lower = column.lower()
+    if lower in own and lower != column:
+        return lower
+    close = difflib.get_close_matches(lower, [name for name in own if len(name) > 3], n=1, cutoff=_ALIKE)
+    return close[0] if close and lower not in own else None

@@ -1,0 +1,146 @@
+"""What asserts something in a test, and code that counts the assertions that held.
+
+A test that runs to its end without having asserted anything has shown nothing.  Counted are
+
+- an `assert`, and a call of a function named `assert...` that the tests did not define themselves, once it has held;
+- a `with pytest.raises(...)` or `with self.assertRaises(...)`, once it is over;
+- where a statement can only fail (`assert False`, `raise AssertionError`, `pytest.fail()`), that what leads past it is
+  reached: the `if`, `try` or loop around it.
+"""
+
+from __future__ import annotations
+
+import ast
+
+TYPE_CHECKING = False  # the module `typing` takes 10 ms to import
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+COUNT = "__assertion_held__"
+"""The function that counting code calls."""
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+_SCOPES = (*FUNCTIONS, ast.ClassDef)
+_CONTEXTS = ("raises", "assertRaises", "assertRaisesRegex", "assertWarns", "assertWarnsRegex", "assertLogs")
+
+
+def always_true(node: ast.expr) -> bool:
+    """Whether an expression is true whatever the program does: `(x, "message")`, `[...]`, a generator, `True`."""
+    if isinstance(node, (ast.Tuple, ast.List, ast.Set)):
+        return bool(node.elts) and not all(isinstance(each, ast.Starred) for each in node.elts)
+    if isinstance(node, ast.Dict):
+        return any(key is not None for key in node.keys)
+    if isinstance(node, ast.Constant):
+        return bool(node.value)
+    if isinstance(node, ast.BoolOp):
+        return (any if isinstance(node.op, ast.Or) else all)(map(always_true, node.values))
+    return isinstance(node, (ast.Lambda, ast.GeneratorExp))
+
+
+def name_of(node: ast.AST) -> str:
+    """The last part of a name such as `pytest.raises`; "" of anything else."""
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+
+
+def blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:
+    """The lists of statements directly within a statement."""
+    for field in ("body", "orelse", "finalbody"):
+        block = getattr(node, field, None)
+        if isinstance(block, list) and block:
+            yield block
+    for part in (*getattr(node, "handlers", ()), *getattr(node, "cases", ())):
+        yield part.body
+
+
+def executed(node: ast.AST) -> Iterator[ast.AST]:
+    """A node and those within it, without the bodies of functions that it only defines; a class has its methods."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, FUNCTIONS) or isinstance(node, ast.ClassDef):
+            yield from executed(child)
+
+
+class Assertions:
+    """Knows the assertions in some tests.
+
+    Args:
+        trees: All of the tests: what they define themselves is no assertion by its name alone.
+        foreign: Names of the program, which are none either.
+    """
+
+    def __init__(self, trees: list[ast.Module], foreign: list[str]) -> None:
+        functions = [node for tree in trees for node in ast.walk(tree) if isinstance(node, FUNCTIONS)]
+        self._own = {node.name for node in functions} | set(foreign)
+        self._failing: set[str] = set()
+        found = True
+        while found:  # a function may fail by calling one that does
+            new = {node.name for node in functions if any(map(self.can_only_fail, node.body))} - self._failing
+            found = bool(new)
+            self._failing |= new
+
+    def can_only_fail(self, node: ast.stmt) -> bool:
+        """Whether a statement, once reached, fails the test."""
+        if isinstance(node, ast.Assert):
+            return isinstance(node.test, ast.Constant) and not node.test.value
+        if isinstance(node, ast.Raise) and node.exc is not None:
+            kind = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+            return name_of(kind) in ("AssertionError", "failureException")
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            called = node.value.func
+            return name_of(called) in self._failing or (isinstance(called, ast.Attribute) and called.attr == "fail")
+        return False
+
+    def holds_after(self, node: ast.stmt) -> bool:
+        """Whether a statement is an assertion that has held when it is over."""
+        if isinstance(node, ast.Assert):
+            return not isinstance(node.test, ast.Constant) and not always_true(node.test)
+        if isinstance(node, (ast.With, ast.AsyncWith)):
+            return any(self._is_context(item.context_expr) for item in node.items)
+        if not isinstance(node, ast.Expr) or not isinstance(node.value, ast.Call):
+            return False
+        name = name_of(node.value.func)
+        if name in _CONTEXTS:
+            return len(node.value.args) > 1 and name not in self._own
+        return name.startswith("assert") and name not in self._own
+
+    def _is_context(self, node: ast.expr) -> bool:
+        return isinstance(node, ast.Call) and name_of(node.func) in _CONTEXTS and name_of(node.func) not in self._own
+
+    def leads_past_a_failure(self, node: ast.stmt) -> bool:
+        """Whether a statement contains one that can only fail, with no other statement around that one."""
+        return not isinstance(node, _SCOPES) and any(
+            self.can_only_fail(each) for block in blocks(node) for each in block
+        )
+
+    def within(self, node: ast.AST) -> bool:
+        """Whether there is an assertion among the `executed` statements."""
+        return any(
+            isinstance(each, ast.stmt)
+            and (self.holds_after(each) or self.can_only_fail(each) or self.leads_past_a_failure(each))
+            for each in executed(node)
+        )
+
+    def counting(self, tree: ast.Module) -> ast.Module:
+        """`tree`, changed in place, which calls `COUNT` for each assertion that holds."""
+        self._count_in(tree.body)
+        return tree
+
+    def _count_in(self, block: list[ast.stmt]) -> None:
+        counted: list[ast.stmt] = []
+        for node in block:
+            for inner in blocks(node):
+                self._count_in(inner)
+            if isinstance(node, FUNCTIONS) and any(map(self.can_only_fail, node.body)):
+                # `return` in a statement before leads past it; where nothing does, the function never returns.
+                first = int(ast.get_docstring(node, clean=False) is not None)
+                node.body.insert(first, _count(node.body[0]))
+            if self.leads_past_a_failure(node):
+                counted.append(_count(node))
+            counted.append(node)
+            if self.holds_after(node):
+                counted.append(_count(node))
+        block[:] = counted
+
+
+def _count(beside: ast.stmt) -> ast.stmt:
+    call = ast.Expr(ast.Call(ast.Name(COUNT, ast.Load()), [], []))
+    return ast.fix_missing_locations(ast.copy_location(call, beside))

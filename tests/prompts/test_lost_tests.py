@@ -1,0 +1,141 @@
+"""Tests in a column that nobody reads are an error: without them every program that compiles would pass."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from halo_forge.core.errors import ConfigError
+from halo_forge.prompts import load_prompts
+
+HARNESS = {"kind": "harness", "entry_point": "f", "source": "int main(void) {}", "expected": ["0"]}
+CASES = [{"input": "1\n", "output": "2\n"}]
+
+
+def load(folder: Path, *rows: dict[str, Any]) -> list[Any]:
+    path = folder / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return load_prompts(str(path), language=None)
+
+
+LOST: dict[str, tuple[dict[str, Any], str]] = {
+    "test": ({"test": HARNESS}, 'the unknown column `test`; did you mean "tests"?'),
+    "capitals": ({"Tests": HARNESS}, 'the unknown column `Tests`; did you mean "tests"?'),
+    "another name": ({"verify": HARNESS}, "`verify` looks like tests"),
+    "as JSON text": ({"verify": json.dumps(HARNESS)}, "`verify` looks like tests"),
+    "ground truth": (
+        {"reward_model": {"style": "rule", "ground_truth": "{}1"}},
+        "`reward_model.ground_truth` looks like tests",
+    ),
+    "in an object": ({"extra_info": {"index": 0, "test_cases": CASES}}, "`extra_info.test_cases` looks like tests"),
+    "asserts": ({"test_list": ["assert f(1) == 2"]}, "`test_list` looks like tests"),
+    "asserts of another name": ({"examples": ["assert f(1) == 2"]}, "`examples` looks like tests"),
+    "inputs and outputs": ({"input_output": '{"inputs": ["1"], "outputs": ["2"]}'}, "`input_output` looks like tests"),
+    "cases": ({"examples": CASES}, "`examples` looks like tests"),
+    "private tests": ({"private_tests": {"input": ["1"], "output": ["2"]}}, "`private_tests` looks like tests"),
+    "camel case": ({"unitTests": "def test_f():\n    assert f(1) == 2"}, "`unitTests` looks like tests"),
+    "compiled tests": ({"unit_tests": "int main() { return f(1) != 2; }"}, "`unit_tests` looks like tests"),
+    "an answer": ({"answer": "42"}, "the row has no `tests`, and `answer` is not used"),
+    "a number": ({"answer": 42}, "the row has no `tests`, and `answer` is not used"),
+    "ground truth alone": ({"ground_truth": "42"}, "the row has no `tests`, and `ground_truth` is not used"),
+    "solutions": ({"solutions": ["int f(void) { return 1; }"]}, "the row has no `tests`, and `solutions` is not used"),
+    "a language": ({"lang": "Rust"}, "the language is in `lang`"),
+}
+
+
+@pytest.mark.parametrize("name", LOST)
+def test_tests_that_would_be_lost_are_an_error(name: str, tmp_path: Path) -> None:
+    columns, message = LOST[name]
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, {"prompt": "fine", "tests": HARNESS}, {"prompt": "a", **columns})
+    assert caught.value.message.startswith(f"{tmp_path}/a.jsonl:2: ")
+    assert message in caught.value.message
+    # The way out that the hint names: what is in `info` is never taken for tests.
+    (prompt,) = load(tmp_path, {"prompt": "a", "info": columns})
+    assert prompt.tests is None and set(prompt.info) == set(columns)
+
+
+def test_further_tests_beside_tests_are_an_error_too(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="`private_tests` looks like further tests, which would not be used"):
+        load(tmp_path, {"prompt": "a", "tests": HARNESS, "private_tests": CASES})
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"test": None},
+        {"tests_stdio": []},
+        {"private_tests": {"input": [], "output": None}},
+        {"num_tests": 3, "test_id": 7, "is_test": True},
+        {"split": "test", "test_framework": "pytest", "contest": "spring 2024"},
+        {"reference": "assert f", "wrong": ["assert g"]},
+        {"extra_info": {"index": 1, "split": "test"}},
+        {"source": [1, None], "difficulty": "easy", "lang": "en"},
+        {"latest": ["a b"], "text": "(x)"},
+    ],
+)
+def test_columns_that_are_no_tests_are_kept_as_info(columns: dict[str, Any], tmp_path: Path) -> None:
+    (prompt,) = load(tmp_path, {"prompt": "a", **columns})
+    assert set(prompt.info) == set(columns)
+
+
+def test_an_answer_is_a_note_where_the_row_says_how_it_is_checked(tmp_path: Path) -> None:
+    tested, compiled = load(
+        tmp_path,
+        {"prompt": "a", "tests": HARNESS, "answer": "42"},
+        {"prompt": "b", "tests": {"kind": "compile"}, "solutions": ["x"]},
+    )
+    assert tested.info == {"answer": "42"}
+    assert compiled.info == {"solutions": ("x",)}
+
+
+def test_messages_as_json_text_are_messages(tmp_path: Path) -> None:
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Say 1."}]
+    (prompt,) = load(tmp_path, {"prompt": json.dumps(messages)})
+    assert list(prompt.messages) == messages
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[{'role': 'user', 'content': 'a'}]", "begins like a list of messages, but is not valid JSON"),
+        ('[{"from": "human", "value": "a"}]', "message 1 has the unknown key `from`"),
+        ('[{"role": "user", "content": "a"', "begins like a list of messages, but is not valid JSON"),
+        ('[{"role": "user", "role": "user", "content": "a"}]', "the key 'role' appears twice"),
+    ],
+)
+def test_text_that_begins_like_messages_but_is_none_is_an_error(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"a\.jsonl:1: .*") as caught:
+        load(tmp_path, {"prompt": text})
+    assert message in caught.value.message
+
+
+def test_a_prompt_about_a_list_stays_text(tmp_path: Path) -> None:
+    (prompt,) = load(tmp_path, {"prompt": '[{"x": 1}] is a list: sum it.'})
+    assert prompt.text == '[{"x": 1}] is a list: sum it.'
+
+
+@pytest.mark.parametrize(
+    "text", ['{"kind": "stdio", "kind": "compile"}', '{"kind": "stdio", "cases": ' + "[" * 100_000, '{"kind": NaN}']
+)
+def test_tests_as_unclear_json_text_are_an_error(text: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"a\.jsonl:1: `tests` is text, but not valid JSON"):
+        load(tmp_path, {"prompt": "a", "tests": text})
+
+
+def test_a_number_beyond_all_numbers_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"prompt": "a", "x": 1e999}\n')
+    with pytest.raises(ConfigError, match=r"a\.jsonl:1: the number 1e999 is too large"):
+        load_prompts(str(path), language=None)
+
+
+@pytest.mark.parametrize("split", ["validation", "valid", "val", "dev2", "TRAIN", ""])
+def test_an_unknown_split_of_a_file_is_no_data_set_id(split: str, tmp_path: Path) -> None:
+    load(tmp_path, {"prompt": "a"})
+    with pytest.raises(ConfigError, match="splits of a file are train, dev, test, found") as caught:
+        load_prompts(f"{tmp_path}/a.jsonl:{split}", language=None)
+    assert (":dev for" in caught.value.hint) == split.startswith("val")
