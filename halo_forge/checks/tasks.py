@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from halo_forge.checks.answers import NamedCompletion, as_completion, telling_line
@@ -18,7 +19,9 @@ from halo_forge.prompts import load_prompts, split_of
 from halo_forge.prompts._row import shown
 from halo_forge.prompts.builtin import PREFIX
 from halo_forge.prompts.split import SPLITS
+from halo_forge.prompts.summary import SetSummary, summarise, warnings_of
 from halo_forge.verifiers import Verifier, open_verifier
+from halo_forge.verifiers.constant_programs import constant_programs
 from halo_forge.verifiers.limits import reached_limit
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 Proof = tuple[NamedCompletion, Verdict]
 Track = Callable[[Iterator[Proof], int], Iterable[Proof]]
 _SOLUTIONS = ("reference", "wrong")
+_CONSTANT = "constant: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,8 @@ class TaskReport(Record):
         num_references, num_references_passed: Prompts with `info.reference`, and those it passes.
         num_wrong, num_wrong_failed: Solutions in `info.wrong`, and those that fail as they must.
         findings: The worst first, then in the order of the file.
+        sets: Name of a split or a file -> how its prompts are checked, as a row of `SetSummary`.
+        warnings: What a pass means in sets without tests.
     """
 
     files: tuple[str, ...]
@@ -46,6 +52,8 @@ class TaskReport(Record):
     num_wrong: int
     num_wrong_failed: int
     findings: tuple[Finding, ...]
+    sets: Mapping[str, SetSummary] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def has_errors(self) -> bool:
@@ -54,7 +62,8 @@ class TaskReport(Record):
 
     def to_row(self) -> dict[str, object]:
         """As plain JSON data."""
-        return {**Record.to_row(self), "findings": [finding.to_row() for finding in self.findings]}
+        sets = {name: dataclasses.asdict(summary) for name, summary in self.sets.items()}
+        return {**Record.to_row(self), "sets": sets, "findings": [finding.to_row() for finding in self.findings]}
 
 
 def load_groups(
@@ -143,21 +152,24 @@ def check_tasks(
         by_language[prompt.language].append(prompt)
     findings = [_broken_row(error) for error in broken] + text_findings(groups)
     proven: list[Proof] = []
+    runs_programs = True
     for spec, own in _verifiers(by_language, spec_of, findings):
+        runs_programs = runs_programs and spec.runs_programs
         with open_verifier(spec) as verifier:
             unfit = _broken_tests(verifier, own)
             findings += unfit
             out = {finding.prompt_id for finding in unfit}
-            named = [
-                each for prompt in own if prompt.id not in out for each in _solutions(prompt, spec.language, findings)
-            ]
+            fit = [prompt for prompt in own if prompt.id not in out]
+            named = [each for prompt in fit for each in _solutions(prompt, spec.language, findings)]
+            named += [each for prompt in fit for each in _constant_programs(prompt, spec)]
             own_proofs = list(track(_proofs(verifier, named, findings), len(named)))
         proven += own_proofs
-        for one, verdict in own_proofs:
+        for one, verdict in _first_constant_only(own_proofs, findings):
             findings += _of_verdict(one.prompt, one.name, verdict, reached_limit(verdict, spec))
     findings += [finding for prompt in prompts for finding in _missing(prompt)]
     order = {prompt.id: number for number, prompt in enumerate(prompts)}
     findings.sort(key=lambda finding: (SEVERITIES.index(finding.severity), order.get(finding.prompt_id, -1)))
+    sets = {name: summarise(group) for name, group in groups.items()}
     references = [verdict for one, verdict in proven if one.name == "reference"]
     wrong = [verdict for one, verdict in proven if one.name == "wrong"]
     return TaskReport(
@@ -167,6 +179,8 @@ def check_tasks(
         num_references_passed=sum(verdict.passed for verdict in references),
         num_wrong=len(wrong),
         num_wrong_failed=sum(not verdict.passed and verdict.status != "error" for verdict in wrong),
+        sets=sets,
+        warnings=tuple(warnings_of(sets, runs_programs, ["tests"])),
         findings=tuple(findings),
     )
 
@@ -247,6 +261,29 @@ def _solutions(prompt: Prompt, language: str, findings: list[Finding]) -> Iterat
             number += 1
 
 
+def _constant_programs(prompt: Prompt, spec: ProgramSpec) -> Iterator[NamedCompletion]:
+    """Programs that do nothing of the task, which its tests have to refuse."""
+    if "tests" not in spec.stages:
+        return
+    tests, _ = spec.tests_of(prompt)
+    reference = prompt.info.get("reference")
+    known = reference if isinstance(reference, str) else ""
+    for index, (what, source) in enumerate(constant_programs(tests, known, spec.language)):
+        text = as_completion(source, spec.language, "a program made for the check")
+        yield NamedCompletion(f"{_CONSTANT}{what}", prompt, Completion(prompt.id, index, text, (), "stop", 0, -1))
+
+
+def _first_constant_only(proofs: Sequence[Proof], findings: Sequence[Finding]) -> Iterator[Proof]:
+    """Of the constant programs that pass the tests of a prompt one is enough, and none where the text says it."""
+    told = {finding.prompt_id for finding in findings if finding.code == "constant_passes"}
+    for one, verdict in proofs:
+        if one.name.startswith(_CONSTANT) and verdict.passed:
+            if one.prompt.id in told:
+                continue
+            told.add(one.prompt.id)
+        yield one, verdict
+
+
 def _missing(prompt: Prompt) -> Iterator[Finding]:
     if not prompt.info.get("reference"):
         text = "no info.reference: nothing shows that the task can be solved"
@@ -259,7 +296,11 @@ def _missing(prompt: Prompt) -> Iterator[Finding]:
 def _of_verdict(prompt: Prompt, name: str, verdict: Verdict, limit: str | None) -> Iterator[Finding]:
     said = f"{verdict.stage} {verdict.status}, {verdict.tests_passed} of {counted(verdict.tests_total, 'check')}"
     first = telling_line(verdict)
-    if verdict.status == "error":
+    if name.startswith(_CONSTANT):
+        if verdict.passed:
+            text = f"a program that {name.removeprefix(_CONSTANT)} passes: {said}"
+            yield Finding("error", prompt.id, "constant_program_passes", text)
+    elif verdict.status == "error":
         text = f"info.{name} could not be checked: {first}"
         yield Finding("error", prompt.id, "not_checked", text)
     elif name == "reference":

@@ -24,6 +24,7 @@ SAME_STATEMENT = 0.8
 SIMILAR_STATEMENT = 0.5
 """From this share on, one of two statements helps with the other."""
 
+_DECIMAL = re.compile(r"(?<![\w.])\d+\.\d+(?![\w.])")
 # A zero, a negative number, an empty text or list, nothing at all, or the end of a range, as C, Python, Rust and Go
 # write them.
 _EDGE = re.compile(
@@ -71,6 +72,9 @@ def _of_one(prompt: Prompt) -> Iterator[Finding]:
     if constant is not None:
         text = f"every expected output is {constant!r}: a program that always prints it passes"
         yield Finding("error", prompt.id, "constant_passes", text)
+    if _numbers_as_text(prompt.tests):
+        text = "expected outputs have decimals, compared as text unless verifier.compare sets a tolerance"
+        yield Finding("note", prompt.id, "numbers_as_text", text)
     inputs = _inputs(prompt.tests)
     if inputs is not None and not any(not each.strip() or _EDGE.search(each) for each in inputs):
         text = "no edge case (0, negative number, empty input, end of a range) among the inputs"
@@ -107,6 +111,13 @@ def constant_output(tests: Mapping[str, Any] | None) -> str | None:
     return next(
         (text for text in first if all(compare_output(encoded(text), each, rule) is None for each in expected)), None
     )
+
+
+def _numbers_as_text(tests: Mapping[str, Any] | None) -> bool:
+    """Whether a whole program prints decimals in a form of its own, and another form of the same number is wrong."""
+    if tests is None or tests.get("kind") != "stdio" or tests.get("compare"):
+        return False
+    return any(_DECIMAL.search(text) for case in tests["cases"] for text in texts(case["stdout"]))
 
 
 def _inputs(tests: Mapping[str, Any] | None) -> list[str] | None:

@@ -19,6 +19,7 @@ from halo_forge.cli.render import (
     stdout,
 )
 from halo_forge.cli.status import advice_lines
+from halo_forge.prompts.summary import lines_of
 from halo_forge.runtime.preview import CyclePlan, Preview
 
 _IN_FIRST_TABLE = ("engine.temperature", "engine.top_p", "selection.reward_threshold", "training.learning_rate")
@@ -50,6 +51,8 @@ def print_preview(preview: Preview) -> None:
         _print_plots(console, preview.cycles, moving)
     else:
         print_paragraph(console, "schedules: every setting has the same value in all cycles")
+    for line in lines_of(preview.prompts):
+        print_paragraph(console, line, indent="    ")
     for at, line in enumerate(_hardware_lines(preview.hardware)):
         print_paragraph(console, line if at == 0 else f"  {line}", indent="    ")
     for warning in preview.warnings:

@@ -149,6 +149,8 @@ def _say_where(runtime: Runtime) -> None:
     toolchain = runtime.verifier.toolchain()
     print(f"hardware: {runtime.hardware}", file=sys.stderr)
     print(f"verifier: {toolchain['version']}, isolation level {toolchain['isolation']}", file=sys.stderr)
+    for line in runtime.checked_by:
+        print(line, file=sys.stderr)
     for warning in runtime.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     for note in runtime.notes:

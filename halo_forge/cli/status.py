@@ -85,13 +85,21 @@ def cycle_columns(cycles: Sequence[CycleRow], num_cycles: int) -> list[Column]:
         intervals = [_rate(row.metrics, key) for row in cycles]
         return Column(name, cells, priority, detailed=intervals, detail_priority=detail_priority)
 
+    def passes(set_name: str, priority: int, detail_priority: int) -> list[Column]:
+        """None where no prompt has tests: a pass is a compilation then, and that has a column."""
+        key = f"{set_name}/pass_rate"
+        untested = all(value is None for value in metric(key)) and any(
+            value is not None for value in metric(f"{set_name}/compile_rate")
+        )
+        return [] if untested else [rate(f"{set_name} pass", key, priority, detail_priority)]
+
     return [
         Column("cycle", [cycle_name(row.cycle, num_cycles) for row in cycles]),
         Column("model", [f"v{row.policy_version}" for row in cycles]),
         rate("dev compile", "dev/compile_rate", 0, 6),
-        rate("dev pass", "dev/pass_rate", 0, 5),
+        *passes("dev", 0, 5),
         rate("train compile", "train/compile_rate", 8, 14),
-        rate("train pass", "train/pass_rate", 7, 13),
+        *passes("train", 7, 13),
         *number_columns(metric, [("distinct@4", "diversity/distinct@4", ".2f", 10)]),
         Column("kept", [number(row.num_kept, "d") for row in cycles], 1),
         Column("learning rate", [number(row.settings.get("learning_rate"), LEARNING_RATE) for row in cycles]),

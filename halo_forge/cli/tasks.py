@@ -85,6 +85,7 @@ def check(
 def print_report(report: TaskReport) -> None:
     """One row for each finding, and how many solutions did what they must."""
     from halo_forge.cli.render import Column, print_paragraph, print_table, stdout
+    from halo_forge.prompts.summary import lines_of
 
     if report.findings:
         print_table(
@@ -95,8 +96,11 @@ def print_report(report: TaskReport) -> None:
                 Column("details", [each.message for each in report.findings], text=True),
             ]
         )
+    console = stdout()
+    for line in (*lines_of(report.sets), *(f"warning: {warning}" for warning in report.warnings)):
+        print_paragraph(console, line, indent="    ")
     print_paragraph(
-        stdout(),
+        console,
         f"{counted(report.num_prompts, 'prompt')}: {report.num_references_passed} of"
         f" {report.num_references} references pass,"
         f" {report.num_wrong_failed} of {report.num_wrong} wrong solutions fail",

@@ -16,7 +16,7 @@ from halo_forge.core.decisions import (
     screen_totals,
 )
 from halo_forge.core.metrics import KeptFacts, SetFacts, measure_set
-from halo_forge.core.metrics.compare import What, prompt_totals
+from halo_forge.core.metrics.compare import What, are_tested, prompt_totals
 from halo_forge.core.records import Measurement, PolicyVersion, Record, Sample
 from halo_forge.core.statistics import paired_difference
 
@@ -139,6 +139,8 @@ def compare(versions: Sequence[PolicyVersion], tests: Mapping[int, Sequence[Samp
 def _differences(start: Sequence[Sample], other: Sequence[Sample], name_of: str) -> dict[str, dict[str, float]]:
     found = {}
     for name, what in COMPARED.items():
+        if name == "pass_rate" and not (are_tested(start) or are_tested(other)):
+            continue  # a pass is a compilation, and called so
         before, after = prompt_totals(start, what), prompt_totals(other, what)
         compared = compare_totals(before, after)
         if compared is None:

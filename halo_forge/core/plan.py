@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from halo_forge.core.decisions import Assessment, DecisionsSection, decide, dropped_cycles
 from halo_forge.core.lr_scheduler import peak_of_mass, planned_factors
@@ -85,7 +85,7 @@ class Plan(Requests):
         rate, cycle = self._learning_rate(), len(earlier) + 1
         history = [*_history(earlier), history_row(measurement, training, assessment.outcome)]
         return decide(
-            self._decisions(),
+            self._decisions(measurement),
             [version.decision for version in earlier],
             assessment,
             history,
@@ -94,10 +94,20 @@ class Plan(Requests):
             start_from=self.config.training.start_from,
         )
 
-    def _decisions(self) -> DecisionsSection:
-        """A schedule that lowers itself after a decline leaves nothing for the decisions to lower."""
-        lowers = self._learning_rate().lowers_on_decline
-        return self.config.decisions.model_copy(update={"learning_rate_factor": 1.0} if lowers else {})
+    def _decisions(self, measurement: Measurement) -> DecisionsSection:
+        """A schedule that lowers itself after a decline leaves nothing for the decisions to lower.
+
+        Where no dev prompt has tests, a pass is a compilation, and what is compared is called so.
+        """
+        changes: dict[str, Any] = {"learning_rate_factor": 1.0} if self._learning_rate().lowers_on_decline else {}
+        metrics = measurement.metrics
+        if (
+            self.config.decisions.metric == "dev/pass_rate"
+            and "dev/pass_rate" not in metrics
+            and "dev/compile_rate" in metrics
+        ):
+            changes["metric"] = "dev/compile_rate"
+        return self.config.decisions.model_copy(update=changes)
 
     def selection_settings(self, versions: Sequence[PolicyVersion]) -> SelectionSettings:
         """The scheduled values of selection."""

@@ -35,14 +35,19 @@ def to_prompt(row: Row) -> Prompt:
     Raises:
         ConfigError: A column is missing, empty, or of the wrong type or shape.
     """
-    messages = _messages(row)
+    messages = messages_of(row)
     tests = checked_tests(row)
     language = row.text("language") if row.data.get("language") is not None else None
     info = _info(row, has_tests=tests is not None)
-    return Prompt(id=_id(row, messages, tests), messages=messages, language=language, tests=tests, info=info)
+    return Prompt(id=id_of(row, "id", messages, tests), messages=messages, language=language, tests=tests, info=info)
 
 
-def _messages(row: Row) -> tuple[Mapping[str, str], ...]:
+def messages_of(row: Row) -> tuple[Mapping[str, str], ...]:
+    """The messages of the column `prompt`; text is one message of the user.
+
+    Raises:
+        ConfigError: It is missing, empty, or of another type or shape.
+    """
     if row.data.get("prompt") is None:
         columns = ", ".join(f"`{column}`" for column in row.data) if row.data else "no columns"
         raise row.error(f"`prompt` is missing; the row has {columns}", _MESSAGES)
@@ -86,8 +91,13 @@ def _message(row: Row, number: int, message: Any) -> Mapping[str, str]:
     return {"role": role, "content": content}
 
 
-def _id(row: Row, messages: tuple[Mapping[str, str], ...], tests: Mapping[str, Any] | None) -> str:
-    found = row.data.get("id")
+def id_of(row: Row, column: str, messages: tuple[Mapping[str, str], ...], tests: Mapping[str, Any] | None) -> str:
+    """The id in `column`; a row without one gets a hash of its messages and tests.
+
+    Raises:
+        ConfigError: It is neither text nor a whole number.
+    """
+    found = row.data.get(column)
     if found is None:
         content = json.dumps([messages, tests], sort_keys=True, ensure_ascii=True)
         return "sha256:" + hashlib.sha256(content.encode("ascii")).hexdigest()[:16]
@@ -95,7 +105,8 @@ def _id(row: Row, messages: tuple[Mapping[str, str], ...], tests: Mapping[str, A
         return str(found)
     if not isinstance(found, str) or not found.strip():
         raise row.error(
-            f"`id` is {shown(found)}; text or a whole number is needed", "give the row a text `id`, or none"
+            f"`{column}` is {shown(found)}; text or a whole number is needed",
+            f"give the row a text `{column}`, or none",
         )
     return found
 

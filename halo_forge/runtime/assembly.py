@@ -22,6 +22,8 @@ from pydantic import ValidationError
 import halo_forge
 from halo_forge.config import LoadedConfig, RaftConfig, config_digest, differing_keys, resolved
 from halo_forge.config.explain import problems_of
+from halo_forge.config.problems import dotted
+from halo_forge.config.rules import SCHEDULED, value_at
 from halo_forge.config.yaml_io import dump, load_document
 from halo_forge.core.errors import ConfigError, RunDirError, raise_together
 from halo_forge.core.plan import Plan, PromptSets
@@ -33,10 +35,11 @@ from halo_forge.hardware.telemetry import telemetry
 from halo_forge.policy import Policy, check_local, check_quantization
 from halo_forge.policy.drift_probe import DriftProbe
 from halo_forge.prompts import is_remote, load_prompts
+from halo_forge.prompts.summary import SetSummary, is_tested, lines_of, summarise, warnings_of
 from halo_forge.runtime.auto_settings import hardware_choices, verifier_workers
 from halo_forge.runtime.effects import Observer, Runtime
 from halo_forge.runtime.library_warnings import LibraryWarnings
-from halo_forge.runtime.preview import Preview, preview
+from halo_forge.runtime.preview import Preview, cut_prompts, preview
 from halo_forge.store.files import read_json
 from halo_forge.store.run import CONTINUE_ELSEWHERE, Run, read_identity
 from halo_forge.supervisor import heartbeat
@@ -116,21 +119,54 @@ def load_local_sets(config: RaftConfig) -> dict[str, tuple[Prompt, ...]]:
     """
     local, problems = {}, []
     for name in SETS:
-        if not is_remote(getattr(config.prompts, name)):
-            try:
+        try:
+            if not is_remote(getattr(config.prompts, name)):
                 local[name] = _load_set(config, name)
-            except ConfigError as error:
-                problems.append(error)
+        except ConfigError as error:
+            problems.append(error)
     raise_together(problems)
     _refuse_shared_ids(local)
     return local
 
 
 def planned_with(config: RaftConfig, local: Mapping[str, Sequence[Prompt]]) -> Preview:
-    """The preview of a configuration whose local prompt sets were read."""
+    """The preview of a configuration whose local prompt sets were read.
+
+    Raises:
+        ConfigError: A schedule reads the pass rate of a set without tests.
+    """
+    sets = _summaries(config, local)
     num = {name: len(prompts) for name, prompts in local.items()}
-    has_tests = "train" not in local or any(prompt.tests is not None for prompt in local["train"])
-    return preview(config, num.get("train"), num.get("dev"), has_tests)
+    has_tests = "train" not in local or any(map(is_tested, local["train"]))
+    found = preview(config, num.get("train"), num.get("dev"), has_tests)
+    return dataclasses.replace(found, prompts=sets, warnings=(*_test_warnings(config, sets), *found.warnings))
+
+
+def _summaries(config: RaftConfig, prompts: Mapping[str, Sequence[Prompt]]) -> dict[str, SetSummary]:
+    """How each set is checked.
+
+    A schedule that reads the pass rate of a set without tests would never act, and nobody would notice.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    sets = {name: summarise(own) for name, own in prompts.items()}
+    for path in SCHEDULED:
+        metric = getattr(value_at(config, path), "metric", None)
+        name, _, bare = str(metric).partition("/")
+        untested = name in sets and (sets[name].num_tested == 0 or config.verifier.stages == ["compile"])
+        if untested and config.verifier.runs_programs and (bare == "pass_rate" or bare.startswith("pass@")):
+            raise ConfigError(
+                f"{dotted(path)}.metric is {metric}, but no prompt of prompts.{name} is tested, so there is only a"
+                " compile rate",
+                f"write metric: {name}/compile_rate, or give the prompts tests",
+            )
+    return sets
+
+
+def _test_warnings(config: RaftConfig, sets: Mapping[str, SetSummary]) -> Iterator[str]:
+    named = {f"prompts.{name}": summary for name, summary in sets.items()}
+    return warnings_of(named, config.verifier.runs_programs, config.verifier.stages)
 
 
 @contextmanager
@@ -158,10 +194,7 @@ def open_run(
         library_warnings = LibraryWarnings()
         stack.enter_context(library_warnings.collected())
         prompts = load_prompt_sets(config)
-        config.engine.check()
-        if config.engine.needs_policy:
-            check_local(config.model)
-            check_quantization(config.model.quantization)
+        _check_engine(config)
         run = stack.enter_context(Run(Path(config.output_dir)))
         if not run.is_new:
             _check_same_run(run, config, prompts, resume=resume)
@@ -169,13 +202,12 @@ def open_run(
         verifier = stack.enter_context(open_verifier(config.verifier.model_copy(update={"workers": workers})))
         asked = list(prompts.by_id().values())
         verifier.check_prompts(asked)
-        warnings = reference_warnings(verifier.check_references(asked)) if run.is_new else ()
+        failing = verifier.check_references(asked) if run.is_new else iter(())  # while the model is loaded
+        sets = _summaries(config, {name: getattr(prompts, name) for name in SETS})
         policy = _load_policy(config, profile, _date(run, config))
         if policy is not None:
             policy.check_lengths(prompts.by_id().values(), config.engine.max_new_tokens)
         engine, trainer = _open_engine(config, policy, run, stack), _trainer(config, policy)
-        num_drift = config.evaluation.num_drift_samples
-        probe = DriftProbe(policy, prompts.by_id(), num_drift) if policy is not None and num_drift > 0 else None
         profile = profile if policy is None else policy.profile
         runtime = Runtime(
             prompts=prompts.by_id(),
@@ -185,16 +217,18 @@ def open_run(
             adapters=policy,
             observer=observer,
             max_error_fraction=config.verifier.max_error_fraction,
-            probe=probe,
+            probe=_probe(config, policy, prompts),
             telemetry=stack.enter_context(telemetry(profile)).take,
             hardware=profile.described(),
-            warnings=warnings,
+            warnings=(
+                *_test_warnings(config, sets),
+                *cut_prompts(config, len(prompts.train)),
+                *reference_warnings(failing),
+            ),
+            checked_by=tuple(lines_of(sets)),
             notes=() if policy is None else tuple(policy.rendering.notes()),
         )
-        size = None if policy is None else policy.size
-        choices = hardware_choices(config, profile, *((None,) if size is None else (size.num_parameters, size.shape)))
-        if policy is not None:
-            choices["verifier.workers"] = workers  # chosen before torch could say that there is a GPU, or none
+        choices = _choices(config, profile, policy, workers)
         identity = _identity(config, prompts, verifier.toolchain(), policy) | {"hardware": choices}
         identity["rendering"] = None if policy is None else policy.rendering.record(asked)
         if run.is_new:
@@ -204,9 +238,26 @@ def open_run(
         if from_cycle is not None:
             run.supersede(from_cycle)
         until_loaded.close()
-        run.event("attempt_started", resumed=resume, halo_forge_version=halo_forge.__version__)
+        said = list(lines_of(sets))
+        run.event("attempt_started", resumed=resume, halo_forge_version=halo_forge.__version__, prompts=said)
         library_warnings.send_to(run.event)
         yield Plan(config, prompts), run, runtime
+
+
+def _choices(config: RaftConfig, profile: Profile, policy: Policy | None, workers: int) -> dict[str, Any]:
+    """What every `auto` became."""
+    if policy is None:
+        return hardware_choices(config, profile, None)
+    choices = hardware_choices(config, profile, policy.size.num_parameters, policy.size.shape)
+    choices["verifier.workers"] = workers  # chosen before torch could say that there is a GPU, or none
+    return choices
+
+
+def _check_engine(config: RaftConfig) -> None:
+    config.engine.check()
+    if config.engine.needs_policy:
+        check_local(config.model)
+        check_quantization(config.model.quantization)
 
 
 def _open_engine(config: RaftConfig, policy: Policy | None, run: Run, stack: ExitStack) -> Engine:
@@ -218,6 +269,11 @@ def _open_engine(config: RaftConfig, policy: Policy | None, run: Run, stack: Exi
     if isinstance(engine, KeepsLogs):
         engine.keep_logs(run.root / "server_logs")
     return engine
+
+
+def _probe(config: RaftConfig, policy: Policy | None, prompts: PromptSets) -> DriftProbe | None:
+    num = config.evaluation.num_drift_samples
+    return DriftProbe(policy, prompts.by_id(), num) if policy is not None and num > 0 else None
 
 
 def _trainer(config: RaftConfig, policy: Policy | None) -> ScriptedTrainer | LoraSftTrainer:

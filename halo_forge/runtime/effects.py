@@ -109,6 +109,8 @@ class Runtime:
     """What the model is on, in one line."""
     warnings: Sequence[str] = ()
     """What a person should know before the first cycle, one sentence each."""
+    checked_by: Sequence[str] = ()
+    """How many prompts of each set have tests, and of which kind, one line each."""
     notes: Sequence[str] = ()
     """What is done to prompts beyond what the configuration says, one line each."""
 

@@ -26,6 +26,7 @@ from halo_forge.core.selection import most_replayed
 from halo_forge.core.wording import counted
 from halo_forge.hardware import Profile, choose, detect
 from halo_forge.policy import check_local, check_quantization
+from halo_forge.prompts.summary import SetSummary
 from halo_forge.runtime.auto_settings import (
     estimated_adapter_bytes,
     estimated_parameters,
@@ -81,12 +82,14 @@ class Preview:
     Attributes:
         hardware: What every `auto` becomes on this machine, and "memory_budget_bytes", which changes from one
             moment to the next; None for what cannot be known yet.
+        prompts: Name of a prompt set ("train", "dev", "test") -> how it is checked; none of sets on a hub.
     """
 
     cycles: tuple[CyclePlan, ...]
     warnings: tuple[str, ...]
     advice: tuple[Advice, ...] = ()
     hardware: Mapping[str, Any] = field(default_factory=dict)
+    prompts: Mapping[str, SetSummary] = field(default_factory=dict)
 
     def moving(self) -> list[str]:
         """Keys of the settings that change from cycle to cycle or depend on results, in the order of the sections."""

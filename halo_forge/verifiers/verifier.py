@@ -50,8 +50,10 @@ class Verifier(Protocol):
             ConfigError: The verifier does not support a prompt's tests or language, or its harness does not compile.
         """
 
-    def check_references(self, prompts: Sequence[Prompt]) -> list[ReferenceFailure]:
-        """Run the reference solutions (`info["reference"]`) of the prompts that have one; those that do not pass.
+    def check_references(self, prompts: Sequence[Prompt]) -> Iterator[ReferenceFailure]:
+        """Start to run the reference solutions (`info["reference"]`) of the prompts that have one, in the background.
+
+        Yields those that do not pass, in the order of the prompts.
 
         Raises:
             ConfigError: The verifier does not support a prompt's tests.
@@ -137,7 +139,7 @@ class ThreadedVerifier:
     def _prepare_tests(self, tests: Tests) -> None:
         self._checker.prepare(tests, self._sandboxes.of_this_thread())
 
-    def check_references(self, prompts: Sequence[Prompt]) -> list[ReferenceFailure]:
+    def check_references(self, prompts: Sequence[Prompt]) -> Iterator[ReferenceFailure]:
         """See `Verifier.check_references`."""
         if self._pool is None:
             raise RuntimeError("a verifier is used inside its `with` statement")
@@ -149,11 +151,11 @@ class ThreadedVerifier:
                 check = (reference, tests, tests_digest, tests.num_checks)
                 asked.append((prompt.id, self._pool.submit(self._known_result, *check)))
         results = ((prompt_id, future.result()) for prompt_id, future in asked)
-        return [
+        return (
             ReferenceFailure(prompt_id, result, reached_limit(result, self._spec))
             for prompt_id, result in results
             if result.status != "passed"
-        ]
+        )
 
     def submit(self, prompt: Prompt, completion: Completion) -> None:
         """See `Verifier.submit`."""

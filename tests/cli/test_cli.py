@@ -123,7 +123,7 @@ def test_a_dry_run_writes_nothing(cli: Cli, tmp_path: Path) -> None:
 
 def test_the_json_of_a_dry_run(cli: Cli, tmp_path: Path) -> None:
     done = cli("raft", "run", write_inputs(tmp_path), "--dry-run", "--json")
-    assert set(done.json) == {"cycles", "warnings", "advice", "hardware"}
+    assert set(done.json) == {"cycles", "warnings", "advice", "hardware", "prompts"}
     cycles = done.json["cycles"]
     assert [cycle["cycle"] for cycle in cycles] == [1, 2]
     assert [cycle["learning_rate"] for cycle in cycles] == pytest.approx([5e-5, 4.25e-5])
@@ -373,6 +373,13 @@ def test_a_directory_that_belongs_to_something_else(cli: Cli, tmp_path: Path, me
         done = cli("raft", "run", config, "--output-dir", "out", *more)
         assert (done.code, "not a run directory of halo-forge (holds thesis.tex)" in done.err) == (3, True)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
+
+
+def test_a_run_says_that_there_are_fewer_prompts_than_a_cycle_was_to_have(
+    cli: Cli, tmp_path: Path, memory: None
+) -> None:
+    done = cli("raft", "run", write_inputs(tmp_path), "--output-dir", "out", "--set", "raft.prompts_per_cycle=50")
+    assert (done.code, "warning: raft.prompts_per_cycle is 50, but prompts.train has" in done.err) == (0, True)
 
 
 def test_a_run_directory_that_is_a_file(cli: Cli, tmp_path: Path, memory: None) -> None:

@@ -75,6 +75,8 @@ def test_a_good_file(cli: Cli, tmp_path: Path) -> None:
         "num_references_passed": 1,
         "num_wrong": 1,
         "num_wrong_failed": 1,
+        "sets": {split_of("add"): {"num_prompts": 1, "kinds": {"harness": 1}, "info": []}},
+        "warnings": [],
         "findings": [],
     }
     assert "1 of 1 references pass, 1 of 1 wrong solutions fail" in cli("tasks", "check", file).out
@@ -113,6 +115,13 @@ def test_what_running_shows(cli: Cli, tmp_path: Path) -> None:
     assert (report["num_wrong"], report["num_wrong_failed"]) == (7, 6)
     severities = [each["severity"] for each in report["findings"]]
     assert severities == sorted(severities, key=["error", "warning", "note"].index)
+
+
+def test_what_a_pass_means_is_said_where_there_are_no_tests(cli: Cli, tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "tasks.jsonl", [row(tests=None, level=3)])
+    shown = cli("tasks", "check", file).out
+    assert "tests: 0 of 1 prompts" in shown and "kept as info: level" in shown
+    assert "has tests: a pass means that a program compiles, whatever it does" in " ".join(shown.split())
 
 
 def test_weak_is_not_wrong(cli: Cli, tmp_path: Path) -> None:
@@ -273,6 +282,8 @@ def test_a_good_prompt_has_no_findings() -> None:
                     "compare": {"absolute_tolerance": 4}}},
          ("error", "constant_passes")),
         ({"tests": harness(expected=["0", ["0", "1"], ["2", "0"], "0", "0"])}, ("error", "constant_passes")),
+        ({"tests": {"kind": "stdio", "cases": [{"stdin": f"{i}\n", "stdout": f"{i}.5"} for i in range(5)]}},
+         ("note", "numbers_as_text")),
     ],
 )  # fmt: skip
 def test_what_one_prompt_tells(changes: dict[str, Any], finding: tuple[str, str]) -> None:

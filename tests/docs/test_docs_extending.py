@@ -83,8 +83,9 @@ def test_the_schedule_keeps_the_contract(environment: FreshEnvironment, tmp_path
 
 
 def test_the_configuration_of_the_page_is_valid_and_planned(environment: FreshEnvironment, inputs: Path) -> None:
-    assert "valid" in environment.output("halo-forge", "config", "check", "bash.yaml", cwd=inputs)
+    assert "kind: bash" in environment.output("halo-forge", "config", "show", "bash.yaml", cwd=inputs)
     sets = [f"--set=prompts.{name}={name}.jsonl" for name in ("train", "dev", "test")]
+    assert "bash.yaml: valid" in environment.output("halo-forge", "config", "check", "bash.yaml", *sets, cwd=inputs)
     said = environment.output("halo-forge", "raft", "run", "bash.yaml", "--dry-run", "--json", *sets, cwd=inputs)
     rates = [cycle["learning_rate"] for cycle in json.loads(said)["cycles"]]
     assert rates == pytest.approx([5e-5 / (1 + (cycle - 1) % 2) for cycle in range(1, 7)])

@@ -27,8 +27,8 @@ LOST: dict[str, tuple[dict[str, Any], str]] = {
     "another name": ({"verify": HARNESS}, "`verify` looks like tests"),
     "as JSON text": ({"verify": json.dumps(HARNESS)}, "`verify` looks like tests"),
     "ground truth": (
-        {"reward_model": {"style": "rule", "ground_truth": "{}1"}},
-        "`reward_model.ground_truth` looks like tests",
+        {"scoring": {"style": "rule", "ground_truth": "{}1"}},
+        "`scoring.ground_truth` looks like tests",
     ),
     "in an object": ({"extra_info": {"index": 0, "test_cases": CASES}}, "`extra_info.test_cases` looks like tests"),
     "asserts": ({"test_list": ["assert f(1) == 2"]}, "`test_list` looks like tests"),

@@ -14,10 +14,12 @@ import halo_forge.hardware
 from halo_forge.cli import app
 from halo_forge.cli.preview import print_preview
 from halo_forge.config import RaftConfig
+from halo_forge.core.errors import ConfigError
 from halo_forge.core.lr_scheduler import learning_rate_mass, planned_factors
 from halo_forge.core.plan import Plan, PromptSets
 from halo_forge.core.records import Completion, Prompt, TrainingRow
 from halo_forge.hardware import Machine
+from halo_forge.runtime.assembly import planned
 from halo_forge.runtime.auto_settings import estimated_adapter_bytes
 from halo_forge.runtime.preview import Preview, preview
 from halo_forge.training.scripted import ScriptedTrainer
@@ -332,3 +334,18 @@ def test_what_is_cut_or_unknown_is_said(capsys: pytest.CaptureFixture[str]) -> N
     assert whole.warnings == ()
     print_preview(whole)
     assert "disk ?: the size of an adapter" in capsys.readouterr().out
+
+
+def test_a_schedule_that_reads_the_pass_rate_of_a_set_without_tests_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "dev.jsonl").write_text('{"prompt": "a"}\n')
+    rate = {"kind": "performance_based", "base": 5e-5, "metric": "dev/pass_rate"}
+    settings = config(prompts={"dev": str(tmp_path / "dev.jsonl")}, training={"learning_rate": rate})
+    with pytest.raises(ConfigError, match=r"learning_rate\.metric is dev/pass_rate, but no prompt of prompts\.dev"):
+        planned(settings)
+    compiled = config(
+        prompts={"dev": str(tmp_path / "dev.jsonl")},
+        training={"learning_rate": {**rate, "metric": "dev/compile_rate"}},
+    )
+    found = planned(compiled)
+    assert found.prompts["dev"].tests == "tests: 0 of 1 prompts"
+    assert found.warnings[0].startswith("no prompt of prompts.dev has tests: a pass means that a program compiles")

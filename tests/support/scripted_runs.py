@@ -70,8 +70,8 @@ class MemoryVerifier:
     def check_prompts(self, prompts: object) -> None:
         pass
 
-    def check_references(self, prompts: object) -> list[ReferenceFailure]:
-        return []
+    def check_references(self, prompts: object) -> Iterator[ReferenceFailure]:
+        return iter(())
 
     def submit(self, prompt: Prompt, completion: Completion) -> None:
         self.submitted.append((completion.prompt_id, completion.index))

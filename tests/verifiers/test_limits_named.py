@@ -154,15 +154,14 @@ def test_references_in_python_are_run_too() -> None:
         for name, body in (("right", "n * 2"), ("wrong", "n * 3"))
     ]
     with open_verifier(python.Spec(workers=1)) as verifier:
-        failures = verifier.check_references(tasks)
+        failures = list(verifier.check_references(tasks))
     assert [(each.prompt_id, each.limit) for each in failures] == [("wrong", None)]
 
 
 def test_many_failures_are_one_sentence_for_each_limit() -> None:
     with open_verifier(c.Spec(workers=1)) as verifier:
-        failures = verifier.check_references(
-            [dataclasses.replace(prompt(stdio("1"), f"p{n}"), info={"reference": WRONG}) for n in range(7)]
-        )
+        tasks = [dataclasses.replace(prompt(stdio("1"), f"p{n}"), info={"reference": WRONG}) for n in range(7)]
+        failures = list(verifier.check_references(tasks))
     (said,) = reference_warnings(failures)
     assert said.startswith(
         "the reference solution of 7 prompts does not pass the tests ('p0', 'p1', 'p2', 'p3', 'p4', ...)"

@@ -128,6 +128,17 @@ ONE = "    assert f(1)\n"
         (asserting("from contextlib import redirect_stdout\n" + ONE.strip()), "prints, which is in a process", "stdio"),
         (asserting("import sys\nsys.stdout = None\n" + ONE.strip()), "`sys.stdout` is replaced", "stdio"),
         (asserting("from unittest.mock import patch\n" + ONE.strip()), "`patch` does not reach", "stdio"),
+        (
+            asserting("try:\n    f(1)\n    assert False\nexcept Broke:\n    pass"),
+            "line 4: the class `Broke` of",
+            "builtin",
+        ),
+        (
+            asserting("def test_a():\n    with pytest.raises((ValueError, Broke)):\n        f(1)"),
+            "line 2: .*`Broke`",
+            "b",
+        ),
+        (asserting("assert isinstance(f(1), Shape)"), "the class `Shape` of the program", "attributes"),
         (asserting("assert f(1)", "def test_b():\n" + ONE), "setup defines the test `test_b`", "move it"),
         (asserting(f"@pytest.mark.parametrize('a', [])\ndef test_a(a):\n{ONE}"), "gives no values", "give"),
         (

@@ -375,6 +375,6 @@ def test_helpers_of_numpy_work_without_numpy(verifier: ThreadedVerifier) -> None
     empty = "def tw(n):\n    return 2 if n == 1 else []\n"
     found = verdicts(verifier, tests, TWICE, empty, "def tw(n):\n    return 2\n", "def tw(n):\n    return n\n")
     assert [(each.tests_passed, each.tests_total) for each in found] == [(2, 2), (1, 2), (1, 2), (0, 2)]
-    unknown = {**tests, "test": "import numpy as np\nfor i in (1, 2):\n    assert np.linalg.norm([1]) == tw(i)\n"}
-    with pytest.raises(ConfigError, match=r"'task': the tests cannot work with .*module 'numpy' has no attribute"):
+    unknown = {**tests, "test": "import numpy as np\nfor i in (1, 2):\n    assert tw(i + 1) == np.linalg.norm([1])\n"}
+    with pytest.raises(ConfigError, match=r"'task': the tests use numpy.linalg.*, and .* has no numpy"):
         verifier.check_prompts([prompt(unknown)])

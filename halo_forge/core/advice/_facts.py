@@ -105,6 +105,12 @@ class RunFacts:
         """Prompts of `now` with a judged sample."""
         return len(rates(self.now, "passes", set_name))
 
+    def pass_rate(self, set_name: SetName) -> str:
+        """What to call the share of passes of a set: without tests a pass is a compilation, and called so."""
+        metrics = self.now.metrics
+        untested = f"{set_name}/pass_rate" not in metrics and f"{set_name}/compile_rate" in metrics
+        return f"{set_name} {'compile' if untested else 'pass'} rate"
+
     def ratio(self, name: str) -> float | None:
         """A metric of `now` over that of the start model; None if either is missing, or the latter is 0."""
         before, after = self.start.metrics.get(name), self.now.metrics.get(name)

@@ -18,6 +18,15 @@ _VALUES: dict[What, Callable[[Verdict], float]] = {
 }
 
 
+def are_tested(samples: Iterable[Sample]) -> bool:
+    """Whether some verdict is about more than compiling; where none is, a pass is a compilation."""
+    return any(
+        sample.verdict.tests_total > 0 or sample.verdict.stage in ("run", "tests")
+        for sample in samples
+        if sample.verdict.status != "error"
+    )
+
+
 def prompt_totals(samples: Iterable[Sample], what: What = "passed") -> dict[str, tuple[float, int]]:
     """Prompt id -> (sum over its judged samples, their number), sorted by id; for `passed` the pass counts.
 

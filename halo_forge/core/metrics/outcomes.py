@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from math import comb
 
 from halo_forge.core.metrics._facts import MetricInfo, SetFacts
+from halo_forge.core.metrics.compare import are_tested
 from halo_forge.core.statistics import clustered_rate
 
 SCOPE = "set"
@@ -21,7 +22,11 @@ CATALOGUE = {
     "compile_rate": MetricInfo(
         "rate", "up", f"Share of a prompt's samples that compile, mean over prompts. {_CLUSTERED}"
     ),
-    "pass_rate": MetricInfo("rate", "up", f"Share of a prompt's samples that pass, mean over prompts. {_CLUSTERED}"),
+    "pass_rate": MetricInfo(
+        "rate",
+        "up",
+        f"Share of a prompt's samples that pass, mean over prompts; absent where no prompt has tests. {_CLUSTERED}",
+    ),
     "reward_mean": MetricInfo("1", "up", "Mean reward of a prompt's samples, mean over prompts; in [0, 1]."),
     "coverage": MetricInfo(
         "rate", "up", f"Prompts with at least one pass / prompts with a judged sample. {_BY_PROMPT}"
@@ -76,14 +81,17 @@ def _rates(facts: SetFacts) -> dict[str, float]:
     rewards = [math.fsum(verdict.reward for verdict in group) / len(group) for group in groups]
     return {
         **_with_interval("compile_rate", [(sum(each.compiled for each in group), len(group)) for group in groups]),
-        **_with_interval("pass_rate", per_prompt),
+        **(_passing(facts, per_prompt) if are_tested(facts.samples) else {}),
         "reward_mean": math.fsum(rewards) / len(rewards),
         **_with_interval("coverage", [(int(num_passed > 0), 1) for num_passed, _ in per_prompt]),
         **_with_interval("always", [(int(num_passed == total), 1) for num_passed, total in per_prompt]),
         **_with_interval("never", [(int(num_passed == 0), 1) for num_passed, _ in per_prompt]),
-        **_pass_at(per_prompt, facts.num_samples_expected),
         "flagged_fraction": sum(bool(each.hacks) for group in groups for each in group) / sum(sizes),
     }
+
+
+def _passing(facts: SetFacts, per_prompt: Sequence[tuple[int, int]]) -> dict[str, float]:
+    return {**_with_interval("pass_rate", per_prompt), **_pass_at(per_prompt, facts.num_samples_expected)}
 
 
 def _pass_at(per_prompt: Sequence[tuple[int, int]], num_samples: int) -> dict[str, float]:

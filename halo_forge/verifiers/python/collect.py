@@ -36,6 +36,8 @@ _OUT_OF_REACH = {
 }
 _OWNERS = ("pytest", "pytest.mark", "mark", "unittest", "unittest.mock", "mock", "self", "contextlib")
 _STREAMS = ("sys.stdin", "sys.stdout", "sys.stderr", "builtins.input", "builtins.print")
+_CATCHES = ("raises", "assertRaises", "assertRaisesRegex")
+_TELLS_CLASSES = ("isinstance", "issubclass", "assertIsInstance", "assertNotIsInstance")
 _MODULE_HOOKS = ("setup_module", "setUpModule")
 _UNSUPPORTED_HOOKS = (
     "setup_function",
@@ -443,4 +445,31 @@ def _refuse_name(node: ast.AST, place: str) -> None:
                 raise UnusableTests(
                     f"{place}: `{ast.unparse(target)}` is replaced, but the program runs in a process of its own",
                     _STDIO,
+                )
+
+
+def refuse_classes_of_the_program(tree: ast.Module, where: str, names: set[str]) -> None:
+    """What stands for a class of the program in the tests is an object that is not a class.
+
+    Args:
+        names: Those of the program.
+
+    Raises:
+        UnusableTests: The tests want to catch one, or to know whether something is an instance of one.
+    """
+    for node in ast.walk(tree):
+        used: list[ast.expr | None] = []
+        if isinstance(node, ast.ExceptHandler):
+            used = [node.type]
+        elif isinstance(node, ast.Call) and name_of(node.func) in _CATCHES:
+            used = list(node.args[:1])
+        elif isinstance(node, ast.Call) and name_of(node.func) in _TELLS_CLASSES:
+            used = list(node.args[1:2])
+        parts = [part for each in used for part in (each.elts if isinstance(each, ast.Tuple) else [each])]
+        for part in parts:
+            if isinstance(part, ast.Name) and part.id in names:
+                raise UnusableTests(
+                    f"{where}, line {part.lineno}: the class `{part.id}` of the program cannot be used there, because"
+                    " the program runs in a process of its own",
+                    "catch the builtin exception that it derives from, and compare attributes of objects",
                 )

@@ -16,9 +16,16 @@ from halo_forge.verifiers.context import BuildContext, StageFailed, status_of
 from halo_forge.verifiers.diagnostics import clip, ending, readable
 from halo_forge.verifiers.hacks.flags import of_outputs
 from halo_forge.verifiers.python.driver import wire
+from halo_forge.verifiers.python.driver.stand_ins import NAMES_OF_NUMPY
 from halo_forge.verifiers.python.driver.steps import shown
 from halo_forge.verifiers.python.interpreter import compile_driver, run_driver, sources
-from halo_forge.verifiers.python.tests import PreparedTests, imports_something, refuse_unimported, stub_program
+from halo_forge.verifiers.python.tests import (
+    PreparedTests,
+    imports_something,
+    names_of_numpy,
+    refuse_unimported,
+    stub_program,
+)
 from halo_forge.verifiers.stages import Stages
 
 if TYPE_CHECKING:
@@ -106,6 +113,7 @@ class PythonStages(Stages):
         if not isinstance(tests, PythonTests):
             super().prepare(tests, sandbox)
             return
+        self._refuse_without_numpy(tests.prepared, sandbox)
         _job(tests.prepared, "", "")  # malformed ones were refused before; too large ones are refused here
         if "run" in self.spec.stages and (not self._speaks_our_python(sandbox) or imports_something(tests.prepared)):
             why = self._findings(stub_program(tests.prepared), tests, sandbox).fault_of(tests.prepared)
@@ -114,6 +122,19 @@ class PythonStages(Stages):
                     f"the tests cannot work with {self.runner.compiler} for any program: {why}",
                     "fix them in the prompt file; a module has to be one of the interpreter's own, or be installed for"
                     " it with verifier.packages set to true",
+                )
+
+    def _refuse_without_numpy(self, prepared: PreparedTests, sandbox: Sandbox) -> None:
+        """What tests use of numpy has to be there, or among the little of it that the driver provides."""
+        strange = sorted(names_of_numpy(prepared) - NAMES_OF_NUMPY) if "numpy" in prepared.modules else []
+        if strange and "run" in self.spec.stages:
+            command = [self.runner.compiler, *self.spec.options(), "-c", "import numpy"]
+            found = self.runner.cache.get("numpy", lambda: self.runner.run(command, {}, None, sandbox).clean)[0]
+            if not found:
+                raise ConfigError(
+                    f"the tests use numpy.{strange[0]}, and {self.runner.compiler} has no numpy",
+                    "set verifier.compiler to the interpreter of an environment with numpy, and verifier.packages to"
+                    f" true; without numpy there are {', '.join(sorted(NAMES_OF_NUMPY))}",
                 )
 
     def _speaks_our_python(self, sandbox: Sandbox) -> bool:

@@ -15,6 +15,7 @@ from halo_forge.verifiers.python.collect import (
     UnusableTests,
     asserting_statements,
     collect,
+    refuse_classes_of_the_program,
     refuse_unusable,
     uncollected,
 )
@@ -155,6 +156,7 @@ def prepare_asserts(
     for test, tree, label in zip(tests, trees, labels, strict=True):
         if _never_holds(tree):
             raise ValueError(f"{label} cannot hold: {test[:100]!r}")
+        refuse_classes_of_the_program(tree, label, free)
         collected = collect(test, tree, label, assertions)
         steps += collected.steps
         class_calls += collected.class_calls
@@ -215,6 +217,36 @@ def imports_something(prepared: PreparedTests) -> bool:
     """Whether modules have to be there for the tests to work, those for `context` included."""
     trees = [ast.parse(source) for source in (prepared.context, *(source for _, source in prepared.steps))]
     return any(isinstance(node, ast.Import | ast.ImportFrom) for tree in trees for node in ast.walk(tree))
+
+
+def names_of_numpy(prepared: PreparedTests) -> set[str]:
+    """What the tests use of numpy, such as "allclose" and "testing.assert_allclose"."""
+    trees = [ast.parse(source) for _, source in prepared.steps]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    modules = {"numpy": ""}
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            modules |= {
+                alias.asname: alias.name[5:].lstrip(".") for alias in node.names if _is_numpy(alias) and alias.asname
+            }
+        elif isinstance(node, ast.ImportFrom) and node.module in ("numpy", "numpy.testing"):
+            inner = node.module[5:].lstrip(".")
+            found |= {f"{inner}.{alias.name}".lstrip(".") for alias in node.names}
+    for node in nodes:
+        if isinstance(node, ast.Attribute):
+            owner, _, rest = ast.unparse(node).partition(".") if _is_path(node) else ("", "", "")
+            if owner in modules:
+                found.add(f"{modules[owner]}.{rest}".lstrip("."))
+    return found
+
+
+def _is_numpy(alias: ast.alias) -> bool:
+    return alias.name.split(".")[0] == "numpy"
+
+
+def _is_path(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) or (isinstance(node, ast.Attribute) and _is_path(node.value))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -50,6 +50,21 @@ def test_by_hand() -> None:
     assert found["verifier_error_fraction"] == 0.0
 
 
+def test_a_set_without_tests_has_a_compile_rate_and_no_pass_rate() -> None:
+    # O: compiles to an object, which is all there is to do without tests.
+    letters: dict[str, tuple[Stage, Status, float]] = {**LETTERS, "O": ("compile", "passed", 0.5)}
+    verdicts = [
+        Verdict(prompt_id="a", index=index, stage=stage, status=status, reward=reward)
+        for index, (stage, status, reward) in enumerate(letters[letter] for letter in "OOCE")
+    ]
+    samples = [Sample(Completion("a", index, "", (), "stop", 0, 0), each) for index, each in enumerate(verdicts)]
+    found = measure(SetFacts(samples, ("a",), 4))
+    assert found["compile_rate"] == pytest.approx(2 / 3)
+    assert not {name for name in found if name.startswith("pass")}
+    one_failed_its_tests = [*samples, *facts({"b": "R"}).samples]
+    assert measure(SetFacts(one_failed_its_tests, ("a", "b"), 4))["pass_rate"] == pytest.approx(1 / 3)
+
+
 def test_pass_at_k_reference_values() -> None:
     # (n, c, k) -> value, from the formula with exact fractions.
     table = {("PCCCCCCC", 1): 0.125, ("PCCCCCCC", 4): 0.5, ("PPCCCCCC", 4): 11 / 14, ("PPPPCCCC", 4): 69 / 70}

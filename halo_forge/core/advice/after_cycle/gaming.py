@@ -30,7 +30,7 @@ class Spec(Rule):
             symptom="more programs compile, but fewer pass"
             if passes.high < 0.0
             else "more programs compile and they are shorter, but the pass rate is not significantly higher",
-            evidence=f"{in_words('dev compile rate', compiles)}; {in_words('dev pass rate', passes)}{shown}",
+            evidence=f"{in_words('dev compile rate', compiles)}; {in_words(facts.pass_rate('dev'), passes)}{shown}",
             cause="the reward can be earned without solving the task (stub code)",
             action="use prompts with tests, or a higher selection.reward_threshold; inspect the kept samples and their"
             " flags",

@@ -27,7 +27,7 @@ class Spec(Rule):
         return Advice(
             kind=self.kind,
             symptom="two measurements of the same model differ",
-            evidence=in_words("dev pass rate", change),
+            evidence=in_words(facts.pass_rate("dev"), change),
             cause="verdicts that depend on time or load, or samples that depend on more than their seed",
             action="find the cause before anything else: compare dev_completions.jsonl and dev_verdicts.jsonl of both"
             " cycles",

@@ -34,7 +34,7 @@ class Spec(Rule):
             kind=self.kind,
             symptom=f"after {counted(len(facts.trainings), 'cycle')} the model has hardly moved from the start model",
             evidence=f"KL to the start model {divergence:.2g} nats/token (below {self.small_kl:g});"
-            f" {in_words('dev pass rate', passes)}; compile rate and coverage are within one standard error too",
+            f" {in_words(facts.pass_rate('dev'), passes)}; compile rate and coverage are within one standard error too",
             cause="the learning rate or the learning-rate mass is too low",
             action=f"try {self.factor:g} times the learning rate",
             power=f"the divergence is nearly exact; {power(passes)}",

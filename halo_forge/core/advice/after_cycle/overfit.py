@@ -23,8 +23,8 @@ class Spec(Rule):
         return Advice(
             kind=self.kind,
             symptom="train prompts improve but dev prompts do not",
-            evidence=f"{in_words('train pass rate', train)}; {in_words('dev pass rate', dev)}; the intervals do not"
-            " overlap",
+            evidence=f"{in_words(facts.pass_rate('train'), train)}; {in_words(facts.pass_rate('dev'), dev)};"
+            " the intervals do not overlap",
             cause="the model learns the prompts, not the task",
             action="add more and different train prompts, use training.start_from: base with replay, or stop here",
             power=power(dev),

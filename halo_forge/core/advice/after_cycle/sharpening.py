@@ -21,7 +21,7 @@ class Spec(Rule):
         return Advice(
             kind=self.kind,
             symptom="fewer dev prompts are solved at all, although the pass rate has not fallen",
-            evidence=f"{in_words('dev pass rate', passes)}; {in_words('dev coverage', covered)}",
+            evidence=f"{in_words(facts.pass_rate('dev'), passes)}; {in_words('dev coverage', covered)}",
             cause="sharpening: the model trades rare solutions for frequent ones",
             action="sample at temperature 1, set selection.per_prompt_cap, or use training.start_from: average (weight"
             " 0.5)",

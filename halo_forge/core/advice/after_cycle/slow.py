@@ -35,7 +35,7 @@ class Spec(Rule):
         return Advice(
             kind=self.kind,
             symptom=f"{counted(self.num_cycles, 'cycle')} without a gain",
-            evidence=f"{in_words('dev pass rate', change)} over {counted(self.num_cycles, 'cycle')}: a gain of"
+            evidence=f"{in_words(facts.pass_rate('dev'), change)} over {counted(self.num_cycles, 'cycle')}: a gain of"
             f" {self.worth:g} is ruled out; KL to the previous version {moved}",
             cause="updates that are too small" if small else "the kept samples teach nothing new",
             action="try 3 times the learning rate"

@@ -23,7 +23,7 @@ class Spec(Rule):
         return Advice(
             kind=self.kind,
             symptom="the learning rate is 0",
-            evidence=in_words("dev pass rate", change) if change is not None else "the learning-rate mass is 0",
+            evidence=in_words(facts.pass_rate("dev"), change) if change is not None else "the learning-rate mass is 0",
             cause="configured that way: a control run, or a schedule that ends at 0",
             action="none: no difference is expected",
             power=power(change) if change is not None else "exact",

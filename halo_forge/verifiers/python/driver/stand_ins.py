@@ -289,6 +289,10 @@ _NUMPY_TESTING: dict[str, Any] = {
 }
 
 
+NAMES_OF_NUMPY = {*_NUMPY, "testing", *(f"testing.{name}" for name in _NUMPY_TESTING)}
+"""What there is of numpy where the interpreter has none."""
+
+
 def _refuse_empty(numpy: Any) -> None:
     """Of an empty array and a number numpy says that they are close: all of no numbers are."""
 

@@ -1,0 +1,236 @@
+"""Rows of public data sets, made up after their documentation: each is read with all its tests, or refused."""
+
+from __future__ import annotations
+
+import base64
+import json
+import pickle
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from halo_forge.core.errors import ConfigError
+from halo_forge.core.records import Prompt
+from halo_forge.prompts import load_prompts
+from halo_forge.verifiers.checks import parse_tests
+
+PAIRS = {"inputs": ["1\n", "2\n"], "outputs": ["2\n", "4\n"]}
+STDIO = {"kind": "stdio", "cases": ({"stdin": "1\n", "stdout": "2\n"}, {"stdin": "2\n", "stdout": "4\n"})}
+CASES = [{"input": "1\n", "output": "2\n", "testtype": "stdin"}, {"input": "2\n", "output": "4\n", "testtype": "stdin"}]
+MESSAGES = [{"role": "user", "content": "Double n."}]
+METHOD = "class Solution:\n    def double(self, n: int) -> int:\n        "
+
+
+def load(folder: Path, *rows: dict[str, Any]) -> list[Prompt]:
+    path = folder / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return load_prompts(str(path), language="python")
+
+
+def packed(value: Any) -> str:
+    return base64.b64encode(zlib.compress(pickle.dumps(json.dumps(value)))).decode()
+
+
+STDIO_ROWS: dict[str, dict[str, Any]] = {
+    "verl": {
+        "data_source": "codecontests",
+        "prompt": MESSAGES,
+        "ability": "code",
+        "reward_model": {"style": "rule", "ground_truth": json.dumps(PAIRS)},
+        "extra_info": {"index": 0, "split": "train"},
+    },
+    "verl, tests of DeepCoder": {
+        "prompt": MESSAGES,
+        "reward_model": {"style": "rule", "ground_truth": json.dumps(CASES)},
+    },
+    "APPS": {
+        "problem_id": 7,
+        "question": "Double n.",
+        "solutions": '["print(2 * int(input()))"]',
+        "input_output": json.dumps(PAIRS),
+        "difficulty": "interview",
+        "url": "",
+        "starter_code": "",
+    },
+    "TACO": {
+        "question": "Double n.",
+        "solutions": "[]",
+        "starter_code": "",
+        "input_output": json.dumps(PAIRS),
+        "raw_tags": "[]",
+        "Expected Time Complexity": None,
+    },
+    "CodeContests": {
+        "name": "1_A. Double",
+        "description": "Double n.",
+        "public_tests": {"input": ["1\n"], "output": ["2\n"]},
+        "private_tests": {"input": [], "output": []},
+        "generated_tests": {"input": ["2\n"], "output": ["4\n"]},
+        "solutions": {"language": [3], "solution": ["print(2 * int(input()))"]},
+        "incorrect_solutions": {"language": [], "solution": []},
+        "time_limit": {"seconds": 2, "nanos": 0},
+    },
+    "LiveCodeBench": {
+        "question_title": "Double",
+        "question_content": "Double n.",
+        "platform": "atcoder",
+        "question_id": "abc1_a",
+        "contest_id": "abc1",
+        "starter_code": "",
+        "difficulty": "easy",
+        "public_test_cases": json.dumps(CASES[:1]),
+        "private_test_cases": packed(CASES[1:]),
+        "metadata": "{}",
+    },
+    "DeepCoder": {"problem": "Double n.", "tests": json.dumps(CASES), "starter_code": "", "metadata": None},
+    "DeepCoder of TACO": {"problem": "Double n.", "tests": json.dumps(PAIRS)},
+    "PrimeIntellect": {
+        "source": "apps",
+        "task_type": "verifiable_code",
+        "prompt": "Double n.",
+        "gold_standard_solution": "print(2 * int(input()))",
+        "verification_info": json.dumps(
+            {"language": "python", "test_cases": [{**case, "type": "stdin_stdout", "fn_name": None} for case in CASES]}
+        ),
+        "metadata": "{}",
+        "problem_id": "vfc_1",
+    },
+}
+
+
+@pytest.mark.parametrize("name", STDIO_ROWS)
+def test_every_input_of_a_public_row_is_a_case(name: str, tmp_path: Path) -> None:
+    (prompt,) = load(tmp_path, STDIO_ROWS[name])
+    assert prompt.tests == STDIO
+    assert prompt.messages[-1]["content"].startswith("Double n.")
+    assert parse_tests(prompt)[0].num_checks == 2
+
+
+CALLS: dict[str, dict[str, Any]] = {
+    "APPS": {
+        "question": "Double n.",
+        "input_output": json.dumps({"fn_name": "double", "inputs": [[3]], "outputs": [[6]]}),
+    },
+    "verl": {
+        "prompt": MESSAGES,
+        "reward_model": {"ground_truth": {"fn_name": "double", "inputs": [[3]], "outputs": [6]}},
+    },
+    "PrimeIntellect": {
+        "prompt": "Double n.",
+        "verification_info": {
+            "language": "python",
+            "test_cases": [{"type": "function_call", "fn_name": "double", "input": [3], "output": [6]}],
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_calls_of_functions_become_asserts_in_python(name: str, tmp_path: Path) -> None:
+    (prompt,) = load(tmp_path, CALLS[name])
+    assert prompt.language == "python" and prompt.tests is not None
+    assert prompt.tests["entry_point"] == "double"
+    (text,) = prompt.tests["tests"]
+    namespace: dict[str, Any] = {"double": lambda n: 2 * n}
+    exec(prompt.tests["setup"] + text, namespace)
+    with pytest.raises(AssertionError):
+        exec(prompt.tests["setup"] + text, {"double": lambda n: n})
+    assert parse_tests(prompt)[0].num_checks == 1
+    with pytest.raises(ConfigError, match="the prompt is in python, but the verifier checks c"):
+        load_prompts(str(tmp_path / "a.jsonl"), language="c")
+
+
+def test_methods_of_livecodebench_are_called_on_a_solution(tmp_path: Path) -> None:
+    case = {"input": "3\n[1, 2]", "output": "[6]", "testtype": "functional"}
+    row = {
+        **STDIO_ROWS["LiveCodeBench"],
+        "starter_code": METHOD,
+        "public_test_cases": json.dumps([case]),
+        "private_test_cases": packed([case]),
+        "metadata": '{"func_name": "double"}',
+    }
+    (prompt,) = load(tmp_path, row)
+    assert prompt.tests is not None and prompt.tests["entry_point"] == "Solution"
+    assert prompt.tests["tests"][0] == "assert _plain(Solution().double(*[3, [1, 2]])) in [[6], 6]"
+    assert METHOD.strip() in prompt.text
+
+
+def test_tests_of_kodcode_import_nothing(tmp_path: Path) -> None:
+    row = {
+        "question_id": "Prefill_1",
+        "question": "Double n.",
+        "solution": "def double(n):\n    return 2 * n\n",
+        "test": "from solution import double\n\ndef test_three():\n    assert double(3) == 6\n",
+        "test_info": [{"function_name": "double"}],
+    }
+    (prompt,) = load(tmp_path, row)
+    assert prompt.info["reference"] == row["solution"]
+    assert prompt.tests is not None and "import" not in prompt.tests["tests"][0]
+    assert parse_tests(prompt)[0].num_checks == 1
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "MultiPL-E": (
+        {
+            "name": "f",
+            "language": "cpp",
+            "prompt": "int f(int n) {",
+            "tests": "}\nint main() {}",
+            "stop_tokens": ["\n}"],
+        },
+        "`tests` is text, but not valid JSON",
+    ),
+    "HumanEval-X": (
+        {"task_id": "CPP/0", "prompt": "int f(int n) {", "declaration": "", "test": "int main() { assert(f(1)); }"},
+        "`test`",
+    ),
+    "OpenCodeReasoning": (
+        {"id": "1", "input": "Double n.", "output": "x", "solution": "print(2)"},
+        "`prompt` is missing",
+    ),
+    "TRL prompt and completion": (
+        {"prompt": "Double n.", "completion": "print(2)"},
+        "`completion` is not used to check anything",
+    ),
+    "verl of mathematics": (
+        {"prompt": MESSAGES, "reward_model": {"style": "rule", "ground_truth": "72"}},
+        "that is no test of a program",
+    ),
+    "rStar-Coder": (
+        {"prompt": "Double n.", "inputs": '["1"]', "outputs": '["2"]'},
+        "`outputs` is not used to check anything",
+    ),
+    "no test": ({"question": "q", "input_output": '{"inputs": [], "outputs": []}'}, "`input_output` has no test"),
+    "unequal": ({"question": "q", "input_output": '{"inputs": ["1"], "outputs": []}'}, "1 inputs and 0 outputs"),
+    "null": ({"question": "q", "input_output": None}, "`input_output` is missing"),
+    "nameless call": (
+        {"problem": "q", "tests": [{"input": "1", "output": "2", "testtype": "functional"}]},
+        "calls a function, but names none",
+    ),
+    "hostile name": (
+        {"question": "q", "input_output": {"fn_name": "f);x(", "inputs": [[1]], "outputs": [1]}},
+        "is no name",
+    ),
+    "packed otherwise": (
+        {**STDIO_ROWS["LiveCodeBench"], "private_test_cases": base64.b64encode(b"0" * 40).decode()},
+        "is packed in an unknown way",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_checked_is_refused_with_what_to_write(name: str, tmp_path: Path) -> None:
+    row, message = REFUSED[name]
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, row)
+    assert caught.value.message.startswith(f"{tmp_path}/a.jsonl:1: ")
+    assert message in caught.value.message
+    assert caught.value.hint
+
+
+def test_a_packed_class_is_never_loaded(tmp_path: Path) -> None:
+    hostile = base64.b64encode(zlib.compress(b"cos\nsystem\n(S'exit 1'\ntR.")).decode()
+    with pytest.raises(ConfigError, match=r"it names os\.system"):
+        load(tmp_path, {**STDIO_ROWS["LiveCodeBench"], "private_test_cases": hostile})
