@@ -107,6 +107,8 @@ class PromptsSection(Spec):
     """The same for the test prompts."""
     where: dict[str, list[str | int | bool]] = Field(default_factory=dict)
     """Use only prompts whose info has one of these values, such as {difficulty: [easy, medium]}; all three sets."""
+    overlong: Literal["error", "drop"] = "error"
+    """Prompts that leave no room for engine.max_new_tokens in the model's positions: refuse the run, or drop them."""
     system_prompt: str | None = None
     """Added to prompts that have no system message; null adds none."""
     response_prefix: str | None = None

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from halo_forge.core.errors import ConfigError
 from halo_forge.core.records import Prompt
 from halo_forge.core.source import ReasoningMarks
 from halo_forge.hardware import ModelShape, ModelSize, Profile, detect, prepare
@@ -187,23 +186,6 @@ class Policy:
     def num_positions(self) -> int | None:
         """The most tokens that prompt and completion may have together; None if the model has no such limit."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-
-    def check_lengths(self, prompts: Iterable[Prompt], max_new_tokens: int) -> None:
-        """Detect prompts that leave no room for a completion, before anything is generated.
-
-        Raises:
-            ConfigError: A prompt and `max_new_tokens` are more than the model's positions.
-        """
-        positions = self.num_positions
-        for prompt in prompts:
-            self.response_start(prompt)
-            num_tokens = len(self.prompt_ids(prompt))
-            if positions is not None and num_tokens + max_new_tokens > positions:
-                raise ConfigError(
-                    f"prompt {prompt.id!r} has {num_tokens} tokens; with engine.max_new_tokens {max_new_tokens} that is"
-                    f" more than the {positions} positions of the model",
-                    "shorten or remove such prompts, lower engine.max_new_tokens, or use a model with more positions",
-                )
 
     def load_adapter(self, folder: Path | None, version: int) -> None:
         """Load another adapter of this run into the model in memory; None is the start adapter (v0).

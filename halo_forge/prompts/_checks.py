@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from halo_forge.core.output_rule import OutputRule
+from halo_forge.core.output_rule import CheckerProgram, OutputRule
 from halo_forge.prompts._json_text import from_json
 from halo_forge.prompts._row import Row, did_you_mean, shown
 
@@ -120,9 +120,12 @@ def _checked_rule(row: Row, found: Any) -> Any:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(["tests.compare", *(str(part) for part in first["loc"])])
-        said = first["msg"].removeprefix("Value error, ")
+        said = f"{first['msg'].removeprefix('Value error, ')}, found {shown(first['input'])}"
+        if first["type"] == "extra_forbidden":
+            known = CheckerProgram.model_fields if "checker" in first["loc"] else OutputRule.model_fields
+            said = f"unknown key{did_you_mean(str(first['loc'][-1]), known)}"
         raise row.error(
-            f"`{where}`: {said}, found {shown(first['input'])}",
+            f"`{where}`: {said}",
             'write {"whitespace": "line_ends" | "exact" | "tokens", "absolute_tolerance": ...,'
             ' "relative_tolerance": ...}, or {"checker": {"language": "cpp" | "c" | "python", "source": ...}}',
         ) from error

@@ -63,7 +63,7 @@ def kept_as_info(
                 f'the unknown column `{column}`; did you mean "{meant}"?',
                 f"rename it to `{meant}`, or put it into `info` if it is a note",
             )
-        if where := tests_in(column, value):
+        if where := path_to_tests(column, value):
             raise _lost_tests(row, where, has_tests)
         if not has_tests and column.lower() in (*_RESULT_WORDS, *SOLUTIONS[2:]):
             raise row.error(
@@ -94,7 +94,7 @@ def _lost_tests(row: Row, where: str, has_tests: bool) -> Exception:
     return row.error(found, hint)
 
 
-def tests_in(name: str, value: Any) -> str | None:
+def path_to_tests(name: str, value: Any) -> str | None:
     """The path, such as `reward_model.ground_truth`, of what looks like tests in a column; None where nothing does."""
     if _is_empty(value) or isinstance(value, bool | int | float) or name.lower() in SOLUTIONS:
         return None
@@ -110,7 +110,7 @@ def tests_in(name: str, value: Any) -> str | None:
     if isinstance(value, Mapping):
         if any(str(key).lower() in ("ground_truth", "groundtruth") and not _is_empty(value[key]) for key in value):
             return next(f"{name}.{key}" for key in value if str(key).lower() in ("ground_truth", "groundtruth"))
-        inner = (tests_in(str(key), item) for key, item in value.items())
+        inner = (path_to_tests(str(key), item) for key, item in value.items())
         return next((f"{name}.{found}" for found in inner if found), None)
     return None
 

@@ -34,6 +34,7 @@ from halo_forge.hardware import Profile, choose, prepare
 from halo_forge.hardware.telemetry import telemetry
 from halo_forge.policy import Policy, check_local, check_quantization
 from halo_forge.policy.drift_probe import DriftProbe
+from halo_forge.policy.lengths import Overlong, overlong_prompts
 from halo_forge.prompts import is_remote, load_prompts
 from halo_forge.prompts.summary import SetSummary, is_tested, lines_of, summarise, warnings_of
 from halo_forge.runtime.auto_settings import hardware_choices, verifier_workers
@@ -139,7 +140,7 @@ def planned_with(config: RaftConfig, local: Mapping[str, Sequence[Prompt]]) -> P
     num = {name: len(prompts) for name, prompts in local.items()}
     has_tests = "train" not in local or any(map(is_tested, local["train"]))
     found = preview(config, num.get("train"), num.get("dev"), has_tests)
-    return dataclasses.replace(found, prompts=sets, warnings=(*_test_warnings(config, sets), *found.warnings))
+    return dataclasses.replace(found, prompts=sets, warnings=(*_prompt_warnings(config, sets), *found.warnings))
 
 
 def _summaries(config: RaftConfig, prompts: Mapping[str, Sequence[Prompt]]) -> dict[str, SetSummary]:
@@ -164,9 +165,13 @@ def _summaries(config: RaftConfig, prompts: Mapping[str, Sequence[Prompt]]) -> d
     return sets
 
 
-def _test_warnings(config: RaftConfig, sets: Mapping[str, SetSummary]) -> Iterator[str]:
+def _prompt_warnings(
+    config: RaftConfig, sets: Mapping[str, SetSummary], dropped: Overlong | None = None
+) -> Iterator[str]:
+    if dropped is not None:
+        yield f"{dropped}; prompts.overlong leaves them out"
     named = {f"prompts.{name}": summary for name, summary in sets.items()}
-    return warnings_of(named, config.verifier.runs_programs, config.verifier.stages)
+    yield from warnings_of(named, config.verifier.runs_programs, config.verifier.stages)
 
 
 @contextmanager
@@ -198,15 +203,14 @@ def open_run(
         run = stack.enter_context(Run(Path(config.output_dir)))
         if not run.is_new:
             _check_same_run(run, config, prompts, resume=resume)
+        prompts, dropped = _fitting(config, read := prompts, date := _date(run, config))
         workers = verifier_workers(config, profile)
         verifier = stack.enter_context(open_verifier(config.verifier.model_copy(update={"workers": workers})))
         asked = list(prompts.by_id().values())
         verifier.check_prompts(asked)
         failing = verifier.check_references(asked) if run.is_new else iter(())  # while the model is loaded
         sets = _summaries(config, {name: getattr(prompts, name) for name in SETS})
-        policy = _load_policy(config, profile, _date(run, config))
-        if policy is not None:
-            policy.check_lengths(prompts.by_id().values(), config.engine.max_new_tokens)
+        policy = _load_policy(config, profile, date)
         engine, trainer = _open_engine(config, policy, run, stack), _trainer(config, policy)
         profile = profile if policy is None else policy.profile
         runtime = Runtime(
@@ -221,16 +225,15 @@ def open_run(
             telemetry=stack.enter_context(telemetry(profile)).take,
             hardware=profile.described(),
             warnings=(
-                *_test_warnings(config, sets),
+                *_prompt_warnings(config, sets, dropped),
                 *cut_prompts(config, len(prompts.train)),
                 *reference_warnings(failing),
             ),
             checked_by=tuple(lines_of(sets)),
-            notes=() if policy is None else tuple(policy.rendering.notes()),
+            notes=() if policy is None else policy.rendering.notes(),
         )
-        choices = _choices(config, profile, policy, workers)
-        identity = _identity(config, prompts, verifier.toolchain(), policy) | {"hardware": choices}
-        identity["rendering"] = None if policy is None else policy.rendering.record(asked)
+        identity = _identity(config, read, verifier.toolchain(), policy)
+        identity |= {"hardware": _choices(config, profile, policy, workers), "rendering": _rendering(policy, asked)}
         if run.is_new:
             run.start(identity, given=loaded.document.text, resolved=dump(resolved(config)))
         else:
@@ -238,10 +241,44 @@ def open_run(
         if from_cycle is not None:
             run.supersede(from_cycle)
         until_loaded.close()
-        said = list(lines_of(sets))
-        run.event("attempt_started", resumed=resume, halo_forge_version=halo_forge.__version__, prompts=said)
+        said = {"prompts": list(lines_of(sets)), "overlong_dropped": {} if dropped is None else dropped.num_tokens}
+        run.event("attempt_started", resumed=resume, halo_forge_version=halo_forge.__version__, **said)
         library_warnings.send_to(run.event)
         yield Plan(config, prompts), run, runtime
+
+
+def _fitting(config: RaftConfig, prompts: PromptSets, date: datetime) -> tuple[PromptSets, Overlong | None]:
+    """The prompts that leave room for a completion, and those that `prompts.overlong` drops; None where there are none.
+
+    Which these are follows from the prompts, the tokenizer and the configuration, which identify the run.
+
+    Raises:
+        ConfigError: Some leave none and are not to be dropped, or no prompt of a set is left.
+        ModelError: The tokenizer or its chat template cannot be used.
+    """
+    if not config.engine.needs_policy:
+        return prompts, None
+    prefix, limit = config.prompts.response_prefix, config.engine.max_new_tokens
+    marks = config.verifier.own_marks
+    every = prompts.by_id().values()
+    found = overlong_prompts(config.model, every, prefix, limit, date=date, reasoning_marks=marks)
+    if not found.num_tokens:
+        return prompts, None
+    if config.prompts.overlong == "error":
+        raise ConfigError(
+            str(found),
+            "shorten or remove them, leave them out with prompts.overlong: drop, lower engine.max_new_tokens, or use a"
+            " model with more positions",
+        )
+    left = {name: tuple(each for each in getattr(prompts, name) if each.id not in found.num_tokens) for name in SETS}
+    for name, own in left.items():
+        if not own:
+            raise ConfigError(f"prompts.overlong: no prompt of prompts.{name} is left: {found}", "lower max_new_tokens")
+    return PromptSets(**left), found
+
+
+def _rendering(policy: Policy | None, prompts: Sequence[Prompt]) -> dict[str, Any] | None:
+    return None if policy is None else policy.rendering.record(prompts)
 
 
 def _choices(config: RaftConfig, profile: Profile, policy: Policy | None, workers: int) -> dict[str, Any]:
@@ -326,7 +363,7 @@ def run_config(root: Path) -> LoadedConfig:
     return LoadedConfig(config, document)
 
 
-def _load_policy(config: RaftConfig, profile: Profile, date: datetime | None) -> Policy | None:
+def _load_policy(config: RaftConfig, profile: Profile, date: datetime) -> Policy | None:
     if not config.engine.needs_policy:
         return None
     return Policy.load(
@@ -340,14 +377,14 @@ def _load_policy(config: RaftConfig, profile: Profile, date: datetime | None) ->
     )
 
 
-def _date(run: Run, config: RaftConfig) -> datetime | None:
-    """What the chat template gets for the current time; None is now."""
+def _date(run: Run, config: RaftConfig) -> datetime:
+    """What the chat template gets for the current time, to the second."""
     if not run.is_new:
         recorded = (run.identity().get("rendering") or {}).get("date")
         if recorded is not None:
             return datetime.fromisoformat(recorded)
     given = config.prompts.date
-    return None if given is None else datetime.fromisoformat(given)
+    return datetime.now().replace(microsecond=0) if given is None else datetime.fromisoformat(given)
 
 
 def _check_schema(root: Path) -> None:

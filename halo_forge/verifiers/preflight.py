@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 from collections.abc import Iterator
 from typing import Any
@@ -23,6 +24,9 @@ _RIGHT = Stdio(
     cases=(StdioCase(stdin="20 22\n", stdout="42\n"), StdioCase(stdin="-1 1\n", stdout="0\n")), compare=OutputRule()
 )
 _WRONG = Stdio(cases=(StdioCase(stdin="20 22\n", stdout="43\n"),), compare=OutputRule())
+
+# gcc says the first, clang the second.
+_UNKNOWN_STANDARD = re.compile(r"unrecognized command[- ]line option .-std=|invalid value '[^']*' in '-std=")
 
 
 def find_tools(spec: ProgramSpec) -> dict[str, str]:
@@ -122,6 +126,11 @@ def _unfit(spec: ProgramSpec, message: str, late: bool = False) -> ToolMissing:
         f"timeout_seconds (now {spec.timeout_seconds:g}) or compile_timeout_seconds"
         f" (now {spec.compile_timeout_seconds:g})"
     )
+    if _UNKNOWN_STANDARD.search(message):
+        return ToolMissing(
+            f"verifier.kind {_kind(spec)!r}: {spec.requires()[0]} {message}",
+            "set verifier.standard to one that this compiler knows, such as gnu17 or gnu++17",
+        )
     install = f"{spec.install_hint()}; if it is installed completely, raise"
     return ToolMissing(
         f"verifier.kind {_kind(spec)!r}: {spec.requires()[0]} {message}",

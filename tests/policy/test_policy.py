@@ -26,7 +26,8 @@ from tiny_models import (
     save_model,
 )
 
-from halo_forge.core.errors import ConfigError, ModelError
+from halo_forge.config.sections import ModelSection
+from halo_forge.core.errors import ModelError
 from halo_forge.core.records import Prompt
 from halo_forge.hardware.cpu import Cpu
 from halo_forge.hardware.cuda import Cuda
@@ -34,6 +35,7 @@ from halo_forge.hardware.gfx1151 import Gfx1151
 from halo_forge.hardware.machine import Machine
 from halo_forge.policy import ADAPTER_FILES, Policy, adapter_digest, check_local, resolve_dtype
 from halo_forge.policy.adapter import fused_adapter
+from halo_forge.policy.lengths import overlong_prompts
 from halo_forge.policy.packed import packed_linears
 
 torch = pytest.importorskip("torch")
@@ -50,13 +52,18 @@ def policy(tiny_models: dict[str, Path]) -> Policy:
     return load_policy(tiny_models["llama"])
 
 
-def test_a_prompt_that_leaves_no_room_for_an_answer(policy: Policy) -> None:
-    short, long = prompt(0, "add two numbers"), prompt(1, "x " * 600)
-    policy.check_lengths([short], 512 - len(policy.prompt_ids(short)))
-    with pytest.raises(ConfigError, match=r"tokens; with engine.max_new_tokens \d+ .* 512 positions"):
-        policy.check_lengths([short], 513 - len(policy.prompt_ids(short)))
-    with pytest.raises(ConfigError, match=f"{long.id!r}"):
-        policy.check_lengths([short, long], 1)
+def test_prompts_that_leave_no_room_for_a_completion_are_all_named(
+    policy: Policy, tiny_models: dict[str, Path]
+) -> None:
+    model = ModelSection(model_name_or_path=str(tiny_models["llama"]))
+    short, long, longer = prompt(0, "add two numbers"), prompt(1, "x " * 600), prompt(2, "x " * 700)
+    room = 512 - len(policy.prompt_ids(short))
+    assert overlong_prompts(model, [short], None, room).num_tokens == {}
+    assert overlong_prompts(model, [short], None, room + 1).num_tokens == {short.id: 512 - room}
+    found = overlong_prompts(model, [long, short, longer], None, 1)
+    assert found.num_tokens == {each.id: len(policy.prompt_ids(each)) for each in (long, longer)}
+    assert "2 of 3 prompts are too long" in str(found) and "512 positions" in str(found)
+    assert repr(longer.id) in str(found)
 
 
 @pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU computes no bfloat16")

@@ -269,3 +269,10 @@ def test_programs_in_the_cpp_that_judges_take_compile_by_default(compiler: str) 
     with verifier_of(compiler) as verifier:
         (verdict,) = verifier.verify([(prompt("cpp", tests), answer("cpp", code))])
     assert (verdict.stage, verdict.status) == ("tests", "passed"), verdict.diagnostics
+
+
+@pytest.mark.parametrize("compiler", ["g++", "clang++"])
+def test_a_standard_that_the_compiler_does_not_know_is_named_with_what_to_do(compiler: str) -> None:
+    with pytest.raises(ToolMissing, match=r"std=gnu\+\+29") as caught:
+        verifier_of(compiler, standard="gnu++29")
+    assert "set verifier.standard to one that this compiler knows" in str(caught.value)

@@ -272,7 +272,8 @@ def test_a_command_compares_by_itself() -> None:
     ("tests", "said"),
     [
         ({**SUM, "compare": {"whitespace": "token"}}, "tests.compare.whitespace"),
-        ({**SUM, "compare": {"tolerance": 1}}, "tests.compare.tolerance"),
+        ({**SUM, "compare": {"tolerance": 1}}, "tests.compare.tolerance`: unknown key"),
+        ({**SUM, "compare": {"whitespaces": "exact"}}, 'unknown key; did you mean "whitespace"'),
         ({**SUM, "compare": "tokens"}, "tests.compare"),
         ({**SUM, "compares": {}}, 'did you mean "compare"'),
         ({**SUM, "compare": {"checker": {"language": "c"}}}, "tests.compare.checker.source"),

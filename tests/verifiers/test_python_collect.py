@@ -121,6 +121,11 @@ ONE = "    assert f(1)\n"
         ),
         (asserting("def test_a():\n    f(1)"), "`test_a` asserts nothing", "remove"),
         (
+            asserting(f"def check():\n{ONE}def test_a():\n    def inner():\n        check()"),
+            "line 3: `test_a` asserts nothing",
+            "remove",
+        ),
+        (
             asserting(f"class TestA:\n    def __init__(self): pass\n    def test_a(self):\n    {ONE}"),
             "__init__",
             "setup_m",

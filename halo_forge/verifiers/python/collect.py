@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from halo_forge.verifiers.python.driver.assertions import FUNCTIONS, Assertions, always_true, executed, name_of
+from halo_forge.verifiers.python.driver.assertions import FUNCTIONS, Assertions, always_true, executed, name_of, walk
 
 # Called as the main program, they run what is collected here anyway.
 _RUNNERS = ("unittest.main", "pytest.main")
@@ -140,8 +140,8 @@ def asserting_statements(tree: ast.Module, check: ast.FunctionDef, foreign: list
     refuse_unusable(tree, "`test`")
     assertions = Assertions([tree], foreign)
     asserting = _asserting(tree, assertions)
-    used = {name_of(node) for node in ast.walk(tree) if isinstance(getattr(node, "ctx", None), ast.Load)}
-    for node in [*tree.body, *ast.walk(check)]:
+    used = {name_of(node) for node in walk(tree) if isinstance(getattr(node, "ctx", None), ast.Load)}
+    for node in [*tree.body, *walk(check)]:
         if isinstance(node, (*FUNCTIONS, ast.ClassDef)) and node.name in asserting - used - {check.name}:
             raise UnusableTests(
                 f"`test`, line {node.lineno}: nothing calls `{node.name}`, so that it asserts nothing",
@@ -166,9 +166,7 @@ def uncollected(tree: ast.Module, where: str) -> list[str]:
 
 
 def _tests(tree: ast.Module, where: str) -> Iterator[_Test]:
-    called = {
-        name_of(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call) and (node.args or node.keywords)
-    }
+    called = {name_of(node.func) for node in walk(tree) if isinstance(node, ast.Call) and (node.args or node.keywords)}
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     seen: dict[str, int] = {}
     for node in tree.body:
@@ -331,7 +329,7 @@ def _values(given: ast.Call, place: str) -> list[str] | None:
 
 def _asserting(tree: ast.Module, assertions: Assertions) -> set[str]:
     """The functions, methods and classes in which an assertion can be reached, directly or by others of them."""
-    nodes = [node for node in ast.walk(tree) if isinstance(node, (*FUNCTIONS, ast.ClassDef))]
+    nodes = [node for node in walk(tree) if isinstance(node, (*FUNCTIONS, ast.ClassDef))]
     found: set[str] = set()
     while True:
         new = {node.name for node in nodes if _reaches(node, assertions, found)} - found
@@ -393,7 +391,7 @@ def refuse_unusable(tree: ast.Module, where: str) -> None:
     Raises:
         UnusableTests: An assertion that always holds, a fixture, a skipped test, or a look at the program's output.
     """
-    for node in ast.walk(tree):
+    for node in walk(tree):
         place = f"{where}, line {getattr(node, 'lineno', 0)}"
         if isinstance(node, ast.Assert) and not isinstance(node.test, ast.Constant) and always_true(node.test):
             said = ast.unparse(node)[:100]
@@ -457,7 +455,7 @@ def refuse_classes_of_the_program(tree: ast.Module, where: str, names: set[str])
     Raises:
         UnusableTests: The tests want to catch one, or to know whether something is an instance of one.
     """
-    for node in ast.walk(tree):
+    for node in walk(tree):
         used: list[ast.expr | None] = []
         if isinstance(node, ast.ExceptHandler):
             used = [node.type]

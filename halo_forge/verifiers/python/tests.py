@@ -19,7 +19,7 @@ from halo_forge.verifiers.python.collect import (
     refuse_unusable,
     uncollected,
 )
-from halo_forge.verifiers.python.driver.assertions import Assertions, name_of
+from halo_forge.verifiers.python.driver.assertions import Assertions, name_of, walk
 
 _BUILTINS = frozenset(dir(builtins))
 _MODULES = sys.stdlib_module_names | {"pytest"}
@@ -185,13 +185,13 @@ def _refuse_idle_setup(setup: ast.Module, whole: ast.Module) -> None:
 
 def _imported_from_program(tree: ast.Module) -> Iterator[tuple[str, str]]:
     """(name in the tests, name in the program) of what is imported from the program's module."""
-    for node in ast.walk(tree):
+    for node in walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module in PROGRAM_MODULES:
             yield from ((each.asname or each.name, each.name) for each in node.names if each.name != "*")
 
 
 def _provided(trees: list[ast.Module]) -> tuple[str, ...]:
-    nodes = [node for tree in trees for node in ast.walk(tree)]
+    nodes = [node for tree in trees for node in walk(tree)]
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
     names |= {node.id for node in nodes if isinstance(node, ast.Name)}  # those that are imported for the tests
@@ -201,7 +201,7 @@ def _provided(trees: list[ast.Module]) -> tuple[str, ...]:
 def _surely_asserts(source: str) -> bool:
     """Whether a check that ends without an exception has asserted something, as its text alone shows."""
     tree = ast.parse(source)
-    leaves = any(name_of(node) in ("exit", "quit", "_exit", "SystemExit") for node in ast.walk(tree))
+    leaves = any(name_of(node) in ("exit", "quit", "_exit", "SystemExit") for node in walk(tree))
     return not leaves and any(
         isinstance(node, ast.Assert) and not isinstance(node.test, ast.Constant) for node in tree.body
     )
@@ -216,13 +216,13 @@ def stub_program(prepared: PreparedTests) -> str:
 def imports_something(prepared: PreparedTests) -> bool:
     """Whether modules have to be there for the tests to work, those for `context` included."""
     trees = [ast.parse(source) for source in (prepared.context, *(source for _, source in prepared.steps))]
-    return any(isinstance(node, ast.Import | ast.ImportFrom) for tree in trees for node in ast.walk(tree))
+    return any(isinstance(node, ast.Import | ast.ImportFrom) for tree in trees for node in walk(tree))
 
 
 def names_of_numpy(prepared: PreparedTests) -> set[str]:
     """What the tests use of numpy, such as "allclose" and "testing.assert_allclose"."""
     trees = [ast.parse(source) for _, source in prepared.steps]
-    nodes = [node for tree in trees for node in ast.walk(tree)]
+    nodes = [node for tree in trees for node in walk(tree)]
     modules = {"numpy": ""}
     found = set()
     for node in nodes:
@@ -322,7 +322,7 @@ def _never_holds(tree: ast.Module) -> bool:
 
 
 def _imports_everything(*trees: ast.Module) -> bool:
-    imports = (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ImportFrom))
+    imports = (node for tree in trees for node in walk(tree) if isinstance(node, ast.ImportFrom))
     return any(alias.name == "*" for node in imports for alias in node.names)
 
 
@@ -345,9 +345,9 @@ def _can_be_split(function: ast.FunctionDef) -> bool:
 
 def _names(tree: ast.AST, context: type[ast.expr_context]) -> set[str]:
     """Names that are read, or names that are bound in any way."""
-    found = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, context)}
+    found = {node.id for node in walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, context)}
     if context is ast.Store:
-        for node in ast.walk(tree):
+        for node in walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 found.add(node.name)
             elif isinstance(node, ast.Import | ast.ImportFrom):
@@ -362,4 +362,4 @@ def _names(tree: ast.AST, context: type[ast.expr_context]) -> set[str]:
 
 
 def _called(tree: ast.AST) -> list[str]:
-    return [node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    return [node.func.id for node in walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]

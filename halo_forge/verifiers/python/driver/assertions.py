@@ -51,12 +51,44 @@ def blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:
         yield part.body
 
 
+def walk(node: ast.AST) -> Iterator[ast.AST]:
+    """`ast.walk`, without what is inside of lists, tuples, sets and dicts of nothing but literals.
+
+    Tests may hold megabytes of them, and nothing that is looked for.
+    """
+    todo = [node]
+    for each in todo:
+        yield each
+        if not _is_plain(each):
+            todo.extend(ast.iter_child_nodes(each))
+
+
 def executed(node: ast.AST) -> Iterator[ast.AST]:
-    """A node and those within it, without the bodies of functions that it only defines; a class has its methods."""
-    yield node
-    for child in ast.iter_child_nodes(node):
-        if not isinstance(child, FUNCTIONS) or isinstance(node, ast.ClassDef):
-            yield from executed(child)
+    """As `walk`, and without the bodies of functions that are only defined; a class has its methods."""
+    todo = [node]
+    for each in todo:
+        yield each
+        if not _is_plain(each):
+            in_class = isinstance(each, ast.ClassDef)
+            children = ast.iter_child_nodes(each)
+            todo.extend(child for child in children if in_class or not isinstance(child, FUNCTIONS))
+
+
+def _is_plain(node: ast.AST) -> bool:
+    """Whether it is a container of literals, which is remembered in the node."""
+    if not isinstance(node, (ast.List, ast.Tuple, ast.Set, ast.Dict)):
+        return False
+    known: bool | None = getattr(node, "is_plain", None)
+    if known is None:
+        parts = [*node.keys, *node.values] if isinstance(node, ast.Dict) else node.elts
+        known = all(
+            isinstance(part, ast.Constant)
+            or (isinstance(part, ast.UnaryOp) and isinstance(part.operand, ast.Constant))
+            or (part is not None and _is_plain(part))
+            for part in parts
+        )
+        node.is_plain = known  # type: ignore[union-attr]
+    return known
 
 
 class Assertions:
@@ -68,7 +100,7 @@ class Assertions:
     """
 
     def __init__(self, trees: list[ast.Module], foreign: list[str]) -> None:
-        functions = [node for tree in trees for node in ast.walk(tree) if isinstance(node, FUNCTIONS)]
+        functions = [node for tree in trees for node in walk(tree) if isinstance(node, FUNCTIONS)]
         self._own = {node.name for node in functions} | set(foreign)
         self._failing: set[str] = set()
         found = True
