@@ -9,11 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from halo_forge.core.errors import ConfigError
 from halo_forge.core.output_rule import OutputRule
 from halo_forge.core.records import Prompt, Record
 from halo_forge.core.source import digest, normalise
 from halo_forge.core.wording import counted
 from halo_forge.prompts import near_duplicates
+from halo_forge.verifiers.checks import parse_tests
 from halo_forge.verifiers.comparison import compare_output, encoded, texts
 
 Severity = Literal["error", "warning", "note"]
@@ -64,7 +66,7 @@ def _of_one(prompt: Prompt) -> Iterator[Finding]:
     if prompt.tests is None or prompt.tests.get("kind") == "compile":
         yield Finding("note", prompt.id, "compile_only", "no tests: only compilation is checked")
     yield from _statement(prompt)
-    checks = num_checks(prompt.tests)
+    checks = num_checks(prompt)
     if checks is not None and checks < FEWEST_CHECKS:
         found = f"{counted(checks, 'check')}; a wrong answer may pass by chance"
         yield Finding("warning", prompt.id, "few_checks", found)
@@ -93,10 +95,15 @@ def _statement(prompt: Prompt) -> Iterator[Finding]:
         yield Finding("warning", prompt.id, "no_signature", text)
 
 
-def num_checks(tests: Mapping[str, Any] | None) -> int | None:
-    """How many checks a prompt has, None where that cannot be seen."""
-    lists = [] if tests is None else [tests.get(key) for key in ("expected", "cases", "tests", "test_list")]
-    return next((len(found) for found in lists if isinstance(found, list | tuple)), None)
+def num_checks(prompt: Prompt) -> int | None:
+    """How many checks a prompt has, None where that cannot be seen; of unknown tests, how many are listed."""
+    if prompt.tests is None:
+        return None
+    try:
+        return parse_tests(prompt)[0].num_checks or None
+    except ConfigError:  # malformed, which the verifier says, or of a kind that only a command knows
+        lists = [prompt.tests.get(key) for key in ("expected", "cases", "tests", "test_list")]
+        return next((len(found) for found in lists if isinstance(found, list | tuple)), None)
 
 
 def constant_output(tests: Mapping[str, Any] | None) -> str | None:

@@ -6,17 +6,16 @@ Names are those of transformers, TRL and PEFT.  A field marked "scheduled" takes
 from __future__ import annotations
 
 import datetime
-import os
-import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from halo_forge.config.problems import raise_all
 from halo_forge.config.rules import check_rules
 from halo_forge.config.spellings import DEFAULT_KINDS, LEARNING_RATE, Normalised, normalised
 from halo_forge.core.decisions import DecisionsSection
 from halo_forge.core.lr_scheduler import LrSchedulerType
+from halo_forge.core.paths import PathText, PlainPath, Text
 from halo_forge.core.registry import Spec, tagged_union
 from halo_forge.core.schedules import ScheduledNumber
 
@@ -29,27 +28,6 @@ else:
     Verifier = tagged_union("halo_forge.verifiers.languages")
     Selection = tagged_union("halo_forge.core.selection")
 
-Text = Annotated[str, StringConstraints(min_length=1)]
-
-
-_VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")
-_LONGEST_NAME = 255
-
-
-def _plain(text: str) -> str:
-    """A path that the system can take as it is written."""
-    if "\0" in text:
-        raise ValueError("a path cannot contain a NUL character")
-    if variable := _VARIABLE.search(text):
-        raise ValueError(f"found {variable[0]} in it: variables are not expanded; write out the path, ~ for the home")
-    if (longest := max(len(os.fsencode(name)) for name in text.split("/"))) > _LONGEST_NAME:
-        raise ValueError(f"found a name of {longest} bytes in it, allowed: at most {_LONGEST_NAME}")
-    return text
-
-
-def _path(text: str) -> str:
-    return os.path.expanduser(_plain(text))
-
 
 def _date(text: str) -> str:
     try:
@@ -59,8 +37,7 @@ def _date(text: str) -> str:
 
 
 Date = Annotated[Text, AfterValidator(_date)]
-PathText = Annotated[Text, AfterValidator(_path)]
-PromptSource = Annotated[Text, AfterValidator(_plain)]
+
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -93,11 +70,11 @@ class ModelSection(Spec):
 class PromptsSection(Spec):
     """Which prompts are used: `builtin:c/train`, a path ending in .jsonl or .parquet, or a data set id."""
 
-    train: PromptSource = "builtin:c/train"
+    train: PlainPath = "builtin:c/train"
     """Prompts whose completions are trained on."""
-    dev: PromptSource = "builtin:c/dev"
+    dev: PlainPath = "builtin:c/dev"
     """Prompts measured in every cycle; decisions use only these."""
-    test: PromptSource = "builtin:c/test"
+    test: PlainPath = "builtin:c/test"
     """Prompts measured once, at the end."""
     train_limit: Count | None = None
     """Use at most this many train prompts, chosen by a hash of their ids; null uses all."""

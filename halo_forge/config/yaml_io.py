@@ -105,7 +105,7 @@ def apply_overrides(document: Document, overrides: Iterable[str], option: str = 
     data = copy.deepcopy(document.data)
     places, lines = dict(document.places), dict(document.lines)
     for override in overrides:
-        label = f"{option} {override}"
+        label = f"{option} {override if len(override) <= _LONGEST_LABEL else override[:_LONGEST_LABEL] + '...'}"
         keys, value = _split_override(override, label)
         section = _section(data, keys[:-1], label, replace(document, lines=lines, places=places))
         if keys[-1] == "kind" and "kind" in section and section["kind"] != value:
@@ -166,8 +166,8 @@ def _read(path: Path) -> str:
         raise ConfigError(f"{path}: no such file", "check the path of the configuration file") from error
     except IsADirectoryError as error:
         raise ConfigError(f"{path}: is a folder, allowed: a YAML file", "name the file inside it") from error
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, ValueError) as error:  # ValueError: a NUL character
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise ConfigError(f"{path}: cannot be read: {reason}", "check the path and its permissions") from error
     try:
         return content.decode("utf-8-sig")
@@ -201,7 +201,7 @@ def _split_override(override: str, label: str) -> tuple[tuple[str, ...], Any]:
     key, equals, text = override.partition("=")
     keys = tuple(part.strip() for part in key.split("."))
     if not equals or not all(keys):
-        raise ConfigError(f"{label}: allowed: key=value", "write for example --set seed=7 or --set raft.num_cycles=3")
+        raise ConfigError(f"{label}: allowed: key=value", "write for example seed=7 or raft.num_cycles=3")
     return keys, parse_value(text, label)
 
 
@@ -227,6 +227,7 @@ def _forget(path: KeyPath, *tables: dict[KeyPath, Any]) -> None:
             del table[known]
 
 
+_LONGEST_LABEL = 120
 _MAX_VALUES = 100_000
 MAX_DIGITS = 300
 """Of a whole number; longer ones do not fit into a float."""

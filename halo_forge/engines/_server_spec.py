@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import Field
 
 from halo_forge.core.errors import ConfigError
+from halo_forge.core.paths import PathText
 from halo_forge.engines._spec import EngineSpec
 
 MAX_POLICY_GAP = 0.15
@@ -25,7 +26,7 @@ class ServerSpec(EngineSpec):
     """The longest wait for one answer, its time in the server's queue included."""
     retry_seconds: float = Field(120.0, ge=0, allow_inf_nan=False)
     """How long a request that gets no answer is asked again."""
-    exchange_folder: str | None = Field(None, min_length=1)
+    exchange_folder: PathText | None = None
     """Where adapters and merged models are written for the server; null takes a temporary folder."""
     start_timeout_seconds: float = Field(600.0, gt=0, allow_inf_nan=False)
     """How long a started server may need until it is ready."""

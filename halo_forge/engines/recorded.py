@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from halo_forge.core.errors import ConfigError
+from halo_forge.core.paths import PathText
 from halo_forge.core.records import Completion, Prompt, SampleRequest
 from halo_forge.core.wording import counted
 from halo_forge.engines._spec import EngineSpec
@@ -107,7 +108,7 @@ class RecordedSpec(EngineSpec):
     """The completions of an earlier run."""
 
     kind: Literal["recorded"] = "recorded"
-    run: str
+    run: PathText
     """Directory of the run whose completions are used."""
     train: bool = True
     """false loads no model and trains nothing: what would be selected, in seconds."""

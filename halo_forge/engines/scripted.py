@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from halo_forge.core.errors import ConfigError
+from halo_forge.core.paths import PathText
 from halo_forge.core.records import Completion, Prompt, SampleRequest
 from halo_forge.engines._spec import EngineSpec
 
@@ -49,7 +50,7 @@ class ScriptedSpec(EngineSpec):
     """Answers from a JSONL file of `{"prompt_id": id or "*", "answers": [text, ...]}`; nothing is trained."""
 
     kind: Literal["scripted"] = "scripted"
-    answers: str
+    answers: PathText
     """Path of the file with the answers."""
 
     @property
@@ -57,12 +58,19 @@ class ScriptedSpec(EngineSpec):
         """See `EngineSpec`."""
         return False
 
+    def check(self) -> None:
+        """Whether the file can be read; see `EngineSpec`."""
+        self._read()
+
     def open(self, policy: object | None) -> ScriptedEngine:
         """Read the answers.
 
         Raises:
             ConfigError: The file cannot be read or a line is malformed.
         """
+        return ScriptedEngine(self._read())
+
+    def _read(self) -> dict[str, list[str]]:
         answers: dict[str, list[str]] = {}
         try:
             lines = Path(self.answers).read_text(encoding="utf-8").splitlines()
@@ -81,7 +89,7 @@ class ScriptedSpec(EngineSpec):
                     f"{self.answers}:{number}: not a scripted row: {line[:80]!r}",
                     'each line is {"prompt_id": "...", "answers": ["...", ...]}',
                 ) from error
-        return ScriptedEngine(answers)
+        return answers
 
     def inputs(self) -> dict[str, str]:
         """The digest of the answers: other answers are another run."""

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, field_validator
 
 from halo_forge.core.errors import ConfigError, ToolMissing
+from halo_forge.core.paths import PathText
 from halo_forge.engines._adapter_delivery import AdapterDelivery, RuntimeLoraDelivery
 from halo_forge.engines._http import CONNECT_SECONDS, Client, Refused, Unreachable
 from halo_forge.engines._server_engine import ServerEngine
@@ -96,7 +97,7 @@ class VllmSpec(ServerSpec):
     """Completions by a vLLM server that this run starts."""
 
     kind: Literal["vllm"] = "vllm"
-    python: str = Field(min_length=1)
+    python: PathText
     """The Python interpreter that vLLM is installed for; not halo-forge's."""
     gpu_memory_utilization: float = Field(0.45, gt=0, lt=1)
     """vLLM's share of the device's memory; the model that is trained needs its own."""

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ OPTIMIZER_FILE = "optimizer.safetensors"
 """The optimizer's state after a cycle, beside the adapter's folder, where it is carried over."""
 
 
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _WEIGHTS = (".safetensors", ".bin")
 _TOKENIZERS = {"tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model"}
 _CHAT_TEMPLATES = {"chat_template.jinja", "chat_template.json", "additional_chat_templates"}
@@ -60,6 +62,10 @@ def check_local(settings: ModelSettings) -> None:
     elif looks_local and name.count("/") > 0:
         hint = "run `make model`" if path.parts[0] == "models" else "name an existing folder or a Hub id (owner/name)"
         raise ModelError(f"model.model_name_or_path: {name}: no such folder", hint)
+    elif not _HUB_ID.fullmatch(name):
+        raise ModelError(
+            f"model.model_name_or_path: {name}: neither a folder nor a Hub id", "name a folder, or NAME or OWNER/NAME"
+        )
     if settings.adapter is not None:
         _check_adapter(Path(settings.adapter).expanduser(), name)
     if path.is_dir():

@@ -35,7 +35,7 @@ from halo_forge.hardware.telemetry import telemetry
 from halo_forge.policy import Policy, check_local, check_quantization
 from halo_forge.policy.drift_probe import DriftProbe
 from halo_forge.policy.lengths import Overlong, overlong_prompts
-from halo_forge.prompts import is_remote, load_prompts
+from halo_forge.prompts import hub, is_remote, load_prompts
 from halo_forge.prompts.summary import SetSummary, is_tested, lines_of, summarise, warnings_of
 from halo_forge.runtime.auto_settings import hardware_choices, verifier_workers
 from halo_forge.runtime.effects import Observer, Runtime
@@ -116,12 +116,15 @@ def load_local_sets(config: RaftConfig) -> dict[str, tuple[Prompt, ...]]:
     """The prompt sets that are not on a hub, by name.
 
     Raises:
-        ConfigError: A set cannot be read (all of these are named), or a prompt id is in two of them.
+        ConfigError: A set cannot be read or has no name that a hub can know (all of these are named), or a prompt id is
+            in two of them.
     """
     local, problems = {}, []
     for name in SETS:
         try:
-            if not is_remote(getattr(config.prompts, name)):
+            if is_remote(source := getattr(config.prompts, name)):
+                hub.parts_of(source)
+            else:
                 local[name] = _load_set(config, name)
         except ConfigError as error:
             problems.append(error)

@@ -10,6 +10,7 @@ from halo_forge.config import RaftConfig
 from halo_forge.core.errors import ConfigError, RunDirError, ToolMissing, raise_together
 from halo_forge.core.records import Prompt
 from halo_forge.policy import check_local
+from halo_forge.prompts.summary import lines_of
 from halo_forge.runtime.assembly import SETS, load_local_sets, planned_with
 from halo_forge.store.run import check_root
 
@@ -54,10 +55,11 @@ def check_config(config: RaftConfig) -> ConfigCheck:
     attempt(config.engine.check)
     attempt(lambda: check_root(Path(config.output_dir)))
     raise_together(problems)
+    found = planned_with(config, local)
     return ConfigCheck(
-        checked=tuple(_checked(config, local)),
+        checked=(*_checked(config, local), *lines_of(found.prompts)),
         not_checked=tuple(_not_checked(config, local)),
-        warnings=planned_with(config, local).warnings,
+        warnings=found.warnings,
     )
 
 

@@ -63,6 +63,19 @@ def test_everything_that_is_missing_is_told_at_once(cli: Cli, tmp_path: Path) ->
     assert done.err.count("fix: ") == 4
 
 
+def test_what_can_be_no_hub_id_is_refused(cli: Cli) -> None:
+    for change, said in {
+        "prompts.train=http://x/y": "'http://x/y' is none of `id`",
+        "prompts.train=a b": "'a b' is none of `id`",
+        "prompts.train=a/b:c:d:e": "is none of `id`",
+        "model.model_name_or_path=a b": "a b: neither a folder nor a Hub id",
+        "engine={kind: scripted, answers: none.jsonl}": "none.jsonl: No such file or directory",
+        "engine={kind: scripted, answers: $HOME/x}": "engine.answers: found $HOME in it",
+    }.items():
+        done = cli("config", "check", "run.yaml", "--set", change)
+        assert (done.code, said in done.err) == (2, True), done.err
+
+
 def test_a_prompt_in_two_sets(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "copy.jsonl").write_bytes((tmp_path / "train.jsonl").read_bytes())
     done = cli("config", "check", "run.yaml", "--set", "prompts.dev=copy.jsonl")

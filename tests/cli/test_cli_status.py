@@ -97,3 +97,15 @@ def test_a_cycle_whose_first_stage_goes_on_has_no_time_yet() -> None:
     assert times(other=0.0) == ["-"]
     assert times(generate=41.8, other=0.0) == ["42 s"]
     assert times() == [""]
+
+
+def test_a_set_without_tests_has_a_compile_column_and_no_pass_column() -> None:
+    compiled = {"dev/compile_rate": 0.0, "train/compile_rate": 0.5, "train/pass_rate": 0.0}
+    names = [column.name for column in cycle_columns([CycleRow(1, 0, "done", metrics=compiled)], 3)]
+    assert [name for name in names if name.startswith(("dev", "train"))] == [
+        "dev compile",
+        "train compile",
+        "train pass",
+    ]
+    unknown = [column.name for column in cycle_columns([CycleRow(1, 0, "starting")], 3)]
+    assert "dev pass" in unknown, "a column does not come and go while nothing is measured yet"

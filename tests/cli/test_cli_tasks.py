@@ -14,7 +14,7 @@ from scripted_runs import write_rows
 
 from halo_forge.checks import tasks, weaknesses
 from halo_forge.checks.tasks import load_groups
-from halo_forge.checks.weaknesses import text_findings
+from halo_forge.checks.weaknesses import num_checks, text_findings
 from halo_forge.core.errors import ConfigError
 from halo_forge.core.records import Prompt
 from halo_forge.prompts import split_of
@@ -288,6 +288,14 @@ def test_a_good_prompt_has_no_findings() -> None:
 )  # fmt: skip
 def test_what_one_prompt_tells(changes: dict[str, Any], finding: tuple[str, str]) -> None:
     assert codes(prompt(**changes)) == [finding]
+
+
+def test_each_test_function_is_a_check() -> None:
+    functions = "".join(f"def test_{n}():\n    assert add({n}, 0) == {n}\n" for n in range(5))
+    tests = {"kind": "asserts", "entry_point": "add", "tests": [functions]}
+    assert num_checks(prompt(tests=tests)) == 5 and codes(prompt(tests=tests)) == []
+    assert num_checks(prompt(tests={"kind": "of_a_command", "cases": [1, 2]})) == 2
+    assert num_checks(prompt(tests={"kind": "of_a_command"})) is None
 
 
 @pytest.mark.parametrize("edge", ["add(0, 5)", "add(-3, 5)", "add(INT_MAX, 1)", 'add(len(""), 1)', "add(f(), 5)"])

@@ -6,6 +6,7 @@ import json
 import os
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ from halo_forge.prompts.summary import is_tested
 from halo_forge.verifiers.checks import parse_tests
 
 NUM_ROWS = int(os.environ.get("HALO_FORGE_ROWS", "150"))
+READ = ("id", "language", "prompt", "tests", "info")
 COLUMNS = sorted(
     {column for shape in shapes() for column in shape.COLUMNS}
     | {"id", "language", "tests", "info", "test_setup_code", "test_imports", "code", "text", "starter_code", "metadata"}
@@ -67,6 +69,7 @@ ROWS = st.one_of(
 )
 
 
+@pytest.mark.timeout(3600)  # ten thousand rows take some minutes
 @settings(max_examples=NUM_ROWS, deadline=None, suppress_health_check=list(HealthCheck))
 @given(ROWS)
 def test_any_row_is_a_prompt_or_an_error_that_names_its_place(data: dict[str, Any]) -> None:
@@ -82,6 +85,7 @@ def test_any_row_is_a_prompt_or_an_error_that_names_its_place(data: dict[str, An
         assert error.hint
 
 
+@pytest.mark.timeout(3600)  # ten thousand rows take some minutes
 @settings(max_examples=NUM_ROWS, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.dictionaries(st.sampled_from(COLUMNS), CELLS, max_size=6))
 def test_no_row_loses_its_tests(data: dict[str, Any]) -> None:
@@ -90,7 +94,5 @@ def test_no_row_loses_its_tests(data: dict[str, Any]) -> None:
     except ConfigError:
         return
     if not is_tested(prompt):
-        kept = {
-            column: value for column, value in data.items() if column not in ("info", "prompt", "tests", *SOLUTIONS)
-        }
+        kept = {column: value for column, value in data.items() if column not in (*READ, *SOLUTIONS)}
         assert [column for column, value in kept.items() if path_to_tests(column, value)] == []

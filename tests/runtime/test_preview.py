@@ -324,7 +324,11 @@ def test_what_this_machine_would_refuse_or_ignore_is_a_warning(tmp_path: Path, m
     assert "hardware.profile is cuda, but no GPU found" in refused
     (ignored,) = warned(engine={"cuda_graphs": True})
     assert ignored.startswith("engine.cuda_graphs is ignored here: the profile is cpu")
-    assert warned(engine={"kind": "scripted", "answers": "x"}, hardware={"profile": "cuda"}) == []
+    scripted = {"kind": "scripted", "answers": str(tmp_path / "answers.jsonl")}
+    (refused,) = warned(engine=scripted)
+    assert "answers.jsonl: No such file or directory" in refused
+    (tmp_path / "answers.jsonl").write_text("")
+    assert warned(engine=scripted, hardware={"profile": "cuda"}) == []
 
 
 def test_what_is_cut_or_unknown_is_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -106,6 +106,7 @@ def test_calls_are_like_calls_in_one_process(verifier: ThreadedVerifier) -> None
         "    def __str__(self): return f'Node({self.value})'\n    def __getitem__(self, key): return [key]\n"
         "def depth(node): return 0 if node is None else 1 + depth(node.left)\n"
         "def same(*args, **kwargs): return args, kwargs\n"
+        "def turn(d):\n    d.rotate(1)\n    return d\n"
     )
     tests = asserting(
         "x = [3, 1, 2]\nassert sort(x) is None and x == [1, 2, 3]",
@@ -123,6 +124,7 @@ def test_calls_are_like_calls_in_one_process(verifier: ThreadedVerifier) -> None
         "assert len(root) == 5 and str(root) == 'Node(1)' and root[3] == [3]",
         "assert same(1, (2,), a={3}, b=None) == ((1, (2,)), {'a': {3}, 'b': None})",
         "assert type(same([True, 1.0])[0][0][0]) is bool",
+        "from collections import deque\nd = deque([1, 2])\nassert turn(d) == deque([2, 1]) and d == deque([2, 1])",
         setup="offset = 3\nroot = Node(1)\nroot.left = Node(2)",
     )
     found = one(verifier, code, tests)

@@ -76,6 +76,8 @@ def refuse(value: Any) -> Any:
         datetime.date(2024, 2, 29),
         datetime.datetime(2024, 2, 29, 1, 2, 3, 4),
         datetime.time(1, 2),
+        datetime.timedelta(days=-1, seconds=2, microseconds=3),
+        collections.deque([1, (2, "x")]),
     ],
     ids=lambda value: repr(value)[:30] if not isinstance(value, int) else str(value % 10**6),
 )

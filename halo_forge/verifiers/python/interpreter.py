@@ -26,14 +26,22 @@ _COMPILE = (
     "code = [(name, compile(open(name + '.py', 'rb').read(), name, 'exec')) for name in {names}]\n"
     "open('driver', 'wb').write(marshal.dumps(code))\n"
 )
+_LATER = ("assertions", "stand_ins")
+"""Modules of `driver` that few tests need: they are loaded when a function imports them from the package."""
 _LOAD = (
     "import marshal, sys\n"
     "sys.path[:] = [path for path in sys.path if path]\n"  # the program can write to the current directory
     f"package = sys.modules[{_PACKAGE!r}] = type(sys)({_PACKAGE!r})\n"
-    "for name, code in marshal.loads(open('driver', 'rb').read()):\n"
+    "codes = dict(marshal.loads(open('driver', 'rb').read()))\n"
+    "def load(name):\n"
+    "    if name not in codes:\n"
+    "        raise AttributeError(name)\n"
     f"    module = sys.modules[{_PACKAGE!r} + '.' + name] = type(sys)({_PACKAGE!r} + '.' + name)\n"
     "    setattr(package, name, module)\n"
-    "    exec(code, module.__dict__)\n"
+    "    exec(codes[name], module.__dict__)\n"
+    "    return module\n"
+    "package.__getattr__ = load\n"
+    f"for name in list(codes):\n    if name not in {_LATER!r}:\n        load(name)\n"
 )
 
 

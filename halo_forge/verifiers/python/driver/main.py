@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 
-from halo_forge.verifiers.python.driver import stand_ins, wire
+from halo_forge.verifiers.python.driver import wire
 from halo_forge.verifiers.python.driver.candidate import Server
 from halo_forge.verifiers.python.driver.harness import provide, run_harness
 from halo_forge.verifiers.python.driver.remote import CandidateGone, Link
@@ -62,7 +62,10 @@ def _check(job: dict[str, Any], link: Link, report: Report) -> None:
         report.send("end")
         return
     names: dict[str, str] = job["names"]
-    stand_ins.install(job["modules"])
+    if job["modules"]:
+        from halo_forge.verifiers.python.driver import stand_ins
+
+        stand_ins.install(job["modules"])
     space: dict[str, Any] = {"__name__": "__main__"}
     if job["tests_use_context"]:
         exec(compile(job["context"], "head.py", "exec", dont_inherit=True), space)
