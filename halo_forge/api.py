@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -35,6 +36,7 @@ __all__ = [
     "verify_programs",
 ]
 
+_log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
 
@@ -264,13 +266,17 @@ def verify_completions(config: LoadedConfig, rows: Iterable[Mapping[str, Any]]) 
         ToolMissing: A compiler is missing or does not work.
     """
     from halo_forge.checks.answers import completion_rows, verdicts_on
+    from halo_forge.checks.opened import as_sampled
 
     given = list(_items("rows", rows))
     for number, row in enumerate(given, start=1):
         if not isinstance(row, Mapping):
             raise _wrong_type(f"row {number}", row, 'a mapping, {"prompt_id": ..., "text": ...}')
     numbered = (Row(f"row {number}", row) for number, row in enumerate(given, start=1))
-    named = completion_rows(numbered, load_prompt_sets(_loaded(config).config).by_id())
+    given_rows = completion_rows(numbered, load_prompt_sets(_loaded(config).config).by_id())
+    named, notes = as_sampled(given_rows, config.config)
+    for note in notes:
+        _log.warning("%s", note)
     return list(verdicts_on(config.config.verifier, named))
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from halo_forge.core.errors import ConfigError
 from halo_forge.core.records import Completion, Finish, Prompt, Verdict
-from halo_forge.core.source import canonical, extract
+from halo_forge.core.source import REASONING_MARKS, canonical, extract
 from halo_forge.prompts import jsonl
 from halo_forge.prompts._row import Row, shown
 from halo_forge.verifiers import open_verifier
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from halo_forge.verifiers.spec import ProgramSpec
 
 _FORM = 'write {"prompt_id": ..., "text": ...} on each line; `index`, `finish` and `policy_version` are optional'
+_COLUMNS = ("prompt_id", "text", "completion", "index", "finish", "policy_version")
+_REASONING_FIELDS = ("reasoning_content", "reasoning")
+"""What vLLM, SGLang and llama.cpp call the reasoning beside a message's content."""
 _TELLING = re.compile(r"\berror\b|undefined reference")
 _RESULT = re.compile(r"(?:case|check) \d+: ")
 _MOST_BYTES = 16 * 1024 * 1024  # far more than any completion, and a bound for endless devices
@@ -163,6 +166,7 @@ def completion_rows(
         prompt_id = row.text("prompt_id")
         if prompt_id not in prompts:
             raise row.error(f"no prompt has the id {prompt_id!r}{nearest(prompt_id, prompts)}", _ids_hint())
+        _refuse_misspelt(row)
         index = _whole(row, "index", seen.get(prompt_id, 0))
         seen[prompt_id] = seen.get(prompt_id, 0) + 1
         version = _whole(row, "policy_version", 0)
@@ -170,6 +174,15 @@ def completion_rows(
         name = f"{row.place} {prompt_id} {index}" if show_places else f"{prompt_id} {index}"
         named.append(NamedCompletion(name, prompts[prompt_id], completion))
     return named
+
+
+def _refuse_misspelt(row: Row) -> None:
+    for column in row.data:
+        meant = difflib.get_close_matches(column, _COLUMNS, n=1, cutoff=0.75)
+        if column == "finish_reason":
+            meant = ["finish"]
+        if meant and column not in _COLUMNS and meant[0] not in row.data:
+            raise row.error(f"`{column}` is not read; did you mean `{meant[0]}`?", _FORM)
 
 
 def one_prompt(prompt_id: str, prompts: Mapping[str, Prompt]) -> Prompt:
@@ -202,10 +215,24 @@ def _text(row: Row) -> str:
         raise row.error(f"the row has {' and '.join(given) or 'neither `text` nor `completion`'}", _FORM)
     value = row.data[given[0]]
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
-        value = value[0].get("content")
+        value = _message_text(value[0], row)
     if not isinstance(value, str):
         raise row.error(f"`{given[0]}` is {shown(value)}; text is needed", _FORM)
     return value
+
+
+def _message_text(message: Mapping[str, Any], row: Row) -> Any:
+    """The content of a chat message, after the reasoning that servers with a reasoning parser take out of it."""
+    role = message.get("role", "assistant")
+    if role != "assistant":
+        raise row.error(f"the completion is a message of the role {shown(role)}; assistant is needed", _FORM)
+    content = message.get("content")
+    reasoning = next((message[key] for key in _REASONING_FIELDS if message.get(key)), None)
+    if reasoning is None:
+        return content
+    opening, closing = REASONING_MARKS[0]
+    # A reply without content was cut off in its reasoning.
+    return f"{opening}\n{reasoning}" + (f"\n{closing}\n\n{content}" if content else "")
 
 
 def _whole(row: Row, column: str, default: int) -> int:

@@ -153,3 +153,5 @@ def _say_where(runtime: Runtime) -> None:
         print(line, file=sys.stderr)
     for warning in runtime.warnings:
         print(f"warning: {warning}", file=sys.stderr)
+    for note in runtime.notes:
+        print(f"note: {note}", file=sys.stderr)

@@ -72,6 +72,7 @@ def _check(
     config: Path, files: Sequence[Path], prompt_id: str | None, changes: Sequence[str]
 ) -> tuple[list[NamedCompletion], list[Verdict]]:
     from halo_forge.checks.answers import completions, one_prompt, source_files, verdicts_on, without_tests
+    from halo_forge.checks.opened import as_sampled
     from halo_forge.cli.observer import PlainObserver
     from halo_forge.config import load_config
     from halo_forge.core.errors import ConfigError
@@ -87,7 +88,9 @@ def _check(
             "check source files and .jsonl files separately",
         )
     if tables:
-        named = completions(files, load_prompt_sets(settings).by_id())
+        named, notes = as_sampled(completions(files, load_prompt_sets(settings).by_id()), settings)
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
     elif prompt_id is not None:
         named = source_files(files, spec, one_prompt(prompt_id, load_prompt_sets(settings).by_id()))
     else:

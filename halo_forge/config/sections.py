@@ -5,9 +5,10 @@ Names are those of transformers, TRL and PEFT.  A field marked "scheduled" takes
 
 from __future__ import annotations
 
+import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from halo_forge.config.problems import raise_all
 from halo_forge.config.rules import check_rules
@@ -26,6 +27,16 @@ else:
     Engine = tagged_union("halo_forge.engines")
     Verifier = tagged_union("halo_forge.verifiers.languages")
     Selection = tagged_union("halo_forge.core.selection")
+
+
+def _date(text: str) -> str:
+    try:
+        return datetime.date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise ValueError(f"found {text!r}, allowed: a date such as 2026-11-30") from None
+
+
+Date = Annotated[Text, AfterValidator(_date)]
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -79,6 +90,8 @@ class PromptsSection(Spec):
     """Added to prompts that have no system message; null adds none."""
     response_prefix: str | None = None
     """Start of every completion, such as a code fence; part of its text, but not trained on."""
+    date: Date | None = None
+    """The date, such as 2026-11-30, that a chat template which reads the clock gets; null is the start of the run."""
 
 
 class OptimizerSection(Spec):

@@ -141,6 +141,10 @@ def parse_choice(data: bytes) -> Choice:
     try:
         answer = json.loads(data)
         (choice,) = answer["choices"]
+        if any(choice.get(field) for field in ("reasoning_content", "reasoning")):
+            raise ValueError("the server takes the reasoning out of the text; start it without a reasoning parser")
+        if not isinstance(choice.get("text"), str):
+            raise TypeError(f"`text` is {choice.get('text')!r}; text is needed")
         ids, logs = choice.get("token_ids"), choice.get("logprobs")
         values = None
         if logs is not None and "content" in logs:  # llama.cpp
@@ -148,14 +152,14 @@ def parse_choice(data: bytes) -> Choice:
         elif logs is not None:
             values = logs["token_logprobs"]
         return Choice(
-            text=str(choice["text"]),
+            text=choice["text"],
             token_ids=None if ids is None else tuple(int(each) for each in ids),
             reason=choice.get("finish_reason"),
             log_probabilities=None if values is None else tuple(float(each) for each in values),
             num_tokens=(answer.get("usage") or {}).get("completion_tokens"),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a completion: {data[:200]!r}") from error
+        raise ValueError(f"not a completion ({error}): {data[:200]!r}") from error
 
 
 @dataclass(frozen=True)
@@ -179,7 +183,7 @@ def scored_tokens(policy: Policy, request: SampleRequest, found: Choice) -> Scor
     """
     ids, logs = found.token_ids, found.log_probabilities
     if ids is None:
-        ids = completion(policy, request, found, ()).token_ids
+        ids = completion(policy, request, found, (), "").token_ids
         num = found.num_tokens if logs is None else len(logs)
         if num is not None and num - len(ids) not in ((0, 1) if found.reason == "stop" else (0,)):
             return ScoredTokens((), None if logs is None else (), is_exact=False)
@@ -187,8 +191,12 @@ def scored_tokens(policy: Policy, request: SampleRequest, found: Choice) -> Scor
     return ScoredTokens(ids, None if logs is None else logs[: len(ids)], found.token_ids is not None)
 
 
-def completion(policy: Policy, request: SampleRequest, found: Choice, stop: Sequence[str]) -> Completion:
-    """The completion in a response: without the end of turn, up to and including the first stop string."""
+def completion(policy: Policy, request: SampleRequest, found: Choice, stop: Sequence[str], start: str) -> Completion:
+    """The completion in a response: without the end of turn, up to and including the first stop string.
+
+    Args:
+        start: What its text begins with, see `Policy.response_start`.
+    """
     tokenizer, text, ids = policy.tokenizer, found.text, found.token_ids
     if ids is not None:
         ids = ids[:-1] if ids and ids[-1] in policy.stop_ids else ids
@@ -205,7 +213,7 @@ def completion(policy: Policy, request: SampleRequest, found: Choice, stop: Sequ
     return Completion(
         prompt_id=request.prompt_id,
         index=request.index,
-        text=policy.response_prefix + text,
+        text=start + text,
         token_ids=ids,
         finish="stop" if ended else "length",
         seed=request.seed,

@@ -116,6 +116,7 @@ class ServerEngine:
             return
         needed = dict.fromkeys(request.prompt_id for request in requests)
         server_prompts = {prompt_id: self._prompt(prompts[prompt_id]) for prompt_id in needed}
+        starts = {prompt_id: self.policy.response_start(prompts[prompt_id]) for prompt_id in needed}
         every = list(prompts.values())
         for prompt in every:
             if prompt.id not in self._lengths:
@@ -141,7 +142,8 @@ class ServerEngine:
         try:
             # In the order of the requests: samples of a prompt are consecutive, and servers share its cache.
             for request in requests:
-                pool.submit(self._complete, request, server_prompts[request.prompt_id]).add_done_callback(done.put)
+                sent, start = server_prompts[request.prompt_id], starts[request.prompt_id]
+                pool.submit(self._complete, request, sent, start).add_done_callback(done.put)
             for _ in requests:
                 yield done.get().result()
         finally:
@@ -169,7 +171,7 @@ class ServerEngine:
             "use a server that accepts token ids: vllm, sglang or llama_cpp",
         )
 
-    def _complete(self, request: SampleRequest, prompt: str | list[int]) -> Completion:
+    def _complete(self, request: SampleRequest, prompt: str | list[int], start: str) -> Completion:
         """Send the request until there is a response."""
         deadline: float | None = None
         delay, refused = FIRST_DELAY_SECONDS, False
@@ -180,7 +182,7 @@ class ServerEngine:
                 if deadline is not None:
                     deadline += time.monotonic() - before  # waiting for a server to start does not count
                 found = self._ask(request, prompt, model, self.spec.stop)
-                return completion(self.policy, request, found, self.spec.stop)
+                return completion(self.policy, request, found, self.spec.stop, start)
             except Refused as error:
                 self._model = None
                 # A server that was restarted in between does not know our adapter; at the second attempt it does.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -34,11 +34,11 @@ class RecordedEngine:
 
     Attributes:
         root: The recorded run's directory.
-        prefix: What every completion begins with.
+        start: What the completions of a prompt begin with; None if no model is loaded to say so.
     """
 
     root: Path
-    prefix: str
+    start: Callable[[Prompt], str] | None
     saturates_cpu: ClassVar[bool] = False
 
     def sample(
@@ -70,11 +70,12 @@ class RecordedEngine:
                 raise ConfigError(*self._missing(request, policy_version, num_found))
             completion, drawn_at = found[key]
             self._refuse_other_settings(request, drawn_at)
-            if not completion.text.startswith(self.prefix):
+            start = "" if self.start is None else self.start(prompts[request.prompt_id])
+            if not completion.text.startswith(start):
                 raise ConfigError(
-                    f"prompts.response_prefix: found {self.prefix!r}; the completions of {self.root} do not begin with"
-                    " it",
-                    "set it to what the recorded run had (see its config.resolved.yaml)",
+                    f"prompts.response_prefix: found, with reasoning that the chat template opens, {start!r}; the"
+                    f" completions of {self.root} do not begin with it",
+                    "set it to what the recorded run had (see its config.resolved.yaml), and use that run's model",
                 )
             yield dataclasses.replace(completion, policy_version=policy_version)
 
@@ -132,7 +133,7 @@ class RecordedSpec(EngineSpec):
 
     def open(self, policy: Policy | None) -> RecordedEngine:
         """An engine over the run's files."""
-        return RecordedEngine(self._root(), "" if policy is None else policy.response_prefix)
+        return RecordedEngine(self._root(), None if policy is None else policy.response_start)
 
     def inputs(self) -> dict[str, str]:
         """The digest of the recorded completions: with other completions it is another run."""

@@ -115,6 +115,7 @@ class TransformersEngine:
 
         needed = dict.fromkeys(request.prompt_id for request in requests)
         ids = {prompt_id: self.policy.prompt_ids(prompts[prompt_id]) for prompt_id in needed}
+        starts = {prompt_id: self.policy.response_start(prompts[prompt_id]) for prompt_id in needed}
         ordered = sorted(requests, key=lambda each: (len(ids[each.prompt_id]), each.prompt_id, each.index))
         base = self.policy.model.get_base_model()
         with (
@@ -123,7 +124,7 @@ class TransformersEngine:
             fused_operations(base),
         ):
             for row in self._all(ordered, ids):
-                yield self._completion(row, policy_version)
+                yield self._completion(row, starts[row.request.prompt_id], policy_version)
 
     def _all(self, requests: Sequence[SampleRequest], ids: Mapping[str, list[int]]) -> Iterator[ActiveRow]:
         """Complete every request; whenever the GPU's memory runs out, continue with half the rows.
@@ -271,12 +272,12 @@ class TransformersEngine:
             self.policy.tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         )
 
-    def _completion(self, row: ActiveRow, policy_version: int) -> Completion:
+    def _completion(self, row: ActiveRow, start: str, policy_version: int) -> Completion:
         assert row.finish is not None
         return Completion(
             prompt_id=row.request.prompt_id,
             index=row.request.index,
-            text=self.policy.response_prefix + row.text,
+            text=start + row.text,
             token_ids=tuple(row.token_ids),
             finish=row.finish,
             seed=row.request.seed,

@@ -3,7 +3,8 @@
     model.py          the model in memory
     adapter.py        the adapter on it: initialised from a seed, or loaded and checked
     merged.py         the adapter added to the weights, as a plain model folder
-    chat_template.py  what a prompt looks like, and which token ends a completion
+    chat_template.py  what messages look like at a fixed date, and which token ends a completion
+    rendering.py      prompts as the model sees them, each rendered once
     drift_probe.py    what one version makes of another's completions, token by token
     packed.py         weights laid out for a CPU's matrix products, while nothing is trained
     grouped.py        linear layers as fewer kernels on a GPU, while nothing is trained

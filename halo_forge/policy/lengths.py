@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from halo_forge.core.records import Prompt
-from halo_forge.policy.chat_template import apply_template
-from halo_forge.policy.files import ModelSettings, explained, no_chat_template
+from halo_forge.core.source import ReasoningMarks
+from halo_forge.policy.files import ModelSettings, explained
+from halo_forge.policy.rendering import Renderer, load_tokenizer
 
 _SHOWN = 5
 
@@ -38,30 +40,35 @@ class Overlong:
 
 
 def overlong_prompts(
-    settings: ModelSettings, prompts: Iterable[Prompt], response_prefix: str | None, max_new_tokens: int
+    settings: ModelSettings,
+    prompts: Iterable[Prompt],
+    response_prefix: str | None,
+    max_new_tokens: int,
+    *,
+    date: datetime | None = None,
+    reasoning_marks: ReasoningMarks | None = None,
 ) -> Overlong:
-    """Render and count the tokens of every prompt.
+    """Render and count the tokens of every prompt; see `Renderer`.
 
     Raises:
+        ConfigError: The response prefix is within reasoning that the chat template opens.
         ModelError: The tokenizer or its chat template cannot be used.
     """
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
     name = settings.model_name_or_path
     common = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
+    tokenizer = load_tokenizer(settings)
     with explained(name):
-        tokenizer = AutoTokenizer.from_pretrained(name, **common)
         config = AutoConfig.from_pretrained(name, **common)
-    if tokenizer.chat_template is None:
-        raise no_chat_template(name)
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     prefix = "" if response_prefix is None else response_prefix
+    renderer = Renderer(tokenizer, prefix, date=date, reasoning_marks=reasoning_marks)
     asked = list(prompts)
     found = {}
     for prompt in asked:
-        messages = [dict(message) for message in prompt.messages]
-        text = apply_template(tokenizer, messages, add_generation_prompt=True) + prefix
-        num_tokens = len(tokenizer(text, add_special_tokens=False)["input_ids"])
+        renderer.start(prompt)
+        num_tokens = len(renderer.ids(prompt))
         if positions is not None and num_tokens + max_new_tokens > positions:
             found[prompt.id] = num_tokens
     return Overlong(found, len(asked), max_new_tokens, positions)

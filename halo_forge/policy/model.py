@@ -6,10 +6,12 @@ import contextlib
 import json
 import math
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from halo_forge.core.records import Prompt
+from halo_forge.core.source import ReasoningMarks
 from halo_forge.hardware import ModelShape, ModelSize, Profile, detect, prepare
 from halo_forge.policy.adapter import (
     LoraSettings,
@@ -21,7 +23,7 @@ from halo_forge.policy.adapter import (
     trainable_weights,
     with_adapter,
 )
-from halo_forge.policy.chat_template import apply_template, end_of_turn_id, generation_stop_ids
+from halo_forge.policy.chat_template import end_of_turn_id, generation_stop_ids
 from halo_forge.policy.device import limit_memory, on_this_torch
 from halo_forge.policy.files import (
     ADAPTER_FILES,
@@ -30,12 +32,12 @@ from halo_forge.policy.files import (
     disk_full_is_os_error,
     explained,
     identity_of,
-    no_chat_template,
 )
 from halo_forge.policy.grouped import grouped_linears
 from halo_forge.policy.heap import freed_memory_kept
 from halo_forge.policy.packed import packed_linears
 from halo_forge.policy.quantized import check_quantization, keep_one_layout, loading_arguments, num_weights
+from halo_forge.policy.rendering import Renderer, load_tokenizer
 from halo_forge.policy.threads import yielding_threads
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ class Policy:
         end_of_turn_id: The token that ends an assistant message in the chat template; learned in training.
         stop_ids: Tokens that end a completion when sampled.
         identity: Identifies the start model, for run.json.
+        rendering: How prompts are rendered.
         profile: Determines the automatic settings of sampling and training.
         trust_remote_code: Code of the model's own folder or repository may run (`model.trust_remote_code`).
         num_parameters: Of base model and adapter together.
@@ -68,6 +71,8 @@ class Policy:
         response_prefix: str | None = None,
         profile: Profile | None = None,
         trust_remote_code: bool = False,
+        date: datetime | None = None,
+        reasoning_marks: ReasoningMarks | None = None,
     ) -> None:
         self.model = model
         self.trust_remote_code = trust_remote_code
@@ -75,7 +80,8 @@ class Policy:
         self.profile = detect() if profile is None else profile
         self.num_parameters = sum(num_weights(parameter) for parameter in model.parameters())
         self.tokenizer = tokenizer
-        self.response_prefix = response_prefix if response_prefix is not None else ""
+        prefix = response_prefix if response_prefix is not None else ""
+        self.rendering = Renderer(tokenizer, prefix, date=date, reasoning_marks=reasoning_marks)
         self.version = 0
         self.end_of_turn_id = end_of_turn_id(tokenizer)
         self.stop_ids = frozenset({self.end_of_turn_id, *generation_stop_ids(model, tokenizer)})
@@ -90,11 +96,15 @@ class Policy:
         seed: int,
         response_prefix: str | None = None,
         profile: Profile | None = None,
+        date: datetime | None = None,
+        reasoning_marks: ReasoningMarks | None = None,
     ) -> Policy:
         """Load the base model once, with the start adapter or a new one initialised from `seed` on top.
 
         Args:
             profile: From `hardware.prepare`; None uses the machine's own.
+            date: What the chat template gets for the current time; see `Renderer`.
+            reasoning_marks: Those of the model, if they are not among `REASONING_MARKS`.
 
         Raises:
             ModelError: The model, its tokenizer, its chat template or the start adapter cannot be used.
@@ -104,14 +114,11 @@ class Policy:
         check_quantization(settings.quantization)
         wanted = prepare() if profile is None else profile
         _no_progress_bars()
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM
 
         common = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
         name = settings.model_name_or_path
-        with explained(name):
-            tokenizer = AutoTokenizer.from_pretrained(name, **common)
-        if tokenizer.chat_template is None:
-            raise no_chat_template(name)
+        tokenizer = load_tokenizer(settings)
         profile = on_this_torch(wanted)
         limit_memory(profile)
         # `auto` names no kernel: transformers chooses sdpa, and eager for models without sdpa.
@@ -136,6 +143,8 @@ class Policy:
             response_prefix=response_prefix,
             profile=profile,
             trust_remote_code=settings.trust_remote_code,
+            date=date,
+            reasoning_marks=reasoning_marks,
         )
 
     @property
@@ -156,18 +165,22 @@ class Policy:
         device: torch.device = self.model.device
         return device
 
-    def render(self, prompt: Prompt) -> str:
-        """The text the model continues: chat template, generation prompt and response prefix.
+    @property
+    def response_prefix(self) -> str:
+        """What every completion begins with, after reasoning that the prompt opens."""
+        return self.rendering.response_prefix
 
-        Raises:
-            ModelError: The template refuses the messages (some know no system message).
-        """
-        messages = [dict(message) for message in prompt.messages]
-        return apply_template(self.tokenizer, messages, add_generation_prompt=True) + self.response_prefix
+    def render(self, prompt: Prompt) -> str:
+        """The text the model continues; see `Renderer.text`."""
+        return self.rendering.text(prompt)
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
-        """Token ids of `render(prompt)`; the template has its own special tokens, so none are added."""
-        return list(self.tokenizer(self.render(prompt), add_special_tokens=False)["input_ids"])
+        """Token ids of `render(prompt)`: the same on every call."""
+        return self.rendering.ids(prompt)
+
+    def response_start(self, prompt: Prompt) -> str:
+        """What the text of every completion of this prompt begins with; see `Renderer.start`."""
+        return self.rendering.start(prompt)
 
     @property
     def num_positions(self) -> int | None:

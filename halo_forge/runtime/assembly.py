@@ -12,6 +12,7 @@ import platform
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,8 @@ SETS = ("train", "dev", "test")
 IDENTITY_KEYS = {
     "prompts": "the prompts are not those the run was started with",
     "start_model": "the start model is not the one the run was started with",
+    "rendering": "the prompts have other token ids than when the run was started: the chat template, the tokenizer or"
+    " the version of transformers is not the same",
 }
 
 NOTED_KEYS = ("toolchain", "versions", "plugins", "hardware")
@@ -203,14 +206,14 @@ def open_run(
         run = stack.enter_context(Run(Path(config.output_dir)))
         if not run.is_new:
             _check_same_run(run, config, prompts, resume=resume)
-        read, (prompts, dropped) = prompts, _fitting(config, prompts)
+        prompts, dropped = _fitting(config, read := prompts, date := _date(run, config))
         workers = verifier_workers(config, profile)
         verifier = stack.enter_context(open_verifier(config.verifier.model_copy(update={"workers": workers})))
         asked = list(prompts.by_id().values())
         verifier.check_prompts(asked)
         failing = verifier.check_references(asked) if run.is_new else iter(())  # while the model is loaded
         sets = _summaries(config, {name: getattr(prompts, name) for name in SETS})
-        policy = _load_policy(config, profile)
+        policy = _load_policy(config, profile, date)
         engine, trainer = _open_engine(config, policy, run, stack), _trainer(config, policy)
         profile = profile if policy is None else policy.profile
         runtime = Runtime(
@@ -230,9 +233,10 @@ def open_run(
                 *reference_warnings(failing),
             ),
             checked_by=tuple(lines_of(sets)),
+            notes=() if policy is None else policy.rendering.notes(),
         )
-        choices = _choices(config, profile, policy, workers)
-        identity = _identity(config, read, verifier.toolchain(), policy) | {"hardware": choices}
+        identity = _identity(config, read, verifier.toolchain(), policy)
+        identity |= {"hardware": _choices(config, profile, policy, workers), "rendering": _rendering(policy, asked)}
         if run.is_new:
             run.start(identity, given=loaded.document.text, resolved=dump(resolved(config)))
         else:
@@ -246,7 +250,7 @@ def open_run(
         yield Plan(config, prompts), run, runtime
 
 
-def _fitting(config: RaftConfig, prompts: PromptSets) -> tuple[PromptSets, Overlong | None]:
+def _fitting(config: RaftConfig, prompts: PromptSets, date: datetime) -> tuple[PromptSets, Overlong | None]:
     """The prompts that leave room for a completion, and those that `prompts.overlong` drops; None where there are none.
 
     Which these are follows from the prompts, the tokenizer and the configuration, which identify the run.
@@ -258,7 +262,9 @@ def _fitting(config: RaftConfig, prompts: PromptSets) -> tuple[PromptSets, Overl
     if not config.engine.needs_policy:
         return prompts, None
     prefix, limit = config.prompts.response_prefix, config.engine.max_new_tokens
-    found = overlong_prompts(config.model, prompts.by_id().values(), prefix, limit)
+    marks = config.verifier.own_marks
+    every = prompts.by_id().values()
+    found = overlong_prompts(config.model, every, prefix, limit, date=date, reasoning_marks=marks)
     if not found.num_tokens:
         return prompts, None
     if config.prompts.overlong == "error":
@@ -272,6 +278,10 @@ def _fitting(config: RaftConfig, prompts: PromptSets) -> tuple[PromptSets, Overl
         if not own:
             raise ConfigError(f"prompts.overlong: no prompt of prompts.{name} is left: {found}", "lower max_new_tokens")
     return PromptSets(**left), found
+
+
+def _rendering(policy: Policy | None, prompts: Sequence[Prompt]) -> dict[str, Any] | None:
+    return None if policy is None else policy.rendering.record(prompts)
 
 
 def _choices(config: RaftConfig, profile: Profile, policy: Policy | None, workers: int) -> dict[str, Any]:
@@ -356,11 +366,28 @@ def run_config(root: Path) -> LoadedConfig:
     return LoadedConfig(config, document)
 
 
-def _load_policy(config: RaftConfig, profile: Profile) -> Policy | None:
+def _load_policy(config: RaftConfig, profile: Profile, date: datetime) -> Policy | None:
     if not config.engine.needs_policy:
         return None
-    prefix = config.prompts.response_prefix
-    return Policy.load(config.model, config.lora, seed=config.seed, response_prefix=prefix, profile=profile)
+    return Policy.load(
+        config.model,
+        config.lora,
+        seed=config.seed,
+        response_prefix=config.prompts.response_prefix,
+        profile=profile,
+        date=date,
+        reasoning_marks=config.verifier.own_marks,
+    )
+
+
+def _date(run: Run, config: RaftConfig) -> datetime:
+    """What the chat template gets for the current time, to the second."""
+    if not run.is_new:
+        recorded = (run.identity().get("rendering") or {}).get("date")
+        if recorded is not None:
+            return datetime.fromisoformat(recorded)
+    given = config.prompts.date
+    return datetime.now().replace(microsecond=0) if given is None else datetime.fromisoformat(given)
 
 
 def _check_schema(root: Path) -> None:
@@ -391,10 +418,27 @@ def _check_same_run(run: Run, config: RaftConfig, prompts: PromptSets, *, resume
 def _check_start_model(run: Run, identity: dict[str, Any]) -> None:
     stored = run.identity()
     _compare(run, stored, {"start_model": identity["start_model"]})
+    if identity["rendering"] is not None:
+        _check_rendering(run, stored, identity["rendering"])
     stored.setdefault("plugins", {})  # a run of an earlier version knew none
     changed = {key: identity[key] for key in NOTED_KEYS if stored.get(key) != identity[key]}
     if changed:
         run.event("environment_changed", **changed)
+
+
+def _check_rendering(run: Run, stored: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse to train on other prompt ids than those that were sampled from.
+
+    Raises:
+        RunDirError: They differ, or an earlier version did not record the date of a template that reads the clock.
+    """
+    if "rendering" in stored:
+        _compare(run, stored, {"rendering": now})
+    elif now["date"] is not None:
+        raise RunDirError(
+            f"{run.root}: its chat template reads the clock, and the version that started it did not record the date",
+            CONTINUE_ELSEWHERE,
+        )
 
 
 def _compare(run: Run, stored: dict[str, Any], now: dict[str, Any]) -> None:

@@ -111,6 +111,8 @@ class Runtime:
     """What a person should know before the first cycle, one sentence each."""
     checked_by: Sequence[str] = ()
     """How many prompts of each set have tests, and of which kind, one line each."""
+    notes: Sequence[str] = ()
+    """What is done to prompts beyond what the configuration says, one line each."""
 
     def sample(self, requests: Sequence[SampleRequest], version: int, adapter: Path | None) -> Iterator[Completion]:
         """Completions by v_version as they finish; each is verified meanwhile where processors are left for that."""

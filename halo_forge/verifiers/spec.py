@@ -6,14 +6,15 @@ import abc
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, StringConstraints, field_validator
 
 from halo_forge.core.errors import ConfigError
 from halo_forge.core.output_rule import OutputRule
 from halo_forge.core.records import Prompt
 from halo_forge.core.registry import Spec
+from halo_forge.core.source import ReasoningMarks
 from halo_forge.sandbox.job import MEBIBYTE, Limits
 from halo_forge.verifiers.checker import Checker
 from halo_forge.verifiers.checks import Harness, Stdio, Tests, parse_tests
@@ -23,6 +24,7 @@ from halo_forge.verifiers.toolchain import outside_system
 _THREADS_WITH_STACK = 8
 
 RunStage = Literal["compile", "run", "tests"]
+ReasoningMark = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
 _STAGES: list[RunStage] = ["compile", "run", "tests"]
 
 
@@ -54,6 +56,7 @@ class ProgramSpec(Spec, abc.ABC):
         rerun_kept: Check the samples selected for training once more, and drop those with another verdict.
         compare: When the output of a program or a harness counts as right, for prompts whose tests have no `compare`.
         rewards: See `Rewards`.
+        reasoning_marks: What opens and closes the model's reasoning, if its marks are not among `REASONING_MARKS`.
     """
 
     stages: list[RunStage] = Field(default_factory=lambda: list(_STAGES))
@@ -70,6 +73,7 @@ class ProgramSpec(Spec, abc.ABC):
     rerun_kept: bool = True
     compare: OutputRule = Field(default_factory=OutputRule)
     rewards: Rewards = Field(default_factory=Rewards)
+    reasoning_marks: list[ReasoningMark] | None = Field(default=None, min_length=2, max_length=2)
 
     @field_validator("stages")
     @classmethod
@@ -89,6 +93,11 @@ class ProgramSpec(Spec, abc.ABC):
     def language(self) -> str:
         """What fences and prompts call the language."""
         return str(getattr(self, "kind"))  # noqa: B009 -- declared by each language
+
+    @property
+    def own_marks(self) -> ReasoningMarks | None:
+        """`reasoning_marks` as a pair."""
+        return None if self.reasoning_marks is None else (self.reasoning_marks[0], self.reasoning_marks[1])
 
     @property
     def stack_bytes(self) -> int:

@@ -211,7 +211,7 @@ class ThreadedVerifier:
         return self._pool.submit(self._verdict, prompt, completion, tests, tests_digest, again)
 
     def _verdict(self, prompt: Prompt, completion: Completion, tests: Tests, tests_digest: str, again: bool) -> Verdict:
-        extraction = extract(completion.text, self._spec.language, tests.entry_point)
+        extraction = extract(completion.text, self._spec.language, tests.entry_point, self._spec.own_marks)
         flags = set(extraction.flags)
         if completion.finish == "length":
             flags.add("truncated")

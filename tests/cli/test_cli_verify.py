@@ -307,3 +307,80 @@ def test_damage_of_any_kind_is_no_traceback(cli: Cli, run: Path) -> None:
 def test_help_says_both(cli: Cli) -> None:
     said = cli("verify", "--help").out
     assert "--rescore" in said and "--prompt" in said
+
+
+# --- reasoning ----------------------------------------------------------------------------------------------
+
+DRAFT = f"A draft:\n```c\n{ADD}```\nWait, I should check"
+
+
+@pytest.fixture
+def thinking(tmp_path: Path) -> Path:
+    """The configuration of a run whose model's chat template opens the reasoning; there are no weights."""
+    from tiny_models import THINKING, build_tokenizer
+
+    build_tokenizer(chat_template=THINKING).save_pretrained(tmp_path / "thinking")
+    return write_inputs(
+        tmp_path / "inputs",
+        tests=HARNESS,
+        engine={"kind": "transformers"},
+        model={"model_name_or_path": str(tmp_path / "thinking")},
+        verifier__workers=2,
+    )
+
+
+def stages(cli: Cli, config: Path, *completions: Mapping[str, Any]) -> list[str]:
+    path = write_rows(Path("asked.jsonl"), [{"prompt_id": "dev1", **each} for each in completions])
+    return [row["stage"] for row in cli("verify", config, path, "--json").json]
+
+
+def test_a_draft_in_reasoning_that_the_template_opens_is_not_judged(cli: Cli, thinking: Path) -> None:
+    closed = {"text": f"{DRAFT}</think>\n```c\n{ADD}```\n"}
+    given = [{"text": DRAFT}, {"text": f"<think>\n{DRAFT}"}, closed, {"text": f"<think>\n{closed['text']}"}]
+    assert stages(cli, thinking, *given) == ["extract", "extract", "tests", "tests"]
+    done = cli("verify", thinking, "asked.jsonl")
+    assert "opens the reasoning (<think>): 2 of 4 completions do not begin with it" in done.err
+
+
+def test_without_the_model_nothing_is_assumed_and_that_is_said(cli: Cli, thinking: Path) -> None:
+    thinking.write_text(thinking.read_text().replace(str(thinking.parent.parent / "thinking"), "nobody/nothing"))
+    assert stages(cli, thinking, {"text": DRAFT}) == ["tests"]
+    assert "nobody/nothing is not on this machine" in cli("verify", thinking, "asked.jsonl").err
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_chat_messages_of_servers_with_a_reasoning_parser(cli: Cli, config: Path, field: str) -> None:
+    program = f"```c\n{ADD}```\n"
+    replies = [
+        {"role": "assistant", field: "Let me see.", "content": program},
+        {"role": "assistant", field: DRAFT, "content": None},
+        {"role": "assistant", field: DRAFT, "content": ""},
+        {"role": "assistant", field: None, "content": program},
+        {"content": program},
+    ]
+    found = stages(cli, config, *({"completion": [each]} for each in replies))
+    assert found == ["tests", "extract", "extract", "tests", "tests"]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"text": ADD, "finish_reason": "length"}, "`finish_reason` is not read; did you mean `finish`?"),
+        ({"text": ADD, "indx": 1}, "`indx` is not read; did you mean `index`?"),
+        ({"completion": [{"role": "user", "content": ADD}]}, "the completion is a message of the role"),
+        ({"completion": [{"content": ADD}, {"content": ADD}]}, "text is needed"),
+    ],
+)
+def test_fields_of_other_tools_are_not_ignored(cli: Cli, config: Path, row: Mapping[str, Any], said: str) -> None:
+    path = write_rows(Path("asked.jsonl"), [{"prompt_id": "dev1", **row}])
+    done = cli("verify", config, path)
+    assert (done.code, said in done.err) == (2, True), done.err
+
+
+def test_marks_of_reasoning_that_only_the_configuration_knows(cli: Cli, config: Path) -> None:
+    path = write_rows(Path("asked.jsonl"), [{"prompt_id": "dev1", "text": f"<<ponder>>\n{DRAFT}"}])
+    marks = ("--set", 'verifier.reasoning_marks=["<<ponder>>", "<</ponder>>"]')
+    assert [row["stage"] for row in cli("verify", config, path, "--json").json] == ["tests"]
+    assert [row["stage"] for row in cli("verify", config, path, "--json", *marks).json] == ["extract"]
+    done = cli("verify", config, path, "--set", "verifier.reasoning_marks=[one]")
+    assert (done.code, "verifier.reasoning_marks" in done.err) == (2, True)

@@ -104,9 +104,24 @@ def candidates(annotation: Any, default: Any) -> list[Any]:
     near = [default + 0.01, default + 0.02, default - 0.01, default - 0.02] if isinstance(default, float) else []
     if isinstance(default, int) and not isinstance(default, bool):
         near = [default + 1, default + 2]
-    lists = [[value] for value in literals] + [literals[:2], ["first"], ["first", "second"]]
+    lists = [[value] for value in literals] + [literals[:2], ["first"], ["first", "second"], ["third", "fourth"]]
     mappings = [{"final_ratio": 0.25}, {"final_ratio": 0.5}, {"family": ["first"]}, {"family": ["second"]}]
-    others = [0.25, 0.5, 3, 5, 21, 2**30, 2**31, "first", "second", "http://first", "http://second", *mappings]
+    others = [
+        0.25,
+        0.5,
+        3,
+        5,
+        21,
+        2**30,
+        2**31,
+        "first",
+        "second",
+        "2026-11-30",
+        "2026-12-01",
+        "http://first",
+        "http://second",
+        *mappings,
+    ]
     return [*literals, True, False, *near, *lists, *others]
 
 

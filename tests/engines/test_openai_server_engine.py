@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -11,7 +13,7 @@ from typing import Any
 
 import pytest
 from openai_stand_in import StandIn, choice, stand_in
-from tiny_models import disturb_adapter, load_policy, prompts, request
+from tiny_models import THINKING, disturb_adapter, load_policy, prompts, request
 
 from halo_forge.config import config_digest, load_config
 from halo_forge.core.errors import ConfigError, ToolMissing
@@ -370,3 +372,28 @@ def test_the_dry_run_warns_of_a_policy_that_goes_stale(tmp_path: Path) -> None:
 
     assert "engine.adapter is none" in warnings("none")
     assert "engine.adapter" not in warnings("vllm_runtime_lora")
+
+
+def test_completions_begin_with_the_reasoning_that_the_template_opens(
+    tiny_models: dict[str, Path], tmp_path: Path, server: StandIn
+) -> None:
+    folder = Path(shutil.copytree(tiny_models["llama"], tmp_path / "model"))
+    (folder / "chat_template.jinja").write_text(THINKING)
+    server.completion = lambda body: (200, choice("Let me see."))
+    (found,) = sample(engine(load_policy(folder), server))
+    assert found.text == "<think>\nLet me see."
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        ({"text": "a", "reasoning_content": "hm"}, "without a reasoning parser"),
+        ({"text": None}, "`text` is None; text is needed"),
+        ({"message": {"content": "a"}}, "`text` is None; text is needed"),
+        ({"text": 3}, "`text` is 3; text is needed"),
+    ],
+)
+def test_replies_that_are_no_plain_completion(policy: Any, server: StandIn, reply: dict[str, Any], said: str) -> None:
+    server.completion = lambda body: (200, {"choices": [{"finish_reason": "stop", **reply}]})
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        sample(engine(policy, server))

@@ -12,7 +12,7 @@ from scripted_runs import MemoryVerifier, differences, execute, read, rows, tree
 
 from halo_forge.config import load_config
 from halo_forge.core.errors import ConfigError, RunDirError
-from halo_forge.core.records import Completion, SampleRequest, Verdict
+from halo_forge.core.records import Completion, Prompt, SampleRequest, Verdict
 from halo_forge.engines.recorded import RecordedEngine
 
 SAMPLED = ("completions.jsonl", "dev_completions.jsonl")
@@ -141,14 +141,16 @@ def test_the_model_is_loaded_unless_nothing_is_trained(tmp_path: Path, recorded:
 
 def test_answers_must_open_with_the_prefix(tmp_path: Path, recorded: Path) -> None:
     class Prefixed:
-        response_prefix = "```c\n"
+        def response_start(self, prompt: Prompt) -> str:
+            return "```c\n"
 
     engine = load_config(again(tmp_path, recorded)).config.engine.open(Prefixed())  # type: ignore[arg-type]
     first = rows(recorded / "cycles/001/completions.jsonl")[0]
 
     request = SampleRequest(first["prompt_id"], first["index"], first["seed"], 1.0, 1.0, None, 256)
+    asked = Prompt(first["prompt_id"], ({"role": "user", "content": "Write it."},))
     with pytest.raises(ConfigError, match=r"prompts\.response_prefix: found"):
-        next(engine.sample({}, [request], 0))
+        next(engine.sample({asked.id: asked}, [request], 0))
 
 
 def test_confirmations_second_rounds_and_settings_are_told_apart(recorded: Path) -> None:
@@ -158,7 +160,7 @@ def test_confirmations_second_rounds_and_settings_are_told_apart(recorded: Path)
     write_rows(folder / "confirm_completions.jsonl", [suspect])
     write_rows(folder / "confirm_incumbent_completions.jsonl", [{**incumbent, "policy_version": 0}])
     write_rows(folder / "further_completions.jsonl", [{**train, "index": 99, "seed": 8, "text": "further"}])
-    engine = RecordedEngine(recorded, "")
+    engine = RecordedEngine(recorded, None)
 
     def asked(index: int, seed: int, version: int = 1, kind: str = "evaluation", **changes: Any) -> str:
         config = load_config(recorded / "config.resolved.yaml").config

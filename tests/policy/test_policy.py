@@ -136,6 +136,16 @@ def test_every_eos_of_the_generation_config_stops(folder: Path) -> None:
     assert load_policy(folder).stop_ids == {0, 2}
 
 
+@pytest.mark.parametrize("eos", [100_000, [2, -1], ["</s>"], True])
+def test_an_eos_that_is_not_a_token_is_refused(folder: Path, eos: object) -> None:
+    from halo_forge.policy.chat_template import generation_stop_ids
+
+    policy = load_policy(folder)
+    policy.model.generation_config.eos_token_id = eos
+    with pytest.raises(ModelError, match=r"eos_token_id .* is not one of the model's \d+ tokens"):
+        generation_stop_ids(policy.model, policy.tokenizer)
+
+
 def test_render_is_the_template_and_the_response_prefix(tiny_models: dict[str, Path]) -> None:
     policy = load_policy(tiny_models["llama"], response_prefix="```c\n")
     asked = prompt(0, "add")

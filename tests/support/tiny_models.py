@@ -18,6 +18,10 @@ CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
+CLOCK = "{{ '<|im_start|>system\\nToday is ' + strftime_now('%d %B %Y, %H:%M:%S') + '<|im_end|>\\n' }}" + CHATML
+"""Reads the clock by the second, where published templates read it by the day."""
+THINKING = CHATML.replace("assistant\\n'", "assistant\\n<think>\\n'")
+"""Opens the reasoning, as the templates of R1 distillates, QwQ and Qwen3-Thinking do."""
 TEXTS = [
     string.printable,
     "int main(void) { return 0; }",
@@ -138,10 +142,10 @@ def save_model(
 
 
 def load_policy(folder: Path, *, seed: int = 0, lora: LoraOptions | None = None, **options: Any) -> Any:
-    """The policy on a saved tiny model; `response_prefix`, `profile` and fields of `ModelOptions` as keywords."""
+    """The policy on a saved tiny model; other arguments of `Policy.load` and fields of `ModelOptions` as keywords."""
     from halo_forge.policy import Policy
 
-    others = {name: options.pop(name, None) for name in ("response_prefix", "profile")}
+    others = {name: options.pop(name, None) for name in ("response_prefix", "profile", "date", "reasoning_marks")}
     settings = ModelOptions(str(folder), **options)
     return Policy.load(settings, LoraOptions() if lora is None else lora, seed=seed, **others)
 
