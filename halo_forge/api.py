@@ -270,8 +270,8 @@ def verify_completions(config: LoadedConfig, rows: Iterable[Mapping[str, Any]]) 
         if not isinstance(row, Mapping):
             raise _wrong_type(f"row {number}", row, 'a mapping, {"prompt_id": ..., "text": ...}')
     numbered = (Row(f"row {number}", row) for number, row in enumerate(given, start=1))
-    asked = completion_rows(numbered, load_prompt_sets(_loaded(config).config).by_id())
-    return list(verdicts_on(config.config.verifier, asked))
+    named = completion_rows(numbered, load_prompt_sets(_loaded(config).config).by_id())
+    return list(verdicts_on(config.config.verifier, named))
 
 
 def _path(path: object) -> Path:

@@ -144,10 +144,10 @@ def gaps_of(
     }
 
 
-def said_of(gaps: dict[str, float], num_answers: int) -> tuple[bool, str]:
+def said_of(gaps: dict[str, float], num_completions: int) -> tuple[bool, str]:
     """Whether completions diverge only at near ties, and the comparison in words."""
     wrong = [abs(gap) for gap in gaps.values() if abs(gap) > NEAR_TIE]
-    words = f"{num_answers - len(gaps)} of {num_answers} completions equal"
+    words = f"{num_completions - len(gaps)} of {num_completions} completions equal"
     words += f", {len(gaps) - len(wrong)} diverge at a near tie" if len(gaps) > len(wrong) else ""
     words += f", {len(wrong)} DIFFER (logits by up to {max(wrong):.3g})" if wrong else ""
     return not wrong, words

@@ -27,7 +27,7 @@ _NO_INPUT: Mapping[str, Any] = {"kind": "stdio", "cases": ({"stdin": "", "stdout
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class NamedCompletion:
     """One completion to check, and its name in a table."""
 
     name: str
@@ -35,16 +35,16 @@ class Asked:
     completion: Completion
 
 
-def verdicts_on(spec: ProgramSpec, asked: Sequence[Asked]) -> Iterator[Verdict]:
-    """The verdicts in the order of `asked`, each as soon as it and those before it are there.
+def verdicts_on(spec: ProgramSpec, named: Sequence[NamedCompletion]) -> Iterator[Verdict]:
+    """The verdicts in the order of `named`, each as soon as it and those before it are there.
 
     Raises:
         ConfigError: A prompt's tests cannot work.
         ToolMissing: A tool is not there, or does not do its work.
     """
     with open_verifier(spec) as verifier:
-        verifier.check_prompts(list({each.prompt.id: each.prompt for each in asked}.values()))
-        yield from verifier.verify([(each.prompt, each.completion) for each in asked])
+        verifier.check_prompts(list({each.prompt.id: each.prompt for each in named}.values()))
+        yield from verifier.verify([(each.prompt, each.completion) for each in named])
 
 
 def without_tests(spec: ProgramSpec) -> ProgramSpec:
@@ -54,12 +54,12 @@ def without_tests(spec: ProgramSpec) -> ProgramSpec:
     return spec.model_copy(update={"stages": spec.stages[:-1]})
 
 
-def source_files(paths: Sequence[Path], spec: ProgramSpec, prompt: Prompt | None) -> list[Asked]:
+def source_files(paths: Sequence[Path], spec: ProgramSpec, prompt: Prompt | None) -> list[NamedCompletion]:
     """Each file as a completion of `prompt`, or as a standalone program; as `programs`.
 
     Raises:
-        ConfigError: A file cannot be read, is empty, is no UTF-8, is named like another language, or holds what an
-            answer cannot.
+        ConfigError: A file cannot be read, is empty, is no UTF-8, is named like another language, or holds what a
+            completion cannot.
     """
     for path in paths:
         named = canonical(path.suffix) if path.suffix else None
@@ -71,7 +71,7 @@ def source_files(paths: Sequence[Path], spec: ProgramSpec, prompt: Prompt | None
     return programs([(str(path), _source(path)) for path in paths], spec, prompt)
 
 
-def programs(sources: Iterable[tuple[str, str]], spec: ProgramSpec, prompt: Prompt | None) -> list[Asked]:
+def programs(sources: Iterable[tuple[str, str]], spec: ProgramSpec, prompt: Prompt | None) -> list[NamedCompletion]:
     """Each (name, source text) as a completion of `prompt`, or as a standalone program that is run without input.
 
     Where compiling is the last stage, a program of its own is compiled to an object and needs no `main`.
@@ -79,7 +79,7 @@ def programs(sources: Iterable[tuple[str, str]], spec: ProgramSpec, prompt: Prom
     Raises:
         ConfigError: A source is empty, or holds what a completion cannot.
     """
-    asked = []
+    named = []
     for index, (name, source) in enumerate(sources):
         own = prompt
         if own is None:
@@ -87,14 +87,14 @@ def programs(sources: Iterable[tuple[str, str]], spec: ProgramSpec, prompt: Prom
             own = Prompt(name, ({"role": "user", "content": name},), spec.language, tests)
         if not source.strip():
             raise ConfigError(f"{name} is empty", "give a file or text that holds a program")
-        text = as_answer(source, spec.language, name)
+        text = as_completion(source, spec.language, name)
         number = 0 if prompt is None else index
-        asked.append(Asked(name, own, Completion(own.id, number, text, (), "stop", 0, 0)))
-    return asked
+        named.append(NamedCompletion(name, own, Completion(own.id, number, text, (), "stop", 0, 0)))
+    return named
 
 
-def as_answer(source: str, language: str, name: str) -> str:
-    """`source` as a model would answer with it: in a code fence that nothing in it closes.
+def as_completion(source: str, language: str, name: str) -> str:
+    """`source` as a model would write it: in a code fence that nothing in it closes.
 
     Raises:
         ConfigError: `source` (which messages call `name`) holds text that is stripped from every completion.
@@ -102,15 +102,15 @@ def as_answer(source: str, language: str, name: str) -> str:
     fence = "```"
     while fence in source:
         fence += "`"
-    answer = f"{fence}{language}\n{source}{'' if source.endswith(chr(10)) else chr(10)}{fence}\n"
-    found = extract(answer, language).code
+    text = f"{fence}{language}\n{source}{'' if source.endswith(chr(10)) else chr(10)}{fence}\n"
+    found = extract(text, language).code
     if source.strip() and (found is None or found.split() != source.split()):
         raise ConfigError(
             f"{name}: it contains text that is stripped from completions (a special token, or </think>), so a different"
             " program would be checked",
             "remove that text from the program",
         )
-    return answer
+    return text
 
 
 def telling_line(verdict: Verdict) -> str:
@@ -133,20 +133,22 @@ def _source(path: Path) -> str:
         raise ConfigError(f"{path}: byte {error.start + 1} is not UTF-8", "save the file as UTF-8") from error
 
 
-def completions(paths: Sequence[Path], prompts: Mapping[str, Prompt]) -> list[Asked]:
+def completions(paths: Sequence[Path], prompts: Mapping[str, Prompt]) -> list[NamedCompletion]:
     """The rows of JSONL files: `completions.jsonl` and `selection.jsonl` of a run, or rows of the user's own.
 
     Raises:
         ConfigError: A file cannot be read or has no row, or a row is wrong or names no prompt of `prompts`.
     """
     rows = (row for path in paths for row in jsonl.read(path, kind="file of completions"))
-    asked = completion_rows(rows, prompts, show_places=len(paths) > 1)
-    if not asked:
+    named = completion_rows(rows, prompts, show_places=len(paths) > 1)
+    if not named:
         raise ConfigError(f"{', '.join(map(str, paths))}: no row", _FORM)
-    return asked
+    return named
 
 
-def completion_rows(rows: Iterable[Row], prompts: Mapping[str, Prompt], *, show_places: bool = False) -> list[Asked]:
+def completion_rows(
+    rows: Iterable[Row], prompts: Mapping[str, Prompt], *, show_places: bool = False
+) -> list[NamedCompletion]:
     """Rows as in the JSONL files above; one without an index gets the number of rows of its prompt before it.
 
     Args:
@@ -155,7 +157,7 @@ def completion_rows(rows: Iterable[Row], prompts: Mapping[str, Prompt], *, show_
     Raises:
         ConfigError: A row is wrong or names no prompt of `prompts`.
     """
-    asked: list[Asked] = []
+    named: list[NamedCompletion] = []
     seen: dict[str, int] = {}
     for row in rows:
         prompt_id = row.text("prompt_id")
@@ -166,8 +168,8 @@ def completion_rows(rows: Iterable[Row], prompts: Mapping[str, Prompt], *, show_
         version = _whole(row, "policy_version", 0)
         completion = Completion(prompt_id, index, _text(row), (), _finish(row), 0, version)
         name = f"{row.place} {prompt_id} {index}" if show_places else f"{prompt_id} {index}"
-        asked.append(Asked(name, prompts[prompt_id], completion))
-    return asked
+        named.append(NamedCompletion(name, prompts[prompt_id], completion))
+    return named
 
 
 def one_prompt(prompt_id: str, prompts: Mapping[str, Prompt]) -> Prompt:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from halo_forge.checks.answers import Asked, as_answer, telling_line
+from halo_forge.checks.answers import NamedCompletion, as_completion, telling_line
 from halo_forge.checks.weaknesses import SEVERITIES, Finding, text_findings
 from halo_forge.core.errors import ConfigError
 from halo_forge.core.records import Completion, Prompt, Record, Verdict
@@ -24,7 +24,7 @@ from halo_forge.verifiers.limits import reached_limit
 if TYPE_CHECKING:
     from halo_forge.verifiers.spec import ProgramSpec
 
-Proof = tuple[Asked, Verdict]
+Proof = tuple[NamedCompletion, Verdict]
 Track = Callable[[Iterator[Proof], int], Iterable[Proof]]
 _SOLUTIONS = ("reference", "wrong")
 
@@ -148,10 +148,10 @@ def check_tasks(
             unfit = _broken_tests(verifier, own)
             findings += unfit
             out = {finding.prompt_id for finding in unfit}
-            asked = [
+            named = [
                 each for prompt in own if prompt.id not in out for each in _solutions(prompt, spec.language, findings)
             ]
-            own_proofs = list(track(_proofs(verifier, asked, findings), len(asked)))
+            own_proofs = list(track(_proofs(verifier, named, findings), len(named)))
         proven += own_proofs
         for one, verdict in own_proofs:
             findings += _of_verdict(one.prompt, one.name, verdict, reached_limit(verdict, spec))
@@ -195,9 +195,9 @@ def _verifiers(
     yield from found
 
 
-def _proofs(verifier: Verifier, asked: Sequence[Asked], findings: list[Finding]) -> Iterator[Proof]:
+def _proofs(verifier: Verifier, named: Sequence[NamedCompletion], findings: list[Finding]) -> Iterator[Proof]:
     """Each solution with its verdict; of a prompt whose tests turn out not to work, no more of them."""
-    left = list(asked)
+    left = list(named)
     while left:
         num_done = 0
         try:
@@ -228,7 +228,7 @@ def _broken_tests(verifier: Verifier, prompts: Sequence[Prompt]) -> list[Finding
     return found
 
 
-def _solutions(prompt: Prompt, language: str, findings: list[Finding]) -> Iterator[Asked]:
+def _solutions(prompt: Prompt, language: str, findings: list[Finding]) -> Iterator[NamedCompletion]:
     number = 0
     for name in _SOLUTIONS:
         given = prompt.info.get(name)
@@ -239,11 +239,11 @@ def _solutions(prompt: Prompt, language: str, findings: list[Finding]) -> Iterat
                 if not isinstance(source, str):
                     found = shown(list(source) if isinstance(source, tuple) else source)
                     raise ConfigError(f"info.{name}: it is {found}; text is needed", "write it as text")
-                text = as_answer(source, language, f"info.{name}")
+                text = as_completion(source, language, f"info.{name}")
             except ConfigError as error:
                 findings.append(Finding("error", prompt.id, "unreadable_solution", error.message))
                 continue
-            yield Asked(name, prompt, Completion(prompt.id, number, text, (), "stop", 0, 0))
+            yield NamedCompletion(name, prompt, Completion(prompt.id, number, text, (), "stop", 0, 0))
             number += 1
 
 

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from halo_forge.core.output_rule import OutputRule
 from halo_forge.core.records import Prompt, Record
 from halo_forge.core.source import digest, normalise
 from halo_forge.core.wording import counted
 from halo_forge.prompts import near_duplicates
-from halo_forge.verifiers.comparison import texts
+from halo_forge.verifiers.comparison import compare_output, encoded, texts
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -66,9 +67,9 @@ def _of_one(prompt: Prompt) -> Iterator[Finding]:
     if checks is not None and checks < FEWEST_CHECKS:
         found = f"{counted(checks, 'check')}; a wrong answer may pass by chance"
         yield Finding("warning", prompt.id, "few_checks", found)
-    expected = expected_outputs(prompt.tests)
-    if expected and len(set(expected)) == 1:
-        text = f"every expected output is {expected[0]!r}: a program that always prints it passes"
+    constant = constant_output(prompt.tests)
+    if constant is not None:
+        text = f"every expected output is {constant!r}: a program that always prints it passes"
         yield Finding("error", prompt.id, "constant_passes", text)
     inputs = _inputs(prompt.tests)
     if inputs is not None and not any(not each.strip() or _EDGE.search(each) for each in inputs):
@@ -94,16 +95,18 @@ def num_checks(tests: Mapping[str, Any] | None) -> int | None:
     return next((len(found) for found in lists if isinstance(found, list | tuple)), None)
 
 
-def expected_outputs(tests: Mapping[str, Any] | None) -> list[str]:
-    """What a program must print, check by check; the first of several right texts.
-
-    Empty where the tests are of another kind.
-    """
-    if tests is None:
-        return []
-    if tests.get("kind") == "harness":
-        return [texts(line)[0].rstrip() for line in tests["expected"]]
-    return [texts(case["stdout"])[0].rstrip() for case in tests["cases"]] if tests.get("kind") == "stdio" else []
+def constant_output(tests: Mapping[str, Any] | None) -> str | None:
+    """An output that is right for every check; None where there is none, or where the tests do not say."""
+    if tests is None or tests.get("kind") not in ("harness", "stdio"):
+        return None
+    rule = OutputRule.model_validate(tests.get("compare") or {})
+    if rule.checker is not None:
+        return None  # only it knows
+    expected = tests["expected"] if tests["kind"] == "harness" else [case["stdout"] for case in tests["cases"]]
+    first = (text.rstrip() for text in texts(expected[0]))
+    return next(
+        (text for text in first if all(compare_output(encoded(text), each, rule) is None for each in expected)), None
+    )
 
 
 def _inputs(tests: Mapping[str, Any] | None) -> list[str] | None:

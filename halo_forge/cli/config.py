@@ -17,11 +17,19 @@ SET = typer.Option(None, "--set", metavar="KEY=VALUE", help="Override a configur
 
 @app.command(cls=Command)
 def check(config: Path = CONFIG, overrides: list[str] | None = SET) -> None:
-    """Validate a configuration; report every problem with its file, line and key."""
+    """Check a configuration, its prompts and its model's folder; report every problem. Loads no model."""
+    from halo_forge.cli.render import print_paragraph, stdout
     from halo_forge.config import load_config
+    from halo_forge.runtime.config_check import check_config
 
-    load_config(config, overrides if overrides is not None else ())
-    print(f"{config}: valid")
+    found = check_config(load_config(config, overrides if overrides is not None else ()).config)
+    console = stdout()
+    lines = [f"{config}: valid"]
+    lines += [f"checked: {each}" for each in found.checked]
+    lines += [f"not checked: {each}" for each in found.not_checked]
+    lines += [f"warning: {each}" for each in found.warnings]
+    for line in lines:
+        print_paragraph(console, line, indent="    ")
 
 
 @app.command(cls=Command)

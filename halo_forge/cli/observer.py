@@ -18,7 +18,7 @@ from halo_forge.cli.render import LEARNING_RATE, duration, fitted, print_paragra
 from halo_forge.cli.status import advice_lines, cycle_columns
 from halo_forge.config import RaftConfig, resolved
 from halo_forge.core.advice import Advised
-from halo_forge.core.records import Decision, Measurement, Selection, Trained, TrainingSettings
+from halo_forge.core.records import MASS, Decision, Measurement, Selection, Trained, TrainingSettings
 from halo_forge.core.wording import counted
 from halo_forge.runtime.effects import Observer
 from halo_forge.runtime.tracking import Tracker, check_trackers, open_trackers
@@ -92,7 +92,7 @@ class PlainObserver:
 
     def trained(self, settings: TrainingSettings, selection: Selection, trained: Trained) -> None:
         """One line per cycle."""
-        steps, mass = trained.metrics["optimizer_steps"], trained.metrics["learning_rate_mass"]
+        steps, mass = trained.metrics["optimizer_steps"], trained.metrics[MASS]
         _say(
             f"cycle {settings.cycle}: trained v{trained.policy_version} on {counted(trained.num_rows, 'sample')},"
             f" {counted(steps, 'step')}, learning rate {settings.learning_rate:{LEARNING_RATE}}, learning-rate mass"

@@ -16,6 +16,7 @@ from halo_forge.cli.render import (
     print_table,
     stdout,
 )
+from halo_forge.core.records import MASS
 from halo_forge.store.status import CycleRow, Status
 
 ACTIONS = {
@@ -98,7 +99,7 @@ def cycle_columns(cycles: Sequence[CycleRow], num_cycles: int) -> list[Column]:
             metric,
             [
                 ("steps", "optimizer_steps", ".0f", 4),
-                ("learning-rate mass", "learning_rate_mass", LEARNING_RATE, 9),
+                ("learning-rate mass", MASS, LEARNING_RATE, 9),
                 ("loss", "loss_mean", ".3f", 3),
                 ("grad norm", "gradient_norm_median", ".2f", 11),
                 ("clipped", "clip_fraction", ".2f", 12),

@@ -13,7 +13,7 @@ import typer
 from halo_forge.cli.config import SET
 
 if TYPE_CHECKING:
-    from halo_forge.checks.answers import Asked
+    from halo_forge.checks.answers import NamedCompletion
     from halo_forge.checks.rescore import Rescored
     from halo_forge.core.records import Verdict
 
@@ -60,17 +60,17 @@ def verify(
             "a configuration and at least one file are needed",
             "halo-forge verify CONFIG FILE..., or halo-forge verify --rescore RUN --set verifier.rewards.compiles=0.4",
         )
-    asked, verdicts = _check(config, files, prompt, changes)
+    named, verdicts = _check(config, files, prompt, changes)
     if as_json:
         print(json.dumps([verdict.to_row() for verdict in verdicts], indent=2))
     else:
-        print_verdicts(asked, verdicts)
+        print_verdicts(named, verdicts)
     _leave(verdicts)
 
 
 def _check(
     config: Path, files: Sequence[Path], prompt_id: str | None, changes: Sequence[str]
-) -> tuple[list[Asked], list[Verdict]]:
+) -> tuple[list[NamedCompletion], list[Verdict]]:
     from halo_forge.checks.answers import completions, one_prompt, source_files, verdicts_on, without_tests
     from halo_forge.cli.observer import PlainObserver
     from halo_forge.config import load_config
@@ -87,16 +87,16 @@ def _check(
             "check source files and .jsonl files separately",
         )
     if tables:
-        asked = completions(files, load_prompt_sets(settings).by_id())
+        named = completions(files, load_prompt_sets(settings).by_id())
     elif prompt_id is not None:
-        asked = source_files(files, spec, one_prompt(prompt_id, load_prompt_sets(settings).by_id()))
+        named = source_files(files, spec, one_prompt(prompt_id, load_prompt_sets(settings).by_id()))
     else:
         spec = without_tests(spec)
-        asked = source_files(files, spec, None)
-    return asked, list(PlainObserver().track("verify", verdicts_on(spec, asked), len(asked)))
+        named = source_files(files, spec, None)
+    return named, list(PlainObserver().track("verify", verdicts_on(spec, named), len(named)))
 
 
-def print_verdicts(asked: Sequence[Asked], verdicts: Sequence[Verdict]) -> None:
+def print_verdicts(named: Sequence[NamedCompletion], verdicts: Sequence[Verdict]) -> None:
     """One row for each program."""
     from halo_forge.checks.answers import telling_line
     from halo_forge.cli.render import Column, print_table
@@ -104,7 +104,7 @@ def print_verdicts(asked: Sequence[Asked], verdicts: Sequence[Verdict]) -> None:
     tests = [f"{each.tests_passed} of {each.tests_total}" if each.tests_total else "" for each in verdicts]
     print_table(
         [
-            Column("program", [each.name for each in asked], text=True),
+            Column("program", [each.name for each in named], text=True),
             Column("stage", [each.stage for each in verdicts], align="left"),
             Column("status", [each.status for each in verdicts], align="left"),
             Column("reward", [f"{each.reward:.3f}" for each in verdicts]),

@@ -5,6 +5,8 @@ Every error says what happened and how to fix it; the command line prints both a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class HaloForgeError(Exception):
     """An error that a user can cause or fix.
@@ -29,6 +31,15 @@ class ConfigError(HaloForgeError):
     """The configuration, a task file or the usage is wrong."""
 
     exit_code = 2
+
+
+def raise_together(problems: Sequence[ConfigError]) -> None:
+    """Raise one error that lists all problems, each followed by what fixes it; nothing if there are none."""
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        *listed, last = problems
+        raise ConfigError("\n".join([*map(str, listed), last.message]), last.hint)
 
 
 class ModelError(ConfigError):

@@ -1,4 +1,4 @@
-"""What a profile is: the values that a kind of machine takes where the configuration says `auto`."""
+"""The base class of profiles: the values that a kind of machine uses where the configuration says `auto`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ Device = Literal["cpu", "cuda"]
 """torch's name: an AMD GPU is "cuda" too."""
 
 LARGE_MODEL = 2_500_000_000
-"""From this size on activations are recomputed where nothing is known about the memory."""
+"""Number of parameters from which on activations are recomputed if the amount of memory is unknown."""
 LONG_ROW = 2048
+"""Tokens; longer rows have their activations recomputed if the amount of memory is unknown."""
 LEAST_TOKENS = 256
+"""Tokens of a training pass, below which it is not made smaller to fit into memory."""
 _TRAINING_SHARE = 0.5
-"""Of the memory, for the activations of one forward pass; the rest holds weights, gradients and optimizer."""
+"""Share of the memory budget for the activations of one pass; the rest holds weights, gradients and optimizer."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,11 @@ class Profile(abc.ABC):
 
     Attributes:
         machine: Where memory and processors are read from.
-        why: What this profile was chosen by.
-        given: The configuration names it, so that nothing else may take its place.
-        chosen: Which of the values below the configuration gives.
+        why: Why this profile was chosen.
+        given: The configuration names it, so it must not be replaced by another.
+        chosen: The names of those values below that the configuration gives.
         gpu: The GPU that is used, once torch has said which.
-        unused: Others that torch could have used.
+        unused: Other GPUs that torch could have used.
         memory_fraction: The share of the available memory that a run may use.
         optimizer: As transformers calls it (`TrainingArguments.optim`).
         pin_memory: Batches are copied to the device from page-locked memory.
@@ -56,34 +58,34 @@ class Profile(abc.ABC):
     device: ClassVar[Device]
     attention: ClassVar[str] = "sdpa"
     environment: ClassVar[Mapping[str, str]] = {}
-    """Set before torch is imported, where the user has not set them."""
+    """Variables that are set before torch is imported, unless the user has set them."""
     spare_processors: ClassVar[int] = 0
-    """Left free of checking: a GPU waits for the thread that launches its kernels, and for those of its driver."""
+    """Processors that verification leaves free for the threads that launch kernels and for those of the driver."""
     rows: ClassVar[tuple[tuple[float, int], ...]]
-    """(up to so many parameters, rows in flight), the smallest first; the last holds for all larger ones."""
+    """(largest number of parameters, rows in flight), ascending; the last entry also applies to all larger models."""
     tokens: ClassVar[tuple[tuple[float, int], ...]]
-    """(up to so many parameters, tokens of one training pass), in the same way."""
+    """(largest number of parameters, tokens of one training pass), in the same form."""
 
     def dtype(self) -> str:
         """Number format of the base weights."""
         return "bfloat16"
 
     def takes_fused_head(self) -> bool:
-        """Whether training takes TRL's loss, which goes over the vocabulary in tiles, by a Triton kernel.
+        """Whether training uses TRL's loss, a Triton kernel that processes the vocabulary in tiles.
 
-        It holds 64 kB for a labelled token, and the plain one 12 bytes for each word of the vocabulary: 1.8 MB at
-        152,000.  Without Triton it is written out in torch, and computes logits twice for no gain.
+        It needs 64 kB per labelled token; the plain loss needs 12 bytes per vocabulary entry, 1.8 MB at 152,000.
+        Without Triton it falls back to torch operations, which compute the logits twice for no gain.
         """
         return self.device == "cuda" and self.machine.triton if self.fused_head is None else self.fused_head
 
     def rows_in_flight(self, num_parameters: int) -> int:
-        """Completions that are sampled together; fewer where their caches do not fit into the memory."""
+        """The most completions sampled together; the engine uses fewer if their caches do not fit into memory."""
         return _step(self.rows, num_parameters)
 
     def training_pass(
         self, size: ModelSize, longest: int, max_tokens: int | str = "auto", checkpointing: bool | str = "auto"
     ) -> tuple[int, bool]:
-        """Tokens of one forward pass of training, and whether activations are recomputed; what is given stays.
+        """Tokens of one forward pass of training, and whether activations are recomputed; given values are kept.
 
         Args:
             longest: Tokens of the longest row.
@@ -99,11 +101,11 @@ class Profile(abc.ABC):
             return most
         each = size.activation_bytes(checkpointing=checkpointing, fused_head=self.takes_fused_head())
         while most > LEAST_TOKENS and most * each > budget * _TRAINING_SHARE:
-            most //= 2  # in powers of two: a little more or less free memory is the same choice
+            most //= 2  # by halving, so that small changes of the free memory do not change the choice
         return most
 
     def gradient_checkpointing(self, size: ModelSize, longest: int) -> bool:
-        """Whether activations are recomputed: it costs a third more operations, so only where a row does not fit."""
+        """Whether activations are recomputed, which costs a third more operations: only if a row would not fit."""
         budget = self.memory_budget_bytes()
         if budget is None:
             return size.num_parameters >= LARGE_MODEL or longest > LONG_ROW
@@ -111,12 +113,12 @@ class Profile(abc.ABC):
 
     @abc.abstractmethod
     def memory_budget_bytes(self) -> int | None:
-        """What may be taken now, with what this process holds already left out; None where it cannot be known yet."""
+        """Bytes that this process may still allocate, beyond what it already holds; None while that is unknown."""
 
     def process_fraction(self, total_bytes: int) -> float | None:
-        """The share of the device's memory that torch may take at most; None leaves it without a limit of its own.
+        """The largest share of the device's memory that torch may allocate; None sets no limit.
 
-        A limit of torch's own is set where the configuration gives `memory_fraction`: the rest is for others then.
+        A limit is set if the configuration gives `memory_fraction`: the rest is then reserved for other programs.
 
         Args:
             total_bytes: The device's memory as torch sees it.
@@ -127,7 +129,7 @@ class Profile(abc.ABC):
         return self.memory_fraction if budget is None or total_bytes <= 0 else min(1.0, budget / total_bytes)
 
     def set_environment(self, environment: MutableMapping[str, str] = os.environ) -> None:
-        """Set what this profile wants, and nothing that the user set."""
+        """Set the variables of this profile, except those that the user has set."""
         for name, value in self.environment.items():
             environment.setdefault(name, value)
 
@@ -151,13 +153,13 @@ def _free(gpu: Gpu) -> str:
 
 
 def unused_by_torch() -> int:
-    """Bytes that torch holds on the GPU and can use again, which the driver counts as used; 0 while it is not there."""
+    """Bytes that torch caches on the GPU, which the driver counts as used; 0 without torch or a GPU."""
     torch = _torch_with_gpu()
     return 0 if torch is None else int(torch.cuda.memory_reserved() - torch.cuda.memory_allocated())
 
 
 def held_by_torch() -> int:
-    """Bytes that torch has taken from the GPU, in use or not; 0 while it is not there."""
+    """Bytes that torch has reserved on the GPU, in use or not; 0 without torch or a GPU."""
     torch = _torch_with_gpu()
     return 0 if torch is None else int(torch.cuda.memory_reserved())
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 _LABELLED = 0.5
-"""The share of a row's tokens that the loss falls on; the rest is its prompt."""
+"""The assumed share of labelled tokens in a row; the rest is its prompt."""
 _TILE = 32_768
-"""Words of the vocabulary whose logits TRL's fused head holds at once."""
+"""Vocabulary entries whose logits TRL's fused head holds at once."""
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,9 @@ class ModelShape:
     """A Llama-like decoder.
 
     Attributes:
-        query_size: Of all heads together.
-        key_value_size: Of all keys of a token, and as much again of its values.
-        tied: Embedding and output layer are one matrix.
+        query_size: Size of the queries of all heads together.
+        key_value_size: Size of the keys of all heads together; the values have the same size.
+        tied: Embedding and output layer share one matrix.
     """
 
     hidden_size: int
@@ -32,7 +32,7 @@ class ModelShape:
 
     @classmethod
     def of(cls, config: Mapping[str, Any] | None) -> ModelShape | None:
-        """The shape that a config.json tells; None for a kind of model whose keys are others."""
+        """The shape according to a config.json; None for an architecture with other keys."""
         if config is None:
             return None
         try:
@@ -53,14 +53,14 @@ class ModelShape:
 
     @property
     def num_parameters(self) -> int:
-        """Those of the matrices: no biases and no norms."""
+        """The number of weights in the matrices, without biases and norms."""
         layer = 2 * self.hidden_size * (self.query_size + self.key_value_size)
         layer += 3 * self.hidden_size * self.intermediate_size
         return (1 if self.tied else 2) * self.vocab_size * self.hidden_size + self.num_layers * layer
 
     @property
     def adapter_rank_size(self) -> int:
-        """Weights of an adapter on every linear layer for each rank: inputs and outputs of all of them."""
+        """Weights per rank of an adapter on every linear layer: the sum of all input and output sizes."""
         ends = 4 * self.hidden_size + 2 * (self.query_size + self.key_value_size)
         return self.num_layers * (ends + 3 * (self.hidden_size + self.intermediate_size))
 
@@ -74,11 +74,11 @@ _TYPICAL = (
     (20e9, ModelShape(5120, 13_824, 48, 5120, 1024, 152_064)),
     (float("inf"), ModelShape(5120, 27_648, 64, 5120, 1024, 152_064)),
 )
-"""SmolLM2-135M and Qwen2.5 of 0.5, 1.5, 3, 7, 14 and 32 billion parameters, by the most that each stands for."""
+"""(largest number of parameters, shape): SmolLM2-135M, and Qwen2.5 with 0.5, 1.5, 3, 7, 14 and 32 billion."""
 
 
 def typical_shape(num_parameters: int) -> ModelShape:
-    """A shape for a model of which only the size is known."""
+    """The assumed shape of a model whose number of parameters alone is known."""
     return next(shape for most, shape in _TYPICAL if num_parameters <= most)
 
 
@@ -87,8 +87,8 @@ class ModelSize:
     """How large a model is.
 
     Attributes:
-        shape: None where only the number of parameters is known.
-        element_bytes: Of one number of its activations: 2 in bfloat16, 4 in float32.
+        shape: None if only the number of parameters is known.
+        element_bytes: Bytes of one activation value: 2 in bfloat16, 4 in float32.
     """
 
     num_parameters: int
@@ -96,16 +96,18 @@ class ModelSize:
     element_bytes: int = 2
 
     def activation_bytes(self, *, checkpointing: bool = False, fused_head: bool = False) -> int:
-        """Memory that one token of a training pass takes: LoRA on every linear layer of frozen base weights.
+        """Bytes per token of a training pass, with LoRA on every linear layer and frozen base weights.
 
-        With h, m, q, k for the sizes above, e bytes a number and V words, a layer keeps for its gradients: the input
-        of both norms in float32, 8 h; the inputs of the adapters and of attention, 2 h + 2 q + 2 k; gate, its
-        activation, up and their product, 4 m.  That is 8 h + e (2 h + 2 q + 2 k + 4 m), times layers; one layer more is
-        at work.  With checkpointing each layer keeps its input alone, e h.  A labelled token has logits: in cross
-        entropy their logarithms and two gradients, 12 V; with the fused head those of a tile, and 4 h.
+        With the sizes above (h hidden, m intermediate, q queries, k keys), e bytes per value and V vocabulary entries,
+        a layer keeps for its backward pass: the inputs of both norms in float32, 8 h bytes; the inputs of the adapters
+        and of attention, 2 h + 2 q + 2 k values; gate, its activation, up and their product, 4 m values.  That is
+        8 h + e (2 h + 2 q + 2 k + 4 m) bytes per layer, plus one layer that is being computed.  With checkpointing each
+        layer keeps only its input, e h.  A labelled token also has logits: cross entropy holds their log-probabilities
+        and two gradients in float32, 12 V bytes; the fused head those of a tile, and 4 h.
 
-        On the pretended GPU SmolLM2-135M's layers took 0.77 (bfloat16) and 1.36 MB (float32) a token in a pass of 256,
-        where this gives 0.69 and 1.24 (what does not grow with the tokens is in the first), and logits 11.6 V.
+        On the simulated GPU SmolLM2-135M's layers took 0.77 (bfloat16) and 1.36 MB (float32) a token in a pass of 256,
+        where this gives 0.69 and 1.24 (the measured values include a part that does not grow with the tokens), and the
+        logits 11.6 V bytes.
         """
         shape = typical_shape(self.num_parameters) if self.shape is None else self.shape
         hidden, each = shape.hidden_size, self.element_bytes

@@ -31,6 +31,7 @@ from halo_forge.policy.files import (
     disk_full_is_os_error,
     explained,
     identity_of,
+    no_chat_template,
 )
 from halo_forge.policy.grouped import grouped_linears
 from halo_forge.policy.heap import freed_memory_kept
@@ -104,17 +105,14 @@ class Policy:
         check_quantization(settings.quantization)
         wanted = prepare() if profile is None else profile
         _no_progress_bars()
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoTokenizer
 
         common = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
         name = settings.model_name_or_path
         with explained(name):
             tokenizer = AutoTokenizer.from_pretrained(name, **common)
         if tokenizer.chat_template is None:
-            raise ModelError(
-                f"model.model_name_or_path: {name}: its tokenizer has no chat template",
-                "use an instruction-tuned model, or add a chat_template.jinja to a local copy of this one",
-            )
+            raise no_chat_template(name)
         profile = on_this_torch(wanted)
         limit_memory(profile)
         # `auto` names no kernel: transformers chooses sdpa, and eager for models without sdpa.
@@ -123,12 +121,10 @@ class Policy:
         )
         dtype = resolve_dtype(settings.dtype, profile)
         quantization = loading_arguments(settings.quantization, dtype, profile.device)
-        with explained(name):
-            base = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **quantization, **attention, **common)
+        base: Any = _base_model(name, dtype=dtype, **quantization, **attention, **common)
         keep_one_layout(base)
         base.requires_grad_(False)
-        # transformers' decorator of `to` loses the model from its signature.
-        on_device = base if quantization else base.to(profile.device)  # type: ignore[arg-type]
+        on_device = base if quantization else base.to(profile.device)
         model = with_adapter(on_device, settings, lora, seed)
         model.eval()
         identity = identity_of(settings, base)
@@ -191,6 +187,26 @@ class Policy:
                     f"prompt {prompt.id!r} has {num_tokens} tokens; with engine.max_new_tokens {max_new_tokens} that is"
                     f" more than the {positions} positions of the model",
                     "shorten or remove such prompts, lower engine.max_new_tokens, or use a model with more positions",
+                )
+
+    def check_tokens(self, prompts: Iterable[Prompt]) -> None:
+        """Detect a tokenizer that knows tokens which the model does not, before anything is generated.
+
+        Tokens that occur nowhere do no harm, and are frequent: a padding token that was added to the tokenizer alone.
+
+        Raises:
+            ConfigError: A prompt, or the end of a turn, has a token without an embedding.
+        """
+        num_embeddings = self.model.get_input_embeddings().num_embeddings
+        if len(self.tokenizer) <= num_embeddings:
+            return
+        for prompt in prompts:
+            largest = max(*self.prompt_ids(prompt), self.end_of_turn_id)
+            if largest >= num_embeddings:
+                raise ConfigError(
+                    f"prompt {prompt.id!r} has the token {largest} ({self.tokenizer.convert_ids_to_tokens(largest)!r}),"
+                    f" but the model has embeddings for {num_embeddings} tokens",
+                    "the tokenizer is another model's, or tokens were added to it alone: restore the model's own files",
                 )
 
     def load_adapter(self, folder: Path | None, version: int) -> None:
@@ -262,6 +278,22 @@ class Policy:
 
     def _adapter_state(self) -> dict[str, torch.Tensor]:
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in named_weights(self.model).items()}
+
+
+def _base_model(name: str, **arguments: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    with explained(name):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **arguments)
+    base, loading = loaded
+    if loading["missing_keys"]:  # the loader fills them with random numbers
+        missing = sorted(loading["missing_keys"])
+        raise ModelError(
+            f"model.model_name_or_path: {name}: {len(missing)} of the weights that a {type(base).__name__} needs are"
+            f" not in its files: {', '.join(missing[:3])}",
+            "download it again, or name a causal language model",
+        )
+    return base
 
 
 def resolve_dtype(name: str, profile: Profile) -> torch.dtype:

@@ -22,7 +22,7 @@ import halo_forge
 from halo_forge.config import LoadedConfig, RaftConfig, config_digest, differing_keys, resolved
 from halo_forge.config.explain import problems_of
 from halo_forge.config.yaml_io import dump, load_document
-from halo_forge.core.errors import ConfigError, RunDirError
+from halo_forge.core.errors import ConfigError, RunDirError, raise_together
 from halo_forge.core.plan import Plan, PromptSets
 from halo_forge.core.records import Prompt
 from halo_forge.core.registry import PROMPTS_GROUP, plugins, used_plugins
@@ -36,7 +36,7 @@ from halo_forge.runtime.auto_settings import hardware_choices, verifier_workers
 from halo_forge.runtime.effects import Observer, Runtime
 from halo_forge.runtime.library_warnings import LibraryWarnings
 from halo_forge.runtime.preview import Preview, preview
-from halo_forge.store.files import read_json
+from halo_forge.store.files import EDITED, read_json
 from halo_forge.store.run import CONTINUE_ELSEWHERE, Run, read_identity
 from halo_forge.supervisor import heartbeat
 from halo_forge.training.lora_sft import LoraSftTrainer
@@ -102,8 +102,29 @@ def planned(config: RaftConfig) -> Preview:
     Raises:
         ConfigError: A local prompt set cannot be read, or a prompt id is in two of them.
     """
-    local = {name: _load_set(config, name) for name in SETS if not is_remote(getattr(config.prompts, name))}
+    return planned_with(config, load_local_sets(config))
+
+
+def load_local_sets(config: RaftConfig) -> dict[str, tuple[Prompt, ...]]:
+    """The prompt sets that are not on a hub, by name.
+
+    Raises:
+        ConfigError: A set cannot be read (all of these are named), or a prompt id is in two of them.
+    """
+    local, problems = {}, []
+    for name in SETS:
+        if not is_remote(getattr(config.prompts, name)):
+            try:
+                local[name] = _load_set(config, name)
+            except ConfigError as error:
+                problems.append(error)
+    raise_together(problems)
     _refuse_shared_ids(local)
+    return local
+
+
+def planned_with(config: RaftConfig, local: Mapping[str, Sequence[Prompt]]) -> Preview:
+    """The preview of a configuration whose local prompt sets were read."""
     num = {name: len(prompts) for name, prompts in local.items()}
     has_tests = "train" not in local or any(prompt.tests is not None for prompt in local["train"])
     return preview(config, num.get("train"), num.get("dev"), has_tests)
@@ -131,8 +152,7 @@ def open_run(
     profile = prepare(config.hardware) if config.engine.needs_policy else choose(config.hardware)
     with ExitStack() as stack, ExitStack() as until_loaded:
         until_loaded.enter_context(heartbeat.loading())
-        library_warnings = LibraryWarnings()
-        stack.enter_context(library_warnings.collected())
+        library_warnings = stack.enter_context(LibraryWarnings().collected())
         prompts = load_prompt_sets(config)
         config.engine.check()
         if config.engine.needs_policy:
@@ -148,10 +168,9 @@ def open_run(
         warnings = reference_warnings(verifier.check_references(asked)) if run.is_new else ()
         policy = _load_policy(config, profile)
         if policy is not None:
-            policy.check_lengths(prompts.by_id().values(), config.engine.max_new_tokens)
+            policy.check_tokens(asked)
+            policy.check_lengths(asked, config.engine.max_new_tokens)
         engine, trainer = _open_engine(config, policy, run, stack), _trainer(config, policy)
-        num_drift = config.evaluation.num_drift_samples
-        probe = DriftProbe(policy, prompts.by_id(), num_drift) if policy is not None and num_drift > 0 else None
         profile = profile if policy is None else policy.profile
         runtime = Runtime(
             prompts=prompts.by_id(),
@@ -161,7 +180,7 @@ def open_run(
             adapters=policy,
             observer=observer,
             max_error_fraction=config.verifier.max_error_fraction,
-            probe=probe,
+            probe=_drift_probe(config, prompts, policy),
             telemetry=stack.enter_context(telemetry(profile)).take,
             hardware=profile.described(),
             warnings=warnings,
@@ -192,6 +211,11 @@ def _open_engine(config: RaftConfig, policy: Policy | None, run: Run, stack: Exi
     if isinstance(engine, KeepsLogs):
         engine.keep_logs(run.root / "server_logs")
     return engine
+
+
+def _drift_probe(config: RaftConfig, prompts: PromptSets, policy: Policy | None) -> DriftProbe | None:
+    num_samples = config.evaluation.num_drift_samples
+    return None if policy is None or num_samples == 0 else DriftProbe(policy, prompts.by_id(), num_samples)
 
 
 def _trainer(config: RaftConfig, policy: Policy | None) -> ScriptedTrainer | LoraSftTrainer:
@@ -265,6 +289,9 @@ def _check_same_run(run: Run, config: RaftConfig, prompts: PromptSets, *, resume
             f" with `halo-forge raft status {run.root}`, or choose another output_dir",
         )
     identity = run.identity()
+    for key, kind in {"config_digest": str, "prompts": dict, "start_model": dict}.items():
+        if not isinstance(identity.get(key), kind):
+            raise RunDirError(f"{run.root / 'run.json'}: {key} is {str(identity.get(key))[:80]!r}", EDITED)
     if identity["config_digest"] != config_digest(config):
         stored = load_document(run.root / "config.resolved.yaml").data
         changes = differing_keys(stored, resolved(config))

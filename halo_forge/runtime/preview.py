@@ -9,6 +9,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from halo_forge.config import RaftConfig
@@ -31,6 +32,7 @@ from halo_forge.runtime.auto_settings import (
     hardware_choices,
     local_shape,
 )
+from halo_forge.store.run import check_root
 
 FEW_STEPS = 5
 LOW_MASS = 0.25
@@ -150,8 +152,8 @@ def _cycle_plan(
     samples = None if num_prompts is None else num_prompts * samples_per_prompt
     disk_bytes = None
     if samples is not None and num_dev is not None and adapter_bytes is not None:
-        num_answers = samples + num_dev * config.evaluation.samples_per_prompt
-        disk_bytes = num_answers * config.engine.max_new_tokens * BYTES_PER_TOKEN + adapter_bytes
+        num_completions = samples + num_dev * config.evaluation.samples_per_prompt
+        disk_bytes = num_completions * config.engine.max_new_tokens * BYTES_PER_TOKEN + adapter_bytes
     return CyclePlan(
         cycle=cycle,
         policy_version=cycle - 1,
@@ -230,7 +232,7 @@ def _spent(scheduled: Bounds, factors: Sequence[float] | None) -> float | None:
 def _machine_warnings(config: RaftConfig, profile: Profile) -> Iterator[str]:
     """What a run on this machine would refuse before it loads anything, or would ignore."""
     model = config.model
-    checks: list[Callable[[], None]] = [config.engine.check]
+    checks: list[Callable[[], None]] = [config.engine.check, lambda: check_root(Path(config.output_dir))]
     if config.engine.needs_policy:
         checks += [lambda: check_local(model), lambda: check_quantization(model.quantization)]
     for check in checks:

@@ -1,4 +1,4 @@
-"""Six programs that try what a hostile answer would try, and what really happened."""
+"""Six programs that try what a hostile completion would try, and what really happened."""
 
 from __future__ import annotations
 

@@ -61,8 +61,7 @@ class Run:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        if root.exists() and not root.is_dir():
-            raise RunDirError(f"{root}: is a file, allowed: a folder, or a new one", "choose another output_dir")
+        check_root(root)
         with explained(root):
             self._is_made_here = not root.exists()
             root.mkdir(parents=True, exist_ok=True)
@@ -214,6 +213,24 @@ def cycle_folders(root: Path) -> list[Path]:
 def measured_folders(root: Path) -> list[Path]:
     """The folders of all versions that were measured on test, in order."""
     return sorted((root / "test").glob("v[0-9]*"), key=lambda folder: int(folder.name[1:]))
+
+
+def check_root(root: Path) -> None:
+    """Whether a directory is there or can be made.
+
+    Raises:
+        RunDirError: Something on the way is no directory, or may not be written to.
+    """
+    with explained(root):
+        there = next(each for each in (root.absolute(), *root.absolute().parents) if os.path.lexists(each))
+        # A link to nothing exists as a link; links in a circle are an error of `stat`.
+        if not there.is_dir():
+            what = "is a file" if there.exists() else "is a link that leads nowhere"
+            raise RunDirError(
+                f"output_dir: {there} {what}, allowed: a folder, or a new one", "choose another output_dir"
+            )
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise RunDirError(f"output_dir: {there} cannot be written to", "choose another output_dir")
 
 
 def cycle_folder(root: Path, cycle: int) -> Path:

@@ -1,4 +1,4 @@
-"""The loss of a pass; imported late, because it needs torch."""
+"""The loss of one forward pass; imported late, because it needs torch."""
 
 from __future__ import annotations
 
@@ -15,16 +15,20 @@ def completion_loss(model: Any, batch: Pass, num_items: int, fused_head: bool = 
     The output layer computes logits only where a label asks for them.  Prompts are longer than small models'
     completions, and the logits, (tokens, vocabulary), cost more time and memory than all layers below them.
 
-    There is no attention mask.  Padding is on the right and attention is causal, so no real token sees it, and what
-    padding computes for itself goes into no loss; positions count from 0 at the left, with a mask or without.  Without
-    one, attention takes its kernel for plain causal attention, which shares the keys of grouped heads; for a mask it
-    would spread out both.  A sliding window is laid over it by the model all the same.
+    There is no attention mask.  Padding is on the right and attention is causal, so no real token attends to padding,
+    and no label is on it; positions count from 0 at the left, with or without a mask.  Without one, torch uses its
+    kernel for plain causal attention, which shares the keys and values of grouped heads; with one it would expand them.
+    The model still applies its sliding window, if it has one.
 
     Args:
-        model: A causal language model; its own scaling of logits is kept.
+        model: A causal language model; any scaling that it applies to its logits is kept.
+        batch: The tokens and labels of the pass.
         num_items: Labelled tokens of the whole optimizer step, which may take several passes.
-        fused_head: Take TRL's loss, which never holds the logits of more than a tile; the model is one that TRL's
-            trainer has prepared (`add_fused_lm_head`).
+        fused_head: Use TRL's loss, which holds the logits of only one tile of the vocabulary at a time; the model must
+            have been prepared by TRL's trainer (`add_fused_lm_head`).
+
+    Returns:
+        A scalar in nats per labelled token of the optimizer step.
     """
     if fused_head:
         return _fused_loss(model, batch) / num_items

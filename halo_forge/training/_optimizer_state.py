@@ -32,8 +32,12 @@ def save_state(optimizer: Any, model: Any, path: Path) -> None:
 def restore_state(optimizer: Any, model: Any, path: Path, *, with_steps: bool) -> None:
     """Load the moments in `path` into a fresh optimizer, with or without their step count.
 
-    AdamW scales its moments up in the first steps, because they start at 0.  Moments that go on with a step count of 0
-    are scaled up all the same, the second one more than the first: the first updates are small, a warm-up of its own.
+    AdamW divides its moments by 1 - beta^step, because they start at 0 (Kingma and Ba 2015, arXiv:1412.6980, section
+    3).  Moments that continue with a step count of 0 are scaled up as well, the second one more than the first, so the
+    first updates are small: this acts as a warm-up.
+
+    Args:
+        with_steps: Restore the step counts too; otherwise they start at 0.
 
     Raises:
         RunDirError: The state does not belong to these weights.

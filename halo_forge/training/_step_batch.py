@@ -14,17 +14,17 @@ import torch
 IGNORED = -100
 """The label of a token that the loss leaves out (torch's cross entropy default)."""
 PADDING_ID = 0
-"""Any token would do: no real token sees the padding behind it, and no loss falls on it."""
+"""Any token id would do: no real token attends to the padding after it, and no label is on it."""
 
 
 @dataclass(frozen=True)
 class Pass:
-    """What goes through the model together.
+    """One forward pass.
 
     Attributes:
         input_ids: (rows, length), padded on the right.
-        positions: (labels,), where in the flattened `input_ids` the states are that predict a label.
-        targets: (labels,), the label that each of them predicts.
+        positions: (labels,), the indices in the flattened `input_ids` whose hidden states predict a label.
+        targets: (labels,), the token id that each of them has to predict.
     """
 
     input_ids: torch.Tensor
@@ -33,11 +33,14 @@ class Pass:
 
 
 def step_batch(rows: Sequence[dict[str, list[int]]], max_tokens: int) -> dict[str, Any]:
-    """`numbers`, one flat int64 tensor, so that one copy brings it to the device; `shapes` cuts it again.
+    """All passes of an optimizer step as one flat int64 tensor `numbers`, which needs a single copy to the device.
 
     Args:
         rows: `input_ids` and `labels` of each, of equal length.
         max_tokens: See `micro_batches`.
+
+    Returns:
+        `numbers`, and `shapes`: (rows, length, labels) of each pass, by which `passes` splits `numbers`.
     """
     numbers: list[int] = []
     shapes: list[tuple[int, int, int]] = []
@@ -58,11 +61,11 @@ def step_batch(rows: Sequence[dict[str, list[int]]], max_tokens: int) -> dict[st
 
 
 def micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Rows that go through the model together, those of similar lengths, the longest first.
+    """Groups rows of similar length into forward passes, the longest first.
 
     Args:
         lengths: Tokens of each row.
-        max_tokens: The most tokens of one pass, padding included; a row that is longer goes alone.
+        max_tokens: The most tokens of one pass, padding included; a longer row gets a pass to itself.
 
     Returns:
         Positions in `lengths`; each occurs once.
@@ -79,7 +82,7 @@ def micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
 
 
 def passes(batch: dict[str, Any]) -> Iterator[Pass]:
-    """The passes of a `step_batch`, wherever its tensor is by now; views of it."""
+    """The passes of a `step_batch`, as views of its tensor on whichever device that is."""
     numbers = batch["numbers"]
     for num_rows, length, num_labels in batch["shapes"]:
         ids, positions, targets, numbers = numbers.split(

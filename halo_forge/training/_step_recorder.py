@@ -21,7 +21,7 @@ from halo_forge.training._step_batch import passes, step_batch
 
 
 class _StepRecordingTrainer(SFTTrainer):
-    """Writes one row for each optimizer step: what was really applied, not what was planned."""
+    """Records one row per optimizer step: the values that were applied, not those that were planned."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class _StepRecordingTrainer(SFTTrainer):
         self.remove_callback(PrinterCallback)  # it prints every log line to stdout
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LambdaLR:
-        """Our own shape in place of the library's, whose warm-up starts at a learning rate of 0."""
+        """Our learning-rate shape instead of the library's, whose warm-up starts at a learning rate of 0."""
         if num_training_steps != len(self._factors):
             raise RuntimeError(f"the plan says {len(self._factors)} optimizer steps, the trainer {num_training_steps}")
         last = len(self._factors) - 1
@@ -64,10 +64,10 @@ class _StepRecordingTrainer(SFTTrainer):
         return self.lr_scheduler
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        """The rows of one optimizer step, a forward and a backward pass for each part that fits into memory."""
+        """A forward and a backward pass for each part of the step that fits into memory; returns the summed loss."""
         parts = list(passes(inputs))
         num_items = sum(len(part.targets) for part in parts)
-        # The library adds it up on the device; nothing here waits for that.
+        # A tensor on the device: reading it here would make the host wait for the GPU.
         total = torch.zeros((), device=inputs["numbers"].device)
         for part in parts:
             threads.adjust()
@@ -80,12 +80,12 @@ class _StepRecordingTrainer(SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Our own loss, which leaves out the logits of the prompt."""
+        """Our loss, which does not compute the logits of the prompt; see `completion_loss`."""
         model = self.accelerator.unwrap_model(model)
         return completion_loss(model, inputs["part"], num_items_in_batch, self._fused_head)
 
     def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
-        """Called once a step (logging_steps=1), and once more at the end without a loss."""
+        """Called once per step (logging_steps=1), and once more at the end without a loss."""
         if "loss" in logs:
             row = {
                 "step": self.state.global_step,
@@ -102,16 +102,16 @@ class _StepRecordingTrainer(SFTTrainer):
 
 
 class _AtSteps(TrainerCallback):
-    """What is to happen between the trainer's own steps."""
+    """Hooks at points of the training loop that the trainer has no method for."""
 
     def __init__(self, trainer: _StepRecordingTrainer) -> None:
         self._trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
-        """The optimizer gets the state that it is to start with.
+        """Give the optimizer its initial state.
 
-        Not before: accelerate, which wraps it, moves all that it finds in it to the device, the step counts too, and
-        AdamW without a fused kernel would read each of them back at every step.
+        Not earlier: accelerate wraps the optimizer and moves its whole state to the device, including the step counts,
+        and AdamW without a fused kernel would read each of them back at every step.
         """
         if self._trainer._prepare_optimizer is not None:
             self._trainer._prepare_optimizer(objects["optimizer"], self._trainer.model)

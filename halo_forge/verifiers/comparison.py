@@ -122,10 +122,7 @@ def _same(found: bytes, wanted: bytes, rule: OutputRule) -> bool:
     if not rule.has_tolerance:
         return False
     ours, theirs = _SPACES.split(found), _SPACES.split(wanted)
-    return len(ours) == len(theirs) and all(
-        a == b or (position % 2 == 0 and _near(a, b, rule))
-        for position, (a, b) in enumerate(zip(ours, theirs, strict=True))
-    )
+    return len(ours) == len(theirs) and all(a == b or _near(a, b, rule) for a, b in zip(ours, theirs, strict=True))
 
 
 def _near(found: bytes, wanted: bytes, rule: OutputRule) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -12,6 +13,9 @@ from halo_forge.verifiers.comparison import encoded, texts
 from halo_forge.verifiers.spec import ProgramSpec
 
 _SIGSEGV = 11
+# As `diagnostics.ending` writes it; a program writes its own text on lines of its own.
+_MUCH_OUTPUT = re.compile(r"^(?:case \d+|the program): wrote more than its limit of ", re.MULTILINE)
+_MANY_PROCESSES = re.compile(r"^(?:case \d+|the program): started more than \d+ processes", re.MULTILINE)
 _SHOWN = 5
 
 
@@ -70,11 +74,17 @@ def reached_limit(result: CheckResult, spec: ProgramSpec) -> str | None:
         if at_run:
             return f"verifier.timeout_seconds (now {spec.timeout_seconds:g})"
         return f"verifier.compile_timeout_seconds (now {spec.compile_timeout_seconds:g})"
-    if result.status == "out_of_memory" and at_run:
-        return f"verifier.memory_limit_bytes (now {spec.memory_limit_bytes})"
-    if result.status == "failed" and result.stage == "run" and "wrote more than its limit" in result.diagnostics:
+    if result.status == "out_of_memory":
+        if at_run:
+            return f"verifier.memory_limit_bytes (now {spec.memory_limit_bytes})"
+        return f"verifier.compile_memory_limit_bytes (now {spec.compile_memory_limit_bytes})"
+    if result.status != "failed" or result.stage != "run":
+        return None
+    if _MUCH_OUTPUT.search(result.diagnostics):
         return f"verifier.output_limit_bytes (now {spec.output_limit_bytes})"
-    if result.status == "failed" and result.stage == "run" and result.signal == _SIGSEGV:
+    if _MANY_PROCESSES.search(result.diagnostics):
+        return f"verifier.process_limit (now {spec.process_limit})"
+    if result.signal == _SIGSEGV:
         return f"perhaps verifier.stack_limit_bytes (now {spec.stack_bytes})"
     return None
 

@@ -29,10 +29,13 @@ _FAIL = 3
 def judge(context: BuildContext, checker: CheckerProgram, stdin: str, expected: str, output: bytes) -> str | None:
     """None where the checker accepts the output, else what it says.
 
+    What it costs counts towards the cost of the program that printed the output.
+
     Raises:
         SandboxError: It failed; nothing is known about the output.
     """
     outcome = _run(context, checker, stdin, expected, output)
+    context.outcomes.append(outcome)
     if outcome.clean:
         return None
     said = " ".join(readable(outcome.stderr or outcome.stdout).split())[:300]

@@ -44,6 +44,8 @@ class ProgramSpec(Spec, abc.ABC):
         stack_limit_bytes: The stack of the main thread, and of each thread that asks for no other size; None is as much
             as `memory_limit_bytes`.
         compile_timeout_seconds: CPU seconds of one call of the compiler; the wall clock allows 3 times that and 5 s.
+        process_limit: Processes and threads of one run of the program at the same time.
+        compile_memory_limit_bytes: Resident memory of one call of the compiler.
         output_limit_bytes: The longest output, or file, of one run of the program.
         workers: Programs checked at the same time; "auto" is one for each core.
         isolation: The isolation level of the sandbox; "auto" is the better of namespace and landlock that works here.
@@ -58,7 +60,9 @@ class ProgramSpec(Spec, abc.ABC):
     timeout_seconds: float = Field(default=5.0, gt=0.0, le=3600.0)
     memory_limit_bytes: int = Field(default=256 * MEBIBYTE, ge=16 * MEBIBYTE)
     compile_timeout_seconds: float = Field(default=10.0, gt=0.0, le=3600.0)
+    compile_memory_limit_bytes: int = Field(default=1024 * MEBIBYTE, ge=64 * MEBIBYTE)
     stack_limit_bytes: int | None = Field(default=None, ge=MEBIBYTE)
+    process_limit: int = Field(default=32, ge=1, le=10_000)
     output_limit_bytes: int = Field(default=MEBIBYTE, ge=1024, le=1024 * MEBIBYTE)
     workers: Literal["auto"] | int = "auto"
     isolation: Literal["auto", "namespace", "landlock", "limits"] = "auto"
@@ -190,7 +194,7 @@ class ProgramSpec(Spec, abc.ABC):
             data_bytes=None if self.needs_address_space() else 2 * memory + stacks,
             stack_bytes=stack,
             file_bytes=self.output_limit_bytes,
-            num_processes=32,
+            num_processes=self.process_limit,
             num_open_files=64,
             keep_bytes=self.output_limit_bytes,
         )
@@ -200,8 +204,8 @@ class ProgramSpec(Spec, abc.ABC):
         return Limits(
             cpu_seconds=self.compile_timeout_seconds,
             wall_seconds=3 * self.compile_timeout_seconds + 5,
-            memory_bytes=1024 * MEBIBYTE,
-            data_bytes=4096 * MEBIBYTE,
+            memory_bytes=self.compile_memory_limit_bytes,
+            data_bytes=4 * self.compile_memory_limit_bytes,
             stack_bytes=8 * MEBIBYTE,
             file_bytes=64 * MEBIBYTE,
             num_processes=64,

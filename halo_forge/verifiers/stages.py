@@ -212,6 +212,7 @@ class _Check:
         limits = self._spec.run_limits()
         unclean: list[JobResult] = []
         outputs: list[bytes] = []
+        outcome: JobResult | None = None
         for number, case in enumerate(self._tests.cases, start=1):
             outcome = self._stages.run_program(program, case.stdin, self._sandbox)
             self._outcomes.append(outcome)
@@ -234,9 +235,9 @@ class _Check:
         if "tests" not in self._spec.stages:
             return self._result("run", "passed")
         if self._num_passed == self._tests.num_checks:
-            return self._result("tests", "passed")
+            return self._result("tests", "passed", outcome)
         self._flags = of_outputs(outputs, [texts(case.stdout)[0] for case in self._tests.cases], finished=True)
-        return self._result("tests", "failed")
+        return self._result("tests", "failed", outcome)
 
     def _difference(self, case: StdioCase, output: bytes) -> str | None:
         if self._rule.checker is None:

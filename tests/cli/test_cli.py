@@ -97,7 +97,7 @@ def test_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
 
 def test_config_commands(cli: Cli, tmp_path: Path) -> None:
     config = write_inputs(tmp_path)
-    assert cli("config", "check", config).out == f"{config}: valid\n"
+    assert cli("config", "check", config).out.startswith(f"{config}: valid\n")
     shown = cli("config", "show", config, "--set", "raft.num_cycles=7").out
     assert "num_cycles: 7" in shown
     (tmp_path / "shown.yaml").write_text(shown)
@@ -378,7 +378,7 @@ def test_a_directory_that_belongs_to_something_else(cli: Cli, tmp_path: Path, me
 def test_a_run_directory_that_is_a_file(cli: Cli, tmp_path: Path, memory: None) -> None:
     (tmp_path / "out").write_text("mine")
     done = cli("raft", "run", write_inputs(tmp_path), "--output-dir", "out")
-    assert (done.code, "out: is a file, allowed: a folder" in done.err) == (3, True)
+    assert (done.code, "out is a file, allowed: a folder" in done.err) == (3, True)
     assert (tmp_path / "out").read_text() == "mine"
 
 

@@ -247,6 +247,9 @@ def codes(*prompts: Prompt) -> list[tuple[str, str]]:
 
 def test_a_good_prompt_has_no_findings() -> None:
     assert codes(prompt()) == []
+    checker = {"checker": {"language": "python", "source": "import sys\nsys.exit(1)\n"}}
+    cases = [{"stdin": f"{i}\n", "stdout": ""} for i in range(5)]
+    assert codes(prompt(tests={"kind": "stdio", "cases": cases, "compare": checker})) == []
 
 
 @pytest.mark.parametrize(
@@ -264,6 +267,12 @@ def test_a_good_prompt_has_no_findings() -> None:
          ("note", "no_edge_case")),
         ({"tests": {"kind": "stdio", "cases": [{"stdin": f"{i}\n", "stdout": "1"} for i in range(5)]}},
          ("error", "constant_passes")),
+        ({"tests": {"kind": "stdio", "cases": [{"stdin": f"{i}\n", "stdout": ["1", f"{i}", "0"]} for i in range(5)]}},
+         ("error", "constant_passes")),
+        ({"tests": {"kind": "stdio", "cases": [{"stdin": f"{i}\n", "stdout": f"{i}.5"} for i in range(5)],
+                    "compare": {"absolute_tolerance": 4}}},
+         ("error", "constant_passes")),
+        ({"tests": harness(expected=["0", ["0", "1"], ["2", "0"], "0", "0"])}, ("error", "constant_passes")),
     ],
 )  # fmt: skip
 def test_what_one_prompt_tells(changes: dict[str, Any], finding: tuple[str, str]) -> None:

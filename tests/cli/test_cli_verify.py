@@ -14,7 +14,7 @@ from cli_calls import Cli, command_line
 from scripted_runs import MemoryVerifier, execute, rows, tree, write_inputs, write_rows
 
 from halo_forge.checks import answers
-from halo_forge.checks.answers import as_answer, completions
+from halo_forge.checks.answers import as_completion, completions
 from halo_forge.core.errors import ConfigError
 from halo_forge.core.records import Prompt, Verdict
 from halo_forge.core.source import extract
@@ -175,14 +175,14 @@ def test_usage(cli: Cli, config: Path, tmp_path: Path) -> None:
     ],
 )
 def test_a_file_is_checked_as_it_stands(source: str) -> None:
-    found = extract(as_answer(source, "c", "x.c"), "c")
+    found = extract(as_completion(source, "c", "x.c"), "c")
     assert found.code is not None and found.code.rstrip("\n") == source.rstrip("\n")
 
 
 def test_what_would_be_another_program_as_an_answer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers, "extract", lambda text, language: extract(text.replace("x", ""), language))
     with pytest.raises(ConfigError, match=r"x\.c.*stripped"):
-        as_answer("int x;\n", "c", "x.c")
+        as_completion("int x;\n", "c", "x.c")
 
 
 # ---- --rescore

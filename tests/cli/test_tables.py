@@ -18,7 +18,7 @@ from rich.live import Live
 from scripted_runs import write_rows
 from terminal import assert_fits, numbers, plain, tables
 
-from halo_forge.checks.answers import Asked
+from halo_forge.checks.answers import NamedCompletion
 from halo_forge.checks.doctor import Line, Section
 from halo_forge.checks.rescore import Rescored
 from halo_forge.checks.tasks import TaskReport
@@ -113,15 +113,16 @@ def a_preview() -> None:
 def verdicts() -> None:
     prompt = Prompt(LONG_ID, ({"role": "user", "content": "write"},))
     said = "candidate.c:112:17: error: 'INT_MAX' undeclared (first use in this function); 0x7fffffff is 2147483647"
-    asked = [
-        Asked(f"{LONG_ID} {index}", prompt, Completion(LONG_ID, index, "", (), "stop", 0, 0)) for index in (0, 117)
+    named = [
+        NamedCompletion(f"{LONG_ID} {index}", prompt, Completion(LONG_ID, index, "", (), "stop", 0, 0))
+        for index in (0, 117)
     ]
 
     def verdict(stage: Any, status: Any, **facts: Any) -> Verdict:
         return Verdict(stage=stage, status=status, prompt_id=LONG_ID, index=0, reward=0.0125, **facts)
 
     print_verdicts(
-        asked,
+        named,
         [
             verdict("tests", "passed", tests_passed=1208, tests_total=1208, warnings=12, flags=("tampering",)),
             verdict("compile", "failed", tests_total=12, diagnostics=said, flags=("trivial", "hardcoded")),

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from scripted_runs import (
     MemoryVerifier,
-    SilentObserver,
     differences,
     execute,
     read,
     rows,
+    run_three_cycles,
     steady_answers,
     tree,
+    verify_in_memory,
     write_inputs,
 )
 
@@ -33,9 +34,7 @@ MANY = [f"pass number {number}" for number in range(40)]
 @pytest.fixture
 def verifier(monkeypatch: pytest.MonkeyPatch) -> MemoryVerifier:
     """In the place of the compiler."""
-    found = MemoryVerifier()
-    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: found)
-    return found
+    return verify_in_memory(monkeypatch)
 
 
 def many_answers(prompt_id: str) -> list[str]:
@@ -44,8 +43,7 @@ def many_answers(prompt_id: str) -> list[str]:
 
 def run(tmp_path: Path, **changes: Any) -> Path:
     """A run of 3 cycles; its cycles folder."""
-    changes = {"raft__num_cycles": 3, "decisions__stop_patience": None, **changes}
-    execute(write_inputs(tmp_path, **changes), tmp_path / "run", observer=SilentObserver())
+    run_three_cycles(tmp_path, **{"decisions__stop_patience": None, **changes})
     return tmp_path / "run/cycles"
 
 
@@ -86,7 +84,7 @@ def test_without_replay_nothing_is_repeated(tmp_path: Path, verifier: MemoryVeri
 
 
 def test_what_made_a_version_worse_is_not_replayed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: MemoryVerifier(bad_versions={2}))
+    verify_in_memory(monkeypatch, bad_versions={2})
     cycles = run(
         tmp_path,
         answers=lambda prompt_id: many_answers(prompt_id),
@@ -124,7 +122,7 @@ def test_the_optimizer_goes_on_from_the_second_cycle(across: str, tmp_path: Path
 
 
 def test_a_rollback_resets_the_optimizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: MemoryVerifier(bad_versions={2}))
+    verify_in_memory(monkeypatch, bad_versions={2})
     cycles = run(
         tmp_path,
         answers=steady_answers,

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from scripted_runs import (
     MemoryVerifier,
-    SilentObserver,
     differences,
     execute,
     read,
     rows,
+    run_three_cycles,
     steady_answers,
     tree,
-    write_inputs,
+    verify_in_memory,
 )
 
 from halo_forge.core.evaluation import Result
@@ -41,11 +41,8 @@ def parents(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str | None]]:
 
 def decline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: set[int], **changes: Any) -> Result:
     """A run of 3 cycles whose versions `bad` fail all of dev; the others pass it."""
-    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: MemoryVerifier(bad_versions=bad))
-    changes = {"raft__num_cycles": 3, "evaluation__samples_per_prompt": 1, **changes}
-    return execute(
-        write_inputs(tmp_path, answers=steady_answers, **changes), tmp_path / "run", observer=SilentObserver()
-    )
+    verify_in_memory(monkeypatch, bad_versions=bad)
+    return run_three_cycles(tmp_path, answers=steady_answers, **{"evaluation__samples_per_prompt": 1, **changes})
 
 
 def cycle_folder(tmp_path: Path, cycle: int) -> Path:

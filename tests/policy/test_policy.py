@@ -227,7 +227,7 @@ def test_a_missing_folder_is_found_without_torch(name: str, message: str, hint: 
 def test_check_local_imports_no_torch(tiny_models: dict[str, Path]) -> None:
     script = (
         "import sys; from types import SimpleNamespace as N; from halo_forge.policy import check_local;"
-        f"check_local(N(model_name_or_path={str(tiny_models['llama'])!r}, adapter=None));"
+        f"check_local(N(model_name_or_path={str(tiny_models['llama'])!r}, adapter=None, trust_remote_code=False));"
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0

@@ -32,7 +32,7 @@ def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path: Path) -
             with pytest.raises(RunDirError, match=rf"another process .*\(process {holder.pid}\)") as caught:
                 RunLock(tmp_path)
             assert caught.value.exit_code == 3
-            assert "--output-dir" in caught.value.hint
+            assert "another output_dir" in caught.value.hint
         finally:
             holder.send_signal(signal.SIGKILL)
     assert holder.wait() == -signal.SIGKILL

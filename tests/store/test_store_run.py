@@ -74,7 +74,7 @@ def test_a_start_that_was_killed_is_no_foreign_directory(tmp_path: Path) -> None
 
 def test_a_file_in_the_place_of_the_directory(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file")
-    with pytest.raises(RunDirError, match="File exists"):
+    with pytest.raises(RunDirError, match="run is a file, allowed: a folder"):
         Run(tmp_path / "run")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
 import yaml
 
 from halo_forge.config import load_config
@@ -114,6 +115,17 @@ class MemoryVerifier:
         )
 
 
+def verify_in_memory(monkeypatch: pytest.MonkeyPatch, **words: Iterable[Any]) -> MemoryVerifier:
+    """All runs of the test use one `MemoryVerifier` in place of the compiler.
+
+    Args:
+        words: Its arguments.
+    """
+    found = MemoryVerifier(**words)
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: found)
+    return found
+
+
 class SilentObserver:
     """Looks on and remembers what it heard."""
 
@@ -214,6 +226,11 @@ def execute(config: Path, root: Path | str, *, resume: bool = True, observer: Si
         runtime,
     ):
         return run_raft(plan, run, runtime)
+
+
+def run_three_cycles(folder: Path, **changes: Any) -> Result:
+    """Write the inputs of a run of 3 cycles, changed as `write_inputs` does, and run it in `folder / "run"`."""
+    return execute(write_inputs(folder, **{"raft__num_cycles": 3, **changes}), folder / "run")
 
 
 def tree(root: Path) -> dict[str, bytes]:

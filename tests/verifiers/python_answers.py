@@ -27,7 +27,15 @@ HUMANEVAL = {
     "test": "METADATA = {}\n\ndef check(candidate):\n    assert True, 'it runs'\n    assert candidate(1, 2) == 3\n"
     "    for n in range(3):\n        assert candidate(n, -4) == n - 4\n    assert candidate('a', 'b') == 'ab'\n",
 }
-KINDS = {"asserts": ASSERTS, "mbpp": MBPP, "humaneval": HUMANEVAL}
+COLLECTED = {
+    "kind": "asserts",
+    "tests": [
+        "from answer import add\nimport unittest\ndef test_numbers():\n    assert add(1, 2) == 3\n"
+        "class Adding(unittest.TestCase):\n    def test_zero(self):\n        self.assertEqual(add(-4, 4), 0)\n"
+        "    def test_texts(self):\n        found = add('a', 'b')\n        self.assertEqual(found, 'ab')\n"
+    ],
+}
+KINDS = {"asserts": ASSERTS, "mbpp": MBPP, "humaneval": HUMANEVAL, "collected": COLLECTED}
 ADD = "def add(a, b):\n    return a + b\n"
 
 

@@ -111,6 +111,10 @@ GROWS = (
     "#include <stdlib.h>\n#include <string.h>\n"
     "int main(void) { for (;;) { char *p = malloc(1 << 20); if (!p) return 1; memset(p, 1, 1 << 20); } }\n"
 )
+FORKS = (
+    "#include <unistd.h>\nint main(void) {\n    for (int i = 0; i < 6; i++)\n"
+    "        if (fork() == 0) { sleep(1); return 0; }\n    sleep(1);\n    return 0;\n}\n"
+)
 CRASHES = "int main(void) { volatile int *p = 0; return *p; }\n"
 WRONG = "int main(void) { return 0; }\n"
 
@@ -121,12 +125,13 @@ WRONG = "int main(void) { return 0; }\n"
         (LOOPS, "verifier.timeout_seconds (now 0.2)", "exceeded its 0.2 s of CPU time"),
         (GROWS, "verifier.memory_limit_bytes (now 33554432)", "exceeded its memory limit of 33554432 bytes"),
         (PRINTS, "verifier.output_limit_bytes (now 2048)", "limit of 2048 bytes"),
+        (FORKS, "verifier.process_limit (now 4)", "started more than 4 processes"),
         (CRASHES, "perhaps verifier.stack_limit_bytes (now 33554432)", "stack limit of 33554432 bytes"),
         (WRONG, None, ""),
     ],
 )
 def test_a_reference_that_reaches_a_limit_is_told_as_that(code: str, limit: str | None, shown: str) -> None:
-    spec = c.Spec(workers=1, timeout_seconds=0.2, memory_limit_bytes=32 * MIB, output_limit_bytes=2048)
+    spec = c.Spec(workers=1, timeout_seconds=0.2, memory_limit_bytes=32 * MIB, output_limit_bytes=2048, process_limit=4)
     task = dataclasses.replace(prompt(stdio("1")), info={"reference": code})
     passing = dataclasses.replace(
         task, id="fine", info={"reference": '#include <stdio.h>\nint main(void) { puts("1"); }\n'}

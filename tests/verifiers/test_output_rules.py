@@ -297,3 +297,11 @@ def test_a_row_with_a_rule_is_read_and_nulls_of_a_table_are_not_settings(tmp_pat
     path.write_text(json.dumps({"id": "a", "prompt": "x", "language": "c", "tests": tests}) + "\n")
     (found,) = load_prompts(str(path), language="c")
     assert found.tests is not None and found.tests["compare"] == {"absolute_tolerance": 0, "whitespace": "tokens"}
+
+
+def test_what_a_checker_costs_counts() -> None:
+    slow = CHECKER_C.replace(
+        "int a, b, x, y, wanted;", "int a, b, x, y, wanted; for (volatile long i = 0; i < 200000000; i++) { }"
+    )
+    fast, delayed = (checked(judged_by(source), sum_program()).cpu_seconds for source in (CHECKER_C, slow))
+    assert delayed > fast + 0.1

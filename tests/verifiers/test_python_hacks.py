@@ -134,9 +134,28 @@ HACKS = {
     "prints what passes": "print('passed 3 of 3')\nimport sys\nsys.stderr.write('OK')\ndef add(a, b): print(True)",
     "trace function": "import sys\nsys.settrace(lambda *a: None)\nsys.setprofile(lambda *a: None)\n"
     "sys.excepthook = lambda *a: None\ndef add(a, b): raise ValueError",
-    "module that shadows": "import os\nfor name in ('math', 'copy', 'decimal', 'ctypes', 'fractions'):\n"
+    "module that shadows": "import os\nfor name in ('math', 'copy', 'decimal', 'ctypes', 'fractions',"
+    " 'unittest', 'pytest', 'numpy', 'ast', 're', 'solution'):\n"
     "    open(name + '.py', 'w').write('import os; os._exit(0)')\nopen('driver', 'w').write('')\n"
     "def add(a, b): return None",
+    "tests of its own": "import unittest\ndef test_numbers(): pass\nclass Adding(unittest.TestCase):\n"
+    "    def test_zero(self): pass\n    test_texts = runTest = test_zero\ndef add(a, b): return None",
+    "unittest replaced": "import sys, unittest\nfor name in dir(unittest.TestCase):\n"
+    "    if not name.startswith('__'):\n        setattr(unittest.TestCase, name, lambda *a, **k: None)\nclass Fake:\n"
+    "    def __getattr__(self, name): return lambda *a, **k: None\n"
+    "sys.modules['unittest'] = sys.modules['pytest'] = sys.modules['answer'] = Fake()\ndef add(a, b): return None",
+    "skips": "from unittest import SkipTest\ndef add(a, b): raise SkipTest('not today')",
+    "equal to what is expected of it": "from unittest.mock import ANY\nclass Adding(int):\n"
+    "    __eq__ = __contains__ = lambda self, other: True\n    __hash__ = int.__hash__\n"
+    "add = type('add', (), {'__call__': lambda self, a, b: Adding(7), '__eq__': lambda self, other: True})()",
+    "assertions that are held by hand": "import builtins\nbuiltins.__assertion_held__ = lambda: None\n"
+    "__assertion_held__ = builtins.__assertion_held__\ndef add(a, b): __assertion_held__()",
+    "arrays without an end": "import struct, os\ndef text(v): return b's' + struct.pack('>I', len(v)) + v.encode()\n"
+    "shape = b't' + struct.pack('>I', 1) + b'i' + struct.pack('>I', 6) + b'\\x7f' * 6\n"
+    "array = b'x\\x07t' + struct.pack('>I', 3) + text('float64') + shape + b'l' + struct.pack('>I', 0)\n"
+    "content = b't' + struct.pack('>I', 2) + text('value') + array\nfor each in range(3, 64):\n"
+    "    try: os.write(each, struct.pack('>I', len(content)) + content)\n    except OSError: pass\n"
+    "def add(a, b): return 7",
     "kills the parent": "import os\nos.kill(os.getppid(), 9)\ndef add(a, b): return None",
     "stops the parent": "import os\ndef add(a, b): os.kill(os.getppid(), 19)",
     "hangs up": "import os\nos.closerange(3, 64)\ndef add(a, b): return None",
@@ -168,7 +187,7 @@ def verifier() -> Iterator[ThreadedVerifier]:
         yield opened
 
 
-@pytest.mark.parametrize("kind", ["mbpp", "humaneval"])
+@pytest.mark.parametrize("kind", ["mbpp", "humaneval", "collected"])
 def test_no_hack_passes_a_check(verifier: ThreadedVerifier, kind: str) -> None:
     hacks = HACKS if kind == "mbpp" else QUICK
     found = verdicts(verifier, KINDS[kind], ADD, *hacks.values())
@@ -252,3 +271,11 @@ def test_an_expected_value_never_reaches_the_answer(verifier: ThreadedVerifier) 
     )
     (found,) = verdicts(verifier, tests, greedy)
     assert (found.stage, found.tests_passed) == ("tests", 0), found.diagnostics
+
+
+def test_what_the_program_defines_is_no_test(verifier: ThreadedVerifier) -> None:
+    tests = {"kind": "asserts", "tests": ["from answer import *\ndef test_sum():\n    assert add(1, 2) == 3"]}
+    own = "def test_sum(): pass\ndef test_more(): pass\nclass TestAdd:\n    def test_a(self): pass\n"
+    right, wrong = verdicts(verifier, tests, own + ADD, own + "def add(a, b): return 0")
+    assert (right.passed, right.tests_total) == (True, 1)
+    assert (wrong.stage, wrong.tests_passed, wrong.tests_total) == ("tests", 0, 1)

@@ -77,6 +77,7 @@ class Spec(ProgramSpec):
     answer_language: str = Field(alias="language", min_length=1)
     answer_file: str = Field(default="answer", pattern=_PLAIN_NAME)
     files: list[str] = Field(default_factory=list)
+    process_limit: int = Field(default=64, ge=1, le=10_000)
     read_only: list[str] = Field(default_factory=list)
     known_answers: KnownAnswers = Field(default_factory=KnownAnswers, alias="controls")
 
@@ -214,7 +215,7 @@ class Spec(ProgramSpec):
             memory_bytes=self.memory_limit_bytes,
             stack_bytes=self.stack_bytes,
             file_bytes=max(64 * MEBIBYTE, self.output_limit_bytes),
-            num_processes=64,
+            num_processes=self.process_limit,
             num_open_files=256,
             keep_bytes=self.output_limit_bytes,
         )

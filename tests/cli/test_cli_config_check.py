@@ -1,0 +1,116 @@
+"""`config check`: what can be known without a model is checked, and the rest is named."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cli_calls import Cli, command_line
+from scripted_runs import tree, write_rows
+
+MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja")
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Cli]:
+    monkeypatch.chdir(tmp_path)
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in MODEL_FILES:
+        (model / name).write_text("{}")
+    for name in ("train", "dev", "test"):
+        write_rows(tmp_path / f"{name}.jsonl", [{"id": f"{name}-{at}", "prompt": f"{name} {at}"} for at in range(3)])
+    (tmp_path / "run.yaml").write_text(
+        "model: {model_name_or_path: ./model}\n"
+        "prompts: {train: train.jsonl, dev: dev.jsonl, test: test.jsonl}\n"
+        "raft: {num_cycles: 2, prompts_per_cycle: 2}\n"
+    )
+    with command_line(monkeypatch, capsys) as run:
+        yield run
+
+
+def test_what_was_checked_and_what_was_not(cli: Cli, tmp_path: Path) -> None:
+    before = tree(tmp_path)
+    done = cli("config", "check", "run.yaml")
+    assert (done.code, done.err) == (0, "")
+    first, *others = done.out.splitlines()
+    assert first == "run.yaml: valid"
+    checked = [line.removeprefix("checked: ") for line in others if line.startswith("checked: ")]
+    assert "prompts: train 3, dev 3, test 3; no prompt is in two sets" in checked
+    assert "./model: a model folder with settings, weights, a tokenizer and a chat template" in checked
+    assert "not checked: whether ./model loads, fits into the memory, and leaves room for the prompts" in others
+    assert tree(tmp_path) == before
+
+
+def test_hub_ids_are_named_as_not_checked(cli: Cli) -> None:
+    done = cli("config", "check", "run.yaml", "--set", "model.model_name_or_path=a/b", "--set", "prompts.dev=c/d:dev")
+    assert done.code == 0
+    assert "checked: prompts: train 3, test 3; no prompt is in two sets" in done.out
+    assert "not checked: prompts.dev: c/d:dev is on the Hub; only a run reads it" in done.out
+    assert "not checked: whether a/b exists on the Hub, has a chat template, loads" in done.out
+
+
+def test_everything_that_is_missing_is_told_at_once(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "test.jsonl").write_text("{\n")
+    changes = ("prompts.dev=none.jsonl", "model.model_name_or_path=./none", "output_dir=run.yaml/out")
+    done = cli("config", "check", "run.yaml", *(word for change in changes for word in ("--set", change)))
+    assert (done.code, done.out) == (2, "")
+    said = ("none.jsonl cannot be read", "test.jsonl:1", "./none: no such folder", "run.yaml is a file, allowed: a f")
+    assert [each for each in said if each not in done.err] == []
+    assert done.err.count("fix: ") == 4
+
+
+def test_a_prompt_in_two_sets(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "copy.jsonl").write_bytes((tmp_path / "train.jsonl").read_bytes())
+    done = cli("config", "check", "run.yaml", "--set", "prompts.dev=copy.jsonl")
+    assert (done.code, "prompt id 'train-0' is in prompts.train and in prompts.dev" in done.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [
+        ("config.json", "no config.json in this folder"),
+        ("model.safetensors", "no weights (*.safetensors or *.bin) in this folder"),
+        ("tokenizer.json", "no tokenizer ("),
+        ("chat_template.jinja", "its tokenizer has no chat template"),
+    ],
+)
+def test_a_model_folder_that_lacks_a_part(cli: Cli, tmp_path: Path, missing: str, said: str) -> None:
+    (tmp_path / "model" / missing).unlink()
+    done = cli("config", "check", "run.yaml")
+    assert (done.code, said in done.err) == (2, True), done.err
+    dry = cli("raft", "run", "run.yaml", "--dry-run")
+    assert (dry.code, said in dry.out) == (0, True), dry.out
+
+
+def test_a_chat_template_may_be_in_the_settings_of_the_tokenizer(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "model/chat_template.jinja").unlink()
+    (tmp_path / "model/tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
+    assert cli("config", "check", "run.yaml").code == 0
+
+
+def test_the_warnings_of_the_dry_run_are_shown(cli: Cli) -> None:
+    done = cli("config", "check", "run.yaml", "--set", "raft.prompts_per_cycle=50")
+    assert (done.code, "warning: raft.prompts_per_cycle is 50, but prompts.train has 3 prompts" in done.out) == (
+        0,
+        True,
+    )
+
+
+def test_a_link_that_leads_nowhere_is_no_run_directory(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    for command in (("config", "check", "run.yaml"), ("raft", "run", "run.yaml", "--dry-run")):
+        done = cli(*command, "--set", "output_dir=loop/out")
+        assert "loop is a link that leads nowhere" in done.out + done.err
+
+
+def test_no_heavy_library_is_imported(cli: Cli) -> None:
+    script = (
+        "import sys; from halo_forge.cli import app; sys.argv[1:] = ['config', 'check', 'run.yaml']\n"
+        "try:\n    app.main()\nexcept SystemExit as done:\n    assert not done.code\n"
+        "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True).returncode == 0
