@@ -8,6 +8,9 @@ JSONL file or a small JSON file in the run directory, and can be read back from 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import types
+import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
@@ -54,9 +57,46 @@ class Record:
         """The value that `to_row` wrote; JSON lists become tuples.
 
         Raises:
-            TypeError: A field is missing or unknown.
+            TypeError: A field is missing or unknown, or its value is of another type.
         """
-        return cls(**{key: _frozen(value) for key, value in row.items()})
+        found = cls(**{key: _frozen(value) for key, value in row.items()})
+        for name, kind in _kinds_of_fields(cls):  # type: ignore[arg-type]  # a class is hashable
+            value = getattr(found, name)
+            if not _is_of(value, kind):
+                raise TypeError(f"{name} is {str(value)[:80]!r}")
+        return found
+
+
+@functools.cache
+def _kinds_of_fields(record: type) -> tuple[tuple[str, Any], ...]:
+    return tuple(typing.get_type_hints(record).items())
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a value out of JSON is what an annotation of a record says."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return True
+    if origin is Literal:
+        return value in arguments and type(value) in {type(each) for each in arguments}
+    if origin in (typing.Union, types.UnionType):
+        return any(_is_of(value, each) for each in arguments)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        if arguments[-1] is Ellipsis:
+            if arguments[0] is int:  # token ids: a hundred thousand times as many as anything else
+                return all(type(each) is int for each in value)
+            return all(_is_of(each, arguments[0]) for each in value)
+        return len(value) == len(arguments) and all(map(_is_of, value, arguments))
+    if origin is not None:  # the others are mappings
+        keys, values = arguments
+        return isinstance(value, Mapping) and all(_is_of(k, keys) and _is_of(v, values) for k, v in value.items())
+    if kind is float:
+        return type(value) in (int, float)
+    return type(value) is kind or (
+        isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, kind)
+    )
 
 
 def _plain(value: Any) -> Any:

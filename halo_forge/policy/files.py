@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from halo_forge.core.errors import HaloForgeError, ModelError
+from halo_forge.policy.folder_checks import check_model_folder, check_safetensors, read_object
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -50,12 +50,17 @@ def check_local(settings: ModelSettings) -> None:
     Raises:
         ModelError: The problem, and how to fix it.
     """
+    try:
+        _check_local(settings)
+    except OSError as error:
+        raise ModelError(f"model: {error.filename}: {error.strerror}", "make it readable for this user") from error
+
+
+def _check_local(settings: ModelSettings) -> None:
     name, path = settings.model_name_or_path, Path(settings.model_name_or_path).expanduser()
     looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1 or path.parts[0] == "models"
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelError(f"model.model_name_or_path: {name}: no config.json in this folder", "name a model folder")
-        _read_object(path / "config.json", "model.model_name_or_path")
+        check_model_folder(path)
     elif os.path.lexists(path):
         what = "no folder can be reached by this link" if path.is_symlink() else "is a file, allowed: a model folder"
         raise ModelError(f"model.model_name_or_path: {name}: {what}", "name a folder in the format of transformers")
@@ -88,7 +93,7 @@ def _check_parts(folder: Path, has_code: bool) -> None:
             "copy the model's tokenizer files there",
         )
     settings = folder / "tokenizer_config.json"
-    written = _read_object(settings, "model.model_name_or_path") if settings.is_file() else {}
+    written = read_object(settings, "model.model_name_or_path") if settings.is_file() else {}
     if not names & _CHAT_TEMPLATES and written.get("chat_template") is None:
         raise no_chat_template(str(folder))
 
@@ -108,7 +113,8 @@ def _check_adapter(folder: Path, base_name: str) -> None:
             f"model.adapter: {folder}: {' and '.join(missing)} missing",
             "name a PEFT adapter folder (cycles/NNN/adapter)",
         )
-    made_for = _read_object(folder / ADAPTER_FILES[0], "model.adapter").get("base_model_name_or_path")
+    made_for = read_object(folder / ADAPTER_FILES[0], "model.adapter").get("base_model_name_or_path")
+    check_safetensors(folder / ADAPTER_FILES[1], "model.adapter")
     # The same model may have a Hub id and a local folder, so only the last part of the name must match.
     if made_for is not None and Path(str(made_for)).name.lower() != Path(base_name).name.lower():
         raise ModelError(
@@ -116,17 +122,6 @@ def _check_adapter(folder: Path, base_name: str) -> None:
             "use the adapter's own base model; if both are the same model under two names,"
             " correct base_model_name_or_path in the adapter's adapter_config.json",
         )
-
-
-def _read_object(path: Path, key: str) -> dict[str, Any]:
-    """A JSON object; anything else would raise an AttributeError in a loader."""
-    try:
-        found = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ModelError(f"{key}: {path} is not JSON: {error}", "name an intact folder") from error
-    if not isinstance(found, dict):
-        raise ModelError(f"{key}: {path} holds no JSON object", "name an intact folder")
-    return found
 
 
 def identity_of(settings: ModelSettings, base: Any) -> dict[str, str]:
@@ -194,8 +189,6 @@ def disk_full_is_os_error() -> Iterator[None]:
 @contextlib.contextmanager
 def explained(name: str) -> Iterator[None]:
     """Turn errors of loaders about unusable files into a ModelError with the name and a fix."""
-    from safetensors import SafetensorError
-
     try:
         yield
     except HaloForgeError:
@@ -205,9 +198,12 @@ def explained(name: str) -> Iterator[None]:
         raise ModelError(
             f"{name}: a package is missing: {first_line}", "install it, or change model.attn_implementation"
         ) from error
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # a loader that meets a value it does not expect may raise anything
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(
-            f"{name}: cannot be loaded: {first_line}",
-            "name a readable local folder or a reachable Hub id (without network: HF_HUB_OFFLINE=1 and a cached model)",
-        ) from error
+        hint = (
+            "it brings code of its own: read that, and set model.trust_remote_code to true if you trust it"
+            if "trust_remote_code" in str(error)
+            else "name a readable local folder or a reachable Hub id (without network: HF_HUB_OFFLINE=1 and a cached"
+            " model)"
+        )
+        raise ModelError(f"{name}: cannot be loaded: {first_line}", hint) from error

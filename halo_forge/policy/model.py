@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from halo_forge.core.errors import ConfigError, ModelError
 from halo_forge.core.records import Prompt
 from halo_forge.core.source import ReasoningMarks
 from halo_forge.hardware import ModelShape, ModelSize, Profile, detect, prepare
@@ -114,8 +115,6 @@ class Policy:
         check_quantization(settings.quantization)
         wanted = prepare() if profile is None else profile
         _no_progress_bars()
-        from transformers import AutoModelForCausalLM
-
         common = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
         name = settings.model_name_or_path
         tokenizer = load_tokenizer(settings)
@@ -127,12 +126,10 @@ class Policy:
         )
         dtype = resolve_dtype(settings.dtype, profile)
         quantization = loading_arguments(settings.quantization, dtype, profile.device)
-        with explained(name):
-            base = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **quantization, **attention, **common)
+        base: Any = _base_model(name, dtype=dtype, **quantization, **attention, **common)
         keep_one_layout(base)
         base.requires_grad_(False)
-        # transformers' decorator of `to` loses the model from its signature.
-        on_device = base if quantization else base.to(profile.device)  # type: ignore[arg-type]
+        on_device = base if quantization else base.to(profile.device)
         model = with_adapter(on_device, settings, lora, seed)
         model.eval()
         identity = identity_of(settings, base)
@@ -186,6 +183,26 @@ class Policy:
     def num_positions(self) -> int | None:
         """The most tokens that prompt and completion may have together; None if the model has no such limit."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    def check_tokens(self, prompts: Iterable[Prompt]) -> None:
+        """Detect a tokenizer that knows tokens which the model does not, before anything is generated.
+
+        Tokens that occur nowhere do no harm, and are frequent: a padding token that was added to the tokenizer alone.
+
+        Raises:
+            ConfigError: A prompt, or the end of a turn, has a token without an embedding.
+        """
+        num_embeddings = self.model.get_input_embeddings().num_embeddings
+        if len(self.tokenizer) <= num_embeddings:
+            return
+        for prompt in prompts:
+            largest = max(*self.prompt_ids(prompt), self.end_of_turn_id)
+            if largest >= num_embeddings:
+                raise ConfigError(
+                    f"prompt {prompt.id!r} has the token {largest} ({self.tokenizer.convert_ids_to_tokens(largest)!r}),"
+                    f" but the model has embeddings for {num_embeddings} tokens",
+                    "the tokenizer is another model's, or tokens were added to it alone: restore the model's own files",
+                )
 
     def load_adapter(self, folder: Path | None, version: int) -> None:
         """Load another adapter of this run into the model in memory; None is the start adapter (v0).
@@ -256,6 +273,22 @@ class Policy:
 
     def _adapter_state(self) -> dict[str, torch.Tensor]:
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in named_weights(self.model).items()}
+
+
+def _base_model(name: str, **arguments: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    with explained(name):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **arguments)
+    base, loading = loaded
+    if loading["missing_keys"]:  # the loader fills them with random numbers
+        missing = sorted(loading["missing_keys"])
+        raise ModelError(
+            f"model.model_name_or_path: {name}: {len(missing)} of the weights that a {type(base).__name__} needs are"
+            f" not in its files: {', '.join(missing[:3])}",
+            "download it again, or name a causal language model",
+        )
+    return base
 
 
 def resolve_dtype(name: str, profile: Profile) -> torch.dtype:

@@ -41,7 +41,7 @@ from halo_forge.runtime.auto_settings import hardware_choices, verifier_workers
 from halo_forge.runtime.effects import Observer, Runtime
 from halo_forge.runtime.library_warnings import LibraryWarnings
 from halo_forge.runtime.preview import Preview, cut_prompts, preview
-from halo_forge.store.files import read_json
+from halo_forge.store.files import EDITED, read_json
 from halo_forge.store.run import CONTINUE_ELSEWHERE, Run, read_identity
 from halo_forge.supervisor import heartbeat
 from halo_forge.training.lora_sft import LoraSftTrainer
@@ -168,13 +168,18 @@ def _summaries(config: RaftConfig, prompts: Mapping[str, Sequence[Prompt]]) -> d
     return sets
 
 
-def _prompt_warnings(
-    config: RaftConfig, sets: Mapping[str, SetSummary], dropped: Overlong | None = None
+def _prompt_warnings(config: RaftConfig, sets: Mapping[str, SetSummary]) -> Iterator[str]:
+    named = {f"prompts.{name}": summary for name, summary in sets.items()}
+    return warnings_of(named, config.verifier.runs_programs, config.verifier.stages)
+
+
+def _start_warnings(
+    config: RaftConfig, sets: Mapping[str, SetSummary], num_train: int, dropped: Overlong | None
 ) -> Iterator[str]:
     if dropped is not None:
         yield f"{dropped}; prompts.overlong leaves them out"
-    named = {f"prompts.{name}": summary for name, summary in sets.items()}
-    yield from warnings_of(named, config.verifier.runs_programs, config.verifier.stages)
+    yield from _prompt_warnings(config, sets)
+    yield from cut_prompts(config, num_train)
 
 
 @contextmanager
@@ -199,8 +204,7 @@ def open_run(
     profile = prepare(config.hardware) if config.engine.needs_policy else choose(config.hardware)
     with ExitStack() as stack, ExitStack() as until_loaded:
         until_loaded.enter_context(heartbeat.loading())
-        library_warnings = LibraryWarnings()
-        stack.enter_context(library_warnings.collected())
+        library_warnings = stack.enter_context(LibraryWarnings().collected())
         prompts = load_prompt_sets(config)
         _check_engine(config)
         run = stack.enter_context(Run(Path(config.output_dir)))
@@ -214,6 +218,8 @@ def open_run(
         failing = verifier.check_references(asked) if run.is_new else iter(())  # while the model is loaded
         sets = _summaries(config, {name: getattr(prompts, name) for name in SETS})
         policy = _load_policy(config, profile, date)
+        if policy is not None:
+            policy.check_tokens(asked)
         engine, trainer = _open_engine(config, policy, run, stack), _trainer(config, policy)
         profile = profile if policy is None else policy.profile
         runtime = Runtime(
@@ -224,14 +230,10 @@ def open_run(
             adapters=policy,
             observer=observer,
             max_error_fraction=config.verifier.max_error_fraction,
-            probe=_probe(config, policy, prompts),
+            probe=_drift_probe(config, prompts, policy),
             telemetry=stack.enter_context(telemetry(profile)).take,
             hardware=profile.described(),
-            warnings=(
-                *_prompt_warnings(config, sets, dropped),
-                *cut_prompts(config, len(prompts.train)),
-                *reference_warnings(failing),
-            ),
+            warnings=(*_start_warnings(config, sets, len(prompts.train), dropped), *reference_warnings(failing)),
             checked_by=tuple(lines_of(sets)),
             notes=() if policy is None else policy.rendering.notes(),
         )
@@ -311,9 +313,9 @@ def _open_engine(config: RaftConfig, policy: Policy | None, run: Run, stack: Exi
     return engine
 
 
-def _probe(config: RaftConfig, policy: Policy | None, prompts: PromptSets) -> DriftProbe | None:
-    num = config.evaluation.num_drift_samples
-    return DriftProbe(policy, prompts.by_id(), num) if policy is not None and num > 0 else None
+def _drift_probe(config: RaftConfig, prompts: PromptSets, policy: Policy | None) -> DriftProbe | None:
+    num_samples = config.evaluation.num_drift_samples
+    return None if policy is None or num_samples == 0 else DriftProbe(policy, prompts.by_id(), num_samples)
 
 
 def _trainer(config: RaftConfig, policy: Policy | None) -> ScriptedTrainer | LoraSftTrainer:
@@ -404,6 +406,9 @@ def _check_same_run(run: Run, config: RaftConfig, prompts: PromptSets, *, resume
             f" with `halo-forge raft status {run.root}`, or choose another output_dir",
         )
     identity = run.identity()
+    for key, kind in {"config_digest": str, "prompts": dict, "start_model": dict}.items():
+        if not isinstance(identity.get(key), kind):
+            raise RunDirError(f"{run.root / 'run.json'}: {key} is {str(identity.get(key))[:80]!r}", EDITED)
     if identity["config_digest"] != config_digest(config):
         stored = load_document(run.root / "config.resolved.yaml").data
         changes = differing_keys(stored, resolved(config))

@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import halo_forge
 from halo_forge.core.registry import plugin_packages
@@ -76,7 +76,7 @@ class LibraryWarnings:
             self._tell(waiting, note)
 
     @contextlib.contextmanager
-    def collected(self) -> Iterator[None]:
+    def collected(self) -> Iterator[Self]:
         """While the block runs, no warning of a library is shown."""
         call_handlers = logging.Logger.callHandlers
 
@@ -103,7 +103,7 @@ class LibraryWarnings:
             # Every handler that a library or the root logger has, or will have, is behind this method.
             logging.Logger.callHandlers = heard  # type: ignore[assignment, method-assign]
             try:
-                yield
+                yield self
             finally:
                 logging.Logger.callHandlers = call_handlers  # type: ignore[method-assign]
 

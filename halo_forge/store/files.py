@@ -39,6 +39,20 @@ def explained(path: Path) -> Iterator[None]:
         raise RunDirError(f"{path}: {error.strerror or error}", hint) from error
 
 
+@contextlib.contextmanager
+def as_written(path: Path) -> Iterator[None]:
+    """Turn what goes wrong with the content of an edited file into an error about the file.
+
+    Raises:
+        RunDirError: The block looked for something that is not there, or is of another kind.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        wrong = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise RunDirError(f"{path}: not what halo-forge wrote here: {wrong}", EDITED) from error
+
+
 def sync_folder(folder: Path) -> None:
     """Make sure that the names in `folder` survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

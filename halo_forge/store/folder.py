@@ -202,7 +202,7 @@ def _key(record: Any) -> Key:
 def _read(kind: type[Value], row: Mapping[str, Any], path: Path) -> Value:
     try:
         return kind.from_row(row)
-    except TypeError as error:
+    except (TypeError, ValueError, AttributeError) as error:
         raise RunDirError(f"{path}: not a {kind.__name__}: {error}", EDITED) from error
 
 

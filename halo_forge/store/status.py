@@ -14,7 +14,7 @@ from typing import Any
 from halo_forge.core.errors import RunDirError
 from halo_forge.core.metrics import CostFacts, measure_cost
 from halo_forge.core.metrics.cost import GPU
-from halo_forge.store.files import read_json, read_jsonl
+from halo_forge.store.files import as_written, read_json, read_jsonl
 from halo_forge.store.lock import writing_process
 from halo_forge.store.run import FILE_PREFIX, cycle_folder
 
@@ -89,13 +89,15 @@ def read_status(root: Path, num_cycles: int) -> Status:
         raise RunDirError(
             f"{root}: not a run directory of halo-forge", "name the output_dir of a run (it holds run.json)"
         )
-    costs = _costs(root / "events.jsonl")
+    with as_written(root / "events.jsonl"):
+        costs = _costs(root / "events.jsonl")
     cycles = []
     for cycle in range(1, num_cycles + 2):
         folder = cycle_folder(root, cycle)
         if not folder.is_dir():
             break
-        cycles.append(_cycle_row(folder, cycle, costs[folder.name]))
+        with as_written(folder):
+            cycles.append(_cycle_row(folder, cycle, costs[folder.name]))
     result = read_json(root / "result.json") if (root / "result.json").is_file() else None
     decided = [row for row in cycles if row.decision]
     best = decided[-1].decision["best_version"] if decided else None
@@ -144,7 +146,7 @@ def _cycle_state(folder: Path) -> str:
             num_lines = sum(part.read_bytes().count(b"\n") for part in parts)
             return f"{stage.replace('_', ' ')}: {num_lines} so far"
     sealed = [path for path in folder.glob("*.json*") if not path.name.startswith(".")]
-    return f"{max(sealed, key=lambda path: path.stat().st_mtime).stem} done" if sealed else "starting"
+    return f"{max(sealed, key=lambda path: path.lstat().st_mtime).stem} done" if sealed else "starting"
 
 
 def _state(root: Path, cycles: list[CycleRow], num_cycles: int) -> str:
