@@ -210,9 +210,9 @@ def open_run(
         run = stack.enter_context(Run(Path(config.output_dir)))
         if not run.is_new:
             _check_same_run(run, config, prompts, resume=resume)
-        prompts, dropped = _fitting(config, read := prompts, date := _date(run, config))
         workers = verifier_workers(config, profile)
         verifier = stack.enter_context(open_verifier(config.verifier.model_copy(update={"workers": workers})))
+        prompts, dropped = _fitting(config, read := prompts, date := _date(run, config))
         asked = list(prompts.by_id().values())
         verifier.check_prompts(asked)
         failing = verifier.check_references(asked) if run.is_new else iter(())  # while the model is loaded
