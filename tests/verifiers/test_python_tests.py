@@ -162,3 +162,23 @@ def test_kinds_and_their_checks() -> None:
 def test_malformed_tests_are_an_error(tests: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=rf"'broken'(?s:.*){message}"):
         parse_tests(prompt(tests, "broken"))
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "def check(candidate):\n    assert candidate(1) == 2\ncheck(area)",
+        "def check(area):\n    assert area(1) == 2\ncheck(area)",
+        "import pytest\n@pytest.mark.parametrize('call', [area])\ndef test_a(call):\n    assert call(1) == 2",
+        "def helper():\n    area = 3\n    return area\ndef test_a():\n    assert area(1) == 2",
+    ],
+)
+def test_a_function_that_is_passed_on_is_the_programs(test: str) -> None:
+    prepared = prepare_asserts(None, "", (test,))
+    assert prepared.entry_point == "area"
+    assert prepared.names == (("area", "area"),)
+
+
+def test_what_the_tests_bind_at_module_level_is_theirs() -> None:
+    test = "limit = 3\ndef set_it():\n    global seen\n    seen = area(1)\nset_it()\nassert seen < limit"
+    assert prepare_asserts(None, "", (test,)).names == (("area", "area"),)

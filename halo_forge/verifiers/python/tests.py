@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import functools
+import symtable
 import sys
 import warnings
 from collections.abc import Iterator
@@ -144,7 +145,7 @@ def prepare_asserts(
     trees = [_parsed(test, label) for test, label in zip(tests, labels, strict=True)]
     whole = ast.Module([node for tree in [before, *trees] for node in tree.body], [])
     imported = dict(_imported_from_program(whole))
-    free = (_names(whole, ast.Load) - _names(whole, ast.Store) - _BUILTINS) | set(imported)
+    free = (_used_globals((setup, *tests)) - _BUILTINS) | set(imported)
     called = [name for tree in trees for name in _called(tree)]
     modules = {name for name in free if name in _MODULES and name not in called} - {entry_point, *imported}
     free -= modules
@@ -161,7 +162,8 @@ def prepare_asserts(
         steps += collected.steps
         class_calls += collected.class_calls
     if entry_point is None:
-        ours = [name for name in called if name in free] or called[:1]
+        # A function that is only passed on, as in `check(area)`, is the program's all the same.
+        ours = [name for names in (called, _passed(trees)) for name in names if name in free] or called[:1]
         if not ours:
             raise ValueError("the tests call nothing of the program")
         entry_point = imported.get(ours[0], ours[0])
@@ -359,6 +361,43 @@ def _names(tree: ast.AST, context: type[ast.expr_context]) -> set[str]:
             elif isinstance(node, ast.MatchMapping) and node.rest is not None:
                 found.add(node.rest)
     return found
+
+
+def _used_globals(sources: tuple[str, ...]) -> set[str]:
+    """The names that some scope reads from the module, and that the module does not bind.
+
+    `area` is one in `def check(area): ...` followed by `check(area)`: what a function binds is its own.
+    """
+    read: set[str] = set()
+    bound: set[str] = set()
+    for scope in _scopes(sources):
+        for symbol in scope.get_symbols():
+            if scope.get_type() == "module" or symbol.is_global():
+                read |= {symbol.get_name()} if symbol.is_referenced() else set()
+                bound |= {symbol.get_name()} if _binds(symbol) else set()
+    return read - bound
+
+
+def _scopes(sources: tuple[str, ...]) -> Iterator[symtable.SymbolTable]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as in `_parsed`
+        try:
+            scopes = [symtable.symtable(source, "tests", "exec") for source in sources]
+        except SyntaxError as error:
+            raise ValueError(f"the tests are not valid Python: {error.msg}") from error
+    for scope in scopes:
+        yield scope
+        scopes += scope.get_children()
+
+
+def _binds(symbol: symtable.Symbol) -> bool:
+    return symbol.is_assigned() or symbol.is_imported() or symbol.is_namespace()
+
+
+def _passed(trees: list[ast.Module]) -> list[str]:
+    calls = [node for tree in trees for node in walk(tree) if isinstance(node, ast.Call)]
+    values = [value for call in calls for value in (*call.args, *(each.value for each in call.keywords))]
+    return [node.id for value in values for node in walk(value) if isinstance(node, ast.Name)]
 
 
 def _called(tree: ast.AST) -> list[str]:
