@@ -23,13 +23,21 @@ _TEST_WORDS = frozenset(
 )
 _RESULT_WORDS = frozenset(
     "answer answers ground_truth groundtruth expected expected_output expected_outputs output outputs stdout target"
-    " gold gold_standard_solution label".split()
+    " gold gold_standard_solution gold_output label expected_result expected_results expected_answer"
+    " correct_answer correct_output reference_output sample_output sample_outputs output_sample final_answer".split()
 )
-_INPUTS = ("input", "inputs", "stdin")
-_OUTPUTS = ("output", "outputs", "stdout", "expected", "expected_output", "answer")
+_INPUTS = ("input", "inputs", "stdin", "in", "args", "sample_input")
+_OUTPUTS = ("output", "outputs", "stdout", "out", "expected", "expected_output", "answer", "sample_output")
 _KINDS = ("harness", "stdio", "asserts", "humaneval", "mbpp")
 _LANGUAGE = ("lang", "programming_language", "code_language", "prog_lang")
 _ASSERT = re.compile(r"\s*(?:assert\b|def (?:test_|check\()|self\.assert|class Test|#\[test\]|func Test)")
+# In a whole text of tests imports and helpers come before the first assertion.
+_TEST_CODE = re.compile(
+    r"^(?:assert .*[=<>(]|[ \t]+self\.assert\w+\(|def test\w*\(|class \w+\(.*TestCase\)|[ \t]*#\[test\]|func Test\w*\("
+    r"|(?:from|import) (?:pytest|unittest)\b|#include [<\"](?:gtest|catch2)|[ \t]*(?:TEST|TEST_F|TEST_CASE)\()",
+    re.MULTILINE,
+)
+_PAIRS = frozenset("samples sample example pairs io_pairs in_out inout io input_output_pairs input_outputs".split())
 _ALIKE = 0.85
 _LONGEST_PARSED = 1_000_000
 
@@ -63,8 +71,9 @@ def kept_as_info(
                 f'the unknown column `{column}`; did you mean "{meant}"?',
                 f"rename it to `{meant}`, or put it into `info` if it is a note",
             )
-        if where := path_to_tests(column, value):
-            raise _lost_tests(row, where, has_tests)
+        where = path_to_tests(column, value)
+        if where or (not has_tests and _may_be_tests(column, value)):
+            raise _lost_tests(row, where or column, has_tests)
         if not has_tests and column.lower() in (*_RESULT_WORDS, *SOLUTIONS[2:]):
             raise row.error(
                 f"the row has no `tests`, and `{column}` is not used to check anything",
@@ -113,6 +122,16 @@ def path_to_tests(name: str, value: Any) -> str | None:
         inner = (path_to_tests(str(key), item) for key, item in value.items())
         return next((f"{name}.{found}" for found in inner if found), None)
     return None
+
+
+def _may_be_tests(name: str, value: Any) -> bool:
+    """What is taken for tests only where a row has no others: code with tests in it, lists under a telling name."""
+    if name.lower() in SOLUTIONS:
+        return False
+    if name.lower() in _PAIRS and isinstance(value, list | Mapping):
+        return True
+    items = value if isinstance(value, list) else [value]
+    return any(isinstance(item, str) and _TEST_CODE.search(item[:_LONGEST_PARSED]) is not None for item in items)
 
 
 def _named_like_tests(name: str) -> bool:

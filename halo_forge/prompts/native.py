@@ -21,6 +21,8 @@ NAME = "prompt rows"
 COLUMNS = ("prompt",)
 ROLES = ("system", "user", "assistant")
 _OWN = ("id", "language", "prompt", "tests", "info")
+# Beside `tests` these would be ignored, and decide what passes; with the kinds that have them.
+_DECIDES = {"compare": ("stdio", "harness"), "setup": ("asserts",), "entry_point": ("asserts", "compile")}
 _MESSAGES = 'write `prompt` as text, or as [{"role": "user", "content": ...}, ...] that ends with the user'
 
 
@@ -38,7 +40,7 @@ def to_prompt(row: Row) -> Prompt:
     messages = messages_of(row)
     tests = checked_tests(row)
     language = row.text("language") if row.data.get("language") is not None else None
-    info = _info(row, has_tests=tests is not None)
+    info = _info(row, tests)
     return Prompt(id=id_of(row, "id", messages, tests), messages=messages, language=language, tests=tests, info=info)
 
 
@@ -111,11 +113,17 @@ def id_of(row: Row, column: str, messages: tuple[Mapping[str, str], ...], tests:
     return found
 
 
-def _info(row: Row, *, has_tests: bool) -> dict[str, Any]:
+def _info(row: Row, tests: Mapping[str, Any] | None) -> dict[str, Any]:
     info = row.data.get("info")
     if info is not None and not isinstance(info, dict):
         raise row.error(f"`info` is {shown(info)}; an object is needed", 'write {"family": ...}, or remove it')
-    extra = kept_as_info(row, _OWN, own=_OWN, has_tests=has_tests)
+    for key, kinds in _DECIDES.items():
+        if tests is not None and tests["kind"] in kinds and key not in tests and row.data.get(key):
+            raise row.error(
+                f"`{key}` belongs into `tests`; beside it, it is not read",
+                f'write "tests": {{..., "{key}": ...}}, or put it into `info` if it is a note',
+            )
+    extra = kept_as_info(row, _OWN, own=_OWN, has_tests=tests is not None)
     if info is None:
         return extra
     for key in info:

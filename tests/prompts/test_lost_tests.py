@@ -42,6 +42,17 @@ LOST: dict[str, tuple[dict[str, Any], str]] = {
     "a number": ({"answer": 42}, "the row has no `tests`, and `answer` is not used"),
     "ground truth alone": ({"ground_truth": "42"}, "the row has no `tests`, and `ground_truth` is not used"),
     "solutions": ({"solutions": ["int f(void) { return 1; }"]}, "the row has no `tests`, and `solutions` is not used"),
+    "in and out": ({"examples": [{"in": "1", "out": "2"}]}, "`examples` looks like tests"),
+    "pairs": ({"samples": [["1", "2"]]}, "`samples` looks like tests"),
+    "asserts after imports": ({"eval": "from answer import f\nassert f(1) == 2"}, "`eval` looks like tests"),
+    "pytest": ({"spec": "import pytest\n\ndef test_f():\n    assert f(1) == 2"}, "`spec` looks like tests"),
+    "unittest": ({"suite": "import unittest\nclass A(unittest.TestCase):\n    pass"}, "`suite` looks like tests"),
+    "gtest": ({"suite": "#include <gtest/gtest.h>\nTEST(F, One) {}"}, "`suite` looks like tests"),
+    "an expected result": ({"expected_result": "3"}, "the row has no `tests`, and `expected_result` is not used"),
+    "a sample": (
+        {"sample_input": "1", "sample_output": "2"},
+        "the row has no `tests`, and `sample_output` is not used",
+    ),
     "a language": ({"lang": "Rust"}, "the language is in `lang`"),
 }
 
@@ -64,6 +75,23 @@ def test_further_tests_beside_tests_are_an_error_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "kind"),
+    [
+        ("compare", {"absolute_tolerance": 1e-6}, "stdio"),
+        ("setup", "import math", "asserts"),
+        ("entry_point", "g", "asserts"),
+    ],
+)
+def test_what_belongs_into_tests_is_not_ignored_beside_it(key: str, value: Any, kind: str, tmp_path: Path) -> None:
+    cases = {"cases": [{"stdin": "", "stdout": "0.5"}]} if kind == "stdio" else {"tests": ["assert f(1) == 2"]}
+    tests = {"kind": kind, **cases}
+    with pytest.raises(ConfigError, match=rf"a\.jsonl:1: `{key}` belongs into `tests`"):
+        load(tmp_path, {"prompt": "a", "tests": tests, key: value})
+    for columns in ({"info": {key: value}}, {key: None}, {key: value, "tests": {**tests, key: value}}):
+        load(tmp_path, {"prompt": "a", "tests": tests, **columns})
+
+
+@pytest.mark.parametrize(
     "columns",
     [
         {"test": None},
@@ -75,6 +103,7 @@ def test_further_tests_beside_tests_are_an_error_too(tmp_path: Path) -> None:
         {"extra_info": {"index": 1, "split": "test"}},
         {"source": [1, None], "difficulty": "easy", "lang": "en"},
         {"latest": ["a b"], "text": "(x)"},
+        {"note": "Do not assert anything.\nTests are elsewhere: import them.", "samples": 3, "\n": "\n" * 1000},
     ],
 )
 def test_columns_that_are_no_tests_are_kept_as_info(columns: dict[str, Any], tmp_path: Path) -> None:
