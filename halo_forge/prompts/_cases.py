@@ -21,7 +21,10 @@ _HINT = (
     " as `prompt` and `tests` (prompts.md of the documentation)"
 )
 # A call may return a tuple where the file, which is JSON, can only have a list.
-_PLAIN = "def _plain(value):\n    return list(value) if isinstance(value, tuple) else value\n"
+_PLAIN = (
+    "def _plain(value):\n"
+    "    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value\n"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +146,8 @@ def from_cases(row: Row, column: str, cases: Sequence[Case], starter: str) -> Ma
         if re.fullmatch(r"[A-Za-z_]\w*", str(case.function)) is None:
             raise row.error(f"`{column}`: the function {case.function!r} is no name", _HINT)
         callee = f"Solution().{case.function}" if in_class else str(case.function)
-        expected = _value(case.output)
+        # Where arguments are JSON text, so is the result; else the text "12" is a result of type str.
+        expected = _value(case.output) if isinstance(case.given, str) else case.output
         # APPS wraps many results in a list of one; its own checker takes both.
         either = [expected, expected[0]] if isinstance(expected, list) and len(expected) == 1 else [expected]
         asserts.append(f"assert _plain({callee}(*{_arguments(case.given)!r})) in {either!r}")

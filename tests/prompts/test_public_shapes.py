@@ -234,3 +234,26 @@ def test_a_packed_class_is_never_loaded(tmp_path: Path) -> None:
     hostile = base64.b64encode(zlib.compress(b"cos\nsystem\n(S'exit 1'\ntR.")).decode()
     with pytest.raises(ConfigError, match=r"it names os\.system"):
         load(tmp_path, {**STDIO_ROWS["LiveCodeBench"], "private_test_cases": hostile})
+
+
+@pytest.mark.parametrize(
+    ("output", "right", "wrong"),
+    [
+        ([[1, 2], [3, 4]], [(1, 2), (3, 4)], [(1, 2), (3, 5)]),
+        ([[[1, 2]]], ([1, 2],), [1, 2, 3]),
+        ("12", "12", 12),
+        (["12"], "12", 12),
+        ("true", "true", True),
+        ([5], 5, "5"),
+    ],
+)
+def test_results_of_calls_are_values_and_tuples_count_as_lists(
+    output: Any, right: Any, wrong: Any, tmp_path: Path
+) -> None:
+    tests = {"fn_name": "f", "inputs": [[0]], "outputs": [output]}
+    (prompt,) = load(tmp_path, {"question": "q", "input_output": json.dumps(tests)})
+    assert prompt.tests is not None
+    for value, holds in ((right, True), (wrong, False)):
+        scope: dict[str, Any] = {"f": lambda _, value=value: value}
+        exec(prompt.tests["setup"], scope)
+        assert eval(prompt.tests["tests"][0].removeprefix("assert "), scope) is holds
