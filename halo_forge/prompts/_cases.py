@@ -22,8 +22,7 @@ _HINT = (
 )
 # A call may return a tuple where the file, which is JSON, can only have a list.
 _PLAIN = (
-    "def _plain(value):\n"
-    "    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value\n"
+    "def _plain(value):\n    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value\n"
 )
 
 

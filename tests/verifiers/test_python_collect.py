@@ -143,6 +143,12 @@ ONE = "    assert f(1)\n"
             "line 2: .*`Broke`",
             "b",
         ),
+        (asserting("import asyncio\nassert asyncio.run(f(1)) == 2"), "line 2: `f` is awaited", "plain function"),
+        (
+            asserting("import asyncio\nasync def g():\n    assert await f(1)\nasyncio.run(g())"),
+            "line 3: `f` is awaited",
+            "plain function",
+        ),
         (asserting("assert isinstance(f(1), Shape)"), "the class `Shape` of the program", "attributes"),
         (asserting("assert f(1)", "def test_b():\n" + ONE), "setup defines the test `test_b`", "move it"),
         (asserting(f"@pytest.mark.parametrize('a', [])\ndef test_a(a):\n{ONE}"), "gives no values", "give"),

@@ -446,6 +446,31 @@ def _refuse_name(node: ast.AST, place: str) -> None:
                 )
 
 
+def refuse_coroutines_of_the_program(tree: ast.Module, where: str, names: set[str]) -> None:
+    """A coroutine of the program cannot be awaited from another process.
+
+    Args:
+        names: Those of the program.
+
+    Raises:
+        UnusableTests: The tests await one, or have it run.
+    """
+    for node in walk(tree):
+        waited: list[ast.expr] = []
+        if isinstance(node, ast.Await):
+            waited = [node.value]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            is_asyncio = isinstance(node.func.value, ast.Name) and node.func.value.id == "asyncio"
+            waited = list(node.args) if is_asyncio or node.func.attr == "run_until_complete" else []
+        for each in waited:
+            called = name_of(each.func) if isinstance(each, ast.Call) and isinstance(each.func, ast.Name) else None
+            if called in names:
+                raise UnusableTests(
+                    f"{where}, line {each.lineno}: `{called}` is awaited, but the program runs in a process of its own",
+                    "ask for a plain function, which may run its coroutines itself",
+                )
+
+
 def refuse_classes_of_the_program(tree: ast.Module, where: str, names: set[str]) -> None:
     """What stands for a class of the program in the tests is an object that is not a class.
 

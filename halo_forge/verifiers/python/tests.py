@@ -17,6 +17,7 @@ from halo_forge.verifiers.python.collect import (
     asserting_statements,
     collect,
     refuse_classes_of_the_program,
+    refuse_coroutines_of_the_program,
     refuse_unusable,
     uncollected,
 )
@@ -158,6 +159,7 @@ def prepare_asserts(
         if _never_holds(tree):
             raise ValueError(f"{label} cannot hold: {test[:100]!r}")
         refuse_classes_of_the_program(tree, label, free)
+        refuse_coroutines_of_the_program(tree, label, free)
         collected = collect(test, tree, label, assertions)
         steps += collected.steps
         class_calls += collected.class_calls
