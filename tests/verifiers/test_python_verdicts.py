@@ -380,3 +380,15 @@ def test_helpers_of_numpy_work_without_numpy(verifier: ThreadedVerifier) -> None
     unknown = {**tests, "test": "import numpy as np\nfor i in (1, 2):\n    assert tw(i + 1) == np.linalg.norm([1])\n"}
     with pytest.raises(ConfigError, match=r"'task': the tests use numpy.linalg.*, and .* has no numpy"):
         verifier.check_prompts([prompt(unknown)])
+
+
+def test_named_tuples_and_contexts_of_the_program_are_usable(verifier: ThreadedVerifier) -> None:
+    named = {"kind": "asserts", "tests": ["assert f(1).x == 1 and f(1) == (1, 2)"]}
+    make = "from collections import namedtuple\nP = namedtuple('P', 'x y')\ndef f(x): return P(x, {})\n"
+    assert [each.passed for each in verdicts(verifier, named, make.format(2), make.format(3))] == [True, False]
+    context = {"kind": "asserts", "tests": ["def test_f():\n    with f(1) as x:\n        assert x == 1"]}
+    make = (
+        "class C:\n    def __enter__(self): return {}\n    def __exit__(self, *e): return True\ndef f(x): return C()\n"
+    )
+    found = verdicts(verifier, context, make.format(1), make.format(2))
+    assert [each.passed for each in found] == [True, False], "a context of the program swallows no failed assertion"

@@ -34,6 +34,10 @@ class Word(str):
         return "lie"
 
 
+class Triple(tuple):  # type: ignore[type-arg]
+    _fields = ("a", "b", "c")
+
+
 class Colour(enum.IntEnum):
     RED = 3
 
@@ -96,13 +100,34 @@ def test_a_value_comes_back_as_itself(value: Any) -> None:
         (Colour.RED, 3),
         (collections.Counter("aab"), {"a": 2, "b": 1}),
         (collections.OrderedDict(b=1, a=2), {"b": 1, "a": 2}),
-        (collections.namedtuple("Pair", "a b")(1, 2), (1, 2)),
+        (Triple((1, 2)), (1, 2)),
         ([Liar(7)], [7]),
     ],
 )
 def test_a_subclass_arrives_as_what_is_underneath(value: Any, plain: Any) -> None:
     found = back(value)
     assert type(found) is type(plain) and repr(found) == repr(plain)
+
+
+def test_a_named_tuple_keeps_its_names_and_is_compared_as_a_tuple() -> None:
+    class Liar(collections.namedtuple("Pair", "a b")):
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        __hash__ = tuple.__hash__
+
+    found = back([Liar(1, (2,))])[0]
+    assert (found.a, found.b, found._fields) == (1, (2,), ("a", "b"))
+    assert found == (1, (2,)) and found != (1, 3) and repr(found) == "Liar(a=1, b=(2,))"
+
+
+def test_names_of_a_named_tuple_that_strangers_send_define_no_method() -> None:
+    class Forged(tuple):  # type: ignore[type-arg]
+        _fields = ("__eq__", "b")
+
+    assert back(Forged((1, 2)))._fields == ("_0", "b")
+    Forged._fields = ("b", "x=print(1)")
+    assert back(Forged((1, 2)))._fields == ("b", "_1")
 
 
 def test_what_has_no_plain_form_is_marked() -> None:

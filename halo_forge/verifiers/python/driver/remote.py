@@ -77,6 +77,13 @@ class Remote:
     def __bool__(self) -> bool:
         return self.__link.ask("builtin", "bool", self) is True
 
+    def __enter__(self) -> Any:
+        return self.__link.call(self.__link.ask("attribute", self, "__enter__"), (), {})
+
+    def __exit__(self, *raised: object) -> None:
+        # The program never hears of a failed assertion, which it could swallow.
+        self.__link.call(self.__link.ask("attribute", self, "__exit__"), (None, None, None), {})
+
     def __str__(self) -> Any:
         return self.__link.ask("builtin", "str", self)
 

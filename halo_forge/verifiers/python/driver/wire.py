@@ -1,6 +1,7 @@
 """Plain values as bytes, between the process that holds the tests and the one that holds the program.
 
-The types that are written are exactly the builtin ones; a value of a subclass is written as what it is underneath.  So
+The types that are written are exactly the builtin ones; a value of a subclass is written as what it is underneath, and
+of a named tuple only the names of its items are kept.  So
 whatever a program makes of `__eq__`, what arrives is compared by the builtin type.  `json` cannot tell a tuple from a
 list and takes 10 ms to import; `marshal` and `pickle` are not safe to read from strangers.
 """
@@ -104,6 +105,9 @@ def _put(value: Any, write: Callable[[bytes], Any], foreign: Foreign) -> None:
     elif kind is range:
         write(b"r")
         _put((value.start, value.stop, value.step), write, foreign)
+    elif isinstance(value, tuple) and _fields(kind, value):
+        write(b"n")
+        _put((str(kind.__name__), _fields(kind, value), tuple(tuple.__iter__(value))), write, foreign)
     else:
         number, plain = _degraded(value)
         if number is not None:
@@ -114,6 +118,25 @@ def _put(value: Any, write: Callable[[bytes], Any], foreign: Foreign) -> None:
         else:
             write(b"o")
             _put(foreign(value), write, foreign)
+
+
+def _fields(kind: Any, value: Any) -> tuple[str, ...]:
+    """The names of the items of a named tuple."""
+    fields: Any = getattr(kind, "_fields", None)
+    if type(fields) is not tuple or len(fields) != tuple.__len__(value):
+        return ()
+    return fields if all(type(each) is str for each in fields) else ()
+
+
+def _named_tuple(name: Any, fields: Any) -> Any:
+    kind = _NAMED.get((name, fields))
+    if kind is None:
+        kind = __import__("collections").namedtuple(name, fields, rename=True)
+        _NAMED[(name, fields)] = kind
+    return kind
+
+
+_NAMED: dict[Any, Any] = {}
 
 
 def _degraded(value: Any) -> tuple[int | None, Any]:
@@ -259,6 +282,9 @@ class _Reader:
         if tag == b"x":
             module, name, _, make = _BY_PLAIN[self._take(1)[0]]
             return make(getattr(__import__(module), name), self.value())
+        if tag == b"n":
+            name, fields, items = self.value()
+            return _named_tuple(name, fields)._make(items)
         if tag == b"o":
             return self._foreign(self.value())
         raise ValueError(f"no tag: {tag!r}")
