@@ -20,7 +20,8 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     model = tmp_path / "model"
     model.mkdir()
     for name in MODEL_FILES:
-        (model / name).write_text("{}")
+        (model / name).write_text('{"model_type": "llama"}' if name == "config.json" else "{}")
+    (model / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     for name in ("train", "dev", "test"):
         write_rows(tmp_path / f"{name}.jsonl", [{"id": f"{name}-{at}", "prompt": f"{name} {at}"} for at in range(3)])
     (tmp_path / "run.yaml").write_text(
@@ -39,7 +40,7 @@ def test_what_was_checked_and_what_was_not(cli: Cli, tmp_path: Path) -> None:
     first, *others = done.out.splitlines()
     assert first == "run.yaml: valid"
     checked = [line.removeprefix("checked: ") for line in others if line.startswith("checked: ")]
-    assert "prompts: train 3, dev 3, test 3; no prompt is in two sets" in checked
+    assert "prompts: train 3, dev 3, test 3; no id is in two sets" in checked
     assert "./model: a model folder with settings, weights, a tokenizer and a chat template" in checked
     assert "not checked: whether ./model loads, fits into the memory, and leaves room for the prompts" in others
     assert tree(tmp_path) == before
@@ -48,7 +49,7 @@ def test_what_was_checked_and_what_was_not(cli: Cli, tmp_path: Path) -> None:
 def test_hub_ids_are_named_as_not_checked(cli: Cli) -> None:
     done = cli("config", "check", "run.yaml", "--set", "model.model_name_or_path=a/b", "--set", "prompts.dev=c/d:dev")
     assert done.code == 0
-    assert "checked: prompts: train 3, test 3; no prompt is in two sets" in done.out
+    assert "checked: prompts: train 3, test 3; no id is in two sets" in done.out
     assert "not checked: prompts.dev: c/d:dev is on the Hub; only a run reads it" in done.out
     assert "not checked: whether a/b exists on the Hub, has a chat template, loads" in done.out
 
