@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from halo_forge.core.records import Prompt
+from halo_forge.core.wording import counted
 
 _READ = ("reference", "wrong")
 
@@ -85,3 +86,22 @@ def warnings_of(sets: Mapping[str, SetSummary], runs_programs: bool, stages: Seq
                 f"{num_without} of {summary.num_prompts} prompts of {name} without tests: for these a pass means that a"
                 " program compiles, whatever it does"
             )
+
+
+def shared_tasks(sets: Mapping[str, Sequence[Prompt]]) -> Iterator[str]:
+    """A warning for each pair of sets that hold the same messages under different ids.
+
+    Args:
+        sets: Name, as a message should call it, -> prompts.
+    """
+    earlier: dict[str, dict[tuple[tuple[str, str], ...], str]] = {}
+    for name, prompts in sets.items():
+        own = {tuple((each["role"], each["content"].strip()) for each in p.messages): p.id for p in prompts}
+        for other, theirs in earlier.items():
+            if same := [(theirs[messages], own[messages]) for messages in own if messages in theirs]:
+                be = "is" if len(same) == 1 else "are"
+                yield (
+                    f"{counted(len(same), 'prompt')} of {name} {be} in {other} too, under another id ({same[0][1]!r} is"
+                    f" {same[0][0]!r}): a model must not be measured on what it was trained on"
+                )
+        earlier[name] = own

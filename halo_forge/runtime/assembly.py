@@ -36,7 +36,7 @@ from halo_forge.policy import Policy, check_local, check_quantization
 from halo_forge.policy.drift_probe import DriftProbe
 from halo_forge.policy.lengths import Overlong, overlong_prompts
 from halo_forge.prompts import hub, is_remote, load_prompts
-from halo_forge.prompts.summary import SetSummary, is_tested, lines_of, summarise, warnings_of
+from halo_forge.prompts.summary import SetSummary, is_tested, lines_of, shared_tasks, summarise, warnings_of
 from halo_forge.runtime.auto_settings import hardware_choices, verifier_workers
 from halo_forge.runtime.effects import Observer, Runtime
 from halo_forge.runtime.library_warnings import LibraryWarnings
@@ -143,7 +143,9 @@ def planned_with(config: RaftConfig, local: Mapping[str, Sequence[Prompt]]) -> P
     num = {name: len(prompts) for name, prompts in local.items()}
     has_tests = "train" not in local or any(map(is_tested, local["train"]))
     found = preview(config, num.get("train"), num.get("dev"), has_tests)
-    return dataclasses.replace(found, prompts=sets, warnings=(*_prompt_warnings(config, sets), *found.warnings))
+    return dataclasses.replace(
+        found, prompts=sets, warnings=(*_prompt_warnings(config, sets), *_shared(local), *found.warnings)
+    )
 
 
 def _summaries(config: RaftConfig, prompts: Mapping[str, Sequence[Prompt]]) -> dict[str, SetSummary]:
@@ -171,6 +173,10 @@ def _summaries(config: RaftConfig, prompts: Mapping[str, Sequence[Prompt]]) -> d
 def _prompt_warnings(config: RaftConfig, sets: Mapping[str, SetSummary]) -> Iterator[str]:
     named = {f"prompts.{name}": summary for name, summary in sets.items()}
     return warnings_of(named, config.verifier.runs_programs, config.verifier.stages)
+
+
+def _shared(prompts: Mapping[str, Sequence[Prompt]]) -> Iterator[str]:
+    return shared_tasks({f"prompts.{name}": own for name, own in prompts.items()})
 
 
 def _start_warnings(
@@ -216,7 +222,8 @@ def open_run(
         asked = list(prompts.by_id().values())
         verifier.check_prompts(asked)
         failing = verifier.check_references(asked) if run.is_new else iter(())  # while the model is loaded
-        sets = _summaries(config, {name: getattr(prompts, name) for name in SETS})
+        by_name = {name: getattr(prompts, name) for name in SETS}
+        sets = _summaries(config, by_name)
         policy = _load_policy(config, profile, date)
         if policy is not None:
             policy.check_tokens(asked)
@@ -233,7 +240,11 @@ def open_run(
             probe=_drift_probe(config, prompts, policy),
             telemetry=stack.enter_context(telemetry(profile)).take,
             hardware=profile.described(),
-            warnings=(*_start_warnings(config, sets, len(prompts.train), dropped), *reference_warnings(failing)),
+            warnings=(
+                *_start_warnings(config, sets, len(prompts.train), dropped),
+                *_shared(by_name),
+                *reference_warnings(failing),
+            ),
             checked_by=tuple(lines_of(sets)),
             notes=() if policy is None else policy.rendering.notes(),
         )

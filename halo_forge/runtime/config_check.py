@@ -67,7 +67,7 @@ def _checked(config: RaftConfig, local: Mapping[str, Sequence[Prompt]]) -> Itera
     yield "keys, values and the rules between them"
     if local:
         counted = ", ".join(f"{name} {len(local[name])}" for name in SETS if name in local)
-        yield f"prompts: {counted}; no prompt is in two sets"
+        yield f"prompts: {counted}; no id is in two sets"
     if config.engine.needs_policy and _is_local(config):
         yield (
             f"{config.model.model_name_or_path}: a model folder with settings, weights"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from halo_forge.core.records import Prompt
-from halo_forge.prompts.summary import lines_of, summarise, warnings_of
+from halo_forge.prompts.summary import lines_of, shared_tasks, summarise, warnings_of
 
 STAGES = ["compile", "run", "tests"]
 
@@ -50,3 +50,16 @@ def test_stages_without_tests_are_a_warning_whatever_the_prompts_have() -> None:
     assert compiled == "verifier.stages is [compile]: no tests are used; a pass means that a program compiles"
     (run,) = warnings_of(sets, True, ["compile", "run"])
     assert run.endswith("compiles and runs to its end")
+
+
+def test_the_same_messages_under_another_id_are_a_warning() -> None:
+    def asked(name: str, text: str) -> Prompt:
+        return Prompt(name, ({"role": "user", "content": text},), "c", None)
+
+    train = [asked("a", "Write f."), asked("b", "Write g."), asked("c", "Write h.")]
+    sets = {"prompts.train": train, "prompts.dev": [asked("d", "Write g.\n"), asked("e", "Write i.")]}
+    assert list(shared_tasks(sets)) == [
+        "1 prompt of prompts.dev is in prompts.train too, under another id ('d' is 'b'): a model must not be measured"
+        " on what it was trained on"
+    ]
+    assert list(shared_tasks({"prompts.train": train, "prompts.dev": [asked("e", "Write i.")]})) == []
