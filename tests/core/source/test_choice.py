@@ -40,6 +40,42 @@ def test_the_last_of_several_whole_programs_counts(language: str, draft: str, fi
 
 
 @pytest.mark.parametrize(
+    ("language", "draft", "final"),
+    [
+        ("python", "def walk(i):\n    return i\n\ndef f(x):\n    return walk(x)\n",
+         "def f(x):\n    def walk(i):\n        return i + 1\n    return walk(x)\n"),
+        ("python", "def key(i):\n    return i\n\ndef f(x):\n    return key(x)\n",
+         "def f(x, key=abs):\n    return key(x)\n"),
+        ("python", "def op(i):\n    return i\n\ndef f(x):\n    return op(x)\n",
+         "def f(x):\n    for op in (abs, int):\n        x = op(x)\n    return x\n"),
+        ("python", "def g(i):\n    return i\n\ndef f(x):\n    return g(x)\n",
+         "def f(x):\n    g, h = abs, int\n    return g(h(x))\n"),
+        ("c", 'int abs(int a) { return a; }\nint f(int n) { return abs(n); }\n',
+         '#include <stdlib.h>\nint f(int n) { return abs(n); }\n'),
+        ("c", "int op(int a) { return a; }\nint f(int n) { return op(n); }\n",
+         "int run(int (*op)(int), int n) { return op(n); }\nint f(int n) { return run(0, n); }\n"),
+        ("cpp", "int walk(int i) { return i; }\nint f(int n) { return walk(n); }\n",
+         "int f(int n) { auto walk = [&](int i) { return i + 1; }; return walk(n); }\n"),
+        ("cpp", "int walk(int i) { return i; }\nint f(int n) { return walk(n); }\n",
+         "int f(int n) { std::function<int(int)> walk = [&](int i) { return i + 1; }; return walk(n); }\n"),
+        ("go", "package main\nfunc walk(i int) int { return i }\nfunc f(n int) int { return walk(n) }\n",
+         "package main\nfunc f(n int) int {\n\twalk := func(i int) int { return i + 1 }\n\treturn walk(n)\n}\n"),
+        ("go", "package main\nfunc walk(i int) int { return i }\nfunc f(n int) int { return walk(n) }\n",
+         "package main\nfunc f(n int) int {\n\tvar walk func(int) int\n\treturn walk(n)\n}\n"),
+        ("go", "package main\nfunc min(a, b int) int { return a }\nfunc f(n int) int { return min(n, 1) }\n",
+         "package main\nfunc f(n int) int { return min(n, 2) }\n"),
+        ("rust", "fn walk(i: i32) -> i32 { i }\nfn f(n: i32) -> i32 { walk(n) }\n",
+         "fn f(n: i32) -> i32 { let walk = |i: i32| i + 1; walk(n) }\n"),
+        ("rust", "fn op(i: i32) -> i32 { i }\nfn f(n: i32) -> i32 { op(n) }\n",
+         "fn f(n: i32) -> i32 { run(&|i| i, n) }\nfn run(op: &dyn Fn(i32) -> i32, n: i32) -> i32 { op(n) }\n"),
+    ],
+)  # fmt: skip
+def test_a_helper_that_became_local_does_not_make_the_draft_count(language: str, draft: str, final: str) -> None:
+    answer = fenced(draft, language) + "Better:\n" + fenced(final, language)
+    assert extract(answer, language, "f").code == final
+
+
+@pytest.mark.parametrize(
     ("language", "program", "snippet"),
     [
         ("c", FINAL, "int x = 1;\n"),
