@@ -234,3 +234,12 @@ def test_a_packed_class_is_never_loaded(tmp_path: Path) -> None:
     hostile = base64.b64encode(zlib.compress(b"cos\nsystem\n(S'exit 1'\ntR.")).decode()
     with pytest.raises(ConfigError, match=r"it names os\.system"):
         load(tmp_path, {**STDIO_ROWS["LiveCodeBench"], "private_test_cases": hostile})
+
+
+@pytest.mark.parametrize(
+    "code", [b"K\x01K\x02R.", b"K\x01(K\x02e.", b"K\x01}K\x02s.", b"\x80\x05\x95" + b"\xff" * 8 + b"N."]
+)
+def test_a_broken_pickle_is_an_error_about_the_row(code: bytes, tmp_path: Path) -> None:
+    packed = base64.b64encode(zlib.compress(code)).decode()
+    with pytest.raises(ConfigError, match="is packed in an unknown way"):
+        load(tmp_path, {**STDIO_ROWS["LiveCodeBench"], "private_test_cases": packed})
