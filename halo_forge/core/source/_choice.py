@@ -68,6 +68,13 @@ def choose(blocks: Sequence[Block], entry_point: str | None, language: str) -> B
     return max(_newest(complete, language) or blocks, key=lambda block: len(block.code))
 
 
+def is_program(code: str, entry_point: str | None, language: str) -> bool:
+    """Whether it defines the function that is asked for; where none is, whether it runs on its own."""
+    if entry_point is None:
+        return _is_whole_program(code, language)
+    return _definition(entry_point, language).search(code) is not None
+
+
 def _definition(name: str, language: str) -> re.Pattern[str]:
     before = rf"(?<!\w){re.escape(name)}"
     if language == "python":

@@ -211,6 +211,10 @@ def test_marks_of_an_unknown_model() -> None:
     ("given", "restored"),
     [
         ("return a + b\n", "    return a + b\n"),
+        (
+            "return a + b\n\n\ndef sub(a, b):\n    return a - b\n",
+            "    return a + b\n\n\ndef sub(a, b):\n    return a - b\n",
+        ),
         ("total = a\n    total += b\n    return total\n", "    total = a\n    total += b\n    return total\n"),
         ("if a:\n        return b\n    return a\n", "    if a:\n        return b\n    return a\n"),
         ("if a:\n        return b\n", "    if a:\n        return b\n"),
@@ -231,3 +235,26 @@ def test_the_indentation_of_the_first_line_is_restored(given: str, restored: str
 def test_what_is_no_continuation_keeps_its_first_line(code: str) -> None:
     entry_point = "add" if "add" in code else None
     assert extract(code, "python", entry_point).code == code
+
+
+@pytest.mark.parametrize(
+    ("language", "entry_point", "program", "after"),
+    [
+        ("c", "add", ADD, "```\nThis adds.\n"),
+        ("c", "add", ADD, "```\nA test:\n" + fenced("int main(void) { return add(1, 2); }\n")),
+        ("c", None, FINAL, "~~~\nIt prints 6.\n"),
+        ("python", None, "# doubles\nprint(2 * int(input()))\n", "```\nIt doubles.\n"),
+        ("python", "add", "    return a + b\n", "```\n\nThis adds.\n"),
+    ],
+)
+def test_a_fence_that_the_prompt_has_opened_ends_the_program(
+    language: str, entry_point: str | None, program: str, after: str
+) -> None:
+    found = extract(program + after, language, entry_point)
+    assert (found.code, found.lines) == (program, (1, program.count("\n")))
+
+
+@pytest.mark.parametrize("text", ["# Solution\n\n```\n{}", "# Solution with print()\n\n```\n{}", "# A\n\n```\n{}```\n"])
+def test_a_heading_is_not_a_program_up_to_a_fence(text: str) -> None:
+    code = "print(2 * int(input()))\n"
+    assert extract(text.format(code), "python").code == code
