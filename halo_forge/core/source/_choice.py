@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from halo_forge.core.source._blocks import Block
-from halo_forge.core.source._functions import outline
+from halo_forge.core.source._functions import outline, without_comments
 from halo_forge.core.source._normal import C_LIBRARY, KEYWORDS, c_tokens, python_tokens
 
 _READS_INPUT = re.compile(r"\binput[ \t]*\(|\bstdin\b|\bopen[ \t]*\([ \t]*0\b")
@@ -22,9 +22,11 @@ _PYTHON_DEFINED = re.compile(r"^(?:async[ \t]+)?(?:def|class)[ \t]+(\w+)", re.MU
 # Local names that a program can call: nested functions, parameters, targets of `for` and of assignments.
 _PYTHON_LOCAL = re.compile(
     r"\b(?:def|class)[ \t]{1,20}(\w{1,80})|\blambda\b([^:\n]{0,200}):|\bfor\b([^\n]{0,200}?)\bin\b"
-    r"|\bas[ \t]{1,20}(\w{1,80})|^[ \t]{0,80}(\w[\w \t,]{0,200}?)[ \t]{0,20}=(?!=)",
+    r"|\bas[ \t]{1,20}(\w{1,80})"
+    r"|^[ \t]{0,80}(?!(?P<name>\w{1,80})[ \t]{0,20}=[ \t]{0,20}(?P=name)\()(\w[\w \t,]{0,200}?)[ \t]{0,20}=(?!=)",
     re.MULTILINE,
 )
+_PYTHON_PROSE = re.compile(r"\"{3}.*?\"{3}|'{3}.*?'{3}|#[^\n]*", re.DOTALL)
 _PYTHON_PARAMETERS = re.compile(r"\bdef[ \t]{1,20}\w{1,80}[ \t]{0,20}\(([^()]{0,1000})")
 _PARAMETER = re.compile(r"(?:\A|,)\s{0,80}\*{0,2}(\w{1,80})")
 # Closures, variables of a template type, and pointers to functions.
@@ -131,7 +133,7 @@ def _uses(code: str, language: str) -> _Uses:
         return _uses_of_python(code)
     found = outline(code, language)
     known = set(found.macros) | {word for each in _USE.findall(code) for word in _WORD.findall(each)}
-    known |= _LIBRARY.get(language, frozenset()) | _local(_LOCAL, code)
+    known |= _LIBRARY.get(language, frozenset()) | _local(_LOCAL, without_comments(code))
     if {"namespace", "std"} <= known:
         known |= _STD
     called = set(_called([token for kind, token in c_tokens(code) if kind != "include"])) - known
@@ -140,8 +142,9 @@ def _uses(code: str, language: str) -> _Uses:
 
 def _uses_of_python(code: str) -> _Uses:
     defined = set(_PYTHON_DEFINED.findall(code))
-    known = _BUILTINS | _local(_PYTHON_LOCAL, code)
-    known |= {name for each in _PYTHON_PARAMETERS.findall(code) for name in _PARAMETER.findall(each)}
+    plain = _PYTHON_PROSE.sub("", code)
+    known = _BUILTINS | _local(_PYTHON_LOCAL, plain)
+    known |= {name for each in _PYTHON_PARAMETERS.findall(plain) for name in _PARAMETER.findall(each)}
     called = set(_called([token for _, token in python_tokens(code)]))
     for module, names in _PYTHON_IMPORT.findall(code):
         imported = set(_WORD.findall(names))
