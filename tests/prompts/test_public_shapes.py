@@ -257,3 +257,12 @@ def test_results_of_calls_are_values_and_tuples_count_as_lists(
         scope: dict[str, Any] = {"f": lambda _, value=value: value}
         exec(prompt.tests["setup"], scope)
         assert eval(prompt.tests["tests"][0].removeprefix("assert "), scope) is holds
+
+
+@pytest.mark.parametrize(
+    "code", [b"K\x01K\x02R.", b"K\x01(K\x02e.", b"K\x01}K\x02s.", b"\x80\x05\x95" + b"\xff" * 8 + b"N."]
+)
+def test_a_broken_pickle_is_an_error_about_the_row(code: bytes, tmp_path: Path) -> None:
+    packed = base64.b64encode(zlib.compress(code)).decode()
+    with pytest.raises(ConfigError, match="is packed in an unknown way"):
+        load(tmp_path, {**STDIO_ROWS["LiveCodeBench"], "private_test_cases": packed})
