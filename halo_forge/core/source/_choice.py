@@ -133,7 +133,9 @@ def _uses(code: str, language: str) -> _Uses:
         return _uses_of_python(code)
     found = outline(code, language)
     known = set(found.macros) | {word for each in _USE.findall(code) for word in _WORD.findall(each)}
-    known |= _LIBRARY.get(language, frozenset()) | _local(_LOCAL, without_comments(code))
+    if language not in ("c", "cpp") or "#include" in code:
+        known |= _LIBRARY.get(language, frozenset())
+    known |= _local(_LOCAL, without_comments(code))
     if {"namespace", "std"} <= known:
         known |= _STD
     called = set(_called([token for kind, token in c_tokens(code) if kind != "include"])) - known
