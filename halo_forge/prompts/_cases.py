@@ -20,6 +20,7 @@ _HINT = (
     "tests are read from {inputs, outputs, fn_name}, from [{input, output}, ...], and from Python asserts; write others"
     " as `prompt` and `tests` (prompts.md of the documentation)"
 )
+_JUDGES = ("checker", "checker_code", "generated_checker", "special_judge")
 # A call may return a tuple where the file, which is JSON, can only have a list.
 _PLAIN = (
     "def _plain(value):\n    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value\n"
@@ -112,6 +113,12 @@ def cases_of(row: Row, column: str, value: Any, function: str | None = None) -> 
     """
     value = parsed(row, column, value)
     if isinstance(value, Mapping):
+        if judge := next((key for key in _JUDGES if value.get(key)), None):
+            raise row.error(
+                f"`{column}` has a `{judge}`, which is not used: right outputs other than those listed would fail",
+                'write the row as `prompt` and `tests`, with the checker as "compare": {"checker": ...}; remove it if'
+                " the outputs decide",
+            )
         inputs, outputs = (value.get(key, value.get(f"{key}s")) for key in ("input", "output"))
         named = value.get("fn_name")
         if isinstance(inputs, list) and isinstance(outputs, list):

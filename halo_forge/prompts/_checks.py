@@ -1,7 +1,7 @@
 """The shapes that the `tests` of a row may have.
 
-The kinds `stdio`, `harness` and `compile` are checked here in full, so that a broken row is found before any sampling.
-Other kinds are left to the verifier that knows them; only misspellings of ours are an error.
+The kinds `stdio`, `harness` and `compile` are checked here in full, and the form of `asserts`, so that a broken row is
+found before any sampling.  Other kinds are left to the verifier that knows them; only misspellings of ours are errors.
 """
 
 from __future__ import annotations
@@ -19,12 +19,19 @@ from halo_forge.prompts._row import Row, did_you_mean, shown
 _KEYS: dict[str, tuple[str, ...]] = {
     "stdio": ("kind", "cases"),
     "harness": ("kind", "entry_point", "source", "expected"),
+    "asserts": ("kind", "tests"),
     "compile": ("kind",),
 }
-_OPTIONAL: dict[str, tuple[str, ...]] = {"stdio": ("compare",), "harness": ("compare",), "compile": ("entry_point",)}
+_OPTIONAL: dict[str, tuple[str, ...]] = {
+    "stdio": ("compare",),
+    "harness": ("compare",),
+    "asserts": ("entry_point", "setup"),
+    "compile": ("entry_point",),
+}
 _HINT = (
     'write {"kind": "stdio", "cases": [{"stdin": ..., "stdout": ...}]}, {"kind": "harness", "entry_point": ..., '
-    '"source": ..., "expected": [line, ...]}, or leave out `tests` if compiling is the only check'
+    '"source": ..., "expected": [line, ...]}, for Python also '
+    '{"kind": "asserts", "tests": ["assert ...", ...]}; or leave out `tests` if compiling is the only check'
 )
 
 
@@ -61,6 +68,8 @@ def checked_tests(row: Row) -> Mapping[str, Any] | None:
         _check_cases(row, tests["cases"])
     elif kind == "harness":
         _check_harness(row, tests)
+    elif kind == "asserts":
+        _check_asserts(row, tests)
     if "compare" in tests:
         tests["compare"] = _checked_rule(row, tests["compare"])
     return tests
@@ -104,6 +113,15 @@ def _check_harness(row: Row, tests: Mapping[str, Any]) -> None:
                 f"`tests.expected`: item {number} is {shown(line)}; one line of text, or a list of such, is needed",
                 _HINT,
             )
+
+
+def _check_asserts(row: Row, tests: Mapping[str, Any]) -> None:
+    found = tests["tests"]
+    if not isinstance(found, list) or not found or not all(isinstance(each, str) and each.strip() for each in found):
+        raise row.error(f"`tests.tests` is {shown(found)}; a list of at least one text is needed", _HINT)
+    for key in ("entry_point", "setup"):
+        if not isinstance(tests.get(key, ""), str):
+            raise row.error(f"`tests.{key}` is {shown(tests[key])}; text is needed", _HINT)
 
 
 def _is_text_or_texts(value: Any) -> bool:

@@ -77,6 +77,9 @@ class ContestShape:
         return from_cases(row, self.tests[0], cases, starter)
 
 
+_BESIDE = ("test_cases", "functional", "pytest", "assert_case", "inputs", "input", "checker")
+
+
 def _inner(row: Row, column: str) -> tuple[str, Any]:
     """Where in a column the tests are: some tools put them below other keys."""
     value = row.data.get(column)
@@ -85,6 +88,13 @@ def _inner(row: Row, column: str) -> tuple[str, Any]:
     value = parsed(row, column, value)
     for key in ("ground_truth", "test_cases", "functional", "pytest", "assert_case"):
         if isinstance(value, Mapping) and value.get(key) is not None:
+            for other in _BESIDE:
+                if other != key and value.get(other):
+                    raise row.error(
+                        f"`{column}` has `{key}` and `{other}`; only one of them would be used",
+                        "keep the tests that decide, or write all as `prompt` and `tests` (prompts.md of the"
+                        " documentation)",
+                    )
             column, value = f"{column}.{key}", parsed(row, f"{column}.{key}", value[key])
     if isinstance(value, str):
         # KodCode's tests import the program as a module; here what they import is defined already.

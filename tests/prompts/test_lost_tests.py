@@ -168,3 +168,25 @@ def test_an_unknown_split_of_a_file_is_no_data_set_id(split: str, tmp_path: Path
     with pytest.raises(ConfigError, match="splits of a file are train, dev, test, found") as caught:
         load_prompts(f"{tmp_path}/a.jsonl:{split}", language=None)
     assert (":dev for" in caught.value.hint) == split.startswith("val")
+
+
+@pytest.mark.parametrize(
+    ("tests", "message"),
+    [
+        (["assert f(1) == 2"], "`tests` is a list"),
+        ({"kind": "assert", "tests": ["assert f(1) == 2"]}, "`tests.kind` is 'assert'; did you mean \"asserts\"?"),
+        ({"kind": "asserts", "test": ["assert f(1) == 2"]}, "`tests` of kind asserts lacks `tests`"),
+        ({"kind": "asserts", "tests": ["assert f()"], "timeout": 5}, "has the unknown key `timeout`"),
+        ({"kind": "asserts", "tests": "assert f(1) == 2"}, "`tests.tests` is text ('assert f(1) == 2'); a list of"),
+        ({"kind": "asserts", "tests": []}, "`tests.tests` is a list ([]); a list of at least one text is needed"),
+        ({"kind": "asserts", "tests": ["assert f()", 2]}, "a list of at least one text is needed"),
+        ({"kind": "asserts", "tests": ["assert f()"], "setup": ["import math"]}, "`tests.setup` is a list"),
+    ],
+)
+def test_asserts_of_another_form_are_named_with_their_line_and_the_form(
+    tests: Any, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, {"prompt": "a", "tests": tests})
+    assert caught.value.message.startswith(f"{tmp_path}/a.jsonl:1: ") and message in caught.value.message
+    assert '{"kind": "asserts", "tests": ["assert ...", ...]}' in caught.value.hint

@@ -266,3 +266,19 @@ def test_a_broken_pickle_is_an_error_about_the_row(code: bytes, tmp_path: Path) 
     packed = base64.b64encode(zlib.compress(code)).decode()
     with pytest.raises(ConfigError, match="is packed in an unknown way"):
         load(tmp_path, {**STDIO_ROWS["LiveCodeBench"], "private_test_cases": packed})
+
+
+@pytest.mark.parametrize(
+    ("truth", "message"),
+    [
+        ({**PAIRS, "checker": "int main() {}"}, "`reward_model.ground_truth` has a `checker`, which is not used"),
+        ({**PAIRS, "functional": "assert f(1) == 2"}, "has `functional` and `inputs`; only one of them would be used"),
+        ({"pytest": "assert f(1)", "functional": "assert f(1)"}, "has `functional` and `pytest`; only one"),
+    ],
+)
+def test_further_tests_in_the_same_object_are_an_error(truth: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, {"prompt": MESSAGES, "reward_model": {"ground_truth": json.dumps(truth)}})
+    assert "a.jsonl:1: " in caught.value.message and message in caught.value.message
+    (prompt,) = load(tmp_path, {"prompt": MESSAGES, "reward_model": {"ground_truth": {**PAIRS, "checker": ""}}})
+    assert prompt.tests == STDIO
