@@ -75,6 +75,11 @@ def apply_template(
             f"{tokenizer.name_or_path}: its chat template cannot render a conversation of {roles}: {error}",
             undefined if isinstance(error, UndefinedError) else refused,
         ) from error
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise ModelError(
+            f"{tokenizer.name_or_path}: its chat template fails: {type(error).__name__}: {error}",
+            "fix chat_template.jinja in a local copy of the model",
+        ) from error
     return str(text)
 
 
@@ -114,7 +119,14 @@ def own_words(tokenizer: PreTrainedTokenizerBase, date: datetime) -> str:
 
 
 def _template(tokenizer: PreTrainedTokenizerBase) -> str:
-    return str(tokenizer.get_chat_template())
+    try:
+        return str(tokenizer.get_chat_template())
+    except ValueError as error:
+        names = ", ".join(tokenizer.chat_template)
+        raise ModelError(
+            f"{tokenizer.name_or_path}: it has several chat templates ({names}), and none is named default",
+            "keep one of them as chat_template.jinja in a local copy of the model",
+        ) from error
 
 
 def _at(date: datetime, template: str) -> str:

@@ -75,8 +75,22 @@ def parsed(row: Row, column: str, value: Any) -> Any:
         unpacked = zlib.decompressobj().decompress(base64.b64decode(value), _MOST_BYTES)
         text = _TextOnly(io.BytesIO(unpacked)).load()
         return from_json(text) if isinstance(text, str) else text
-    except (binascii.Error, zlib.error, pickle.UnpicklingError, ValueError, EOFError, IndexError, KeyError) as error:
+    except (binascii.Error, zlib.error, *_BROKEN_PICKLE) as error:
         raise row.error(f"`{column}` is packed in an unknown way: {error}", _HINT) from error
+
+
+# What a pickle can raise that was cut off or made by hand.
+_BROKEN_PICKLE = (
+    pickle.UnpicklingError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    ArithmeticError,
+    MemoryError,
+    RecursionError,
+)
 
 
 class _TextOnly(pickle.Unpickler):

@@ -82,6 +82,13 @@ class ProgramSpec(Spec, abc.ABC):
             raise ValueError(f"stages must be [compile], [compile, run] or [compile, run, tests], found {stages}")
         return stages
 
+    @field_validator("reasoning_marks")
+    @classmethod
+    def _two_marks(cls, marks: list[ReasoningMark] | None) -> list[ReasoningMark] | None:
+        if marks is not None and marks[0] == marks[1]:
+            raise ValueError(f"the mark that opens the reasoning and the one that closes it must differ, found {marks}")
+        return marks
+
     @field_validator("workers")
     @classmethod
     def _some_workers(cls, workers: Literal["auto"] | int) -> Literal["auto"] | int:

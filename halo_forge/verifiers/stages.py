@@ -106,6 +106,11 @@ class Stages:
         context = BuildContext(self.runner, sandbox)
         rule = self.spec.rule_of(tests)
         if rule.checker is not None and isinstance(tests, Stdio):
+            if any(len(texts(case.stdout)) > 1 for case in tests.cases):
+                raise ConfigError(
+                    "a case has several right outputs, and a checker, which is given one",
+                    "leave one text in `stdout`, or leave the checker out",
+                )
             check_checker(context, rule.checker, [(case.stdin, texts(case.stdout)[0]) for case in tests.cases])
         self.spec.check_tests(context, tests)
 

@@ -384,3 +384,5 @@ def test_marks_of_reasoning_that_only_the_configuration_knows(cli: Cli, config: 
     assert [row["stage"] for row in cli("verify", config, path, "--json", *marks).json] == ["extract"]
     done = cli("verify", config, path, "--set", "verifier.reasoning_marks=[one]")
     assert (done.code, "verifier.reasoning_marks" in done.err) == (2, True)
+    done = cli("verify", config, path, "--set", "verifier.reasoning_marks=[one, one]")
+    assert (done.code, "must differ" in done.err) == (2, True)

@@ -168,3 +168,16 @@ def test_what_a_template_does_is_said() -> None:
     assert notes(CHATML.replace("assistant\\n'", "assistant\\n<think>\\n\\n</think>\\n\\n'")) == ""
     default = "<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n"
     assert "'You are a helpful assistant.'" in notes("{{ '" + default + "' }}" + CHATML)
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{{ messages + 1 }}" + CHATML, "its chat template fails: TypeError"),
+        ("{{ messages[0].content|int // 0 }}" + CHATML, "its chat template fails: ZeroDivisionError"),
+        ({"rag": CHATML, "tool_use": CHATML}, r"several chat templates \(rag, tool_use\), and none is named default"),
+    ],
+)
+def test_a_template_that_fails_is_an_error_about_the_model(template: Any, said: str) -> None:
+    with pytest.raises(ModelError, match=said):
+        renderer(template).text(prompt("a", "hi"))

@@ -273,3 +273,12 @@ def test_further_tests_in_the_same_object_are_an_error(truth: Any, message: str,
     assert "a.jsonl:1: " in caught.value.message and message in caught.value.message
     (prompt,) = load(tmp_path, {"prompt": MESSAGES, "reward_model": {"ground_truth": {**PAIRS, "checker": ""}}})
     assert prompt.tests == STDIO
+
+
+@pytest.mark.parametrize(
+    "code", [b"K\x01K\x02R.", b"K\x01(K\x02e.", b"K\x01}K\x02s.", b"\x80\x05\x95" + b"\xff" * 8 + b"N."]
+)
+def test_a_broken_pickle_is_an_error_about_the_row(code: bytes, tmp_path: Path) -> None:
+    packed = base64.b64encode(zlib.compress(code)).decode()
+    with pytest.raises(ConfigError, match="is packed in an unknown way"):
+        load(tmp_path, {**STDIO_ROWS["LiveCodeBench"], "private_test_cases": packed})

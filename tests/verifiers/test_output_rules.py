@@ -245,6 +245,13 @@ def test_cases_without_an_expected_output_are_up_to_the_checker() -> None:
     assert (verdict.status, verdict.tests_passed) == ("passed", 2)
 
 
+def test_several_outputs_beside_a_checker_are_refused() -> None:
+    cases = ({"stdin": "1 2", "stdout": ("3", "03")},)
+    tests = {"kind": "stdio", "cases": cases, "compare": {"checker": {"language": "c", "source": CHECKER_C}}}
+    with open_verifier(c.Spec(workers=1)) as verifier, pytest.raises(ConfigError, match="several right outputs, and a"):
+        verifier.check_prompts([prompt(tests)])
+
+
 def test_a_checker_sees_only_its_own_three_files() -> None:
     source = "import os, sys\nsys.exit(' '.join(sorted(os.listdir('.'))))\n"
     spec = c.Spec(workers=1)

@@ -14,12 +14,28 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from halo_forge.core.source._blocks import Block
-from halo_forge.core.source._functions import outline
-from halo_forge.core.source._normal import KEYWORDS, c_tokens, python_tokens
+from halo_forge.core.source._functions import outline, without_comments
+from halo_forge.core.source._normal import C_LIBRARY, KEYWORDS, c_tokens, python_tokens
 
 _READS_INPUT = re.compile(r"\binput[ \t]*\(|\bstdin\b|\bopen[ \t]*\([ \t]*0\b")
 _PYTHON_DEFINED = re.compile(r"^(?:async[ \t]+)?(?:def|class)[ \t]+(\w+)", re.MULTILINE)
-_PYTHON_ASSIGNED = re.compile(r"^[ \t]*(\w+)[ \t]*=(?!=)", re.MULTILINE)
+# Local names that a program can call: nested functions, parameters, targets of `for` and of assignments.
+_PYTHON_LOCAL = re.compile(
+    r"\b(?:def|class)[ \t]{1,20}(\w{1,80})|\blambda\b([^:\n]{0,200}):|\bfor\b([^\n]{0,200}?)\bin\b"
+    r"|\bas[ \t]{1,20}(\w{1,80})"
+    r"|^[ \t]{0,80}(?!(?P<name>\w{1,80})[ \t]{0,20}=[ \t]{0,20}(?P=name)\()(\w[\w \t,]{0,200}?)[ \t]{0,20}=(?!=)",
+    re.MULTILINE,
+)
+_PYTHON_PROSE = re.compile(r"\"{3}.*?\"{3}|'{3}.*?'{3}|#[^\n]*", re.DOTALL)
+_PYTHON_PARAMETERS = re.compile(r"\bdef[ \t]{1,20}\w{1,80}[ \t]{0,20}\(([^()]{0,1000})")
+_PARAMETER = re.compile(r"(?:\A|,)\s{0,80}\*{0,2}(\w{1,80})")
+# Closures, variables of a template type, and pointers to functions.
+_LOCAL = re.compile(
+    r"\b(\w{1,80})\s{0,20}(?::(?!:)[^=;{}\n]{0,200})?:?=\s{0,20}"
+    r"(?:\[[^\]]{0,200}\]\s{0,20}[({]|func\s{0,20}\(|(?:move\s{1,20})?\|)"
+    r"|\w<[\w\s:,<>()*]{0,200}>[&*\s]{0,20}\b(\w{1,80})\s{0,20}[=;{,)]|\(\s{0,20}\*\s{0,20}(\w{1,80})\s{0,20}\)\s{0,20}\("
+    r"|\b(\w{1,80})\s{1,20}func\s{0,20}\(|\b(\w{1,80})\s{0,20}:[&\w\s<]{0,100}?\b(?:Fn|FnMut|FnOnce|fn)\s{0,20}\("
+)
 _PYTHON_IMPORT = re.compile(r"^[ \t]*from[ \t]+([\w.]+)[ \t]+import[ \t]+([^\n#]+)", re.MULTILINE)
 _USE = re.compile(r"^[ \t]*(?:pub[ \t]+)?(?:use|using)\b([^;]*);", re.MULTILINE)
 _WORD = re.compile(r"[^\W\d]\w*")
@@ -30,6 +46,8 @@ _STD = frozenset(
     " replace reverse rotate search shuffle sort sqrt stoi swap to_string transform unique upper_bound".split()
 )
 _BUILTINS = frozenset(dir(builtins))
+_LIBRARY = {"c": C_LIBRARY, "cpp": C_LIBRARY, "go": frozenset(("clear", "max", "min"))}
+"""Functions of each language that drafts define themselves, and later programs call without naming their origin."""
 
 
 def choose(blocks: Sequence[Block], entry_point: str | None, language: str) -> Block:
@@ -50,6 +68,13 @@ def choose(blocks: Sequence[Block], entry_point: str | None, language: str) -> B
     if programs:
         return programs[-1]
     return max(_newest(complete, language) or blocks, key=lambda block: len(block.code))
+
+
+def is_program(code: str, entry_point: str | None, language: str) -> bool:
+    """Whether it defines the function that is asked for; where none is, whether it runs on its own."""
+    if entry_point is None:
+        return _is_whole_program(code, language)
+    return _definition(entry_point, language).search(code) is not None
 
 
 def _definition(name: str, language: str) -> re.Pattern[str]:
@@ -108,6 +133,9 @@ def _uses(code: str, language: str) -> _Uses:
         return _uses_of_python(code)
     found = outline(code, language)
     known = set(found.macros) | {word for each in _USE.findall(code) for word in _WORD.findall(each)}
+    if language not in ("c", "cpp") or "#include" in code:
+        known |= _LIBRARY.get(language, frozenset())
+    known |= _local(_LOCAL, without_comments(code))
     if {"namespace", "std"} <= known:
         known |= _STD
     called = set(_called([token for kind, token in c_tokens(code) if kind != "include"])) - known
@@ -116,7 +144,9 @@ def _uses(code: str, language: str) -> _Uses:
 
 def _uses_of_python(code: str) -> _Uses:
     defined = set(_PYTHON_DEFINED.findall(code))
-    known = _BUILTINS | set(_PYTHON_ASSIGNED.findall(code))
+    plain = _PYTHON_PROSE.sub("", code)
+    known = _BUILTINS | _local(_PYTHON_LOCAL, plain)
+    known |= {name for each in _PYTHON_PARAMETERS.findall(plain) for name in _PARAMETER.findall(each)}
     called = set(_called([token for _, token in python_tokens(code)]))
     for module, names in _PYTHON_IMPORT.findall(code):
         imported = set(_WORD.findall(names))
@@ -127,6 +157,11 @@ def _uses_of_python(code: str) -> _Uses:
         else:
             known |= imported
     return _Uses(frozenset(defined), frozenset(called - known))
+
+
+def _local(pattern: re.Pattern[str], code: str) -> set[str]:
+    """The names in the groups of a pattern, wherever it matches."""
+    return {word for groups in pattern.findall(code) for group in groups for word in _WORD.findall(group)}
 
 
 def _called(tokens: Sequence[str]) -> Iterator[str]:

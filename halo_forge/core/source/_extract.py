@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from halo_forge.core.source._blocks import Block, code_tags, fenced_blocks
-from halo_forge.core.source._choice import choose
-from halo_forge.core.source._fences import end_of_text, start_after_tokens
+from halo_forge.core.source._choice import choose, is_program
+from halo_forge.core.source._fences import end_of_text, opening_fence, start_after_tokens
 from halo_forge.core.source._languages import PYTHON_BODY_START, STARTS, canonical
 from halo_forge.core.source._reasoning import ReasoningMarks, end_of_reasoning, end_of_turn
 
@@ -78,6 +78,8 @@ def extract(
         return Extraction(None, "none", None, 0, tuple(sorted({"no_code", "unfinished_reasoning"} | noticed)))
     num_before = text.count("\n", 0, start)
     text = text[start:]
+    if (marker := _marker_opened_before(text, language, entry_point)) is not None:
+        text, num_before = f"{marker}{language}\n{text}", num_before - 1
     blocks = fenced_blocks(text)
     candidates, how = _candidates(blocks, language), _FENCE
     if not candidates:
@@ -106,6 +108,25 @@ def _candidates(blocks: list[Block], language: str) -> list[Block]:
         if found:
             return [block for block in found if block.code.strip()]
     return []
+
+
+def _marker_opened_before(text: str, language: str, entry_point: str | None) -> str | None:
+    """The marker of the fence that the prompt has opened, if the text begins with a program up to a closing fence."""
+    lines = text.split("\n")
+    fences = [(number, found) for number, line in enumerate(lines) if (found := opening_fence(line)) is not None]
+    if len(fences) % 2 == 0 or fences[0][1]["info"].strip() or fences[0][1]["prefix"]:
+        return None
+    before = lines[: fences[0][0]]
+    if language == "python":  # "# Solution" may be a heading
+        before = [line for line in before if not line.startswith("#")]
+    code = "\n".join(before)
+    start = STARTS.get(language)
+    is_body = language == "python" and entry_point is not None and code.lstrip("\n")[:1] in (" ", "\t")
+    if is_body:
+        start = PYTHON_BODY_START
+    if start is None or re.match(start, code.lstrip(), re.MULTILINE) is None:
+        return None
+    return fences[0][1]["marker"] if is_body or is_program(code, entry_point, language) else None
 
 
 def _nothing(text: str, num_blocks: int, noticed: set[str]) -> Extraction:
@@ -166,11 +187,9 @@ def _with_first_indentation(code: str, entry_point: str) -> str | None:
     if re.search(rf"^(?:async[ \t]+)?(?:def|class)[ \t]+{re.escape(entry_point)}\b", code, re.MULTILINE) is not None:
         return None
     following = [line for line in lines[1:] if line.strip() and line.lstrip()[0] != "#"]
-    if not following:
-        return f"    {lines[0]}\n" if lines[0].startswith("return") else None
     widths = [line[: len(line) - len(line.lstrip())] for line in following]
-    if not widths[0]:
-        return None
+    if not following or not widths[0]:
+        return "\n".join(["    " + lines[0], *lines[1:]]) + "\n" if re.match(r"return\b", lines[0]) else None
     shortest = min(filter(None, widths), key=len)
     if lines[0].rstrip().endswith(":") and shortest == widths[0]:
         # All that follows is within the block that the first line opens.

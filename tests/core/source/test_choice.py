@@ -40,6 +40,42 @@ def test_the_last_of_several_whole_programs_counts(language: str, draft: str, fi
 
 
 @pytest.mark.parametrize(
+    ("language", "draft", "final"),
+    [
+        ("python", "def walk(i):\n    return i\n\ndef f(x):\n    return walk(x)\n",
+         "def f(x):\n    def walk(i):\n        return i + 1\n    return walk(x)\n"),
+        ("python", "def key(i):\n    return i\n\ndef f(x):\n    return key(x)\n",
+         "def f(x, key=abs):\n    return key(x)\n"),
+        ("python", "def op(i):\n    return i\n\ndef f(x):\n    return op(x)\n",
+         "def f(x):\n    for op in (abs, int):\n        x = op(x)\n    return x\n"),
+        ("python", "def g(i):\n    return i\n\ndef f(x):\n    return g(x)\n",
+         "def f(x):\n    g, h = abs, int\n    return g(h(x))\n"),
+        ("c", 'int abs(int a) { return a; }\nint f(int n) { return abs(n); }\n',
+         '#include <stdlib.h>\nint f(int n) { return abs(n); }\n'),
+        ("c", "int op(int a) { return a; }\nint f(int n) { return op(n); }\n",
+         "int run(int (*op)(int), int n) { return op(n); }\nint f(int n) { return run(0, n); }\n"),
+        ("cpp", "int walk(int i) { return i; }\nint f(int n) { return walk(n); }\n",
+         "int f(int n) { auto walk = [&](int i) { return i + 1; }; return walk(n); }\n"),
+        ("cpp", "int walk(int i) { return i; }\nint f(int n) { return walk(n); }\n",
+         "int f(int n) { std::function<int(int)> walk = [&](int i) { return i + 1; }; return walk(n); }\n"),
+        ("go", "package main\nfunc walk(i int) int { return i }\nfunc f(n int) int { return walk(n) }\n",
+         "package main\nfunc f(n int) int {\n\twalk := func(i int) int { return i + 1 }\n\treturn walk(n)\n}\n"),
+        ("go", "package main\nfunc walk(i int) int { return i }\nfunc f(n int) int { return walk(n) }\n",
+         "package main\nfunc f(n int) int {\n\tvar walk func(int) int\n\treturn walk(n)\n}\n"),
+        ("go", "package main\nfunc min(a, b int) int { return a }\nfunc f(n int) int { return min(n, 1) }\n",
+         "package main\nfunc f(n int) int { return min(n, 2) }\n"),
+        ("rust", "fn walk(i: i32) -> i32 { i }\nfn f(n: i32) -> i32 { walk(n) }\n",
+         "fn f(n: i32) -> i32 { let walk = |i: i32| i + 1; walk(n) }\n"),
+        ("rust", "fn op(i: i32) -> i32 { i }\nfn f(n: i32) -> i32 { op(n) }\n",
+         "fn f(n: i32) -> i32 { run(&|i| i, n) }\nfn run(op: &dyn Fn(i32) -> i32, n: i32) -> i32 { op(n) }\n"),
+    ],
+)  # fmt: skip
+def test_a_helper_that_became_local_does_not_make_the_draft_count(language: str, draft: str, final: str) -> None:
+    answer = fenced(draft, language) + "Better:\n" + fenced(final, language)
+    assert extract(answer, language, "f").code == final
+
+
+@pytest.mark.parametrize(
     ("language", "program", "snippet"),
     [
         ("c", FINAL, "int x = 1;\n"),
@@ -47,6 +83,9 @@ def test_the_last_of_several_whole_programs_counts(language: str, draft: str, fi
         ("c", ADD + FINAL, '#include <assert.h>\nint main(void) { assert(add(1, 2) == 3 && "a long test"); }\n'),
         ("python", PYTHON_DRAFT, "print(gcd(12, 18))\n"),
         ("python", PYTHON_DRAFT, "from solution import gcd\n\n\ndef test_gcd():\n    assert gcd(12, 18) == 6\n" * 5),
+        ("python", PYTHON_DRAFT, "# a check for gcd in the example\ngcd = gcd(int(input()), 18)\nprint(gcd)\n"),
+        ("c", "int abs(int a) { return a; }\n" + FINAL, "int main(void) { return abs(-1); }\n"),
+        ("cpp", ADD + FINAL, "// add = [see](above)\nint main() { return add(1, 2); }\n"),
         ("python", "print(sum(map(int, input().split())))\n", "# prints 6 for the example's input\nprint(1 + 2 + 3)\n"),
         ("rust", "fn f() -> i32 { 1 }\nfn main() { println!(\"{}\", f()); }\n",
          "#[test]\nfn is_one() { assert_eq!(f(), 1); }\n"),
@@ -175,6 +214,10 @@ def test_marks_of_an_unknown_model() -> None:
     ("given", "restored"),
     [
         ("return a + b\n", "    return a + b\n"),
+        (
+            "return a + b\n\n\ndef sub(a, b):\n    return a - b\n",
+            "    return a + b\n\n\ndef sub(a, b):\n    return a - b\n",
+        ),
         ("total = a\n    total += b\n    return total\n", "    total = a\n    total += b\n    return total\n"),
         ("if a:\n        return b\n    return a\n", "    if a:\n        return b\n    return a\n"),
         ("if a:\n        return b\n", "    if a:\n        return b\n"),
@@ -195,3 +238,26 @@ def test_the_indentation_of_the_first_line_is_restored(given: str, restored: str
 def test_what_is_no_continuation_keeps_its_first_line(code: str) -> None:
     entry_point = "add" if "add" in code else None
     assert extract(code, "python", entry_point).code == code
+
+
+@pytest.mark.parametrize(
+    ("language", "entry_point", "program", "after"),
+    [
+        ("c", "add", ADD, "```\nThis adds.\n"),
+        ("c", "add", ADD, "```\nA test:\n" + fenced("int main(void) { return add(1, 2); }\n")),
+        ("c", None, FINAL, "~~~\nIt prints 6.\n"),
+        ("python", None, "# doubles\nprint(2 * int(input()))\n", "```\nIt doubles.\n"),
+        ("python", "add", "    return a + b\n", "```\n\nThis adds.\n"),
+    ],
+)
+def test_a_fence_that_the_prompt_has_opened_ends_the_program(
+    language: str, entry_point: str | None, program: str, after: str
+) -> None:
+    found = extract(program + after, language, entry_point)
+    assert (found.code, found.lines) == (program, (1, program.count("\n")))
+
+
+@pytest.mark.parametrize("text", ["# Solution\n\n```\n{}", "# Solution with print()\n\n```\n{}", "# A\n\n```\n{}```\n"])
+def test_a_heading_is_not_a_program_up_to_a_fence(text: str) -> None:
+    code = "print(2 * int(input()))\n"
+    assert extract(text.format(code), "python").code == code
