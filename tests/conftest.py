@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ import pytest
 
 # A shell ignores Ctrl-C for what it starts in the background, CI too; programs that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# The workers of pytest-xdist have COLUMNS=80, which would narrow what commands write into a pipe.
+os.environ.pop("COLUMNS", None)
 
 
 @pytest.fixture(scope="session")

@@ -299,7 +299,10 @@ def adapter(folder: Path, base: str) -> Path:
 def test_an_adapter_that_cannot_be_used(cli: Cli, tmp_path: Path) -> None:
     other = adapter(tmp_path / "other", "someone/other-7b")
     (tmp_path / "model").mkdir()
-    (tmp_path / "model/config.json").write_text("{}")
+    for name in ("tokenizer.json", "chat_template.jinja"):
+        (tmp_path / "model" / name).write_text("{}")
+    (tmp_path / "model/config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "model/model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     config = write_inputs(tmp_path, **TRANSFORMERS, model__model_name_or_path="./model", model__adapter=str(other))
     done = cli("raft", "run", config, "--output-dir", "out")
     assert done.code == 2

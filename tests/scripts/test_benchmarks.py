@@ -250,7 +250,7 @@ def test_vllm_is_proved_before_and_timed_from_the_first_request_to_the_last_answ
 
     def prove(engine: ServerEngine, name: str, max_gap: float) -> None:
         proved.append(max_gap)
-        engine._answers(name, list(texts.values()), 0, 1.0, {})
+        engine._scored_at(name, list(texts.values()), 0, 1.0, {})
 
     monkeypatch.setattr(ManagedServer, "deliver", slow_deliver)
     monkeypatch.setattr(ManagedServer, "idle", slow_idle)
