@@ -25,7 +25,8 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
 }
 RUN_LINES = re.compile(
-    r"((train|dev|test) tests|kept as info|note|hardware|verifier|sample v\d+|verify|verify again|second run|drift|train|run|decision|advice|cycle \d+|v\d+): "
+    r"((train|dev|test) tests|kept as info|note): "
+    r"|(hardware|verifier|sample v\d+|verify|verify again|second run|drift|train|run|decision|advice|cycle \d+|v\d+): "
     r"| {4}(likely cause|suggestion|confidence): "
 )
 """Everything that a run says on standard error where that is no terminal."""
