@@ -224,9 +224,7 @@ def open_run(
         failing = verifier.check_references(asked) if run.is_new else iter(())  # while the model is loaded
         by_name = {name: getattr(prompts, name) for name in SETS}
         sets = _summaries(config, by_name)
-        policy = _load_policy(config, profile, date)
-        if policy is not None:
-            policy.check_tokens(asked)
+        policy = _load_policy(config, profile, date, asked)
         engine, trainer = _open_engine(config, policy, run, stack), _trainer(config, policy)
         profile = profile if policy is None else policy.profile
         runtime = Runtime(
@@ -379,10 +377,10 @@ def run_config(root: Path) -> LoadedConfig:
     return LoadedConfig(config, document)
 
 
-def _load_policy(config: RaftConfig, profile: Profile, date: datetime) -> Policy | None:
+def _load_policy(config: RaftConfig, profile: Profile, date: datetime, prompts: Sequence[Prompt]) -> Policy | None:
     if not config.engine.needs_policy:
         return None
-    return Policy.load(
+    policy = Policy.load(
         config.model,
         config.lora,
         seed=config.seed,
@@ -391,6 +389,8 @@ def _load_policy(config: RaftConfig, profile: Profile, date: datetime) -> Policy
         date=date,
         reasoning_marks=config.verifier.own_marks,
     )
+    policy.check_tokens(prompts)
+    return policy
 
 
 def _date(run: Run, config: RaftConfig) -> datetime:

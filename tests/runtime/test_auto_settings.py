@@ -137,11 +137,9 @@ def test_the_verifier_of_a_run_has_as_many_workers_as_are_recorded(
 def _loads_policy(monkeypatch: pytest.MonkeyPatch, profile: Profile) -> None:
     """Opening a run loads a policy with this profile, and no model."""
     rendering = SimpleNamespace(notes=tuple)
-    policy = SimpleNamespace(
-        profile=profile, size=ModelSize(1), identity={}, rendering=rendering, check_tokens=lambda prompts: None
-    )
+    policy = SimpleNamespace(profile=profile, size=ModelSize(1), identity={}, rendering=rendering)
     monkeypatch.setattr(ScriptedSpec, "needs_policy", True)
-    monkeypatch.setattr("halo_forge.runtime.assembly._load_policy", lambda config, profile, date: policy)
+    monkeypatch.setattr("halo_forge.runtime.assembly._load_policy", lambda config, profile, date, prompts: policy)
     monkeypatch.setattr("halo_forge.runtime.assembly._fitting", lambda config, prompts, date: (prompts, None))
     monkeypatch.setattr("halo_forge.runtime.assembly._rendering", lambda policy, prompts: None)
 
