@@ -64,7 +64,7 @@ LIGHT = [
 
 
 def test_light_commands_import_no_heavy_library(tmp_path: Path) -> None:
-    config = write_inputs(tmp_path)
+    config = write_inputs(tmp_path, output_dir=str(tmp_path / "run"))
     program = """
 import json, sys
 from halo_forge.cli import app
