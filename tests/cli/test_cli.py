@@ -154,6 +154,13 @@ def test_a_run_from_start_to_end(cli: Cli, tmp_path: Path, memory: None) -> None
     assert read(tmp_path / "out/result.json")["chosen_version"] in (0, 1, 2)
 
 
+def test_more_prompts_per_cycle_than_there_are_is_said(cli: Cli, tmp_path: Path, memory: None) -> None:
+    config = write_inputs(tmp_path, raft__prompts_per_cycle=50)
+    said = "raft.prompts_per_cycle is 50, but prompts.train has 3 prompts: every cycle samples at most 3"
+    assert said in cli("raft", "run", config, "--output-dir", "out", "--dry-run", "--json").json["warnings"]
+    assert f"warning: {said}" in cli("raft", "run", config, "--output-dir", "out").err.splitlines()
+
+
 def test_the_json_of_a_run_and_of_its_status(cli: Cli, tmp_path: Path, memory: None) -> None:
     done = cli("raft", "run", write_inputs(tmp_path), "--output-dir", "out", "--json")
     found = done.json
