@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from halo_forge.core.source._fences import closes_fence, opening_fence
 from halo_forge.core.source._languages import STARTS, canonical
 
-_MAX_INLINE_TAG = 12
+MAX_INLINE_TAG = 12
 _PYTHON_AFTER_TAG = r"(?:import|from|(?:async\s+)?def|class|for|while|if|with)\s+\w|@\w|try\s*:|print\("
 _CODE_TAG = re.compile(r"<code(?P<attributes>\s[^<>\n]{0,200})?>(?P<code>.*?)(?:</code>|\Z)", re.DOTALL)
 _CODE_CLASS = re.compile(r"(?:class|data-lang)=[\"'](?:lang(?:uage)?-)?([\w+#]{1,20})")
@@ -152,7 +152,7 @@ def _without_prefix(line: str, prefix: str) -> str:
 
 
 def _block(tag: str | None, body: list[str], flag: str | None, first_line: int) -> Block:
-    if tag is None and body and len(body[0].strip()) <= _MAX_INLINE_TAG and canonical(body[0]) is not None:
+    if tag is None and body and len(body[0].strip()) <= MAX_INLINE_TAG and canonical(body[0]) is not None:
         tag, body, first_line = canonical(body[0]), body[1:], first_line + 1
     code = "\n".join(body)
     return Block(tag, code if code.endswith("\n") or not code else code + "\n", flag, first_line)

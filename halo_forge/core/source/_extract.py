@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from halo_forge.core.source._blocks import Block, code_tags, fenced_blocks
+from halo_forge.core.source._blocks import MAX_INLINE_TAG, Block, code_tags, fenced_blocks
 from halo_forge.core.source._choice import choose, is_program
 from halo_forge.core.source._fences import end_of_text, opening_fence, start_after_tokens
 from halo_forge.core.source._languages import PYTHON_BODY_START, STARTS, canonical
@@ -16,7 +16,6 @@ How = Literal["fence", "code_tag", "raw", "none"]
 
 _FENCE: How = "fence"
 _CODE_TAG: How = "code_tag"
-_MAX_INLINE_TAG = 12
 _NO_LANGUAGE = frozenset(("text", "txt", "plaintext"))
 
 _TOOL_CALL = re.compile(r"<tool_?call>|<function_?call>|<function=|<\|python_tag\|>|\[TOOL_CALLS\]|\"arguments\"\s*:")
@@ -157,7 +156,7 @@ def _raw(text: str, language: str, entry_point: str | None, num_before: int, not
     num_before += text.count("\n", 0, start_of_text)
     text = text[start_of_text:]
     first, _, rest = text.lstrip().partition("\n")
-    tag = canonical(first) if len(first) <= _MAX_INLINE_TAG else None
+    tag = canonical(first) if len(first) <= MAX_INLINE_TAG else None
     code = rest if tag == language else text
     skipped = text[: len(text) - len(code.lstrip("\n"))]
     start = STARTS.get(language)
