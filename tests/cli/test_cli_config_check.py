@@ -128,3 +128,68 @@ def test_no_heavy_library_is_imported(cli: Cli) -> None:
         "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script], capture_output=True).returncode == 0
+
+
+UNUSABLE = {
+    "a fixture": ("def test_f(tmp_path):\n    assert f(tmp_path)", "`test_f` takes `tmp_path`"),
+    "no assertion": ("print(f(1) == 3)", "asserts nothing"),
+    "no syntax": ("assert f(1 ==", "not valid Python"),
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+@pytest.mark.parametrize("command", [("config", "check", "run.yaml"), ("raft", "run", "run.yaml", "--dry-run")])
+def test_python_tests_that_cannot_be_run_are_refused(
+    cli: Cli, tmp_path: Path, name: str, command: tuple[str, ...]
+) -> None:
+    text, said = UNUSABLE[name]
+    rows = [
+        {"id": "good", "prompt": "Write f.", "tests": {"kind": "asserts", "tests": ["assert f(1) == 3"]}},
+        {"id": "bad", "prompt": "Write f, please.", "tests": {"kind": "asserts", "tests": [text]}},
+    ]
+    write_rows(tmp_path / "train.jsonl", rows)
+    done = cli(*command, "--set", "verifier.kind=python")
+    assert (done.code, said in done.err) == (2, True), done.err
+    assert "train.jsonl:2: prompt 'bad': " in done.err
+
+
+def test_of_many_prompts_with_unusable_tests_some_are_named_and_all_counted(cli: Cli, tmp_path: Path) -> None:
+    tests = {"kind": "asserts", "tests": ["f(1)"]}
+    write_rows(tmp_path / "train.jsonl", [{"prompt": f"{at}", "tests": tests} for at in range(8)])
+    done = cli("config", "check", "run.yaml", "--set", "verifier.kind=python")
+    assert done.code == 2
+    assert done.err.count("asserts nothing") == 5 and "and 3 more prompts of this file are refused" in done.err
+
+
+def test_prompts_that_are_not_used_need_no_usable_tests(cli: Cli, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "a", "info": {"level": 1}},
+        {"prompt": "b", "info": {"level": 2}, "tests": {"kind": "asserts", "tests": ["f(1)"]}},
+    ]
+    for name in ("train", "dev", "test"):
+        write_rows(tmp_path / f"{name}.jsonl", [{"id": f"{name}-{at}", **row} for at, row in enumerate(rows)])
+    done = cli("config", "check", "run.yaml", "--set", "verifier.kind=python", "--set", "prompts.where={level: [1]}")
+    assert done.code == 0, done.err
+
+
+def test_tests_in_python_are_refused_by_other_verifiers(cli: Cli, tmp_path: Path) -> None:
+    write_rows(
+        tmp_path / "dev.jsonl", [{"id": "d", "prompt": "a", "tests": {"kind": "asserts", "tests": ["assert f()"]}}]
+    )
+    done = cli("config", "check", "run.yaml")
+    assert (done.code, "dev.jsonl:1: prompt 'd': tests of the kind 'asserts' are for Python" in done.err) == (2, True)
+
+
+def test_a_checker_does_not_go_with_a_harness(cli: Cli, tmp_path: Path) -> None:
+    tests = {"kind": "harness", "entry_point": "f", "source": "int main(void) { return f(); }", "expected": ["1"]}
+    write_rows(tmp_path / "dev.jsonl", [{"id": "d", "prompt": "Write f.", "tests": tests}])
+    compare = "{checker: {language: c, source: 'int main(void) { return 0; }'}}"
+    done = cli("config", "check", "run.yaml", "--set", f"verifier.compare={compare}")
+    assert (done.code, "dev.jsonl:1: prompt 'd': verifier.compare has a checker" in done.err) == (2, True), done.err
+
+
+def test_outputs_that_no_program_may_print_are_refused(cli: Cli, tmp_path: Path) -> None:
+    tests = {"kind": "stdio", "cases": [{"stdin": "", "stdout": "x" * 2000}]}
+    write_rows(tmp_path / "dev.jsonl", [{"id": "d", "prompt": "Print x.", "tests": tests}])
+    done = cli("config", "check", "run.yaml", "--set", "verifier.output_limit_bytes=1024")
+    assert (done.code, "expected output of case 1 has 2,000 bytes" in done.err) == (2, True), done.err
