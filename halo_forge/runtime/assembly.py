@@ -95,7 +95,7 @@ def _load_set(config: RaftConfig, name: str) -> tuple[Prompt, ...]:
         limit=getattr(section, f"{name}_limit"),
         check=lambda prompt: _check_tests(config, prompt),
     )
-    return tuple(_with_system(prompt, section.system_prompt) for prompt in prompts)
+    return tuple(with_system(prompt, section.system_prompt) for prompt in prompts)
 
 
 def _check_tests(config: RaftConfig, prompt: Prompt) -> None:
@@ -111,7 +111,8 @@ def _check_tests(config: RaftConfig, prompt: Prompt) -> None:
         raise ConfigError(f"prompt {prompt.id!r}: {error.message}", error.hint) from error
 
 
-def _with_system(prompt: Prompt, system_prompt: str | None) -> Prompt:
+def with_system(prompt: Prompt, system_prompt: str | None) -> Prompt:
+    """The prompt with a system message, unless it has one or `system_prompt` is None."""
     if system_prompt is None or prompt.messages[0]["role"] == "system":
         return prompt
     return dataclasses.replace(prompt, messages=({"role": "system", "content": system_prompt}, *prompt.messages))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from cli_calls import Cli, command_line
 from scripted_runs import tree, write_rows
+from tiny_models import CHATML, CLOCK, THINKING
 
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja")
 
@@ -21,6 +23,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     model.mkdir()
     for name in MODEL_FILES:
         (model / name).write_text('{"model_type": "llama"}' if name == "config.json" else "{}")
+    (model / "chat_template.jinja").write_text(CHATML)
     (model / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     for name in ("train", "dev", "test"):
         write_rows(tmp_path / f"{name}.jsonl", [{"id": f"{name}-{at}", "prompt": f"{name} {at}"} for at in range(3)])
@@ -42,6 +45,7 @@ def test_what_was_checked_and_what_was_not(cli: Cli, tmp_path: Path) -> None:
     checked = [line.removeprefix("checked: ") for line in others if line.startswith("checked: ")]
     assert "prompts: train 3, dev 3, test 3; no id is in two sets" in checked
     assert "./model: a model folder with settings, weights, a tokenizer and a chat template" in checked
+    assert "the chat template renders the prompts" in checked
     assert "not checked: whether ./model loads, fits into the memory, and leaves room for the prompts" in others
     assert tree(tmp_path) == before
 
@@ -104,6 +108,54 @@ def test_a_chat_template_may_be_in_the_settings_of_the_tokenizer(cli: Cli, tmp_p
     (tmp_path / "model/chat_template.jinja").unlink()
     (tmp_path / "model/tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
     assert cli("config", "check", "run.yaml").code == 0
+
+
+NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHATML
+BROKEN_TEMPLATES = {
+    "syntax": ("{% for message in messages %}", (), "cannot render a conversation of user"),
+    "another clock": ("{{ now() }}" + CHATML, (), "'now' is undefined"),
+    "no system message": (NO_SYSTEM, ("--set", "prompts.system_prompt=Be brief."), "no system role"),
+    "drops the prompt": (CHATML.replace("message['content']", "''"), (), "leaves out or changes the user message"),
+    "drops replies": (
+        CHATML.replace("message['content']", "(message['content'] if message['role'] == 'user' else '')"),
+        (),
+        "leaves out what the assistant says",
+    ),
+    "prefix in the reasoning": (THINKING, ("--set", "prompts.response_prefix=int"), "has opened the reasoning"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_TEMPLATES)
+def test_a_chat_template_that_fails_is_refused(cli: Cli, tmp_path: Path, name: str) -> None:
+    template, change, said = BROKEN_TEMPLATES[name]
+    (tmp_path / "model/chat_template.jinja").write_text(template)
+    done = cli("config", "check", "run.yaml", *change)
+    assert (done.code, said in done.err) == (2, True), done.out + done.err
+
+
+def test_chat_templates_without_a_default_are_refused(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "model/chat_template.jinja").unlink()
+    settings = {"chat_template": [{"name": "rag", "template": CHATML}, {"name": "tool_use", "template": CHATML}]}
+    (tmp_path / "model/tokenizer_config.json").write_text(json.dumps(settings))
+    done = cli("config", "check", "run.yaml")
+    assert (done.code, "several chat templates (rag, tool_use), and none is named default" in done.err) == (2, True)
+    settings["chat_template"].append({"name": "default", "template": CHATML})
+    (tmp_path / "model/tokenizer_config.json").write_text(json.dumps(settings))
+    assert cli("config", "check", "run.yaml").code == 0
+
+
+def test_a_chat_template_that_reads_the_clock_is_told(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "model/chat_template.jinja").write_text(CLOCK)
+    said = "note: the chat template reads the clock: it gets"
+    assert f"{said} the time at which the run is started throughout this run" in cli("config", "check", "run.yaml").out
+    fixed = cli("config", "check", "run.yaml", "--set", "prompts.date=2026-11-30")
+    assert f"{said} 2026-11-30 00:00:00 throughout this run" in fixed.out
+
+
+def test_a_chat_template_that_code_of_the_model_may_bring_is_not_checked(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "model/chat_template.jinja").unlink()
+    done = cli("config", "check", "run.yaml", "--set", "model.trust_remote_code=true")
+    assert (done.code, "not checked: whether ./model has a chat template" in done.out) == (0, True)
 
 
 def test_the_warnings_of_the_dry_run_are_shown(cli: Cli) -> None:
