@@ -14,13 +14,13 @@ from typing import Any, NoReturn
 
 from halo_forge.prompts._json_text import from_json
 from halo_forge.prompts._row import Row, shown
+from halo_forge.prompts._unread import JUDGES, unused_judge
 
 _MOST_BYTES = 1 << 28
 _HINT = (
     "tests are read from {inputs, outputs, fn_name}, from [{input, output}, ...], and from Python asserts; write others"
     " as `prompt` and `tests` (prompts.md of the documentation)"
 )
-_JUDGES = ("checker", "checker_code", "generated_checker", "special_judge")
 # A call may return a tuple where the file, which is JSON, can only have a list.
 _PLAIN = (
     "def _plain(value):\n    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value\n"
@@ -113,12 +113,8 @@ def cases_of(row: Row, column: str, value: Any, function: str | None = None) -> 
     """
     value = parsed(row, column, value)
     if isinstance(value, Mapping):
-        if judge := next((key for key in _JUDGES if value.get(key)), None):
-            raise row.error(
-                f"`{column}` has a `{judge}`, which is not used: right outputs other than those listed would fail",
-                'write the row as `prompt` and `tests`, with the checker as "compare": {"checker": ...}; remove it if'
-                " the outputs decide",
-            )
+        if judge := next((key for key in JUDGES if value.get(key)), None):
+            raise unused_judge(row, f"`{judge}` of `{column}`", f'"{judge}": ...')
         inputs, outputs = (value.get(key, value.get(f"{key}s")) for key in ("input", "output"))
         named = value.get("fn_name")
         if isinstance(inputs, list) and isinstance(outputs, list):

@@ -36,6 +36,7 @@ from halo_forge.policy import Policy, check_local, check_quantization
 from halo_forge.policy.drift_probe import DriftProbe
 from halo_forge.policy.lengths import Overlong, overlong_prompts
 from halo_forge.prompts import hub, is_remote, load_prompts
+from halo_forge.prompts.row_limits import limit_warnings
 from halo_forge.prompts.summary import SetSummary, is_tested, lines_of, shared_tasks, summarise, warnings_of
 from halo_forge.runtime.auto_settings import hardware_choices, verifier_workers
 from halo_forge.runtime.effects import Observer, Runtime
@@ -161,7 +162,7 @@ def planned_with(config: RaftConfig, local: Mapping[str, Sequence[Prompt]]) -> P
     has_tests = "train" not in local or any(map(is_tested, local["train"]))
     found = preview(config, num.get("train"), num.get("dev"), has_tests)
     return dataclasses.replace(
-        found, prompts=sets, warnings=(*_prompt_warnings(config, sets), *_shared(local), *found.warnings)
+        found, prompts=sets, warnings=(*_prompt_warnings(config, sets), *_row_warnings(config, local), *found.warnings)
     )
 
 
@@ -192,8 +193,10 @@ def _prompt_warnings(config: RaftConfig, sets: Mapping[str, SetSummary]) -> Iter
     return warnings_of(named, config.verifier.runs_programs, config.verifier.stages)
 
 
-def _shared(prompts: Mapping[str, Sequence[Prompt]]) -> Iterator[str]:
-    return shared_tasks({f"prompts.{name}": own for name, own in prompts.items()})
+def _row_warnings(config: RaftConfig, prompts: Mapping[str, Sequence[Prompt]]) -> Iterator[str]:
+    named = {f"prompts.{name}": own for name, own in prompts.items()}
+    yield from shared_tasks(named)
+    yield from limit_warnings(named, config.verifier.timeout_seconds, config.verifier.memory_limit_bytes)
 
 
 def _start_warnings(
@@ -257,7 +260,7 @@ def open_run(
             hardware=profile.described(),
             warnings=(
                 *_start_warnings(config, sets, len(prompts.train), dropped),
-                *_shared(by_name),
+                *_row_warnings(config, by_name),
                 *reference_warnings(failing),
             ),
             checked_by=tuple(lines_of(sets)),
