@@ -44,6 +44,8 @@ def checked_tests(row: Row) -> Mapping[str, Any] | None:
     tests = row.data.get("tests")
     if isinstance(tests, str):
         tests = _parsed(row, tests)
+        if tests is None:
+            raise row.error("`tests` is the text 'null'", "write null without quotation marks, or leave `tests` out")
     if tests is None:
         return None
     if not isinstance(tests, dict):
