@@ -83,7 +83,7 @@ def test_resamples_belong_to_the_version_that_generated_them(tmp_path: Path, mon
 def test_an_edited_line_is_an_error_that_names_the_file(root: Path) -> None:
     path = root / "cycles" / "001" / "dev_verdicts.jsonl"
     path.write_text(path.read_text().replace('"reward": 1.0', '"reward": "full"'))
-    with pytest.raises(RunDirError, match="dev_verdicts.jsonl"):
+    with pytest.raises(RunDirError, match=r"dev_verdicts\.jsonl"):
         list(stored_samples(root))
 
 
