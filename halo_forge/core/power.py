@@ -30,6 +30,23 @@ _LARGEST_EFFECT = 64.0
 
 
 @dataclass(frozen=True, slots=True)
+class Parts:
+    """Variances of the parts of a difference: of one seed, of one prompt, and of one prompt in the run of one seed.
+
+    Raises:
+        ValueError: One of them is below 0, or not a number.
+    """
+
+    seed: float
+    prompt: float
+    rest: float
+
+    def __post_init__(self) -> None:
+        if not all(each >= 0.0 for each in (self.seed, self.prompt, self.rest)):
+            raise ValueError(f"{self}: a variance is never below 0")
+
+
+@dataclass(frozen=True, slots=True)
 class Variation:
     """How much results vary, measured or assumed.
 
@@ -38,7 +55,6 @@ class Variation:
         intraclass_correlation: The share of the variance of single samples that lies between prompts, in [0, 1].
         effect_sd: Standard deviation over prompts of the true difference between the two that are compared.
         seed_sd: Standard deviation over training seeds of the true difference between the two.
-        sides: Sets of samples of a prompt that the difference is made of: 2, or 4 where each side is a difference.
 
     Raises:
         ValueError: A value is out of its range.
@@ -48,7 +64,6 @@ class Variation:
     intraclass_correlation: float = 0.3
     effect_sd: float = 0.1
     seed_sd: float = 0.02
-    sides: int = 2
 
     def __post_init__(self) -> None:
         if not (0.0 <= self.rate <= 1.0 and 0.0 <= self.intraclass_correlation <= 1.0):
@@ -61,6 +76,19 @@ class Variation:
         """Variance of a single sample of a prompt, mean over prompts: `(1 - icc) rate (1 - rate)`."""
         return (1.0 - self.intraclass_correlation) * self.rate * (1.0 - self.rate)
 
+    def parts(self, num_samples: int, sides: int = 2) -> Parts:
+        """The parts, with `num_samples` samples of each prompt.
+
+        Args:
+            sides: Sets of samples of a prompt that the difference is made of: 2, or 4 where each side is a difference.
+
+        Raises:
+            ValueError: `num_samples` is below 1.
+        """
+        if num_samples < 1:
+            raise ValueError(f"{num_samples} samples per prompt, at least 1 is needed")
+        return Parts(self.seed_sd**2, self.effect_sd**2, sides * self.within / num_samples)
+
 
 @dataclass(frozen=True, slots=True)
 class Design:
@@ -72,10 +100,9 @@ class Design:
 
     num_seeds: int
     num_prompts: int
-    num_samples: int
 
     def __post_init__(self) -> None:
-        if min(self.num_seeds, self.num_prompts, self.num_samples) < 1:
+        if min(self.num_seeds, self.num_prompts) < 1:
             raise ValueError(f"{self}: every number must be at least 1")
 
 
@@ -97,10 +124,12 @@ def between_versions(num_prompts: int, num_samples: int, variation: Variation | 
 
     `SE = sqrt((effect_sd^2 + 2 (1 - icc) rate (1 - rate) / samples) / prompts)`: paired by prompt, so the difficulty
     of the prompts drops out.  Source: Miller 2024, arXiv 2411.00640, section 5.
+
+    Raises:
+        ValueError: A number is below 1.
     """
-    found = Variation() if variation is None else variation
-    design = Design(1, num_prompts, num_samples)
-    error = math.sqrt((found.effect_sd**2 + _rest(design, found)) / num_prompts)
+    parts = (Variation() if variation is None else variation).parts(num_samples)
+    error = math.sqrt((parts.prompt + parts.rest) / Design(1, num_prompts).num_prompts)
     return BetweenVersions(error, DETECTABLE * error)
 
 
@@ -111,8 +140,7 @@ def prompts_between_versions(effect: float, num_samples: int, variation: Variati
         ValueError: `effect` is 0, or `num_samples` is below 1.
     """
     found = Variation() if variation is None else variation
-    within = found.sides * found.within / 2.0
-    return prompts_needed(effect, found.effect_sd**2, (within, within), (num_samples, num_samples))
+    return prompts_needed(effect, found.effect_sd**2, (found.within, found.within), (num_samples, num_samples))
 
 
 def intraclass_correlation(rate: Rate) -> float | None:
@@ -126,7 +154,7 @@ def intraclass_correlation(rate: Rate) -> float | None:
     return (rate.design_effect - 1.0) / (per_prompt - 1.0)
 
 
-def chance_to_find(effect: float, design: Design, variation: Variation, error: float = ERROR) -> float:
+def chance_to_find(effect: float, design: Design, parts: Parts, error: float = ERROR) -> float:
     """The share of experiments of this design whose interval excludes 0 if the true mean difference is `effect`.
 
     The normal probabilities are averaged over the estimates of the seeds' and the prompts' variances (chi-square
@@ -134,15 +162,15 @@ def chance_to_find(effect: float, design: Design, variation: Variation, error: f
     """
     if design.num_seeds < 2 or design.num_prompts < 2:
         return 0.0
-    halves, spread = _half_widths(design, variation, error)
+    halves, spread = _half_widths(design, parts, error)
     return _chance(effect, halves, spread)
 
 
-def detectable(design: Design, variation: Variation, error: float = ERROR) -> float | None:
+def detectable(design: Design, parts: Parts, error: float = ERROR) -> float | None:
     """The smallest true mean difference that 80 % of experiments find; None with fewer than two seeds or prompts."""
     if design.num_seeds < 2 or design.num_prompts < 2:
         return None
-    halves, spread = _half_widths(design, variation, error)
+    halves, spread = _half_widths(design, parts, error)
     if spread == 0.0:
         return 0.0
     low, high = 0.0, _LARGEST_EFFECT
@@ -152,44 +180,37 @@ def detectable(design: Design, variation: Variation, error: float = ERROR) -> fl
     return high
 
 
-def seeds_for(effect: float, design: Design, variation: Variation, error: float = ERROR) -> int | None:
-    """The fewest seeds with which `effect` is detectable, all else as in `design`; None if `MOST_SEEDS` are too few."""
-    return _fewest(lambda num: replace(design, num_seeds=num), 2, MOST_SEEDS, effect, variation, error)
+def seeds_for(effect: float, design: Design, parts: Parts, error: float = ERROR) -> int | None:
+    """The fewest seeds with which `effect` is detectable on these prompts; None if `MOST_SEEDS` are too few."""
+    return _fewest(lambda num: chance_to_find(effect, replace(design, num_seeds=num), parts, error), 2, MOST_SEEDS)
 
 
-def prompts_for(effect: float, design: Design, variation: Variation, error: float = ERROR) -> int | None:
-    """The same for prompts."""
-    return _fewest(lambda num: replace(design, num_prompts=num), 2, MOST_PROMPTS, effect, variation, error)
+def prompts_for(effect: float, design: Design, parts: Parts, error: float = ERROR) -> int | None:
+    """The fewest prompts with which `effect` is detectable with these seeds; None if `MOST_PROMPTS` are too few."""
+    return _fewest(lambda num: chance_to_find(effect, replace(design, num_prompts=num), parts, error), 2, MOST_PROMPTS)
 
 
-def samples_for(effect: float, design: Design, variation: Variation, error: float = ERROR) -> int | None:
-    """The same for samples per prompt."""
-    return _fewest(lambda num: replace(design, num_samples=num), 1, MOST_SAMPLES, effect, variation, error)
+def samples_for(effect: float, design: Design, parts: Callable[[int], Parts], error: float = ERROR) -> int | None:
+    """The fewest samples per prompt with which `effect` is detectable; None if `MOST_SAMPLES` are too few.
+
+    Args:
+        parts: Number of samples per prompt -> variances, such as `Variation.parts`.
+    """
+    return _fewest(lambda num: chance_to_find(effect, design, parts(num), error), 1, MOST_SAMPLES)
 
 
-def _fewest(
-    resized: Callable[[int], Design], least: int, most: int, effect: float, variation: Variation, error: float
-) -> int | None:
-    """The smallest size with enough power, by bisection: power grows with each size."""
-
-    def enough(num: int) -> bool:
-        return chance_to_find(abs(effect), resized(num), variation, error) >= POWER
-
-    if not enough(most):
+def _fewest(power: Callable[[int], float], least: int, most: int) -> int | None:
+    """The smallest number with enough power, by bisection: power grows with it."""
+    if power(most) < POWER:
         return None
     low, high = least - 1, most
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
+        low, high = (low, middle) if power(middle) >= POWER else (middle, high)
     return high
 
 
-def _rest(design: Design, variation: Variation) -> float:
-    """Variance of what seeds and prompts do not explain: the sampling noise of all sides of one prompt."""
-    return variation.sides * variation.within / design.num_samples
-
-
-def _half_widths(design: Design, variation: Variation, error: float) -> tuple[Any, float]:
+def _half_widths(design: Design, parts: Parts, error: float) -> tuple[Any, float]:
     """Half widths of the interval at equally likely estimates of its variance, and the true standard error.
 
     The estimates behind `TwoLevelMean`: its seed part is chi-square distributed around its true value, its prompt part
@@ -199,24 +220,20 @@ def _half_widths(design: Design, variation: Variation, error: float) -> tuple[An
     from scipy.special import chdtri, stdtrit  # type: ignore[import-untyped]
 
     seeds, prompts = design.num_seeds, design.num_prompts
-    rest = _rest(design, variation)
-    by_seed = prompts * variation.seed_sd**2 + rest
-    by_prompt = seeds * variation.effect_sd**2 + rest
+    size, rest = seeds * prompts, parts.rest
 
     def estimates(freedom: int, points: int) -> Any:
         return chdtri(freedom, 1.0 - (np.arange(points) + 0.5) / points) / freedom
 
-    size = seeds * prompts
-    of_seeds = (by_seed * estimates(seeds - 1, _SEED_POINTS) / size)[:, None]
-    of_prompts = (np.maximum(0.0, by_prompt * estimates(prompts - 1, _PROMPT_POINTS) - rest) / size)[None, :]
+    of_seeds = ((prompts * parts.seed + rest) * estimates(seeds - 1, _SEED_POINTS) / size)[:, None]
+    by_prompt = (seeds * parts.prompt + rest) * estimates(prompts - 1, _PROMPT_POINTS)
+    of_prompts = (np.maximum(0.0, by_prompt - rest) / size)[None, :]
     of_rest = np.maximum(0.0, rest / size - of_seeds - of_prompts)
-    quantiles = [
-        float(stdtrit(each, 1.0 - error / 2.0)) for each in (seeds - 1, prompts - 1, (seeds - 1) * (prompts - 1))
-    ]
-    parts = (of_seeds, of_prompts, of_rest)
-    squares = of_seeds + of_prompts + of_rest
-    weighted = sum(part * quantile for part, quantile in zip(parts, quantiles, strict=True))
-    true = math.sqrt(variation.seed_sd**2 / seeds + variation.effect_sd**2 / prompts + rest / size)
+    squares, weighted = of_seeds + of_prompts + of_rest, 0.0
+    freedoms = (seeds - 1, prompts - 1, (seeds - 1) * (prompts - 1))
+    for part, freedom in zip((of_seeds, of_prompts, of_rest), freedoms, strict=True):
+        weighted = weighted + part * float(stdtrit(freedom, 1.0 - error / 2.0))
+    true = math.sqrt(parts.seed / seeds + parts.prompt / prompts + rest / size)
     return np.divide(weighted, np.sqrt(squares), out=np.zeros_like(squares), where=squares > 0.0), true
 
 
