@@ -90,13 +90,16 @@ def _refuse_shared_ids(sets: Mapping[str, Sequence[Prompt]]) -> None:
 
 def _load_set(config: RaftConfig, name: str) -> tuple[Prompt, ...]:
     section = config.prompts
-    prompts = load_prompts(
-        getattr(section, name),
-        language=config.verifier.language,
-        where=section.where,
-        limit=getattr(section, f"{name}_limit"),
-        check=lambda prompt: _check_tests(config, prompt),
-    )
+    try:
+        prompts = load_prompts(
+            getattr(section, name),
+            language=config.verifier.language,
+            where=section.where,
+            limit=getattr(section, f"{name}_limit"),
+            check=lambda prompt: _check_tests(config, prompt),
+        )
+    except ConfigError as error:
+        raise ConfigError(f"prompts.{name}: {error.message}", error.hint) from error
     return tuple(with_system(prompt, section.system_prompt) for prompt in prompts)
 
 
