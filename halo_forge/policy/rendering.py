@@ -111,12 +111,17 @@ class Renderer:
         date = self.date.isoformat(sep=" ") if self.reads_clock else None
         return {"date": date, "prompt_ids_sha256": digest.hexdigest()}
 
-    def notes(self) -> list[str]:
-        """What the template does to every prompt, as far as a user should know."""
+    def notes(self, when: str | None = None) -> list[str]:
+        """What the template does to every prompt, as far as a user should know.
+
+        Args:
+            when: What to call the date; None is the date itself.
+        """
         said = []
         if self.reads_clock:
+            gets = self.date.isoformat(sep=" ") if when is None else when
             said.append(
-                f"the chat template reads the clock: it gets {self.date.isoformat(sep=' ')} throughout this run"
+                f"the chat template reads the clock: it gets {gets} throughout this run"
                 " (prompts.date sets another date)"
             )
         if words := own_words(self.tokenizer, self.date):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from halo_forge.core.errors import ConfigError
+from halo_forge.core.errors import ConfigError, raise_together
 from halo_forge.core.records import Prompt
 from halo_forge.core.source import canonical
 from halo_forge.prompts import builtin, hub, jsonl, parquet
@@ -16,6 +16,7 @@ from halo_forge.prompts._shapes import to_prompts
 from halo_forge.prompts.split import SPLITS, Split, apply, limited
 
 _ENDINGS = (".jsonl", ".parquet")
+_SHOWN = 5
 _FORMS = "a path ending in .jsonl or .parquet, builtin:NAME, or a data set id (id, id:split, id:config:split)"
 
 
@@ -25,6 +26,7 @@ def load_prompts(
     language: str | None,
     where: Mapping[str, Sequence[Any]] | None = None,
     limit: int | None = None,
+    check: Callable[[Prompt], object] | None = None,
     broken: list[ConfigError] | None = None,
 ) -> list[Prompt]:
     """The prompts that `spec` names, in the order of their rows.
@@ -37,6 +39,7 @@ def load_prompts(
             is an error.  None accepts every language and leaves rows without one as they are.
         where: Use only prompts whose info has, under each key, one of the values; None uses all.
         limit: Use at most this many prompts, chosen by a hash of their ids; None uses all.
+        check: Is called with every prompt that is used, and raises a ConfigError about one that cannot be used.
         broken: Receives the errors of single rows, skipped as long as other rows remain; None raises the first error.
 
     Raises:
@@ -45,10 +48,11 @@ def load_prompts(
     if limit is not None and limit < 1:
         raise ConfigError(f"the prompt limit is {limit}; at least 1 is needed", "raise it, or remove it to use all")
     rows, split = _open(spec, broken)
-    prompts = []
+    prompts, places = [], {}
     for row, prompt in to_prompts(rows, broken):
         with left_out(broken):
             prompts.append(_in_language(row, prompt, language))
+            places[prompt.id] = row.place
     if not prompts and broken:
         raise broken[0]
     if not prompts:
@@ -62,7 +66,32 @@ def load_prompts(
             )
     if where:
         prompts = _filtered(spec, prompts, where)
-    return prompts if limit is None else limited(prompts, limit)
+    if limit is not None:
+        prompts = limited(prompts, limit)
+    return prompts if check is None else _usable(prompts, check, places, broken)
+
+
+def _usable(
+    prompts: list[Prompt],
+    check: Callable[[Prompt], object],
+    places: Mapping[str, str],
+    broken: list[ConfigError] | None,
+) -> list[Prompt]:
+    refused: dict[str, ConfigError] = {}
+    for prompt in prompts:
+        try:
+            check(prompt)
+        except ConfigError as error:
+            refused[prompt.id] = ConfigError(f"{places[prompt.id]}: {error.message}", error.hint)
+    if broken is not None:
+        broken += refused.values()
+    elif refused:
+        shown = list(refused.values())[:_SHOWN]
+        if len(refused) > len(shown):
+            more = f" (and {len(refused) - len(shown)} more prompts of this file are refused)"
+            shown[-1] = ConfigError(shown[-1].message + more, shown[-1].hint)
+        raise_together(shown)
+    return [prompt for prompt in prompts if prompt.id not in refused]
 
 
 def _filtered(spec: str, prompts: list[Prompt], where: Mapping[str, Sequence[Any]]) -> list[Prompt]:

@@ -47,7 +47,7 @@ from halo_forge.supervisor import heartbeat
 from halo_forge.training.lora_sft import LoraSftTrainer
 from halo_forge.training.scripted import ScriptedTrainer
 from halo_forge.verifiers import open_verifier
-from halo_forge.verifiers.limits import reference_warnings
+from halo_forge.verifiers.limits import reference_warnings, refuse_long_outputs
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "tokenizers", "numpy")
 SETS = ("train", "dev", "test")
@@ -93,11 +93,26 @@ def _load_set(config: RaftConfig, name: str) -> tuple[Prompt, ...]:
         language=config.verifier.language,
         where=section.where,
         limit=getattr(section, f"{name}_limit"),
+        check=lambda prompt: _check_tests(config, prompt),
     )
-    return tuple(_with_system(prompt, section.system_prompt) for prompt in prompts)
+    return tuple(with_system(prompt, section.system_prompt) for prompt in prompts)
 
 
-def _with_system(prompt: Prompt, system_prompt: str | None) -> Prompt:
+def _check_tests(config: RaftConfig, prompt: Prompt) -> None:
+    """Whether the verifier can use the prompt's tests, as far as no program has to be run.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    tests, _ = config.verifier.tests_of(prompt)
+    try:
+        config.verifier.refuse_unsupported(tests)
+    except ConfigError as error:
+        raise ConfigError(f"prompt {prompt.id!r}: {error.message}", error.hint) from error
+
+
+def with_system(prompt: Prompt, system_prompt: str | None) -> Prompt:
+    """The prompt with a system message, unless it has one or `system_prompt` is None."""
     if system_prompt is None or prompt.messages[0]["role"] == "system":
         return prompt
     return dataclasses.replace(prompt, messages=({"role": "system", "content": system_prompt}, *prompt.messages))
@@ -116,8 +131,8 @@ def load_local_sets(config: RaftConfig) -> dict[str, tuple[Prompt, ...]]:
     """The prompt sets that are not on a hub, by name.
 
     Raises:
-        ConfigError: A set cannot be read or has no name that a hub can know (all of these are named), or a prompt id is
-            in two of them.
+        ConfigError: A set cannot be read or has no name that a hub can know (all of these are named), a prompt id is
+            in two of them, or no program may print what tests expect.
     """
     local, problems = {}, []
     for name in SETS:
@@ -130,6 +145,8 @@ def load_local_sets(config: RaftConfig) -> dict[str, tuple[Prompt, ...]]:
             problems.append(error)
     raise_together(problems)
     _refuse_shared_ids(local)
+    every = (prompt for prompts in local.values() for prompt in prompts)
+    refuse_long_outputs(config.verifier, ((prompt.id, config.verifier.tests_of(prompt)[0]) for prompt in every))
     return local
 
 
