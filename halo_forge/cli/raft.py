@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from halo_forge.cli import samples
 from halo_forge.cli.config import CONFIG, SET
 from halo_forge.cli.help import Command, Group
 from halo_forge.cli.supervise import (
@@ -106,6 +107,9 @@ def status(run: Path = RUN, as_json: bool = JSON) -> None:
         print_status(found)
     except KeyError as error:
         raise RunDirError(f"{run}: not what halo-forge wrote there: a file lacks {error}", EDITED) from error
+
+
+app.command(cls=Command)(samples.samples)
 
 
 def _supervised_resume(
