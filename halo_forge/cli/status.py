@@ -158,7 +158,9 @@ def decision_columns(cycles: Sequence[CycleRow]) -> list[Column]:
 def _resampled(confirmation: Mapping[str, Any]) -> str:
     if not confirmation:
         return ""
-    return f"{confirmation['difference']:+.3f} (z {number(confirmation.get('z'), '.2f', 'none')})"
+    return (
+        f"{number(confirmation.get('difference'), '+.3f', 'none')} (z {number(confirmation.get('z'), '.2f', 'none')})"
+    )
 
 
 def _action(decision: Mapping[str, Any]) -> str:

@@ -60,11 +60,23 @@ class Record:
             TypeError: A field is missing or unknown, or its value is of another type.
         """
         found = cls(**{key: _frozen(value) for key, value in row.items()})
-        for name, kind in _kinds_of_fields(cls):  # type: ignore[arg-type]  # a class is hashable
-            value = getattr(found, name)
-            if not _is_of(value, kind):
-                raise TypeError(f"{name} is {str(value)[:80]!r}")
+        cls._check_kinds({name: getattr(found, name) for name, _ in _kinds_of_fields(cls)})  # type: ignore[arg-type]
         return found
+
+    @classmethod
+    def check_row(cls, row: Mapping[str, Any]) -> None:
+        """Check the fields that a row has: rows of other versions may have more of them, or lack some.
+
+        Raises:
+            TypeError: A value is of another type.
+        """
+        cls._check_kinds({key: _frozen(value) for key, value in row.items()})
+
+    @classmethod
+    def _check_kinds(cls, values: Mapping[str, Any]) -> None:
+        for name, kind in _kinds_of_fields(cls):  # type: ignore[arg-type]  # a class is hashable
+            if name in values and not _is_of(values[name], kind):
+                raise TypeError(f"{name} is {str(values[name])[:80]!r}")
 
 
 @functools.cache
