@@ -11,9 +11,10 @@ from typing import NoReturn
 import typer
 
 import halo_forge
-from halo_forge.cli import config, doctor, experiment, raft, tasks, verify
+from halo_forge.cli import compare, config, doctor, experiment, raft, tasks, verify
 from halo_forge.cli.help import Command, Group
 from halo_forge.core.errors import HaloForgeError, StoppedByRule
+from halo_forge.core.wording import visible
 from halo_forge.supervisor import heartbeat
 
 INTERRUPTED = 130
@@ -32,6 +33,7 @@ app.add_typer(experiment.app, name="experiment")
 app.add_typer(config.app, name="config")
 app.add_typer(tasks.app, name="tasks")
 app.command(cls=Command)(verify.verify)
+app.command(cls=Command)(compare.compare)
 app.command(cls=Command)(doctor.doctor)
 
 
@@ -115,7 +117,7 @@ def _interrupted() -> str:
 
 def _fail(message: str, exit_code: int) -> NoReturn:
     if exit_code != INTERRUPTED:
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {visible(message)}", file=sys.stderr)  # it may quote a model or a data set
     elif not heartbeat.is_connected():  # else the supervisor says so
         print(message, file=sys.stderr)
     sys.exit(exit_code)

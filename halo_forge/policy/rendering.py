@@ -111,18 +111,28 @@ class Renderer:
         date = self.date.isoformat(sep=" ") if self.reads_clock else None
         return {"date": date, "prompt_ids_sha256": digest.hexdigest()}
 
-    def notes(self) -> list[str]:
-        """What the template does to every prompt, as far as a user should know."""
+    @property
+    def opened_reasoning(self) -> str:
+        """The mark with which the generation prompt opens the reasoning, and what follows it; "" if it does not."""
+        return opened_reasoning(self._added_by_generation_prompt(), self.reasoning_marks)
+
+    def notes(self, when: str | None = None) -> list[str]:
+        """What the template does to every prompt, as far as a user should know.
+
+        Args:
+            when: What to call the date; None is the date itself.
+        """
         said = []
         if self.reads_clock:
+            gets = self.date.isoformat(sep=" ") if when is None else when
             said.append(
-                f"the chat template reads the clock: it gets {self.date.isoformat(sep=' ')} throughout this run"
+                f"the chat template reads the clock: it gets {gets} throughout this run"
                 " (prompts.date sets another date)"
             )
         if words := own_words(self.tokenizer, self.date):
             said.append(f"the chat template begins prompts without a system message with its own text: {_short(words)}")
         added = self._added_by_generation_prompt()
-        if opened := opened_reasoning(added, self.reasoning_marks):
+        if opened := self.opened_reasoning:
             said.append(
                 f"the chat template opens the reasoning ({opened.strip()}): a completion that does not close it is"
                 " unfinished and is not checked"

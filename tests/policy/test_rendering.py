@@ -72,6 +72,14 @@ def test_a_clock_that_stands_still_changes_nothing_else() -> None:
     assert renderer(clocked, date=DATE).text(prompt(0, "add")) == renderer(plain).text(prompt(0, "add"))
 
 
+@pytest.mark.parametrize("aside", ["{# strftime_now gives the date #}", "{{ 'strftime_now' }}", "strftime_now "])
+def test_a_template_that_only_mentions_the_clock_does_not_read_it(aside: str) -> None:
+    made = renderer(aside + CHATML, date=DATE)
+    assert not made.reads_clock
+    assert made.record([prompt(0, "add")])["date"] is None
+    assert not any("clock" in note for note in made.notes())
+
+
 def test_without_a_date_it_is_the_time_at_which_the_model_was_loaded() -> None:
     made = renderer(CLOCK)
     first = made.text(prompt(0, "add"))
