@@ -257,7 +257,7 @@ def verify_programs(
         ConfigError: A setting is wrong, no prompt has this id, or a text is empty.
         ToolMissing: A compiler is missing or does not work.
     """
-    from halo_forge.checks.answers import one_prompt, programs, verdicts_on, without_tests
+    from halo_forge.checks.programs import one_prompt, programs, verdicts_on, without_tests
 
     if not isinstance(verifier, LoadedConfig):
         if not isinstance(verifier, Mapping):
@@ -291,8 +291,8 @@ def verify_completions(config: LoadedConfig, rows: Iterable[Mapping[str, Any]]) 
         ConfigError: A row is wrong or names no prompt of the configuration.
         ToolMissing: A compiler is missing or does not work.
     """
-    from halo_forge.checks.answers import completion_rows, verdicts_on
     from halo_forge.checks.opened import as_sampled
+    from halo_forge.checks.programs import completion_rows, verdicts_on
 
     given = list(_items("rows", rows))
     for number, row in enumerate(given, start=1):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from halo_forge.cli import samples
 from halo_forge.cli.config import CONFIG, SET
 from halo_forge.cli.help import Command, Group
 from halo_forge.cli.supervise import (
@@ -101,6 +102,9 @@ def status(run: Path = RUN, as_json: bool = JSON) -> None:
     from halo_forge.cli.status import print_status
 
     print_status(found)
+
+
+app.command(cls=Command)(samples.samples)
 
 
 def _supervised_resume(

@@ -111,6 +111,11 @@ class Renderer:
         date = self.date.isoformat(sep=" ") if self.reads_clock else None
         return {"date": date, "prompt_ids_sha256": digest.hexdigest()}
 
+    @property
+    def opened_reasoning(self) -> str:
+        """The mark with which the generation prompt opens the reasoning, and what follows it; "" if it does not."""
+        return opened_reasoning(self._added_by_generation_prompt(), self.reasoning_marks)
+
     def notes(self, when: str | None = None) -> list[str]:
         """What the template does to every prompt, as far as a user should know.
 
@@ -127,7 +132,7 @@ class Renderer:
         if words := own_words(self.tokenizer, self.date):
             said.append(f"the chat template begins prompts without a system message with its own text: {_short(words)}")
         added = self._added_by_generation_prompt()
-        if opened := opened_reasoning(added, self.reasoning_marks):
+        if opened := self.opened_reasoning:
             said.append(
                 f"the chat template opens the reasoning ({opened.strip()}): a completion that does not close it is"
                 " unfinished and is not checked"

@@ -245,3 +245,13 @@ def test_outputs_that_no_program_may_print_are_refused(cli: Cli, tmp_path: Path)
     write_rows(tmp_path / "dev.jsonl", [{"id": "d", "prompt": "Print x.", "tests": tests}])
     done = cli("config", "check", "run.yaml", "--set", "verifier.output_limit_bytes=1024")
     assert (done.code, "expected output of case 1 has 2,000 bytes" in done.err) == (2, True), done.err
+
+
+@pytest.mark.parametrize("command", [("config", "check", "run.yaml"), ("raft", "run", "run.yaml", "--dry-run")])
+def test_limits_of_rows_that_are_not_applied_are_a_warning(cli: Cli, tmp_path: Path, command: tuple[str, ...]) -> None:
+    write_rows(tmp_path / "dev.jsonl", [{"id": "d", "prompt": "a", "time_limit": "9 seconds"}])
+    done = cli(*command)
+    assert done.code == 0
+    assert "1 prompt of prompts.dev with a time limit of their own (9 s), which is not applied" in " ".join(
+        done.out.split()
+    )
