@@ -9,7 +9,6 @@ from typing import Any
 from halo_forge.cli.render import (
     LEARNING_RATE,
     Column,
-    duration,
     number,
     number_columns,
     print_paragraph,
@@ -17,7 +16,7 @@ from halo_forge.cli.render import (
     stdout,
 )
 from halo_forge.core.records import MASS
-from halo_forge.core.wording import counted
+from halo_forge.core.wording import counted, duration
 from halo_forge.store.status import CycleRow, Status
 
 ACTIONS = {

@@ -75,6 +75,31 @@ def load_prompt_sets(config: RaftConfig) -> PromptSets:
     return PromptSets(**sets)
 
 
+def prompts_as_started(config: RaftConfig, identity: Mapping[str, Any]) -> tuple[dict[str, Prompt], list[str]]:
+    """The prompts of a run by id, as far as they are on this machine and the same as when the run was started.
+
+    Returns:
+        The prompts, and for each set that is missing, why.
+    """
+    found: dict[str, Prompt] = {}
+    missing = []
+    for name in SETS:
+        source = getattr(config.prompts, name)
+        if is_remote(source):
+            missing.append(f"prompts.{name}: {source} is a data set that would have to be downloaded")
+            continue
+        try:
+            prompts = _load_set(config, name)
+        except ConfigError as error:
+            missing.append(f"prompts.{name}: {error.message}")
+            continue
+        if identity.get("prompts", {}).get(name) != _prompt_digest(prompts):
+            missing.append(f"prompts.{name}: {source} has changed since the run was started")
+            continue
+        found |= {prompt.id: prompt for prompt in prompts}
+    return found, missing
+
+
 def _refuse_shared_ids(sets: Mapping[str, Sequence[Prompt]]) -> None:
     seen: dict[str, str] = {}
     for name, prompts in sets.items():
