@@ -81,7 +81,8 @@ def _print(progress: ExperimentProgress, as_json: bool) -> None:
     if as_json:
         print(json.dumps(progress.to_row(), indent=2))
         return
-    from halo_forge.cli.render import Column, duration, print_paragraph, print_table, stdout
+    from halo_forge.cli.render import Column, print_paragraph, print_table, stdout
+    from halo_forge.core.wording import duration
 
     console = stdout()
     print_paragraph(console, f"{progress.root}: {progress.question}")
