@@ -75,6 +75,31 @@ def load_prompt_sets(config: RaftConfig) -> PromptSets:
     return PromptSets(**sets)
 
 
+def prompts_as_started(config: RaftConfig, identity: Mapping[str, Any]) -> tuple[dict[str, Prompt], list[str]]:
+    """The prompts of a run by id, as far as they are on this machine and the same as when the run was started.
+
+    Returns:
+        The prompts, and for each set that is missing, why.
+    """
+    found: dict[str, Prompt] = {}
+    missing = []
+    for name in SETS:
+        source = getattr(config.prompts, name)
+        if is_remote(source):
+            missing.append(f"prompts.{name}: {source} is a data set that would have to be downloaded")
+            continue
+        try:
+            prompts = _load_set(config, name)
+        except ConfigError as error:
+            missing.append(f"prompts.{name}: {error.message}")
+            continue
+        if identity.get("prompts", {}).get(name) != _prompt_digest(prompts):
+            missing.append(f"prompts.{name}: {source} has changed since the run was started")
+            continue
+        found |= {prompt.id: prompt for prompt in prompts}
+    return found, missing
+
+
 def _refuse_shared_ids(sets: Mapping[str, Sequence[Prompt]]) -> None:
     seen: dict[str, str] = {}
     for name, prompts in sets.items():
@@ -90,13 +115,16 @@ def _refuse_shared_ids(sets: Mapping[str, Sequence[Prompt]]) -> None:
 
 def _load_set(config: RaftConfig, name: str) -> tuple[Prompt, ...]:
     section = config.prompts
-    prompts = load_prompts(
-        getattr(section, name),
-        language=config.verifier.language,
-        where=section.where,
-        limit=getattr(section, f"{name}_limit"),
-        check=lambda prompt: _check_tests(config, prompt),
-    )
+    try:
+        prompts = load_prompts(
+            getattr(section, name),
+            language=config.verifier.language,
+            where=section.where,
+            limit=getattr(section, f"{name}_limit"),
+            check=lambda prompt: _check_tests(config, prompt),
+        )
+    except ConfigError as error:
+        raise ConfigError(f"prompts.{name}: {error.message}", error.hint) from error
     return tuple(with_system(prompt, section.system_prompt) for prompt in prompts)
 
 

@@ -82,6 +82,7 @@ class Status:
     Attributes:
         state: "finished", or how far it is, such as "cycle 2 of 6: completions: 143 so far".
         process: The process that is working on it; None where nobody is.
+        num_overlong: Prompts that `prompts.overlong` leaves out.
     """
 
     root: str
@@ -92,6 +93,7 @@ class Status:
     best_version: int | None
     best_adapter: str | None
     result: dict[str, Any] | None
+    num_overlong: int = 0
 
     @property
     def latest_advice(self) -> list[dict[str, str]]:
@@ -116,6 +118,7 @@ def read_status(root: Path, num_cycles: int) -> Status:
         )
     with as_written(root / "events.jsonl"):
         costs = _costs(root / "events.jsonl")
+        num_overlong = _num_overlong(root / "events.jsonl")
     cycles = []
     for cycle in range(1, num_cycles + 2):
         folder = cycle_folder(root, cycle)
@@ -138,6 +141,7 @@ def read_status(root: Path, num_cycles: int) -> Status:
         best_version=best,
         best_adapter=str(cycle_folder(root, best) / "adapter") if best else None,
         result=result,
+        num_overlong=num_overlong,
     )
 
 
@@ -192,6 +196,12 @@ def _state(root: Path, cycles: list[CycleRow], num_cycles: int) -> str:
     if last.state == "done":
         return f"{name} done"
     return f"{name}: {last.state}"
+
+
+def _num_overlong(path: Path) -> int:
+    """As the latest attempt recorded it; 0 where an earlier version recorded nothing."""
+    attempts = [event for event in read_jsonl(path) if event["event"] == "attempt_started"] if path.is_file() else []
+    return len(attempts[-1].get("overlong_dropped", {})) if attempts else 0
 
 
 def _costs(path: Path) -> defaultdict[str, CostFacts]:
