@@ -1,4 +1,4 @@
-"""`halo-forge experiment`: run an experiment, and show how far it is."""
+"""`halo-forge experiment`: plan an experiment, run it, show how far it is, and judge what it found."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from halo_forge.cli import experiment_plan, experiment_report
 from halo_forge.cli.help import Command, Group
 from halo_forge.cli.supervise import (
     LOADING_SECONDS,
@@ -29,6 +30,9 @@ SET = typer.Option(
     None, "--set", metavar="KEY=VALUE", help="Override a key of the file, or a setting of all arms; repeatable."
 )
 JSON = typer.Option(False, "--json", help="Print the result as JSON.")
+
+app.command(cls=Command)(experiment_plan.plan)
+app.command(cls=Command)(experiment_report.report)
 
 
 @app.command(cls=Command)

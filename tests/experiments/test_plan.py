@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cli_calls import Cli, command_line
 from compared_runs import run_arm
 from scripted_runs import read, rows, write_inputs
 from terminal import assert_fits
@@ -19,6 +21,12 @@ from halo_forge.experiments.plan import ExperimentPlan, plan
 
 TESTS = {"kind": "stdio", "cases": [{"stdin": "", "stdout": "1"}]}
 PRIMARY = "primary:\n  - {treatment: decay, control: constant, metric: test/pass_rate, expect: higher}\n"
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
+    with command_line(monkeypatch, capsys) as run:
+        yield run
 
 
 def experiment(
@@ -167,3 +175,23 @@ def test_a_directory_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"run\.yaml"):
         (tmp_path / "run.yaml").write_text("modle: 3\n", encoding="utf-8")
         plan(load_experiment(tmp_path / "experiment.yaml"))
+
+
+def test_the_command_plans_as_the_function(tmp_path: Path, cli: Cli) -> None:
+    given = experiment(tmp_path)
+    done = cli("experiment", "plan", given.path, "--effect", "0.3", "--json")
+    assert done.code == 0 and done.json["answers"] is True
+    assert done.json == json.loads(json.dumps(plan(given, effect=0.3).to_row()))
+    changed = cli("experiment", "plan", given.path, "--set", "raft.num_cycles=5", "--json").json
+    assert len(changed["arms"][0]["cycles"]) == 5
+    assert "cannot answer" in cli("experiment", "plan", given.path).out
+    assert not given.root.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [(["--effect", "0"], 2, "--effect"), (["--like", "nowhere"], 3, "nowhere: not a run directory")],
+)
+def test_what_is_wrong_is_said(tmp_path: Path, cli: Cli, arguments: list[str], code: int, message: str) -> None:
+    done = cli("experiment", "plan", experiment(tmp_path).path, *arguments)
+    assert done.code == code and message in done.err

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from cli_calls import command_line
 from compared_runs import run_arm
 from scripted_runs import rows
 from terminal import assert_fits
@@ -164,3 +165,15 @@ def test_the_row_is_plain_json(finished: Experiment) -> None:
     assert [each["verdict"] for each in row["hypotheses"]] == ["supported", "cannot_tell", "against"]
     assert row["hypotheses"][0]["comparison"]["treatment"] == "decay"
     assert row["arms"][0]["runs"][0]["points"][1]["metrics"]["dev/pass_rate"]["mean"] > 0.0
+
+
+def test_the_command_reports_as_the_function(
+    finished: Experiment, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with command_line(monkeypatch, capsys) as cli:
+        assert cli("experiment", "report", finished.path, "--json").json == json.loads(
+            json.dumps(report(finished).to_row())
+        )
+        assert "verdicts (95% intervals)" in cli("experiment", "report", finished.path).out
+        nothing = cli("experiment", "report", finished.path, "--set", "output_dir=nowhere")
+        assert nothing.code == 3 and "fix: start it" in nothing.err
