@@ -52,11 +52,15 @@ def run(
     """Run every arm with every seed; a run that fails does not stop the others."""
     from halo_forge.experiments.execute import execute
     from halo_forge.experiments.file import load_experiment
+    from halo_forge.experiments.plan import doubts
     from halo_forge.experiments.progress import read_progress
 
     experiment = load_experiment(file, overrides if overrides is not None else ())
     if not supervised:
         check_unused(stall_seconds, loading_seconds, max_restarts)
+    if not resume:
+        for doubt in doubts(experiment):
+            _say(f"warning: {doubt}")
     limits = {"--stall-seconds": stall_seconds, "--loading-seconds": loading_seconds, "--max-restarts": max_restarts}
     options = ["--supervised"] if supervised else []
     options += [word for name, value in limits.items() if value is not None for word in (name, f"{value:g}")]

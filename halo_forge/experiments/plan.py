@@ -176,6 +176,23 @@ def plan(experiment: Experiment, *, effect: float = EFFECT, like: Sequence[Path]
     )
 
 
+def doubts(experiment: Experiment, *, effect: float = EFFECT) -> list[str]:
+    """Why the experiment cannot answer its question, one sentence for each comparison that cannot; what `plan` says.
+
+    Raises:
+        ConfigError: An arm has a wrong setting, or its prompts cannot be read.
+        RunDirError: A run of the experiment, or the one that is forked, cannot be read.
+    """
+    runs = earlier_runs(experiment, ())
+    found = []
+    for each in experiment.primary:
+        loaded = experiment.config(experiment.arm(each.control), experiment.seeds[0])
+        planned = _comparison_plan(experiment, each, loaded.config, preview(loaded), effect, runs)
+        if planned.answers is False:
+            found.append(f"{each}: {planned.reason}")
+    return found
+
+
 def _arm_plan(experiment: Experiment, arm: Arm, config: RaftConfig, found: Preview, speed: Speed | None) -> ArmPlan:
     first_cycle = 1 if experiment.fork is None else experiment.fork.from_cycle
     cycles = tuple(each for each in found.cycles if each.cycle >= first_cycle)

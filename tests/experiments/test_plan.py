@@ -14,10 +14,17 @@ from terminal import assert_fits
 
 from halo_forge.api import preview
 from halo_forge.cli.experiment_plan import print_plan
-from halo_forge.core.errors import ConfigError, RunDirError
-from halo_forge.core.power import Design, Variation, chance_to_find, detectable
+from halo_forge.core.errors import ConfigError, RunDirError, StoppedByRule
+from halo_forge.core.power import (
+    Design,
+    Variation,
+    between_versions,
+    chance_to_find,
+    detectable,
+    prompts_between_versions,
+)
 from halo_forge.experiments.file import Experiment, load_experiment
-from halo_forge.experiments.plan import ExperimentPlan, plan
+from halo_forge.experiments.plan import ExperimentPlan, doubts, plan
 
 TESTS = {"kind": "stdio", "cases": [{"stdin": "", "stdout": "1"}]}
 PRIMARY = "primary:\n  - {treatment: decay, control: constant, metric: test/pass_rate, expect: higher}\n"
@@ -195,3 +202,45 @@ def test_the_command_plans_as_the_function(tmp_path: Path, cli: Cli) -> None:
 def test_what_is_wrong_is_said(tmp_path: Path, cli: Cli, arguments: list[str], code: int, message: str) -> None:
     done = cli("experiment", "plan", experiment(tmp_path).path, *arguments)
     assert done.code == code and message in done.err
+
+
+FORK = """\
+question: Which learning rate trains best on one pool?
+arms:
+  low: {training.learning_rate: 1e-5}
+  high: {training.learning_rate: 1e-4}
+primary: [{treatment: high, control: low, metric: dev/pass_rate, at: final, expect: higher}]
+"""
+
+
+def test_a_fork_plans_only_its_own_cycles_and_needs_no_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_arm(monkeypatch, tmp_path / "in", tmp_path / "run", [0.3, 0.5, 0.4], seed=4)
+    path = tmp_path / "fork.yaml"
+    path.write_text(f"{FORK}fork: {{run: {run}, from_cycle: 2}}\noutput_dir: {tmp_path / 'fork'}\n", encoding="utf-8")
+    found = plan(load_experiment(path), effect=0.3)
+    assert [[cycle.cycle for cycle in arm.cycles] for arm in found.arms] == [[2], [2]]
+    # One new version on dev, and three on test, 2 samples each.
+    assert found.arms[0].evaluation_samples == 2 * (30 + 3 * 24)
+    (each,) = found.comparisons
+    assert (each.num_seeds, each.answers) == (1, True)
+    known = Variation(**{key: value.value for key, value in each.variation.items()})
+    assert each.detectable == pytest.approx(between_versions(30, 2, known).detectable)
+    (small,) = plan(load_experiment(path), effect=0.02).comparisons
+    assert small.prompts == prompts_between_versions(0.02, 2, known) and small.seeds is None
+
+
+def test_a_run_says_before_it_starts_that_it_cannot_answer(
+    tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = experiment(tmp_path)
+    (doubt,) = doubts(given)
+    assert doubt == f"{given.primary[0]}: {plan(given).comparisons[0].reason}"
+    assert doubts(given, effect=0.3) == []
+
+    def start(*arguments: object, **options: object) -> None:
+        raise StoppedByRule("started", "nothing")
+
+    monkeypatch.setattr("halo_forge.experiments.execute.execute", start)
+    said = cli("experiment", "run", given.path).err
+    assert said.index(f"warning: {doubt}") < said.index("error: started")
+    assert "warning" not in cli("experiment", "run", given.path, "--resume").err

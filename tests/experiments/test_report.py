@@ -177,3 +177,25 @@ def test_the_command_reports_as_the_function(
         assert "verdicts (95% intervals)" in cli("experiment", "report", finished.path).out
         nothing = cli("experiment", "report", finished.path, "--set", "output_dir=nowhere")
         assert nothing.code == 3 and "fix: start it" in nothing.err
+
+
+def test_arms_of_one_run_are_judged_by_its_one_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The question of a fork is which training does better on one pool, not what another seed would give."""
+    run = run_arm(monkeypatch, tmp_path / "in", tmp_path / "run", [0.3, 0.3, 0.3], seed=4)
+    (tmp_path / "fork.yaml").write_text(
+        f"""\
+question: Which rate?
+arms: {{low: {{training.learning_rate: 1e-5}}, high: {{training.learning_rate: 1e-4}}}}
+primary: [{{treatment: high, control: low, metric: dev/pass_rate, at: final, expect: higher}}]
+fork: {{run: {run}, from_cycle: 2}}
+output_dir: {tmp_path / "fork"}
+""",
+        encoding="utf-8",
+    )
+    experiment = load_experiment(tmp_path / "fork.yaml")
+    for arm, shares in zip(experiment.arms, ([0.3, 0.3, 0.3], [0.3, 0.3, 0.8]), strict=True):
+        root = experiment.run_root(arm, 4)
+        run_arm(monkeypatch, tmp_path / "in", root, shares, arm.overrides, seed=4)
+    found = report(experiment)
+    assert found.hypotheses[0].verdict == "supported"
+    assert [each.arm for each in found.ranking] == ["high", "low"] and found.ranking[1].is_clear
