@@ -55,7 +55,7 @@ class StageFolder:
 
     def __init__(self, path: Path, note: Note) -> None:
         self.path = path
-        self._note = note
+        self.note = note
 
     def stage(self, name: str, kind: type[Value], make: Callable[[], Value]) -> Value:
         """The single value of a stage, in `<name>.json`."""
@@ -177,7 +177,7 @@ class StageFolder:
             self.path.mkdir(parents=True, exist_ok=True)
 
     def _timed(self, name: str) -> AbstractContextManager[dict[str, float]]:
-        return _timed(self._note, self.path.name, name)
+        return _timed(self.note, self.path.name, name)
 
 
 @contextmanager
