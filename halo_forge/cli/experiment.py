@@ -102,6 +102,7 @@ def _print(progress: ExperimentProgress, as_json: bool) -> None:
             Column("state", [run.state for run in runs], text=True),
             Column("cycles", [f"{run.cycles_done} of {run.num_cycles}" for run in runs]),
             Column("time", [duration(run.seconds) if run.seconds else "" for run in runs], 1),
+            Column("samples shared", [str(run.saved.num_samples or "") for run in runs], 3),
             Column("process", ["" if run.process is None else str(run.process) for run in runs], 2),
         ],
         console=console,
@@ -109,6 +110,8 @@ def _print(progress: ExperimentProgress, as_json: bool) -> None:
     for run in runs:
         if run.error is not None:
             print_paragraph(console, f"{run.arm}, seed {run.seed} failed: {run.error}", indent="    ")
+    if progress.saved.num_samples:
+        print_paragraph(console, f"shared between runs, so not done again: {progress.saved}", indent="    ")
     print_paragraph(console, progress.line())
 
 
