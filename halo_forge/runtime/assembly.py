@@ -45,7 +45,7 @@ from halo_forge.runtime.library_warnings import LibraryWarnings
 from halo_forge.runtime.preview import Preview, cut_prompts, preview
 from halo_forge.runtime.sharing import Sharing, Source
 from halo_forge.store.files import EDITED, read_json
-from halo_forge.store.run import CONTINUE_ELSEWHERE, Run, read_identity
+from halo_forge.store.run import CONTINUE_ELSEWHERE, Run, is_earlier, read_identity
 from halo_forge.supervisor import heartbeat
 from halo_forge.training.lora_sft import LoraSftTrainer
 from halo_forge.training.scripted import ScriptedTrainer
@@ -190,7 +190,7 @@ def planned_with(config: RaftConfig, local: Mapping[str, Sequence[Prompt]]) -> P
     sets = _summaries(config, local)
     num = {name: len(prompts) for name, prompts in local.items()}
     has_tests = "train" not in local or any(map(is_tested, local["train"]))
-    found = preview(config, num.get("train"), num.get("dev"), has_tests)
+    found = preview(config, num.get("train"), num.get("dev"), has_tests, num.get("test"))
     return dataclasses.replace(
         found, prompts=sets, warnings=(*_prompt_warnings(config, sets), *_row_warnings(config, local), *found.warnings)
     )
@@ -425,10 +425,10 @@ def run_config(root: Path) -> LoadedConfig:
     except ValidationError as error:
         problem = problems_of(error, document.data)[0]
         line = problem.line(lambda _: "default")
-        is_earlier = read_json(root / "run.json").get("schema_version") == 1
+        earlier = is_earlier(read_json(root / "run.json").get("schema_version"))
         hint = (
             f"look at it or {CONTINUE_ELSEWHERE}"
-            if is_earlier
+            if earlier
             else "use the halo-forge version and the plugins that the run was started with (halo_forge_version,"
             " git_commit and plugins in run.json), or start a new run with another output_dir"
         )
