@@ -12,7 +12,7 @@ from typing import Any
 
 from halo_forge.core.records import COST, Verdict
 from halo_forge.store.files import read_json, read_jsonl
-from halo_forge.store.run import FILE_PREFIX, cycle_folders, measured_folders
+from halo_forge.store.run import FILE_PREFIX, cycle_folder, cycle_folders, measured_folders
 
 _SELECTED_FROM = ("train", "further")
 _SELECTED_FROM_AFTER_ROLLBACK = ("rollback", "further")
@@ -44,6 +44,16 @@ def sample_rows(root: Path) -> Iterator[dict[str, Any]]:
             yield from _samples(folder, prefix, {"cycle": int(folder.name), "set": name}, known)
     for folder in measured_folders(root):
         yield from _samples(folder, "", {"cycle": None, "set": "test"}, {})
+
+
+def dev_samples(root: Path, version: int) -> Iterator[dict[str, Any]]:
+    """The dev samples that a version is measured on, as rows of `sample_rows`.
+
+    Raises:
+        RunDirError: A file cannot be read.
+    """
+    cycle = version + 1
+    yield from _samples(cycle_folder(root, cycle), FILE_PREFIX["dev"], {"cycle": cycle, "set": "dev"}, {})
 
 
 def step_rows(root: Path) -> Iterator[dict[str, Any]]:

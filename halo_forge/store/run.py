@@ -149,6 +149,8 @@ class Run:
         """
         cycles = cycle_folders(self.root)[::-1]
         parts = [self.root / "result.json", self.root / "test"]
+        # A tracker cannot take back what it was told: the rest of the run is reported as another one, as a whole.
+        parts += [self.root / "trackers", self.root / "tensorboard"]
         parts += [folder for folder in cycles if int(folder.name) >= from_cycle]
         parts = [part for part in parts if part.exists()]
         if not parts:
