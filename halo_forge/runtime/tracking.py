@@ -30,8 +30,8 @@ from halo_forge.core.records import Decision, Measurement, Selection, Trained, T
 from halo_forge.runtime.effects import Observer
 from halo_forge.runtime.tracker_process import CYCLES, STEPS, Opening
 from halo_forge.store.files import read_json, read_jsonl
-from halo_forge.store.rows import dev_samples
 from halo_forge.store.run import Run, cycle_folder
+from halo_forge.store.samples import StoredSample, stored_samples
 
 CALL_SECONDS = 60
 """A tracker whose call takes longer is ended."""
@@ -195,7 +195,7 @@ class _Reporting:
         self._observer.measured(measurement)
         self._version = measurement.policy_version
         self._report(_MEASURED, CYCLES, self._version, measurement.metrics)
-        rows = list(_table(dev_samples(self._run.root, self._version)))
+        rows = list(_table(stored_samples(self._run.root, version=self._version, sets=["dev"])))
         self._send(_TABLE, step=self._version, columns=_COLUMNS, rows=rows)
 
     def decided(self, decision: Decision) -> None:
@@ -258,13 +258,16 @@ class _Reporting:
                 )
 
 
-def _table(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Any]]:
-    """The first completion of each prompt; verdicts are there, because the version has been measured."""
-    for row in itertools.islice((row for row in rows if row["index"] == 0), TABLE_PROMPTS):
-        text = row["text"]
+def _table(samples: Iterable[StoredSample]) -> Iterator[list[Any]]:
+    """The first completion of each prompt, one row of `_COLUMNS` each."""
+    for sample in itertools.islice((sample for sample in samples if sample.completion.index == 0), TABLE_PROMPTS):
+        completion, verdict = sample.completion, sample.verdict
+        assert verdict is not None, "a version that is measured has verdicts"
+        text = completion.text
         if len(text) > TABLE_CHARACTERS:
             text = f"{text[:TABLE_CHARACTERS]}\n[cut: {len(text)} characters]"
-        yield [*(row[column] for column in _COLUMNS[:-1]), text]
+        verdicts = [verdict.stage, verdict.status, verdict.reward]
+        yield [completion.policy_version, completion.prompt_id, *verdicts, completion.finish, text]
 
 
 def _result_values(result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

@@ -12,10 +12,9 @@ from typing import Any
 
 from halo_forge.core.records import COST, Verdict
 from halo_forge.store.files import read_json, read_jsonl
-from halo_forge.store.run import FILE_PREFIX, cycle_folder, cycle_folders, measured_folders
+from halo_forge.store.run import cycle_folders
+from halo_forge.store.samples import StoredSample, stored_samples
 
-_SELECTED_FROM = ("train", "further")
-_SELECTED_FROM_AFTER_ROLLBACK = ("rollback", "further")
 _ID = ("prompt_id", "index", "policy_version")
 _COMPARISONS = ("screen", "confirmation")
 """Fields of decision.json that are null where nothing was compared."""
@@ -32,28 +31,26 @@ def sample_rows(root: Path) -> Iterator[dict[str, Any]]:
     Raises:
         RunDirError: A file cannot be read.
     """
-    for folder in cycle_folders(root):
-        selection = folder / "selection.json"
-        fates = _fates(read_json(selection)) if selection.is_file() else {}
-        after_rollback = (folder / "rollback_completions.jsonl").is_file()
-        selected_from = _SELECTED_FROM_AFTER_ROLLBACK if after_rollback else _SELECTED_FROM
-        for name, prefix in FILE_PREFIX.items():
-            if name == "test":
-                continue
-            known = fates if name in selected_from else {}
-            yield from _samples(folder, prefix, {"cycle": int(folder.name), "set": name}, known)
-    for folder in measured_folders(root):
-        yield from _samples(folder, "", {"cycle": None, "set": "test"}, {})
+    return map(sample_row, stored_samples(root))
 
 
-def dev_samples(root: Path, version: int) -> Iterator[dict[str, Any]]:
-    """The dev samples that a version is measured on, as rows of `sample_rows`.
-
-    Raises:
-        RunDirError: A file cannot be read.
-    """
-    cycle = version + 1
-    yield from _samples(cycle_folder(root, cycle), FILE_PREFIX["dev"], {"cycle": cycle, "set": "dev"}, {})
+def sample_row(sample: StoredSample) -> dict[str, Any]:
+    """One row of `sample_rows`."""
+    completion = sample.completion
+    verdict = {} if sample.verdict is None else sample.verdict.to_row()
+    return {
+        "cycle": sample.cycle,
+        "set": sample.set_name,
+        "prompt_id": completion.prompt_id,
+        "index": completion.index,
+        "policy_version": completion.policy_version,
+        "text": completion.text,
+        "finish": completion.finish,
+        "num_tokens": len(completion.token_ids),
+        **{name: verdict.get(name) for name in _VERDICT},
+        "kept": sample.kept,
+        "dropped_for": sample.dropped_for,
+    }
 
 
 def step_rows(root: Path) -> Iterator[dict[str, Any]]:
@@ -78,40 +75,6 @@ def decision_rows(root: Path) -> Iterator[dict[str, Any]]:
         path = folder / "decision.json"
         if path.is_file():
             yield _flat(read_json(path))
-
-
-def _samples(
-    folder: Path, prefix: str, place: Mapping[str, Any], fates: Mapping[tuple[str, int], str | None]
-) -> Iterator[dict[str, Any]]:
-    completions, verdicts = folder / f"{prefix}completions.jsonl", folder / f"{prefix}verdicts.jsonl"
-    if not completions.is_file():
-        return
-    found = {_key(row): row for row in (read_jsonl(verdicts) if verdicts.is_file() else ())}
-    for row in read_jsonl(completions):
-        key = _key(row)
-        verdict = found.get(key, {})
-        yield {
-            **place,
-            **{name: row[name] for name in _ID},
-            "text": row["text"],
-            "finish": row["finish"],
-            "num_tokens": len(row["token_ids"]),
-            **{name: verdict.get(name) for name in _VERDICT},
-            "kept": fates[key] is None if key in fates else None,
-            "dropped_for": fates.get(key),
-        }
-
-
-def _key(row: Mapping[str, Any]) -> tuple[str, int]:
-    return row["prompt_id"], row["index"]
-
-
-def _fates(selection: Mapping[str, Any]) -> dict[tuple[str, int], str | None]:
-    """Key of a sample -> why it was dropped, None where it was kept."""
-    kept: dict[tuple[str, int], str | None] = {(prompt_id, index): None for prompt_id, index in selection["kept"]}
-    for reason, keys in selection["dropped"].items():
-        kept |= {(prompt_id, index): reason for prompt_id, index in keys}
-    return kept
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:

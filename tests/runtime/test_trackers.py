@@ -322,8 +322,8 @@ def test_nothing_is_written_where_no_tracker_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "run/trackers").exists()
 
 
-def test_a_long_completion_is_cut_in_the_table_and_says_so() -> None:
-    row = {"index": 0, "policy_version": 1, "prompt_id": "p", "stage": "run", "status": "passed", "reward": 1.0}
-    ((*_, text),) = tracking._table([{**row, "finish": "stop", "text": "x" * 5000}])
-    assert text == "x" * 4000 + "\n[cut: 5000 characters]"
-    assert json.dumps(text)
+def test_a_long_completion_is_cut_in_the_table_and_says_so(tmp_path: Path, recorder: Recorder) -> None:
+    config = write_inputs(tmp_path, answers=lambda prompt_id: ["pass " + "x" * 5000], report_to=["wandb"])
+    execute(config, "long")
+    *_, last = (row["values"]["samples"] for row in recorder.rows() if "samples" in row.get("values", {}))
+    assert [row[-1] for row in json.loads(last)] == ["pass " + "x" * 3995 + "\n[cut: 5005 characters]"] * 2
