@@ -44,6 +44,7 @@ from halo_forge.runtime.effects import Observer, Runtime
 from halo_forge.runtime.library_warnings import LibraryWarnings
 from halo_forge.runtime.preview import Preview, cut_prompts, preview
 from halo_forge.runtime.sharing import Sharing, Source
+from halo_forge.runtime.tracking import check_trackers, reporting
 from halo_forge.store.files import EDITED, read_json
 from halo_forge.store.run import CONTINUE_ELSEWHERE, Run, is_earlier, read_identity
 from halo_forge.supervisor import heartbeat
@@ -317,7 +318,11 @@ def open_run(
         said = {"prompts": list(lines_of(sets)), "overlong_dropped": {} if dropped is None else dropped.num_tokens}
         run.event("attempt_started", resumed=resume, halo_forge_version=halo_forge.__version__, **said)
         library_warnings.send_to(run.event)
-        yield Plan(config, prompts), run, runtime
+        yield Plan(config, prompts), run, _reported(runtime, config, run, stack)
+
+
+def _reported(runtime: Runtime, config: RaftConfig, run: Run, stack: ExitStack) -> Runtime:
+    return dataclasses.replace(runtime, observer=stack.enter_context(reporting(config, run, runtime.observer)))
 
 
 def _fitting(config: RaftConfig, prompts: PromptSets, date: datetime) -> tuple[PromptSets, Overlong | None]:
@@ -364,6 +369,7 @@ def _choices(config: RaftConfig, profile: Profile, policy: Policy | None, worker
 
 
 def _check_engine(config: RaftConfig) -> None:
+    check_trackers(config.report_to)
     config.engine.check()
     if config.engine.needs_policy:
         check_local(config.model)
