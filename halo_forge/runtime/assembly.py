@@ -231,12 +231,13 @@ def _row_warnings(config: RaftConfig, prompts: Mapping[str, Sequence[Prompt]]) -
 
 
 def _start_warnings(
-    config: RaftConfig, sets: Mapping[str, SetSummary], num_train: int, dropped: Overlong | None
+    config: RaftConfig, sets: Mapping[str, SetSummary], prompts: PromptSets, dropped: Overlong | None
 ) -> Iterator[str]:
     if dropped is not None:
         yield f"{dropped}; prompts.overlong leaves them out"
     yield from _prompt_warnings(config, sets)
-    yield from cut_prompts(config, num_train)
+    yield from cut_prompts(config, len(prompts.train))
+    yield from _row_warnings(config, prompts.by_name())
 
 
 @contextmanager
@@ -257,7 +258,7 @@ def open_run(
 
     Raises:
         ConfigError: Prompts or model cannot be used.
-        RunDirError: The directory is in use, or holds another run; or what is to be shared from is no run.
+        RunDirError: The directory is in use, or holds another run; or what is to be shared from is not a run.
         ToolMissing: A compiler is missing or does not work.
     """
     config = loaded.config
@@ -280,8 +281,7 @@ def open_run(
         asked = list(prompts.by_id().values())
         verifier.check_prompts(asked)
         failing = verifier.check_references(asked) if run.is_new else iter(())  # while the model is loaded
-        by_name = {name: getattr(prompts, name) for name in SETS}
-        sets = _summaries(config, by_name)
+        sets = _summaries(config, prompts.by_name())
         policy = _load_policy(config, profile, date, asked)
         engine, trainer = _open_engine(config, policy, run, stack), _trainer(config, policy)
         profile = profile if policy is None else policy.profile
@@ -296,11 +296,7 @@ def open_run(
             probe=_drift_probe(config, prompts, policy),
             telemetry=stack.enter_context(telemetry(profile)).take,
             hardware=profile.described(),
-            warnings=(
-                *_start_warnings(config, sets, len(prompts.train), dropped),
-                *_row_warnings(config, by_name),
-                *reference_warnings(failing),
-            ),
+            warnings=(*_start_warnings(config, sets, prompts, dropped), *reference_warnings(failing)),
             checked_by=tuple(lines_of(sets)),
             notes=() if policy is None else policy.rendering.notes(),
         )
@@ -310,15 +306,25 @@ def open_run(
             run.start(identity, given=loaded.document.text, resolved=dump(resolved(config)))
         else:
             _check_start_model(run, identity, policy)
-        if sources:
-            runtime = _with_sharing(runtime, Sharing(run, sources))
+        runtime = _with_sharing(runtime, run, sources)
         if from_cycle is not None:
             run.supersede(from_cycle)
         until_loaded.close()
-        said = {"prompts": list(lines_of(sets)), "overlong_dropped": {} if dropped is None else dropped.num_tokens}
-        run.event("attempt_started", resumed=resume, halo_forge_version=halo_forge.__version__, **said)
-        library_warnings.send_to(run.event)
+        _begin(run, sets, dropped, library_warnings, resumed=resume)
         yield Plan(config, prompts), run, _reported(runtime, config, run, stack)
+
+
+def _begin(
+    run: Run,
+    sets: Mapping[str, SetSummary],
+    dropped: Overlong | None,
+    library_warnings: LibraryWarnings,
+    *,
+    resumed: bool,
+) -> None:
+    said = {"prompts": list(lines_of(sets)), "overlong_dropped": {} if dropped is None else dropped.num_tokens}
+    run.event("attempt_started", resumed=resumed, halo_forge_version=halo_forge.__version__, **said)
+    library_warnings.send_to(run.event)
 
 
 def _reported(runtime: Runtime, config: RaftConfig, run: Run, stack: ExitStack) -> Runtime:
@@ -348,7 +354,9 @@ def _fitting(config: RaftConfig, prompts: PromptSets, date: datetime) -> tuple[P
             "shorten or remove them, leave them out with prompts.overlong: drop, lower engine.max_new_tokens, or use a"
             " model with more positions",
         )
-    left = {name: tuple(each for each in getattr(prompts, name) if each.id not in found.num_tokens) for name in SETS}
+    left = {
+        name: tuple(each for each in own if each.id not in found.num_tokens) for name, own in prompts.by_name().items()
+    }
     for name, own in left.items():
         if not own:
             raise ConfigError(f"prompts.overlong: no prompt of prompts.{name} is left: {found}", "lower max_new_tokens")
@@ -458,7 +466,10 @@ def _load_policy(config: RaftConfig, profile: Profile, date: datetime, prompts: 
     return policy
 
 
-def _with_sharing(runtime: Runtime, sharing: Sharing) -> Runtime:
+def _with_sharing(runtime: Runtime, run: Run, sources: Sequence[Source]) -> Runtime:
+    if not sources:
+        return runtime
+    sharing = Sharing(run, sources)
     notes = [
         f"nothing is taken over from {root}, because {key} is not the same"
         if key is not None
@@ -566,7 +577,7 @@ def _identity(
 
 
 def _prompt_digests(prompts: PromptSets) -> dict[str, Any]:
-    return {name: _prompt_digest(getattr(prompts, name)) for name in ("train", "dev", "test")}
+    return {name: _prompt_digest(own) for name, own in prompts.by_name().items()}
 
 
 def _prompt_digest(prompts: Sequence[Prompt]) -> str:
