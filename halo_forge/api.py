@@ -63,6 +63,10 @@ class SilentObserver:
         """Yields `items` as they are; `total` is their number, `label` what is done with them."""
         yield from items
 
+    def warned(self, text: str) -> None:
+        """When something beside the run did not work, such as a tracker; passed to `logging` unless overridden."""
+        _log.warning("%s", text)
+
     def step(self, row: Mapping[str, float], num_steps: int) -> None:
         """After every optimizer step, with its row of training_log.jsonl."""
 
@@ -170,7 +174,7 @@ def fork(
     return run(
         loaded,
         resume=resume,
-        share_from=[point.root, *share_from],
+        share_from=[point.run, *share_from],
         fork=point,
         observer=observer,
         opened=opened,

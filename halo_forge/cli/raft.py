@@ -146,8 +146,13 @@ def status(run: Path = RUN, as_json: bool = JSON) -> None:
         print(json.dumps(found.to_row(), indent=2))
         return
     from halo_forge.cli.status import print_status
+    from halo_forge.core.errors import RunDirError
+    from halo_forge.store.files import EDITED
 
-    print_status(found)
+    try:
+        print_status(found)
+    except KeyError as error:
+        raise RunDirError(f"{run}: not what halo-forge wrote there: a file lacks {error}", EDITED) from error
 
 
 app.command(cls=Command)(samples.samples)
@@ -207,8 +212,13 @@ def _execute(
         print(json.dumps(found.to_row(), indent=2))
         return
     from halo_forge.cli.status import print_status
+    from halo_forge.core.errors import RunDirError
+    from halo_forge.store.files import EDITED
 
-    print_status(found)
+    try:
+        print_status(found)
+    except KeyError as error:
+        raise RunDirError(f"{run}: not what halo-forge wrote there: a file lacks {error}", EDITED) from error
 
 
 def _say_where(runtime: Runtime) -> None:

@@ -23,6 +23,7 @@ from halo_forge.core.errors import ConfigError
 WITHOUT_INFLUENCE = (
     (None, "output_dir"),
     (None, "report_to"),
+    (None, "tracking"),
     (None, "hardware"),
     ("verifier", "workers"),
     ("engine", "batch_size"),

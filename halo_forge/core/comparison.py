@@ -119,19 +119,22 @@ def estimate(treatment: Mapping[int, PromptValues], control: Mapping[int, Prompt
     )
 
 
-def judge(family: Sequence[tuple[Estimate, Expect]], *, one_seed_decides: bool = False) -> list[Judgement]:
+def judge(
+    family: Sequence[tuple[Estimate, Expect]], *, num_unmeasured: int = 0, one_seed_decides: bool = False
+) -> list[Judgement]:
     """A verdict for each hypothesis; a family is judged together, so that 5 % of families have a wrong one at most.
 
     supported: the difference is the expected one, and its adjusted p-value is below 0.05.  against: it is the opposite
     one, below 0.05.  cannot_tell: all else, and always with one seed or fewer than `MIN_PROMPTS` prompts.
 
     Args:
+        num_unmeasured: Further hypotheses of the family that nothing is known of yet; they count all the same.
         one_seed_decides: The question is about these runs, as in a fork of one run, not about runs with other seeds.
     """
-    adjusted = holm([found.p_value for found, _ in family])
+    adjusted = holm([*(found.p_value for found, _ in family), *[1.0] * num_unmeasured])
     return [
-        _judged(found, expect, p_value, len(family), one_seed_decides)
-        for (found, expect), p_value in zip(family, adjusted, strict=True)
+        _judged(found, expect, p_value, len(adjusted), one_seed_decides)
+        for (found, expect), p_value in zip(family, adjusted, strict=False)
     ]
 
 
@@ -143,11 +146,19 @@ def _judged(found: Estimate, expect: Expect, p_adjusted: float, size: int, one_s
     if not found.is_about_seeds and not one_seed_decides:
         why = "one seed: the interval is about these two runs, and another seed may give another difference"
         return Judgement("cannot_tell", p_adjusted, f"{words}; {why}; at least 2 seeds are needed")
-    if p_adjusted < ERROR and found.difference != 0.0:
-        is_expected = expect == "different" or (found.difference > 0.0) == (expect == "higher")
-        return Judgement("supported" if is_expected else "against", p_adjusted, words)
+    verdict = verdict_of(found, expect, p_adjusted)
+    if verdict != "cannot_tell":
+        return Judgement(verdict, p_adjusted, words)
     seeds, prompts = _enough(found, size)
     return Judgement("cannot_tell", p_adjusted, f"{words}; {_would_tell(found, seeds, prompts)}", seeds, prompts)
+
+
+def verdict_of(found: Estimate, expect: Expect, p_adjusted: float) -> Verdict:
+    """The verdict where there are seeds and prompts enough: by the adjusted p-value and the sign of the difference."""
+    if p_adjusted >= ERROR or found.difference == 0.0:
+        return "cannot_tell"
+    is_expected = expect == "different" or (found.difference > 0.0) == (expect == "higher")
+    return "supported" if is_expected else "against"
 
 
 def _enough(found: Estimate, size: int) -> tuple[int | None, int | None]:
@@ -174,11 +185,12 @@ def _would_tell(found: Estimate, seeds: int | None, prompts: int | None) -> str:
         return "no difference was seen: no number of seeds or prompts is known to tell"
     if found.parts is None:
         return "more prompts would tell"
-    by_seeds = f"about {counted(seeds, 'seed')}" if seeds is not None else f"not even {MOST_SEEDS} seeds"
-    by_prompts = f"about {counted(prompts, 'prompt')}" if prompts is not None else f"not even {MOST_PROMPTS:,} prompts"
-    return (
-        f"if this is the true difference, {by_seeds} on these prompts, or {by_prompts} with these seeds, would find it"
-    )
+    by_seeds = None if seeds is None else f"about {counted(seeds, 'seed')} on these prompts"
+    by_prompts = None if prompts is None else f"about {counted(prompts, 'prompt')} with these seeds"
+    if ways := [way for way in (by_seeds, by_prompts) if way is not None]:
+        alone = "" if len(ways) == 2 else f" ({'more seeds' if seeds is None else 'more prompts'} alone would not)"
+        return f"if this is the true difference, {', or '.join(ways)} would find it{alone}"
+    return f"a difference this small takes more than {MOST_SEEDS} seeds or {MOST_PROMPTS:,} prompts to find"
 
 
 def _over_seeds(rows: Sequence[Sequence[float]]) -> tuple[float, float, float, float, float, Parts]:

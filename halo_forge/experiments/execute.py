@@ -262,11 +262,11 @@ class _Execution:
         experiment, settings = self.experiment, resolved(self.experiment.config(arm, seed).config)
         more = ["--resume", *self._shared(arm, seed), *self._options]
         if experiment.fork is not None:
-            stored = resolved(run_config(experiment.fork.root).config)
+            stored = resolved(run_config(experiment.fork.run).config)
             changed = [key for key in settings if settings[key] != stored[key] and key != "output_dir"]
             words = [word for key in changed for word in ("--set", f"{key}={json.dumps(settings[key])}")]
             place = ["--from-cycle", str(experiment.fork.from_cycle), "--output-dir", settings["output_dir"]]
-            return ["raft", "fork", str(experiment.fork.root), *place, *words, *more]
+            return ["raft", "fork", str(experiment.fork.run), *place, *words, *more]
         config = experiment.root / "state" / "configs" / arm.folder / f"seed-{seed}.yaml"
         with explained(config):
             config.parent.mkdir(parents=True, exist_ok=True)

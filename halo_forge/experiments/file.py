@@ -198,7 +198,7 @@ class Experiment:
             del arms[arm.name]["seed"]
         fork = None
         if self.fork is not None:
-            fork = {"run": read_identity(self.fork.root)["config_digest"], "from_cycle": self.fork.from_cycle}
+            fork = {"run": read_identity(self.fork.run)["config_digest"], "from_cycle": self.fork.from_cycle}
         primary = [vars(comparison) for comparison in self.primary]
         return {"arms": arms, "seeds": list(self.seeds), "primary": primary, "fork": fork}
 
@@ -441,7 +441,7 @@ def _check_arms(experiment: Experiment) -> None:
         try:
             loaded = experiment.config(arm, experiment.seeds[0])
             if experiment.fork is not None:
-                check_fork(experiment.fork, run_config(experiment.fork.root).config, loaded)
+                check_fork(experiment.fork, run_config(experiment.fork.run).config, loaded)
             settings = digest_of(influential(loaded.config))
         except ConfigError as error:
             problems.append(ConfigError(f"arm {arm.name}: {error.message}", error.hint))

@@ -46,8 +46,9 @@ from halo_forge.runtime.fork import ForkPoint, check_same_fork, complete_fork, s
 from halo_forge.runtime.library_warnings import LibraryWarnings
 from halo_forge.runtime.preview import Preview, cut_prompts, preview
 from halo_forge.runtime.sharing import Sharing, Source
+from halo_forge.runtime.tracking import check_trackers, reporting
 from halo_forge.store.files import EDITED, read_json
-from halo_forge.store.run import CONTINUE_ELSEWHERE, Run, read_identity
+from halo_forge.store.run import CONTINUE_ELSEWHERE, Run, is_earlier, read_identity
 from halo_forge.supervisor import heartbeat
 from halo_forge.training.lora_sft import LoraSftTrainer
 from halo_forge.training.scripted import ScriptedTrainer
@@ -78,6 +79,31 @@ def load_prompt_sets(config: RaftConfig) -> PromptSets:
     return PromptSets(**sets)
 
 
+def prompts_as_started(config: RaftConfig, identity: Mapping[str, Any]) -> tuple[dict[str, Prompt], list[str]]:
+    """The prompts of a run by id, as far as they are on this machine and the same as when the run was started.
+
+    Returns:
+        The prompts, and for each set that is missing, why.
+    """
+    found: dict[str, Prompt] = {}
+    missing = []
+    for name in SETS:
+        source = getattr(config.prompts, name)
+        if is_remote(source):
+            missing.append(f"prompts.{name}: {source} is a data set that would have to be downloaded")
+            continue
+        try:
+            prompts = _load_set(config, name)
+        except ConfigError as error:
+            missing.append(f"prompts.{name}: {error.message}")
+            continue
+        if identity.get("prompts", {}).get(name) != _prompt_digest(prompts):
+            missing.append(f"prompts.{name}: {source} has changed since the run was started")
+            continue
+        found |= {prompt.id: prompt for prompt in prompts}
+    return found, missing
+
+
 def _refuse_shared_ids(sets: Mapping[str, Sequence[Prompt]]) -> None:
     seen: dict[str, str] = {}
     for name, prompts in sets.items():
@@ -93,13 +119,16 @@ def _refuse_shared_ids(sets: Mapping[str, Sequence[Prompt]]) -> None:
 
 def _load_set(config: RaftConfig, name: str) -> tuple[Prompt, ...]:
     section = config.prompts
-    prompts = load_prompts(
-        getattr(section, name),
-        language=config.verifier.language,
-        where=section.where,
-        limit=getattr(section, f"{name}_limit"),
-        check=lambda prompt: _check_tests(config, prompt),
-    )
+    try:
+        prompts = load_prompts(
+            getattr(section, name),
+            language=config.verifier.language,
+            where=section.where,
+            limit=getattr(section, f"{name}_limit"),
+            check=lambda prompt: _check_tests(config, prompt),
+        )
+    except ConfigError as error:
+        raise ConfigError(f"prompts.{name}: {error.message}", error.hint) from error
     return tuple(with_system(prompt, section.system_prompt) for prompt in prompts)
 
 
@@ -164,7 +193,7 @@ def planned_with(config: RaftConfig, local: Mapping[str, Sequence[Prompt]]) -> P
     sets = _summaries(config, local)
     num = {name: len(prompts) for name, prompts in local.items()}
     has_tests = "train" not in local or any(map(is_tested, local["train"]))
-    found = preview(config, num.get("train"), num.get("dev"), has_tests)
+    found = preview(config, num.get("train"), num.get("dev"), has_tests, num.get("test"))
     return dataclasses.replace(
         found, prompts=sets, warnings=(*_prompt_warnings(config, sets), *_row_warnings(config, local), *found.warnings)
     )
@@ -287,7 +316,7 @@ def open_run(
         said = {"prompts": list(lines_of(sets)), "overlong_dropped": {} if dropped is None else dropped.num_tokens}
         run.event("attempt_started", resumed=resume, halo_forge_version=halo_forge.__version__, **said)
         library_warnings.send_to(run.event)
-        yield Plan(config, prompts, _earlier(run.root)), run, runtime
+        yield Plan(config, prompts, _earlier(run.root)), run, _reported(runtime, config, run, stack)
 
 
 def _begin(
@@ -299,7 +328,7 @@ def _begin(
     else:
         if fork is not None:
             now = {key: identity[key] for key in IDENTITY_KEYS if identity[key] is not None}
-            _compare(fork.root, read_identity(fork.root), now)
+            _compare(fork.run, read_identity(fork.run), now)
             stage_fork(run.root, fork)
             identity["fork"] = fork.record()
         run.start(identity, given=loaded.document.text, resolved=dump(resolved(loaded.config)))
@@ -310,6 +339,10 @@ def _earlier(root: Path) -> tuple[tuple[int, RaftConfig], ...]:
     """Of a run that continues another one: (cycle, configuration of the cycles before it), in order."""
     paths = sorted((root / FORK_FOLDER).glob("[0-9]*.yaml"), key=lambda path: int(path.stem))
     return tuple((int(path.stem), _stored_config(path, root).config) for path in paths)
+
+
+def _reported(runtime: Runtime, config: RaftConfig, run: Run, stack: ExitStack) -> Runtime:
+    return dataclasses.replace(runtime, observer=stack.enter_context(reporting(config, run, runtime.observer)))
 
 
 def _fitting(config: RaftConfig, prompts: PromptSets, date: datetime) -> tuple[PromptSets, Overlong | None]:
@@ -356,6 +389,7 @@ def _choices(config: RaftConfig, profile: Profile, policy: Policy | None, worker
 
 
 def _check_engine(config: RaftConfig) -> None:
+    check_trackers(config.report_to)
     config.engine.check()
     if config.engine.needs_policy:
         check_local(config.model)
@@ -422,10 +456,10 @@ def _stored_config(path: Path, root: Path) -> LoadedConfig:
     except ValidationError as error:
         problem = problems_of(error, document.data)[0]
         line = problem.line(lambda _: "default")
-        is_earlier = read_json(root / "run.json").get("schema_version") == 1
+        earlier = is_earlier(read_json(root / "run.json").get("schema_version"))
         hint = (
             f"look at it or {CONTINUE_ELSEWHERE}"
-            if is_earlier
+            if earlier
             else "use the halo-forge version and the plugins that the run was started with (halo_forge_version,"
             " git_commit and plugins in run.json), or start a new run with another output_dir"
         )

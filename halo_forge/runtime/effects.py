@@ -64,7 +64,11 @@ class MeasuresDrift(Protocol):
 
 
 class Observer(Protocol):
-    """Is told what happens: a terminal, a tracker, or nobody."""
+    """Is told what happens: a terminal, or nobody."""
+
+    def warned(self, text: str) -> None:
+        """Something beside the run did not work; the run goes on."""
+        ...
 
     def track(self, label: str, items: Iterable[Item], total: int) -> Iterator[Item]:
         """The same items, counted as they pass."""

@@ -32,17 +32,17 @@ class ForkPoint:
     """Where a run continues another one.
 
     Attributes:
-        root: The run directory of the other one.
+        run: The run directory of the other one.
         from_cycle: The first cycle of its own.
     """
 
-    root: Path
+    run: Path
     from_cycle: int
 
     def record(self) -> dict[str, Any]:
         """What run.json says of it."""
-        identity = read_identity(self.root)
-        return {"run": str(self.root), "config_digest": identity["config_digest"], "from_cycle": self.from_cycle}
+        identity = read_identity(self.run)
+        return {"run": str(self.run), "config_digest": identity["config_digest"], "from_cycle": self.from_cycle}
 
 
 def check_fork(point: ForkPoint, parent: RaftConfig, loaded: LoadedConfig) -> None:
@@ -57,11 +57,11 @@ def check_fork(point: ForkPoint, parent: RaftConfig, loaded: LoadedConfig) -> No
     num_done = next(
         number
         for number in range(parent.raft.num_cycles + 1)
-        if not (cycle_folder(point.root, number + 1) / "report.json").is_file()
+        if not (cycle_folder(point.run, number + 1) / "report.json").is_file()
     )
     if not 1 <= point.from_cycle <= num_done + 1:
         raise ConfigError(
-            f"from_cycle is {point.from_cycle}, but {point.root} has {counted(num_done, 'finished cycle')}",
+            f"from_cycle is {point.from_cycle}, but {point.run} has {counted(num_done, 'finished cycle')}",
             f"name a cycle from 1 to {num_done + 1}",
         )
     if point.from_cycle > loaded.config.raft.num_cycles:
@@ -77,9 +77,7 @@ def check_fork(point: ForkPoint, parent: RaftConfig, loaded: LoadedConfig) -> No
     ]
     if lines:
         raise ConfigError(
-            "\n".join(
-                [f"{point.root} cannot be continued under settings that its samples were not made with:", *lines]
-            ),
+            "\n".join([f"{point.run} cannot be continued under settings that its samples were not made with:", *lines]),
             f"change {', '.join(MAY_CHANGE)}, or engine.{', engine.'.join(SCHEDULED_SAMPLING)}; for other changes start"
             " a new run",
         )
@@ -97,13 +95,13 @@ def stage_fork(root: Path, point: ForkPoint) -> None:
         if folder.exists():  # of an attempt that was killed
             shutil.rmtree(folder)
         (folder / "cycles").mkdir(parents=True)
-    for path in sorted((point.root / FOLDER).glob("[0-9]*.yaml")):
+    for path in sorted((point.run / FOLDER).glob("[0-9]*.yaml")):
         if int(path.stem) < point.from_cycle:
             link_or_copy(path, folder / path.name)
-    text = (point.root / "config.resolved.yaml").read_text(encoding="utf-8")
+    text = (point.run / "config.resolved.yaml").read_text(encoding="utf-8")
     write_text(folder / f"{point.from_cycle:03d}.yaml", text)
     for cycle in range(1, point.from_cycle):
-        source = cycle_folder(point.root, cycle)
+        source = cycle_folder(point.run, cycle)
         for path in sorted(source.rglob("*")):
             parts = path.relative_to(source).parts
             if path.is_file() and path.suffix != ".part" and not any(_is_temporary(part) for part in parts):

@@ -98,6 +98,19 @@ def rollouts_on_test(plan: Plan, decision: Decision, run: Run, runtime: Runtime)
     return tests
 
 
+def rollouts_to_confirm(
+    plan: Plan, decision: Decision, tests: dict[int, Samples], run: Run, runtime: Runtime
+) -> dict[int, Samples]:
+    """Policy version -> samples that nothing was chosen by: those of test, or of the dev prompts with new seeds."""
+    if plan.confirms_on == "test":
+        return tests
+    requests = {"confirmation": plan.resampling_requests()}
+    return {
+        version: rollout(run.confirmation(version), requests, version, run, runtime)[0]
+        for version in plan.resampled_versions(decision)
+    }
+
+
 def seal_test_measurement(folder: StageFolder, version: int, samples: Samples) -> Measurement:
     """The sealed measurement of one version on test."""
     return folder.stage("measurement", Measurement, lambda: evaluation.measure_test(version, samples))

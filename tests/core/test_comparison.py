@@ -137,3 +137,5 @@ def test_a_family_is_corrected_together() -> None:
     assert family[0].verdict == "cannot_tell"
     assert family[0].p_adjusted == pytest.approx(min(1.0, 20 * found.p_value))
     assert "as one of 20 comparisons (Holm)" in family[0].reason
+    (early,) = judge([(found, "higher")], num_unmeasured=19)
+    assert early == family[0]
