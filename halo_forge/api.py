@@ -60,6 +60,10 @@ class SilentObserver:
         """Yields `items` as they are; `total` is their number, `label` what is done with them."""
         yield from items
 
+    def warned(self, text: str) -> None:
+        """When something beside the run did not work, such as a tracker; passed to `logging` unless overridden."""
+        _log.warning("%s", text)
+
     def step(self, row: Mapping[str, float], num_steps: int) -> None:
         """After every optimizer step, with its row of training_log.jsonl."""
 
@@ -81,6 +85,7 @@ def run(
     *,
     resume: bool = False,
     from_cycle: int | None = None,
+    share_from: Iterable[str | Path] = (),
     observer: Observer | None = None,
     opened: Callable[[Runtime], None] | None = None,
 ) -> RunDirectory:
@@ -92,6 +97,7 @@ def run(
         resume: Continue the run of this configuration that is there, or start one; without it a directory in which a
             run was started is refused.
         from_cycle: With `resume`, redo the run from this cycle on; its old files move to superseded/.
+        share_from: Run directories of other runs: stages that would be the same are taken from there.
         observer: Is told of everything that happens.
         opened: Is called once all is loaded, before the first cycle; not for a run that is finished already.
 
@@ -109,7 +115,12 @@ def run(
     if from_cycle is None and resume and is_finished(config):
         return RunDirectory(root)
     watcher = SilentObserver() if observer is None else observer
-    with open_run(config, watcher, resume=resume, from_cycle=from_cycle) as (plan, directory, runtime):
+    others = [_path(each) for each in share_from]
+    with open_run(config, watcher, resume=resume, from_cycle=from_cycle, share_from=others) as (
+        plan,
+        directory,
+        runtime,
+    ):
         if opened is not None:
             opened(runtime)
         loop.run_raft(plan, directory, runtime)

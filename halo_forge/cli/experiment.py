@@ -89,7 +89,8 @@ def _print(progress: ExperimentProgress, as_json: bool) -> None:
     if as_json:
         print(json.dumps(progress.to_row(), indent=2))
         return
-    from halo_forge.cli.render import Column, duration, print_paragraph, print_table, stdout
+    from halo_forge.cli.render import Column, print_paragraph, print_table, stdout
+    from halo_forge.core.wording import duration
 
     console = stdout()
     print_paragraph(console, f"{progress.root}: {progress.question}")
@@ -101,6 +102,7 @@ def _print(progress: ExperimentProgress, as_json: bool) -> None:
             Column("state", [run.state for run in runs], text=True),
             Column("cycles", [f"{run.cycles_done} of {run.num_cycles}" for run in runs]),
             Column("time", [duration(run.seconds) if run.seconds else "" for run in runs], 1),
+            Column("samples shared", [str(run.saved.num_samples or "") for run in runs], 3),
             Column("process", ["" if run.process is None else str(run.process) for run in runs], 2),
         ],
         console=console,
@@ -108,6 +110,8 @@ def _print(progress: ExperimentProgress, as_json: bool) -> None:
     for run in runs:
         if run.error is not None:
             print_paragraph(console, f"{run.arm}, seed {run.seed} failed: {run.error}", indent="    ")
+    if progress.saved.num_samples:
+        print_paragraph(console, f"shared between runs, so not done again: {progress.saved}", indent="    ")
     print_paragraph(console, progress.line())
 
 

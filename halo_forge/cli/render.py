@@ -290,13 +290,3 @@ def span(low: Any, high: Any, form: str = ".3g") -> str:
         return "?"
     ends = [value if isinstance(value, str) else format(value, form) for value in (low, high)]
     return ends[0] if ends[0] == ends[1] else " to ".join(ends)
-
-
-def duration(seconds: float) -> str:
-    """Such as "42 s", "3 min 5 s" or "2 h 10 min"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

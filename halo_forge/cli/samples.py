@@ -55,7 +55,7 @@ def samples(
         raise ConfigError(f"--set is {name!r}, allowed: {', '.join(SETS)}", "name one of these sets")
     if reason is not None:
         _check_reason(reason, name)
-    other, why = compared_version(directory.status(), version)
+    other, why = _compared_version(directory.status(), version)
     every = compared_prompts(run, name, other)
     if prompt is not None and prompt not in {each.prompt_id for each in every}:
         raise ConfigError(
@@ -80,27 +80,25 @@ def samples(
         print(f"left out: {counted(len(found) - most, 'prompt')}; raise --most, or use --json", file=sys.stderr)
 
 
-def compared_version(status: Status, wanted: int | None) -> tuple[int, str]:
-    """The version to compare with v0, and what it is: the one asked for, the chosen one, or the latest measured one.
+def _compared_version(status: Status, wanted: int | None) -> tuple[int, str]:
+    """The version to compare with v0, and what it is.
 
     Raises:
         ConfigError: The run has no measured version, or none of this number.
     """
     from halo_forge.core.errors import ConfigError
+    from halo_forge.store.compared import compared_version
 
     measured = [row.policy_version for row in status.cycles if row.decision]
-    if wanted is not None:
-        if wanted not in measured:
-            raise ConfigError(
-                f"--version is {wanted}, measured: {', '.join(map(str, measured)) or 'none yet'}",
-                "name a measured version",
-            )
-        return wanted, "asked for"
-    if not measured:
+    if wanted is not None and wanted not in measured:
+        raise ConfigError(
+            f"--version is {wanted}, measured: {', '.join(map(str, measured)) or 'none yet'}",
+            "name a measured version",
+        )
+    found = (wanted, "asked for") if wanted is not None else compared_version(status)
+    if found is None:
         raise ConfigError(f"{status.root}: no version is measured yet", "wait for the first cycle's decision")
-    if status.best_version:
-        return status.best_version, "chosen on dev" if status.result is not None else "best on dev so far"
-    return measured[-1], "the latest one; no version is better than v0 on dev"
+    return found
 
 
 def _check_reason(reason: str, set_name: str) -> None:
@@ -182,7 +180,7 @@ def sample_text(sample: StoredSample) -> str:
     lines = [f"  v{completion.policy_version} sample {completion.index}: {reached(verdict)}"]
     if verdict is not None:
         lines[0] += f", reward {verdict.reward:.3f}"
-        if verdict.tests_total:
+        if verdict.stage == "tests" and verdict.tests_total:
             failed = verdict.tests_total - verdict.tests_passed
             lines[0] += f", {failed} of {counted(verdict.tests_total, 'test')} failed"
     notes = {

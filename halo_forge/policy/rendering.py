@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from array import array
 from collections.abc import Iterable
 from datetime import datetime
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _SHOWN = 100
+_OPENING = re.compile(r"(?:<(?!/)[^<>\s]+>|\[(?!/)[^\[\]\s]+\])\s*$")
+"""What could open the reasoning at the end of a generation prompt: a mark of its own, and none that closes."""
 _PROBE = (
     {"role": "user", "content": "@@question@@"},
     {"role": "assistant", "content": "@@reply@@"},
@@ -137,7 +140,7 @@ class Renderer:
                 f"the chat template opens the reasoning ({opened.strip()}): a completion that does not close it is"
                 " unfinished and is not checked"
             )
-        elif added.strip() and end_of_reasoning(added, self.reasoning_marks)[0] == 0:
+        elif _OPENING.search(added) and end_of_reasoning(added, self.reasoning_marks)[0] == 0:
             said.append(
                 f"the generation prompt ends with {_short(added)}: if that opens the reasoning, set"
                 " verifier.reasoning_marks"

@@ -50,11 +50,10 @@ def _refuse_other_format(called: str, path: Path, content: bytes) -> None:
     if first_line not in (b"[", b"{") and not (first == b"[" and first_line.endswith(b"]")):
         return
     try:
-        is_list = isinstance(json.loads(content), list)
+        value, _ = json.JSONDecoder().raw_decode(content.decode("utf-8").lstrip())
     except (ValueError, RecursionError):
-        if first_line != b"{":
-            return  # the error about the first line says where it is broken
-        is_list = False  # perhaps several objects
+        return  # the error about the first line says where it is broken
+    is_list = isinstance(value, list)
     raise ConfigError(
         f"{called} is {'one JSON list' if is_list else 'JSON over several lines'}, not one object per line",
         f"convert it: {lines_command(str(path), 'NEW.jsonl', is_list=is_list)}",

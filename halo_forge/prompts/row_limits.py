@@ -12,6 +12,7 @@ from halo_forge.core.wording import counted
 _TIME = ("time_limit", "timelimit", "time_limit_seconds")
 _MEMORY = ("memory_limit", "memorylimit", "memory_limit_bytes")
 _MOST_SECONDS = 60.0  # a larger number without a unit may be milliseconds
+_LARGEST = 1e18  # beyond it a number is no limit
 _MEGABYTE = 1 << 20
 _MOST_MEGABYTES = 1 << 14  # likewise kibibytes
 _SECONDS = {"s": 1.0, "sec": 1.0, "secs": 1.0, "second": 1.0, "seconds": 1.0, "ms": 1e-3, "milliseconds": 1e-3}
@@ -91,7 +92,7 @@ def _bytes(key: str, value: Any) -> float | None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
 def _with_unit(value: Any, units: Mapping[str, float]) -> float | None:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from halo_forge.core.records import Verdict
 from halo_forge.store.samples import StoredSample, stored_samples
+from halo_forge.store.status import Status
 
 Reached = Literal["no program", "does not compile", "compiles", "runs", "passes", "not judged"]
 REACHED: tuple[Reached, ...] = ("no program", "does not compile", "compiles", "runs", "passes", "not judged")
@@ -95,3 +96,16 @@ def compared_prompts(root: Path, set_name: str, other: int, *, start: int = 0) -
         ComparedPrompt(prompt_id, *(tuple(sorted(each, key=lambda sample: sample.completion.index)) for each in both))
         for prompt_id, both in found.items()
     ]
+
+
+def compared_version(status: Status) -> tuple[int, str] | None:
+    """The version to show beside v_0, and what it is: the chosen one, or the latest measured one; None before v_0 is.
+
+    Where nothing is better than v_0, the latest version is what there is to look at.
+    """
+    measured = [row.policy_version for row in status.cycles if row.decision]
+    if not measured:
+        return None
+    if status.best_version:
+        return status.best_version, "chosen on dev" if status.result is not None else "best on dev so far"
+    return measured[-1], "the latest one; no version is better than v0 on dev"

@@ -63,7 +63,12 @@ def test_everything_that_is_missing_is_told_at_once(cli: Cli, tmp_path: Path) ->
     changes = ("prompts.dev=none.jsonl", "model.model_name_or_path=./none", "output_dir=run.yaml/out")
     done = cli("config", "check", "run.yaml", *(word for change in changes for word in ("--set", change)))
     assert (done.code, done.out) == (2, "")
-    said = ("none.jsonl cannot be read", "test.jsonl:1", "./none: no such folder", "run.yaml is a file, allowed: a f")
+    said = (
+        "prompts.dev: prompt file none.jsonl cannot be read",
+        "prompts.test: test.jsonl:1",
+        "./none: no such folder",
+        "run.yaml is a file, allowed: a f",
+    )
     assert [each for each in said if each not in done.err] == []
     assert done.err.count("fix: ") == 4
 
