@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from halo_forge.config import LoadedConfig, load_config
 from halo_forge.core.advice import Advised
@@ -25,9 +25,13 @@ from halo_forge.store.rows import decision_rows, sample_rows, step_rows
 from halo_forge.store.run import read_identity
 from halo_forge.store.status import Status, read_status
 
+if TYPE_CHECKING:
+    from halo_forge.checks.compared import RunComparison
+
 __all__ = [
     "RunDirectory",
     "SilentObserver",
+    "compare_runs",
     "preview",
     "resumable",
     "resume",
@@ -56,6 +60,10 @@ class SilentObserver:
         """Yields `items` as they are; `total` is their number, `label` what is done with them."""
         yield from items
 
+    def warned(self, text: str) -> None:
+        """When something beside the run did not work, such as a tracker; passed to `logging` unless overridden."""
+        _log.warning("%s", text)
+
     def step(self, row: Mapping[str, float], num_steps: int) -> None:
         """After every optimizer step, with its row of training_log.jsonl."""
 
@@ -77,6 +85,7 @@ def run(
     *,
     resume: bool = False,
     from_cycle: int | None = None,
+    share_from: Iterable[str | Path] = (),
     observer: Observer | None = None,
     opened: Callable[[Runtime], None] | None = None,
 ) -> RunDirectory:
@@ -88,6 +97,7 @@ def run(
         resume: Continue the run of this configuration that is there, or start one; without it a directory in which a
             run was started is refused.
         from_cycle: With `resume`, redo the run from this cycle on; its old files move to superseded/.
+        share_from: Run directories of other runs: stages that would be the same are taken from there.
         observer: Is told of everything that happens.
         opened: Is called once all is loaded, before the first cycle; not for a run that is finished already.
 
@@ -105,7 +115,12 @@ def run(
     if from_cycle is None and resume and is_finished(config):
         return RunDirectory(root)
     watcher = SilentObserver() if observer is None else observer
-    with open_run(config, watcher, resume=resume, from_cycle=from_cycle) as (plan, directory, runtime):
+    others = [_path(each) for each in share_from]
+    with open_run(config, watcher, resume=resume, from_cycle=from_cycle, share_from=others) as (
+        plan,
+        directory,
+        runtime,
+    ):
         if opened is not None:
             opened(runtime)
         loop.run_raft(plan, directory, runtime)
@@ -218,6 +233,28 @@ class RunDirectory:
         return list(decision_rows(self.path))
 
 
+def compare_runs(paths: Iterable[str | Path], *, metric: str | None = None) -> RunComparison:
+    """Two or more run directories side by side: what each came to, how far they differ, and in which settings.
+
+    Runs that differ only in their seed are one arm.  Every other arm is compared with the first one, paired by seed
+    and by prompt.
+
+    Args:
+        metric: pass_rate, compile_rate or reward_mean; None is the one that the first run decided by.
+
+    Raises:
+        ConfigError: Fewer than two runs, an unknown metric, or runs that are not measured alike.
+        RunDirError: A directory is not a run of halo-forge, or a file of it cannot be read.
+    """
+    from halo_forge.checks.arms import measured_run
+    from halo_forge.checks.compared import compare_measured
+
+    if isinstance(paths, str | os.PathLike):
+        raise ConfigError("paths is one path, allowed: a list of run directories", "write [path, another path]")
+    found = [RunDirectory(path) for path in _items("paths", paths)]
+    return compare_measured([measured_run(each.path, each.config.config) for each in found], metric)
+
+
 def verify_programs(
     verifier: LoadedConfig | Mapping[str, Any], sources: Iterable[str], *, prompt_id: str | None = None
 ) -> list[Verdict]:
@@ -231,7 +268,7 @@ def verify_programs(
         ConfigError: A setting is wrong, no prompt has this id, or a text is empty.
         ToolMissing: A compiler is missing or does not work.
     """
-    from halo_forge.checks.answers import one_prompt, programs, verdicts_on, without_tests
+    from halo_forge.checks.programs import one_prompt, programs, verdicts_on, without_tests
 
     if not isinstance(verifier, LoadedConfig):
         if not isinstance(verifier, Mapping):
@@ -265,8 +302,8 @@ def verify_completions(config: LoadedConfig, rows: Iterable[Mapping[str, Any]]) 
         ConfigError: A row is wrong or names no prompt of the configuration.
         ToolMissing: A compiler is missing or does not work.
     """
-    from halo_forge.checks.answers import completion_rows, verdicts_on
     from halo_forge.checks.opened import as_sampled
+    from halo_forge.checks.programs import completion_rows, verdicts_on
 
     given = list(_items("rows", rows))
     for number, row in enumerate(given, start=1):

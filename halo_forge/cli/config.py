@@ -27,6 +27,7 @@ def check(config: Path = CONFIG, overrides: list[str] | None = SET) -> None:
     lines = [f"{config}: valid"]
     lines += [f"checked: {each}" for each in found.checked]
     lines += [f"not checked: {each}" for each in found.not_checked]
+    lines += [f"note: {each}" for each in found.notes]
     lines += [f"warning: {each}" for each in found.warnings]
     for line in lines:
         print_paragraph(console, line, indent="    ")

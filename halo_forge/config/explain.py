@@ -8,11 +8,12 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from halo_forge.config.names import RENAMED_KINDS, advice, default_kind, fields, inside, models_at
 from halo_forge.config.problems import PROBLEMS, Problem, show
 from halo_forge.config.rules import SCHEDULED
+from halo_forge.config.sections import RaftConfig
 from halo_forge.config.yaml_io import KeyPath
 
 _TAGS = ("union_tag_invalid", "union_tag_not_found")
@@ -39,15 +40,15 @@ _ALLOWED = {
 }
 
 
-def problems_of(error: ValidationError, data: Any) -> list[Problem]:
-    """The problems of a validation of `data` (in its normalised spelling), one per key.
+def problems_of(error: ValidationError, data: Any, root: type[BaseModel] = RaftConfig) -> list[Problem]:
+    """The problems of a validation of `data` (in its normalised spelling) by `root`, one per key.
 
     If several types were tried for one value, the message lists what each of them allows.
     """
     found: dict[KeyPath, list[str]] = {}
     finished: list[Problem] = []
     for each in error.errors(include_url=False):
-        path = key_path(each["loc"], data)
+        path = key_path(each["loc"], data, root)
         if each["type"] in _TAGS and isinstance(value_at(data, path), Mapping):
             path = (*path, "kind")
         if each["type"] == PROBLEMS:
@@ -55,19 +56,19 @@ def problems_of(error: ValidationError, data: Any) -> list[Problem]:
         elif each["type"] == "missing":
             finished.append(Problem(path, "missing; this key is required"))
         elif each["type"] == "extra_forbidden":
-            finished.append(Problem(path, f"unknown key; {advice(path, data)}"))
+            finished.append(Problem(path, f"unknown key; {advice(path, data, root)}"))
         elif each["type"] in ("value_error", "assertion_error"):
             finished.append(Problem(path, _own_words(each["msg"], path, data)))
         else:
-            found.setdefault(path, []).append(_allowed(each, path, data))
+            found.setdefault(path, []).append(_allowed(each, path, data, root))
     for path, allowed in found.items():
-        value, items = value_at(data, path), _items(path)
+        value, items = value_at(data, path), _items(path, root)
         text = f"found {show(value)}, allowed: {' or '.join(dict.fromkeys(allowed))}{_remark(value, allowed, items)}"
         finished.append(Problem(path, text))
     return finished
 
 
-def key_path(loc: tuple[str | int, ...], data: Any) -> KeyPath:
+def key_path(loc: tuple[str | int, ...], data: Any, root: type[BaseModel] = RaftConfig) -> KeyPath:
     """Pydantic's location without the names of kinds, types and short spellings."""
     path: list[str | int] = []
     skip_tag = False
@@ -81,7 +82,7 @@ def key_path(loc: tuple[str | int, ...], data: Any) -> KeyPath:
             if part not in data:
                 # A missing key is not in the data either, but it is the end of the location and a key of the section.
                 last = number == len(loc) - 1
-                if last and any(part in fields(model) for model in models_at(tuple(path), data)):
+                if last and any(part in fields(model) for model in models_at(tuple(path), data, root)):
                     path.append(part)
                 continue
             data = data[part]
@@ -101,14 +102,14 @@ def value_at(data: Any, path: KeyPath) -> Any:
     return data
 
 
-def _allowed(error: Any, path: KeyPath, data: Any) -> str:
+def _allowed(error: Any, path: KeyPath, data: Any, root: type[BaseModel]) -> str:
     kind, context = error["type"], error.get("ctx", {})
     if kind in _TAGS:
-        family = models_at(path[:-1] if path[-1] == "kind" else path, None)
+        family = models_at(path[:-1] if path[-1] == "kind" else path, None, root)
         return _one_of([str(default_kind(model)) for model in family], value_at(data, path))
     if kind == "literal_error":
         return _one_of(re.findall(r"'([^']*)'", context["expected"]), value_at(data, path))
-    if kind in ("model_type", "model_attributes_type", "dict_type") and (models := models_at(path, None)):
+    if kind in ("model_type", "model_attributes_type", "dict_type") and (models := models_at(path, None, root)):
         keys = ", ".join(dict.fromkeys(key for model in models for key in fields(model)))
         return f"a section with keys such as {keys}"
     if kind in _ALLOWED:
@@ -133,9 +134,9 @@ def _own_words(message: str, path: KeyPath, data: Any) -> str:
     return text + _remark(value, ["a number"])
 
 
-def _items(path: KeyPath) -> list[str]:
+def _items(path: KeyPath, root: type[BaseModel]) -> list[str]:
     """The names that a list may hold, if only names are allowed in it."""
-    models = models_at(path[:-1], None) if path else []
+    models = models_at(path[:-1], None, root) if path else []
     annotations = [fields(model)[key].annotation for model in models if (key := str(path[-1])) in fields(model)]
     return [
         str(name)

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from halo_forge.core.errors import ConfigError
 WITHOUT_INFLUENCE = (
     (None, "output_dir"),
     (None, "report_to"),
+    (None, "tracking"),
     (None, "hardware"),
     ("verifier", "workers"),
     ("engine", "batch_size"),
@@ -69,15 +70,27 @@ def load_config(
             "give a path, or the settings as a mapping",
         )
     document = _overridden(_given(source) if isinstance(source, Mapping) else load_document(source), overrides)
-    default = {} if isinstance(source, Mapping) else {"output_dir": f"runs/{Path(source).stem}"}
-    found = normalised({**default, **document.data})
+    return checked(document, None if isinstance(source, Mapping) else f"runs/{Path(source).stem}")
+
+
+def checked(document: Document, output_dir: str | None = None) -> LoadedConfig:
+    """The configuration of a document that was read, and changed where it is to be.
+
+    Args:
+        output_dir: Of a document that names none.
+
+    Raises:
+        ConfigError: As `load_config`.
+    """
+    found = normalised({**({} if output_dir is None else {"output_dir": output_dir}), **document.data})
     try:
         if not found.problems:
             return LoadedConfig(RaftConfig.model_validate(found), document)
     except ValidationError as error:
         found.problems.extend(problems_of(error, found.data))
     problems = [*found.problems, *_hidden_problems(found)]
-    raise _as_error(problems, found, document)
+    hint = "correct these keys; `halo-forge config schema` lists every key (configuration.md in the documentation)"
+    raise as_error(problems, found, document, hint)
 
 
 def _overridden(document: Document, overrides: Iterable[str] | Mapping[str, Any]) -> Document:
@@ -133,11 +146,26 @@ def resolved(config: RaftConfig) -> dict[str, Any]:
     return plain
 
 
-def config_digest(config: RaftConfig) -> str:
-    """SHA-256 of everything that results depend on; equal for files that differ only in spelling."""
-    data = resolved(config)
+def influential(config: RaftConfig) -> dict[str, Any]:
+    """`resolved`, without the keys that no result depends on."""
+    return influential_data(resolved(config))
+
+
+def influential_data(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of a configuration that is plain data, every value given; it is not changed."""
+    data = copy.deepcopy(dict(settings))
     for section, key in WITHOUT_INFLUENCE:
         (data if section is None else data[section]).pop(key, None)
+    return data
+
+
+def config_digest(config: RaftConfig) -> str:
+    """SHA-256 of everything that results depend on; equal for files that differ only in spelling."""
+    return digest_of(influential(config))
+
+
+def digest_of(data: Mapping[str, Any]) -> str:
+    """SHA-256 of plain data, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(data, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 
@@ -212,7 +240,9 @@ def _short(data: Any) -> Any:
     return data
 
 
-def _as_error(problems: list[Problem], found: Normalised, document: Document) -> ConfigError:
+def as_error(problems: Sequence[Problem], found: Normalised, document: Document, hint: str) -> ConfigError:
+    """One error with a line for each problem, in the order of the lines of the document."""
+
     def where(path: KeyPath) -> str:
         data: Any = document.data
         for part in path:
@@ -233,5 +263,4 @@ def _as_error(problems: list[Problem], found: Normalised, document: Document) ->
         text = Problem(path, problem.text, problem.value, others).line(where)
         lines.append(text if where(path) != "default" else f"{document.where(path)}: {text}")
     head = [f"{document.path}: {len(lines)} problems"] if len(lines) > 1 else []
-    hint = "correct these keys; `halo-forge config schema` lists every key (configuration.md in the documentation)"
     return ConfigError("\n".join([*head, *lines]), hint)

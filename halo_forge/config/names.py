@@ -55,6 +55,8 @@ FOREIGN: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("random_seed", "data_seed"), ("seed",)),
     **dict.fromkeys(("output", "out_dir", "run_dir", "logging_dir"), ("output_dir",)),
     **dict.fromkeys(("logger", "tracker", "trackers", "wandb"), ("report_to",)),
+    **dict.fromkeys(("project", "project_name", "wandb_project", "experiment_name"), ("tracking.project",)),
+    **dict.fromkeys(("run_group", "wandb_group"), ("tracking.group",)),
 }
 """Names used by TRL, transformers, PEFT, verl, axolotl and earlier versions of halo-forge -> ours."""
 
@@ -82,9 +84,13 @@ def models_in(annotation: Any) -> list[type[BaseModel]]:
     return [model for part in typing.get_args(annotation) for model in models_in(part)]
 
 
-def models_at(path: KeyPath, data: Any) -> list[type[BaseModel]]:
-    """The classes that can describe the mapping at `path`: one, unless its `kind` in `data` is missing or unknown."""
-    models: list[type[BaseModel]] = [RaftConfig]
+def models_at(path: KeyPath, data: Any, root: type[BaseModel] = RaftConfig) -> list[type[BaseModel]]:
+    """The classes that can describe the mapping at `path`: one, unless its `kind` in `data` is missing or unknown.
+
+    Args:
+        root: The class of the whole file.
+    """
+    models: list[type[BaseModel]] = [root]
     for part in path:
         data = inside(data, part)
         if isinstance(part, str):
@@ -118,10 +124,13 @@ def walk(model: type[BaseModel], path: KeyPath = ()) -> Iterator[tuple[KeyPath, 
                 yield from walk(each, (*path, key))
 
 
-def advice(path: KeyPath, data: Any) -> str:
+def advice(path: KeyPath, data: Any, root: type[BaseModel] = RaftConfig) -> str:
     """What to write instead of the unknown key that ends `path`."""
     key, section = str(path[-1]), path[:-1]
-    known = [name for model in models_at(section, data) for name in fields(model)]
+    known = [name for model in models_at(section, data, root) for name in fields(model)]
+    if root is not RaftConfig:
+        near = difflib.get_close_matches(key, known, n=1)
+        return f"did you mean {near[0]}?" if near else f"allowed here: {', '.join(dict.fromkeys(known))}"
     if key in FOREIGN:
         own = [name for name in FOREIGN[key] if name.rpartition(".")[0] == dotted(section)]
         return "halo-forge calls it " + " or ".join(name + _NOTES.get(name, "") for name in own or FOREIGN[key])

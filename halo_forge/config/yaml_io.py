@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import yaml
 
 from halo_forge.core.errors import ConfigError
 
-__all__ = ["Document", "KeyPath", "apply_overrides", "dump", "leaves", "load_document", "parse_value"]
+__all__ = ["Document", "KeyPath", "apply_overrides", "apply_values", "dump", "leaves", "load_document", "parse_value"]
 
 KeyPath = tuple[str | int, ...]
 
@@ -102,18 +102,36 @@ def apply_overrides(document: Document, overrides: Iterable[str], option: str = 
     Raises:
         ConfigError: No `=`, an empty key, a value that is not YAML, or a path that runs through a plain value.
     """
-    data = copy.deepcopy(document.data)
-    places, lines = dict(document.places), dict(document.lines)
+    values = []
     for override in overrides:
         label = f"{option} {override if len(override) <= _LONGEST_LABEL else override[:_LONGEST_LABEL] + '...'}"
-        keys, value = _split_override(override, label)
+        values.append((*_split_override(override, label), label))
+    return _with_values(document, values, f"{option} ")
+
+
+def apply_values(document: Document, values: Iterable[tuple[str, Any, str]], source: str) -> Document:
+    """The same for values that were read already: (dotted key, plain value, where it was written).
+
+    Args:
+        source: What each of these places begins with.
+
+    Raises:
+        ConfigError: An empty key, or a path that runs through a plain value.
+    """
+    return _with_values(document, [(_split_key(key, place), value, place) for key, value, place in values], source)
+
+
+def _with_values(document: Document, values: Sequence[tuple[tuple[str, ...], Any, str]], source: str) -> Document:
+    data = copy.deepcopy(document.data)
+    places, lines = dict(document.places), dict(document.lines)
+    for keys, value, label in values:
         section = _section(data, keys[:-1], label, replace(document, lines=lines, places=places))
         if keys[-1] == "kind" and "kind" in section and section["kind"] != value:
             for sibling in [key for key in section if key != "kind"]:
-                if not places.get((*keys[:-1], sibling), "").startswith(f"{option} "):
+                if not places.get((*keys[:-1], sibling), "").startswith(source):
                     del section[sibling]
                     _forget((*keys[:-1], sibling), lines, places)
-        section[keys[-1]] = value
+        section[keys[-1]] = copy.deepcopy(value)
         _forget(keys, lines, places)
         places[keys] = label
     return Document(data, lines, document.path, document.text, places)
@@ -199,10 +217,15 @@ def _extend(parent: Document, child: Document) -> Document:
 
 def _split_override(override: str, label: str) -> tuple[tuple[str, ...], Any]:
     key, equals, text = override.partition("=")
-    keys = tuple(part.strip() for part in key.split("."))
-    if not equals or not all(keys):
-        raise ConfigError(f"{label}: allowed: key=value", "write for example seed=7 or raft.num_cycles=3")
+    keys = _split_key(key if equals else "", label)
     return keys, parse_value(text, label)
+
+
+def _split_key(key: str, label: str) -> tuple[str, ...]:
+    keys = tuple(part.strip() for part in key.split("."))
+    if not all(keys):
+        raise ConfigError(f"{label}: allowed: key=value", "write for example seed=7 or raft.num_cycles=3")
+    return keys
 
 
 def _section(data: dict[str, Any], keys: tuple[str, ...], label: str, document: Document) -> dict[str, Any]:

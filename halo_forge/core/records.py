@@ -21,13 +21,14 @@ Finish = Literal["stop", "length"]
 Threshold = float | Literal["pass"]
 Key = tuple[str, int]
 """(prompt id, sample index): which sample of a set of rollouts."""
-Outcome = Literal["baseline", "improved", "held", "suspect_not_confirmed", "degraded", "underpowered"]
+Outcome = Literal["baseline", "ahead", "held", "suspect_not_confirmed", "degraded", "underpowered", "too_few_to_tell"]
 Action = Literal["continue", "rollback", "continue_lower", "from_base", "stop", "finish"]
+Ending = Literal["converged", "declined", "collapsed", "exhausted", "completed"]
 Conclusion = Literal["converged", "declined", "collapsed", "exhausted", "still_improving", "improved", "inconclusive"]
 
 STAGES: tuple[Stage, ...] = ("extract", "compile", "run", "tests")
 
-OUTCOME_NUMBER: Mapping[str, float] = {"improved": 1.0, "held": 0.0, "suspect_not_confirmed": 0.0, "degraded": -1.0}
+OUTCOME_NUMBER: Mapping[str, float] = {"ahead": 1.0, "held": 0.0, "suspect_not_confirmed": 0.0, "degraded": -1.0}
 """Outcome -> the number that schedules read in the history; the others say nothing about progress."""
 
 MASS = "learning_rate_mass"
@@ -50,7 +51,7 @@ class Record:
 
     def to_row(self) -> dict[str, Any]:
         """This value as plain JSON data, keys in the order of the fields."""
-        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
@@ -60,11 +61,23 @@ class Record:
             TypeError: A field is missing or unknown, or its value is of another type.
         """
         found = cls(**{key: _frozen(value) for key, value in row.items()})
-        for name, kind in _kinds_of_fields(cls):  # type: ignore[arg-type]  # a class is hashable
-            value = getattr(found, name)
-            if not _is_of(value, kind):
-                raise TypeError(f"{name} is {str(value)[:80]!r}")
+        cls._check_kinds({name: getattr(found, name) for name, _ in _kinds_of_fields(cls)})  # type: ignore[arg-type]
         return found
+
+    @classmethod
+    def check_row(cls, row: Mapping[str, Any]) -> None:
+        """Check the fields that a row has: rows of other versions may have more of them, or lack some.
+
+        Raises:
+            TypeError: A value is of another type.
+        """
+        cls._check_kinds({key: _frozen(value) for key, value in row.items()})
+
+    @classmethod
+    def _check_kinds(cls, values: Mapping[str, Any]) -> None:
+        for name, kind in _kinds_of_fields(cls):  # type: ignore[arg-type]  # a class is hashable
+            if name in values and not _is_of(values[name], kind):
+                raise TypeError(f"{name} is {str(values[name])[:80]!r}")
 
 
 @functools.cache
@@ -99,10 +112,11 @@ def _is_of(value: Any, kind: Any) -> bool:
     )
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Mappings as dicts and tuples as lists, at any depth: what JSON can write."""
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 def _frozen(value: Any) -> Any:
@@ -255,7 +269,7 @@ class Verdict(CheckResult):
         reward: In [0, 1]; 0.0 when status is "error" (and then left out of every rate).
         source_digest: SHA-256 of the extracted program, None where there is none.
         normal_digest: The same after comments, spacing and identifier names are normalised away.
-        extraction: How the program was found in the answer and where: `{"how", "tag", "num_blocks", "lines"}`.
+        extraction: How the program was found in the completion and where: `{"how", "tag", "num_blocks", "lines"}`.
         isolation: The level of the sandbox that was in force.
     """
 
@@ -451,16 +465,18 @@ class Decision(Record):
         best_version: The incumbent as of now: the version to keep.
         reason: Outcome and action in words, with their numbers.
         compared_with: The incumbent that v_{cycle-1} was compared with; None for the start model.
-        screen: `difference`, `standard_error`, `z` (absent without a spread), `minimum_detectable_effect` and
-            `num_prompts` of v_{cycle-1} minus the incumbent on the dev samples; empty where nothing was compared.
+        screen: `difference`, `standard_error`, `z` (absent without a spread), `minimum_detectable_effect`,
+            `num_prompts` and `num_changed` of v_{cycle-1} minus the incumbent on the dev samples; empty where nothing
+            was compared.
         confirmation: The same on fresh samples of both; empty where none were drawn.
+        opposed: Metric -> the same on the dev samples, of the other metrics that moved the other way.
         train_from: The version that v_cycle is trained from.
         sample_from: The version whose samples v_cycle is trained on.
         seed_tag: What the seeds of these samples are derived from, besides cycle, prompt and index.
         learning_rate_factor: What this cycle's scheduled learning rate is multiplied with: all declines together.
         temperature_add: What is added to the scheduled sampling temperature: all returns together.
         num_rollbacks: Times that training went back to an earlier version.
-        conclusion: Of a run that ends here.
+        ending: Why the run ends here, None where it goes on; "completed" after its last cycle, if nothing else ends it.
     """
 
     cycle: int
@@ -477,7 +493,8 @@ class Decision(Record):
     learning_rate_factor: float = 1.0
     temperature_add: float = 0.0
     num_rollbacks: int = 0
-    conclusion: Conclusion | None = None
+    opposed: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    ending: Ending | None = None
 
     @property
     def policy_version(self) -> int:

@@ -5,6 +5,7 @@
     merged.py         the adapter added to the weights, as a plain model folder
     chat_template.py  what messages look like at a fixed date, and which token ends a completion
     rendering.py      prompts as the model sees them, each rendered once
+    local_template.py the same from the files of a model folder, as text; jinja.py is the language of templates
     drift_probe.py    what one version makes of another's completions, token by token
     packed.py         weights laid out for a CPU's matrix products, while nothing is trained
     grouped.py        linear layers as fewer kernels on a GPU, while nothing is trained

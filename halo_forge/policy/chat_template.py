@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import string
 from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from halo_forge.core.errors import ModelError
+from halo_forge.policy.jinja import CLOCK, uses
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
 
-CLOCK = "strftime_now"
-"""The function with which transformers lets a chat template read the clock."""
 _PROBE = "@@halo@@"
 
 
@@ -24,15 +24,7 @@ def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
     Raises:
         ModelError: Neither exists, so a model could never learn to stop; or the template drops an assistant message.
     """
-    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _PROBE}]
-    rendered = apply_template(tokenizer, messages, add_generation_prompt=False)
-    if _PROBE not in rendered:
-        raise ModelError(
-            f"{tokenizer.name_or_path}: its chat template leaves out what the assistant says, so where a completion"
-            " ends is unknown",
-            "fix chat_template.jinja in a local copy of the model",
-        )
-    after = rendered.rpartition(_PROBE)[2]
+    after = after_assistant(tokenizer)
     ids = tokenizer(after, add_special_tokens=False)["input_ids"] if after else []
     # Many tokenizers mark their turn tokens as special without listing them among their named special tokens.
     marked = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
@@ -43,6 +35,23 @@ def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
     if tokenizer.eos_token_id is None:
         raise ModelError("the tokenizer has no end-of-turn token", "use a tokenizer with an eos_token")
     return int(tokenizer.eos_token_id)
+
+
+def after_assistant(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What the chat template puts after a message of the assistant.
+
+    Raises:
+        ModelError: It refuses such a message, or drops it.
+    """
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _PROBE}]
+    rendered = apply_template(tokenizer, messages, add_generation_prompt=False)
+    if _PROBE not in rendered:
+        raise ModelError(
+            f"{tokenizer.name_or_path}: its chat template leaves out what the assistant says, so where a completion"
+            " ends is unknown",
+            "fix chat_template.jinja in a local copy of the model",
+        )
+    return rendered.rpartition(_PROBE)[2]
 
 
 def apply_template(
@@ -85,7 +94,12 @@ def apply_template(
 
 def reads_clock(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the chat template asks for the current date or time."""
-    return CLOCK in _template(tokenizer)
+    return _uses_clock(_template(tokenizer))
+
+
+@functools.lru_cache(maxsize=8)
+def _uses_clock(template: str) -> bool:
+    return uses(CLOCK, template)
 
 
 def check_clock(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from halo_forge.core.errors import ConfigError
+from halo_forge.core.errors import ConfigError, raise_together
 from halo_forge.core.records import Prompt
 from halo_forge.core.source import canonical
 from halo_forge.prompts import builtin, hub, jsonl, parquet
+from halo_forge.prompts._conversion import NOT_READ, file_hint
 from halo_forge.prompts._row import Row, left_out
 from halo_forge.prompts._shapes import to_prompts
 from halo_forge.prompts.split import SPLITS, Split, apply, limited
 
 _ENDINGS = (".jsonl", ".parquet")
+_SHOWN = 5
 _FORMS = "a path ending in .jsonl or .parquet, builtin:NAME, or a data set id (id, id:split, id:config:split)"
 
 
@@ -25,6 +27,7 @@ def load_prompts(
     language: str | None,
     where: Mapping[str, Sequence[Any]] | None = None,
     limit: int | None = None,
+    check: Callable[[Prompt], object] | None = None,
     broken: list[ConfigError] | None = None,
 ) -> list[Prompt]:
     """The prompts that `spec` names, in the order of their rows.
@@ -37,6 +40,7 @@ def load_prompts(
             is an error.  None accepts every language and leaves rows without one as they are.
         where: Use only prompts whose info has, under each key, one of the values; None uses all.
         limit: Use at most this many prompts, chosen by a hash of their ids; None uses all.
+        check: Is called with every prompt that is used, and raises a ConfigError about one that cannot be used.
         broken: Receives the errors of single rows, skipped as long as other rows remain; None raises the first error.
 
     Raises:
@@ -45,10 +49,11 @@ def load_prompts(
     if limit is not None and limit < 1:
         raise ConfigError(f"the prompt limit is {limit}; at least 1 is needed", "raise it, or remove it to use all")
     rows, split = _open(spec, broken)
-    prompts = []
+    prompts, places = [], {}
     for row, prompt in to_prompts(rows, broken):
         with left_out(broken):
             prompts.append(_in_language(row, prompt, language))
+            places[prompt.id] = row.place
     if not prompts and broken:
         raise broken[0]
     if not prompts:
@@ -62,7 +67,32 @@ def load_prompts(
             )
     if where:
         prompts = _filtered(spec, prompts, where)
-    return prompts if limit is None else limited(prompts, limit)
+    if limit is not None:
+        prompts = limited(prompts, limit)
+    return prompts if check is None else _usable(prompts, check, places, broken)
+
+
+def _usable(
+    prompts: list[Prompt],
+    check: Callable[[Prompt], object],
+    places: Mapping[str, str],
+    broken: list[ConfigError] | None,
+) -> list[Prompt]:
+    refused: dict[str, ConfigError] = {}
+    for prompt in prompts:
+        try:
+            check(prompt)
+        except ConfigError as error:
+            refused[prompt.id] = ConfigError(f"{places[prompt.id]}: {error.message}", error.hint)
+    if broken is not None:
+        broken += refused.values()
+    elif refused:
+        shown = list(refused.values())[:_SHOWN]
+        if len(refused) > len(shown):
+            more = f" (and {len(refused) - len(shown)} more prompts of this file are refused)"
+            shown[-1] = ConfigError(shown[-1].message + more, shown[-1].hint)
+        raise_together(shown)
+    return [prompt for prompt in prompts if prompt.id not in refused]
 
 
 def _filtered(spec: str, prompts: list[Prompt], where: Mapping[str, Sequence[Any]]) -> list[Prompt]:
@@ -87,7 +117,7 @@ def is_remote(spec: str) -> bool:
     if spec.startswith(builtin.PREFIX) or not spec.strip():
         return False
     path, _ = _path_and_split(spec)
-    looks_local = spec.startswith((".", "/", "~")) or path.suffix in (".json", ".csv", ".txt", ".gz", ".yaml")
+    looks_local = spec.startswith((".", "/", "~")) or path.suffix in NOT_READ
     return not (path.suffix in _ENDINGS or looks_local or path.exists())
 
 
@@ -103,6 +133,8 @@ def _open(spec: str, broken: list[ConfigError] | None) -> tuple[Iterator[Row], S
         return jsonl.read(path, broken=broken), split
     if path.suffix == ".parquet":
         return parquet.read(path), split
+    if path.suffix in NOT_READ:
+        raise ConfigError(f"prompt file {spec!r} is neither .jsonl nor .parquet", file_hint(path))
     raise ConfigError(f"prompt file {spec!r} is neither .jsonl nor .parquet", f"give {_FORMS}")
 
 

@@ -35,19 +35,23 @@ from halo_forge.hardware.telemetry import telemetry
 from halo_forge.policy import Policy, check_local, check_quantization
 from halo_forge.policy.drift_probe import DriftProbe
 from halo_forge.policy.lengths import Overlong, overlong_prompts
+from halo_forge.policy.rendering import Renderer
 from halo_forge.prompts import hub, is_remote, load_prompts
+from halo_forge.prompts.row_limits import limit_warnings
 from halo_forge.prompts.summary import SetSummary, is_tested, lines_of, shared_tasks, summarise, warnings_of
 from halo_forge.runtime.auto_settings import hardware_choices, verifier_workers
 from halo_forge.runtime.effects import Observer, Runtime
 from halo_forge.runtime.library_warnings import LibraryWarnings
 from halo_forge.runtime.preview import Preview, cut_prompts, preview
+from halo_forge.runtime.sharing import Sharing, Source
+from halo_forge.runtime.tracking import check_trackers, reporting
 from halo_forge.store.files import EDITED, read_json
-from halo_forge.store.run import CONTINUE_ELSEWHERE, Run, read_identity
+from halo_forge.store.run import CONTINUE_ELSEWHERE, Run, is_earlier, read_identity
 from halo_forge.supervisor import heartbeat
 from halo_forge.training.lora_sft import LoraSftTrainer
 from halo_forge.training.scripted import ScriptedTrainer
 from halo_forge.verifiers import open_verifier
-from halo_forge.verifiers.limits import reference_warnings
+from halo_forge.verifiers.limits import reference_warnings, refuse_long_outputs
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "tokenizers", "numpy")
 SETS = ("train", "dev", "test")
@@ -113,16 +117,34 @@ def _refuse_shared_ids(sets: Mapping[str, Sequence[Prompt]]) -> None:
 
 def _load_set(config: RaftConfig, name: str) -> tuple[Prompt, ...]:
     section = config.prompts
-    prompts = load_prompts(
-        getattr(section, name),
-        language=config.verifier.language,
-        where=section.where,
-        limit=getattr(section, f"{name}_limit"),
-    )
-    return tuple(_with_system(prompt, section.system_prompt) for prompt in prompts)
+    try:
+        prompts = load_prompts(
+            getattr(section, name),
+            language=config.verifier.language,
+            where=section.where,
+            limit=getattr(section, f"{name}_limit"),
+            check=lambda prompt: _check_tests(config, prompt),
+        )
+    except ConfigError as error:
+        raise ConfigError(f"prompts.{name}: {error.message}", error.hint) from error
+    return tuple(with_system(prompt, section.system_prompt) for prompt in prompts)
 
 
-def _with_system(prompt: Prompt, system_prompt: str | None) -> Prompt:
+def _check_tests(config: RaftConfig, prompt: Prompt) -> None:
+    """Whether the verifier can use the prompt's tests, as far as no program has to be run.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    tests, _ = config.verifier.tests_of(prompt)
+    try:
+        config.verifier.refuse_unsupported(tests)
+    except ConfigError as error:
+        raise ConfigError(f"prompt {prompt.id!r}: {error.message}", error.hint) from error
+
+
+def with_system(prompt: Prompt, system_prompt: str | None) -> Prompt:
+    """The prompt with a system message, unless it has one or `system_prompt` is None."""
     if system_prompt is None or prompt.messages[0]["role"] == "system":
         return prompt
     return dataclasses.replace(prompt, messages=({"role": "system", "content": system_prompt}, *prompt.messages))
@@ -141,8 +163,8 @@ def load_local_sets(config: RaftConfig) -> dict[str, tuple[Prompt, ...]]:
     """The prompt sets that are not on a hub, by name.
 
     Raises:
-        ConfigError: A set cannot be read or has no name that a hub can know (all of these are named), or a prompt id is
-            in two of them.
+        ConfigError: A set cannot be read or has no name that a hub can know (all of these are named), a prompt id is
+            in two of them, or no program may print what tests expect.
     """
     local, problems = {}, []
     for name in SETS:
@@ -155,6 +177,8 @@ def load_local_sets(config: RaftConfig) -> dict[str, tuple[Prompt, ...]]:
             problems.append(error)
     raise_together(problems)
     _refuse_shared_ids(local)
+    every = (prompt for prompts in local.values() for prompt in prompts)
+    refuse_long_outputs(config.verifier, ((prompt.id, config.verifier.tests_of(prompt)[0]) for prompt in every))
     return local
 
 
@@ -167,9 +191,9 @@ def planned_with(config: RaftConfig, local: Mapping[str, Sequence[Prompt]]) -> P
     sets = _summaries(config, local)
     num = {name: len(prompts) for name, prompts in local.items()}
     has_tests = "train" not in local or any(map(is_tested, local["train"]))
-    found = preview(config, num.get("train"), num.get("dev"), has_tests)
+    found = preview(config, num.get("train"), num.get("dev"), has_tests, num.get("test"))
     return dataclasses.replace(
-        found, prompts=sets, warnings=(*_prompt_warnings(config, sets), *_shared(local), *found.warnings)
+        found, prompts=sets, warnings=(*_prompt_warnings(config, sets), *_row_warnings(config, local), *found.warnings)
     )
 
 
@@ -200,8 +224,10 @@ def _prompt_warnings(config: RaftConfig, sets: Mapping[str, SetSummary]) -> Iter
     return warnings_of(named, config.verifier.runs_programs, config.verifier.stages)
 
 
-def _shared(prompts: Mapping[str, Sequence[Prompt]]) -> Iterator[str]:
-    return shared_tasks({f"prompts.{name}": own for name, own in prompts.items()})
+def _row_warnings(config: RaftConfig, prompts: Mapping[str, Sequence[Prompt]]) -> Iterator[str]:
+    named = {f"prompts.{name}": own for name, own in prompts.items()}
+    yield from shared_tasks(named)
+    yield from limit_warnings(named, config.verifier.timeout_seconds, config.verifier.memory_limit_bytes)
 
 
 def _start_warnings(
@@ -215,17 +241,23 @@ def _start_warnings(
 
 @contextmanager
 def open_run(
-    loaded: LoadedConfig, observer: Observer, *, resume: bool, from_cycle: int | None = None
+    loaded: LoadedConfig,
+    observer: Observer,
+    *,
+    resume: bool,
+    from_cycle: int | None = None,
+    share_from: Sequence[Path] = (),
 ) -> Iterator[tuple[Plan, Run, Runtime]]:
     """Everything the loop needs, ready to go.
 
     Args:
         resume: Continue a run directory that already holds this run; without it such a directory is refused.
         from_cycle: Move what was made from this cycle on out of the way, once nothing else can be refused.
+        share_from: Other runs, from which stages that would be the same are taken.
 
     Raises:
         ConfigError: Prompts or model cannot be used.
-        RunDirError: The directory is in use, or holds another run.
+        RunDirError: The directory is in use, or holds another run; or what is to be shared from is no run.
         ToolMissing: A compiler is missing or does not work.
     """
     config = loaded.config
@@ -238,12 +270,13 @@ def open_run(
         library_warnings = stack.enter_context(LibraryWarnings().collected())
         prompts = load_prompt_sets(config)
         _check_engine(config)
+        sources = [Source.read(root) for root in share_from]
         run = stack.enter_context(Run(Path(config.output_dir)))
         if not run.is_new:
             _check_same_run(run, config, prompts, resume=resume)
         workers = verifier_workers(config, profile)
         verifier = stack.enter_context(open_verifier(config.verifier.model_copy(update={"workers": workers})))
-        prompts, dropped = _fitting(config, read := prompts, date := _date(run, config))
+        prompts, dropped = _fitting(config, read := prompts, date := _date(run, config, sources))
         asked = list(prompts.by_id().values())
         verifier.check_prompts(asked)
         failing = verifier.check_references(asked) if run.is_new else iter(())  # while the model is loaded
@@ -265,7 +298,7 @@ def open_run(
             hardware=profile.described(),
             warnings=(
                 *_start_warnings(config, sets, len(prompts.train), dropped),
-                *_shared(by_name),
+                *_row_warnings(config, by_name),
                 *reference_warnings(failing),
             ),
             checked_by=tuple(lines_of(sets)),
@@ -276,14 +309,20 @@ def open_run(
         if run.is_new:
             run.start(identity, given=loaded.document.text, resolved=dump(resolved(config)))
         else:
-            _check_start_model(run, identity)
+            _check_start_model(run, identity, policy)
+        if sources:
+            runtime = _with_sharing(runtime, Sharing(run, sources))
         if from_cycle is not None:
             run.supersede(from_cycle)
         until_loaded.close()
         said = {"prompts": list(lines_of(sets)), "overlong_dropped": {} if dropped is None else dropped.num_tokens}
         run.event("attempt_started", resumed=resume, halo_forge_version=halo_forge.__version__, **said)
         library_warnings.send_to(run.event)
-        yield Plan(config, prompts), run, runtime
+        yield Plan(config, prompts), run, _reported(runtime, config, run, stack)
+
+
+def _reported(runtime: Runtime, config: RaftConfig, run: Run, stack: ExitStack) -> Runtime:
+    return dataclasses.replace(runtime, observer=stack.enter_context(reporting(config, run, runtime.observer)))
 
 
 def _fitting(config: RaftConfig, prompts: PromptSets, date: datetime) -> tuple[PromptSets, Overlong | None]:
@@ -330,6 +369,7 @@ def _choices(config: RaftConfig, profile: Profile, policy: Policy | None, worker
 
 
 def _check_engine(config: RaftConfig) -> None:
+    check_trackers(config.report_to)
     config.engine.check()
     if config.engine.needs_policy:
         check_local(config.model)
@@ -391,10 +431,10 @@ def run_config(root: Path) -> LoadedConfig:
     except ValidationError as error:
         problem = problems_of(error, document.data)[0]
         line = problem.line(lambda _: "default")
-        is_earlier = read_json(root / "run.json").get("schema_version") == 1
+        earlier = is_earlier(read_json(root / "run.json").get("schema_version"))
         hint = (
             f"look at it or {CONTINUE_ELSEWHERE}"
-            if is_earlier
+            if earlier
             else "use the halo-forge version and the plugins that the run was started with (halo_forge_version,"
             " git_commit and plugins in run.json), or start a new run with another output_dir"
         )
@@ -418,11 +458,21 @@ def _load_policy(config: RaftConfig, profile: Profile, date: datetime, prompts: 
     return policy
 
 
-def _date(run: Run, config: RaftConfig) -> datetime:
-    """What the chat template gets for the current time, to the second."""
-    if not run.is_new:
-        recorded = (run.identity().get("rendering") or {}).get("date")
-        if recorded is not None:
+def _with_sharing(runtime: Runtime, sharing: Sharing) -> Runtime:
+    notes = [
+        f"nothing is taken over from {root}, because {key} is not the same"
+        if key is not None
+        else f"what {root} has in common with this run is taken over from it"
+        for root, key in sharing.differences.items()
+    ]
+    return dataclasses.replace(runtime, sharing=sharing, notes=(*runtime.notes, *notes))
+
+
+def _date(run: Run, config: RaftConfig, sources: Sequence[Source] = ()) -> datetime:
+    """What the chat template gets for the current time, to the second; what it got in a run that is shared from."""
+    for identity in [*([] if run.is_new else [run.identity()]), *(source.identity for source in sources)]:
+        recorded = (identity.get("rendering") or {}).get("date")
+        if recorded is not None and (not run.is_new or config.prompts.date is None):
             return datetime.fromisoformat(recorded)
     given = config.prompts.date
     return datetime.now().replace(microsecond=0) if given is None else datetime.fromisoformat(given)
@@ -456,28 +506,34 @@ def _check_same_run(run: Run, config: RaftConfig, prompts: PromptSets, *, resume
     _compare(run, identity, {"prompts": _prompt_digests(prompts)})
 
 
-def _check_start_model(run: Run, identity: dict[str, Any]) -> None:
+def _check_start_model(run: Run, identity: dict[str, Any], policy: Policy | None) -> None:
     stored = run.identity()
     _compare(run, stored, {"start_model": identity["start_model"]})
-    if identity["rendering"] is not None:
-        _check_rendering(run, stored, identity["rendering"])
+    if "rendering" in stored and identity["rendering"] is not None:
+        _compare(run, stored, {"rendering": identity["rendering"]})
+    elif "rendering" not in stored and policy is not None:
+        _refuse_unknown_rendering(run, policy.rendering)
     stored.setdefault("plugins", {})  # a run of an earlier version knew none
     changed = {key: identity[key] for key in NOTED_KEYS if stored.get(key) != identity[key]}
     if changed:
         run.event("environment_changed", **changed)
 
 
-def _check_rendering(run: Run, stored: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse to train on other prompt ids than those that were sampled from.
+def _refuse_unknown_rendering(run: Run, rendering: Renderer) -> None:
+    """Refuse to continue a run of a version that recorded no rendering, where it rendered prompts otherwise.
 
     Raises:
-        RunDirError: They differ, or an earlier version did not record the date of a template that reads the clock.
+        RunDirError: The chat template reads the clock, or opens the reasoning, which was no part of completions then.
     """
-    if "rendering" in stored:
-        _compare(run, stored, {"rendering": now})
-    elif now["date"] is not None:
+    if rendering.reads_clock:
         raise RunDirError(
             f"{run.root}: its chat template reads the clock, and the version that started it did not record the date",
+            CONTINUE_ELSEWHERE,
+        )
+    if opened := rendering.opened_reasoning:
+        raise RunDirError(
+            f"{run.root}: its chat template opens the reasoning ({opened.strip()}), and in the version that started it"
+            " completions did not begin with that: its completions were checked in another way",
             CONTINUE_ELSEWHERE,
         )
 

@@ -17,7 +17,8 @@ from halo_forge.core.registry import Spec
 from halo_forge.core.source import ReasoningMarks
 from halo_forge.sandbox.job import MEBIBYTE, Limits
 from halo_forge.verifiers.checker import Checker
-from halo_forge.verifiers.checks import Harness, Stdio, Tests, parse_tests
+from halo_forge.verifiers.checks import Harness, PythonTests, Stdio, Tests, parse_tests
+from halo_forge.verifiers.comparison import texts
 from halo_forge.verifiers.rewards import Rewards
 from halo_forge.verifiers.toolchain import outside_system
 
@@ -161,6 +162,24 @@ class ProgramSpec(Spec, abc.ABC):
                 "give the tests a `compare` of their own, such as {whitespace: line_ends}",
             )
         return rule
+
+    def refuse_unsupported(self, tests: object) -> None:
+        """Find what no program could pass, as far as that is known without running one.
+
+        Raises:
+            ConfigError: The tests are for another language, or do not go with the rule for outputs.
+        """
+        if isinstance(tests, PythonTests) and self.language != "python":
+            raise ConfigError(
+                f"tests of the kind {tests.kind!r} are for Python, but the verifier checks {self.language!r}",
+                "use the kinds stdio, harness or compile, or set verifier.kind to python",
+            )
+        has_checker = self.rule_of(tests).checker is not None
+        if has_checker and isinstance(tests, Stdio) and any(len(texts(case.stdout)) > 1 for case in tests.cases):
+            raise ConfigError(
+                "a case has several right outputs, and a checker, which is given one",
+                "leave one text in `stdout`, or leave the checker out",
+            )
 
     @property
     def runs_programs(self) -> bool:

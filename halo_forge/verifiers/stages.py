@@ -7,12 +7,11 @@ import dataclasses
 import secrets
 from collections.abc import Mapping
 
-from halo_forge.core.errors import ConfigError
 from halo_forge.core.output_rule import OutputRule
 from halo_forge.core.records import CheckResult, Stage, Status
 from halo_forge.sandbox.job import Job, JobResult, Sandbox
 from halo_forge.verifiers.checker import Checker
-from halo_forge.verifiers.checks import Harness, PythonTests, Stdio, StdioCase, Tests
+from halo_forge.verifiers.checks import Harness, Stdio, StdioCase, Tests
 from halo_forge.verifiers.comparison import compare_lines, compare_output, texts
 from halo_forge.verifiers.compiled.elf import CompiledFunction
 from halo_forge.verifiers.context import STANDARD_PATH, BuildContext, StageFailed, ToolRunner, status_of
@@ -98,19 +97,10 @@ class Stages:
 
     def prepare(self, tests: Tests, sandbox: Sandbox) -> None:
         """See `Checker.prepare`."""
-        if isinstance(tests, PythonTests):
-            raise ConfigError(
-                f"tests of the kind {tests.kind!r} are for Python, but the verifier checks {self.spec.language!r}",
-                "use the kinds stdio, harness or compile, or set verifier.kind to python",
-            )
+        self.spec.refuse_unsupported(tests)
         context = BuildContext(self.runner, sandbox)
         rule = self.spec.rule_of(tests)
         if rule.checker is not None and isinstance(tests, Stdio):
-            if any(len(texts(case.stdout)) > 1 for case in tests.cases):
-                raise ConfigError(
-                    "a case has several right outputs, and a checker, which is given one",
-                    "leave one text in `stdout`, or leave the checker out",
-                )
             check_checker(context, rule.checker, [(case.stdin, texts(case.stdout)[0]) for case in tests.cases])
         self.spec.check_tests(context, tests)
 

@@ -10,17 +10,19 @@ import sys
 from typing import Any
 
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
 from halo_forge.core.statistics import (
     bootstrap_interval,
     clustered_rate,
+    holm,
     mean_and_standard_error,
     paired_difference,
     pass_at_k,
     prompts_needed,
-    two_level_interval,
+    two_level_mean,
     wilson_interval,
 )
 
@@ -275,40 +277,87 @@ def test_bootstrap_interval_refuses(values: list[float]) -> None:
         bootstrap_interval(values, seed=0)
 
 
-def test_bootstrap_over_seeds_and_prompts_by_counting_every_draw() -> None:
-    table = [[0.0, 1.0, 0.5], [0.25, 0.75, 1.0]]
-    means = [
-        sum(table[seed][prompt] for seed in seeds for prompt in prompts) / 6
-        for seeds in itertools.product(range(2), repeat=2)
-        for prompts in itertools.product(range(3), repeat=3)
-    ]
-    assert len(means) == 4 * 27
-    means.sort()
-    for confidence in (0.5, 0.8, 0.95):
-        low, high = two_level_interval(table, 1, confidence)
-        rank = int((1 - confidence) / 2 * len(means))
-        # 10,000 draws find the exact quantile within two of the 108 equally likely values.
-        assert means[max(0, rank - 2)] - 1e-9 <= low <= means[rank + 2] + 1e-9
-        assert means[107 - rank - 2] - 1e-9 <= high <= means[min(107, 107 - rank + 2)] + 1e-9
+def test_a_two_level_mean_by_hand() -> None:
+    """Two seeds, three prompts: seeds are 0.1 apart, prompts 0.1 and 0.3, and what is left is +-0.05."""
+    found = two_level_mean([[0.0, 0.1, 0.3], [0.1, 0.3, 0.3]])
+    # Means of the seeds 0.4/3 and 0.7/3; of the prompts 0.05, 0.2, 0.3; the whole 1.1/6.
+    by_seed = 3 * 2 * 0.05**2 / 1
+    by_prompt = 2 * ((0.05 - 1.1 / 6) ** 2 + (0.2 - 1.1 / 6) ** 2 + (0.3 - 1.1 / 6) ** 2) / 2
+    by_rest = 2 * (0.0**2 + 0.05**2 + 0.05**2) / 2
+    assert found.mean == pytest.approx(1.1 / 6)
+    assert found.rest_variance == pytest.approx(by_rest)
+    assert found.seed_variance == pytest.approx((by_seed - by_rest) / 3)
+    assert found.prompt_variance == pytest.approx((by_prompt - by_rest) / 2)
+    assert found.standard_error == pytest.approx(math.sqrt((by_seed + by_prompt - by_rest) / 6))
+    # Student's t at 97.5 %: 12.706 with 1 degree of freedom, 4.303 with 2.
+    weighted = (12.7062 * by_seed + 4.30265 * (by_prompt - by_rest)) / 6
+    assert found.half_width() == pytest.approx(weighted / found.standard_error, rel=1e-4)
 
 
-def test_seeds_that_differ_make_the_interval_wider_than_prompts_alone() -> None:
-    prompts = [number / 20 for number in range(20)]
-    together = [[value + shift for value in prompts] for shift in (-0.3, 0.0, 0.3)]
-    alone = bootstrap_interval(prompts, 0)
-    low, high = two_level_interval(together, 0)
-    assert low < alone[0] < alone[1] < high
-    # One seed, or seeds that agree, leave the spread over prompts.
-    for rows in ([prompts], [prompts] * 3):
-        assert two_level_interval(rows, 0) == pytest.approx(alone, abs=0.01)
-    assert two_level_interval(together, 7) == two_level_interval(together, 7)
-    assert two_level_interval([[0.5, 0.5], [0.5, 0.5]], 0) == (0.5, 0.5)
+def test_where_only_seeds_differ_the_interval_is_students_over_seeds() -> None:
+    seeds = [0.02, 0.05, 0.11, 0.04]
+    found = two_level_mean([[value] * 30 for value in seeds])
+    wanted = scipy.stats.ttest_1samp(seeds, 0.0)
+    assert found.interval() == pytest.approx(tuple(wanted.confidence_interval(0.95)))
+    assert found.p_value() == pytest.approx(wanted.pvalue)
 
 
-@pytest.mark.parametrize("values", [[], [[]], [[0.1, 0.2], [0.1]], [[math.nan]], [[0.1, math.inf]]])
-def test_two_level_interval_refuses(values: list[list[float]]) -> None:
+def test_where_only_prompts_differ_the_interval_is_students_over_prompts() -> None:
+    prompts = [number / 20 - 0.4 for number in range(20)]
+    found = two_level_mean([prompts] * 3)
+    wanted = scipy.stats.ttest_1samp(prompts, 0.0)
+    assert found.interval(0.9) == pytest.approx(tuple(wanted.confidence_interval(0.9)))
+    assert found.p_value() == pytest.approx(wanted.pvalue)
+    assert (found.seed_variance, found.rest_variance) == (0.0, 0.0)
+
+
+@given(
+    st.integers(2, 5).flatmap(
+        lambda size: st.lists(st.lists(st.floats(-1, 1), min_size=size, max_size=size), min_size=2, max_size=5)
+    )
+)
+def test_the_p_value_and_the_interval_of_a_two_level_mean_say_the_same(values: list[list[float]]) -> None:
+    found = two_level_mean(values)
+    p_value, (low, high) = found.p_value(), found.interval()
+    assert low <= found.mean <= high and 0.0 <= p_value <= 1.0
+    if abs(p_value - 0.05) > 1e-6:
+        assert (p_value < 0.05) == (not low <= 0.0 <= high)
+
+
+def test_seeds_that_agree_by_chance_do_not_hide_the_noise_of_their_samples() -> None:
+    """The means of both seeds are 0.5, and so are those of all prompts; the values are not."""
+    found = two_level_mean([[0.0, 1.0, 0.0, 1.0], [1.0, 0.0, 1.0, 0.0]])
+    assert (found.seed_square, found.prompt_square) == (0.0, 0.0)
+    assert found.standard_error == pytest.approx(math.sqrt(8 * 0.25 / 3 / 8))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 0.3])
+def test_a_two_level_mean_of_equal_values_has_no_width(value: float) -> None:
+    found = two_level_mean([[value] * 7] * 3)
+    assert found.interval() == pytest.approx((value, value), abs=1e-15)
+    assert found.p_value() == (1.0 if value == 0.0 else 0.0)
+
+
+@pytest.mark.parametrize("values", [[], [[], []], [[0.1, 0.2]], [[0.1], [0.2]], [[0.1, 0.2], [0.1]]])
+def test_two_level_mean_refuses_a_single_row_or_column(values: list[list[float]]) -> None:
     with pytest.raises(ValueError, match="rows of equal length"):
-        two_level_interval(values, 0)
+        two_level_mean(values)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_two_level_mean_refuses_what_is_not_a_number(bad: float) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        two_level_mean([[0.1, bad], [0.1, 0.2]])
+
+
+def test_holm() -> None:
+    """Four p-values, sorted 0.005, 0.01, 0.03, 0.04: times 4, 3, 2, 1, and never below the one before."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.2]) == [0.2]
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        holm([1.2])
 
 
 @pytest.mark.parametrize(("within", "samples", "expected"), [(0.0, 1, 969), (1 / 6, 10, 1260), (1 / 6, 1, 3876)])

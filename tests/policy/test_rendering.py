@@ -72,6 +72,14 @@ def test_a_clock_that_stands_still_changes_nothing_else() -> None:
     assert renderer(clocked, date=DATE).text(prompt(0, "add")) == renderer(plain).text(prompt(0, "add"))
 
 
+@pytest.mark.parametrize("aside", ["{# strftime_now gives the date #}", "{{ 'strftime_now' }}", "strftime_now "])
+def test_a_template_that_only_mentions_the_clock_does_not_read_it(aside: str) -> None:
+    made = renderer(aside + CHATML, date=DATE)
+    assert not made.reads_clock
+    assert made.record([prompt(0, "add")])["date"] is None
+    assert not any("clock" in note for note in made.notes())
+
+
 def test_without_a_date_it_is_the_time_at_which_the_model_was_loaded() -> None:
     made = renderer(CLOCK)
     first = made.text(prompt(0, "add"))
@@ -181,3 +189,13 @@ def test_what_a_template_does_is_said() -> None:
 def test_a_template_that_fails_is_an_error_about_the_model(template: Any, said: str) -> None:
     with pytest.raises(ModelError, match=said):
         renderer(template).text(prompt("a", "hi"))
+
+
+@pytest.mark.parametrize(
+    ("added", "is_told"),
+    [("<ponder>\n", True), ("[THOUGHTS]", True), ("</think>", False), ("Answer: ", False), ("[/THOUGHTS]", False)],
+)
+def test_only_what_could_open_the_reasoning_is_told(added: str, is_told: bool) -> None:
+    template = CHATML.replace("assistant\\n'", "assistant\\n" + added.replace("\n", "\\n") + "'")
+    assert added in renderer(template).text(prompt(0, "add"))
+    assert any("if that opens the reasoning" in note for note in renderer(template).notes()) is is_told

@@ -360,6 +360,22 @@ def test_a_check_that_asserted_nothing_has_not_passed(verifier: ThreadedVerifier
     assert empty.diagnostics.count("no assertion was reached") == 2
 
 
+def test_an_exception_that_the_tests_expect_of_an_assertion_is_an_answer(verifier: ThreadedVerifier) -> None:
+    """A direct run passes; but what catches every exception swallows a failed assertion too."""
+    named = asserting("try:\n    assert inverse(0) == 0\nexcept (ZeroDivisionError, ValueError):\n    pass\n")
+    raises, zero, wrong = verdicts(
+        verifier,
+        named,
+        "def inverse(n): return 1 / n",
+        "def inverse(n): return 0",
+        "def inverse(n): return 5",
+    )
+    assert raises.passed and zero.passed and not wrong.passed
+    anything = asserting("try:\n    assert inverse(0) == 0\nexcept Exception:\n    pass\n")
+    right, wrong = verdicts(verifier, anything, "def inverse(n): return 0", "def inverse(n): return 5")
+    assert right.passed and "no assertion was reached" in wrong.diagnostics
+
+
 def test_helpers_of_numpy_work_without_numpy(verifier: ThreadedVerifier) -> None:
     plus = (
         "import numpy as np\n"

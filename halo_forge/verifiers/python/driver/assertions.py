@@ -4,6 +4,8 @@ A test that runs to its end without having asserted anything has shown nothing. 
 
 - an `assert`, and a call of a function named `assert...` that the tests did not define themselves, once it has held;
 - a `with pytest.raises(...)` or `with self.assertRaises(...)`, once it is over;
+- an `assert` whose condition raised, where the tests expect that: in a `try` which names the exceptions it catches.
+  Where it catches all of them, an assertion that failed is swallowed too, and nothing was shown;
 - where a statement can only fail (`assert False`, `raise AssertionError`, `pytest.fail()`), that what leads past it is
   reached: the `if`, `try` or loop around it.
 """
@@ -20,6 +22,7 @@ COUNT = "__assertion_held__"
 """The function that counting code calls."""
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _SCOPES = (*FUNCTIONS, ast.ClassDef)
+_CATCH_FAILURES = ("AssertionError", "Exception", "BaseException")
 _CONTEXTS = ("raises", "assertRaises", "assertRaisesRegex", "assertWarns", "assertWarnsRegex", "assertLogs")
 
 
@@ -153,24 +156,45 @@ class Assertions:
 
     def counting(self, tree: ast.Module) -> ast.Module:
         """`tree`, changed in place, which calls `COUNT` for each assertion that holds."""
-        self._count_in(tree.body)
+        self._count_in(tree.body, may_raise=False)
         return tree
 
-    def _count_in(self, block: list[ast.stmt]) -> None:
+    def _count_in(self, block: list[ast.stmt], *, may_raise: bool) -> None:
+        """Adds the calls.
+
+        Args:
+            may_raise: Whether a `try` of the tests around the block expects exceptions, and not failures.
+        """
         counted: list[ast.stmt] = []
         for node in block:
+            leads_past = self.leads_past_a_failure(node)
             for inner in blocks(node):
-                self._count_in(inner)
+                expected = isinstance(node, ast.Try) and inner is node.body and _expects_exceptions(node)
+                self._count_in(inner, may_raise=expected or (may_raise and not isinstance(node, _SCOPES)))
             if isinstance(node, FUNCTIONS) and any(map(self.can_only_fail, node.body)):
                 # `return` in a statement before leads past it; where nothing does, the function never returns.
                 first = int(ast.get_docstring(node, clean=False) is not None)
                 node.body.insert(first, _count(node.body[0]))
-            if self.leads_past_a_failure(node):
+            if leads_past:
                 counted.append(_count(node))
-            counted.append(node)
+            counted.append(_count_raised(node) if may_raise and isinstance(node, ast.Assert) else node)
             if self.holds_after(node):
                 counted.append(_count(node))
         block[:] = counted
+
+
+def _expects_exceptions(node: ast.Try) -> bool:
+    named = [each.elts if isinstance(each, ast.Tuple) else [each] for each in (each.type for each in node.handlers)]
+    return bool(named) and all(
+        kind is not None and name_of(kind) not in _CATCH_FAILURES for kinds in named for kind in kinds
+    )
+
+
+def _count_raised(node: ast.Assert) -> ast.stmt:
+    """The assertion, which also counts if its condition raises."""
+    failed = ast.ExceptHandler(ast.Name("AssertionError", ast.Load()), None, [ast.Raise()])
+    raised = ast.ExceptHandler(ast.Name("Exception", ast.Load()), None, [_count(node), ast.Raise()])
+    return ast.fix_missing_locations(ast.copy_location(ast.Try([node], [failed, raised], [], []), node))
 
 
 def _count(beside: ast.stmt) -> ast.stmt:
