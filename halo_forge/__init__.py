@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from halo_forge.api import (
         RunDirectory,
         SilentObserver,
+        compare_runs,
         preview,
         resume,
         run,
@@ -61,6 +62,7 @@ __all__ = [
     "ToolMissing",
     "Verdict",
     "VerifierBroken",
+    "compare_runs",
     "load_config",
     "preview",
     "resume",
@@ -82,6 +84,7 @@ _HOMES = {
         (
             "RunDirectory",
             "SilentObserver",
+            "compare_runs",
             "preview",
             "resume",
             "run",

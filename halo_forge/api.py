@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from halo_forge.config import LoadedConfig, load_config
 from halo_forge.core.advice import Advised
@@ -25,9 +25,13 @@ from halo_forge.store.rows import decision_rows, sample_rows, step_rows
 from halo_forge.store.run import read_identity
 from halo_forge.store.status import Status, read_status
 
+if TYPE_CHECKING:
+    from halo_forge.checks.compared import RunComparison
+
 __all__ = [
     "RunDirectory",
     "SilentObserver",
+    "compare_runs",
     "preview",
     "resumable",
     "resume",
@@ -218,6 +222,28 @@ class RunDirectory:
         return list(decision_rows(self.path))
 
 
+def compare_runs(paths: Iterable[str | Path], *, metric: str | None = None) -> RunComparison:
+    """Two or more run directories side by side: what each came to, how far they differ, and in which settings.
+
+    Runs that differ only in their seed are one arm.  Every other arm is compared with the first one, paired by seed
+    and by prompt.
+
+    Args:
+        metric: pass_rate, compile_rate or reward_mean; None is the one that the first run decided by.
+
+    Raises:
+        ConfigError: Fewer than two runs, an unknown metric, or runs that are not measured alike.
+        RunDirError: A directory is not a run of halo-forge, or a file of it cannot be read.
+    """
+    from halo_forge.checks.arms import measured_run
+    from halo_forge.checks.compared import compare_measured
+
+    if isinstance(paths, str | os.PathLike):
+        raise ConfigError("paths is one path, allowed: a list of run directories", "write [path, another path]")
+    found = [RunDirectory(path) for path in _items("paths", paths)]
+    return compare_measured([measured_run(each.path, each.config.config) for each in found], metric)
+
+
 def verify_programs(
     verifier: LoadedConfig | Mapping[str, Any], sources: Iterable[str], *, prompt_id: str | None = None
 ) -> list[Verdict]:
@@ -231,7 +257,7 @@ def verify_programs(
         ConfigError: A setting is wrong, no prompt has this id, or a text is empty.
         ToolMissing: A compiler is missing or does not work.
     """
-    from halo_forge.checks.answers import one_prompt, programs, verdicts_on, without_tests
+    from halo_forge.checks.programs import one_prompt, programs, verdicts_on, without_tests
 
     if not isinstance(verifier, LoadedConfig):
         if not isinstance(verifier, Mapping):
@@ -265,8 +291,8 @@ def verify_completions(config: LoadedConfig, rows: Iterable[Mapping[str, Any]]) 
         ConfigError: A row is wrong or names no prompt of the configuration.
         ToolMissing: A compiler is missing or does not work.
     """
-    from halo_forge.checks.answers import completion_rows, verdicts_on
     from halo_forge.checks.opened import as_sampled
+    from halo_forge.checks.programs import completion_rows, verdicts_on
 
     given = list(_items("rows", rows))
     for number, row in enumerate(given, start=1):

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from halo_forge.checks.answers import NamedCompletion
+from halo_forge.checks.programs import NamedCompletion
 from halo_forge.config import RaftConfig
 from halo_forge.core.source import REASONING_MARKS
 
@@ -39,9 +39,10 @@ def as_sampled(asked: Sequence[NamedCompletion], config: RaftConfig) -> tuple[li
     # Late: a library of a second or two that most configurations do not need here.
     from halo_forge.policy.rendering import Renderer, load_tokenizer
 
-    renderer = Renderer(load_tokenizer(config.model), reasoning_marks=marks)
-    openings = {each.prompt.id: renderer.start(each.prompt) for each in asked}
-    found = [_opened(each, openings[each.prompt.id]) for each in asked]
+    prefix = config.prompts.response_prefix if config.prompts.response_prefix is not None else ""
+    renderer = Renderer(load_tokenizer(config.model), prefix, reasoning_marks=marks)
+    openings = {each.prompt.id: renderer.start(each.prompt).removesuffix(prefix) for each in asked}
+    found = [_opened(each, openings[each.prompt.id], prefix) for each in asked]
     num = sum(one is not other for one, other in zip(found, asked, strict=True))
     if not num:
         return found, []
@@ -52,11 +53,13 @@ def as_sampled(asked: Sequence[NamedCompletion], config: RaftConfig) -> tuple[li
     ]
 
 
-def _opened(asked: NamedCompletion, opening: str) -> NamedCompletion:
-    completion = asked.completion
-    if not opening or completion.text.lstrip().startswith(opening.strip()):
+def _opened(asked: NamedCompletion, opening: str, prefix: str) -> NamedCompletion:
+    completion, text = asked.completion, asked.completion.text
+    if not opening or text.lstrip().startswith(opening.strip()):
         return asked
-    return dataclasses.replace(asked, completion=dataclasses.replace(completion, text=opening + completion.text))
+    if not text.lstrip().startswith(prefix.strip()):
+        text = prefix + text
+    return dataclasses.replace(asked, completion=dataclasses.replace(completion, text=opening + text))
 
 
 def _template_texts(config: RaftConfig) -> Iterator[str]:

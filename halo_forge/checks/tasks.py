@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from halo_forge.checks.answers import NamedCompletion, as_completion, telling_line
+from halo_forge.checks.programs import NamedCompletion, as_completion, telling_line
 from halo_forge.checks.weaknesses import SEVERITIES, Finding, text_findings
 from halo_forge.core.errors import ConfigError
 from halo_forge.core.records import Completion, Prompt, Record, Verdict

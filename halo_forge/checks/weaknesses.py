@@ -68,7 +68,7 @@ def _of_one(prompt: Prompt) -> Iterator[Finding]:
     yield from _statement(prompt)
     checks = num_checks(prompt)
     if checks is not None and checks < FEWEST_CHECKS:
-        found = f"{counted(checks, 'check')}; a wrong answer may pass by chance"
+        found = f"{counted(checks, 'check')}; a wrong program may pass by chance"
         yield Finding("warning", prompt.id, "few_checks", found)
     constant = constant_output(prompt.tests)
     if constant is not None:

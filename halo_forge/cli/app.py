@@ -11,9 +11,10 @@ from typing import NoReturn
 import typer
 
 import halo_forge
-from halo_forge.cli import config, doctor, raft, tasks, verify
+from halo_forge.cli import compare, config, doctor, experiment, raft, report, tasks, verify
 from halo_forge.cli.help import Command, Group
 from halo_forge.core.errors import HaloForgeError, StoppedByRule
+from halo_forge.core.wording import visible
 from halo_forge.supervisor import heartbeat
 
 INTERRUPTED = 130
@@ -28,9 +29,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(raft.app, name="raft")
+app.add_typer(experiment.app, name="experiment")
 app.add_typer(config.app, name="config")
 app.add_typer(tasks.app, name="tasks")
+app.command(cls=Command)(report.report)
 app.command(cls=Command)(verify.verify)
+app.command(cls=Command)(compare.compare)
 app.command(cls=Command)(doctor.doctor)
 
 
@@ -101,7 +105,11 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 
 def _interrupted() -> str:
     """What to say, and how to go on where there is something to go on with."""
-    ways = {"raft run": "rerun with --resume", "raft resume": "run the same command again"}
+    ways = {
+        "raft run": "rerun with --resume",
+        "raft resume": "run the same command again",
+        "experiment run": "rerun with --resume",
+    }
     way = ways.get(" ".join(sys.argv[1:3]))
     if way is not None and any(each.partition("=")[0] == "--from-cycle" for each in sys.argv):
         way += ", but without --from-cycle"  # which would redo what was just done
@@ -110,7 +118,7 @@ def _interrupted() -> str:
 
 def _fail(message: str, exit_code: int) -> NoReturn:
     if exit_code != INTERRUPTED:
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {visible(message)}", file=sys.stderr)  # it may quote a model or a data set
     elif not heartbeat.is_connected():  # else the supervisor says so
         print(message, file=sys.stderr)
     sys.exit(exit_code)

@@ -14,12 +14,12 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from halo_forge.cli.render import LEARNING_RATE, duration, fitted, print_paragraph
+from halo_forge.cli.render import LEARNING_RATE, fitted, print_paragraph
 from halo_forge.cli.status import advice_lines, cycle_columns
 from halo_forge.config import RaftConfig, resolved
 from halo_forge.core.advice import Advised
 from halo_forge.core.records import MASS, Decision, Measurement, Selection, Trained, TrainingSettings
-from halo_forge.core.wording import counted
+from halo_forge.core.wording import counted, duration
 from halo_forge.runtime.effects import Observer
 from halo_forge.runtime.tracking import Tracker, check_trackers, open_trackers
 from halo_forge.store.status import read_status

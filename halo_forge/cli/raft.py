@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from halo_forge.cli import samples
 from halo_forge.cli.config import CONFIG, SET
 from halo_forge.cli.help import Command, Group
 from halo_forge.cli.supervise import (
@@ -99,8 +100,16 @@ def status(run: Path = RUN, as_json: bool = JSON) -> None:
         print(json.dumps(found.to_row(), indent=2))
         return
     from halo_forge.cli.status import print_status
+    from halo_forge.core.errors import RunDirError
+    from halo_forge.store.files import EDITED
 
-    print_status(found)
+    try:
+        print_status(found)
+    except KeyError as error:
+        raise RunDirError(f"{run}: not what halo-forge wrote there: a file lacks {error}", EDITED) from error
+
+
+app.command(cls=Command)(samples.samples)
 
 
 def _supervised_resume(
@@ -141,8 +150,13 @@ def _execute(loaded: LoadedConfig, *, resume: bool, as_json: bool, from_cycle: i
         print(json.dumps(found.to_row(), indent=2))
         return
     from halo_forge.cli.status import print_status
+    from halo_forge.core.errors import RunDirError
+    from halo_forge.store.files import EDITED
 
-    print_status(found)
+    try:
+        print_status(found)
+    except KeyError as error:
+        raise RunDirError(f"{run}: not what halo-forge wrote there: a file lacks {error}", EDITED) from error
 
 
 def _say_where(runtime: Runtime) -> None:

@@ -3,6 +3,8 @@
 On a terminal no line is wider than the terminal.  Numbers are never cut or broken over lines: where a table is too
 wide, columns are left out by priority, and a line below the table names them.  In a pipe everything is shown on lines
 as long as they need to be, without colours; with COLUMNS set, as on a terminal of that width.
+
+Text may come from a model or from a data set: characters that act on a terminal are written as escapes.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import os
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, Literal
 
@@ -21,6 +23,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from halo_forge.core.wording import visible
 
 LEARNING_RATE = ".2e"
 """How learning rates and sums of them are written, everywhere."""
@@ -98,7 +102,7 @@ def print_table(columns: Sequence[Column], *, title: str = "", console: Console 
 
 def fitted(columns: Sequence[Column], width: int) -> tuple[Table, str]:
     """The table of what fits into `width`, and a line that names what does not; the line is empty if all fits."""
-    shown, dropped, plain = _choose(columns, width)
+    shown, dropped, plain = _choose([_visible(column) for column in columns], width)
     widths = [_least(column) for column in shown]
     _share(widths, [_natural(column) for column in shown], width)
     table = Table(box=_BOX, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0), collapse_padding=True)
@@ -117,6 +121,11 @@ def fitted(columns: Sequence[Column], width: int) -> tuple[Table, str]:
     left_out = [", ".join(dropped)] if dropped else []
     left_out += [f"the intervals of {', '.join(plain)}"] if plain else []
     return table, f"left out at {width} columns: {'; '.join(left_out)} ({_MORE})" if left_out else ""
+
+
+def _visible(column: Column) -> Column:
+    detailed = None if column.detailed is None else [visible(cell) for cell in column.detailed]
+    return replace(column, cells=[visible(cell) for cell in column.cells], detailed=detailed)
 
 
 def _choose(columns: Sequence[Column], width: int) -> tuple[list[Column], list[str], list[str]]:
@@ -216,13 +225,19 @@ def _wrapped(text: str, width: int, *, anywhere: bool = True) -> list[str]:
 
 def print_paragraph(console: Console, text: str, indent: str = "") -> None:
     """Print prose, on a terminal wrapped at words and with its further lines indented; paths are never broken."""
-    if console.width >= _PIPE_WIDTH:
+    text = visible(text)
+    if is_pipe(console):
         console.out(text, highlight=False)
         return
     console.out(
         textwrap.fill(text, console.width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False),
         highlight=False,
     )
+
+
+def is_pipe(console: Console) -> bool:
+    """Whether lines may be as long as they need to be."""
+    return console.width >= _PIPE_WIDTH
 
 
 def plot(values: Sequence[float | None], room: int, console: Console) -> str:
@@ -275,13 +290,3 @@ def span(low: Any, high: Any, form: str = ".3g") -> str:
         return "?"
     ends = [value if isinstance(value, str) else format(value, form) for value in (low, high)]
     return ends[0] if ends[0] == ends[1] else " to ".join(ends)
-
-
-def duration(seconds: float) -> str:
-    """Such as "42 s", "3 min 5 s" or "2 h 10 min"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -9,7 +9,6 @@ from typing import Any
 from halo_forge.cli.render import (
     LEARNING_RATE,
     Column,
-    duration,
     number,
     number_columns,
     print_paragraph,
@@ -17,6 +16,7 @@ from halo_forge.cli.render import (
     stdout,
 )
 from halo_forge.core.records import MASS
+from halo_forge.core.wording import counted, duration
 from halo_forge.store.status import CycleRow, Status
 
 ACTIONS = {
@@ -37,6 +37,9 @@ def print_status(status: Status) -> None:
     """The table of cycles, then what was found."""
     console = stdout()
     print_paragraph(console, f"{status.root}: {status.state}{_working(status)}")
+    if status.num_overlong:
+        left_out = f"left out as too long for the model: {counted(status.num_overlong, 'prompt')} (prompts.overlong)"
+        print_paragraph(console, left_out, indent="    ")
     if status.cycles:
         print_table(cycle_columns(status.cycles, status.num_cycles), console=console)
         if spent := time_line(status.cycles):
@@ -185,7 +188,9 @@ def _outcome(outcome: str, opposed: Mapping[str, Mapping[str, float]]) -> str:
 def _resampled(confirmation: Mapping[str, Any]) -> str:
     if not confirmation:
         return ""
-    return f"{confirmation['difference']:+.3f} (z {number(confirmation.get('z'), '.2f', 'none')})"
+    return (
+        f"{number(confirmation.get('difference'), '+.3f', 'none')} (z {number(confirmation.get('z'), '.2f', 'none')})"
+    )
 
 
 def _action(decision: Mapping[str, Any]) -> str:

@@ -64,11 +64,11 @@ def supervise_run(
 
     given = {"stall_seconds": stall_seconds, "loading_seconds": loading_seconds, "max_restarts": max_restarts}
     policy = RestartPolicy(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
-    code = supervise([*_program(), *first], lambda: [*_program(), *again()], Attempts(root), policy, _say)
+    code = supervise([*this_program(), *first], lambda: [*this_program(), *again()], Attempts(root), policy, _say)
     return typer.Exit(code)
 
 
-def _program() -> list[str]:
+def this_program() -> list[str]:
     """The command line of this very process up to its arguments: a script, `-m halo_forge`, options of Python."""
     return [sys.executable, *sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]]
 

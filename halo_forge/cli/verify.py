@@ -13,7 +13,7 @@ import typer
 from halo_forge.cli.config import SET
 
 if TYPE_CHECKING:
-    from halo_forge.checks.answers import NamedCompletion
+    from halo_forge.checks.programs import NamedCompletion
     from halo_forge.checks.rescore import Rescored
     from halo_forge.core.records import Verdict
 
@@ -71,8 +71,8 @@ def verify(
 def _check(
     config: Path, files: Sequence[Path], prompt_id: str | None, changes: Sequence[str]
 ) -> tuple[list[NamedCompletion], list[Verdict]]:
-    from halo_forge.checks.answers import completions, one_prompt, source_files, verdicts_on, without_tests
     from halo_forge.checks.opened import as_sampled
+    from halo_forge.checks.programs import completions, one_prompt, source_files, verdicts_on, without_tests
     from halo_forge.cli.observer import PlainObserver
     from halo_forge.config import load_config
     from halo_forge.core.errors import ConfigError
@@ -101,7 +101,7 @@ def _check(
 
 def print_verdicts(named: Sequence[NamedCompletion], verdicts: Sequence[Verdict]) -> None:
     """One row for each program."""
-    from halo_forge.checks.answers import telling_line
+    from halo_forge.checks.programs import telling_line
     from halo_forge.cli.render import Column, print_table
 
     tests = [f"{each.tests_passed} of {each.tests_total}" if each.tests_total else "" for each in verdicts]

@@ -51,7 +51,7 @@ class Record:
 
     def to_row(self) -> dict[str, Any]:
         """This value as plain JSON data, keys in the order of the fields."""
-        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
@@ -61,11 +61,23 @@ class Record:
             TypeError: A field is missing or unknown, or its value is of another type.
         """
         found = cls(**{key: _frozen(value) for key, value in row.items()})
-        for name, kind in _kinds_of_fields(cls):  # type: ignore[arg-type]  # a class is hashable
-            value = getattr(found, name)
-            if not _is_of(value, kind):
-                raise TypeError(f"{name} is {str(value)[:80]!r}")
+        cls._check_kinds({name: getattr(found, name) for name, _ in _kinds_of_fields(cls)})  # type: ignore[arg-type]
         return found
+
+    @classmethod
+    def check_row(cls, row: Mapping[str, Any]) -> None:
+        """Check the fields that a row has: rows of other versions may have more of them, or lack some.
+
+        Raises:
+            TypeError: A value is of another type.
+        """
+        cls._check_kinds({key: _frozen(value) for key, value in row.items()})
+
+    @classmethod
+    def _check_kinds(cls, values: Mapping[str, Any]) -> None:
+        for name, kind in _kinds_of_fields(cls):  # type: ignore[arg-type]  # a class is hashable
+            if name in values and not _is_of(values[name], kind):
+                raise TypeError(f"{name} is {str(values[name])[:80]!r}")
 
 
 @functools.cache
@@ -100,10 +112,11 @@ def _is_of(value: Any, kind: Any) -> bool:
     )
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Mappings as dicts and tuples as lists, at any depth: what JSON can write."""
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 def _frozen(value: Any) -> Any:
@@ -256,7 +269,7 @@ class Verdict(CheckResult):
         reward: In [0, 1]; 0.0 when status is "error" (and then left out of every rate).
         source_digest: SHA-256 of the extracted program, None where there is none.
         normal_digest: The same after comments, spacing and identifier names are normalised away.
-        extraction: How the program was found in the answer and where: `{"how", "tag", "num_blocks", "lines"}`.
+        extraction: How the program was found in the completion and where: `{"how", "tag", "num_blocks", "lines"}`.
         isolation: The level of the sandbox that was in force.
     """
 

@@ -24,6 +24,10 @@ def check_model_folder(folder: Path) -> None:
     """
     if not (folder / "config.json").is_file():
         raise ModelError(f"{KEY}: {folder}: no config.json in this folder", _what_it_is(folder))
+    for path in sorted([*folder.glob("*.json"), *folder.glob("*.jinja")]):
+        if not path.is_file():
+            what = "a link that leads nowhere" if path.is_symlink() else "a folder"
+            raise ModelError(f"{KEY}: {path} is {what}, allowed: a file", _INCOMPLETE)
     config = read_object(folder / "config.json", KEY)
     _check_architecture(folder, config)
     index = folder / INDEX

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -34,7 +34,7 @@ def environment() -> Environment:
     class Generation(ext.Extension):
         """`{% generation %}` marks what the assistant says; the text is the same without it."""
 
-        tags: ClassVar[set[str]] = {"generation"}
+        tags = {"generation"}  # noqa: RUF012 -- jinja declares it as a variable of instances
 
         def parse(self, parser: Parser) -> list[nodes.Node]:
             next(parser.stream)

@@ -239,7 +239,8 @@ class Policy:
     def adapter_norm(self) -> float:
         """Frobenius norm of the whole weight change, sqrt(sum over modules of ||s B A||_F^2); dimensionless.
 
-        ||BA||_F^2 = trace((B^T B)(A A^T)), so no matrix larger than r x r is formed.
+        ||BA||_F^2 = trace((B^T B)(A A^T)), so no matrix larger than r x r is formed.  What the magnitudes of a DoRA
+        adapter change is not in it.
         """
         import torch
         from peft.tuners.lora import LoraLayer

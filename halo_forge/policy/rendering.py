@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from array import array
 from collections.abc import Iterable
 from datetime import datetime
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _SHOWN = 100
+_OPENING = re.compile(r"(?:<(?!/)[^<>\s]+>|\[(?!/)[^\[\]\s]+\])\s*$")
+"""What could open the reasoning at the end of a generation prompt: a mark of its own, and none that closes."""
 _PROBE = (
     {"role": "user", "content": "@@question@@"},
     {"role": "assistant", "content": "@@reply@@"},
@@ -111,6 +114,11 @@ class Renderer:
         date = self.date.isoformat(sep=" ") if self.reads_clock else None
         return {"date": date, "prompt_ids_sha256": digest.hexdigest()}
 
+    @property
+    def opened_reasoning(self) -> str:
+        """The mark with which the generation prompt opens the reasoning, and what follows it; "" if it does not."""
+        return opened_reasoning(self._added_by_generation_prompt(), self.reasoning_marks)
+
     def notes(self, when: str | None = None) -> list[str]:
         """What the template does to every prompt, as far as a user should know.
 
@@ -127,12 +135,12 @@ class Renderer:
         if words := own_words(self.tokenizer, self.date):
             said.append(f"the chat template begins prompts without a system message with its own text: {_short(words)}")
         added = self._added_by_generation_prompt()
-        if opened := opened_reasoning(added, self.reasoning_marks):
+        if opened := self.opened_reasoning:
             said.append(
                 f"the chat template opens the reasoning ({opened.strip()}): a completion that does not close it is"
                 " unfinished and is not checked"
             )
-        elif added.strip() and end_of_reasoning(added, self.reasoning_marks)[0] == 0:
+        elif _OPENING.search(added) and end_of_reasoning(added, self.reasoning_marks)[0] == 0:
             said.append(
                 f"the generation prompt ends with {_short(added)}: if that opens the reasoning, set"
                 " verifier.reasoning_marks"

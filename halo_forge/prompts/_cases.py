@@ -14,13 +14,14 @@ from typing import Any, NoReturn
 
 from halo_forge.prompts._json_text import from_json
 from halo_forge.prompts._row import Row, shown
+from halo_forge.prompts._unread import JUDGES, unused_judge
 
 _MOST_BYTES = 1 << 28
+_ZLIB = b"x"  # with which compressed data begins
 _HINT = (
     "tests are read from {inputs, outputs, fn_name}, from [{input, output}, ...], and from Python asserts; write others"
     " as `prompt` and `tests` (prompts.md of the documentation)"
 )
-_JUDGES = ("checker", "checker_code", "generated_checker", "special_judge")
 # A call may return a tuple where the file, which is JSON, can only have a list.
 _PLAIN = (
     "def _plain(value):\n    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value\n"
@@ -47,11 +48,12 @@ def tests_of(row: Row, column: str, value: Any, *, function: str | None, starter
         ConfigError: It is of no known form, or has no test.
     """
     value = parsed(row, column, value)
-    if isinstance(value, str):
-        value = [value]
-    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
-        if any("assert" in item for item in value):
-            return {"kind": "asserts", "tests": [item for item in value if item.strip()]}
+    if isinstance(value, str) and not value.strip():
+        raise row.error(f"`{column}` is empty", "remove rows without tests, or add tests")
+    texts = [value] if isinstance(value, str) else value
+    if isinstance(texts, list) and texts and all(isinstance(item, str) for item in texts):
+        if any("assert" in item for item in texts):
+            return {"kind": "asserts", "tests": [item for item in texts if item.strip()]}
         raise row.error(f"`{column}` is {shown(value)}; that is no test of a program", _HINT)
     cases = cases_of(row, column, value, function)
     if not cases:
@@ -72,10 +74,16 @@ def parsed(row: Row, column: str, value: Any) -> Any:
         if not re.fullmatch(r"[A-Za-z0-9+/\s]{16,}={0,2}\s*", value):
             return value
     try:
-        unpacked = zlib.decompressobj().decompress(base64.b64decode(value), _MOST_BYTES)
+        packed = base64.b64decode(value)
+    except binascii.Error:
+        return value
+    if packed[:1] != _ZLIB and " " in value.strip():
+        return value  # words, which only look like base64
+    try:
+        unpacked = zlib.decompressobj().decompress(packed, _MOST_BYTES)
         text = _TextOnly(io.BytesIO(unpacked)).load()
         return from_json(text) if isinstance(text, str) else text
-    except (binascii.Error, zlib.error, *_BROKEN_PICKLE) as error:
+    except (zlib.error, *_BROKEN_PICKLE) as error:
         raise row.error(f"`{column}` is packed in an unknown way: {error}", _HINT) from error
 
 
@@ -113,12 +121,8 @@ def cases_of(row: Row, column: str, value: Any, function: str | None = None) -> 
     """
     value = parsed(row, column, value)
     if isinstance(value, Mapping):
-        if judge := next((key for key in _JUDGES if value.get(key)), None):
-            raise row.error(
-                f"`{column}` has a `{judge}`, which is not used: right outputs other than those listed would fail",
-                'write the row as `prompt` and `tests`, with the checker as "compare": {"checker": ...}; remove it if'
-                " the outputs decide",
-            )
+        if judge := next((key for key in JUDGES if value.get(key)), None):
+            raise unused_judge(row, f"`{judge}` of `{column}`", f'"{judge}": ...')
         inputs, outputs = (value.get(key, value.get(f"{key}s")) for key in ("input", "output"))
         named = value.get("fn_name")
         if isinstance(inputs, list) and isinstance(outputs, list):

@@ -44,6 +44,8 @@ def checked_tests(row: Row) -> Mapping[str, Any] | None:
     tests = row.data.get("tests")
     if isinstance(tests, str):
         tests = _parsed(row, tests)
+        if tests is None:
+            raise row.error("`tests` is the text 'null'", "write null without quotation marks, or leave `tests` out")
     if tests is None:
         return None
     if not isinstance(tests, dict):
@@ -71,7 +73,7 @@ def checked_tests(row: Row) -> Mapping[str, Any] | None:
     elif kind == "asserts":
         _check_asserts(row, tests)
     if "compare" in tests:
-        tests["compare"] = _checked_rule(row, tests["compare"])
+        tests["compare"] = checked_rule(row, tests["compare"])
     return tests
 
 
@@ -130,8 +132,12 @@ def _is_text_or_texts(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _checked_rule(row: Row, found: Any) -> Any:
-    """`tests.compare`, without the nulls that a table adds to it."""
+def checked_rule(row: Row, found: Any) -> Any:
+    """`tests.compare`, without the nulls that a table adds to it.
+
+    Raises:
+        ConfigError: It is no rule.
+    """
     rule = {key: value for key, value in found.items() if value is not None} if isinstance(found, dict) else found
     try:
         OutputRule.model_validate(rule)

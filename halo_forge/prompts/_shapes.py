@@ -10,6 +10,7 @@ from halo_forge.core.errors import ConfigError
 from halo_forge.core.records import Prompt
 from halo_forge.core.registry import PROMPTS_GROUP, plugins
 from halo_forge.prompts import humaneval, mbpp, native
+from halo_forge.prompts._conversion import row_hint
 from halo_forge.prompts._row import Row, left_out
 from halo_forge.prompts.contests import SHAPES
 
@@ -74,6 +75,8 @@ def to_prompts(rows: Iterable[Row], broken: list[ConfigError] | None = None) -> 
                 first = (row, shape)
             elif shape is not first[1]:
                 raise _mixed(row, shape, *first)
+            if shape is native and not native.recognises(row.data) and (hint := _hint(row)) is not None:
+                raise native.missing_prompt(row, hint)
             # Converted through JSON types, so that a prompt equals itself after being written and read.
             prompt = Prompt.from_row(shape.to_prompt(row).to_row())
             if prompt.id in seen:
@@ -86,6 +89,10 @@ def _shape(row: Row) -> Shape:
     # By column names only, so that a column without a value is reported as missing, not ignored.  `native` reports the
     # rows that no shape recognises.
     return next((shape for shape in shapes() if shape.recognises(row.data.keys())), native)
+
+
+def _hint(row: Row) -> str | None:
+    return row_hint(row, [(shape.NAME, shape.COLUMNS) for shape in shapes() if shape is not native])
 
 
 def _mixed(row: Row, shape: Shape, first_row: Row, first_shape: Shape) -> ConfigError:

@@ -11,12 +11,15 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from halo_forge.core.errors import ConfigError
 from halo_forge.core.source import canonical
 from halo_forge.prompts._json_text import from_json
 from halo_forge.prompts._row import Row
 
 SOLUTIONS = ("reference", "wrong", "solution", "solutions", "canonical_solution", "code", "completion", "response")
 """Columns with programs; what looks like a test in them belongs to the program."""
+JUDGES = ("checker", "checker_code", "checker_source", "generated_checker", "custom_checker", "special_judge", "spj")
+"""Columns and keys with what decides which outputs are right."""
 _TEST_WORDS = frozenset(
     "test tests testcase testcases testlist testing unittest unittests pytest pytests assert asserts assertion"
     " assertions harness stdio cases checks checker grader grading verification".split()
@@ -59,11 +62,13 @@ def kept_as_info(
         has_tests: The row has tests, if only to say that compiling is all there is to check.
 
     Raises:
-        ConfigError: One of them looks like tests or like a misspelt column, or, in a row without tests, like the result
-            of a right program.
+        ConfigError: One of them looks like tests or like a misspelt column, decides which outputs are right, or, in a
+            row without tests, looks like the result of a right program.
     """
     kept = {column: value for column, value in row.data.items() if column not in read}
     for column, value in kept.items():
+        if column.lower() in JUDGES and not _is_empty(value) and value is not False:
+            raise unused_judge(row, f"`{column}`", f'"{column}": ...')
         if column in notes or _is_empty(value):
             continue
         if meant := _misspelt(column, own):
@@ -85,6 +90,16 @@ def kept_as_info(
                 f"the language is in `{column}` ({value!r}), which is not read", f"rename `{column}` to `language`"
             )
     return kept
+
+
+def unused_judge(row: Row, where: str, note: str) -> ConfigError:
+    """The error about a checker of another form than ours."""
+    return row.error(
+        f"{where} decides which outputs are right, and is not used: right outputs other than those listed would fail",
+        'write it into `tests`, as "compare": {"checker": {"language": "cpp" | "c" | "python", "source": ...}}'
+        " (verifiers.md of the documentation says how it is called); if the listed outputs decide, put it into `info`:"
+        f" {{{note}}}, or remove it",
+    )
 
 
 def _lost_tests(row: Row, where: str, has_tests: bool) -> Exception:

@@ -13,6 +13,7 @@ from typing import Any
 from halo_forge.core.records import Prompt
 from halo_forge.prompts import native
 from halo_forge.prompts._cases import cases_of, from_cases, parsed, tests_of
+from halo_forge.prompts._checks import checked_rule
 from halo_forge.prompts._row import Row
 from halo_forge.prompts._unread import kept_as_info
 
@@ -44,7 +45,7 @@ class ContestShape:
     def to_prompt(self, row: Row) -> Prompt:
         """See `Shape`."""
         starter = row.text("starter_code") if row.data.get("starter_code") not in (None, "") else ""
-        tests = self._tests(row, starter)
+        tests = _with_checker(row, self._tests(row, starter))
         language = "python" if tests["kind"] == "asserts" else None
         if self.statement == "prompt":
             messages = native.messages_of(row)
@@ -55,7 +56,13 @@ class ContestShape:
             elif tests["kind"] == "stdio":
                 content += f"\n\n{_STDIO}"
             messages = ({"role": "user", "content": content},)
-        read = (self.statement, self.id_column, "starter_code", *self.tests)
+        read = (
+            self.statement,
+            self.id_column,
+            "starter_code",
+            *self.tests,
+            *(("checker",) if "compare" in tests else ()),
+        )
         info = kept_as_info(row, read, notes=_NOTES)
         if language == "python" and isinstance(reference := _reference(row), str):
             info["reference"] = reference
@@ -75,6 +82,15 @@ class ContestShape:
         if not cases:
             raise row.error(f"{' and '.join(f'`{each}`' for each in self.tests)} have no test", "remove the row")
         return from_cases(row, self.tests[0], cases, starter)
+
+
+def _with_checker(row: Row, tests: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The tests with a checker in our form that stands beside them; of another form it is refused as unused."""
+    found = row.data.get("checker")
+    is_ours = isinstance(found, Mapping) and set(found) == {"language", "source"} and any(found.values())
+    if tests["kind"] != "stdio" or not is_ours:
+        return tests
+    return {**tests, "compare": checked_rule(row, {"checker": found})}
 
 
 _BESIDE = ("test_cases", "functional", "pytest", "assert_case", "inputs", "input", "checker")
@@ -113,7 +129,7 @@ def _reference(row: Row) -> Any:
     return found[0] if isinstance(found, list) and found else found
 
 
-_NOTES = ("solution", "solutions", "incorrect_solutions", "test_info", "extra_info", "checker")
+_NOTES = ("solution", "solutions", "incorrect_solutions", "test_info", "extra_info")
 SHAPES = (
     ContestShape("verl rows", ("prompt", "reward_model"), "prompt", ("reward_model",), wanting=("tests",)),
     ContestShape(

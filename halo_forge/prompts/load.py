@@ -11,6 +11,7 @@ from halo_forge.core.errors import ConfigError, raise_together
 from halo_forge.core.records import Prompt
 from halo_forge.core.source import canonical
 from halo_forge.prompts import builtin, hub, jsonl, parquet
+from halo_forge.prompts._conversion import NOT_READ, file_hint
 from halo_forge.prompts._row import Row, left_out
 from halo_forge.prompts._shapes import to_prompts
 from halo_forge.prompts.split import SPLITS, Split, apply, limited
@@ -116,7 +117,7 @@ def is_remote(spec: str) -> bool:
     if spec.startswith(builtin.PREFIX) or not spec.strip():
         return False
     path, _ = _path_and_split(spec)
-    looks_local = spec.startswith((".", "/", "~")) or path.suffix in (".json", ".csv", ".txt", ".gz", ".yaml")
+    looks_local = spec.startswith((".", "/", "~")) or path.suffix in NOT_READ
     return not (path.suffix in _ENDINGS or looks_local or path.exists())
 
 
@@ -132,6 +133,8 @@ def _open(spec: str, broken: list[ConfigError] | None) -> tuple[Iterator[Row], S
         return jsonl.read(path, broken=broken), split
     if path.suffix == ".parquet":
         return parquet.read(path), split
+    if path.suffix in NOT_READ:
+        raise ConfigError(f"prompt file {spec!r} is neither .jsonl nor .parquet", file_hint(path))
     raise ConfigError(f"prompt file {spec!r} is neither .jsonl nor .parquet", f"give {_FORMS}")
 
 

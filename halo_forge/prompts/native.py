@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from halo_forge.core.errors import ConfigError
 from halo_forge.core.records import Prompt
 from halo_forge.prompts._checks import checked_tests
 from halo_forge.prompts._json_text import from_json
@@ -23,6 +24,11 @@ ROLES = ("system", "user", "assistant")
 _OWN = ("id", "language", "prompt", "tests", "info")
 # Beside `tests` these would be ignored, and decide what passes; with the kinds that have them.
 _DECIDES = {"compare": ("stdio", "harness"), "setup": ("asserts",), "entry_point": ("asserts", "compile")}
+# Tokens of chat templates that separate turns.
+_CONTROL = re.compile(
+    r"<\|(?:im_start|im_end|start_header_id|end_header_id|eot_id|begin_of_text|START_OF_TURN_TOKEN|user|assistant|system"
+    r"|start_of_role)\|>|<start_of_turn>|\[INST\]|<\uff5c(?:User|Assistant)\uff5c>"
+)
 _MESSAGES = 'write `prompt` as text, or as [{"role": "user", "content": ...}, ...] that ends with the user'
 
 
@@ -51,11 +57,16 @@ def messages_of(row: Row) -> tuple[Mapping[str, str], ...]:
         ConfigError: It is missing, empty, or of another type or shape.
     """
     if row.data.get("prompt") is None:
-        columns = ", ".join(f"`{column}`" for column in row.data) if row.data else "no columns"
-        raise row.error(f"`prompt` is missing; the row has {columns}", _MESSAGES)
+        raise missing_prompt(row, _MESSAGES)
     prompt = row.data["prompt"]
     if isinstance(prompt, str):
         prompt = _from_text(row, prompt)
+        if isinstance(prompt, str) and (mark := _CONTROL.search(prompt)):
+            raise row.error(
+                f"`prompt` contains {mark[0]!r}: a conversation that was rendered for a model would be rendered again",
+                'write its messages: [{"role": "user", "content": ...}, ...], and leave such tokens to the chat'
+                " template; a prompt that is about them is one message of that form",
+            )
     if not isinstance(prompt, list):
         return ({"role": "user", "content": row.text("prompt")},)
     messages = tuple(_message(row, number, message) for number, message in enumerate(prompt, start=1))
@@ -65,8 +76,16 @@ def messages_of(row: Row) -> tuple[Mapping[str, str], ...]:
     return messages
 
 
+def missing_prompt(row: Row, hint: str) -> ConfigError:
+    """The error about a row without a prompt."""
+    columns = ", ".join(f"`{column}`" for column in row.data) if row.data else "no columns"
+    return row.error(f"`prompt` is missing; the row has {columns}", hint)
+
+
 def _from_text(row: Row, text: str) -> Any:
     """The messages that `text` is the JSON text of, as tables often store them; else the text itself."""
+    if re.match(r"\s*\{\s*\"(?:role|content|from|value|messages|conversations?|prompt)\"\s*:", text):
+        return _refused_object(row, text)
     if not re.match(r"\s*\[\s*\{\s*[\"'](?:role|content|from|value)[\"']\s*:", text):
         return text
     try:
@@ -75,6 +94,23 @@ def _from_text(row: Row, text: str) -> Any:
         raise row.error(
             f"`prompt` begins like a list of messages, but is not valid JSON: {error}", _MESSAGES
         ) from error
+
+
+def _refused_object(row: Row, text: str) -> str:
+    """The text, if it is not the JSON text of an object after all.
+
+    Raises:
+        ConfigError: It is.
+    """
+    try:
+        found = from_json(text)
+    except ValueError:
+        return text
+    keys = ", ".join(found)
+    raise row.error(
+        f"`prompt` is the JSON text of one object (with {keys}); messages are a list",
+        f"write the list of messages, such as [{text.strip()[:60]}]" if "role" in found else _MESSAGES,
+    )
 
 
 def _message(row: Row, number: int, message: Any) -> Mapping[str, str]:

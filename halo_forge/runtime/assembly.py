@@ -35,7 +35,9 @@ from halo_forge.hardware.telemetry import telemetry
 from halo_forge.policy import Policy, check_local, check_quantization
 from halo_forge.policy.drift_probe import DriftProbe
 from halo_forge.policy.lengths import Overlong, overlong_prompts
+from halo_forge.policy.rendering import Renderer
 from halo_forge.prompts import hub, is_remote, load_prompts
+from halo_forge.prompts.row_limits import limit_warnings
 from halo_forge.prompts.summary import SetSummary, is_tested, lines_of, shared_tasks, summarise, warnings_of
 from halo_forge.runtime.auto_settings import hardware_choices, verifier_workers
 from halo_forge.runtime.effects import Observer, Runtime
@@ -73,6 +75,31 @@ def load_prompt_sets(config: RaftConfig) -> PromptSets:
     return PromptSets(**sets)
 
 
+def prompts_as_started(config: RaftConfig, identity: Mapping[str, Any]) -> tuple[dict[str, Prompt], list[str]]:
+    """The prompts of a run by id, as far as they are on this machine and the same as when the run was started.
+
+    Returns:
+        The prompts, and for each set that is missing, why.
+    """
+    found: dict[str, Prompt] = {}
+    missing = []
+    for name in SETS:
+        source = getattr(config.prompts, name)
+        if is_remote(source):
+            missing.append(f"prompts.{name}: {source} is a data set that would have to be downloaded")
+            continue
+        try:
+            prompts = _load_set(config, name)
+        except ConfigError as error:
+            missing.append(f"prompts.{name}: {error.message}")
+            continue
+        if identity.get("prompts", {}).get(name) != _prompt_digest(prompts):
+            missing.append(f"prompts.{name}: {source} has changed since the run was started")
+            continue
+        found |= {prompt.id: prompt for prompt in prompts}
+    return found, missing
+
+
 def _refuse_shared_ids(sets: Mapping[str, Sequence[Prompt]]) -> None:
     seen: dict[str, str] = {}
     for name, prompts in sets.items():
@@ -88,13 +115,16 @@ def _refuse_shared_ids(sets: Mapping[str, Sequence[Prompt]]) -> None:
 
 def _load_set(config: RaftConfig, name: str) -> tuple[Prompt, ...]:
     section = config.prompts
-    prompts = load_prompts(
-        getattr(section, name),
-        language=config.verifier.language,
-        where=section.where,
-        limit=getattr(section, f"{name}_limit"),
-        check=lambda prompt: _check_tests(config, prompt),
-    )
+    try:
+        prompts = load_prompts(
+            getattr(section, name),
+            language=config.verifier.language,
+            where=section.where,
+            limit=getattr(section, f"{name}_limit"),
+            check=lambda prompt: _check_tests(config, prompt),
+        )
+    except ConfigError as error:
+        raise ConfigError(f"prompts.{name}: {error.message}", error.hint) from error
     return tuple(with_system(prompt, section.system_prompt) for prompt in prompts)
 
 
@@ -161,7 +191,7 @@ def planned_with(config: RaftConfig, local: Mapping[str, Sequence[Prompt]]) -> P
     has_tests = "train" not in local or any(map(is_tested, local["train"]))
     found = preview(config, num.get("train"), num.get("dev"), has_tests, num.get("test"))
     return dataclasses.replace(
-        found, prompts=sets, warnings=(*_prompt_warnings(config, sets), *_shared(local), *found.warnings)
+        found, prompts=sets, warnings=(*_prompt_warnings(config, sets), *_row_warnings(config, local), *found.warnings)
     )
 
 
@@ -192,8 +222,10 @@ def _prompt_warnings(config: RaftConfig, sets: Mapping[str, SetSummary]) -> Iter
     return warnings_of(named, config.verifier.runs_programs, config.verifier.stages)
 
 
-def _shared(prompts: Mapping[str, Sequence[Prompt]]) -> Iterator[str]:
-    return shared_tasks({f"prompts.{name}": own for name, own in prompts.items()})
+def _row_warnings(config: RaftConfig, prompts: Mapping[str, Sequence[Prompt]]) -> Iterator[str]:
+    named = {f"prompts.{name}": own for name, own in prompts.items()}
+    yield from shared_tasks(named)
+    yield from limit_warnings(named, config.verifier.timeout_seconds, config.verifier.memory_limit_bytes)
 
 
 def _start_warnings(
@@ -257,7 +289,7 @@ def open_run(
             hardware=profile.described(),
             warnings=(
                 *_start_warnings(config, sets, len(prompts.train), dropped),
-                *_shared(by_name),
+                *_row_warnings(config, by_name),
                 *reference_warnings(failing),
             ),
             checked_by=tuple(lines_of(sets)),
@@ -268,7 +300,7 @@ def open_run(
         if run.is_new:
             run.start(identity, given=loaded.document.text, resolved=dump(resolved(config)))
         else:
-            _check_start_model(run, identity)
+            _check_start_model(run, identity, policy)
         if from_cycle is not None:
             run.supersede(from_cycle)
         until_loaded.close()
@@ -448,28 +480,34 @@ def _check_same_run(run: Run, config: RaftConfig, prompts: PromptSets, *, resume
     _compare(run, identity, {"prompts": _prompt_digests(prompts)})
 
 
-def _check_start_model(run: Run, identity: dict[str, Any]) -> None:
+def _check_start_model(run: Run, identity: dict[str, Any], policy: Policy | None) -> None:
     stored = run.identity()
     _compare(run, stored, {"start_model": identity["start_model"]})
-    if identity["rendering"] is not None:
-        _check_rendering(run, stored, identity["rendering"])
+    if "rendering" in stored and identity["rendering"] is not None:
+        _compare(run, stored, {"rendering": identity["rendering"]})
+    elif "rendering" not in stored and policy is not None:
+        _refuse_unknown_rendering(run, policy.rendering)
     stored.setdefault("plugins", {})  # a run of an earlier version knew none
     changed = {key: identity[key] for key in NOTED_KEYS if stored.get(key) != identity[key]}
     if changed:
         run.event("environment_changed", **changed)
 
 
-def _check_rendering(run: Run, stored: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse to train on other prompt ids than those that were sampled from.
+def _refuse_unknown_rendering(run: Run, rendering: Renderer) -> None:
+    """Refuse to continue a run of a version that recorded no rendering, where it rendered prompts otherwise.
 
     Raises:
-        RunDirError: They differ, or an earlier version did not record the date of a template that reads the clock.
+        RunDirError: The chat template reads the clock, or opens the reasoning, which was no part of completions then.
     """
-    if "rendering" in stored:
-        _compare(run, stored, {"rendering": now})
-    elif now["date"] is not None:
+    if rendering.reads_clock:
         raise RunDirError(
             f"{run.root}: its chat template reads the clock, and the version that started it did not record the date",
+            CONTINUE_ELSEWHERE,
+        )
+    if opened := rendering.opened_reasoning:
+        raise RunDirError(
+            f"{run.root}: its chat template opens the reasoning ({opened.strip()}), and in the version that started it"
+            " completions did not begin with that: its completions were checked in another way",
             CONTINUE_ELSEWHERE,
         )
 

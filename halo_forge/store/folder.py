@@ -27,6 +27,18 @@ from halo_forge.store.files import (
 Value = TypeVar("Value", bound=Record)
 Note = Callable[..., None]
 
+ORDER = (
+    "sampling", "completions", "dev_completions", "verdicts", "dev_verdicts", "drift", "measurement",
+    "confirm_completions", "confirm_verdicts", "confirm_incumbent_completions", "confirm_incumbent_verdicts",
+    "decision", "rollback_sampling", "rollback_completions", "rollback_verdicts", "further_completions",
+    "further_verdicts", "selection_settings", "second_verdicts", "selection", "settings", "trained", "report",
+)  # fmt: skip
+"""The stages that later ones are made from, by the names of their files, in the order in which they are sealed."""
+LOST = (
+    "restore it from a copy of the run, or redo the cycle with `halo-forge raft resume RUN --from-cycle N`; if it was"
+    " moved and linked, make the link lead to it"
+)
+
 
 @dataclass(frozen=True)
 class StreamForm(Generic[Value]):
@@ -51,16 +63,18 @@ class StageFolder:
     Args:
         path: The folder; created when the first stage is written.
         note: Called with (event name, **fields) when a stage starts from nothing or is sealed.
+        next_path: The folder that is made when this one is complete.
     """
 
-    def __init__(self, path: Path, note: Note) -> None:
+    def __init__(self, path: Path, note: Note, next_path: Path | None = None) -> None:
         self.path = path
         self._note = note
+        self._next_path = next_path
 
     def stage(self, name: str, kind: type[Value], make: Callable[[], Value]) -> Value:
         """The single value of a stage, in `<name>.json`."""
         sealed = self.path / f"{name}.json"
-        if sealed.exists():
+        if self._is_sealed(sealed):
             return _read(kind, read_json(sealed), sealed)
         with self._timed(name):
             value = make()
@@ -126,13 +140,33 @@ class StageFolder:
 
     def _sealed_stream(self, name: str, kind: type[Value], order: Sequence[Key]) -> list[Value] | None:
         sealed = self.path / f"{name}.jsonl"
-        if not sealed.exists():
+        if not self._is_sealed(sealed):
             return None
         self._part(name).unlink(missing_ok=True)
         found = [_read(kind, row, sealed) for row in read_jsonl(sealed)]
         if [_key(record) for record in found] != list(order):
             raise RunDirError(f"{sealed}: {len(found)} records, not the {len(order)} that were requested", EDITED)
         return found
+
+    def _is_sealed(self, path: Path) -> bool:
+        """Whether a stage's file is there; one that was sealed and is lost is never computed again.
+
+        What is sampled again may differ from what was lost, and everything after it was made from that.
+
+        Raises:
+            RunDirError: It is a link to nothing, or not there although a stage after it is.
+        """
+        if path.exists():
+            return True
+        if path.is_symlink():
+            raise RunDirError(f"{path}: a link that leads nowhere", LOST)
+        if path.stem in ORDER:
+            after = ORDER[ORDER.index(path.stem) + 1 :]
+            later = [self.path / f"{name}{ending}" for name in after for ending in (".json", ".jsonl")]
+            made = next((each for each in (*later, self._next_path) if each is not None and each.exists()), None)
+            if made is not None:
+                raise RunDirError(f"{path}: lost: {made.name}, which was made after it, is there", LOST)
+        return False
 
     def _part(self, name: str) -> Path:
         return self.path / f"{name}.jsonl.part"
@@ -144,7 +178,7 @@ class StageFolder:
         folder and passes every log row to `record`.
         """
         sealed = self.path / "trained.json"
-        if sealed.exists():
+        if self._is_sealed(sealed):
             return _read(kind, read_json(sealed), sealed)
         self._make_folder()
         scratch = self.path / "training.part"

@@ -35,9 +35,13 @@ def _target(link: Path) -> Path | None:
 
 
 class RunLock:
-    """An advisory lock on `<run>/lock`; the kernel drops it when the process ends, however it ends."""
+    """An advisory lock on `<run>/lock`; the kernel drops it when the process ends, however it ends.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        what: What errors call the content of `root`.
+    """
+
+    def __init__(self, root: Path, what: str = "run") -> None:
         path = root / "lock"
         with explained(path):
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -47,7 +51,7 @@ class RunLock:
             owner = os.read(self._descriptor, 64).decode(errors="replace").strip()
             os.close(self._descriptor)
             raise RunDirError(
-                f"{root}: another process is writing to this run" + (f" (process {owner})" if owner else ""),
+                f"{root}: another process is writing to this {what}" + (f" (process {owner})" if owner else ""),
                 "wait for it, stop it with Ctrl-C or `kill`, or choose another output_dir",
             ) from error
         os.truncate(self._descriptor, 0)

@@ -101,7 +101,7 @@ class Run:
 
     def cycle(self, cycle: int) -> StageFolder:
         """The folder of one cycle."""
-        return StageFolder(cycle_folder(self.root, cycle), self.event)
+        return StageFolder(cycle_folder(self.root, cycle), self.event, cycle_folder(self.root, cycle + 1))
 
     def test(self, version: int) -> StageFolder:
         """The folder with the test measurement of one policy version."""

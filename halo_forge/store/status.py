@@ -11,9 +11,21 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from halo_forge.core.advice import Advised
 from halo_forge.core.errors import RunDirError
+from halo_forge.core.evaluation import Result
 from halo_forge.core.metrics import CostFacts, measure_cost
 from halo_forge.core.metrics.cost import GPU
+from halo_forge.core.records import (
+    Decision,
+    Measurement,
+    Record,
+    SamplingSettings,
+    Selection,
+    SelectionSettings,
+    Trained,
+    TrainingSettings,
+)
 from halo_forge.store.files import as_written, read_json, read_jsonl
 from halo_forge.store.lock import writing_process
 from halo_forge.store.run import FILE_PREFIX, cycle_folder
@@ -25,6 +37,19 @@ PHASE_OF = {
     "drift": "drift",
     "trained": "train",
 }
+
+SHOWN: dict[str, type[Record]] = {
+    "measurement": Measurement,
+    "trained": Trained,
+    "decision": Decision,
+    "advice": Advised,
+    "sampling": SamplingSettings,
+    "rollback_sampling": SamplingSettings,
+    "selection_settings": SelectionSettings,
+    "settings": TrainingSettings,
+    "selection": Selection,
+}
+"""Stage -> what its file holds."""
 
 COUNTED = {"num_gpu_readings", *GPU}
 """Fields of the event `resources`: readings of the GPU's sensors, and their number."""
@@ -57,6 +82,7 @@ class Status:
     Attributes:
         state: "finished", or how far it is, such as "cycle 2 of 6: completions: 143 so far".
         process: The process that is working on it; None where nobody is.
+        num_overlong: Prompts that `prompts.overlong` leaves out.
     """
 
     root: str
@@ -67,6 +93,7 @@ class Status:
     best_version: int | None
     best_adapter: str | None
     result: dict[str, Any] | None
+    num_overlong: int = 0
 
     @property
     def latest_advice(self) -> list[dict[str, str]]:
@@ -91,6 +118,7 @@ def read_status(root: Path, num_cycles: int) -> Status:
         )
     with as_written(root / "events.jsonl"):
         costs = _costs(root / "events.jsonl")
+        num_overlong = _num_overlong(root / "events.jsonl")
     cycles = []
     for cycle in range(1, num_cycles + 2):
         folder = cycle_folder(root, cycle)
@@ -98,9 +126,12 @@ def read_status(root: Path, num_cycles: int) -> Status:
             break
         with as_written(folder):
             cycles.append(_cycle_row(folder, cycle, costs[folder.name]))
-    result = read_json(root / "result.json") if (root / "result.json").is_file() else None
+    result = _checked(root / "result.json", Result) if (root / "result.json").is_file() else None
     decided = [row for row in cycles if row.decision]
-    best = decided[-1].decision["best_version"] if decided else None
+    best = None
+    if decided:
+        with as_written(cycle_folder(root, decided[-1].cycle) / "decision.json"):
+            best = decided[-1].decision["best_version"]
     return Status(
         root=str(root),
         state="finished" if result is not None else _state(root, cycles, num_cycles),
@@ -110,26 +141,32 @@ def read_status(root: Path, num_cycles: int) -> Status:
         best_version=best,
         best_adapter=str(cycle_folder(root, best) / "adapter") if best else None,
         result=result,
+        num_overlong=num_overlong,
     )
 
 
 def _cycle_row(folder: Path, cycle: int, cost: CostFacts) -> CycleRow:
     row = CycleRow(cycle, cycle - 1, _cycle_state(folder))
+    found = {name: _checked(path, kind) for name, kind in SHOWN.items() if (path := folder / f"{name}.json").is_file()}
     for name in ("measurement", "trained"):
-        if (path := folder / f"{name}.json").is_file():
-            row.metrics |= read_json(path)["metrics"]
-    if (path := folder / "decision.json").is_file():
-        row.decision = read_json(path)
-    if (path := folder / "advice.json").is_file():
-        row.advice = read_json(path)["advice"]
+        row.metrics |= found[name]["metrics"] if name in found else {}
+    row.decision = found.get("decision", {})
+    row.advice = found["advice"]["advice"] if "advice" in found else []
     for name in ("sampling", "rollback_sampling", "selection_settings", "settings"):
-        if (path := folder / f"{name}.json").is_file():
-            row.settings |= read_json(path)
-    if (path := folder / "selection.json").is_file():
-        row.num_kept = len(read_json(path)["kept"])
+        row.settings |= found.get(name, {})
+    if "selection" in found:
+        row.num_kept = len(found["selection"]["kept"])
     if "num_tokens" in row.metrics:
         cost = replace(cost, tokens={**cost.tokens, "train": int(row.metrics["num_tokens"])})
     row.metrics |= measure_cost(cost)
+    return row
+
+
+def _checked(path: Path, kind: type[Record]) -> dict[str, Any]:
+    """The JSON object in a stage's file, with values that can be shown; runs of another schema may lack some."""
+    row = read_json(path)
+    with as_written(path):
+        kind.check_row(row)
     return row
 
 
@@ -159,6 +196,12 @@ def _state(root: Path, cycles: list[CycleRow], num_cycles: int) -> str:
     if last.state == "done":
         return f"{name} done"
     return f"{name}: {last.state}"
+
+
+def _num_overlong(path: Path) -> int:
+    """As the latest attempt recorded it; 0 where an earlier version recorded nothing."""
+    attempts = [event for event in read_jsonl(path) if event["event"] == "attempt_started"] if path.is_file() else []
+    return len(attempts[-1].get("overlong_dropped", {})) if attempts else 0
 
 
 def _costs(path: Path) -> defaultdict[str, CostFacts]:

@@ -10,7 +10,8 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from io import FileIO
+from typing import IO, Any
 
 from halo_forge.core.errors import NoProgress
 from halo_forge.hardware import Machine, detect
@@ -60,6 +61,35 @@ def held_back_signals() -> Iterator[set[signal.Signals]]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def start(
+    command: Sequence[str], environment: Mapping[str, str], output: IO[bytes] | None = None
+) -> tuple[subprocess.Popen[bytes], FileIO]:
+    """A child that ends with this process, and the reading end of the pipe for its signs.
+
+    Args:
+        command: A program that calls `join`, as `halo-forge` does.
+        output: Where its standard output and standard error go; None leaves them as they are.
+    """
+    reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signs = FileIO(reading, "rb")
+    try:
+        process = subprocess.Popen(
+            command,
+            env={**environment, PIPE_VARIABLE: str(writing)},
+            pass_fds=(writing,),
+            restore_signals=False,
+            stdin=None if output is None else subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    except BaseException:
+        signs.close()
+        raise
+    finally:
+        os.close(writing)
+    return process, signs
+
+
 class Child:
     """A process that gives signs of progress; `run` returns once it has ended.
 
@@ -83,14 +113,7 @@ class Child:
         self._loading_seconds = loading_seconds
         self._signals = signals
         self._machine = machine
-        reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._signs = os.fdopen(reading, "rb", buffering=0)
-        try:
-            self._process = subprocess.Popen(
-                command, env={**environment, PIPE_VARIABLE: str(writing)}, pass_fds=(writing,), restore_signals=False
-            )
-        finally:
-            os.close(writing)
+        self._process, self._signs = start(command, environment)
 
     def run(self) -> AttemptEnd:
         """Watch it to its end.
@@ -118,7 +141,7 @@ class Child:
                     process.wait(tick)
             if (code := process.poll()) is not None:
                 return _ended(code)
-            if (number := self._received()) is not None:
+            if (number := received(self._signals)) is not None:
                 return self._interrupt(number)
             before, woken = woken, time.monotonic()
             if made:
@@ -130,14 +153,6 @@ class Child:
             if still >= (self._loading_seconds if is_loading else self._stall_seconds):
                 return self._end_stalled(still, at_sign, is_loading)
 
-    def _received(self) -> signal.Signals | None:
-        """A pending signal, if there is one.
-
-        sigtimedwait would wait for it, but returns nonsense if its time passes while this process is stopped.
-        """
-        waiting = signal.sigpending() & self._signals
-        return signal.Signals(signal.sigwait(waiting)) if waiting else None
-
     def _interrupt(self, number: signal.Signals) -> AttemptEnd:
         """Pass the signal on and wait for the child to end, not for long; a second signal kills it at once."""
         process = self._process
@@ -145,8 +160,8 @@ class Child:
         deadline = time.monotonic() + END_SECONDS
         while process.poll() is None:
             time.sleep(0.05)
-            if time.monotonic() >= deadline or self._received() is not None:
-                _kill(process)
+            if time.monotonic() >= deadline or received(self._signals) is not None:
+                kill(process)
         code = process.returncode
         return AttemptEnd("interrupted", code if code > 0 else INTERRUPTED, "was interrupted", {})
 
@@ -165,7 +180,7 @@ class Child:
                 process.wait(min(END_SECONDS, still))
             except subprocess.TimeoutExpired:
                 by = "SIGKILL"
-                _kill(process)
+                kill(process)
             try:
                 gpu = dict(sensors.report().values)
             except NotReadable as error:
@@ -190,6 +205,15 @@ class Child:
         )
 
 
+def received(signals: set[signal.Signals]) -> signal.Signals | None:
+    """A pending signal of those that are held back, if there is one.
+
+    sigtimedwait would wait for it, but returns nonsense if its time passes while this process is stopped.
+    """
+    waiting = signal.sigpending() & signals
+    return signal.Signals(signal.sigwait(waiting)) if waiting else None
+
+
 def _ended(code: int) -> AttemptEnd:
     if code >= 0:
         return AttemptEnd("exited", code, f"exited with code {code}", {})
@@ -197,7 +221,12 @@ def _ended(code: int) -> AttemptEnd:
     return AttemptEnd("killed", code, f"was ended by {name}", {"signal": name})
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL, and wait until it is gone.
+
+    Raises:
+        NoProgress: It does not go.
+    """
     process.kill()
     try:
         process.wait(END_SECONDS)

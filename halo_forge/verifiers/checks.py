@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import abc
 import json
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from halo_forge.core.errors import ConfigError
 from halo_forge.core.output_rule import OutputRule
-from halo_forge.core.records import Prompt
+from halo_forge.core.records import Prompt, plain
 from halo_forge.core.source import digest
 from halo_forge.verifiers.python.collect import UnusableTests
 from halo_forge.verifiers.python.tests import PreparedTests, prepare_asserts, prepare_humaneval
@@ -179,9 +178,9 @@ def parse_tests(prompt: Prompt) -> tuple[Tests, str]:
     """
     if prompt.tests is None:
         return CompileOnly(), "none"
-    plain = _plain(prompt.tests)
+    found = plain(prompt.tests)
     try:
-        tests = _ADAPTER.validate_python(plain)
+        tests = _ADAPTER.validate_python(found)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(["tests", *(str(part) for part in first["loc"])])
@@ -195,10 +194,4 @@ def parse_tests(prompt: Prompt) -> tuple[Tests, str]:
             " {kind: asserts, entry_point, setup, tests: [assert ...]} and HumanEval's and MBPP's own;"
             " leave them out to check compilation only",
         ) from error
-    return tests, digest(json.dumps(plain, sort_keys=True))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
+    return tests, digest(json.dumps(found, sort_keys=True))

@@ -82,7 +82,7 @@ def texts(value: str | Sequence[str]) -> Sequence[str]:
 
 
 def encoded(text: str) -> bytes:
-    """The bytes of an expected text; a lone surrogate becomes an escape sequence."""
+    """The bytes of a text; a lone surrogate becomes an escape sequence."""
     return text.encode("utf-8", errors="backslashreplace")
 
 

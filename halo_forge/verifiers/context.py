@@ -77,9 +77,9 @@ class BuildContext:
         tools: Name in `requires()` -> absolute path.
         compiler: The path of the first.
         outcomes, notes: Of every command so far, in order; `notes` is text for the diagnostics.
-        num_warnings: Warnings about the answer.
+        num_warnings: Warnings about the program.
         flags: Hack flags that making the program has shown.
-        made_of_answer: The object or the program that the compiler made of the answer alone, in languages with objects.
+        made_of_answer: The object or the program that the compiler made of it alone, in languages with objects.
     """
 
     def __init__(self, runner: ToolRunner, sandbox: Sandbox) -> None:
@@ -102,7 +102,7 @@ class BuildContext:
         """The content of the file `target` that a tool makes of `files`.
 
         Args:
-            counted: The warnings that it prints are about the answer.
+            counted: The warnings that it prints are about the program.
 
         Raises:
             StageFailed: It fails, or leaves no such file.
@@ -134,7 +134,7 @@ class BuildContext:
     def run(
         self, argv: list[str], files: Mapping[str, bytes], target: str | None, limits: Limits | None = None
     ) -> JobResult:
-        """Run a tool whose work is not about the answer: it is neither noted nor counted.
+        """Run a tool whose work is not about the program: it is neither noted nor counted.
 
         Args:
             limits: Others than those of a compilation.

@@ -279,8 +279,8 @@ def open_verifier(spec: ProgramSpec) -> Verifier:
 
 def _no_program(extraction: Extraction) -> str:
     if "unfinished_reasoning" in extraction.flags:
-        return "the answer ends within its reasoning"
-    return f"no program found in the answer ({extraction.num_blocks} fenced blocks)"
+        return "the completion ends within its reasoning"
+    return f"no program found in the completion ({extraction.num_blocks} fenced blocks)"
 
 
 class _Sandboxes:

@@ -164,7 +164,9 @@ def test_more_prompts_per_cycle_than_there_are_is_said(cli: Cli, tmp_path: Path,
 def test_the_json_of_a_run_and_of_its_status(cli: Cli, tmp_path: Path, memory: None) -> None:
     done = cli("raft", "run", write_inputs(tmp_path), "--output-dir", "out", "--json")
     found = done.json
-    assert set(found) == {"root", "state", "process", "num_cycles", "cycles", "best_version", "best_adapter", "result"}
+    assert set(found) == {
+        "root", "state", "process", "num_cycles", "cycles", "best_version", "best_adapter", "result", "num_overlong",
+    }  # fmt: skip
     assert (found["state"], found["num_cycles"], len(found["cycles"])) == ("finished", 2, 3)
     assert found["result"] == read(tmp_path / "out/result.json")
     assert found["cycles"][0]["metrics"]["optimizer_steps"] > 0

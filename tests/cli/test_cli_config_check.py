@@ -63,7 +63,12 @@ def test_everything_that_is_missing_is_told_at_once(cli: Cli, tmp_path: Path) ->
     changes = ("prompts.dev=none.jsonl", "model.model_name_or_path=./none", "output_dir=run.yaml/out")
     done = cli("config", "check", "run.yaml", *(word for change in changes for word in ("--set", change)))
     assert (done.code, done.out) == (2, "")
-    said = ("none.jsonl cannot be read", "test.jsonl:1", "./none: no such folder", "run.yaml is a file, allowed: a f")
+    said = (
+        "prompts.dev: prompt file none.jsonl cannot be read",
+        "prompts.test: test.jsonl:1",
+        "./none: no such folder",
+        "run.yaml is a file, allowed: a f",
+    )
     assert [each for each in said if each not in done.err] == []
     assert done.err.count("fix: ") == 4
 
@@ -245,3 +250,13 @@ def test_outputs_that_no_program_may_print_are_refused(cli: Cli, tmp_path: Path)
     write_rows(tmp_path / "dev.jsonl", [{"id": "d", "prompt": "Print x.", "tests": tests}])
     done = cli("config", "check", "run.yaml", "--set", "verifier.output_limit_bytes=1024")
     assert (done.code, "expected output of case 1 has 2,000 bytes" in done.err) == (2, True), done.err
+
+
+@pytest.mark.parametrize("command", [("config", "check", "run.yaml"), ("raft", "run", "run.yaml", "--dry-run")])
+def test_limits_of_rows_that_are_not_applied_are_a_warning(cli: Cli, tmp_path: Path, command: tuple[str, ...]) -> None:
+    write_rows(tmp_path / "dev.jsonl", [{"id": "d", "prompt": "a", "time_limit": "9 seconds"}])
+    done = cli(*command)
+    assert done.code == 0
+    assert "1 prompt of prompts.dev with a time limit of their own (9 s), which is not applied" in " ".join(
+        done.out.split()
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,6 +57,13 @@ def test_status_says_what_was_decided_and_why_it_ended(declined: Status, capsys:
     for said in ("back to v1", "resampled", "detectable", "ended: improved", "all cycles completed", "v3 (last)"):
         assert said in shown
     assert shown.rstrip().endswith("cycles/001/adapter")
+
+
+def test_status_says_how_many_prompts_are_left_out(declined: Status, capsys: pytest.CaptureFixture[str]) -> None:
+    print_status(declined)
+    assert "left out as too long" not in capsys.readouterr().out
+    print_status(dataclasses.replace(declined, num_overlong=2))
+    assert "left out as too long for the model: 2 prompts (prompts.overlong)" in capsys.readouterr().out
 
 
 def test_status_repeats_the_advice_of_the_latest_version_only(

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from cli_calls import Cli, command_line
 from scripted_runs import MemoryVerifier, execute, rows, tree, write_inputs, write_rows
 
-from halo_forge.checks import answers
-from halo_forge.checks.answers import as_completion, completions
+from halo_forge.checks import programs
+from halo_forge.checks.programs import as_completion, completions
 from halo_forge.core.errors import ConfigError
 from halo_forge.core.records import Prompt, Verdict
 from halo_forge.core.source import extract
@@ -180,7 +181,7 @@ def test_a_file_is_checked_as_it_stands(source: str) -> None:
 
 
 def test_what_would_be_another_program_as_an_answer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "extract", lambda text, language: extract(text.replace("x", ""), language))
+    monkeypatch.setattr(programs, "extract", lambda text, language: extract(text.replace("x", ""), language))
     with pytest.raises(ConfigError, match=r"x\.c.*stripped"):
         as_completion("int x;\n", "c", "x.c")
 
@@ -340,6 +341,15 @@ def test_a_draft_in_reasoning_that_the_template_opens_is_not_judged(cli: Cli, th
     assert stages(cli, thinking, *given) == ["extract", "extract", "tests", "tests"]
     done = cli("verify", thinking, "asked.jsonl")
     assert "opens the reasoning (<think>): 2 of 4 completions do not begin with it" in done.err
+
+
+def test_a_response_prefix_that_closes_the_reasoning_is_part_of_what_is_judged(cli: Cli, thinking: Path) -> None:
+    config = yaml.safe_load(thinking.read_text())
+    config["prompts"]["response_prefix"] = "</think>\n"
+    thinking.write_text(yaml.safe_dump(config))
+    program = f"```c\n{ADD}```\n"
+    given = [{"text": text + program} for text in ("", "</think>\n", "<think>\n</think>\n")]
+    assert stages(cli, thinking, *given, {"text": f"<think>\n{program}"}) == ["tests"] * 3 + ["extract"]
 
 
 def test_without_the_model_nothing_is_assumed_and_that_is_said(cli: Cli, thinking: Path) -> None:

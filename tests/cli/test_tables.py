@@ -18,8 +18,8 @@ from rich.live import Live
 from scripted_runs import write_rows
 from terminal import assert_fits, numbers, plain, tables
 
-from halo_forge.checks.answers import NamedCompletion
 from halo_forge.checks.doctor import Line, Section
+from halo_forge.checks.programs import NamedCompletion
 from halo_forge.checks.rescore import Rescored
 from halo_forge.checks.tasks import TaskReport
 from halo_forge.checks.weaknesses import Finding

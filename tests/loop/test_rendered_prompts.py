@@ -14,7 +14,7 @@ from scripted_runs import SilentObserver, differences, execute, read, rows, tree
 from tiny_models import CLOCK, THINKING
 
 from halo_forge.config import load_config
-from halo_forge.core.errors import RunDirError
+from halo_forge.core.errors import ConfigError, RunDirError
 from halo_forge.core.records import Prompt
 from halo_forge.policy import Policy
 from halo_forge.runtime.assembly import open_run
@@ -102,15 +102,58 @@ def test_prompts_with_other_token_ids_are_not_trained_on(
         execute(config, tmp_path / "run")
 
 
+def forget_rendering(root: Path) -> None:
+    """As a version left it that knew of no rendering."""
+    identity = read(root / "run.json")
+    del identity["rendering"]
+    (root / "run.json").write_text(json.dumps(identity))
+    (root / "result.json").unlink()
+
+
 def test_a_run_whose_date_was_not_recorded_is_not_continued(tmp_path: Path, tiny_models: dict[str, Path]) -> None:
     config = config_of(tmp_path, with_template(tmp_path, tiny_models, CLOCK), raft__num_cycles=1)
     execute(config, tmp_path / "run")
-    path = tmp_path / "run/run.json"
-    identity = read(path)
-    del identity["rendering"]
-    path.write_text(json.dumps(identity))
+    forget_rendering(tmp_path / "run")
     with pytest.raises(RunDirError, match="did not record the date"):
         execute(config, tmp_path / "run")
+
+
+def test_a_run_whose_completions_lack_the_reasoning_that_the_template_opens_is_not_continued(
+    tmp_path: Path, tiny_models: dict[str, Path]
+) -> None:
+    model = with_template(tmp_path, tiny_models, THINKING)
+    config = config_of(tmp_path, model, prompts__response_prefix=None, raft__num_cycles=1)
+    execute(config, tmp_path / "run")
+    forget_rendering(tmp_path / "run")
+    with pytest.raises(RunDirError, match=r"opens the reasoning \(<think>\)") as caught:
+        execute(config, tmp_path / "run")
+    assert "the version that started it" in caught.value.hint
+
+
+def test_a_run_that_recorded_no_rendering_is_continued_where_nothing_depends_on_it(
+    tmp_path: Path, tiny_models: dict[str, Path]
+) -> None:
+    config = config_of(tmp_path, tiny_models["llama"], raft__num_cycles=1)
+    execute(config, tmp_path / "run")
+    result = read(tmp_path / "run/result.json")
+    forget_rendering(tmp_path / "run")
+    execute(config, tmp_path / "run")
+    assert read(tmp_path / "run/result.json") == result
+
+
+def test_a_run_is_refused_whose_prompts_have_tokens_that_the_model_does_not_know(
+    tmp_path: Path, tiny_models: dict[str, Path]
+) -> None:
+    from transformers import AutoTokenizer
+
+    folder = Path(shutil.copytree(tiny_models["llama"], tmp_path / "model"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([f"<new{number}>" for number in range(2000)])
+    tokenizer.save_pretrained(folder)
+    config = config_of(tmp_path, folder, prompts__system_prompt="Use <new1999>.", raft__num_cycles=1)
+    with pytest.raises(ConfigError, match=r"has the token \d+ \('<new1999>'\), but the model has embeddings for"):
+        execute(config, tmp_path / "run")
+    assert not (tmp_path / "run/run.json").exists()
 
 
 def test_a_draft_in_reasoning_that_the_template_opened_is_not_judged(

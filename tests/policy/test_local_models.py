@@ -69,6 +69,11 @@ NO_MODELS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "an adapter": (lambda folder: without_config(folder, "adapter_config.json"), "no config.json", "model.adapter"),
     "GGUF": (lambda folder: without_config(folder, "model.gguf"), "no config.json", "GGUF files cannot be trained"),
     "a folder named config.json": (lambda folder: folder_instead(folder, "config.json"), "no config.json", "name a"),
+    "a folder in a file's place": (
+        lambda folder: folder_instead(folder, "tokenizer_config.json"),
+        "is a folder",
+        "whole",
+    ),
     "no model_type": (lambda folder: with_config(folder, model_type=None), "model_type is None", "format of"),
     "a number as model_type": (lambda folder: with_config(folder, model_type=3), "model_type is 3", "format of"),
     "a classifier": (

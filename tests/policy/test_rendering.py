@@ -189,3 +189,13 @@ def test_what_a_template_does_is_said() -> None:
 def test_a_template_that_fails_is_an_error_about_the_model(template: Any, said: str) -> None:
     with pytest.raises(ModelError, match=said):
         renderer(template).text(prompt("a", "hi"))
+
+
+@pytest.mark.parametrize(
+    ("added", "is_told"),
+    [("<ponder>\n", True), ("[THOUGHTS]", True), ("</think>", False), ("Answer: ", False), ("[/THOUGHTS]", False)],
+)
+def test_only_what_could_open_the_reasoning_is_told(added: str, is_told: bool) -> None:
+    template = CHATML.replace("assistant\\n'", "assistant\\n" + added.replace("\n", "\\n") + "'")
+    assert added in renderer(template).text(prompt(0, "add"))
+    assert any("if that opens the reasoning" in note for note in renderer(template).notes()) is is_told

@@ -32,13 +32,17 @@ COLUMNS = sorted(
         "lang",
         "Tests",
         "test_cases",
+        "checker",
+        "time_limit",
+        "question",
         "x",
     }
 )
 WORDS = st.sampled_from(
     ["", "a", "def f(n):\n    return n", "assert f(1) == 2", "def check(candidate):\n    assert candidate(1)", "f", "c",
      "python", "[]", "{}", "null", "[1", '{"inputs": ["1"], "outputs": ["2"]}', '[{"role": "user", "content": "a"}]',
-     "QUFBQUFBQUFBQUFBQUFBQQ==", "class Solution:", "\ud800", "1e999", "[" * 2000]
+     "QUFBQUFBQUFBQUFBQUFBQQ==", "four words of text", "<|im_start|>user", '{"role": "user"}',
+     "class Solution:", "\ud800", "1e999", "[" * 2000]
 )  # fmt: skip
 KEYS = st.sampled_from(
     ["kind", "cases", "entry_point", "source", "expected", "stdin", "stdout", "inputs", "outputs", "input", "output",

@@ -14,7 +14,7 @@ import pytest
 from halo_forge.core.errors import ConfigError
 from halo_forge.core.records import Prompt
 from halo_forge.prompts import load_prompts
-from halo_forge.verifiers.checks import parse_tests
+from halo_forge.verifiers.checks import Stdio, parse_tests
 
 PAIRS = {"inputs": ["1\n", "2\n"], "outputs": ["2\n", "4\n"]}
 STDIO = {"kind": "stdio", "cases": ({"stdin": "1\n", "stdout": "2\n"}, {"stdin": "2\n", "stdout": "4\n"})}
@@ -271,7 +271,10 @@ def test_a_broken_pickle_is_an_error_about_the_row(code: bytes, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("truth", "message"),
     [
-        ({**PAIRS, "checker": "int main() {}"}, "`reward_model.ground_truth` has a `checker`, which is not used"),
+        (
+            {**PAIRS, "checker": "int main() {}"},
+            "`checker` of `reward_model.ground_truth` decides which outputs are right, and is not used",
+        ),
         ({**PAIRS, "functional": "assert f(1) == 2"}, "has `functional` and `inputs`; only one of them would be used"),
         ({"pytest": "assert f(1)", "functional": "assert f(1)"}, "has `functional` and `pytest`; only one"),
     ],
@@ -281,4 +284,46 @@ def test_further_tests_in_the_same_object_are_an_error(truth: Any, message: str,
         load(tmp_path, {"prompt": MESSAGES, "reward_model": {"ground_truth": json.dumps(truth)}})
     assert "a.jsonl:1: " in caught.value.message and message in caught.value.message
     (prompt,) = load(tmp_path, {"prompt": MESSAGES, "reward_model": {"ground_truth": {**PAIRS, "checker": ""}}})
+    assert prompt.tests == STDIO
+
+
+CHECKER = {"language": "python", "source": "import sys\nsys.exit(0)\n"}
+
+
+@pytest.mark.parametrize("name", STDIO_ROWS)
+def test_a_checker_beside_the_tests_is_used(name: str, tmp_path: Path) -> None:
+    (prompt,) = load(tmp_path, {**STDIO_ROWS[name], "checker": CHECKER})
+    assert prompt.tests is not None and prompt.tests["compare"] == {"checker": CHECKER}
+    tests = parse_tests(prompt)[0]
+    assert isinstance(tests, Stdio) and tests.compare is not None and tests.compare.checker is not None
+    assert "checker" not in prompt.info
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        {"checker": '#include "testlib.h"\nint main() {}'},
+        {"checker": "wcmp"},
+        {"checker": {"type": "special", "code": "x"}},
+        {"generated_checker": "import sys"},
+        {"special_judge": True},
+    ],
+)
+@pytest.mark.parametrize("name", ["APPS", "CodeContests", "LiveCodeBench", "our own"])
+def test_a_checker_of_another_form_is_an_error(name: str, column: dict[str, Any], tmp_path: Path) -> None:
+    row = {"prompt": "Double n.", "tests": STDIO} if name == "our own" else STDIO_ROWS[name]
+    (given,) = column
+    with pytest.raises(ConfigError, match=f"`{given}` decides which outputs are right, and is not used") as caught:
+        load(tmp_path, {**row, **column})
+    assert '"compare": {"checker": ' in caught.value.hint
+
+
+def test_a_checker_does_not_go_with_calls_of_functions(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="`checker` decides which outputs are right, and is not used"):
+        load(tmp_path, {**CALLS["APPS"], "checker": CHECKER})
+
+
+@pytest.mark.parametrize("value", [None, "", False, {}, {"language": None, "source": None}])
+def test_no_checker_is_no_error(value: object, tmp_path: Path) -> None:
+    (prompt,) = load(tmp_path, {**STDIO_ROWS["APPS"], "checker": value, "special_judge": False})
     assert prompt.tests == STDIO

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripted_runs import SilentObserver
 
-from halo_forge.config import RaftConfig
+from halo_forge.config import RaftConfig, load_config
+from halo_forge.config.yaml_io import dump
 from halo_forge.core.errors import ConfigError
-from halo_forge.runtime.assembly import _fitting, load_prompt_sets
+from halo_forge.runtime.assembly import _fitting, load_prompt_sets, open_run
+from halo_forge.store.status import read_status
 
 DATE = datetime(2026, 11, 30)
 
@@ -54,3 +57,11 @@ def test_a_set_of_which_nothing_is_left_is_an_error(tmp_path: Path, tiny_models:
     (tmp_path / "dev.jsonl").write_text(json.dumps({"id": "long", "prompt": "x " * 800}) + "\n")
     with pytest.raises(ConfigError, match=r"no prompt of prompts\.dev is left"):
         _fitting(settings, load_prompt_sets(settings), DATE)
+
+
+def test_a_run_counts_them_in_its_status(tmp_path: Path, tiny_models: dict[str, Path]) -> None:
+    settings = config(tmp_path, tiny_models["llama"], overlong="drop")
+    (tmp_path / "run.yaml").write_text(dump(settings.model_dump(mode="json", exclude_unset=True)))
+    with open_run(load_config(tmp_path / "run.yaml"), SilentObserver(), resume=False):
+        pass
+    assert read_status(tmp_path / "run", settings.raft.num_cycles).num_overlong == 2

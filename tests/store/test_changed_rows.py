@@ -46,3 +46,23 @@ def test_an_event_that_lacks_something_names_the_file(event: dict[str, Any], tmp
     (tmp_path / "events.jsonl").write_text(json.dumps(event) + "\n")
     with pytest.raises(RunDirError, match=r"events\.jsonl: not what halo-forge wrote here"):
         read_status(tmp_path, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("decision", {"action": "continue", "best_version": 0, "screen": {"num_prompts": []}}),
+        ("measurement", {"metrics": {"dev/pass_rate": "0.5"}}),
+        ("advice", {"advice": [3]}),
+        ("decision", {"action": "continue"}),
+    ],
+)
+def test_status_names_the_file_with_a_value_that_cannot_be_shown(
+    name: str, row: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    folder = tmp_path / "cycles" / "001"
+    folder.mkdir(parents=True)
+    (folder / f"{name}.json").write_text(json.dumps(row))
+    with pytest.raises(RunDirError, match=rf"{name}\.json: not what halo-forge wrote here"):
+        read_status(tmp_path, 2)

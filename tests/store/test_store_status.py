@@ -121,6 +121,13 @@ def test_a_row_for_each_cycle(tmp_path: Path) -> None:
     assert (status.best_version, status.best_adapter) == (1, str(tmp_path / "cycles/001/adapter"))
 
 
+def test_prompts_that_are_left_out_as_too_long_are_counted(tmp_path: Path) -> None:
+    started = {"time": "2030-01-01T00:00:00+00:00", "event": "attempt_started"}
+    assert read_status(put(tmp_path, RUN | {"events.jsonl": [started]}), 2).num_overlong == 0
+    events = [started, {**started, "overlong_dropped": {"a": 900, "b": 800}}]
+    assert read_status(put(tmp_path, RUN | {"events.jsonl": events}), 2).num_overlong == 2
+
+
 def test_the_start_model_has_no_adapter(tmp_path: Path) -> None:
     status = read_status(put(tmp_path, RUN | cycle_files(1, rate=0.25, best=0)), 2)
     assert (status.best_version, status.best_adapter, status.result) == (0, None, None)
@@ -129,7 +136,9 @@ def test_the_start_model_has_no_adapter(tmp_path: Path) -> None:
 def test_plain_data(tmp_path: Path) -> None:
     status = read_status(put(tmp_path, RUN | cycle_files(1, rate=0.25, best=0)), 2)
     row = json.loads(json.dumps(status.to_row(), allow_nan=False))
-    assert set(row) == {"root", "state", "process", "num_cycles", "cycles", "best_version", "best_adapter", "result"}
+    assert set(row) == {
+        "root", "state", "process", "num_cycles", "cycles", "best_version", "best_adapter", "result", "num_overlong",
+    }  # fmt: skip
     keys = {"cycle", "policy_version", "state", "metrics", "settings", "num_kept", "decision", "advice"}
     assert set(row["cycles"][0]) == keys
 

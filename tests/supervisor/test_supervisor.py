@@ -259,7 +259,7 @@ def test_a_process_that_cannot_be_killed_is_reported(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(processes, "read", waits_in_the_kernel)
     with pytest.raises(NoProgress, match=r"is still alive .* after SIGKILL: state D \(blocked in the kernel"):
-        _child._kill(Undying())  # type: ignore[arg-type]
+        _child.kill(Undying())  # type: ignore[arg-type]
 
 
 def test_finished_work_of_a_folder_that_is_not_there(tmp_path: Path) -> None:

@@ -93,6 +93,7 @@ def asserting(text: str, setup: str = "") -> dict[str, Any]:
 
 
 ONE = "    assert f(1)\n"
+NODE = "class Node:\n    def __init__(self, x): self.x = x\n"
 
 
 @pytest.mark.parametrize(
@@ -111,6 +112,13 @@ ONE = "    assert f(1)\n"
             "remove",
         ),
         (asserting("async def test_a():\n" + ONE), "`test_a` is a coroutine", "plain function"),
+        (
+            asserting(f"{NODE}assert f(Node(1)) == 1"),
+            "line 3: `f` is given `Node.1.`, an object of a class",
+            "plain values",
+        ),
+        (asserting(f"{NODE}n = Node(1)\nassert f(x=n) == 1"), "is given `n`, an object of a class", "plain values"),
+        (asserting(f"{NODE}def make(x): return Node(x)\nassert f(make(1)) == 1"), "is given `make.1.`", "plain values"),
         (asserting(f"def test_a():\n{ONE}def test_a():\n{ONE}"), "line 3: `test_a` is defined in line 1 too", "own"),
         (asserting("def verify():\n" + ONE), "nothing runs the function `verify` .line 1", "test_, or call it"),
         (asserting(f"class Checks:\n    def test_a(self):\n    {ONE}"), "nothing runs the class `Checks`", "Test"),
@@ -223,3 +231,19 @@ def test_what_is_true_whatever_the_program_does() -> None:
         assert always_true(ast.parse(source, mode="eval").body), source
     for source in ("()", "[]", "[*x]", "{**x}", "x", "x and 1", "f(x)", "0", "x == (1, 2)", "not (x, 1)"):
         assert not always_true(ast.parse(source, mode="eval").body), source
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{NODE}assert f(Node(1).x) == 1",
+        f"{NODE}n = Node(1)\nn = 3\nassert f(n) == 1",
+        f"{NODE}def value(x): return Node(x).x\nassert f(value(1)) == 1",
+        "class Double:\n    def __call__(self, x): return 2 * x\nassert f(Double()) == 1",
+        "class Words(list): pass\nassert f(Words('ab')) == 1",
+        "assert f(Node(1)) == 1",
+    ],
+)
+def test_plain_values_functions_and_classes_of_the_program_are_passed_on(text: str) -> None:
+    (check,) = checks(text)
+    assert check == text

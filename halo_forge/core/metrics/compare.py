@@ -20,10 +20,15 @@ _VALUES: dict[What, Callable[[Verdict], float]] = {
 
 def are_tested(samples: Iterable[Sample]) -> bool:
     """Whether some verdict is about more than compiling; where none is, a pass is a compilation."""
+    return verdicts_are_tested(sample.verdict for sample in samples)
+
+
+def verdicts_are_tested(verdicts: Iterable[Verdict]) -> bool:
+    """The same of verdicts alone."""
     return any(
-        sample.verdict.tests_total > 0 or sample.verdict.stage in ("run", "tests")
-        for sample in samples
-        if sample.verdict.status != "error"
+        verdict.tests_total > 0 or verdict.stage in ("run", "tests")
+        for verdict in verdicts
+        if verdict.status != "error"
     )
 
 
@@ -32,9 +37,14 @@ def prompt_totals(samples: Iterable[Sample], what: What = "passed") -> dict[str,
 
     Verdicts of status "error" are left out; a prompt with no other verdict is absent.
     """
+    return verdict_totals((sample.verdict for sample in samples), what)
+
+
+def verdict_totals(verdicts: Iterable[Verdict], what: What = "passed") -> dict[str, tuple[float, int]]:
+    """The same of verdicts alone."""
     value = _VALUES[what]
     groups: defaultdict[str, list[float]] = defaultdict(list)
-    for sample in samples:
-        if sample.verdict.status != "error":
-            groups[sample.prompt_id].append(value(sample.verdict))
+    for verdict in verdicts:
+        if verdict.status != "error":
+            groups[verdict.prompt_id].append(value(verdict))
     return {prompt_id: (math.fsum(values), len(values)) for prompt_id, values in sorted(groups.items())}

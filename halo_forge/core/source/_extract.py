@@ -10,6 +10,7 @@ from halo_forge.core.source._blocks import MAX_INLINE_TAG, Block, code_tags, fen
 from halo_forge.core.source._choice import choose, is_program
 from halo_forge.core.source._fences import end_of_text, opening_fence, start_after_tokens
 from halo_forge.core.source._languages import PYTHON_BODY_START, STARTS, canonical
+from halo_forge.core.source._normal import lines_within_text, returns_outside_functions
 from halo_forge.core.source._reasoning import ReasoningMarks, end_of_reasoning, end_of_turn
 
 How = Literal["fence", "code_tag", "raw", "none"]
@@ -95,9 +96,15 @@ def extract(
         noticed.add(chosen.flag)
     if len(candidates) > 1:
         noticed.add("several_blocks")
-    flags = tuple(sorted(noticed | _oddities(chosen.code)))
     lines = _lines(chosen.code, num_before + chosen.first_line)
-    return Extraction(chosen.code, how, chosen.tag, len(blocks), flags, lines)
+    code = chosen.code
+    if language == "python" and entry_point is not None:
+        restored = _with_lost_indentation(code, entry_point)
+        if restored is not None:
+            noticed.add("indentation_restored")
+            code = restored
+    flags = tuple(sorted(noticed | _oddities(code)))
+    return Extraction(code, how, chosen.tag, len(blocks), flags, lines)
 
 
 def _candidates(blocks: list[Block], language: str) -> list[Block]:
@@ -161,7 +168,7 @@ def _raw(text: str, language: str, entry_point: str | None, num_before: int, not
     skipped = text[: len(text) - len(code.lstrip("\n"))]
     start = STARTS.get(language)
     if language == "python" and entry_point is not None:
-        restored = _with_first_indentation(code, entry_point)
+        restored = _with_lost_indentation(code, entry_point)
         if restored is not None:
             noticed.add("indentation_restored")
             code = restored
@@ -175,16 +182,20 @@ def _raw(text: str, language: str, entry_point: str | None, num_before: int, not
     return Extraction(stripped, "raw", tag if tag == language else None, 0, flags, lines)
 
 
-def _with_first_indentation(code: str, entry_point: str) -> str | None:
-    """The body of `entry_point` whose first line lost its indentation on the way; None if it is anything else.
+def _with_lost_indentation(code: str, entry_point: str) -> str | None:
+    """The body of `entry_point` that lost its indentation, or that of its first line; None if it is anything else.
 
-    Some tokenizers and servers drop the white space at the beginning of a completion.
+    Some tokenizers and servers drop the white space at the beginning of a completion, and models write the body into a
+    fence as if it were a program.
     """
     lines = code.strip("\n").split("\n")
     if lines[0][:1].isspace() or re.match(PYTHON_BODY_START, lines[0]) is None:
         return None
     if re.search(rf"^(?:async[ \t]+)?(?:def|class)[ \t]+{re.escape(entry_point)}\b", code, re.MULTILINE) is not None:
         return None
+    if returns_outside_functions("\n".join(lines[1:])):
+        within = lines_within_text("\n".join(lines))
+        return "\n".join(line if at in within else f"    {line}" for at, line in enumerate(lines)) + "\n"
     following = [line for line in lines[1:] if line.strip() and line.lstrip()[0] != "#"]
     widths = [line[: len(line) - len(line.lstrip())] for line in following]
     if not following or not widths[0]:

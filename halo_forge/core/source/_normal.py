@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import hashlib
+import itertools
 import keyword
 import re
 from collections.abc import Iterator
@@ -114,3 +115,19 @@ def python_tokens(code: str) -> Iterator[tuple[str | None, str]]:
         elif match["space"] is None:
             depth = max(0, depth + {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(match[0], 0))
             yield ("name" if match["name"] is not None else None), match[0]
+
+
+def returns_outside_functions(code: str) -> bool:
+    """Whether a line of Python without indentation is a `return`, as only the body of a function has it."""
+    tokens = [token for _, token in python_tokens(code)]
+    return ("<0>", "return") in itertools.pairwise(tokens)
+
+
+def lines_within_text(code: str) -> set[int]:
+    """The numbers, from 0, of the lines of Python that begin within a string literal."""
+    found: set[int] = set()
+    for match in _PYTHON_TOKEN.finditer(code):
+        if match["text"] is not None:
+            first = code.count("\n", 0, match.start())
+            found.update(range(first + 1, first + 1 + match[0].count("\n")))
+    return found

@@ -80,21 +80,20 @@ class CFamilySpec(CompiledSpec):
         return "nm" if windows is None else os.path.join(os.path.dirname(self.compiler), f"{windows['prefix']}-nm")
 
     def is_entry(self, symbol: str, entry_point: str) -> bool:
-        windows = self._windows()
-        if windows is not None and re.fullmatch(r"i\d86", windows["machine"]):
-            symbol = symbol.removeprefix("_")  # of every name in 32-bit Windows
-        return self.is_entry_name(symbol, entry_point)
+        return self.undecorated(symbol) == entry_point
 
-    def is_entry_name(self, symbol: str, entry_point: str) -> bool:
-        """Whether the language calls the function `entry_point` by this symbol."""
-        return symbol == entry_point
+    def undecorated(self, symbol: str) -> str:
+        """A symbol without what the platform puts in front of it."""
+        windows = self._windows()
+        is_decorated = windows is not None and re.fullmatch(r"i\d86", windows["machine"]) is not None
+        return symbol.removeprefix("_") if is_decorated else symbol
 
     def make_of_answer(self, context: BuildContext, source: bytes, command: list[str], target: str) -> bytes:
         made = super().make_of_answer(context, source, command, target)
         if silences_warnings(source.decode("utf-8")):
             # Nobody knows what the compiler would have said, so such a program does not count as clean.
             context.num_warnings += 1
-            context.notes.append("directives in the answer can hide warnings: counted as one warning")
+            context.notes.append("directives in the program can hide warnings: counted as one warning")
         return made
 
     def compiled_functions(self, context: BuildContext, source: bytes) -> list[CompiledFunction]:

@@ -217,7 +217,7 @@ def _refuse_tampering(
     try:
         own = elf.read(answer)
     except ValueError as error:
-        context.fail(f"the answer's object cannot be searched for names: {error}")
+        context.fail(f"the program's object cannot be searched for names: {error}")
     taken = sorted(
         name
         for name in own.defined & harness.needs
@@ -228,9 +228,9 @@ def _refuse_tampering(
         context.flags.add("tampering")
     if taken or initializers:
         context.flags.add("tampering")
-        what = [f"the answer defines `{name}`, which the tests take from a library" for name in taken[:5]]
+        what = [f"the program defines `{name}`, which the tests take from a library" for name in taken[:5]]
         context.fail(
-            "\n".join(what or [f"the answer has functions that run without being called: {', '.join(initializers)}"])
+            "\n".join(what or [f"the program has functions that run without being called: {', '.join(initializers)}"])
         )
 
 

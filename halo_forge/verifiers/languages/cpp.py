@@ -58,7 +58,8 @@ class Spec(CFamilySpec):
             return [function for function in found if not function.name.startswith(_SET_UP)]
         return found
 
-    def is_entry_name(self, symbol: str, entry_point: str) -> bool:
+    def is_entry(self, symbol: str, entry_point: str) -> bool:
+        symbol = self.undecorated(symbol)
         if entry_point == "main" and symbol.startswith(_SET_UP):
             return True
         # The C++ ABI of gcc and clang: _Z, the length of the name and the name, then what it takes; N ... E around a

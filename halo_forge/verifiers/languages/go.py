@@ -14,6 +14,7 @@ from pydantic import Field
 from halo_forge.sandbox.job import SandboxError
 from halo_forge.verifiers.checker import Checker
 from halo_forge.verifiers.checks import CompileOnly, Harness, Tests
+from halo_forge.verifiers.comparison import encoded
 from halo_forge.verifiers.compiled.elf import CompiledFunction
 from halo_forge.verifiers.compiled.functions import defines_function
 from halo_forge.verifiers.compiled.go_library import Library, library
@@ -186,8 +187,8 @@ class Spec(BuiltSpec):
         imports = Path(self._library(context.tools).import_list).read_bytes()
         main = f"halo_forge_{name}"
         files = {
-            "harness.go": _OWN_MAIN.sub(rb"\1%s\2" % main.encode(), _encoded(tests.source)),
-            "main.go": _encoded(_main(name, main, tests)),
+            "harness.go": _OWN_MAIN.sub(rb"\1%s\2" % main.encode(), encoded(tests.source)),
+            "main.go": encoded(_main(name, main, tests)),
         }
         if source is not None:
             files = {"answer.go": _OWN_MAIN.sub(rb"\1halo_forge_main\2", source), **files}
@@ -236,7 +237,3 @@ def _main(name: str, main: str, tests: Harness) -> str:
     imports = "".join(f'import {each} "unsafe"\n' for each in kept)
     uses = "".join(f"var _ {each}.Pointer\n" for each in kept)
     return f'package main\n\nimport {name} "{name}"\n{imports}\n{uses}\nfunc main() {{ {main}(); {name}.Write() }}\n'
-
-
-def _encoded(text: str) -> bytes:
-    return text.encode("utf-8", errors="backslashreplace")

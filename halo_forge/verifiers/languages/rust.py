@@ -14,6 +14,7 @@ from pydantic import Field, field_validator
 from halo_forge.core.errors import ConfigError
 from halo_forge.verifiers.checker import Checker
 from halo_forge.verifiers.checks import CompileOnly, Harness, Tests
+from halo_forge.verifiers.comparison import encoded
 from halo_forge.verifiers.compiled.elf import CompiledFunction, functions
 from halo_forge.verifiers.compiled.functions import defines_function
 from halo_forge.verifiers.compiled.harness import harness_error
@@ -177,12 +178,12 @@ class Spec(BuiltSpec):
         around = harness_bypass(source.decode("utf-8", errors="backslashreplace"))
         if around is not None:
             context.flags.add("tampering")
-            context.fail(f"the answer bypasses the harness: {around}")
+            context.fail(f"the program bypasses the harness: {around}")
         command = [*self._command(context, "main.rs", "bin", "program"), "--extern", "answer=libanswer.rlib"]
         return context.make(command, {"main.rs": _MAIN, "libanswer.rlib": library}, "program")
 
     def _object(self, context: BuildContext, source: bytes, entry_point: str | None) -> None:
-        named = b"" if entry_point is None else _encoded(_ENTRY_MODULE.format(name=entry_point))
+        named = b"" if entry_point is None else encoded(_ENTRY_MODULE.format(name=entry_point))
         command = [*self._command(context, "answer.rs", "lib", "answer.o"), "--emit=obj"]
         context.make(command, {"answer.rs": source + named}, "answer.o", True)
         if entry_point is not None and not defines_function(source, "fn", entry_point.rpartition("::")[2]):
@@ -236,9 +237,9 @@ def _crate(source: bytes, harness: str) -> dict[str, bytes]:
     # Blanks keep the numbers of lines and columns.
     blank = re.sub(rb"[^\n]", b" ", header[0])
     return {
-        "crate.rs": b"\n".join(attributes) + _encoded(_CRATE),
+        "crate.rs": b"\n".join(attributes) + encoded(_CRATE),
         "answer.rs": blank + source[header.end() :],
-        "harness.rs": _encoded(harness + _HARNESS_END + _primitives(harness)),
+        "harness.rs": encoded(harness + _HARNESS_END + _primitives(harness)),
     }
 
 
@@ -248,7 +249,3 @@ def _primitives(harness: str) -> str:
     own = {word for found in _OWN_NAME.findall(code) for word in re.findall(r"\w+", found)}
     named = sorted(_PRIMITIVES & set(re.findall(r"\w+", code)) - own)
     return f"#[allow(unused_imports)]\nuse ::std::primitive::{{{', '.join(named)}}};\n" if named else ""
-
-
-def _encoded(text: str) -> bytes:
-    return text.encode("utf-8", errors="backslashreplace")

@@ -496,3 +496,52 @@ def refuse_classes_of_the_program(tree: ast.Module, where: str, names: set[str])
                     " the program runs in a process of its own",
                     "catch the builtin exception that it derives from, and compare attributes of objects",
                 )
+
+
+def refuse_objects_of_the_tests(tree: ast.Module, where: str, makers: set[str], names: set[str]) -> None:
+    """An object with methods and globals of the tests would be a way to the tests, so none reaches the program.
+
+    Args:
+        makers: See `makers_of_objects`.
+        names: Those of the program.
+
+    Raises:
+        UnusableTests: The tests call a function of the program with such an object, whatever the program is.
+    """
+    values: dict[str, list[ast.expr]] = {}
+    for assigned in [each for each in walk(tree) if isinstance(each, ast.Assign)]:
+        for target in assigned.targets:
+            if isinstance(target, ast.Name):
+                values.setdefault(target.id, []).append(assigned.value)
+    held = {name for name, given in values.items() if all(_makes(value, makers) for value in given)}
+    for call in walk(tree):
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.func.id not in names:
+            continue
+        for given in (*call.args, *(keyword.value for keyword in call.keywords)):
+            if _makes(given, makers) or (isinstance(given, ast.Name) and given.id in held):
+                raise UnusableTests(
+                    f"{where}, line {given.lineno}: `{call.func.id}` is given `{ast.unparse(given)[:80]}`, an object of"
+                    " a class that the tests define, but the program runs in a process of its own",
+                    "pass plain values, such as a list in place of a linked list; if the program defines the class,"
+                    " leave it out of the tests",
+                )
+
+
+def makers_of_objects(tree: ast.Module) -> set[str]:
+    """Classes whose objects are no plain values (they derive from nothing else, and are no functions), and functions
+    that return a new object of one."""
+    found: set[str] = set()
+    for each in walk(tree):
+        if isinstance(each, ast.ClassDef):
+            methods = {part.name for part in each.body if isinstance(part, ast.FunctionDef)}
+            if {name_of(base) for base in each.bases} <= found | {"object"} and "__call__" not in methods:
+                found.add(each.name)
+    for function in [each for each in walk(tree) if isinstance(each, ast.FunctionDef)]:
+        returned = [each.value for each in walk(function) if isinstance(each, ast.Return)]
+        if any(_makes(value, found) for value in returned):
+            found.add(function.name)
+    return found
+
+
+def _makes(value: ast.expr | None, makers: set[str]) -> bool:
+    return isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id in makers

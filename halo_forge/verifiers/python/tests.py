@@ -16,8 +16,10 @@ from halo_forge.verifiers.python.collect import (
     UnusableTests,
     asserting_statements,
     collect,
+    makers_of_objects,
     refuse_classes_of_the_program,
     refuse_coroutines_of_the_program,
+    refuse_objects_of_the_tests,
     refuse_unusable,
     uncollected,
 )
@@ -152,6 +154,7 @@ def prepare_asserts(
     free -= modules
     assertions = Assertions([before, *trees], sorted(free | {entry_point or ""}))
     _refuse_idle_setup(before, whole)
+    makers = makers_of_objects(whole)
     steps = [(False, f"import {name}") for name in sorted(modules)]
     steps += [(False, setup)] if setup.strip() else []
     class_calls: list[str] = []
@@ -160,6 +163,7 @@ def prepare_asserts(
             raise ValueError(f"{label} cannot hold: {test[:100]!r}")
         refuse_classes_of_the_program(tree, label, free)
         refuse_coroutines_of_the_program(tree, label, free)
+        refuse_objects_of_the_tests(tree, label, makers, free | ({entry_point} if entry_point else set()))
         collected = collect(test, tree, label, assertions)
         steps += collected.steps
         class_calls += collected.class_calls

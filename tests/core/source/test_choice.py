@@ -232,6 +232,37 @@ def test_the_indentation_of_the_first_line_is_restored(given: str, restored: str
     assert found.lines == (1, given.count("\n"))
 
 
+BODY = 'total = 0\nfor x in (a, b):\n    total += x\ntext = """a\nb"""\nreturn total\n'
+INDENTED_BODY = '    total = 0\n    for x in (a, b):\n        total += x\n    text = """a\nb"""\n    return total\n'
+
+
+@pytest.mark.parametrize(
+    ("body", "restored"),
+    [
+        (BODY, INDENTED_BODY),
+        ("for x in a:\n    print(x)\nreturn b\n", "    for x in a:\n        print(x)\n    return b\n"),
+        ("total = a\n    return total + b\n", "    total = a\n    return total + b\n"),
+    ],
+)
+def test_the_indentation_of_a_body_is_restored_in_a_fence_and_without_one(body: str, restored: str) -> None:
+    in_fence = extract(f"The body:\n```python\n{body}```\n", "python", "add")
+    assert (in_fence.code, in_fence.flags) == (restored, ("indentation_restored",))
+    assert in_fence.lines == (3, 2 + body.count("\n"))
+    assert extract(body, "python", "add").code == restored
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        BODY.replace("return total", "print(total)"),
+        f"def add(a, b):\n    return a\n\n{BODY}",
+        'print("""\nreturn 1\n""")\n',
+    ],
+)
+def test_a_fenced_program_that_is_no_body_keeps_its_indentation(code: str) -> None:
+    assert extract(f"```python\n{code}```\n", "python", "add").code == code
+
+
 @pytest.mark.parametrize(
     "code", ["def add(a, b):\n    return a + b\n", "x = 1\ny = 2\n", "for i in range(3):\n    print(i)\n"]
 )

@@ -1,0 +1,354 @@
+"""What an experiment will do, what it costs, and whether it can answer its question: before anything is spent."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+from halo_forge.api import preview
+from halo_forge.config import RaftConfig
+from halo_forge.config.load import resolved
+from halo_forge.core.comparison import MIN_PROMPTS
+from halo_forge.core.power import (
+    ERROR,
+    POWER,
+    Design,
+    Variation,
+    detectable,
+    prompts_for,
+    samples_for,
+    seeds_for,
+)
+from halo_forge.core.statistics import DETECTABLE, prompts_needed
+from halo_forge.core.wording import counted
+from halo_forge.experiments.evidence import Known, Speed, earlier_runs, speed_of, variation_of
+from halo_forge.experiments.file import Arm, Comparison, Experiment
+from halo_forge.runtime.preview import CyclePlan, Preview
+
+EFFECT = 0.05
+"""The difference that a plan is to detect if nothing else is asked for."""
+_SIDES = {"fall": 4}
+"""Version -> sets of samples in a difference of two arms, if it is not 2: a fall is a difference itself."""
+_TESTED_VERSIONS = 3
+"""The chosen one, v_0 and the last one."""
+_MOST_SEEDS_TOGETHER = 20
+
+
+@dataclass(frozen=True)
+class ArmPlan:
+    """One run of an arm; upper bounds where results decide, None where something cannot be known yet.
+
+    Attributes:
+        cycles: The dry run's rows; of a fork those that the arm does itself.
+        learning_rate_mass: Of all these cycles.
+        train_samples, evaluation_samples: Completions of train prompts, and of dev and test prompts.
+        most_tokens: If every completion used all of engine.max_new_tokens.
+        hours: At the speed of an earlier run.
+    """
+
+    name: str
+    overrides: Mapping[str, Any]
+    cycles: tuple[CyclePlan, ...]
+    learning_rate_mass: float | None
+    train_samples: int | None
+    evaluation_samples: int | None
+    most_tokens: int | None
+    disk_bytes: int | None
+    hours: float | None
+
+    @property
+    def samples(self) -> int | None:
+        """All completions."""
+        found: int | None = _sum([self.train_samples, self.evaluation_samples])
+        return found
+
+
+@dataclass(frozen=True)
+class ComparisonPlan:
+    """What one primary comparison can see.
+
+    Attributes:
+        num_prompts, num_samples: Of the set that it looks at; None where the set is on a hub.
+        variation: What results vary by, each with its source.
+        detectable: The difference that 4 of 5 such experiments find; None with one seed, and where the number of
+            prompts is unknown.
+        seeds, prompts, samples: How many would detect the wanted effect, all else as planned; None where no number
+            does, and where what is planned is enough.
+        together: (seeds, prompts) that detect it with the fewest completions; None likewise.
+        answers: Whether the wanted effect is detectable; None where it cannot be said.
+        reason: The same in words.
+    """
+
+    comparison: Comparison
+    num_seeds: int
+    num_prompts: int | None
+    num_samples: int
+    variation: Mapping[str, Known]
+    detectable: float | None
+    seeds: int | None
+    prompts: int | None
+    samples: int | None
+    together: tuple[int, int] | None
+    answers: bool | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class ExperimentPlan:
+    """The whole experiment.
+
+    Attributes:
+        effect: The difference that is to be detected.
+        num_runs: Arms x seeds.
+        samples, most_tokens, disk_bytes, hours: Of all runs, without what sharing saves.
+        speed: The earlier run that the hours follow from; None if there is none.
+        warnings: Of the dry runs.
+    """
+
+    question: str
+    root: str
+    effect: float
+    arms: tuple[ArmPlan, ...]
+    seeds: tuple[int, ...]
+    num_runs: int
+    samples: int | None
+    most_tokens: int | None
+    disk_bytes: int | None
+    hours: float | None
+    speed: Speed | None
+    comparisons: tuple[ComparisonPlan, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def answers(self) -> bool | None:
+        """Whether every primary comparison can find the wanted effect; None without one, and where it is unknown."""
+        found = [each.answers for each in self.comparisons]
+        return None if not found or None in found else all(found)
+
+    def to_row(self) -> dict[str, Any]:
+        """As `--json` prints it."""
+        return {**dataclasses.asdict(self), "answers": self.answers}
+
+
+def plan(experiment: Experiment, *, effect: float = EFFECT, like: Sequence[Path] = ()) -> ExperimentPlan:
+    """Plan an experiment; loads no model and writes nothing.
+
+    Args:
+        effect: The difference that is to be detected, above 0 and at most 1.
+        like: Earlier runs, from which rates, correlation and speed are taken where they fit.
+
+    Raises:
+        ConfigError: An arm has a wrong setting, or its prompts cannot be read.
+        RunDirError: A directory of `like` is not a run, or cannot be read.
+    """
+    runs = earlier_runs(experiment, like)
+    previews = {arm.name: preview(experiment.config(arm, experiment.seeds[0])) for arm in experiment.arms}
+    configs = {arm.name: experiment.config(arm, experiment.seeds[0]).config for arm in experiment.arms}
+    first = experiment.arms[0].name
+    model, profile = resolved(configs[first])["model"], str(previews[first].hardware["profile"])
+    speed = speed_of(runs, model, profile)
+    arms = tuple(_arm_plan(experiment, arm, configs[arm.name], previews[arm.name], speed) for arm in experiment.arms)
+    comparisons = tuple(
+        _comparison_plan(experiment, each, configs[each.control], previews[each.control], effect, runs)
+        for each in experiment.primary
+    )
+    num_seeds = len(experiment.seeds)
+    totals = {
+        name: _times(num_seeds, _sum([getattr(arm, name) for arm in arms]))
+        for name in ("samples", "most_tokens", "disk_bytes", "hours")
+    }
+    return ExperimentPlan(
+        question=experiment.question,
+        root=str(experiment.root),
+        effect=effect,
+        arms=arms,
+        seeds=experiment.seeds,
+        num_runs=len(arms) * num_seeds,
+        speed=speed,
+        comparisons=comparisons,
+        warnings=tuple(_warnings(experiment, previews, comparisons)),
+        **totals,
+    )
+
+
+def _arm_plan(experiment: Experiment, arm: Arm, config: RaftConfig, found: Preview, speed: Speed | None) -> ArmPlan:
+    first_cycle = 1 if experiment.fork is None else experiment.fork.from_cycle
+    cycles = tuple(each for each in found.cycles if each.cycle >= first_cycle)
+    # A fork does not measure again the version that its first cycle starts from.
+    num_measured = len(cycles) + (experiment.fork is None)
+    sizes = {name: found.prompts[name].num_prompts if name in found.prompts else None for name in ("dev", "test")}
+    evaluated = [_times(num_measured, sizes["dev"])]
+    if config.evaluation.test_at_end:
+        evaluated.append(_times(_TESTED_VERSIONS, sizes["test"]))
+    train, evaluation = _sum([each.samples for each in cycles]), _sum(evaluated)
+    evaluation = _times(config.evaluation.samples_per_prompt, evaluation)
+    samples = _sum([train, evaluation])
+    return ArmPlan(
+        name=arm.name,
+        overrides=arm.overrides,
+        cycles=cycles,
+        learning_rate_mass=_sum([each.learning_rate_mass for each in cycles]),
+        train_samples=train,
+        evaluation_samples=evaluation,
+        most_tokens=_times(config.engine.max_new_tokens, samples),
+        disk_bytes=_sum([each.disk_bytes for each in cycles]),
+        hours=None if speed is None or samples is None else samples * speed.seconds_per_completion / 3600.0,
+    )
+
+
+def _comparison_plan(
+    experiment: Experiment,
+    comparison: Comparison,
+    config: RaftConfig,
+    found: Preview,
+    effect: float,
+    runs: Sequence[Any],
+) -> ComparisonPlan:
+    set_name, name = comparison.metric.split("/")
+    num_prompts = found.prompts[set_name].num_prompts if set_name in found.prompts else None
+    num_samples, num_seeds = config.evaluation.samples_per_prompt, len(experiment.seeds)
+    known = variation_of(experiment, name, runs)
+    sees = _Sees(
+        Variation(**{key: each.value for key, each in known.items()}),
+        ERROR / len(experiment.primary),
+        _SIDES.get(comparison.at, 2),
+        one_run=experiment.fork is not None,
+    )
+    smallest = None if num_prompts is None else sees.detectable(num_seeds, num_prompts, num_samples)
+    answers: bool | None = None
+    if num_prompts is not None:
+        answers = num_prompts >= MIN_PROMPTS and smallest is not None and smallest <= effect
+    enough = _Enough()
+    if answers is False and num_prompts is not None:
+        enough = sees.enough(effect, num_seeds, num_prompts, num_samples)
+    return ComparisonPlan(
+        comparison=comparison,
+        num_seeds=num_seeds,
+        num_prompts=num_prompts,
+        num_samples=num_samples,
+        variation=known,
+        detectable=smallest,
+        answers=answers,
+        reason=_reason(effect, smallest, answers, num_seeds, num_prompts, enough),
+        **dataclasses.asdict(enough),
+    )
+
+
+@dataclass(frozen=True)
+class _Enough:
+    """The fields of `ComparisonPlan` that say what would detect the wanted effect."""
+
+    seeds: int | None = None
+    prompts: int | None = None
+    samples: int | None = None
+    together: tuple[int, int] | None = None
+
+    def in_words(self, effect: float) -> str:
+        """Such as "0.05 needs 9 seeds, or 5 seeds and 180 prompts, all else as planned"."""
+        ways = [
+            counted(num, noun)
+            for num, noun in ((self.seeds, "seed"), (self.prompts, "prompt"), (self.samples, "sample per prompt"))
+            if num is not None
+        ]
+        ways = [way.replace("sample per prompts", "samples per prompt") for way in ways]
+        if self.together is not None:
+            ways.append(f"{counted(self.together[0], 'seed')} and {counted(self.together[1], 'prompt')}")
+        if not ways:
+            return f"no number of seeds and prompts is known to detect {effect:g}"
+        return f"{effect:g} needs {', or '.join(ways)}, all else as planned"
+
+
+@dataclass(frozen=True)
+class _Sees:
+    """What comparisons of two arms can see, at this error and with a difference of so many sets of samples.
+
+    Attributes:
+        one_run: The arms are versions of one run, so that the question is not about other seeds.
+    """
+
+    variation: Variation
+    error: float
+    sides: int
+    one_run: bool
+
+    def detectable(self, num_seeds: int, num_prompts: int, num_samples: int) -> float | None:
+        parts = self.variation.parts(num_samples, self.sides)
+        if self.one_run:
+            return DETECTABLE * self._stricter * math.sqrt((parts.prompt + parts.rest) / num_prompts)
+        return detectable(Design(num_seeds, num_prompts), parts, self.error)
+
+    def enough(self, effect: float, num_seeds: int, num_prompts: int, num_samples: int) -> _Enough:
+        """What detects `effect`: each number with the others as they are, and seeds and prompts together."""
+        parts = self.variation.parts(num_samples, self.sides)
+        if self.one_run:
+            needed = prompts_needed(effect / self._stricter, parts.prompt + parts.rest)
+            return _Enough(prompts=max(needed, MIN_PROMPTS))
+        design = Design(num_seeds, num_prompts)
+
+        def prompts(num: int) -> int | None:
+            found = prompts_for(effect, Design(num, num_prompts), parts, self.error)
+            return None if found is None else max(found, MIN_PROMPTS)
+
+        pairs = [(num, found) for num in range(2, _MOST_SEEDS_TOGETHER + 1) if (found := prompts(num)) is not None]
+        return _Enough(
+            seeds=seeds_for(effect, design, parts, self.error) if num_prompts >= MIN_PROMPTS else None,
+            prompts=prompts(num_seeds),
+            samples=samples_for(effect, design, lambda num: self.variation.parts(num, self.sides), self.error)
+            if num_prompts >= MIN_PROMPTS
+            else None,
+            together=min(pairs, key=lambda pair: (pair[0] * pair[1], pair), default=None),
+        )
+
+    @property
+    def _stricter(self) -> float:
+        """How much larger an effect must be at this error than at 5 %."""
+        quantile = NormalDist().inv_cdf
+        return (quantile(1.0 - self.error / 2.0) + quantile(POWER)) / (quantile(1.0 - ERROR / 2.0) + quantile(POWER))
+
+
+def _reason(
+    effect: float,
+    smallest: float | None,
+    answers: bool | None,
+    num_seeds: int,
+    num_prompts: int | None,
+    enough: _Enough,
+) -> str:
+    if num_prompts is None:
+        return "the prompts are on the Hub, which a plan does not read: what it can detect is unknown"
+    if answers:
+        return f"can detect {effect:g}: a difference of {smallest:.3f} is found 4 times in 5"
+    needed = enough.in_words(effect)
+    if smallest is None:
+        return f"cannot answer: {counted(num_seeds, 'seed')}, which says nothing about other seeds; {needed}"
+    if num_prompts < MIN_PROMPTS:
+        few = counted(num_prompts, "prompt")
+        return f"cannot answer: {few}, at least {MIN_PROMPTS} are needed to conclude; {needed}"
+    return f"cannot answer: only differences of {smallest:.3f} and more are found 4 times in 5; {needed}"
+
+
+def _warnings(
+    experiment: Experiment, previews: Mapping[str, Preview], comparisons: Sequence[ComparisonPlan]
+) -> Iterator[str]:
+    if not comparisons:
+        yield "there is no primary comparison: the report ranks the arms and concludes nothing"
+    said: dict[str, list[str]] = {}
+    for name, found in previews.items():
+        for warning in found.warnings:
+            said.setdefault(warning, []).append(name)
+    for warning, names in said.items():
+        who = "all arms" if len(names) == len(previews) else ", ".join(names)
+        yield f"{who}: {warning}"
+
+
+def _sum(values: Sequence[Any]) -> Any:
+    return None if any(value is None for value in values) else sum(values)
+
+
+def _times(factor: int, value: Any) -> Any:
+    return None if value is None else factor * value

@@ -1,0 +1,50 @@
+"""The page of a run directory, from its files to HTML."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from halo_forge.api import RunDirectory
+from halo_forge.pages.document import html
+from halo_forge.pages.run_page import run_sections
+from halo_forge.pages.samples import payload
+from halo_forge.runtime.assembly import prompts_as_started
+from halo_forge.store.attempts import Attempts
+from halo_forge.store.compared import compared_version
+
+
+def run_html(root: Path, *, state: str | None = None) -> str:
+    """The page of the run in `root`.
+
+    Args:
+        state: Digest of what a served page shows; None for a file.
+
+    Raises:
+        RunDirError: It holds no run, or a file of it cannot be read.
+    """
+    directory = RunDirectory(root)
+    facts, sections = run_sections(root)
+    measured = compared_version(directory.status())
+    if measured is None:
+        return html(facts, sections, None, state=state)
+    other, why = measured
+    config = directory.config.config
+    prompts, missing = prompts_as_started(config, directory.identity)
+    samples = payload(root, other, prompts, config.verifier.language)
+    notes = [
+        f"v0 and v{other} ({why}), prompt by prompt. A prompt is gained or lost where a larger or smaller share of its"
+        f" samples passes than with v0. Other versions: halo-forge raft samples --version N."
+    ]
+    if samples.notes:
+        notes.append(
+            f"Left out to keep this file small: {'; '.join(samples.notes)}. `halo-forge raft samples` has all."
+        )
+    notes += [f"Texts, families and difficulties of some prompts are not shown: {each}." for each in missing]
+    return html(facts, sections, samples, notes=notes, state=state)
+
+
+def run_state(root: Path) -> str:
+    """Changes whenever the run has sealed something, and with nothing else."""
+    sealed = sorted(file for file in Attempts(root).finished_work() if not file[0].endswith(".part"))
+    return hashlib.sha256(repr(sealed).encode()).hexdigest()[:16]

@@ -1,0 +1,373 @@
+"""What the page of a run says: read from its directory, in the same way for a running, a stopped and a finished run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from halo_forge.api import RunDirectory
+from halo_forge.core.records import MASS
+from halo_forge.core.wording import duration
+from halo_forge.pages.charts import REACHED_COLOURS, Chart, Point, Table, lines, stacked, text_of, thinned
+from halo_forge.store.compared import REACHED, reached
+from halo_forge.store.files import read_json
+from halo_forge.store.rows import step_rows
+from halo_forge.store.run import cycle_folders
+from halo_forge.store.samples import stored_samples
+from halo_forge.store.status import CycleRow, Status
+
+PHASES = {
+    "generate": "sampling", "verify": "remaining verification", "drift": "drift", "train": "training", "other": "other",
+}  # fmt: skip
+_NOT_SCHEDULED = frozenset(("cycle", "parent_version", "optimizer"))
+_VERSION, _CYCLE = "version", "cycle"
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of a page, under a heading of its own.
+
+    Attributes:
+        notes: Paragraphs.
+        long_texts: (Title, text) of what is shown only when it is opened.
+    """
+
+    id: str
+    title: str
+    notes: tuple[str, ...] = ()
+    charts: tuple[Chart, ...] = ()
+    tables: tuple[Table, ...] = ()
+    long_texts: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to show."""
+        return not (self.notes or self.charts or self.tables or self.long_texts)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The head of a page.
+
+    Attributes:
+        lead: What came of it, in one sentence.
+        facts: (Name, value) pairs.
+    """
+
+    title: str
+    state: str
+    lead: str
+    facts: tuple[tuple[str, str], ...] = field(default=())
+
+
+def run_facts(root: Path, status: Status) -> Facts:
+    """The head of the page of a run."""
+    facts = [("cycles", f"{sum(row.state == 'done' for row in status.cycles)} of {status.num_cycles + 1} done")]
+    result = status.result
+    if status.best_version is not None:
+        facts.append(("chosen on dev" if result is not None else "best so far", f"v{status.best_version}"))
+    set_name = "test" if result is not None and result["test"] else "dev"
+    for metric, row in (result or {}).get(set_name, {}).items():
+        words = f"{text_of(row['start'])} → {text_of(row['chosen'])}"
+        facts.append((f"{metric.replace('_', ' ')}, {set_name}", words))
+    seconds = sum(value for row in status.cycles for name, value in row.metrics.items() if name.startswith("seconds/"))
+    if seconds:
+        facts.append(("time", duration(seconds)))
+    where = "" if status.process is None else f" (running, process {status.process})"
+    lead = "" if result is None else f"{result['conclusion'].replace('_', ' ')}: {result['reason']}"
+    return Facts(root.resolve().name, status.state + where, lead, tuple(facts))
+
+
+def run_sections(root: Path) -> tuple[Facts, list[Section]]:
+    """The page of the run in `root`, without its samples.
+
+    Raises:
+        RunDirError: It holds no run, or a file of it cannot be read.
+    """
+    directory = RunDirectory(root)
+    status = directory.status()
+    sections = [
+        _result(status),
+        _rates(root, status),
+        _decisions(status),
+        _schedules(status),
+        _training(root, status),
+        _model(status),
+        _cost(status),
+        _setup(root, directory.identity),
+    ]
+    return run_facts(root, status), [section for section in sections if not section.is_empty]
+
+
+def _result(status: Status) -> Section:
+    result = status.result
+    if result is None:
+        return Section("result", "Result")
+    rows = []
+    for kind, prefix, version in (
+        ("chosen", "", result["chosen_version"]),
+        ("last", "last_", result["last_version"]),
+    ):
+        if version == 0 or (kind == "last" and version == result["chosen_version"]):
+            continue
+        for set_name in ("test", "dev"):
+            for metric, row in result[f"{prefix}{set_name}"].items():
+                difference = f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+                smallest = row.get("minimum_detectable_effect")
+                rows.append(
+                    (
+                        f"{set_name} {metric.replace('_', ' ')}", f"v{version} ({kind})", text_of(row["start"]),
+                        text_of(row[kind]), difference, "" if smallest is None else text_of(smallest),
+                    )
+                )  # fmt: skip
+    headers = ("metric", "model", "v0", "tuned", "difference [95 % interval]", "detectable")
+    notes = (
+        "Differences are paired by prompt. Dev was also used to choose the version, so its differences are biased"
+        " upwards; test was not.",
+    )
+    if not rows:
+        return Section("result", "Result", ("The start model is kept: no version is better on dev.",))
+    return Section("result", "Result", notes, (), (Table("Against the start model", headers, tuple(rows)),))
+
+
+def _rates(root: Path, status: Status) -> Section:
+    charts = []
+    for set_name in ("dev", "train"):
+        wanted = [(name, f"{set_name}/{name}_rate") for name in ("compile", "pass")]
+        if points := list(_metrics(status, wanted, _remark)):
+            says = f"{set_name} prompts, with 95 % intervals over prompts"
+            charts.append(lines(f"Rates on {set_name}", says, points, axis=_VERSION, rate=True))
+    for set_name in ("dev", "train"):
+        if points := _flow(root, set_name):
+            says = "how far the completions came, from no program to passing all tests"
+            charts.append(
+                stacked(f"Outcomes on {set_name}", says, points, axis=_VERSION, series=REACHED, colours=REACHED_COLOURS)
+            )
+    others = [("mean reward", "dev/reward_mean"), ("solved at all", "dev/coverage")]
+    if points := list(_metrics(status, others)):
+        says = "mean reward, and the share of dev prompts with at least one pass"
+        charts.append(lines("Reward and coverage on dev", says, points, axis=_VERSION, rate=True))
+    faults = [("cut off", "truncated_fraction"), ("flagged", "train/flagged_fraction")]
+    faults += [("dev cut off", "dev/truncated_fraction"), ("dev flagged", "dev/flagged_fraction")]
+    if points := list(_metrics(status, faults)):
+        says = "completions at the length limit, and those that look for unearned reward"
+        charts.append(lines("Cut off and flagged", says, points, axis=_VERSION, rate=True))
+    return Section("outcomes", "Outcomes", (), tuple(charts))
+
+
+def _remark(row: CycleRow) -> str:
+    return str(row.decision.get("outcome", "")).replace("_", " ")
+
+
+def _metrics(status: Status, wanted: Sequence[tuple[str, str]], remark: Any = None, at: str = _VERSION) -> list[Point]:
+    """The points of (series, metric) pairs, by version or by cycle."""
+    return [
+        Point(
+            series,
+            f"v{row.policy_version}" if at == _VERSION else str(row.cycle),
+            row.metrics[name],
+            row.metrics.get(f"{name}_low"),
+            row.metrics.get(f"{name}_high"),
+            "" if remark is None else remark(row),
+        )
+        for series, name in wanted
+        for row in status.cycles
+        if name in row.metrics
+    ]
+
+
+def _flow(root: Path, set_name: str) -> list[Point]:
+    found: dict[int, Counter[str]] = {}
+    for sample in stored_samples(root, sets=[set_name]):
+        found.setdefault(sample.completion.policy_version, Counter())[reached(sample.verdict)] += 1
+    return [
+        Point(name, f"v{version}", counts[name], remark=f"{counts[name] / counts.total():.0%} of {counts.total()}")
+        for version, counts in sorted(found.items())
+        for name in REACHED
+        if name in {each for other in found.values() for each in other}
+    ]
+
+
+def _decisions(status: Status) -> Section:
+    decided = [row for row in status.cycles if row.decision]
+    rows = []
+    for row in decided:
+        decision = row.decision
+        screen = decision.get("screen") or {}
+        difference = f"{screen['difference']:+.3f} (SE {screen['standard_error']:.3f})" if screen else ""
+        against = decision.get("compared_with")
+        rows.append(
+            (
+                f"v{row.policy_version}", "" if against is None else f"v{against}", difference,
+                decision["outcome"].replace("_", " "), decision["action"].replace("_", " "),
+                f"v{decision['best_version']}", decision["reason"],
+            )
+        )  # fmt: skip
+    headers = ("version", "against", "difference on dev", "outcome", "action", "best so far", "reason")
+    tables = [Table("What was decided of each version", headers, tuple(rows))] if rows else []
+    advice = tuple(
+        (
+            f"v{row.policy_version}", each["symptom"], each["evidence"], each["cause"], each["action"], each["power"],
+        )
+        for row in status.cycles
+        for each in row.advice
+    )  # fmt: skip
+    if advice:
+        names = ("version", "symptom", "evidence", "likely cause", "suggestion", "confidence")
+        tables.append(Table("Advice", names, advice))
+    return Section("decisions", "Decisions and advice", (), (), tuple(tables))
+
+
+def _schedules(status: Status) -> Section:
+    keys = list(dict.fromkeys(key for row in status.cycles for key in row.settings if key not in _NOT_SCHEDULED))
+    values = {key: {str(row.cycle): row.settings[key] for row in status.cycles if key in row.settings} for key in keys}
+    moving = [key for key in keys if len({str(value) for value in values[key].values()}) > 1]
+    charts = []
+    for key in ("learning_rate", *(key for key in moving if key != "learning_rate")):
+        known = [(cycle, value) for cycle, value in values.get(key, {}).items() if isinstance(value, int | float)]
+        if known:
+            form = {"form": ".1e"} if key.startswith("learning_rate") else {}
+            points = [Point(key, cycle, value) for cycle, value in known]
+            charts.append(lines(_words(key).capitalize(), "scheduled value of each cycle", points, axis=_CYCLE, **form))
+    if points := _metrics(status, [("learning-rate mass", MASS)], at=_CYCLE):
+        says = "sum of the learning rates of all steps of a cycle"
+        charts.append(lines("Learning-rate mass", says, points, axis=_CYCLE, form=".1e"))
+    tables = []
+    if moving:
+        rows = tuple(
+            (str(row.cycle), *(_setting(row.settings.get(key)) for key in moving))
+            for row in status.cycles
+            if row.settings
+        )
+        tables.append(Table("Settings that change", ("cycle", *map(_words, moving)), rows))
+    if fixed := [key for key in keys if key not in moving]:
+        same = tuple((_words(key), _setting(next(iter(values[key].values())))) for key in fixed)
+        tables.append(Table("The same in every cycle so far", ("setting", "value"), same))
+    return Section("schedules", "Schedules", (), tuple(charts), tuple(tables))
+
+
+def _words(key: str) -> str:
+    return key.replace("_", " ")
+
+
+def _setting(value: Any) -> str:
+    return "" if value is None else value if isinstance(value, str) else f"{value:.4g}"
+
+
+def _training(root: Path, status: Status) -> Section:
+    charts = []
+    steps = list(step_rows(root))
+    limits = {row.settings.get("max_grad_norm") for row in status.cycles} - {None, 0}
+    notes: list[str] = []
+    for key, title, says in (
+        ("loss", "Loss", "mean over the tokens of each step, before the step"),
+        ("gradient_norm", "Gradient norm", "before clipping; dashed: the limit"),
+        ("learning_rate", "Learning rate", "what each step really used"),
+    ):
+        points = [
+            Point(title.lower(), float(number), row[key], remark=f"cycle {row['cycle']}")
+            for number, row in enumerate(steps, start=1)
+            if isinstance(row.get(key), int | float)
+        ]
+        if points:
+            limit = limits.pop() if key == "gradient_norm" and len(limits) == 1 else None
+            form = {"form": ".1e"} if key == "learning_rate" else {}
+            charts.append(lines(title, says, thinned(points), axis="step", limit=limit, **form))
+            if len(thinned(points)) < len(points) and not notes:
+                parts = len(thinned(points))
+                notes.append(f"{len(points)} steps are drawn as {parts} means, each with the range of its steps.")
+    if points := _metrics(status, [("clipped steps", "clip_fraction")], at=_CYCLE):
+        says = "share of the steps whose gradient norm was above the limit"
+        charts.append(lines("Clip fraction", says, points, axis=_CYCLE, rate=True))
+    if points := _fates(root):
+        says = "what became of the samples that a cycle selected from, by the first rule that dropped them"
+        names = list(dict.fromkeys(["kept", *(point.series for point in points)]))
+        charts.append(stacked("Selection", says, points, axis=_CYCLE, series=names, unit="samples"))
+    return Section("training", "Training", tuple(notes), tuple(charts))
+
+
+def _fates(root: Path) -> list[Point]:
+    """Kept and dropped samples of each cycle."""
+    counts: dict[str, dict[str, int]] = {}
+    for folder in cycle_folders(root):
+        if (path := folder / "selection.json").is_file():
+            selection = read_json(path)
+            dropped = {reason.replace("_", " "): len(keys) for reason, keys in selection["dropped"].items()}
+            counts[str(int(folder.name))] = {"kept": len(selection["kept"]), **dropped}
+    used = list(dict.fromkeys(name for each in counts.values() for name, number in each.items() if number))
+    return [Point(name, cycle, each.get(name, 0)) for cycle, each in counts.items() for name in used]
+
+
+def _model(status: Status) -> Section:
+    charts = []
+    for title, says, wanted in (
+        (
+            "Entropy", "nats per token: on fixed completions of v0, and on the version's own",
+            [("fixed completions", "probe/entropy"), ("own completions", "entropy")],
+        ),
+        (
+            "Diversity", "share of the programs of a prompt that are distinct",
+            [("dev", "dev/diversity/unique_fraction"), ("train", "diversity/unique_fraction")],
+        ),
+        (
+            "Distinct programs among 4", "expected number of distinct programs in 4 samples of a prompt",
+            [("dev", "dev/diversity/distinct@4"), ("train", "diversity/distinct@4")],
+        ),
+        (
+            "KL divergence", "nats per token, from the start model and from the version it was trained from",
+            [("from v0", "kl_to_start"), ("from the previous version", "kl_to_previous")],
+        ),
+        ("Length", "mean number of tokens of a completion", [
+            ("train", "completion_tokens_mean"), ("dev", "dev/completion_tokens_mean"),
+        ]),
+    ):  # fmt: skip
+        if points := _metrics(status, wanted):
+            charts.append(lines(title, says, points, axis=_VERSION))
+    return Section("model", "How the model changes", (), tuple(charts))
+
+
+def _cost(status: Status) -> Section:
+    charts = []
+    wanted = [(word, f"seconds/{phase}") for phase, word in PHASES.items()]
+    if points := _metrics(status, wanted, at=_CYCLE):
+        minutes = [
+            Point(point.series, point.at, point.value / 60, remark=duration(point.value))
+            for point in points
+        ]  # fmt: skip
+        says = "wall-clock time of each cycle, all attempts together"
+        charts.append(stacked("Time", says, minutes, axis=_CYCLE, series=list(PHASES.values()), unit="minutes"))
+    speed = [("sampling", "tokens_per_second/generate"), ("training", "tokens_per_second/train")]
+    if points := _metrics(status, speed, at=_CYCLE):
+        charts.append(lines("Speed", "tokens per second", points, axis=_CYCLE))
+    memory = [("main memory", "peak_memory_bytes"), ("GPU, highest reading", "gpu_memory_bytes_max")]
+    if points := _metrics(status, memory, at=_CYCLE):
+        gigabytes = [Point(point.series, point.at, point.value / 1e9) for point in points]
+        charts.append(lines("Memory", "the most in use at once, in GB", gigabytes, axis=_CYCLE))
+    power = [("mean power, W", "gpu_power_watts_mean"), ("highest temperature, °C", "gpu_temperature_celsius_max")]
+    if points := _metrics(status, power, at=_CYCLE):
+        charts.append(lines("GPU", "readings of its sensors", points, axis=_CYCLE))
+    return Section("cost", "Time and memory", (), tuple(charts))
+
+
+def _setup(root: Path, identity: Mapping[str, Any]) -> Section:
+    def table(caption: str, values: Mapping[str, Any]) -> Table:
+        return Table(caption, ("name", "value"), tuple(_flat(values)))
+
+    hardware, toolchain = identity.get("hardware", {}), identity.get("toolchain", {})
+    rest = {key: value for key, value in identity.items() if key not in ("hardware", "toolchain", "schema_version")}
+    tables = (table("Hardware", hardware), table("Verifier", toolchain), table("Run", rest))
+    config = (root / "config.resolved.yaml").read_text(encoding="utf-8", errors="replace")
+    return Section("setup", "Setup", (), (), tables, (("Configuration, defaults included", config),))
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list):
+            yield f"{prefix}{key}", ", ".join(map(str, value)) or "none"
+        else:
+            yield f"{prefix}{key}", "none" if value is None else str(value)

@@ -1,0 +1,169 @@
+"""The plan of an experiment: what it will do, what it costs, and whether it can answer its question."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from compared_runs import run_arm
+from scripted_runs import read, rows, write_inputs
+from terminal import assert_fits
+
+from halo_forge.api import preview
+from halo_forge.cli.experiment_plan import print_plan
+from halo_forge.core.errors import ConfigError, RunDirError
+from halo_forge.core.power import Design, Variation, chance_to_find, detectable
+from halo_forge.experiments.file import Experiment, load_experiment
+from halo_forge.experiments.plan import ExperimentPlan, plan
+
+TESTS = {"kind": "stdio", "cases": [{"stdin": "", "stdout": "1"}]}
+PRIMARY = "primary:\n  - {treatment: decay, control: constant, metric: test/pass_rate, expect: higher}\n"
+
+
+def experiment(
+    folder: Path, *, seeds: str = "[0, 1, 2]", num_prompts: tuple[int, int, int] = (4, 30, 40), more: str = PRIMARY
+) -> Experiment:
+    """Two arms of 3 cycles."""
+    write_inputs(folder, num_prompts=num_prompts, tests=TESTS, raft__num_cycles=3, evaluation__samples_per_prompt=8)
+    text = f"""\
+question: Does decay help?
+base: run.yaml
+arms:
+  constant: {{training.learning_rate: 1e-4}}
+  decay: {{training.learning_rate: {{kind: exponential, base: 1e-4, decay: 0.5}}}}
+seeds: {seeds}
+output_dir: {folder / "experiment"}
+{more}"""
+    path = folder / "experiment.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_experiment(path)
+
+
+def test_an_arm_is_planned_as_its_dry_run(tmp_path: Path) -> None:
+    given = experiment(tmp_path)
+    found = plan(given)
+    for arm, planned in zip(given.arms, found.arms, strict=True):
+        cycles = preview(given.config(arm, 0)).cycles
+        assert planned.cycles == cycles
+        assert planned.learning_rate_mass == pytest.approx(sum(each.learning_rate_mass or 0.0 for each in cycles))
+        assert planned.train_samples == 3 * 4 * 2
+        # 4 versions on dev, and v_0, the chosen and the last one on test
+        assert planned.evaluation_samples == 8 * (4 * 30 + 3 * 40)
+        assert planned.most_tokens == (3 * 4 * 2 + 8 * 240) * 256
+    rates = [[cycle.learning_rate for cycle in arm.cycles] for arm in found.arms]
+    assert rates == [[1e-4] * 3, pytest.approx([1e-4, 5e-5, 2.5e-5])]
+    assert (found.num_runs, found.samples) == (6, 6 * (24 + 8 * 240))
+
+
+def test_the_detectable_effect_is_that_of_seeds_prompts_and_samples(tmp_path: Path) -> None:
+    (each,) = plan(experiment(tmp_path)).comparisons
+    assert (each.num_seeds, each.num_prompts, each.num_samples) == (3, 40, 8)
+    assert each.detectable == detectable(Design(3, 40), Variation().parts(8))
+    assert {known.source for known in each.variation.values()} == {"assumed"}
+
+
+def test_an_experiment_that_cannot_answer_is_told_what_would(tmp_path: Path) -> None:
+    found = plan(experiment(tmp_path), effect=0.06)
+    (each,) = found.comparisons
+    assert found.answers is False and each.reason.startswith("cannot answer: only differences of")
+    assert each.seeds is not None and each.together is not None
+    for seeds, prompts in ((each.seeds, 40), each.together):
+        assert chance_to_find(0.06, Design(seeds, prompts), Variation().parts(8)) >= 0.8
+    assert f"0.06 needs {each.seeds} seeds" in each.reason
+    assert plan(experiment(tmp_path), effect=0.3).answers is True
+
+
+def test_one_seed_and_few_prompts_answer_nothing(tmp_path: Path) -> None:
+    one = plan(experiment(tmp_path, seeds="[0]"), effect=0.9)
+    assert one.answers is False
+    assert "1 seed, which says nothing about other seeds" in one.comparisons[0].reason
+    few = plan(experiment(tmp_path, num_prompts=(4, 30, 19)), effect=0.9)
+    assert few.answers is False
+    assert "19 prompts, at least 20 are needed" in few.comparisons[0].reason
+
+
+def test_several_comparisons_share_the_error(tmp_path: Path) -> None:
+    second = "  - {treatment: decay, control: constant, metric: dev/pass_rate, at: fall, expect: lower}\n"
+    alone, of_two = plan(experiment(tmp_path)), plan(experiment(tmp_path, more=PRIMARY + second))
+    assert alone.comparisons[0].detectable is not None and of_two.comparisons[0].detectable is not None
+    assert of_two.comparisons[0].detectable > alone.comparisons[0].detectable
+    fall = of_two.comparisons[1]
+    assert fall.detectable == detectable(Design(3, 30), Variation().parts(8, sides=4), 0.025)
+
+
+def test_the_file_may_state_what_is_assumed(tmp_path: Path) -> None:
+    stated = "assumptions: {icc: 0.6, rate: 0.2, seed_standard_deviation: 0.01}\n"
+    (each,) = plan(experiment(tmp_path, more=PRIMARY + stated)).comparisons
+    known = each.variation
+    assert (known["intraclass_correlation"].value, known["rate"].value, known["seed_sd"].value) == (0.6, 0.2, 0.01)
+    assert known["rate"].source == "the experiment file"
+    assert each.detectable == detectable(Design(3, 40), Variation(0.2, 0.6, 0.1, 0.01).parts(8))
+
+
+def test_without_a_primary_comparison_nothing_is_concluded(tmp_path: Path) -> None:
+    found = plan(experiment(tmp_path, more=""))
+    assert found.answers is None
+    assert any("ranks the arms and concludes nothing" in warning for warning in found.warnings)
+
+
+@pytest.fixture
+def earlier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The same base model with two other seeds."""
+    return [
+        run_arm(monkeypatch, tmp_path / "in", tmp_path / f"earlier{seed}", [0.3, 0.5, 0.4], seed=seed)
+        for seed in (7, 8)
+    ]
+
+
+def test_an_earlier_run_gives_rate_and_speed(tmp_path: Path, earlier: list[Path]) -> None:
+    found = plan(experiment(tmp_path), like=earlier)
+    rate = found.comparisons[0].variation["rate"]
+    passed = [row["status"] == "passed" for root in earlier for row in rows(root / "cycles/001/dev_verdicts.jsonl")]
+    assert rate.value == pytest.approx(sum(passed) / len(passed))
+    assert "asked 2 times" in rate.source
+    correlation = found.comparisons[0].variation["intraclass_correlation"]
+    assert "v0 on dev" in correlation.source and 0.0 <= correlation.value <= 1.0
+    assert found.speed is not None and found.speed.source == str(earlier[0])
+    assert found.hours == pytest.approx((found.samples or 0) * found.speed.seconds_per_completion / 3600)
+
+
+def test_a_run_of_another_model_or_hardware_says_nothing_about_speed(tmp_path: Path, earlier: list[Path]) -> None:
+    identity = read(earlier[0] / "run.json")
+    identity["hardware"]["profile"] = "gfx1151"
+    (earlier[0] / "run.json").write_text(json.dumps(identity), encoding="utf-8")
+    found = plan(experiment(tmp_path), like=earlier[:1])
+    assert (found.speed, found.hours) == (None, None)
+    other = experiment(tmp_path, more=PRIMARY + "set: {model.model_name_or_path: somebody/else}\n")
+    assert plan(other, like=earlier[1:]).speed is None
+    assert plan(experiment(tmp_path), like=earlier[1:]).speed is not None
+
+
+def test_everything_is_shown_at_every_width(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = plan(experiment(tmp_path))
+    shown = {}
+    for width in ("", "80", "200"):
+        monkeypatch.setenv("COLUMNS", width)
+        print_plan(found)
+        shown[width] = capsys.readouterr().out
+    for said in ("Does decay help?", "warning: decay against constant", "time: unknown", "(assumed)", "█"):
+        assert said in shown[""]
+    assert not {"detectable", "arm", "learning-rate mass"} & set(assert_fits(shown["80"], shown[""], 80))
+    assert assert_fits(shown["200"], shown[""], 200) == []
+
+
+def test_the_row_is_plain_json(tmp_path: Path) -> None:
+    found: ExperimentPlan = plan(experiment(tmp_path))
+    row = json.loads(json.dumps(found.to_row(), allow_nan=False))
+    assert row["comparisons"][0]["detectable"] == found.comparisons[0].detectable
+    assert row["answers"] is False
+
+
+def test_a_directory_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunDirError, match="not a run directory"):
+        plan(experiment(tmp_path), like=[tmp_path])
+    with pytest.raises(ConfigError, match=r"run\.yaml"):
+        (tmp_path / "run.yaml").write_text("modle: 3\n", encoding="utf-8")
+        plan(load_experiment(tmp_path / "experiment.yaml"))

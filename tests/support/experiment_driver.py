@@ -1,0 +1,298 @@
+"""Cases of experiments with scripted runs, in forked children of this light process: experiment_driver.py CASE..."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from forked_runs import Forks, in_child, run_forked, without_cost
+from killing import WritePoints, room_in_memory
+from scripted_runs import differences, read, steady_answers, tree, write_inputs
+
+from halo_forge.core.errors import RunDirError
+from halo_forge.engines.scripted import ScriptedEngine
+from halo_forge.store.lock import RunLock, writing_process
+from halo_forge.store.run import Run
+
+KILLED = -signal.SIGKILL
+FILE = """\
+question: Does decay help?
+base: inputs/run.yaml
+arms:
+  constant: {{training.learning_rate: 5e-5}}
+  decay: {{}}
+seeds: [0, 1]
+primary: [{{treatment: decay, control: constant, expect: higher}}]
+output_dir: {root}
+{more}
+"""
+
+
+def expect(holds: bool, said: str) -> None:
+    if not holds:
+        sys.exit(said)
+
+
+def prepare(room: Path, more: str = "", **changes: Any) -> Path:
+    """The file of an experiment of 2 arms, 2 seeds and 2 cycles in `room`, which becomes the working directory."""
+    os.chdir(room)
+    without_cost()
+    write_inputs(room / "inputs", answers=steady_answers, **changes)
+    path = room / "experiment.yaml"
+    path.write_text(FILE.format(root="out", more=more), encoding="utf-8")
+    return path
+
+
+def trees(root: Path) -> dict[str, bytes]:
+    """The trees of all runs of an experiment."""
+    found = {}
+    for run in sorted(root.glob("*/seed-*")):
+        if run.parent.parent == root:
+            found |= {f"{run.relative_to(root)}/{name}": data for name, data in tree(run).items()}
+    return found
+
+
+def undisturbed(path: Path, room: Path, **words: Any) -> dict[str, bytes]:
+    """The trees of an experiment that nothing disturbs; its folder is moved to `room / "undisturbed"`."""
+    outcome = run_forked(path, **words)
+    expect(outcome.exit_code == 0, f"the undisturbed experiment failed: {outcome}")
+    found = trees(room / "out")
+    (room / "out").rename(room / "undisturbed")
+    return found
+
+
+def attempt(path: Path, work: Callable[[], object] = lambda: None, forks: Forks | None = None, **words: Any) -> int:
+    """An attempt at the experiment in a child, after `work`; its exit code."""
+
+    def run() -> None:
+        work()
+        outcome = run_forked(path, forks=forks, **words)
+        if outcome.exit_code:
+            os._exit(outcome.exit_code)
+
+    return in_child(run)
+
+
+def order(room: Path) -> None:
+    """Seeds outermost, finished runs are not run again, and a second start without --resume is refused."""
+    path = prepare(room)
+    forks, said = Forks(), list[str]()
+    expect(run_forked(path, resume=False, forks=forks, said=said).exit_code == 0, "not finished")
+    started = [line.partition(": started")[0] for line in said if ": started" in line]
+    wanted = ["constant, seed 0", "decay, seed 0", "constant, seed 1", "decay, seed 1"]
+    expect(started == wanted, f"started as {started}")
+    expect(any("unknown until" in line for line in said) is False, "the remaining time is known after a finished run")
+    expect(any("1 of 4 runs finished; about" in line for line in said), f"no remaining time: {said}")
+    before = trees(room / "out")
+    again = Forks()
+    expect(run_forked(path, forks=again).exit_code == 0 and again.started == [], "finished runs were started again")
+    expect(trees(room / "out") == before, "a finished experiment changed")
+    try:
+        run_forked(path, resume=False)
+    except RunDirError as error:
+        expect("already started" in str(error), f"said: {error}")
+    else:
+        sys.exit("a second start was not refused")
+
+
+def kill_parent(room: Path) -> None:
+    """Killed at write points of the parent, its children end too, and a resumed experiment has the same bytes."""
+    path = prepare(room, raft__num_cycles=1)
+    wanted = undisturbed(path, room)
+
+    class OnlyHere(WritePoints):
+        def __init__(self, kill_at: int) -> None:
+            super().__init__(kill_at)
+            self.process = os.getpid()
+
+        def hit(self, last_words: Callable[[], object] = lambda: None) -> None:
+            if os.getpid() == self.process:
+                super().hit(last_words)
+
+    for kill_at in itertools.count(1, 13):
+        code = attempt(path, lambda number=kill_at: OnlyHere(number).install())
+        if code == 0:
+            break
+        expect(code == KILLED, f"exit code {code} at write point {kill_at}")
+        expect(attempt(path) == 0, f"not resumable after a kill at write point {kill_at}")
+        changed = differences(trees(room / "out"), wanted)
+        expect(changed == [], f"killed at write point {kill_at}: {changed} differ")
+        shutil.rmtree(room / "out")
+    expect(kill_at > 30, f"only {kill_at} write points")
+    print(f"killed at {kill_at // 13} write points")
+
+
+def slowly(command: Sequence[str]) -> None:
+    """Completions take time, so that kills at random moments hit something."""
+    sample = ScriptedEngine.sample
+
+    def slow_sample(*arguments: Any) -> Any:
+        for completion in sample(*arguments):
+            time.sleep(0.01)
+            yield completion
+
+    ScriptedEngine.sample = slow_sample  # type: ignore[method-assign]
+
+
+def sealed(root: Path) -> dict[Path, tuple[int, int]]:
+    """Every sealed file of every run -> what tells whether it was written again."""
+    found = {}
+    for part in ("cycles", "test"):
+        for path in root.glob(f"*/seed-*/{part}/**/*.json*"):
+            if path.suffix != ".part" and "training.part" not in path.parts and not path.name.startswith("."):
+                state = path.stat()
+                found[path] = (state.st_ino, state.st_mtime_ns)
+    return found
+
+
+def wait_for_work(child: int, root: Path, num_records: int) -> None:
+    """Until there are so many more lines in files that grow, or files; or until the child has ended."""
+
+    def done() -> int:
+        paths = [path for path in root.glob("*/seed-*/*/**/*") if path.is_file()]
+        num_lines = 0
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):  # sealed meanwhile
+                num_lines += path.read_bytes().count(b"\n") if path.suffix == ".part" else 1
+        return num_lines
+
+    before, deadline = done(), time.monotonic() + 10
+    while done() < before + num_records and time.monotonic() < deadline:
+        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            return
+        time.sleep(0.005)
+
+
+def victim_of(root: Path, which: str) -> int | None:
+    """The process that runs the experiment, or one of its runs; None if there is none for a second."""
+    deadline = time.monotonic() + 1
+    while time.monotonic() < deadline:
+        places = [root] if which == "parent" else list(root.glob("*/seed-*"))
+        found = [process for place in places if (process := writing_process(place)) is not None]
+        if found:
+            return found[0]
+        time.sleep(0.005)
+    return None
+
+
+def kill_at_random(room: Path) -> None:
+    """Parent or child killed at random moments, time after time: what was sealed stays as it is."""
+    path = prepare(room, raft__num_cycles=1)
+    wanted = undisturbed(path, room)
+    draw, num_kills = random.Random(16), {"parent": 0, "child": 0}
+    for number in itertools.count():
+        expect(number < 60, "no progress")
+        before = sealed(room / "out")
+        child = os.fork()
+        if child == 0:
+            os._exit(attempt(path, forks=Forks(slowly), parallel=1 + number % 2) & 0xFF)
+        wait_for_work(child, room / "out", draw.randint(1, 12))
+        which = ("parent", "child")[number % 2]
+        victim = victim_of(room / "out", which)
+        if victim is not None:
+            os.kill(victim, signal.SIGKILL)
+            num_kills[which] += 1
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        after = sealed(room / "out")
+        changed = [str(name) for name, state in before.items() if after.get(name) != state]
+        expect(changed == [], f"sealed files were written again: {changed}")
+        if code == 0:
+            break
+    expect(attempt(path) == 0, "not resumable")
+    expect(min(num_kills.values()) > 0, f"not both were killed: {num_kills}")
+    changed = differences(trees(room / "out"), wanted)
+    expect(changed == [], f"{changed} differ")
+    print(f"killed: {num_kills}")
+
+
+def orphans(room: Path) -> None:
+    """A parent that is killed takes its runs with it, at once: their directories are free."""
+    path = prepare(room)
+    parent = os.fork()
+    if parent == 0:
+        os._exit(attempt(path, forks=Forks(slowly), parallel=2) & 0xFF)
+    root = room / "out"
+    deadline = time.monotonic() + 30
+    while sum(writing_process(run) is not None for run in root.glob("*/seed-*")) < 2:
+        expect(time.monotonic() < deadline, "no two runs at a time")
+        time.sleep(0.01)
+    runs = [run for run in root.glob("*/seed-*") if writing_process(run) is not None]
+    owner = writing_process(root)
+    expect(owner is not None, "nobody has the lock of the experiment")
+    os.kill(int(owner or 0), signal.SIGKILL)
+    os.waitpid(parent, 0)
+    deadline = time.monotonic() + 5
+    while any(writing_process(run) is not None for run in runs):
+        expect(time.monotonic() < deadline, "a run outlived the experiment")
+        time.sleep(0.01)
+    for run in runs:
+        Run(run).close()
+    expect(attempt(path) == 0, "not resumable")
+
+
+def failing(room: Path) -> None:
+    """An arm that cannot run does not stop the others, is named with its error, and can be tried again."""
+    path = prepare(room)
+    path.write_text(path.read_text().replace("  decay: {}", "  decay: {raft.min_selected: 1000}"))
+    said = list[str]()
+    outcome = run_forked(path, said=said)
+    expect(outcome.exit_code == 5, f"exit code {outcome.exit_code}")
+    expect([(each.arm, each.seed) for each in outcome.failures] == [("decay", 0), ("decay", 1)], str(outcome))
+    expect(
+        "allowed: at least" in outcome.failures[0].error or "min_selected" in outcome.failures[0].error, str(outcome)
+    )
+    expect("fix:" in outcome.failures[0].error, str(outcome))
+    expect(sum(": finished" in line for line in said) == 2, f"the other arm did not finish: {said}")
+    expect(len(read(room / "out/state/failures.json")["failures"]) == 2, "not remembered")
+    expect(run_forked(path).exit_code == 5, "a failed run is tried again, and fails again")
+
+
+def together(room: Path) -> None:
+    """Two at a time: the same bytes as one after the other."""
+    path = prepare(room)
+    wanted = undisturbed(path, room)
+    said = list[str]()
+    expect(run_forked(path, parallel=2, said=said).exit_code == 0, "failed")
+    expect(differences(trees(room / "out"), wanted) == [], "other bytes than one after the other")
+    events = [
+        "started" if ": started" in line else "ended" for line in said if ": started" in line or ": finished" in line
+    ]
+    expect(events[:2] == ["started", "started"], f"not two at a time: {said}")
+
+
+def two_parents(room: Path) -> None:
+    """Two attempts at one experiment: the second one is refused, and names the first."""
+    path = prepare(room)
+    run_forked(path)
+    lock = RunLock(room / "out", "experiment")
+    try:
+        run_forked(path)
+    except RunDirError as error:
+        expect(f"writing to this experiment (process {os.getpid()})" in str(error), f"said: {error}")
+    else:
+        sys.exit("a second process was not refused")
+    lock.release()
+
+
+CASES = {case.__name__: case for case in (order, kill_parent, kill_at_random, orphans, failing, together, two_parents)}
+
+
+def main() -> None:
+    for name in sys.argv[1:]:
+        with room_in_memory() as room:
+            CASES[name](room)
+            os.chdir("/")
+        print(f"{name}: as it should be")
+
+
+if __name__ == "__main__":
+    main()
