@@ -19,6 +19,7 @@ from halo_forge.core.wording import counted
 from halo_forge.prompts import Row
 from halo_forge.runtime.assembly import is_finished, load_prompt_sets, open_run, planned, run_config
 from halo_forge.runtime.effects import Observer, Runtime
+from halo_forge.runtime.notify import notified
 from halo_forge.runtime.preview import Preview
 from halo_forge.store.files import read_json
 from halo_forge.store.rows import decision_rows, sample_rows, step_rows
@@ -113,7 +114,10 @@ def run(
     if from_cycle is None and resume and is_finished(config):
         return RunDirectory(root)
     watcher = SilentObserver() if observer is None else observer
-    with open_run(config, watcher, resume=resume, from_cycle=from_cycle) as (plan, directory, runtime):
+    with (
+        notified(config.config, watcher.warned),
+        open_run(config, watcher, resume=resume, from_cycle=from_cycle) as (plan, directory, runtime),
+    ):
         if opened is not None:
             opened(runtime)
         loop.run_raft(plan, directory, runtime)
