@@ -233,12 +233,13 @@ def _row_warnings(config: RaftConfig, prompts: Mapping[str, Sequence[Prompt]]) -
 
 
 def _start_warnings(
-    config: RaftConfig, sets: Mapping[str, SetSummary], num_train: int, dropped: Overlong | None
+    config: RaftConfig, sets: Mapping[str, SetSummary], prompts: PromptSets, dropped: Overlong | None
 ) -> Iterator[str]:
     if dropped is not None:
         yield f"{dropped}; prompts.overlong leaves them out"
     yield from _prompt_warnings(config, sets)
-    yield from cut_prompts(config, num_train)
+    yield from cut_prompts(config, len(prompts.train))
+    yield from _row_warnings(config, prompts.by_name())
 
 
 @contextmanager
@@ -261,7 +262,7 @@ def open_run(
 
     Raises:
         ConfigError: Prompts or model cannot be used.
-        RunDirError: The directory is in use, or holds another run; or what is to be shared from is no run.
+        RunDirError: The directory is in use, or holds another run; or what is to be shared from is not a run.
         ToolMissing: A compiler is missing or does not work.
     """
     config = loaded.config
@@ -284,7 +285,7 @@ def open_run(
         asked = list(prompts.by_id().values())
         verifier.check_prompts(asked)
         failing = verifier.check_references(asked) if run.is_new else iter(())  # while the model is loaded
-        sets = _summaries(config, by_name := {name: getattr(prompts, name) for name in SETS})
+        sets = _summaries(config, prompts.by_name())
         policy = _load_policy(config, profile, date, asked)
         profile = profile if policy is None else policy.profile
         runtime = Runtime(
@@ -298,28 +299,22 @@ def open_run(
             probe=_drift_probe(config, prompts, policy),
             telemetry=stack.enter_context(telemetry(profile)).take,
             hardware=profile.described(),
-            warnings=(
-                *_start_warnings(config, sets, len(prompts.train), dropped),
-                *_row_warnings(config, by_name),
-                *reference_warnings(failing),
-            ),
+            warnings=(*_start_warnings(config, sets, prompts, dropped), *reference_warnings(failing)),
             checked_by=tuple(lines_of(sets)),
             notes=() if policy is None else policy.rendering.notes(),
         )
         identity = _identity(config, read, verifier.toolchain(), policy)
         identity |= {"hardware": _choices(config, profile, policy, workers), "rendering": _rendering(policy, asked)}
-        _begin(run, loaded, identity, policy, fork)
+        _identify(run, loaded, identity, policy, fork)
         runtime = _with_sharing(runtime, run, sources)
         if from_cycle is not None:
             run.supersede(from_cycle)
         until_loaded.close()
-        said = {"prompts": list(lines_of(sets)), "overlong_dropped": {} if dropped is None else dropped.num_tokens}
-        run.event("attempt_started", resumed=resume, halo_forge_version=halo_forge.__version__, **said)
-        library_warnings.send_to(run.event)
+        _begin(run, sets, dropped, library_warnings, resumed=resume)
         yield Plan(config, prompts, _earlier(run.root)), run, _reported(runtime, config, run, stack)
 
 
-def _begin(
+def _identify(
     run: Run, loaded: LoadedConfig, identity: dict[str, Any], policy: Policy | None, fork: ForkPoint | None
 ) -> None:
     """Write the identity of a new run, or compare it with that of the run which is there."""
@@ -339,6 +334,19 @@ def _earlier(root: Path) -> tuple[tuple[int, RaftConfig], ...]:
     """Of a run that continues another one: (cycle, configuration of the cycles before it), in order."""
     paths = sorted((root / FORK_FOLDER).glob("[0-9]*.yaml"), key=lambda path: int(path.stem))
     return tuple((int(path.stem), _stored_config(path, root).config) for path in paths)
+
+
+def _begin(
+    run: Run,
+    sets: Mapping[str, SetSummary],
+    dropped: Overlong | None,
+    library_warnings: LibraryWarnings,
+    *,
+    resumed: bool,
+) -> None:
+    said = {"prompts": list(lines_of(sets)), "overlong_dropped": {} if dropped is None else dropped.num_tokens}
+    run.event("attempt_started", resumed=resumed, halo_forge_version=halo_forge.__version__, **said)
+    library_warnings.send_to(run.event)
 
 
 def _reported(runtime: Runtime, config: RaftConfig, run: Run, stack: ExitStack) -> Runtime:
@@ -368,7 +376,9 @@ def _fitting(config: RaftConfig, prompts: PromptSets, date: datetime) -> tuple[P
             "shorten or remove them, leave them out with prompts.overlong: drop, lower engine.max_new_tokens, or use a"
             " model with more positions",
         )
-    left = {name: tuple(each for each in getattr(prompts, name) if each.id not in found.num_tokens) for name in SETS}
+    left = {
+        name: tuple(each for each in own if each.id not in found.num_tokens) for name, own in prompts.by_name().items()
+    }
     for name, own in left.items():
         if not own:
             raise ConfigError(f"prompts.overlong: no prompt of prompts.{name} is left: {found}", "lower max_new_tokens")
@@ -599,7 +609,7 @@ def _identity(
 
 
 def _prompt_digests(prompts: PromptSets) -> dict[str, Any]:
-    return {name: _prompt_digest(getattr(prompts, name)) for name in ("train", "dev", "test")}
+    return {name: _prompt_digest(own) for name, own in prompts.by_name().items()}
 
 
 def _prompt_digest(prompts: Sequence[Prompt]) -> str:
