@@ -22,6 +22,7 @@ from halo_forge.prompts import Row
 from halo_forge.runtime.assembly import is_finished, load_prompt_sets, open_run, planned, run_config
 from halo_forge.runtime.effects import Observer, Runtime
 from halo_forge.runtime.fork import ForkPoint, check_fork
+from halo_forge.runtime.notify import notified
 from halo_forge.runtime.preview import Preview
 from halo_forge.store.files import read_json
 from halo_forge.store.rows import decision_rows, sample_rows, step_rows
@@ -121,10 +122,10 @@ def run(
         return RunDirectory(root)
     watcher = SilentObserver() if observer is None else observer
     others = [_path(each) for each in share_from]
-    with open_run(config, watcher, resume=resume, from_cycle=from_cycle, share_from=others, fork=fork) as (
-        plan,
-        directory,
-        runtime,
+    opening = open_run(config, watcher, resume=resume, from_cycle=from_cycle, share_from=others, fork=fork)
+    with (
+        notified(config.config, watcher.warned),
+        opening as (plan, directory, runtime),
     ):
         if opened is not None:
             opened(runtime)

@@ -74,7 +74,8 @@ def run(
         again = [*first, "--resume"]
         root = Path(loaded.config.output_dir)
         limits = (stall_seconds, loading_seconds, max_restarts)
-        raise supervise_run(again if resume else first, lambda: again, root, *limits)
+        notify = loaded.config.notify_command
+        raise supervise_run(again if resume else first, lambda: again, root, notify, *limits)
     else:
         _execute(loaded, resume=resume, as_json=as_json, share_from=others)
 
@@ -96,7 +97,8 @@ def resume(
 
     loaded = resumable(run, from_cycle)
     if supervised:
-        raise _supervised_resume(run, from_cycle, (stall_seconds, loading_seconds, max_restarts), as_json)
+        limits = (stall_seconds, loading_seconds, max_restarts)
+        raise _supervised_resume(run, from_cycle, loaded.config.notify_command, limits, as_json)
     check_unused(stall_seconds, loading_seconds, max_restarts)
     _execute(loaded, resume=True, as_json=as_json, from_cycle=from_cycle)
 
@@ -133,7 +135,9 @@ def fork(
     first += ["--json"] if as_json else []
     again = [*first, "--resume"]
     limits = (stall_seconds, loading_seconds, max_restarts)
-    raise supervise_run(again if resume else first, lambda: again, Path(output_dir), *limits)
+    raise supervise_run(
+        again if resume else first, lambda: again, Path(output_dir), loaded.config.notify_command, *limits
+    )
 
 
 @app.command(cls=Command)
@@ -159,7 +163,11 @@ app.command(cls=Command)(samples.samples)
 
 
 def _supervised_resume(
-    run: Path, from_cycle: int | None, limits: tuple[float | None, float | None, int | None], as_json: bool
+    run: Path,
+    from_cycle: int | None,
+    notify_command: Sequence[str],
+    limits: tuple[float | None, float | None, int | None],
+    as_json: bool,
 ) -> typer.Exit:
     from halo_forge.store.attempts import Attempts
 
@@ -168,7 +176,9 @@ def _supervised_resume(
     attempts = Attempts(run)
     before = attempts.num_started()
     # Once an attempt has begun, the old files are out of the way, and what is there since then must stay.
-    return supervise_run(first, lambda: plain if attempts.num_started() > before else first, run, *limits)
+    return supervise_run(
+        first, lambda: plain if attempts.num_started() > before else first, run, notify_command, *limits
+    )
 
 
 def _print_preview(loaded: LoadedConfig, as_json: bool) -> None:

@@ -24,6 +24,7 @@ WITHOUT_INFLUENCE = (
     (None, "output_dir"),
     (None, "report_to"),
     (None, "tracking"),
+    (None, "notify_command"),
     (None, "hardware"),
     ("verifier", "workers"),
     ("engine", "batch_size"),
