@@ -247,6 +247,8 @@ class RaftConfig(Spec):
         BeforeValidator(lambda found: [] if found in ("none", ["none"]) else found),
     ] = Field([])
     """Trackers that receive every metric, in addition to the run directory; none is an empty list."""
+    notify_command: list[Text] = Field([])
+    """Program and arguments, run without a shell when the run has ended; how it ended is JSON on standard input."""
     output_dir: PathText
     """The run directory; by default runs/<name of the configuration file>."""
 

@@ -12,7 +12,7 @@ from killing import room_in_memory
 DRIVER = Path(__file__).parents[1] / "support" / "kill_driver.py"
 
 
-@pytest.mark.parametrize("what", ["everywhere", "two rounds", "again and again", "going back"])
+@pytest.mark.parametrize("what", ["everywhere", "two rounds", "again and again", "going back", "a lead"])
 def test_killed_and_resumed(what: str) -> None:
     with room_in_memory() as room:
         done = subprocess.run([sys.executable, str(DRIVER), what, str(room)], capture_output=True, text=True)
