@@ -1,4 +1,4 @@
-"""Progress of a run on standard error: bars and a table on a terminal, plain lines elsewhere; and the trackers."""
+"""Progress of a run on standard error: bars and a table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from rich.text import Text
 
 from halo_forge.cli.render import LEARNING_RATE, fitted, print_paragraph
 from halo_forge.cli.status import advice_lines, cycle_columns
-from halo_forge.config import RaftConfig, resolved
+from halo_forge.config import RaftConfig
 from halo_forge.core.advice import Advised
 from halo_forge.core.records import MASS, Decision, Measurement, Selection, Trained, TrainingSettings
 from halo_forge.core.wording import counted, duration
 from halo_forge.runtime.effects import Observer
-from halo_forge.runtime.tracking import Tracker, check_trackers, open_trackers
 from halo_forge.store.status import read_status
 
 Item = TypeVar("Item")
@@ -32,21 +31,12 @@ _BAR_WIDTH = 16
 
 @contextmanager
 def open_observer(config: RaftConfig) -> Iterator[Observer]:
-    """The observer that fits where standard error goes, with the configured trackers behind it.
-
-    Raises:
-        ToolMissing: A tracker's package is not installed.
-    """
-    check_trackers(config.report_to)
-    trackers = _Trackers(config)
-    try:
-        if sys.stderr.isatty():
-            with live_observer(Path(config.output_dir), config.raft.num_cycles) as observer:
-                yield _Reporting(observer, trackers)
-        else:
-            yield _Reporting(PlainObserver(), trackers)
-    finally:
-        trackers.close()
+    """The observer that fits where standard error goes."""
+    if sys.stderr.isatty():
+        with live_observer(Path(config.output_dir), config.raft.num_cycles) as observer:
+            yield observer
+    else:
+        yield PlainObserver()
 
 
 class PlainObserver:
@@ -70,6 +60,10 @@ class PlainObserver:
         """One line per optimizer step."""
         loss = f", loss {row['loss']:.4f}, gradient norm {row['gradient_norm']:.3f}" if "loss" in row else ""
         _say(f"train: step {row['step']} of {num_steps}, learning rate {row['learning_rate']:{LEARNING_RATE}}{loss}")
+
+    def warned(self, text: str) -> None:
+        """One line."""
+        _say(f"warning: {text}")
 
     def measured(self, measurement: Measurement) -> None:
         """One line per policy version."""
@@ -135,6 +129,10 @@ class LiveObserver:
             self._training = self._progress.add_task("train", total=num_steps)
         self._progress.update(self._training, completed=row["step"])
 
+    def warned(self, text: str) -> None:
+        """Above the table, where it stays."""
+        print_paragraph(self._live.console, f"warning: {text}", indent="    ")
+
     def measured(self, measurement: Measurement) -> None:
         """The new row."""
         self._refresh()
@@ -171,43 +169,6 @@ def live_observer(root: Path, num_cycles: int) -> Iterator[LiveObserver]:
     """Draws on standard error until the block ends; what is left then is erased, the final table goes to stdout."""
     with Live(console=Console(stderr=True), transient=True, refresh_per_second=4) as live:
         yield LiveObserver(live, root, num_cycles)
-
-
-class _Reporting:
-    """Passes everything on, and the metrics to the trackers."""
-
-    def __init__(self, observer: Observer, trackers: _Trackers) -> None:
-        self._observer = observer
-        self._trackers = trackers
-        self.track, self.step = observer.track, observer.step
-        self.advised, self.decided = observer.advised, observer.decided
-
-    def measured(self, measurement: Measurement) -> None:
-        self._observer.measured(measurement)
-        self._trackers.log(measurement.metrics, measurement.policy_version)
-
-    def trained(self, settings: TrainingSettings, selection: Selection, trained: Trained) -> None:
-        self._observer.trained(settings, selection, trained)
-        self._trackers.log({"num_kept": len(selection.kept), **trained.metrics}, trained.policy_version)
-
-
-class _Trackers:
-    """Opened at the first metric: a run that is refused leaves no empty record in a tracker."""
-
-    def __init__(self, config: RaftConfig) -> None:
-        self._config = config
-        self._open: list[Tracker] | None = None
-
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        if self._open is None:
-            config = self._config
-            self._open = open_trackers(config.report_to, Path(config.output_dir), resolved(config))
-        for tracker in self._open:
-            tracker.log(metrics, step)
-
-    def close(self) -> None:
-        for tracker in self._open if self._open is not None else ():
-            tracker.close()
 
 
 def _interval(metrics: Mapping[str, float], name: str) -> str:

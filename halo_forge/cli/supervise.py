@@ -54,17 +54,34 @@ def supervise_run(
     first: Sequence[str],
     again: Callable[[], Sequence[str]],
     root: Path,
+    notify_command: Sequence[str],
     stall_seconds: float | None,
     loading_seconds: float | None,
     max_restarts: int | None,
 ) -> typer.Exit:
-    """Run `halo-forge` with these arguments under a supervisor; what to leave with."""
+    """Run `halo-forge` with these arguments under a supervisor; what to leave with.
+
+    An attempt that ends by itself runs `notify_command`; this does so where an attempt cannot: when the run is
+    interrupted or given up.
+    """
+    from halo_forge.core.errors import NoProgress
+    from halo_forge.runtime.notify import notify
     from halo_forge.store.attempts import Attempts
+    from halo_forge.supervisor.child import INTERRUPTED
     from halo_forge.supervisor.supervise import RestartPolicy, supervise
 
     given = {"stall_seconds": stall_seconds, "loading_seconds": loading_seconds, "max_restarts": max_restarts}
     policy = RestartPolicy(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
-    code = supervise([*this_program(), *first], lambda: [*this_program(), *again()], Attempts(root), policy, _say)
+    command = list(notify_command)
+    try:
+        code = supervise([*this_program(), *first], lambda: [*this_program(), *again()], Attempts(root), policy, _say)
+    except NoProgress as error:
+        if command:
+            notify(command, root, error, _say)
+        raise
+    # It may have finished at the very moment of the interrupt, and said so.
+    if command and code == INTERRUPTED and not (root / "result.json").is_file():
+        notify(command, root, KeyboardInterrupt(), _say)
     return typer.Exit(code)
 
 

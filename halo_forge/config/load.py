@@ -23,6 +23,8 @@ from halo_forge.core.errors import ConfigError
 WITHOUT_INFLUENCE = (
     (None, "output_dir"),
     (None, "report_to"),
+    (None, "tracking"),
+    (None, "notify_command"),
     (None, "hardware"),
     ("verifier", "workers"),
     ("engine", "batch_size"),
@@ -68,7 +70,7 @@ def load_config(
             f"a configuration is given as {type(source).__name__}, allowed: the path of a YAML file, or a mapping",
             "give a path, or the settings as a mapping",
         )
-    document = _overridden(_given(source) if isinstance(source, Mapping) else load_document(source), overrides)
+    document = overridden(_given(source) if isinstance(source, Mapping) else load_document(source), overrides)
     return checked(document, None if isinstance(source, Mapping) else f"runs/{Path(source).stem}")
 
 
@@ -92,7 +94,7 @@ def checked(document: Document, output_dir: str | None = None) -> LoadedConfig:
     raise as_error(problems, found, document, hint)
 
 
-def _overridden(document: Document, overrides: Iterable[str] | Mapping[str, Any]) -> Document:
+def overridden(document: Document, overrides: Iterable[str] | Mapping[str, Any]) -> Document:
     """The document with overrides as `load_config` takes them; those of a mapping are not called `--set`."""
     if isinstance(overrides, Mapping):
         texts = [f"{key}={_as_json(value, key)}" for key, value in overrides.items()]
@@ -147,7 +149,12 @@ def resolved(config: RaftConfig) -> dict[str, Any]:
 
 def influential(config: RaftConfig) -> dict[str, Any]:
     """`resolved`, without the keys that no result depends on."""
-    data = resolved(config)
+    return influential_data(resolved(config))
+
+
+def influential_data(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of a configuration that is plain data, every value given; it is not changed."""
+    data = copy.deepcopy(dict(settings))
     for section, key in WITHOUT_INFLUENCE:
         (data if section is None else data[section]).pop(key, None)
     return data

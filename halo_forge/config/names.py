@@ -55,6 +55,9 @@ FOREIGN: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("random_seed", "data_seed"), ("seed",)),
     **dict.fromkeys(("output", "out_dir", "run_dir", "logging_dir"), ("output_dir",)),
     **dict.fromkeys(("logger", "tracker", "trackers", "wandb"), ("report_to",)),
+    **dict.fromkeys(("project", "project_name", "wandb_project", "experiment_name"), ("tracking.project",)),
+    **dict.fromkeys(("notify", "notification", "on_finish", "callback_command"), ("notify_command",)),
+    **dict.fromkeys(("run_group", "wandb_group"), ("tracking.group",)),
 }
 """Names used by TRL, transformers, PEFT, verl, axolotl and earlier versions of halo-forge -> ours."""
 

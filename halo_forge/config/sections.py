@@ -215,6 +215,15 @@ class HardwareSection(Spec):
     """Compute the training loss over tiles of the vocabulary, with TRL's kernel; auto: where a GPU has Triton."""
 
 
+class TrackingSection(Spec):
+    """Where the trackers of `report_to` show the run."""
+
+    project: Text = "halo-forge"
+    """Project of wandb and trackio, experiment of mlflow."""
+    group: Text | None = None
+    """Runs that belong together, such as an arm's seeds: group of wandb and trackio, tag of mlflow."""
+
+
 class RaftConfig(Spec):
     """The whole configuration of a run."""
 
@@ -230,6 +239,7 @@ class RaftConfig(Spec):
     decisions: DecisionsSection = DecisionsSection()
     raft: RaftSection = RaftSection()
     hardware: HardwareSection = HardwareSection()
+    tracking: TrackingSection = TrackingSection()
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Every random draw of the run is derived from it."""
     report_to: Annotated[
@@ -237,6 +247,8 @@ class RaftConfig(Spec):
         BeforeValidator(lambda found: [] if found in ("none", ["none"]) else found),
     ] = Field([])
     """Trackers that receive every metric, in addition to the run directory; none is an empty list."""
+    notify_command: list[Text] = Field([])
+    """Program and arguments, run without a shell when the run has ended; how it ended is JSON on standard input."""
     output_dir: PathText
     """The run directory; by default runs/<name of the configuration file>."""
 

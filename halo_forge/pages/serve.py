@@ -1,4 +1,4 @@
-"""`halo-forge report --serve`: a page on loopback, made anew when the run has sealed something.
+"""`halo-forge report --serve`: a page on loopback, made again when the run has sealed something.
 
 The server only reads, answers only GET and HEAD, and only requests whose Host names this machine's loopback (a foreign
 name that resolves to 127.0.0.1 is refused) and which no other site has caused (Sec-Fetch-Site, Origin).

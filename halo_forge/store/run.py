@@ -33,6 +33,7 @@ BEFORE_IDENTITY = {
     ".config.yaml.tmp",
     ".config.resolved.yaml.tmp",
     ".run.json.tmp",
+    "forked_from",
 }
 """What a run directory may contain before its identity is written."""
 
@@ -156,7 +157,8 @@ class Run:
             The new location, None if there was nothing to move.
         """
         cycles = cycle_folders(self.root)[::-1]
-        parts = [self.root / name for name in ("result.json", *OWN_FOLDERS)]
+        # A tracker cannot take back what it was told: the rest of the run is reported as another one, as a whole.
+        parts = [self.root / name for name in ("result.json", *OWN_FOLDERS, "trackers", "tensorboard")]
         parts += [folder for folder in cycles if int(folder.name) >= from_cycle]
         parts = [part for part in parts if part.exists()]
         if not parts:

@@ -16,11 +16,15 @@ from halo_forge.hardware.devices import Gpu
 
 
 def test_seeds_are_outermost_and_a_failed_run_stops_no_other(drive: Callable[..., str]) -> None:
-    drive("order", "failing", "two_parents")
+    drive("order", "failing", "two_parents", "sharing")
 
 
 def test_two_at_a_time_make_the_same_bytes_and_end_with_their_parent(drive: Callable[..., str]) -> None:
     drive("together", "orphans")
+
+
+def test_learning_rates_are_compared_on_the_samples_of_one_cycle(drive: Callable[..., str]) -> None:
+    drive("counterfactual")
 
 
 def test_whatever_is_killed_and_resumed_ends_with_the_same_bytes(drive: Callable[..., str]) -> None:

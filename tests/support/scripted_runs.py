@@ -132,6 +132,10 @@ class SilentObserver:
     def __init__(self) -> None:
         self.heard: list[tuple[str, int]] = []
         self.advice: list[Advised] = []
+        self.warnings: list[str] = []
+
+    def warned(self, text: str) -> None:
+        self.warnings.append(text)
 
     def track(self, label: str, items: Iterable[Any], total: int) -> Iterator[Any]:
         yield from items
