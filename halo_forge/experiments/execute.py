@@ -304,8 +304,7 @@ class _Execution:
 
     def _ended(self, running: _Running, code: int) -> None:
         if code == 0:
-            saved = read_progress(self.experiment).of(running.arm.name, running.seed).saved
-            self.say(f"{running.name}: finished" + (f"; not done again: {saved}" if saved.num_samples else ""))
+            self.say(f"{running.name}: finished")
         else:
             failure = Failure(
                 running.arm.name, running.seed, code if code > 0 else 1, _error(running, code), str(running.log)
@@ -313,7 +312,15 @@ class _Execution:
             self._failed.append(failure)
             write_failures(self.experiment, [*read_failures(self.experiment), failure])
             self.say(f"{running.name}: FAILED ({failure.error.splitlines()[0]}); the other runs go on")
-        self.say(read_progress(self.experiment).line(len(self.slots)))
+        try:
+            progress = read_progress(self.experiment)
+        except RunDirError as error:  # a file of a run is damaged, which is no reason to stop the others
+            self.say(f"warning: {error.message}")
+            return
+        saved = progress.of(running.arm.name, running.seed).saved
+        if saved.num_samples:
+            self.say(f"{running.name}: taken from other runs, not made again: {saved}")
+        self.say(progress.line(len(self.slots)))
 
     def _stop(self, number: signal.Signals, signals: set[signal.Signals]) -> None:
         """Pass the signal on and wait for the runs to end, not for long; a second signal kills them at once."""
