@@ -25,7 +25,7 @@ class Failure:
     Attributes:
         exit_code: What it ended with.
         error: What it said, at least one line.
-        log: The file with its whole output.
+        log: The file with its whole output; empty for a run that was not started.
     """
 
     arm: str

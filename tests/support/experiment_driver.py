@@ -18,6 +18,7 @@ from forked_runs import Forks, in_child, run_forked, without_cost
 from killing import WritePoints, room_in_memory
 from scripted_runs import differences, execute, read, rows, steady_answers, tree, write_inputs
 
+import halo_forge.experiments.execute
 from halo_forge import api
 from halo_forge.core.errors import RunDirError
 from halo_forge.engines.scripted import ScriptedEngine
@@ -342,6 +343,19 @@ def failing(room: Path) -> None:
     expect(run_forked(path).exit_code == 5, "a failed run is tried again, and fails again")
 
 
+def occupied(room: Path) -> None:
+    """A run that somebody else is working on fails; the others are run."""
+    halo_forge.experiments.execute.END_SECONDS = 0.2
+    path = prepare(room)
+    overrides = ["seeds=[1]"]
+    expect(run_forked(path, overrides=overrides).exit_code == 0, "failed")
+    shutil.rmtree(room / "out/decay/seed-1")
+    with Run(room / "out/decay/seed-1"):
+        outcome = run_forked(path, overrides=overrides)
+    expect(outcome.exit_code == 3, f"exit code {outcome.exit_code}")
+    expect(f"(process {os.getpid()})" in outcome.failures[0].error, str(outcome))
+
+
 def together(room: Path) -> None:
     """Two at a time: the same bytes as one after the other."""
     path = prepare(room)
@@ -428,6 +442,7 @@ CASES = {
         interrupted,
         orphans,
         failing,
+        occupied,
         together,
         two_parents,
         sharing,
