@@ -67,7 +67,8 @@ def run(
     outcome = execute(experiment, resume=resume, parallel=parallel, program=this_program(), say=_say, options=options)
     _print(read_progress(experiment), as_json)
     for failure in outcome.failures:
-        print(f"error: {failure.arm}, seed {failure.seed}: {failure.error}\n  output: {failure.log}", file=sys.stderr)
+        where = f"\n  output: {failure.log}" if failure.log else ""
+        print(f"error: {failure.arm}, seed {failure.seed}: {failure.error}{where}", file=sys.stderr)
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)
 
