@@ -93,6 +93,13 @@ def test_arms_are_ranked_by_dev_and_compared_with_the_best_one(finished: Experim
     assert second.estimate.difference == pytest.approx(second.mean - first.mean)
 
 
+def test_equal_arms_share_a_place(partial: Experiment) -> None:
+    shutil.rmtree(partial.root / "constant")
+    shutil.copytree(partial.root / "decay", partial.root / "constant", symlinks=True)
+    found = report(partial).ranking
+    assert [(each.place, each.is_clear) for each in found] == [(1, False), (1, False)]
+
+
 def test_unfinished_runs_do_not_count_and_are_said(partial: Experiment) -> None:
     (partial.run_root(partial.arm("decay"), 2) / "result.json").unlink()
     shutil.rmtree(partial.run_root(partial.arm("constant"), 1))
@@ -197,5 +204,5 @@ output_dir: {tmp_path / "fork"}
         root = experiment.run_root(arm, 4)
         run_arm(monkeypatch, tmp_path / "in", root, shares, arm.overrides, seed=4)
     found = report(experiment)
-    assert found.hypotheses[0].verdict == "supported"
+    assert found.hypotheses[0].verdict == "supported" and [each.place for each in found.ranking] == [1, 2]
     assert [each.arm for each in found.ranking] == ["high", "low"] and found.ranking[1].is_clear
