@@ -132,9 +132,14 @@ def _cost_lines(found: ExperimentPlan) -> Iterator[str]:
     size = f"{counted(len(found.arms), 'arm')} x {counted(len(found.seeds), 'seed')}"
     runs = f"{counted(found.num_runs, 'run')} ({size})"
     tokens = number(found.most_tokens, ",d", "an unknown number of")
+    shared = (
+        ""
+        if found.shared_samples is None or found.shared_samples == 0
+        else (f"; at least {found.shared_samples:,d} more are shared and not sampled again")
+    )
     yield (
         f"all {runs}: {number(found.samples, ',d', '?')} samples, at most {tokens} tokens, {_size(found.disk_bytes)} of"
-        f" disk; at least {number(found.shared_samples, ',d', '?')} more are shared and not sampled again"
+        f" disk{shared}"
     )
     if found.speed is None:
         yield ("time: unknown, no earlier run with this model on this hardware profile is known (--like RUN names one)")
