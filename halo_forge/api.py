@@ -169,7 +169,7 @@ def fork(
 
     Raises:
         ConfigError: A key is wrong or would change what is shared, or a cycle before `from_cycle` is not done.
-        RunDirError: `path` holds none, or the new directory holds something else.
+        RunDirError: `root` is not a run directory, or the new directory holds something else.
     """
     point, loaded = forked(_path(path), from_cycle, output_dir, overrides)
     return run(
