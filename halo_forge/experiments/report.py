@@ -14,6 +14,7 @@ from halo_forge.core.errors import RunDirError
 from halo_forge.core.power import ERROR
 from halo_forge.core.statistics import holm
 from halo_forge.core.wording import counted
+from halo_forge.experiments.execute import check_same
 from halo_forge.experiments.file import Comparison, Experiment
 from halo_forge.runtime.assembly import run_config
 
@@ -89,8 +90,11 @@ def report(experiment: Experiment) -> ExperimentReport:
     """Read all runs of an experiment, and judge its hypotheses by those that are finished.
 
     Raises:
-        RunDirError: No run has measured anything yet, or a file cannot be read.
+        RunDirError: No run has measured anything yet, the experiment was started with other arms, seeds or comparisons
+            than the file has now, or a file cannot be read.
     """
+    if (experiment.root / "experiment.json").is_file():
+        check_same(experiment)  # a hypothesis that was changed after a look at the results is none
     arms = measured_arms(experiment)
     if not arms:
         raise RunDirError(

@@ -14,6 +14,7 @@ from terminal import assert_fits
 
 from halo_forge.cli.experiment_report import print_report
 from halo_forge.core.errors import RunDirError
+from halo_forge.experiments.execute import SCHEMA_VERSION
 from halo_forge.experiments.file import Experiment, load_experiment
 from halo_forge.experiments.report import report
 
@@ -133,6 +134,17 @@ def test_hypotheses_that_are_not_measured_yet_count_in_the_family(partial: Exper
     found = report(load_experiment(partial.path))
     assert "as one of 4 comparisons (Holm)" in found.hypotheses[0].reason
     assert found.hypotheses[3].estimate is None
+
+
+def test_a_hypothesis_that_was_changed_after_the_start_is_refused(partial: Experiment) -> None:
+    identity = {"schema_version": SCHEMA_VERSION, "digest": partial.digest, "identity": partial.identity()}
+    (partial.root / "experiment.json").write_text(json.dumps(identity), encoding="utf-8")
+    assert report(partial).hypotheses[2].verdict == "against"
+    text = partial.path.read_text(encoding="utf-8")
+    last = "{treatment: constant, control: decay, metric: dev/pass_rate, at: final, expect: "
+    partial.path.write_text(text.replace(f"{last}higher", f"{last}lower"), encoding="utf-8")
+    with pytest.raises(RunDirError, match="started with another experiment file:\n  primary: was"):
+        report(load_experiment(partial.path))
 
 
 def test_one_comparison_needs_no_correction(partial: Experiment) -> None:
