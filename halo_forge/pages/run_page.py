@@ -140,16 +140,14 @@ def _rates(root: Path, status: Status) -> Section:
         if points := list(_metrics(status, wanted, _remark)):
             says = f"{set_name} prompts, with 95 % intervals over prompts"
             charts.append(lines(f"Rates on {set_name}", says, points, axis=_VERSION, rate=True))
-    for set_name in ("dev", "train"):
         if points := _flow(root, set_name):
             says = "how far the completions came, from no program to passing all tests"
-            charts.append(
-                stacked(f"Outcomes on {set_name}", says, points, axis=_VERSION, series=REACHED, colours=REACHED_COLOURS)
-            )
-    others = [("mean reward", "dev/reward_mean"), ("solved at all", "dev/coverage")]
-    if points := list(_metrics(status, others)):
-        says = "mean reward, and the share of dev prompts with at least one pass"
-        charts.append(lines("Reward and coverage on dev", says, points, axis=_VERSION, rate=True))
+            title = f"Outcomes on {set_name}"
+            charts.append(stacked(title, says, points, axis=_VERSION, series=REACHED, colours=REACHED_COLOURS))
+        others = [("mean reward", f"{set_name}/reward_mean"), ("solved at all", f"{set_name}/coverage")]
+        if points := list(_metrics(status, others)):
+            says = "mean reward, and the share of prompts with at least one pass"
+            charts.append(lines(f"Reward and coverage on {set_name}", says, points, axis=_VERSION, rate=True))
     faults = [("cut off", "truncated_fraction"), ("flagged", "train/flagged_fraction")]
     faults += [("dev cut off", "dev/truncated_fraction"), ("dev flagged", "dev/flagged_fraction")]
     if points := list(_metrics(status, faults)):
