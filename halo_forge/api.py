@@ -169,7 +169,7 @@ def fork(
 
     Raises:
         ConfigError: A key is wrong or would change what is shared, or a cycle before `from_cycle` is not done.
-        RunDirError: There is no run, or the new directory holds something else.
+        RunDirError: `root` is not a run directory, or the new directory holds something else.
     """
     point, loaded = forked(_path(path), from_cycle, output_dir, overrides)
     return run(
@@ -189,7 +189,7 @@ def forked(
 
     Raises:
         ConfigError: As `fork`.
-        RunDirError: There is no run in `root`.
+        RunDirError: `root` is not a run directory.
     """
     if type(from_cycle) is not int:
         raise _wrong_type("from_cycle", from_cycle, "a whole number")

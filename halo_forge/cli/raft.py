@@ -135,7 +135,8 @@ def fork(
     first += ["--json"] if as_json else []
     again = [*first, "--resume"]
     limits = (stall_seconds, loading_seconds, max_restarts)
-    raise supervise_run(again if resume else first, lambda: again, Path(output_dir), *limits)
+    notify = loaded.config.notify_command
+    raise supervise_run(again if resume else first, lambda: again, Path(output_dir), notify, *limits)
 
 
 @app.command(cls=Command)

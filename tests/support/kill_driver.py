@@ -64,6 +64,10 @@ def expect(holds: bool, said: str) -> None:
         sys.exit(said)
 
 
+def in_steps(config: Path, room: Path, undisturbed: dict[str, bytes]) -> None:
+    everywhere(config, room, undisturbed, every=6)
+
+
 def here_and_there(config: Path, room: Path, undisturbed: dict[str, bytes]) -> None:
     everywhere(config, room, undisturbed, every=17)
 
@@ -166,6 +170,7 @@ def main() -> None:
         expect(decision["action"] == "rollback", f"cycle 2 decided to {decision['action']}: no new stages are killed")
     kinds = {
         "everywhere": everywhere,
+        "in steps": in_steps,
         "two rounds": here_and_there,
         "a lead": at_the_end,
         "again and again": again_and_again,
