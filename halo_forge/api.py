@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from halo_forge.config import LoadedConfig, load_config
 from halo_forge.core.advice import Advised
 from halo_forge.core.errors import ConfigError
+from halo_forge.core.plan import Plan
 from halo_forge.core.records import Decision, Measurement, Selection, Trained, TrainingSettings, Verdict
 from halo_forge.core.wording import counted
 from halo_forge.prompts import Row
@@ -61,6 +62,9 @@ class SilentObserver:
         """Yields `items` as they are; `total` is their number, `label` what is done with them."""
         yield from items
 
+    def opened(self, plan: Plan) -> None:
+        """When everything is loaded, before the first stage."""
+
     def warned(self, text: str) -> None:
         """When something beside the run did not work, such as a tracker; passed to `logging` unless overridden."""
         _log.warning("%s", text)
@@ -86,6 +90,7 @@ def run(
     *,
     resume: bool = False,
     from_cycle: int | None = None,
+    share_from: Iterable[str | Path] = (),
     observer: Observer | None = None,
     opened: Callable[[Runtime], None] | None = None,
 ) -> RunDirectory:
@@ -97,6 +102,7 @@ def run(
         resume: Continue the run of this configuration that is there, or start one; without it a directory in which a
             run was started is refused.
         from_cycle: With `resume`, redo the run from this cycle on; its old files move to superseded/.
+        share_from: Run directories of other runs: stages that would be the same are taken from there.
         observer: Is told of everything that happens.
         opened: Is called once all is loaded, before the first cycle; not for a run that is finished already.
 
@@ -114,9 +120,14 @@ def run(
     if from_cycle is None and resume and is_finished(config):
         return RunDirectory(root)
     watcher = SilentObserver() if observer is None else observer
+    others = [_path(each) for each in share_from]
     with (
         notified(config.config, watcher.warned),
-        open_run(config, watcher, resume=resume, from_cycle=from_cycle) as (plan, directory, runtime),
+        open_run(config, watcher, resume=resume, from_cycle=from_cycle, share_from=others) as (
+            plan,
+            directory,
+            runtime,
+        ),
     ):
         if opened is not None:
             opened(runtime)

@@ -28,7 +28,14 @@ from halo_forge.core.records import (
 )
 from halo_forge.core.selection import kept_samples
 from halo_forge.runtime.effects import Runtime
-from halo_forge.runtime.rollouts import check_again, resample_and_confirm, rollout, rollouts_on_test, with_second_round
+from halo_forge.runtime.rollouts import (
+    check_again,
+    resample_and_confirm,
+    rollout,
+    rollouts_on_test,
+    rollouts_to_confirm,
+    with_second_round,
+)
 from halo_forge.store.run import Run
 
 
@@ -44,7 +51,9 @@ def run_raft(plan: Plan, run: Run, runtime: Runtime) -> Result:
         training = train_next(plan, run, runtime, versions)
         versions.append(evaluate(plan, run, runtime, versions, training))
     tests = rollouts_on_test(plan, versions[-1].decision, run, runtime)
-    return run.result().stage("result", Result, lambda: compare(versions, tests))
+    fresh = rollouts_to_confirm(plan, versions[-1].decision, tests, run, runtime)
+    applied = plan.decisions(versions[0].measurement)
+    return run.result().stage("result", Result, lambda: compare(applied, versions, tests, plan.confirms_on, fresh))
 
 
 def evaluate(

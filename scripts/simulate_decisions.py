@@ -12,6 +12,13 @@ The rules are `screen_totals` and `confirm_totals`, first without the limit on t
 limit; then simpler rules that look only once, for comparison.  Every share is shown beside the one in
 docs/decisions.md, with its Monte-Carlo error.
 
+A second table is about what a run says of its gains: how often some version is "ahead" at the end, and how often it is
+concluded that it "improved", by as many test prompts or by the dev prompts with fresh samples, and that it is "still
+improving".  "Unequal" has no gain either, but every version moves the prompts by 10 points (standard deviation); with
+"hard prompts" the mean pass rate is 0.03; "rising" gains 2 points with every retraining.  No limit on the standard
+error.  A third table says how much better than the start model the chosen version truly is, in points, if the newest
+version that is `screen_z` standard errors ahead is chosen, the one with the highest dev rate, or the last one.
+
     python scripts/simulate_decisions.py [--runs 2000] [--seed 0]
 
 The last line is one JSON object.
@@ -20,20 +27,32 @@ The last line is one JSON object.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from halo_forge.core.decisions import Assessment, DecisionsSection, Totals, confirm_totals, screen_totals
+from halo_forge.core.decisions import (
+    Assessment,
+    Confirmation,
+    DecisionsSection,
+    Totals,
+    compare_totals,
+    conclude,
+    confirm_totals,
+    screen_totals,
+)
+from halo_forge.core.records import Decision
 
 INTRACLASS_CORRELATION = 0.3
-SHAPE = (1.0 - INTRACLASS_CORRELATION) / (2.0 * INTRACLASS_CORRELATION)
-"""Both parameters of the Beta distribution with mean 0.5 and this intraclass correlation."""
+WEIGHT = (1.0 - INTRACLASS_CORRELATION) / INTRACLASS_CORRELATION
+"""The sum of both parameters of the Beta distribution with this intraclass correlation."""
 SPREAD_OF_FALL = 0.1
 MEAN_AT_START = 0.5
 RISE = (0.0, 0.03, 0.06, 0.09, 0.09, 0.09, 0.09, 0.09)
@@ -44,6 +63,17 @@ TRUTHS: Mapping[str, tuple[float, ...]] = {
     "fall of 3.5 points": (*RISE, 0.055),
 }
 SIZES = ((24, 4), (64, 8), (200, 8))
+GAINS: Mapping[str, tuple[float, ...]] = {
+    "flat": (0.0,) * 9,
+    "flat, hard prompts": (0.0,) * 9,
+    "flat, unequal": (0.0,) * 9,
+    "plateau": TRUTHS["plateau"],
+    "rising": tuple(0.02 * version for version in range(9)),
+    "fall of 9 points": TRUTHS["fall of 9 points"],
+}
+MEAN_OF_HARD = 0.03
+GAIN_SIZES = ((42, 2), *SIZES)
+CHOICES = ("ahead by 1 standard error", "ahead by 2 standard errors", "highest dev rate", "last version")
 LOOSE = {"max_standard_error": 1.0}
 RULES: Mapping[str, DecisionsSection] = {
     "screen, confirm at -1.645": DecisionsSection(confirm_z=-1.645, **LOOSE),
@@ -121,23 +151,38 @@ class Share:
         return abs(self.measured - nearest) <= room
 
 
+@functools.cache
 def calibrated(truth: str) -> tuple[Rates, Rates]:
     """The shift of every version, and its spread over prompts, that give the mean pass rates of a scenario."""
     generator = np.random.default_rng(0)
-    difficulty = generator.beta(SHAPE, SHAPE, NUM_CALIBRATION)
+    mean_at_start = _mean_at_start(truth)
+    difficulty = generator.beta(WEIGHT * mean_at_start, WEIGHT * (1.0 - mean_at_start), NUM_CALIBRATION)
     normal = generator.standard_normal(NUM_CALIBRATION)
-    levels = TRUTHS[truth]
+    levels = (TRUTHS | GAINS)[truth]
     shifts, spreads = [], []
     for number, level in enumerate(levels):
-        falls = number > 0 and level < levels[number - 1]
+        falls = number > 0 and (level < levels[number - 1] or truth == "flat, unequal")
         spreads.append(SPREAD_OF_FALL if falls else 0.0)
         low, high = -0.5, 0.5
         for _ in range(20):
             middle = (low + high) / 2
             mean = np.clip(difficulty + middle + spreads[-1] * normal, 0.0, 1.0).mean()
-            low, high = (middle, high) if mean < MEAN_AT_START + level else (low, middle)
-        shifts.append((low + high) / 2)
+            low, high = (middle, high) if mean < mean_at_start + level else (low, middle)
+        shifts.append((low + high) / 2 if level != 0.0 or falls else 0.0)
     return np.asarray(shifts), np.asarray(spreads)
+
+
+def _mean_at_start(truth: str) -> float:
+    return MEAN_OF_HARD if truth == "flat, hard prompts" else MEAN_AT_START
+
+
+def drawn(generator: np.random.Generator, truth: str, num_prompts: int) -> Rates:
+    """The true pass rates of all versions on so many new prompts."""
+    shifts, spreads = calibrated(truth)
+    mean = _mean_at_start(truth)
+    difficulty = generator.beta(WEIGHT * mean, WEIGHT * (1.0 - mean), num_prompts)
+    unequal = spreads[:, None] * generator.standard_normal((len(spreads), num_prompts))
+    return np.clip(difficulty + shifts[:, None] + unequal, 0.0, 1.0)
 
 
 class Fresh:
@@ -166,12 +211,9 @@ def _error(share: float, num_runs: int) -> float:
 def simulate(num_prompts: int, num_samples: int, truth: str, num_runs: int, seed: int) -> list[Share]:
     """The shares of all rules, on the same simulated runs."""
     generator = np.random.default_rng([seed, num_prompts, num_samples, list(TRUTHS).index(truth)])
-    shifts, spreads = calibrated(truth)
     alarms = dict.fromkeys((*RULES, *SINGLE_LOOK), 0)
     for _ in range(num_runs):
-        difficulty = generator.beta(SHAPE, SHAPE, num_prompts)
-        unequal = spreads[:, None] * generator.standard_normal((len(spreads), num_prompts))
-        chances = np.clip(difficulty + shifts[:, None] + unequal, 0.0, 1.0)
+        chances = drawn(generator, truth, num_prompts)
         seen = generator.binomial(num_samples, chances)
         totals = _totals(seen, num_samples)
         fresh = Fresh(generator, chances, num_samples)
@@ -196,9 +238,76 @@ def _alarm(settings: DecisionsSection, seen: Sequence[Totals], fresh: Fresh) -> 
             assessment = confirm_totals(settings, assessment, *fresh.of(incumbent, version))
         if assessment.outcome == "degraded":
             return True
-        if assessment.outcome == "improved":
+        if assessment.outcome == "ahead":
             incumbent = version
     return False
+
+
+@dataclass(frozen=True)
+class Gains:
+    """What simulated runs of one scenario and size say of their gains.
+
+    Attributes:
+        shares: What is said -> the share of runs.
+        chosen: Rule of choosing a version -> how much better than the start model it truly is, mean over the runs.
+    """
+
+    truth: str
+    num_prompts: int
+    num_samples: int
+    num_runs: int
+    shares: Mapping[str, float]
+    chosen: Mapping[str, float]
+
+
+def simulate_gains(num_prompts: int, num_samples: int, truth: str, num_runs: int, seed: int) -> Gains:
+    """What whole runs conclude, by the production code; as if no rule but the number of cycles ended a run."""
+    generator = np.random.default_rng([seed, num_prompts, num_samples, 100 + list(GAINS).index(truth)])
+    said = dict.fromkeys(
+        ("ahead", "improved on test", "still improving on test", "improved on dev", "still improving on dev"), 0
+    )
+    better = dict.fromkeys(CHOICES, 0.0)
+    levels = GAINS[truth]
+    for _ in range(num_runs):
+        chances = {"dev": drawn(generator, truth, num_prompts), "test": drawn(generator, truth, num_prompts)}
+        seen = generator.binomial(num_samples, chances["dev"])
+        totals = _totals(seen, num_samples)
+        last = led(RULES["screen, confirm at -2.0"], totals)
+        means = seen.mean(axis=1)
+        careful = led(DecisionsSection(screen_z=2.0, **LOOSE), totals)
+        picks = (last.best_version, careful.best_version, int(means.argmax()), len(levels) - 1)
+        for name, pick in zip(CHOICES, picks, strict=True):
+            better[name] += levels[pick] / num_runs
+        if last.best_version == 0:
+            continue
+        said["ahead"] += 1
+        for name, rates in chances.items():
+            fresh = _totals(generator.binomial(num_samples, rates), num_samples)
+            conclusion = concluded(last, fresh, "test" if name == "test" else "dev")
+            said[f"improved on {name}"] += conclusion in ("improved", "still_improving")
+            said[f"still improving on {name}"] += conclusion == "still_improving"
+    shares = {name: number / num_runs for name, number in said.items()}
+    return Gains(truth, num_prompts, num_samples, num_runs, shares, better)
+
+
+def led(settings: DecisionsSection, seen: Sequence[Totals]) -> Decision:
+    """The last decision of a run, as far as its lead is concerned."""
+    incumbent, outcome, against = 0, "held", 0
+    for version in range(1, len(seen)):
+        against = incumbent
+        outcome = screen_totals(settings, incumbent, seen[incumbent], seen[version]).outcome
+        if outcome == "ahead":
+            incumbent = version
+    shown = "ahead" if outcome == "ahead" else "held"
+    return Decision(len(seen), shown, "finish", incumbent, "", compared_with=against, ending="completed")  # type: ignore[arg-type]
+
+
+def concluded(last: Decision, fresh: Sequence[Totals], set_name: Literal["test", "dev"]) -> str:
+    """The conclusion of a run by fresh samples of its versions."""
+    settings, best, previous = RULES["screen, confirm at -2.0"], last.best_version, last.compared_with
+    step = compare_totals(fresh[previous], fresh[best]) if last.outcome == "ahead" and previous is not None else None
+    confirmation = Confirmation(set_name, compare_totals(fresh[0], fresh[best]), step)
+    return conclude(settings, last, confirmation).conclusion
 
 
 def _lower(rates: Rates) -> bool:
@@ -256,6 +365,20 @@ def report(shares: Sequence[Share]) -> str:
     return "\n".join(lines)
 
 
+def report_gains(found: Sequence[Gains]) -> str:
+    """One line per scenario and size for what is said, then one for what is chosen."""
+    lines = []
+    for title, of in (("share of runs", lambda each: each.shares), ("points above v0", lambda each: each.chosen)):
+        names = list(of(found[0]))
+        lines += ["", f"{title}: " + ", ".join(names)]
+        for each in found:
+            values = of(each).values()
+            scale = 100.0 if title.startswith("points") else 1.0
+            cells = "".join(f"{scale * value:>9.3f}" for value in values)
+            lines.append(f"{each.truth:<20}{f'{each.num_prompts}x{each.num_samples}':>8}{cells}")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=2000, help="simulated runs per scenario and size")
@@ -275,7 +398,15 @@ def main() -> None:
          "measured": round(share.measured, 4), "error": round(share.error, 4), "stated": share.stated}
         for share in shares
     ]  # fmt: skip
-    summary = {"runs": arguments.runs, "seed": arguments.seed, "num_stated": len(stated)}
+    summary: dict[str, Any] = {"runs": arguments.runs, "seed": arguments.seed, "num_stated": len(stated)}
+    gains = [simulate_gains(*size, truth, arguments.runs, arguments.seed) for truth in GAINS for size in GAIN_SIZES]
+    print(report_gains(gains))
+    summary["gains"] = [
+        {"truth": each.truth, "size": f"{each.num_prompts}x{each.num_samples}",
+         "shares": {name: round(value, 4) for name, value in each.shares.items()},
+         "points": {name: round(100.0 * value, 3) for name, value in each.chosen.items()}}
+        for each in gains
+    ]  # fmt: skip
     print(json.dumps({**summary, "num_that_agree": sum(share.agrees for share in stated), "shares": rows}))
 
 

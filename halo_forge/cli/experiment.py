@@ -1,4 +1,4 @@
-"""`halo-forge experiment`: run an experiment, and show how far it is."""
+"""`halo-forge experiment`: plan an experiment, run it, show how far it is, and judge what it found."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from halo_forge.cli import experiment_plan, experiment_report
 from halo_forge.cli.help import Command, Group
 from halo_forge.cli.supervise import (
     LOADING_SECONDS,
@@ -30,6 +31,9 @@ SET = typer.Option(
 )
 JSON = typer.Option(False, "--json", help="Print the result as JSON.")
 
+app.command(cls=Command)(experiment_plan.plan)
+app.command(cls=Command)(experiment_report.report)
+
 
 @app.command(cls=Command)
 def run(
@@ -48,11 +52,15 @@ def run(
     """Run every arm with every seed; a run that fails does not stop the others."""
     from halo_forge.experiments.execute import execute
     from halo_forge.experiments.file import load_experiment
+    from halo_forge.experiments.plan import doubts
     from halo_forge.experiments.progress import read_progress
 
     experiment = load_experiment(file, overrides if overrides is not None else ())
     if not supervised:
         check_unused(stall_seconds, loading_seconds, max_restarts)
+    if not resume:
+        for doubt in doubts(experiment):
+            _say(f"warning: {doubt}")
     limits = {"--stall-seconds": stall_seconds, "--loading-seconds": loading_seconds, "--max-restarts": max_restarts}
     options = ["--supervised"] if supervised else []
     options += [word for name, value in limits.items() if value is not None for word in (name, f"{value:g}")]
@@ -94,6 +102,7 @@ def _print(progress: ExperimentProgress, as_json: bool) -> None:
             Column("state", [run.state for run in runs], text=True),
             Column("cycles", [f"{run.cycles_done} of {run.num_cycles}" for run in runs]),
             Column("time", [duration(run.seconds) if run.seconds else "" for run in runs], 1),
+            Column("samples shared", [str(run.saved.num_samples or "") for run in runs], 3),
             Column("process", ["" if run.process is None else str(run.process) for run in runs], 2),
         ],
         console=console,
@@ -101,6 +110,8 @@ def _print(progress: ExperimentProgress, as_json: bool) -> None:
     for run in runs:
         if run.error is not None:
             print_paragraph(console, f"{run.arm}, seed {run.seed} failed: {run.error}", indent="    ")
+    if progress.saved.num_samples:
+        print_paragraph(console, f"shared between runs, so not done again: {progress.saved}", indent="    ")
     print_paragraph(console, progress.line())
 
 

@@ -21,6 +21,7 @@ from halo_forge.cli.render import (
 from halo_forge.cli.status import advice_lines
 from halo_forge.prompts.summary import lines_of
 from halo_forge.runtime.preview import CyclePlan, Preview
+from halo_forge.runtime.sensitivity import lines_of_sensitivity
 
 _IN_FIRST_TABLE = ("engine.temperature", "engine.top_p", "selection.reward_threshold", "training.learning_rate")
 _PLOT_SIZES = (12, 60)
@@ -51,7 +52,7 @@ def print_preview(preview: Preview) -> None:
         _print_plots(console, preview.cycles, moving)
     else:
         print_paragraph(console, "schedules: every setting has the same value in all cycles")
-    for line in lines_of(preview.prompts):
+    for line in (*lines_of(preview.prompts), *lines_of_sensitivity(preview.metric, preview.sensitivity)):
         print_paragraph(console, line, indent="    ")
     for at, line in enumerate(_hardware_lines(preview.hardware)):
         print_paragraph(console, line if at == 0 else f"  {line}", indent="    ")

@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 app = typer.Typer(cls=Group, help="Run RAFT, resume a run, or show its progress.", no_args_is_help=True)
 
 RUN = typer.Argument(metavar="RUN", help="Run directory (the output_dir of a run).", show_default=False)
+SHARE_FROM = typer.Option(
+    None,
+    "--share-from",
+    metavar="RUN",
+    help="Take over what this run has in common with another one, instead of making it again; repeatable.",
+)
 JSON = typer.Option(False, "--json", help="Print the result as JSON.")
 
 
@@ -41,6 +47,7 @@ def run(
     ),
     output_dir: str | None = typer.Option(None, metavar="DIR", help="Run directory; overrides output_dir."),
     overrides: list[str] | None = SET,
+    share_from: list[Path] | None = SHARE_FROM,
     supervised: bool = SUPERVISED,
     stall_seconds: float | None = STALL_SECONDS,
     loading_seconds: float | None = LOADING_SECONDS,
@@ -54,20 +61,22 @@ def run(
     if output_dir is not None:
         changes.append(f"output_dir={json.dumps(output_dir)}")
     loaded = load_config(config, changes)
+    others = share_from if share_from is not None else []
     if not supervised:
         check_unused(stall_seconds, loading_seconds, max_restarts)
     if dry_run:
         _print_preview(loaded, as_json)
     elif supervised:
         settings = [word for change in changes for word in ("--set", change)]
-        first = ["raft", "run", str(config), *settings, *(["--json"] if as_json else [])]
+        shared = [word for root in others for word in ("--share-from", str(root))]
+        first = ["raft", "run", str(config), *settings, *shared, *(["--json"] if as_json else [])]
         again = [*first, "--resume"]
         root = Path(loaded.config.output_dir)
         limits = (stall_seconds, loading_seconds, max_restarts)
         notify = loaded.config.notify_command
         raise supervise_run(again if resume else first, lambda: again, root, notify, *limits)
     else:
-        _execute(loaded, resume=resume, as_json=as_json)
+        _execute(loaded, resume=resume, as_json=as_json, share_from=others)
 
 
 @app.command(cls=Command)
@@ -146,14 +155,28 @@ def _print_preview(loaded: LoadedConfig, as_json: bool) -> None:
     print_preview(found)
 
 
-def _execute(loaded: LoadedConfig, *, resume: bool, as_json: bool, from_cycle: int | None = None) -> None:
+def _execute(
+    loaded: LoadedConfig,
+    *,
+    resume: bool,
+    as_json: bool,
+    from_cycle: int | None = None,
+    share_from: Sequence[Path] = (),
+) -> None:
     from halo_forge import api
     from halo_forge.cli.observer import open_observer
     from halo_forge.runtime.assembly import is_finished
 
     if from_cycle is not None or not (resume and is_finished(loaded)):
         with open_observer(loaded.config) as observer:
-            api.run(loaded, resume=resume, from_cycle=from_cycle, observer=observer, opened=_say_where)
+            api.run(
+                loaded,
+                resume=resume,
+                from_cycle=from_cycle,
+                share_from=share_from,
+                observer=observer,
+                opened=_say_where,
+            )
     found = api.RunDirectory(loaded.config.output_dir).status()
     if as_json:
         print(json.dumps(found.to_row(), indent=2))

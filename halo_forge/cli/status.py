@@ -24,6 +24,10 @@ ACTIONS = {
     "from_base": "restart from v0",
     "continue_lower": "continue, lower rate",
 }
+_EARLIER_WORDS = (
+    "(a run of an earlier halo-forge: what it calls improved was ahead by one standard error on dev, and was not"
+    " confirmed)"
+)
 PHASES = {
     "generate": "sampling", "verify": "remaining verification", "drift": "drift", "train": "training", "other": "other",
 }  # fmt: skip
@@ -40,7 +44,7 @@ def print_status(status: Status) -> None:
         print_table(cycle_columns(status.cycles, status.num_cycles), console=console)
         if spent := time_line(status.cycles):
             print_paragraph(console, spent, indent="    ")
-    if decided := decision_columns(status.cycles):
+    if decided := decision_columns(status.cycles, status.result):
         print_table(decided, console=console)
     for row in status.latest_advice:
         for line in advice_lines(row):
@@ -64,6 +68,8 @@ def _print_result(status: Status) -> None:
     result, console = status.result, stdout()
     assert result is not None
     print_paragraph(console, f"ended: {result['conclusion'].replace('_', ' ')}; {result['reason']}", indent="    ")
+    if "improved" not in result:
+        print_paragraph(console, _EARLIER_WORDS, indent="    ")
     if columns := result_columns(result):
         print_table(columns, console=console)
         print_paragraph(
@@ -72,7 +78,7 @@ def _print_result(status: Status) -> None:
             " upwards; test was not.",
         )
     if result["adapter"] is None:
-        print_paragraph(console, "keep: the start model; no version improved on it on dev")
+        print_paragraph(console, "keep: the start model; no version was ahead of it on dev")
     else:
         print_paragraph(console, f"keep: {Path(status.root) / result['adapter']}")
 
@@ -129,17 +135,35 @@ def cycle_name(cycle: int, num_cycles: int) -> str:
     return str(cycle) if cycle <= num_cycles else "final"
 
 
-def decision_columns(cycles: Sequence[CycleRow]) -> list[Column]:
-    """One row for each version that was compared with an incumbent; no columns where none was."""
-    compared = [row for row in cycles if row.decision.get("compared_with") is not None]
-    if not compared:
-        return []
+def decision_columns(cycles: Sequence[CycleRow], result: Mapping[str, Any] | None = None) -> list[Column]:
+    """One row for each version that was compared with an incumbent, and one for the chosen version at the end.
 
+    No columns where no version was compared.
+    """
+    rows = [row for row in cycles if row.decision.get("compared_with") is not None]
+    if not rows:
+        return []
+    decided = [row.decision for row in rows]
+    compared = [each.get("screen", {}) for each in decided]
+    models = [f"v{row.policy_version}" for row in rows]
+    against = [f"v{each['compared_with']}" for each in decided]
+    resampled = [_resampled(each["confirmation"]) for each in decided]
+    # A run of schema 2 called a version improved that was ahead.
+    words = ["ahead" if each["outcome"] == "improved" else each["outcome"] for each in decided]
+    outcomes = [_outcome(word, each.get("opposed", {})) for word, each in zip(words, decided, strict=True)]
+    actions = [_action(each) for each in decided]
+    if result is not None and result.get("improved") is not None:
+        compared.append(result["confirmation"])
+        models.append(f"v{result['chosen_version']}")
+        against.append("v0 on test" if result["confirmed_on"] == "test" else "v0, dev again")
+        resampled.append("")
+        outcomes.append(_outcome("improved" if result["improved"] else "not_confirmed", result["confirmation_opposed"]))
+        actions.append("keep")
     return [
-        Column("model", [f"v{row.policy_version}" for row in compared]),
-        Column("against", [f"v{row.decision['compared_with']}" for row in compared]),
+        Column("model", models),
+        Column("against", against),
         *number_columns(
-            lambda name: [row.decision.get("screen", {}).get(name) for row in compared],
+            lambda name: [each.get(name) for each in compared],
             [
                 ("difference", "difference", "+.3f", 0),
                 ("SE", "standard_error", ".3f", 3),
@@ -148,10 +172,17 @@ def decision_columns(cycles: Sequence[CycleRow]) -> list[Column]:
                 ("prompts", "num_prompts", ".0f", 5),
             ],
         ),
-        Column("resampled", [_resampled(row.decision["confirmation"]) for row in compared], 1),
-        Column("outcome", [row.decision["outcome"].replace("_", " ") for row in compared], text=True),
-        Column("action", [_action(row.decision) for row in compared], text=True),
+        Column("resampled", resampled, 1),
+        Column("outcome", outcomes, text=True),
+        Column("action", actions, text=True),
     ]
+
+
+def _outcome(outcome: str, opposed: Mapping[str, Mapping[str, float]]) -> str:
+    """Such as "ahead, but compile rate -0.094"."""
+    words = outcome.replace("_", " ")
+    other = ", ".join(f"{name.replace('_', ' ')} {row['difference']:+.3f}" for name, row in opposed.items())
+    return f"{words}, but {other}" if other else words
 
 
 def _resampled(confirmation: Mapping[str, Any]) -> str:
@@ -164,8 +195,8 @@ def _resampled(confirmation: Mapping[str, Any]) -> str:
 
 def _action(decision: Mapping[str, Any]) -> str:
     action = ACTIONS.get(decision["action"], decision["action"]).format(**decision)
-    conclusion = decision["conclusion"]
-    return action if conclusion is None else f"{action} ({conclusion.replace('_', ' ')})"
+    ending = decision.get("ending")
+    return action if ending is None else f"{action} ({ending.replace('_', ' ')})"
 
 
 def result_columns(result: Mapping[str, Any]) -> list[Column]:

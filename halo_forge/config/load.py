@@ -149,7 +149,12 @@ def resolved(config: RaftConfig) -> dict[str, Any]:
 
 def influential(config: RaftConfig) -> dict[str, Any]:
     """`resolved`, without the keys that no result depends on."""
-    data = resolved(config)
+    return influential_data(resolved(config))
+
+
+def influential_data(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of a configuration that is plain data, every value given; it is not changed."""
+    data = copy.deepcopy(dict(settings))
     for section, key in WITHOUT_INFLUENCE:
         (data if section is None else data[section]).pop(key, None)
     return data

@@ -146,11 +146,19 @@ def _judged(found: Estimate, expect: Expect, p_adjusted: float, size: int, one_s
     if not found.is_about_seeds and not one_seed_decides:
         why = "one seed: the interval is about these two runs, and another seed may give another difference"
         return Judgement("cannot_tell", p_adjusted, f"{words}; {why}; at least 2 seeds are needed")
-    if p_adjusted < ERROR and found.difference != 0.0:
-        is_expected = expect == "different" or (found.difference > 0.0) == (expect == "higher")
-        return Judgement("supported" if is_expected else "against", p_adjusted, words)
+    verdict = verdict_of(found, expect, p_adjusted)
+    if verdict != "cannot_tell":
+        return Judgement(verdict, p_adjusted, words)
     seeds, prompts = _enough(found, size)
     return Judgement("cannot_tell", p_adjusted, f"{words}; {_would_tell(found, seeds, prompts)}", seeds, prompts)
+
+
+def verdict_of(found: Estimate, expect: Expect, p_adjusted: float) -> Verdict:
+    """The verdict where there are seeds and prompts enough: by the adjusted p-value and the sign of the difference."""
+    if p_adjusted >= ERROR or found.difference == 0.0:
+        return "cannot_tell"
+    is_expected = expect == "different" or (found.difference > 0.0) == (expect == "higher")
+    return "supported" if is_expected else "against"
 
 
 def _enough(found: Estimate, size: int) -> tuple[int | None, int | None]:

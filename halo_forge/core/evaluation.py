@@ -6,18 +6,23 @@ import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from halo_forge.core.decisions import (
     Assessment,
+    Confirmation,
     DecisionsSection,
     Totals,
+    VersionComparison,
     compare_totals,
+    conclude,
     confirm_totals,
+    opposed,
     screen_totals,
 )
 from halo_forge.core.metrics import KeptFacts, SetFacts, measure_set
 from halo_forge.core.metrics.compare import What, are_tested, prompt_totals
-from halo_forge.core.records import Measurement, PolicyVersion, Record, Sample
+from halo_forge.core.records import Conclusion, Decision, Measurement, PolicyVersion, Record, Sample
 from halo_forge.core.statistics import paired_difference
 
 
@@ -26,14 +31,19 @@ class Result(Record):
     """The result of a finished run: the version to keep, and how it differs from the start model.
 
     Attributes:
-        chosen_version: The last version that improved on dev; the start model if none did.
+        chosen_version: The last version that was ahead on dev; the start model if none was.
         adapter: Its folder relative to the run directory, None if the start model itself is best.
         dev, test: Metric -> `{"start", "chosen", "difference", "low", "high", "num_prompts",
             "minimum_detectable_effect"}` with the difference paired by prompt and its 95 % interval.  Dev also
             chose the version, so its difference is biased upwards; test did not.
         last_version: The version that was trained last.
         last_dev, last_test: The same for it, with "last" instead of "chosen".
-        conclusion: Why the run ended, see `halo_forge.core.records.Decision`; `reason` has the numbers.
+        conclusion: What the run allows to conclude, see docs/decisions.md; `reason` has the numbers.
+        improved: Whether the chosen version is confirmed to improve on the start model in `decisions.metric`, by
+            samples that nothing was chosen by; None where the start model is the one to keep.
+        confirmed_on: Their prompts: "test", or "dev" with other seeds; None where there are none.
+        confirmation: The comparison by them, as in a decision; empty where they cannot be compared.
+        confirmation_opposed: The same of the other metrics that moved the other way.
     """
 
     chosen_version: int
@@ -43,8 +53,12 @@ class Result(Record):
     last_version: int
     last_dev: Mapping[str, Mapping[str, float]]
     last_test: Mapping[str, Mapping[str, float]]
-    conclusion: str
+    conclusion: Conclusion
     reason: str
+    improved: bool | None
+    confirmed_on: Literal["test", "dev"] | None
+    confirmation: Mapping[str, float]
+    confirmation_opposed: Mapping[str, Mapping[str, float]]
 
 
 HALF_WIDTH = 1.96
@@ -99,7 +113,9 @@ def screen(settings: DecisionsSection, earlier: Sequence[PolicyVersion], dev: Se
     if not earlier:
         return Assessment("baseline", None)
     incumbent = earlier[-1].decision.best_version
-    return screen_totals(settings, incumbent, _totals(settings, earlier[incumbent].dev), _totals(settings, dev))
+    before = earlier[incumbent].dev
+    found = screen_totals(settings, incumbent, _totals(settings, before), _totals(settings, dev))
+    return dataclasses.replace(found, opposed=_opposed(settings, found.screen, before, dev))
 
 
 def confirm(
@@ -113,16 +129,67 @@ def _totals(settings: DecisionsSection, samples: Sequence[Sample]) -> Totals:
     return prompt_totals(samples, COMPARED[settings.metric.removeprefix("dev/")])
 
 
-def compare(versions: Sequence[PolicyVersion], tests: Mapping[int, Sequence[Sample]]) -> Result:
+def _opposed(
+    settings: DecisionsSection, found: VersionComparison | None, before: Sequence[Sample], after: Sequence[Sample]
+) -> dict[str, VersionComparison]:
+    """The other metrics of the same samples that moved the other way."""
+    names = [name for name in _compared(before, after) if name != settings.metric.removeprefix("dev/")]
+    others = {
+        name: compare_totals(prompt_totals(before, COMPARED[name]), prompt_totals(after, COMPARED[name]))
+        for name in names
+    }
+    return opposed(settings, found, others)
+
+
+def _compared(*sides: Sequence[Sample]) -> list[str]:
+    """The metrics to compare; without tests, a pass is a compilation, and called so."""
+    return [name for name in COMPARED if name != "pass_rate" or any(map(are_tested, sides))]
+
+
+def _confirmation(
+    settings: DecisionsSection,
+    decision: Decision,
+    set_name: Literal["test", "dev"],
+    fresh: Mapping[int, Sequence[Sample]],
+) -> Confirmation | None:
+    """The comparisons by samples that were drawn after all decisions; None where the start model is to be kept."""
+    if decision.best_version == 0:
+        return None
+
+    def difference(before: int) -> VersionComparison | None:
+        totals = {version: _totals(settings, fresh[version]) for version in (before, decision.best_version)}
+        return compare_totals(totals[before], totals[decision.best_version], settings.scale)
+
+    lead = difference(0)
+    previous = decision.compared_with if decision.outcome == "ahead" else None
+    return Confirmation(
+        set_name,
+        lead,
+        None if previous is None or previous not in fresh else difference(previous),
+        _opposed(settings, lead, fresh[0], fresh[decision.best_version]),
+    )
+
+
+def compare(
+    settings: DecisionsSection,
+    versions: Sequence[PolicyVersion],
+    tests: Mapping[int, Sequence[Sample]],
+    set_name: Literal["test", "dev"],
+    fresh: Mapping[int, Sequence[Sample]],
+) -> Result:
     """The chosen and the last version against the start model, paired by prompt, on dev and (if measured) on test.
 
     Args:
         versions: All of the run.
         tests: Policy version -> its samples of the test prompts.
+        set_name, fresh: Prompts, and policy version -> the samples of them that confirm or do not confirm the lead of
+            the chosen version.
     """
     decision = versions[-1].decision
     chosen, last = decision.best_version, decision.policy_version
-    assert decision.conclusion is not None
+    confirmation = _confirmation(settings, decision, set_name, fresh)
+    finding = conclude(settings, decision, confirmation)
+    lead = None if confirmation is None else confirmation.lead
     return Result(
         chosen_version=chosen,
         adapter=None if chosen == 0 else f"cycles/{chosen:03d}/adapter",
@@ -131,16 +198,21 @@ def compare(versions: Sequence[PolicyVersion], tests: Mapping[int, Sequence[Samp
         last_version=last,
         last_dev=_differences(versions[0].dev, versions[last].dev, "last"),
         last_test=_differences(tests[0], tests[last], "last") if tests else {},
-        conclusion=decision.conclusion,
-        reason=decision.reason,
+        conclusion=finding.conclusion,
+        reason="; ".join(part for part in (decision.reason, finding.reason) if part),
+        improved=finding.improved,
+        confirmed_on=None if confirmation is None else confirmation.set_name,
+        confirmation={} if lead is None else lead.to_row(),
+        confirmation_opposed={}
+        if confirmation is None
+        else {name: other.to_row() for name, other in confirmation.opposed.items()},
     )
 
 
 def _differences(start: Sequence[Sample], other: Sequence[Sample], name_of: str) -> dict[str, dict[str, float]]:
     found = {}
-    for name, what in COMPARED.items():
-        if name == "pass_rate" and not (are_tested(start) or are_tested(other)):
-            continue  # a pass is a compilation, and called so
+    for name in _compared(start, other):
+        what = COMPARED[name]
         before, after = prompt_totals(start, what), prompt_totals(other, what)
         compared = compare_totals(before, after)
         if compared is None:

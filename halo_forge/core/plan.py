@@ -85,7 +85,7 @@ class Plan(Requests):
         rate, cycle = self._learning_rate(), len(earlier) + 1
         history = [*_history(earlier), history_row(measurement, training, assessment.outcome)]
         return decide(
-            self._decisions(measurement),
+            self.decisions(measurement),
             [version.decision for version in earlier],
             assessment,
             history,
@@ -94,8 +94,10 @@ class Plan(Requests):
             start_from=self.config.training.start_from,
         )
 
-    def _decisions(self, measurement: Measurement) -> DecisionsSection:
-        """A schedule that lowers itself after a decline leaves nothing for the decisions to lower.
+    def decisions(self, measurement: Measurement) -> DecisionsSection:
+        """The settings as they are applied.
+
+        A schedule that lowers itself after a decline leaves nothing for the decisions to lower.
 
         Where no dev prompt has tests, a pass is a compilation, and what is compared is called so.
         """
@@ -211,9 +213,19 @@ class Plan(Requests):
         )
 
     def tested_versions(self, decision: Decision) -> list[int]:
-        """The chosen and the last version, and the start model to compare with; none if test is not measured."""
+        """The chosen and the last version, and those to compare them with; none if test is not measured."""
         measured = self.config.evaluation.test_at_end and self.prompts.test
-        return sorted({0, decision.best_version, decision.policy_version}) if measured else []
+        return sorted({*_to_confirm(decision), 0, decision.best_version, decision.policy_version}) if measured else []
+
+    @property
+    def confirms_on(self) -> Literal["test", "dev"]:
+        """The prompts that confirm a lead: test if it is measured and large enough, else dev with new seeds."""
+        enough = len(self.prompts.test) >= self.config.decisions.min_prompts
+        return "test" if self.config.evaluation.test_at_end and enough else "dev"
+
+    def resampled_versions(self, decision: Decision) -> list[int]:
+        """The versions that are sampled on the dev prompts once more at the end, to confirm the lead of one."""
+        return sorted(_to_confirm(decision)) if self.confirms_on == "dev" else []
 
     def report(
         self,
@@ -249,6 +261,14 @@ class Plan(Requests):
         """How the optimizer starts: the start model has no state, and a return to an earlier version discards it."""
         fresh = decision.action in ("rollback", "from_base") or decision.train_from == 0
         return "reset" if fresh else self.config.training.optimizer.across_cycles
+
+
+def _to_confirm(decision: Decision) -> set[int]:
+    """The chosen version, the start model, and the one that the last version is ahead of; none without a lead."""
+    if decision.best_version == 0:
+        return set()
+    goes_on = decision.ending == "completed" and decision.outcome == "ahead"
+    return {0, decision.best_version, *({decision.compared_with} if goes_on else ())} - {None}
 
 
 def _history(versions: Sequence[PolicyVersion]) -> list[Mapping[str, float]]:

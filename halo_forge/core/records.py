@@ -21,13 +21,14 @@ Finish = Literal["stop", "length"]
 Threshold = float | Literal["pass"]
 Key = tuple[str, int]
 """(prompt id, sample index): which sample of a set of rollouts."""
-Outcome = Literal["baseline", "improved", "held", "suspect_not_confirmed", "degraded", "underpowered"]
+Outcome = Literal["baseline", "ahead", "held", "suspect_not_confirmed", "degraded", "underpowered", "too_few_to_tell"]
 Action = Literal["continue", "rollback", "continue_lower", "from_base", "stop", "finish"]
+Ending = Literal["converged", "declined", "collapsed", "exhausted", "completed"]
 Conclusion = Literal["converged", "declined", "collapsed", "exhausted", "still_improving", "improved", "inconclusive"]
 
 STAGES: tuple[Stage, ...] = ("extract", "compile", "run", "tests")
 
-OUTCOME_NUMBER: Mapping[str, float] = {"improved": 1.0, "held": 0.0, "suspect_not_confirmed": 0.0, "degraded": -1.0}
+OUTCOME_NUMBER: Mapping[str, float] = {"ahead": 1.0, "held": 0.0, "suspect_not_confirmed": 0.0, "degraded": -1.0}
 """Outcome -> the number that schedules read in the history; the others say nothing about progress."""
 
 MASS = "learning_rate_mass"
@@ -464,16 +465,18 @@ class Decision(Record):
         best_version: The incumbent as of now: the version to keep.
         reason: Outcome and action in words, with their numbers.
         compared_with: The incumbent that v_{cycle-1} was compared with; None for the start model.
-        screen: `difference`, `standard_error`, `z` (absent without a spread), `minimum_detectable_effect` and
-            `num_prompts` of v_{cycle-1} minus the incumbent on the dev samples; empty where nothing was compared.
+        screen: `difference`, `standard_error`, `z` (absent without a spread), `minimum_detectable_effect`,
+            `num_prompts` and `num_changed` of v_{cycle-1} minus the incumbent on the dev samples; empty where nothing
+            was compared.
         confirmation: The same on fresh samples of both; empty where none were drawn.
+        opposed: Metric -> the same on the dev samples, of the other metrics that moved the other way.
         train_from: The version that v_cycle is trained from.
         sample_from: The version whose samples v_cycle is trained on.
         seed_tag: What the seeds of these samples are derived from, besides cycle, prompt and index.
         learning_rate_factor: What this cycle's scheduled learning rate is multiplied with: all declines together.
         temperature_add: What is added to the scheduled sampling temperature: all returns together.
         num_rollbacks: Times that training went back to an earlier version.
-        conclusion: Of a run that ends here.
+        ending: Why the run ends here, None where it goes on; "completed" after its last cycle, if nothing else ends it.
     """
 
     cycle: int
@@ -490,7 +493,8 @@ class Decision(Record):
     learning_rate_factor: float = 1.0
     temperature_add: float = 0.0
     num_rollbacks: int = 0
-    conclusion: Conclusion | None = None
+    opposed: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    ending: Ending | None = None
 
     @property
     def policy_version(self) -> int:

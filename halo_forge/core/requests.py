@@ -98,6 +98,10 @@ class Requests:
         """The dev prompts again, with seeds that only the confirmation of a suspect v_version uses."""
         return self._evaluation_requests(self.prompts.dev, "confirm", version)
 
+    def resampling_requests(self) -> list[SampleRequest]:
+        """The dev prompts again, with seeds that only the confirmation of a lead at the end uses."""
+        return self._evaluation_requests(self.prompts.dev, "confirm_lead")
+
     def dev_requests(self) -> list[SampleRequest]:
         """The same requests, seeds included, for every policy version: differences between versions are paired."""
         return self._evaluation_requests(self.prompts.dev, "dev")

@@ -16,7 +16,7 @@ DETECTABLE = 2.8
 _NUM_DRAWS = 10_000
 _DRAWS_AT_ONCE = 500
 _MIN_PROMPTS_FOR_T = 100
-_BISECTIONS = 60
+_BISECTIONS = 45
 
 
 @dataclass(frozen=True, slots=True)

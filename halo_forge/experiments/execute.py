@@ -262,7 +262,13 @@ class _Execution:
         with explained(config):
             config.parent.mkdir(parents=True, exist_ok=True)
         write_text(config, dump(resolved(experiment.config(arm, seed).config)))
-        return ["raft", "run", str(config), "--resume", *self._options]
+        return ["raft", "run", str(config), "--resume", *self._shared(arm, seed), *self._options]
+
+    def _shared(self, arm: Arm, seed: int) -> list[str]:
+        """The runs with the same seed that were started: what they have in common with this one is taken over."""
+        others = [self.experiment.run_root(each, seed) for each in self.experiment.arms if each != arm]
+        there = [root for root in others if (root / "run.json").is_file()] if self.experiment.share else []
+        return [word for root in there for word in ("--share-from", str(root))]
 
     def _wait(self) -> None:
         """Until a run ends or writes something, or a tick is over."""
@@ -289,7 +295,8 @@ class _Execution:
 
     def _ended(self, running: _Running, code: int) -> None:
         if code == 0:
-            self.say(f"{running.name}: finished")
+            saved = read_progress(self.experiment).of(running.arm.name, running.seed).saved
+            self.say(f"{running.name}: finished" + (f"; not done again: {saved}" if saved.num_samples else ""))
         else:
             failure = Failure(
                 running.arm.name, running.seed, code if code > 0 else 1, _error(running, code), str(running.log)

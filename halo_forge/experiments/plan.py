@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 from halo_forge.api import preview
 from halo_forge.config import RaftConfig
 from halo_forge.config.load import resolved
+from halo_forge.config.rules import bounds
 from halo_forge.core.comparison import MIN_PROMPTS
 from halo_forge.core.power import (
     ERROR,
@@ -28,6 +30,7 @@ from halo_forge.core.statistics import DETECTABLE, prompts_needed
 from halo_forge.core.wording import counted
 from halo_forge.experiments.evidence import Known, Speed, earlier_runs, speed_of, variation_of
 from halo_forge.experiments.file import Arm, Comparison, Experiment
+from halo_forge.runtime.assembly import run_config
 from halo_forge.runtime.preview import CyclePlan, Preview
 
 EFFECT = 0.05
@@ -105,7 +108,9 @@ class ExperimentPlan:
     Attributes:
         effect: The difference that is to be detected.
         num_runs: Arms x seeds.
-        samples, most_tokens, disk_bytes, hours: Of all runs, without what sharing saves.
+        shared_samples: What the runs of one seed have in common, and is sampled once: v_0's dev completions, and the
+            first cycle's where it is sampled alike; None where it cannot be known yet.
+        samples, most_tokens, disk_bytes, hours: Of all runs, without what is shared.
         speed: The earlier run that the hours follow from; None if there is none.
         warnings: Of the dry runs.
     """
@@ -116,6 +121,7 @@ class ExperimentPlan:
     arms: tuple[ArmPlan, ...]
     seeds: tuple[int, ...]
     num_runs: int
+    shared_samples: int | None
     samples: int | None
     most_tokens: int | None
     disk_bytes: int | None
@@ -158,10 +164,10 @@ def plan(experiment: Experiment, *, effect: float = EFFECT, like: Sequence[Path]
         for each in experiment.primary
     )
     num_seeds = len(experiment.seeds)
-    totals = {
-        name: _times(num_seeds, _sum([getattr(arm, name) for arm in arms]))
-        for name in ("samples", "most_tokens", "disk_bytes", "hours")
-    }
+    shared = _shared_samples(experiment, configs, arms, previews) if experiment.share else 0
+    samples = _times(num_seeds, _sum([arm.samples for arm in arms]))
+    samples = _sum([samples, _times(-num_seeds, shared)])
+    most_tokens = max(config.engine.max_new_tokens for config in configs.values())
     return ExperimentPlan(
         question=experiment.question,
         root=str(experiment.root),
@@ -169,11 +175,32 @@ def plan(experiment: Experiment, *, effect: float = EFFECT, like: Sequence[Path]
         arms=arms,
         seeds=experiment.seeds,
         num_runs=len(arms) * num_seeds,
+        shared_samples=_times(num_seeds, shared),
+        samples=samples,
+        most_tokens=_times(most_tokens, samples),
+        disk_bytes=_times(num_seeds, _sum([arm.disk_bytes for arm in arms])),
+        hours=_hours(speed, samples),
         speed=speed,
         comparisons=comparisons,
         warnings=tuple(_warnings(experiment, previews, comparisons)),
-        **totals,
     )
+
+
+def doubts(experiment: Experiment, *, effect: float = EFFECT) -> list[str]:
+    """Why the experiment cannot answer its question, one sentence for each comparison that cannot; what `plan` says.
+
+    Raises:
+        ConfigError: An arm has a wrong setting, or its prompts cannot be read.
+        RunDirError: A run of the experiment, or the one that is forked, cannot be read.
+    """
+    runs = earlier_runs(experiment, ())
+    found = []
+    for each in experiment.primary:
+        loaded = experiment.config(experiment.arm(each.control), experiment.seeds[0])
+        planned = _comparison_plan(experiment, each, loaded.config, preview(loaded), effect, runs)
+        if planned.answers is False:
+            found.append(f"{each}: {planned.reason}")
+    return found
 
 
 def _arm_plan(experiment: Experiment, arm: Arm, config: RaftConfig, found: Preview, speed: Speed | None) -> ArmPlan:
@@ -197,8 +224,54 @@ def _arm_plan(experiment: Experiment, arm: Arm, config: RaftConfig, found: Previ
         evaluation_samples=evaluation,
         most_tokens=_times(config.engine.max_new_tokens, samples),
         disk_bytes=_sum([each.disk_bytes for each in cycles]),
-        hours=None if speed is None or samples is None else samples * speed.seconds_per_completion / 3600.0,
+        hours=_hours(speed, samples),
     )
+
+
+def _shared_samples(
+    experiment: Experiment,
+    configs: Mapping[str, RaftConfig],
+    arms: Sequence[ArmPlan],
+    previews: Mapping[str, Preview],
+) -> int | None:
+    """Completions of one seed that are sampled for one arm and taken by the others; by a fork from its run.
+
+    Every arm of a seed asks the same dev prompts with the same seeds of the same v_0, and in its first cycle the same
+    train prompts, if its settings of sampling are the same.
+    """
+    taken: list[int | None] = []
+    seen: set[str] = set()
+    if experiment.fork is not None:
+        seen.add(_sampling(run_config(experiment.fork.run).config, experiment.fork.from_cycle))
+    for arm in arms:
+        config, cycle = configs[arm.name], arm.cycles[0].cycle
+        dev, train = _dev_sampling(config), _sampling(config, cycle)
+        num_dev = previews[arm.name].prompts["dev"].num_prompts if "dev" in previews[arm.name].prompts else None
+        if experiment.fork is None and dev in seen:
+            taken.append(_times(config.evaluation.samples_per_prompt, num_dev))
+        if train in seen:
+            taken.append(arm.cycles[0].samples)
+        seen |= {dev, train}
+    found: int | None = _sum(taken)
+    return found
+
+
+def _dev_sampling(config: RaftConfig) -> str:
+    """What decides how v_0 answers the dev prompts, as text."""
+    plain = resolved(config)
+    for key in ("temperature", "top_p", "min_p", "batch_size"):
+        plain["engine"].pop(key)
+    names = ("model", "prompts", "engine", "evaluation")
+    return json.dumps({name: plain[name] for name in names}, sort_keys=True)
+
+
+def _sampling(config: RaftConfig, cycle: int) -> str:
+    """What decides which train prompts a cycle samples, and how."""
+    keys = ("engine.temperature", "engine.top_p", "engine.min_p", "raft.samples_per_prompt", "raft.curriculum_fraction")
+    scheduled = [bounds(config, tuple(key.split(".")), cycle) for key in keys]
+    names = ("prompts_per_cycle", "prompt_weights", "anchor_fraction", "curriculum_by", "sampling")
+    chosen = [getattr(config.raft, name) for name in names]
+    return json.dumps([_dev_sampling(config), scheduled, chosen])
 
 
 def _comparison_plan(
@@ -344,6 +417,10 @@ def _warnings(
     for warning, names in said.items():
         who = "all arms" if len(names) == len(previews) else ", ".join(names)
         yield f"{who}: {warning}"
+
+
+def _hours(speed: Speed | None, samples: int | None) -> float | None:
+    return None if speed is None or samples is None else samples * speed.seconds_per_completion / 3600.0
 
 
 def _sum(values: Sequence[Any]) -> Any:

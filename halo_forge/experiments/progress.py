@@ -35,6 +35,34 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Saved:
+    """What was not done again, because another run had done it (the events `shared`).
+
+    Attributes:
+        seconds: What it took the run that did it.
+    """
+
+    num_samples: int = 0
+    num_tokens: int = 0
+    num_verdicts: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: Saved) -> Saved:
+        return Saved(
+            self.num_samples + other.num_samples,
+            self.num_tokens + other.num_tokens,
+            self.num_verdicts + other.num_verdicts,
+            self.seconds + other.seconds,
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"{counted(self.num_samples, 'sample')} ({counted(self.num_tokens, 'token')}) and"
+            f" {counted(self.num_verdicts, 'verdict')}, about {written(self.seconds)}"
+        )
+
+
+@dataclass(frozen=True)
 class RunProgress:
     """How far one run is.
 
@@ -43,6 +71,7 @@ class RunProgress:
         process: The process that is working on it.
         cycles_done: Cycles that are trained.
         seconds: How long it was worked on, all attempts together.
+        saved: What it took from other runs.
         error: What a failed run said.
     """
 
@@ -54,6 +83,7 @@ class RunProgress:
     cycles_done: int
     num_cycles: int
     seconds: float
+    saved: Saved
     error: str | None
 
     @property
@@ -82,6 +112,15 @@ class ExperimentProgress:
         """Runs with a result."""
         return sum(run.is_finished for run in self.runs)
 
+    def of(self, arm: str, seed: int) -> RunProgress:
+        """One of the runs."""
+        return next(run for run in self.runs if (run.arm, run.seed) == (arm, seed))
+
+    @property
+    def saved(self) -> Saved:
+        """What all runs together took from each other."""
+        return sum((run.saved for run in self.runs), Saved())
+
     def line(self, at_a_time: int = 1) -> str:
         """How far it is and what remains, in one line."""
         num = len(self.runs)
@@ -94,7 +133,7 @@ class ExperimentProgress:
 
     def to_row(self) -> dict[str, Any]:
         """As plain JSON data."""
-        return asdict(self)
+        return {**asdict(self), "saved": asdict(self.saved)}
 
 
 def written(seconds: float) -> str:
@@ -124,16 +163,16 @@ def read_progress(experiment: Experiment) -> ExperimentProgress:
 
 
 def _run_progress(arm: str, seed: int, root: Path, num_cycles: int, error: str | None) -> RunProgress:
-    process, state, done, seconds = writing_process(root), "not started", 0, 0.0
+    process, state, done, seconds, saved = writing_process(root), "not started", 0, 0.0, Saved()
     if (root / "run.json").is_file():
         found = read_status(root, num_cycles)
         state, process = found.state, found.process
-        done, seconds = cycles_done(root), worked_seconds(root)
+        done, (seconds, saved) = cycles_done(root), _worked(root)
     elif process is not None:
         state = "loading"
     if error is not None and process is None and state != "finished":
         state = "failed"
-    return RunProgress(arm, seed, str(root), state, process, done, num_cycles, seconds, error)
+    return RunProgress(arm, seed, str(root), state, process, done, num_cycles, seconds, saved, error)
 
 
 def cycles_done(root: Path) -> int:
@@ -141,18 +180,21 @@ def cycles_done(root: Path) -> int:
     return sum((folder / "report.json").is_file() for folder in cycle_folders(root))
 
 
-def worked_seconds(root: Path) -> float:
-    """How long a run was worked on: from the first to the last event of each attempt."""
+def _worked(root: Path) -> tuple[float, Saved]:
+    """How long a run was worked on, from the first to the last event of each attempt, and what it took from others."""
     path = root / "events.jsonl"
-    total, begun, last = 0.0, None, None
+    seconds, begun, last, saved = 0.0, None, None, Saved()
     with as_written(path):
         for event in read_jsonl(path) if path.is_file() else ():
             now = datetime.fromisoformat(event["time"])
             if event["event"] == "attempt_started":
-                total += (last - begun).total_seconds() if begun is not None and last is not None else 0.0
+                seconds += 0.0 if begun is None or last is None else (last - begun).total_seconds()
                 begun = now
+            elif event["event"] == "shared":
+                numbers = [event.get(key, 0) for key in ("num_samples", "num_tokens", "num_verdicts", "seconds_saved")]
+                saved += Saved(*numbers)
             last = now
-    return total + ((last - begun).total_seconds() if begun is not None and last is not None else 0.0)
+    return seconds + (0.0 if begun is None or last is None else (last - begun).total_seconds()), saved
 
 
 def _left(runs: Sequence[RunProgress]) -> float | None:

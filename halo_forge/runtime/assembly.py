@@ -43,9 +43,10 @@ from halo_forge.runtime.auto_settings import hardware_choices, verifier_workers
 from halo_forge.runtime.effects import Observer, Runtime
 from halo_forge.runtime.library_warnings import LibraryWarnings
 from halo_forge.runtime.preview import Preview, cut_prompts, preview
+from halo_forge.runtime.sharing import Sharing, Source
 from halo_forge.runtime.tracking import check_trackers, reporting
 from halo_forge.store.files import EDITED, read_json
-from halo_forge.store.run import CONTINUE_ELSEWHERE, Run, read_identity
+from halo_forge.store.run import CONTINUE_ELSEWHERE, Run, is_earlier, read_identity
 from halo_forge.supervisor import heartbeat
 from halo_forge.training.lora_sft import LoraSftTrainer
 from halo_forge.training.scripted import ScriptedTrainer
@@ -190,7 +191,7 @@ def planned_with(config: RaftConfig, local: Mapping[str, Sequence[Prompt]]) -> P
     sets = _summaries(config, local)
     num = {name: len(prompts) for name, prompts in local.items()}
     has_tests = "train" not in local or any(map(is_tested, local["train"]))
-    found = preview(config, num.get("train"), num.get("dev"), has_tests)
+    found = preview(config, num.get("train"), num.get("dev"), has_tests, num.get("test"))
     return dataclasses.replace(
         found, prompts=sets, warnings=(*_prompt_warnings(config, sets), *_row_warnings(config, local), *found.warnings)
     )
@@ -240,17 +241,23 @@ def _start_warnings(
 
 @contextmanager
 def open_run(
-    loaded: LoadedConfig, observer: Observer, *, resume: bool, from_cycle: int | None = None
+    loaded: LoadedConfig,
+    observer: Observer,
+    *,
+    resume: bool,
+    from_cycle: int | None = None,
+    share_from: Sequence[Path] = (),
 ) -> Iterator[tuple[Plan, Run, Runtime]]:
     """Everything the loop needs, ready to go.
 
     Args:
         resume: Continue a run directory that already holds this run; without it such a directory is refused.
         from_cycle: Move what was made from this cycle on out of the way, once nothing else can be refused.
+        share_from: Other runs, from which stages that would be the same are taken.
 
     Raises:
         ConfigError: Prompts or model cannot be used.
-        RunDirError: The directory is in use, or holds another run.
+        RunDirError: The directory is in use, or holds another run; or what is to be shared from is no run.
         ToolMissing: A compiler is missing or does not work.
     """
     config = loaded.config
@@ -263,12 +270,13 @@ def open_run(
         library_warnings = stack.enter_context(LibraryWarnings().collected())
         prompts = load_prompt_sets(config)
         _check_engine(config)
+        sources = [Source.read(root) for root in share_from]
         run = stack.enter_context(Run(Path(config.output_dir)))
         if not run.is_new:
             _check_same_run(run, config, prompts, resume=resume)
         workers = verifier_workers(config, profile)
         verifier = stack.enter_context(open_verifier(config.verifier.model_copy(update={"workers": workers})))
-        prompts, dropped = _fitting(config, read := prompts, date := _date(run, config))
+        prompts, dropped = _fitting(config, read := prompts, date := _date(run, config, sources))
         asked = list(prompts.by_id().values())
         verifier.check_prompts(asked)
         failing = verifier.check_references(asked) if run.is_new else iter(())  # while the model is loaded
@@ -302,17 +310,21 @@ def open_run(
             run.start(identity, given=loaded.document.text, resolved=dump(resolved(config)))
         else:
             _check_start_model(run, identity, policy)
+        if sources:
+            runtime = _with_sharing(runtime, Sharing(run, sources))
         if from_cycle is not None:
             run.supersede(from_cycle)
         until_loaded.close()
         said = {"prompts": list(lines_of(sets)), "overlong_dropped": {} if dropped is None else dropped.num_tokens}
         run.event("attempt_started", resumed=resume, halo_forge_version=halo_forge.__version__, **said)
         library_warnings.send_to(run.event)
-        yield Plan(config, prompts), run, _reported(runtime, config, run, stack)
+        yield (plan := Plan(config, prompts)), run, _reported(runtime, plan, run, stack)
 
 
-def _reported(runtime: Runtime, config: RaftConfig, run: Run, stack: ExitStack) -> Runtime:
-    return dataclasses.replace(runtime, observer=stack.enter_context(reporting(config, run, runtime.observer)))
+def _reported(runtime: Runtime, plan: Plan, run: Run, stack: ExitStack) -> Runtime:
+    observer = stack.enter_context(reporting(plan.config, run, runtime.observer))
+    observer.opened(plan)
+    return dataclasses.replace(runtime, observer=observer)
 
 
 def _fitting(config: RaftConfig, prompts: PromptSets, date: datetime) -> tuple[PromptSets, Overlong | None]:
@@ -421,10 +433,10 @@ def run_config(root: Path) -> LoadedConfig:
     except ValidationError as error:
         problem = problems_of(error, document.data)[0]
         line = problem.line(lambda _: "default")
-        is_earlier = read_json(root / "run.json").get("schema_version") == 1
+        earlier = is_earlier(read_json(root / "run.json").get("schema_version"))
         hint = (
             f"look at it or {CONTINUE_ELSEWHERE}"
-            if is_earlier
+            if earlier
             else "use the halo-forge version and the plugins that the run was started with (halo_forge_version,"
             " git_commit and plugins in run.json), or start a new run with another output_dir"
         )
@@ -448,11 +460,21 @@ def _load_policy(config: RaftConfig, profile: Profile, date: datetime, prompts: 
     return policy
 
 
-def _date(run: Run, config: RaftConfig) -> datetime:
-    """What the chat template gets for the current time, to the second."""
-    if not run.is_new:
-        recorded = (run.identity().get("rendering") or {}).get("date")
-        if recorded is not None:
+def _with_sharing(runtime: Runtime, sharing: Sharing) -> Runtime:
+    notes = [
+        f"nothing is taken over from {root}, because {key} is not the same"
+        if key is not None
+        else f"what {root} has in common with this run is taken over from it"
+        for root, key in sharing.differences.items()
+    ]
+    return dataclasses.replace(runtime, sharing=sharing, notes=(*runtime.notes, *notes))
+
+
+def _date(run: Run, config: RaftConfig, sources: Sequence[Source] = ()) -> datetime:
+    """What the chat template gets for the current time, to the second; what it got in a run that is shared from."""
+    for identity in [*([] if run.is_new else [run.identity()]), *(source.identity for source in sources)]:
+        recorded = (identity.get("rendering") or {}).get("date")
+        if recorded is not None and (not run.is_new or config.prompts.date is None):
             return datetime.fromisoformat(recorded)
     given = config.prompts.date
     return datetime.now().replace(microsecond=0) if given is None else datetime.fromisoformat(given)

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 from halo_forge.core.advice import Advised
 from halo_forge.core.errors import RunDirError, VerifierBroken
 from halo_forge.core.metrics import DriftFacts, KeptFacts, TokenValues, measure_drift, measure_kept
+from halo_forge.core.plan import Plan
 from halo_forge.core.records import (
     Completion,
     Decision,
@@ -31,7 +32,7 @@ from halo_forge.core.wording import counted
 from halo_forge.engines import Engine
 from halo_forge.policy import OPTIMIZER_FILE, adapter_digest, file_digest
 from halo_forge.store.files import EDITED, read_json
-from halo_forge.store.folder import StreamForm
+from halo_forge.store.folder import StageFolder, StreamForm
 from halo_forge.store.run import Run
 from halo_forge.training import Trainer
 from halo_forge.verifiers import Verifier
@@ -66,6 +67,10 @@ class MeasuresDrift(Protocol):
 class Observer(Protocol):
     """Is told what happens: a terminal, or nobody."""
 
+    def opened(self, plan: Plan) -> None:
+        """Everything is loaded; the first stage follows."""
+        ...
+
     def warned(self, text: str) -> None:
         """Something beside the run did not work; the run goes on."""
         ...
@@ -95,6 +100,36 @@ class Observer(Protocol):
         ...
 
 
+class SharesStages(Protocol):
+    """Stages that other runs have made already; see `halo_forge.runtime.sharing`."""
+
+    def completions(self, folder: StageFolder, requests: Mapping[str, Sequence[SampleRequest]], version: int) -> None:
+        """Put those of v_version into the folder that are to be found elsewhere."""
+        ...
+
+    def verdicts(self, folder: StageFolder, names: Sequence[str], version: int) -> None:
+        """The same for their verdicts."""
+        ...
+
+    def drift(self, folder: StageFolder, version: int, parent: int) -> Measurement | None:
+        """The drift of v_version as measured elsewhere."""
+        ...
+
+
+class NothingShared:
+    """A run that makes every stage itself."""
+
+    def completions(self, folder: StageFolder, requests: Mapping[str, Sequence[SampleRequest]], version: int) -> None:
+        """Nothing."""
+
+    def verdicts(self, folder: StageFolder, names: Sequence[str], version: int) -> None:
+        """Nothing."""
+
+    def drift(self, folder: StageFolder, version: int, parent: int) -> Measurement | None:
+        """Nothing."""
+        return None
+
+
 @dataclass(frozen=True)
 class Runtime:
     """One run's effects."""
@@ -107,6 +142,7 @@ class Runtime:
     observer: Observer
     max_error_fraction: float
     probe: MeasuresDrift | None = None
+    sharing: SharesStages = NothingShared()  # noqa: RUF009 -- it has no state
     telemetry: Callable[[], Mapping[str, float]] = dict
     """What the GPU needed since the last call; nothing where it has no sensors."""
     hardware: str = "not said"
@@ -157,9 +193,12 @@ class Runtime:
         """
         metrics: dict[str, float] = {}
         if self.probe is not None:
+            parent = 0 if training is None else training.settings.parent_version
+            if (shared := self.sharing.drift(run.cycle(version + 1), version, parent)) is not None:
+                return shared
             facts = self.probe.drift(
                 version,
-                0 if training is None else training.settings.parent_version,
+                parent,
                 lambda each: self._ensure_loaded(each, run.adapter(each)),
                 [sample.completion for sample in start],
                 [sample.completion for sample in own],

@@ -33,6 +33,7 @@ from halo_forge.runtime.auto_settings import (
     hardware_choices,
     local_shape,
 )
+from halo_forge.runtime.sensitivity import Sensitivity, sensitivity, sensitivity_warnings
 from halo_forge.store.run import check_root
 
 FEW_STEPS = 5
@@ -83,6 +84,8 @@ class Preview:
         hardware: What every `auto` becomes on this machine, and "memory_budget_bytes", which changes from one
             moment to the next; None for what cannot be known yet.
         prompts: Name of a prompt set ("train", "dev", "test") -> how it is checked; none of sets on a hub.
+        metric: What decisions compare versions by.
+        sensitivity: What they can see; nothing of sets on a hub.
     """
 
     cycles: tuple[CyclePlan, ...]
@@ -90,6 +93,8 @@ class Preview:
     advice: tuple[Advice, ...] = ()
     hardware: Mapping[str, Any] = field(default_factory=dict)
     prompts: Mapping[str, SetSummary] = field(default_factory=dict)
+    metric: str = "dev/pass_rate"
+    sensitivity: tuple[Sensitivity, ...] = ()
 
     def moving(self) -> list[str]:
         """Keys of the settings that change from cycle to cycle or depend on results, in the order of the sections."""
@@ -105,11 +110,17 @@ class Preview:
         return dataclasses.asdict(self)
 
 
-def preview(config: RaftConfig, num_train_prompts: int | None, num_dev_prompts: int | None, has_tests: bool) -> Preview:
+def preview(
+    config: RaftConfig,
+    num_train_prompts: int | None,
+    num_dev_prompts: int | None,
+    has_tests: bool,
+    num_test_prompts: int | None = None,
+) -> Preview:
     """Preview every cycle.
 
     Args:
-        num_train_prompts, num_dev_prompts: Sizes of the prompt sets, None where they are on a hub.
+        num_train_prompts, num_dev_prompts, num_test_prompts: Sizes of the prompt sets, None where they are on a hub.
         has_tests: Some train prompt has tests, so that the verifier can give more than for compiling.
     """
     adapter_bytes = estimated_adapter_bytes(config)
@@ -132,10 +143,15 @@ def preview(config: RaftConfig, num_train_prompts: int | None, num_dev_prompts: 
     profile = choose(config.hardware)
     hardware = hardware_choices(config, profile, estimated_parameters(config), local_shape(config))
     hardware["memory_budget_bytes"] = profile.memory_budget_bytes()
-    warnings = (*_machine_warnings(config, profile), *_warnings(config, cycles, has_tests))
+    seen = sensitivity(config, {"dev": num_dev_prompts, "test": num_test_prompts})
+    warnings = (
+        *_machine_warnings(config, profile),
+        *_warnings(config, cycles, has_tests),
+        *sensitivity_warnings(config, seen),
+    )
     if num_train_prompts is not None:
         warnings += tuple(cut_prompts(config, num_train_prompts))
-    return Preview(cycles, warnings, advise_plan(facts), hardware)
+    return Preview(cycles, warnings, advise_plan(facts), hardware, metric=config.decisions.metric, sensitivity=seen)
 
 
 def _cycle_plan(

@@ -22,7 +22,7 @@ COMPLETIONS = StreamForm[Completion](cost=lambda made: {"num_tokens": sum(len(on
 def rollout(
     folder: StageFolder, requests: Mapping[str, Sequence[SampleRequest]], version: int, run: Run, runtime: Runtime
 ) -> list[Samples]:
-    """Sample all requests from v_version in one pass and verify the completions.
+    """Sample all requests from v_version in one pass and verify the completions, but for what other runs did already.
 
     Args:
         requests: Set of rollouts (see `FILE_PREFIX`) -> what to sample.
@@ -32,6 +32,7 @@ def rollout(
     """
     wanted = {request.key: request for each in requests.values() for request in each}
     keys = {name: [request.key for request in each] for name, each in requests.items()}
+    runtime.sharing.completions(folder, requests, version)
     completions = folder.streams(
         "completions",
         Completion,
@@ -40,6 +41,7 @@ def rollout(
         COMPLETIONS,
     )
     found = {each.key: each for stream in completions for each in stream}
+    runtime.sharing.verdicts(folder, list(requests), version)
     verdicts = folder.streams(
         "verdicts",
         Verdict,
@@ -94,6 +96,19 @@ def rollouts_on_test(plan: Plan, decision: Decision, run: Run, runtime: Runtime)
     for version, samples in tests.items():
         seal_test_measurement(run.test(version), version, samples)
     return tests
+
+
+def rollouts_to_confirm(
+    plan: Plan, decision: Decision, tests: dict[int, Samples], run: Run, runtime: Runtime
+) -> dict[int, Samples]:
+    """Policy version -> samples that nothing was chosen by: those of test, or of the dev prompts with new seeds."""
+    if plan.confirms_on == "test":
+        return tests
+    requests = {"confirmation": plan.resampling_requests()}
+    return {
+        version: rollout(run.confirmation(version), requests, version, run, runtime)[0]
+        for version in plan.resampled_versions(decision)
+    }
 
 
 def seal_test_measurement(folder: StageFolder, version: int, samples: Samples) -> Measurement:

@@ -189,7 +189,8 @@ class _Reporting:
         self._version = 0
         self._num_steps = 0
         """Optimizer steps of the cycles before this one."""
-        self.track, self.advised, self.warned = observer.track, observer.advised, observer.warned
+        self.opened, self.track = observer.opened, observer.track
+        self.advised, self.warned = observer.advised, observer.warned
 
     def measured(self, measurement: Measurement) -> None:
         self._observer.measured(measurement)

@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from halo_forge.core.errors import RunDirError
 from halo_forge.supervisor import heartbeat
@@ -88,6 +88,39 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write all rows atomically."""
     write_text(path, "".join(line(row) for row in rows))
+
+
+NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What a file system says that has no hard links, or none to there."""
+
+
+def link_or_copy(source: Path, target: Path) -> Literal["link", "copy"]:
+    """One more name for a sealed file, which is never edited; a copy where the file system has no hard links.
+
+    Raises:
+        FileNotFoundError: The source is gone.
+        RunDirError: The target cannot be written.
+    """
+    how: Literal["link", "copy"] = "link"
+    with explained(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in NO_LINK:
+            if isinstance(error, FileNotFoundError):
+                raise
+            with explained(target):
+                raise
+        how = "copy"
+        write_bytes(target, source.read_bytes())
+    sync_folder(target.parent)
+    return how
+
+
+def share_bytes(left: Path, right: Path) -> bool:
+    """Whether two files have the same content."""
+    return left.samefile(right) or left.read_bytes() == right.read_bytes()
 
 
 def line(row: Mapping[str, Any]) -> str:

@@ -68,7 +68,7 @@ class StageFolder:
 
     def __init__(self, path: Path, note: Note, next_path: Path | None = None) -> None:
         self.path = path
-        self._note = note
+        self.note = note
         self._next_path = next_path
 
     def stage(self, name: str, kind: type[Value], make: Callable[[], Value]) -> Value:
@@ -211,7 +211,7 @@ class StageFolder:
             self.path.mkdir(parents=True, exist_ok=True)
 
     def _timed(self, name: str) -> AbstractContextManager[dict[str, float]]:
-        return _timed(self._note, self.path.name, name)
+        return _timed(self.note, self.path.name, name)
 
 
 @contextmanager

@@ -16,15 +16,15 @@ from halo_forge.store.run import cycle_folders
 from halo_forge.store.samples import StoredSample, stored_samples
 
 _ID = ("prompt_id", "index", "policy_version")
-_COMPARISONS = ("screen", "confirmation")
+_COMPARISONS = ("screen", "confirmation", "opposed")
 """Fields of decision.json that are null where nothing was compared."""
 _VERDICT = tuple(field.name for field in fields(Verdict) if field.name not in (*_ID, *COST))
 
 
 def sample_rows(root: Path) -> Iterator[dict[str, Any]]:
-    """Every completion with its verdict, cycle by cycle, then those of the test prompts.
+    """Every completion with its verdict, cycle by cycle, then those of the comparisons at the end.
 
-    Keys: `cycle` (None for test), `set`, `prompt_id`, `index`, `policy_version`, `text`, `finish`, `num_tokens`, the
+    Keys: `cycle` (None for those), `set`, `prompt_id`, `index`, `policy_version`, `text`, `finish`, `num_tokens`, the
     fields of `Verdict` (None while the stage is not done), `kept` (whether it is trained on; None where nothing is
     selected from its set) and `dropped_for`, the first rule that dropped it.
 
@@ -81,7 +81,7 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in row.items():
         if isinstance(value, Mapping):
-            found |= {f"{key}/{name}": item for name, item in value.items()}
+            found |= {f"{key}/{name}": item for name, item in _flat(value).items()}
         elif key not in _COMPARISONS:
             found[key] = value
     return found

@@ -18,8 +18,8 @@ from halo_forge.store.lock import RunLock
 
 Value = TypeVar("Value", bound=Record)
 
-SCHEMA_VERSION = 2
-"""Version 1 stored the settings of selection in settings.json."""
+SCHEMA_VERSION = 3
+"""Version 1 stored the settings of selection in settings.json; version 2 called a version "improved" that was ahead."""
 
 CONTINUE_ELSEWHERE = (
     "continue it with the version that started it (halo_forge_version and git_commit in run.json), or start a new run"
@@ -45,8 +45,12 @@ FILE_PREFIX: Mapping[str, str] = {
     "confirm": "confirm_",
     "confirm_incumbent": "confirm_incumbent_",
     "test": "",
+    "confirmation": "",
 }
-"""Set of samples -> what the names of its files begin with; test has its own folders, the others lie in a cycle's."""
+"""Set of samples -> what the names of its files begin with; those of `OWN_FOLDERS` do not lie in a cycle's folder."""
+
+OWN_FOLDERS = ("test", "confirmation")
+"""Sets that are sampled at the end: `<name>/v002` for each version; `confirmation` are dev prompts with new seeds."""
 
 
 class Run:
@@ -103,6 +107,10 @@ class Run:
         """The folder with the test measurement of one policy version."""
         return StageFolder(self.root / "test" / f"v{version:03d}", self.event)
 
+    def confirmation(self, version: int) -> StageFolder:
+        """The folder with the samples of one policy version that confirm a lead, where test does not."""
+        return StageFolder(self.root / "confirmation" / f"v{version:03d}", self.event)
+
     def result(self) -> StageFolder:
         """The run directory itself, for `result.json`."""
         return StageFolder(self.root, self.event)
@@ -148,9 +156,8 @@ class Run:
             The new location, None if there was nothing to move.
         """
         cycles = cycle_folders(self.root)[::-1]
-        parts = [self.root / "result.json", self.root / "test"]
         # A tracker cannot take back what it was told: the rest of the run is reported as another one, as a whole.
-        parts += [self.root / "trackers", self.root / "tensorboard"]
+        parts = [self.root / name for name in ("result.json", *OWN_FOLDERS, "trackers", "tensorboard")]
         parts += [folder for folder in cycles if int(folder.name) >= from_cycle]
         parts = [part for part in parts if part.exists()]
         if not parts:
@@ -197,9 +204,9 @@ def read_identity(root: Path) -> dict[str, Any]:
     path = root / "run.json"
     found = read_json(path)
     version = found.get("schema_version")
-    if version == 1:
+    if is_earlier(version):
         raise RunDirError(
-            f"{root}: made by an earlier halo-forge (schema_version 1, this one continues {SCHEMA_VERSION})",
+            f"{root}: made by an earlier halo-forge (schema_version {version}, this one continues {SCHEMA_VERSION})",
             f"look at it with `halo-forge raft status {root}`, {CONTINUE_ELSEWHERE}",
         )
     if version != SCHEMA_VERSION:
@@ -207,14 +214,19 @@ def read_identity(root: Path) -> dict[str, Any]:
     return found
 
 
+def is_earlier(schema_version: object) -> bool:
+    """Whether a run of this schema is one of an earlier halo-forge, which is shown but not continued."""
+    return schema_version in range(1, SCHEMA_VERSION)
+
+
 def cycle_folders(root: Path) -> list[Path]:
     """The folders of all cycles that were started, by number: as text, 1000 would precede 999."""
     return sorted((root / "cycles").glob("[0-9]*"), key=lambda folder: int(folder.name))
 
 
-def measured_folders(root: Path) -> list[Path]:
-    """The folders of all versions that were measured on test, in order."""
-    return sorted((root / "test").glob("v[0-9]*"), key=lambda folder: int(folder.name[1:]))
+def version_folders(root: Path, name: str) -> list[Path]:
+    """The folders of all versions in one of `OWN_FOLDERS`, in order."""
+    return sorted((root / name).glob("v[0-9]*"), key=lambda folder: int(folder.name[1:]))
 
 
 def check_root(root: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from halo_forge.core.records import Completion, Key, Verdict
 from halo_forge.store.files import as_written, read_json, read_jsonl
-from halo_forge.store.run import FILE_PREFIX, cycle_folders, measured_folders
+from halo_forge.store.run import FILE_PREFIX, OWN_FOLDERS, cycle_folders, version_folders
 
 _SELECTED_FROM = ("train", "further")
 _SELECTED_FROM_AFTER_ROLLBACK = ("rollback", "further")
@@ -22,7 +22,7 @@ class StoredSample:
     """One completion in a run directory.
 
     Attributes:
-        cycle: The cycle in whose folder it lies; None for a test prompt.
+        cycle: The cycle in whose folder it lies; None for a sample of the comparisons at the end.
         set_name: A name of `FILE_PREFIX`: "train", "dev", "test", "further", "rollback", "confirm" ...
         verdict: None while the stage is not sealed.
         second_verdict: That of the second run of a selected program; None where it was not run again.
@@ -52,7 +52,7 @@ class StoredSample:
 def stored_samples(
     root: Path, *, version: int | None = None, sets: Collection[str] | None = None
 ) -> Iterator[StoredSample]:
-    """Samples in the order of the files: cycle by cycle, then those of the test prompts.
+    """Samples in the order of the files: cycle by cycle, then those of the comparisons at the end.
 
     Args:
         version: Only those that this policy version generated.
@@ -69,13 +69,14 @@ def stored_samples(
         names = [
             name
             for name in FILE_PREFIX
-            if name in wanted and name != "test" and (version in (None, cycle - 1) or name in others)
+            if name in wanted and name not in OWN_FOLDERS and (version in (None, cycle - 1) or name in others)
         ]
         if names:
             yield from _of_cycle(folder, cycle, names, version)
-    for folder in measured_folders(root) if "test" in wanted else ():
-        if version in (None, int(folder.name[1:])):
-            yield from _joined(folder, "test", None)
+    for name in OWN_FOLDERS:
+        for folder in version_folders(root, name) if name in wanted else ():
+            if version in (None, int(folder.name[1:])):
+                yield from _joined(folder, name, None)
 
 
 def _of_cycle(folder: Path, cycle: int, names: list[str], version: int | None) -> Iterator[StoredSample]:

@@ -192,7 +192,7 @@ def _state(root: Path, cycles: list[CycleRow], num_cycles: int) -> str:
     last = cycles[-1]
     name = f"cycle {last.cycle} of {num_cycles}" if last.cycle <= num_cycles else "final evaluation"
     if last.decision.get("action") in ("stop", "finish"):
-        return "evaluating the test prompts"
+        return "final comparison"
     if last.state == "done":
         return f"{name} done"
     return f"{name}: {last.state}"

@@ -14,7 +14,7 @@ from halo_forge.core.evaluation import COMPARED
 from halo_forge.core.metrics.compare import verdict_totals, verdicts_are_tested
 from halo_forge.core.records import MASS, Verdict
 from halo_forge.store.files import as_written, read_json, read_jsonl
-from halo_forge.store.run import FILE_PREFIX, cycle_folders, measured_folders
+from halo_forge.store.run import FILE_PREFIX, cycle_folders, version_folders
 
 PromptTotals = Mapping[str, tuple[float, int]]
 """Prompt id -> (sum over its judged samples, their number)."""
@@ -63,7 +63,7 @@ def stored_versions(root: Path) -> list[StoredVersion]:
     """
     found: list[StoredVersion] = []
     masses: dict[int, float] = {0: 0.0}
-    tests = {int(folder.name[1:]): folder for folder in measured_folders(root)}
+    tests = {int(folder.name[1:]): folder for folder in version_folders(root, "test")}
     num_tokens = 0
     for folder in cycle_folders(root):
         version = int(folder.name) - 1

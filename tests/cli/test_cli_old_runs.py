@@ -60,7 +60,7 @@ def test_it_is_not_continued(cli: Cli, old: Path, command: tuple[str, ...]) -> N
     before = tree(old)
     done = cli(*command)
     assert done.code == 3
-    assert "out: made by an earlier halo-forge (schema_version 1, this one continues 2)" in done.err
+    assert "out: made by an earlier halo-forge (schema_version 1, this one continues 3)" in done.err
     assert "raft status out" in done.err and "Traceback" not in done.err
     assert tree(old) == before
 
@@ -74,7 +74,7 @@ def test_it_is_refused_before_its_prompts_and_its_configuration_are_read(cli: Cl
         each.unlink()
     done = cli("raft", "resume", "out")
     assert done.code == 3 and len(done.err.splitlines()) == 2, done.err
-    assert "out: made by an earlier halo-forge (schema_version 1, this one continues 2)" in done.err
+    assert "out: made by an earlier halo-forge (schema_version 1, this one continues 3)" in done.err
 
 
 @pytest.mark.parametrize("is_finished", [True, False])
@@ -87,7 +87,7 @@ def test_its_configuration_file_does_not_continue_it_either(cli: Cli, old: Path,
     before = tree(old)
     done = cli("raft", "run", str(config), "--output-dir", "out", "--resume")
     assert done.code == 3 and len(done.err.splitlines()) == 2, done.err
-    assert "out: made by an earlier halo-forge (schema_version 1, this one continues 2)" in done.err
+    assert "out: made by an earlier halo-forge (schema_version 1, this one continues 3)" in done.err
     assert tree(old) == before
 
 

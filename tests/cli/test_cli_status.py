@@ -18,7 +18,7 @@ from halo_forge.store.status import CycleRow, Status, read_status
 
 @pytest.fixture
 def declined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Status:
-    """The status of a run of 3 cycles: v1 improves on v0, v2 degrades, v3 is as good as v1."""
+    """The status of a run of 3 cycles: v1 is ahead of v0, v2 degrades, v3 is as good as v1."""
     monkeypatch.setattr(
         "halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: MemoryVerifier(bad_versions={0, 2})
     )
@@ -31,10 +31,11 @@ def rows_of(columns: Sequence[Column]) -> list[list[str]]:
 
 
 def test_a_row_for_each_version_that_was_compared(declined: Status) -> None:
-    assert rows_of(decision_columns(declined.cycles)) == [
-        ["v1", "v0", "+1.000", "0.000", "", "0.000", "2", "", "improved", "continue"],
+    assert rows_of(decision_columns(declined.cycles, declined.result)) == [
+        ["v1", "v0", "+1.000", "0.000", "", "0.000", "2", "", "ahead", "continue"],
         ["v2", "v1", "-1.000", "0.000", "", "0.000", "2", "-1.000 (z none)", "degraded", "back to v1"],
-        ["v3", "v1", "+0.000", "0.000", "", "0.000", "2", "", "held", "finish (improved)"],
+        ["v3", "v1", "+0.000", "0.000", "", "0.000", "2", "", "held", "finish (completed)"],
+        ["v1", "v0, dev again", "+1.000", "0.000", "", "0.000", "2", "", "improved", "keep"],
     ]
 
 

@@ -56,7 +56,7 @@ def row(cycle: int, **changes: Any) -> CycleRow:
     }  # fmt: skip
     screen = {"difference": -0.0813, "standard_error": 0.0211, "z": -3.853, "minimum_detectable_effect": 0.0591}
     decision = {
-        "outcome": "suspect_not_confirmed", "action": "rollback", "compared_with": cycle - 2, "conclusion": None,
+        "outcome": "suspect_not_confirmed", "action": "rollback", "compared_with": cycle - 2, "ending": None,
         "train_from": cycle - 2, "best_version": cycle - 2, "screen": {**screen, "num_prompts": 164},
         "confirmation": {"difference": -0.0624, "z": -2.713},
     }  # fmt: skip
@@ -73,7 +73,10 @@ def result() -> dict[str, Any]:
     return {
         "chosen_version": 99, "last_version": 101, "conclusion": "still_improving", "adapter": "cycles/099/adapter",
         "reason": "v101 against v99 on dev/pass_rate: -0.081 (SE 0.021, z -3.85, detectable 0.059, 164 prompts)",
-        "dev": table, "test": table, "last_dev": table, "last_test": table,
+        "dev": table, "test": table, "last_dev": table, "last_test": table, "improved": True, "confirmed_on": "test",
+        "confirmation": {"difference": 0.0911, "standard_error": 0.0312, "z": 2.92, "num_prompts": 164,
+                         "minimum_detectable_effect": 0.0874},
+        "confirmation_opposed": {"compile_rate": {"difference": -0.0512}},
     }  # fmt: skip
 
 
@@ -237,7 +240,9 @@ def test_the_pipe_shows_the_values_of_the_data(printed: Callable[..., str]) -> N
     assert cycles["grad norm"] == ["nan"] * 3 + [""]
     assert cycles["dev compile"] == ["0.714 [0.67, 0.77]"] * 3 + ["0.750"]
     assert cycles["time"] == ["2 h 42 min"] * 3 + ["-"]
-    assert decisions["resampled"] == ["-0.062 (z -2.71)"] * 3
+    assert decisions["resampled"] == ["-0.062 (z -2.71)"] * 3 + [""]
+    assert decisions["against"][-1] == "v0 on test" and decisions["detectable"][-1] == "0.087"
+    assert decisions["outcome"][-1] == "improved, but compile rate -0.051"
     assert found["detectable"] == ["0.197", "", "0.197"] * 4
     (rows, *_), _ = tables(printed(a_preview, None))
     assert rows["learning rate"][-1] == "1.00e-06 to 1.25e-04"

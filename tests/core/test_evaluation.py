@@ -11,6 +11,7 @@ from policy_versions import decided, samples_of, training, version
 
 from halo_forge.core.decisions import Assessment, DecisionsSection
 from halo_forge.core.evaluation import (
+    Result,
     compare,
     confirm,
     kept_facts,
@@ -54,7 +55,7 @@ def test_a_version_is_screened_against_the_incumbent() -> None:
     start, better, worse, last = dev(0, 0, 0, 0), dev(4, 4, 4, 3), dev(2, 1, 2, 2), dev(3, 1, 1, 1)
     assert screen(LOOSE, [], start) == Assessment("baseline", None)
     first = screen(LOOSE, versions((start, 0)), better)
-    assert (first.outcome, first.compared_with) == ("improved", 0)
+    assert (first.outcome, first.compared_with) == ("ahead", 0)
     second = screen(LOOSE, versions((start, 0), (better, 1)), worse)
     assert (second.outcome, second.compared_with) == ("suspect", 1)
     assert second.screen is not None and second.screen.difference == pytest.approx(7 / 16 - 15 / 16)
@@ -78,7 +79,14 @@ def test_the_metric_that_decides(metric: str, difference: float) -> None:
 
 @pytest.mark.parametrize(
     ("outcome", "number"),
-    [("improved", 1.0), ("held", 0.0), ("suspect_not_confirmed", 0.0), ("degraded", -1.0), ("underpowered", None)],
+    [
+        ("ahead", 1.0),
+        ("held", 0.0),
+        ("suspect_not_confirmed", 0.0),
+        ("degraded", -1.0),
+        ("underpowered", None),
+        ("too_few_to_tell", None),
+    ],
 )
 def test_what_schedules_see_of_an_outcome(outcome: Any, number: float | None) -> None:
     decision = dataclasses.replace(decided(1), outcome=outcome)
@@ -135,17 +143,23 @@ def test_facts_count_the_samples_of_the_prompt_with_the_fewest() -> None:
 def finished(best: int, *dev: tuple[Sample, ...]) -> list[PolicyVersion]:
     """The versions of a run that ended with v_`best` as the one to keep."""
     number = len(dev) - 1
-    last = Decision(number + 1, "held", "finish", best, "done", conclusion="converged")
+    last = Decision(number + 1, "held", "finish", best, "done", ending="converged")
     return [*versions(*((each, 0) for each in dev[:-1])), version(number, dev=dev[-1], decision=last)]
+
+
+def compared(found: list[PolicyVersion], tests: dict[int, tuple[Sample, ...]]) -> Result:
+    """The result of a run whose leads test confirms, or does not."""
+    return compare(LOOSE, found, tests, "test", tests or {each.number: each.dev for each in found})
 
 
 def test_compare_is_paired_by_prompt() -> None:
     start = samples({"a": ["broken", "broken"], "b": ["passed", "broken"], "c": ["ran", "ran"]})
     worse = samples({"a": ["broken", "broken"], "b": ["broken", "broken"], "c": ["broken", "broken"]})
     better = samples({"a": ["ran", "broken"], "b": ["passed", "passed"], "c": ["ran", "ran"]})
-    result = compare(finished(2, start, worse, better, worse), {0: start, 2: better, 3: worse})
+    result = compared(finished(2, start, worse, better, worse), {0: start, 2: better, 3: worse})
     assert (result.chosen_version, result.adapter) == (2, "cycles/002/adapter")
-    assert (result.last_version, result.conclusion, result.reason) == (3, "converged", "done")
+    assert (result.last_version, result.conclusion) == (3, "converged")
+    assert result.reason.startswith("done; v2 against v0 in pass_rate on test: +0.167")
     for found in (result.last_dev, result.last_test):
         assert found["compile_rate"]["last"] == 0.0
         assert found["compile_rate"]["difference"] == pytest.approx(-0.5)
@@ -162,7 +176,7 @@ def test_compare_is_paired_by_prompt() -> None:
 
 def test_the_start_model_against_itself() -> None:
     start = samples({"a": ["passed"], "b": ["broken"]})
-    result = compare(finished(0, start), {0: start})
+    result = compared(finished(0, start), {0: start})
     assert (result.chosen_version, result.adapter) == (0, None)
     assert result.dev["pass_rate"]["difference"] == result.test["pass_rate"]["difference"] == 0.0
 
@@ -170,7 +184,7 @@ def test_the_start_model_against_itself() -> None:
 def test_equal_answers_are_no_proof_that_nothing_differs() -> None:
     """Learning rate 0: the same seeds give the same answers; what could have been seen is told all the same."""
     start = samples({name: ["passed", "broken"] for name in "abcd"})
-    found = compare(finished(0, start, start), {}).last_dev["pass_rate"]
+    found = compared(finished(0, start, start), {}).last_dev["pass_rate"]
     error = math.sqrt(2 * 0.25 / 4)  # each rate 1/2, two samples: 0.25 / (2 - 1) for each prompt of each version
     assert found["difference"] == 0.0
     assert found["standard_error"] == pytest.approx(error)
@@ -180,19 +194,19 @@ def test_equal_answers_are_no_proof_that_nothing_differs() -> None:
 
 def test_without_test_prompts() -> None:
     start = samples({"a": ["passed"], "b": ["broken"]})
-    assert compare(finished(0, start), {}).test == {}
+    assert compared(finished(0, start), {}).test == {}
 
 
 def test_prompts_without_a_judged_sample_on_one_side_are_left_out() -> None:
     start = samples({"a": ["error", "error"], "b": ["broken", "broken"], "c": ["passed", "passed"]})
     chosen = samples({"a": ["passed", "passed"], "b": ["passed", "broken"], "c": ["passed", "error"]})
-    found = compare(finished(1, start, chosen), {}).dev["pass_rate"]
+    found = compared(finished(1, start, chosen), {}).dev["pass_rate"]
     assert (found["num_prompts"], found["start"], found["chosen"]) == (2, 0.5, 0.75)
 
 
 def test_one_shared_prompt_is_no_comparison() -> None:
     start, chosen = samples({"a": ["passed"], "b": ["error"]}), samples({"a": ["passed"], "b": ["passed"]})
-    assert compare(finished(1, start, chosen), {}).dev == {}
+    assert compared(finished(1, start, chosen), {}).dev == {}
 
 
 def test_only_what_led_to_the_sampled_version_was_kept_before() -> None:

@@ -174,7 +174,7 @@ FELL = Assessment("degraded", 1, VersionComparison(-0.1, 0.02, -5.0, 64), Versio
 
 def after(one: Plan, assessment: Assessment) -> list[PolicyVersion]:
     """The versions before cycle 3 trains: v1 improved, and v2 was assessed like this."""
-    earlier = up_to(2, outcome="improved", best_version=1)
+    earlier = up_to(2, outcome="ahead", best_version=1)
     measured = version(2)
     decision = one.decide(assessment, earlier, measured.measurement, measured.training)
     return [*earlier, dataclasses.replace(measured, decision=decision)]

@@ -280,8 +280,9 @@ def test_every_file_of_a_run_is_described(example_run: Path) -> None:
     found = {path.name + "/" * (path.is_dir() and not path.is_symlink()) for path in example_run.rglob("*")}
     in_adapter = {path.name for path in example_run.rglob("adapter/*")}
     assert all(f"`{name}`" in RUN_PAGE.read_text(encoding="utf-8") for name in in_adapter)
-    # Scripted answers never get better: v_0 stays best, so there is no link `best` and no other version on test.
-    assert described == (found - in_adapter) | {"best", "v002/"}
+    # Scripted answers never get better: v_0 stays best, so there is no link `best`, no other version on test, and no
+    # lead to confirm.
+    assert described == (found - in_adapter) | {"best", "v002/", "confirmation/"}
 
 
 def test_examples_of_files_are_what_is_written(example_run: Path) -> None:

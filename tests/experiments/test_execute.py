@@ -16,7 +16,7 @@ from halo_forge.hardware.devices import Gpu
 
 
 def test_seeds_are_outermost_and_a_failed_run_stops_no_other(drive: Callable[..., str]) -> None:
-    drive("order", "failing", "two_parents")
+    drive("order", "failing", "two_parents", "sharing")
 
 
 def test_two_at_a_time_make_the_same_bytes_and_end_with_their_parent(drive: Callable[..., str]) -> None:

@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cli_calls import Cli, command_line
 from compared_runs import run_arm
 from scripted_runs import read, rows, write_inputs
 from terminal import assert_fits
 
 from halo_forge.api import preview
 from halo_forge.cli.experiment_plan import print_plan
-from halo_forge.core.errors import ConfigError, RunDirError
-from halo_forge.core.power import Design, Variation, chance_to_find, detectable
+from halo_forge.core.errors import ConfigError, RunDirError, StoppedByRule
+from halo_forge.core.power import (
+    Design,
+    Variation,
+    between_versions,
+    chance_to_find,
+    detectable,
+    prompts_between_versions,
+)
 from halo_forge.experiments.file import Experiment, load_experiment
-from halo_forge.experiments.plan import ExperimentPlan, plan
+from halo_forge.experiments.plan import ExperimentPlan, doubts, plan
 
 TESTS = {"kind": "stdio", "cases": [{"stdin": "", "stdout": "1"}]}
 PRIMARY = "primary:\n  - {treatment: decay, control: constant, metric: test/pass_rate, expect: higher}\n"
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
+    with command_line(monkeypatch, capsys) as run:
+        yield run
 
 
 def experiment(
@@ -53,7 +68,28 @@ def test_an_arm_is_planned_as_its_dry_run(tmp_path: Path) -> None:
         assert planned.most_tokens == (3 * 4 * 2 + 8 * 240) * 256
     rates = [[cycle.learning_rate for cycle in arm.cycles] for arm in found.arms]
     assert rates == [[1e-4] * 3, pytest.approx([1e-4, 5e-5, 2.5e-5])]
-    assert (found.num_runs, found.samples) == (6, 6 * (24 + 8 * 240))
+    # Once for each of the 3 seeds: v_0 on dev, and cycle 1's samples.
+    assert found.shared_samples == 3 * (8 * 30 + 4 * 2)
+    assert (found.num_runs, found.samples) == (6, 6 * (24 + 8 * 240) - 3 * (8 * 30 + 4 * 2))
+
+
+@pytest.mark.parametrize(
+    ("arm", "num_shared"),
+    [
+        ("{training.learning_rate: 1e-6}", 8 * 30 + 4 * 2),
+        ("{engine.temperature: 0.5}", 8 * 30),
+        ("{engine.temperature: {kind: linear, base: 1.0, final: 0.5}}", 8 * 30 + 4 * 2),
+        ("{evaluation.temperature: 0.1}", 0),
+    ],
+)
+def test_what_arms_sample_alike_is_counted_once(tmp_path: Path, arm: str, num_shared: int) -> None:
+    path = experiment(tmp_path, seeds="[0]", more="").path
+    text = path.read_text(encoding="utf-8")
+    kept = [line for line in text.splitlines() if not line.startswith("  decay")]
+    path.write_text("\n".join(kept).replace("seeds:", f"  other: {arm}\nseeds:"), encoding="utf-8")
+    assert plan(load_experiment(path)).shared_samples == num_shared
+    path.write_text(path.read_text(encoding="utf-8") + "\nshare: false\n", encoding="utf-8")
+    assert plan(load_experiment(path)).shared_samples == 0
 
 
 def test_the_detectable_effect_is_that_of_seeds_prompts_and_samples(tmp_path: Path) -> None:
@@ -167,3 +203,67 @@ def test_a_directory_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"run\.yaml"):
         (tmp_path / "run.yaml").write_text("modle: 3\n", encoding="utf-8")
         plan(load_experiment(tmp_path / "experiment.yaml"))
+
+
+def test_the_command_plans_as_the_function(tmp_path: Path, cli: Cli) -> None:
+    given = experiment(tmp_path)
+    done = cli("experiment", "plan", given.path, "--effect", "0.3", "--json")
+    assert done.code == 0 and done.json["answers"] is True
+    assert done.json == json.loads(json.dumps(plan(given, effect=0.3).to_row()))
+    changed = cli("experiment", "plan", given.path, "--set", "raft.num_cycles=5", "--json").json
+    assert len(changed["arms"][0]["cycles"]) == 5
+    assert "cannot answer" in cli("experiment", "plan", given.path).out
+    assert not given.root.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [(["--effect", "0"], 2, "--effect"), (["--like", "nowhere"], 3, "nowhere: not a run directory")],
+)
+def test_what_is_wrong_is_said(tmp_path: Path, cli: Cli, arguments: list[str], code: int, message: str) -> None:
+    done = cli("experiment", "plan", experiment(tmp_path).path, *arguments)
+    assert done.code == code and message in done.err
+
+
+FORK = """\
+question: Which learning rate trains best on one pool?
+arms:
+  low: {training.learning_rate: 1e-5}
+  high: {training.learning_rate: 1e-4}
+primary: [{treatment: high, control: low, metric: dev/pass_rate, at: final, expect: higher}]
+"""
+
+
+def test_a_fork_plans_only_its_own_cycles_and_needs_no_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_arm(monkeypatch, tmp_path / "in", tmp_path / "run", [0.3, 0.5, 0.4], seed=4)
+    path = tmp_path / "fork.yaml"
+    path.write_text(f"{FORK}fork: {{run: {run}, from_cycle: 2}}\noutput_dir: {tmp_path / 'fork'}\n", encoding="utf-8")
+    found = plan(load_experiment(path), effect=0.3)
+    assert [[cycle.cycle for cycle in arm.cycles] for arm in found.arms] == [[2], [2]]
+    # One new version on dev, and three on test, 2 samples each.
+    assert found.arms[0].evaluation_samples == 2 * (30 + 3 * 24)
+    # Both arms take the pool of cycle 2, 3 prompts x 2 samples, from the run.
+    assert found.shared_samples == 2 * 3 * 2
+    (each,) = found.comparisons
+    assert (each.num_seeds, each.answers) == (1, True)
+    known = Variation(**{key: value.value for key, value in each.variation.items()})
+    assert each.detectable == pytest.approx(between_versions(30, 2, known).detectable)
+    (small,) = plan(load_experiment(path), effect=0.02).comparisons
+    assert small.prompts == prompts_between_versions(0.02, 2, known) and small.seeds is None
+
+
+def test_a_run_says_before_it_starts_that_it_cannot_answer(
+    tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = experiment(tmp_path)
+    (doubt,) = doubts(given)
+    assert doubt == f"{given.primary[0]}: {plan(given).comparisons[0].reason}"
+    assert doubts(given, effect=0.3) == []
+
+    def start(*arguments: object, **options: object) -> None:
+        raise StoppedByRule("started", "nothing")
+
+    monkeypatch.setattr("halo_forge.experiments.execute.execute", start)
+    said = cli("experiment", "run", given.path).err
+    assert said.index(f"warning: {doubt}") < said.index("error: started")
+    assert "warning" not in cli("experiment", "run", given.path, "--resume").err

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from cli_calls import command_line
 from compared_runs import run_arm
 from scripted_runs import rows
 from terminal import assert_fits
@@ -164,3 +165,37 @@ def test_the_row_is_plain_json(finished: Experiment) -> None:
     assert [each["verdict"] for each in row["hypotheses"]] == ["supported", "cannot_tell", "against"]
     assert row["hypotheses"][0]["comparison"]["treatment"] == "decay"
     assert row["arms"][0]["runs"][0]["points"][1]["metrics"]["dev/pass_rate"]["mean"] > 0.0
+
+
+def test_the_command_reports_as_the_function(
+    finished: Experiment, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with command_line(monkeypatch, capsys) as cli:
+        assert cli("experiment", "report", finished.path, "--json").json == json.loads(
+            json.dumps(report(finished).to_row())
+        )
+        assert "verdicts (95% intervals)" in cli("experiment", "report", finished.path).out
+        nothing = cli("experiment", "report", finished.path, "--set", "output_dir=nowhere")
+        assert nothing.code == 3 and "fix: start it" in nothing.err
+
+
+def test_arms_of_one_run_are_judged_by_its_one_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The question of a fork is which training does better on one pool, not what another seed would give."""
+    run = run_arm(monkeypatch, tmp_path / "in", tmp_path / "run", [0.3, 0.3, 0.3], seed=4)
+    (tmp_path / "fork.yaml").write_text(
+        f"""\
+question: Which rate?
+arms: {{low: {{training.learning_rate: 1e-5}}, high: {{training.learning_rate: 1e-4}}}}
+primary: [{{treatment: high, control: low, metric: dev/pass_rate, at: final, expect: higher}}]
+fork: {{run: {run}, from_cycle: 2}}
+output_dir: {tmp_path / "fork"}
+""",
+        encoding="utf-8",
+    )
+    experiment = load_experiment(tmp_path / "fork.yaml")
+    for arm, shares in zip(experiment.arms, ([0.3, 0.3, 0.3], [0.3, 0.3, 0.8]), strict=True):
+        root = experiment.run_root(arm, 4)
+        run_arm(monkeypatch, tmp_path / "in", root, shares, arm.overrides, seed=4)
+    found = report(experiment)
+    assert found.hypotheses[0].verdict == "supported"
+    assert [each.arm for each in found.ranking] == ["high", "low"] and found.ranking[1].is_clear

@@ -66,7 +66,7 @@ def test_back_to_the_incumbent(
     result = decline(tmp_path, monkeypatch, {0, 2})
     assert decided(tmp_path) == [
         ("baseline", "continue", 0),
-        ("improved", "continue", 1),
+        ("ahead", "continue", 1),
         ("degraded", "rollback", 1),
         ("held", "finish", 1),
     ]

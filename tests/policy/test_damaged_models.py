@@ -34,7 +34,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory, tiny_models: dict[str, Pat
 
 @pytest.mark.filterwarnings("ignore")
 @given(data=st.data())
-@examples(25)
+@examples(12)
 def test_no_damaged_model_ends_in_a_traceback(data: st.DataObject, folders: Path) -> None:
     with tempfile.TemporaryDirectory() as name:
         room = Path(shutil.copytree(folders, Path(name) / "room"))

@@ -34,7 +34,7 @@ def config(**sections: Any) -> RaftConfig:
 
 
 def seen(num_train: int | None = 100, *, has_tests: bool = True, **sections: Any) -> Preview:
-    return preview(config(**sections), num_train, 10, has_tests)
+    return preview(config(**sections), num_train, 500, has_tests)
 
 
 def test_an_ordinary_run_has_no_warnings() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from halo_forge.core.errors import RunDirError
 from halo_forge.store.files import read_json, read_jsonl
-from halo_forge.store.run import Run, cycle_folders, measured_folders
+from halo_forge.store.run import Run, cycle_folders, version_folders
 
 
 def started(root: Path, num_cycles: int = 0) -> Run:
@@ -29,7 +29,7 @@ def test_a_new_directory(tmp_path: Path) -> None:
     # Nothing was started: the lock alone does not make it somebody's.
     with started(root) as run:
         assert not run.is_new
-        assert run.identity() == {"schema_version": 2, "config_digest": "abc"}
+        assert run.identity() == {"schema_version": 3, "config_digest": "abc"}
     assert (root / "config.yaml").read_text() == "given: 1\n"
     assert (root / "config.resolved.yaml").read_text() == "resolved: 1\n"
 
@@ -177,7 +177,7 @@ def test_folders_are_in_the_order_of_their_numbers_beyond_999(tmp_path: Path) ->
         (tmp_path / f"cycles/{number:03d}").mkdir(parents=True)
         (tmp_path / f"test/v{number:03d}").mkdir(parents=True)
     assert [folder.name for folder in cycle_folders(tmp_path)] == ["002", "999", "1000", "10000"]
-    assert [folder.name for folder in measured_folders(tmp_path)] == ["v002", "v999", "v1000", "v10000"]
+    assert [folder.name for folder in version_folders(tmp_path, "test")] == ["v002", "v999", "v1000", "v10000"]
 
 
 def test_the_latest_cycle_moves_first_beyond_999(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

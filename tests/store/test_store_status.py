@@ -43,7 +43,7 @@ def cycle_files(cycle: int, *, rate: float, best: int, report: bool = True) -> d
     return found
 
 
-RUN: dict[str, Any] = {"run.json": {"schema_version": 2}}
+RUN: dict[str, Any] = {"run.json": {"schema_version": 3}}
 
 
 def test_no_run(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ STATES: list[tuple[dict[str, Any], str]] = [
         cycle_files(1, rate=0.5, best=0)
         | cycle_files(2, rate=0.5, best=0)
         | cycle_files(3, rate=0.5, best=0, report=False),
-        "evaluating the test prompts",
+        "final comparison",
     ),
     (cycle_files(1, rate=0.5, best=0) | {"result.json": {"chosen_version": 0}}, "finished"),
 ]

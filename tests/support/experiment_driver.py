@@ -20,9 +20,12 @@ from scripted_runs import differences, read, steady_answers, tree, write_inputs
 
 from halo_forge.core.errors import RunDirError
 from halo_forge.engines.scripted import ScriptedEngine
+from halo_forge.experiments.file import load_experiment
+from halo_forge.experiments.progress import read_progress
 from halo_forge.store.lock import RunLock, writing_process
 from halo_forge.store.run import Run
 
+SHARED = ("cycles/001/dev_completions.jsonl", "test/v000/verdicts.jsonl")
 KILLED = -signal.SIGKILL
 FILE = """\
 question: Does decay help?
@@ -283,7 +286,26 @@ def two_parents(room: Path) -> None:
     lock.release()
 
 
-CASES = {case.__name__: case for case in (order, kill_parent, kill_at_random, orphans, failing, together, two_parents)}
+def sharing(room: Path) -> None:
+    """Shared or not, the same bytes; of each seed the start model is sampled once, and what that saved is said."""
+    path = prepare(room, "share: false")
+    wanted = undisturbed(path, room)
+    path.write_text(path.read_text().replace("share: false", "share: true"))
+    said = list[str]()
+    expect(run_forked(path, said=said).exit_code == 0, "failed")
+    expect(differences(trees(room / "out"), wanted) == [], "sharing changed the bytes")
+    for seed in (0, 1):
+        files = [room / f"out/{arm}/seed-{seed}/{name}" for arm in ("constant", "decay") for name in SHARED]
+        expect(all(left.samefile(right) for left, right in zip(files[:2], files[2:], strict=True)), "not linked")
+    saved = read_progress(load_experiment(path)).saved
+    expect(saved.num_samples > 2 * (6 + 4) and saved.num_verdicts == saved.num_samples, f"saved {saved}")
+    expect(sum("finished; not done again: " in line for line in said) == 2, f"not said: {said}")
+
+
+CASES = {
+    case.__name__: case
+    for case in (order, kill_parent, kill_at_random, orphans, failing, together, two_parents, sharing)
+}
 
 
 def main() -> None:

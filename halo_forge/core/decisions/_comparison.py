@@ -14,6 +14,9 @@ from halo_forge.core.wording import counted
 Totals = Mapping[str, tuple[float, int]]
 """Prompt id -> (sum over its judged samples of a value in [0, 1], such as 1 for a pass; their number, at least 1)."""
 
+ROUNDING = 1e-9
+"""0.42 - 0.415 is 0.00500000000000000x in floats, or a hair less: so close to a threshold reaches it."""
+
 MIN_PROMPTS = 2
 """The standard error of a mean over prompts divides by their number minus 1."""
 
@@ -29,6 +32,10 @@ class VersionComparison:
         z: Difference / standard error on the configured scale; None without a spread.
         num_prompts: Shared by both.
         uniform: Every prompt differs by the same amount.
+        num_changed: Prompts whose rates differ.
+        rests_on_one_prompt: Without some single prompt no difference in this direction is left.
+        z_without_one: The z nearest to 0, or furthest beyond it, that leaving out a single prompt gives; None without
+            a spread.
     """
 
     difference: float
@@ -36,6 +43,9 @@ class VersionComparison:
     z: float | None
     num_prompts: int
     uniform: bool = False
+    num_changed: int = 0
+    rests_on_one_prompt: bool = False
+    z_without_one: float | None = None
 
     @property
     def minimum_detectable_effect(self) -> float:
@@ -43,22 +53,25 @@ class VersionComparison:
         return DETECTABLE * self.standard_error
 
     def to_row(self) -> dict[str, float]:
-        """As it is kept in a decision; `z` is absent where it is None."""
-        row: dict[str, float] = {
+        """As it is kept in a decision; `z` and `z_without_one` are absent where they are None."""
+        row: dict[str, float | None] = {
             "difference": self.difference,
             "standard_error": self.standard_error,
             "minimum_detectable_effect": self.minimum_detectable_effect,
             "num_prompts": self.num_prompts,
+            "num_changed": self.num_changed,
+            "z": self.z,
+            "z_without_one": self.z_without_one,
         }
-        return row if self.z is None else {**row, "z": self.z}
+        return {name: value for name, value in row.items() if value is not None}
 
     def in_words(self) -> str:
-        """Such as "-0.081 (SE 0.021, z -3.86, detectable 0.059, 64 prompts)"."""
+        """Such as "-0.081 (SE 0.021, z -3.86, detectable 0.059, 64 prompts, 40 changed)"."""
         z = "no spread" if self.z is None else f"z {self.z:.2f}"
         detectable = self.minimum_detectable_effect
         return (
             f"{self.difference:+.3f} (SE {self.standard_error:.3f}, {z}, detectable {detectable:.3f},"
-            f" {counted(self.num_prompts, 'prompt')})"
+            f" {counted(self.num_prompts, 'prompt')}, {self.num_changed} changed)"
         )
 
 
@@ -82,11 +95,46 @@ def compare_totals(before: Totals, after: Totals, scale: Literal["pp", "logit"] 
         standard_error = _independent_error([one for one, _ in pairs], [other for _, other in pairs])
     # Identical completions have no spread to measure a difference of 0 by.
     z = mean / standard_error if standard_error > 0.0 and not (uniform and mean == 0.0) else None
+    steps = differences
     if scale == "logit" and z is not None:
         steps = [_log_odds(*other) - _log_odds(*one) for one, other in pairs]
         middle, spread = mean_and_standard_error(steps)
         z = middle / spread if spread > 0.0 else z
-    return VersionComparison(mean, standard_error, z, len(shared), uniform)
+    rises = mean > 0.0
+    return VersionComparison(
+        mean,
+        standard_error,
+        z,
+        len(shared),
+        uniform,
+        num_changed=sum(each != 0.0 for each in differences),
+        rests_on_one_prompt=not uniform and _rests_on_one(differences, rises),
+        z_without_one=z if z is None or uniform else _z_without_one(steps, rises),
+    )
+
+
+def _rests_on_one(differences: Sequence[float], rises: bool) -> bool:
+    """Whether leaving out the prompt that differs most in the direction of the mean leaves nothing in it."""
+    total = math.fsum(differences)
+    rest = total - max(differences) if rises else min(differences) - total
+    return rest <= ROUNDING
+
+
+def _z_without_one(steps: Sequence[float], rises: bool) -> float | None:
+    """The least favourable z of all but one of `steps`; None where two are too few, or where no spread is ever left."""
+    num, total = len(steps) - 1, math.fsum(steps)
+    if num < MIN_PROMPTS:
+        return None
+    squares = math.fsum(each * each for each in steps)
+    found = []
+    for each in steps:
+        mean = (total - each) / num
+        spread = squares - each * each - num * mean * mean
+        if spread > ROUNDING:
+            found.append(mean / math.sqrt(spread / (num * (num - 1))))
+        elif abs(mean) <= ROUNDING:
+            found.append(0.0)
+    return (min(found) if rises else max(found)) if found else None
 
 
 def _independent_error(*sides: Sequence[tuple[float, int]]) -> float:

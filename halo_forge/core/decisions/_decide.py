@@ -6,22 +6,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from halo_forge.core.decisions._assessment import Assessment
+from halo_forge.core.decisions._comparison import VersionComparison
 from halo_forge.core.decisions._settings import DecisionsSection
 from halo_forge.core.decisions._stopping import History, stop
-from halo_forge.core.records import Action, Conclusion, Decision
+from halo_forge.core.records import Action, Decision, Ending
 
 _OUTCOME_IN_WORDS = {
     "baseline": "the start model",
-    "improved": "improved",
+    "ahead": "ahead",
     "held": "statistically indistinguishable",
     "suspect_not_confirmed": "the decline was not confirmed",
     "degraded": "degraded",
     "underpowered": "underpowered: the estimate is too imprecise to judge",
 }
+_PASSES = {"pass_rate": "passes", "compile_rate": "compilations", "reward_mean": "rewards"}
 
 
 def incumbent(earlier: Sequence[Decision]) -> int:
-    """The version to compare the next one with: the last that improved, v_0 at first."""
+    """The version to compare the next one with: the last that was ahead, v_0 at first."""
     return earlier[-1].best_version if earlier else 0
 
 
@@ -51,12 +53,12 @@ def decide(
     if outcome == "suspect":
         raise ValueError("a suspect must be confirmed or cleared before a decision")
     version = len(earlier)
-    best = version if outcome == "improved" else incumbent(earlier)
+    best = version if outcome == "ahead" else incumbent(earlier)
     ending = stop(settings, earlier, assessment, history, at_floor) if version > 0 else None
     is_last = version >= num_cycles
     if is_last and ending is None:
-        ending = _all_done(settings, assessment, best)
-    action, conclusion, why = _action(settings, assessment, ending, is_last)
+        ending = _all_done(assessment, best)
+    action, ends_as, why = _action(settings, assessment, ending, is_last)
     ends = action in ("stop", "finish")
     state = _state(earlier)
     follow = {} if ends or action == "continue" else _consequences(settings, state, action, best)
@@ -72,35 +74,28 @@ def decide(
         compared_with=assessment.compared_with,
         screen={} if assessment.screen is None else assessment.screen.to_row(),
         confirmation={} if assessment.confirmation is None else assessment.confirmation.to_row(),
-        conclusion=conclusion,
+        opposed={name: other.to_row() for name, other in assessment.opposed.items()},
+        ending=ends_as,
         train_from=train_from,
         **{"sample_from": version, **state, **follow},
     )
 
 
-def _all_done(settings: DecisionsSection, assessment: Assessment, best: int) -> tuple[Conclusion, str]:
-    """The conclusion of a run that completed all its cycles, and its reason; it never claims convergence."""
-    if assessment.outcome == "improved":
-        return (
-            "still_improving",
-            f"the last version is the best so far on {settings.metric}: more cycles may improve it further",
-        )
-    if best > 0:
-        return "improved", f"v{best} improved; no later version was a significant improvement"
-    if assessment.outcome == "degraded":
-        return "declined", "no version improved, and the last one declined"
-    return "inconclusive", "no version improved; this alone does not mean that training has converged"
+def _all_done(assessment: Assessment, best: int) -> tuple[Ending, str]:
+    """How a run ends that completed all its cycles, and why."""
+    if best == 0 and assessment.outcome == "degraded":
+        return "declined", "no version was ahead of the start model, and the last one declined"
+    return "completed", ""
 
 
 def _action(
-    settings: DecisionsSection, assessment: Assessment, ending: tuple[Conclusion, str] | None, is_last: bool
-) -> tuple[Action, Conclusion | None, str]:
-    """The action, and for a run that ends its conclusion and the reason."""
+    settings: DecisionsSection, assessment: Assessment, ending: tuple[Ending, str] | None, is_last: bool
+) -> tuple[Action, Ending | None, str]:
+    """The action, and for a run that ends its ending and the reason."""
     if ending is not None:
-        conclusion, why = ending
-        return (
-            ("finish", conclusion, f"all cycles completed; {why}") if is_last else ("stop", conclusion, f"stop: {why}")
-        )
+        ends_as, why = ending
+        done = "all cycles completed" + (f"; {why}" if why else "")
+        return ("finish", ends_as, done) if is_last else ("stop", ends_as, f"stop: {why}")
     return settings.on_decline if assessment.outcome == "degraded" else "continue", None, ""
 
 
@@ -134,7 +129,10 @@ def _consequences(settings: DecisionsSection, state: Mapping[str, Any], action: 
 
 
 def _found(settings: DecisionsSection, version: int, assessment: Assessment) -> str:
-    words = _OUTCOME_IN_WORDS[assessment.outcome]
+    if assessment.outcome == "too_few_to_tell":
+        words = f"too few {_PASSES[settings.metric.removeprefix('dev/')]} to tell: one prompt decides"
+    else:
+        words = _OUTCOME_IN_WORDS[assessment.outcome]
     if assessment.compared_with is None:
         return f"v{version}: {words}"
     if assessment.screen is None:
@@ -142,7 +140,16 @@ def _found(settings: DecisionsSection, version: int, assessment: Assessment) -> 
     fresh = assessment.confirmation
     again = "" if fresh is None else f"; resampled {fresh.in_words()}"
     compared = f"v{version} against v{assessment.compared_with} on {settings.metric}"
-    return f"{compared}: {assessment.screen.in_words()}{again}: {words}"
+    return f"{compared}: {assessment.screen.in_words()}{again}: {words}{against(assessment.opposed)}"
+
+
+def against(opposed: Mapping[str, VersionComparison]) -> str:
+    """The other metrics that moved the other way, such as ", but compile_rate fell by 0.094 (z -1.60)"."""
+    parts = []
+    for name, other in opposed.items():
+        z = "" if other.z is None else f" (z {other.z:.2f})"
+        parts.append(f"{name} {'fell' if other.difference < 0.0 else 'rose'} by {abs(other.difference):.3f}{z}")
+    return f", but {' and '.join(parts)}" if parts else ""
 
 
 def _follow_up(follow: Mapping[str, Any], train_from: int) -> str:

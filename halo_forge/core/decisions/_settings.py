@@ -22,9 +22,10 @@ class DecisionsSection(Spec):
     min_improvement: Share = 0.005
     """The smallest improvement that counts, in units of the metric."""
     screen_z: Annotated[float, Field(gt=0.0, le=10.0)] = 1.0
-    """A version this many standard errors above the incumbent improves on it; this many below, it is suspect."""
+    """A version this many standard errors above the incumbent is ahead of it; this many below, it is suspect."""
     confirm_z: Annotated[float, Field(ge=-10.0, lt=0.0)] = -2.0
-    """A suspect has degraded if its difference on resampled prompts is at most this many standard errors."""
+    """On fresh samples, a difference of at most this many standard errors confirms a decline; one of at least as many
+    above 0 confirms an improvement."""
     min_prompts: Annotated[int, Field(ge=2)] = 20
     """With fewer shared dev prompts than this, versions are not compared (underpowered)."""
     max_standard_error: Annotated[float, Field(gt=0.0, le=1.0)] = 0.04

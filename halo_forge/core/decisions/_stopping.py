@@ -1,4 +1,4 @@
-"""The rules that end a run, and what each allows to conclude."""
+"""The rules that end a run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from halo_forge.core.decisions._assessment import Assessment
 from halo_forge.core.decisions._settings import DecisionsSection
-from halo_forge.core.records import MASS, OUTCOME_NUMBER, Conclusion, Decision
+from halo_forge.core.records import MASS, OUTCOME_NUMBER, Decision, Ending
 from halo_forge.core.wording import counted
 
 History = Sequence[Mapping[str, float]]
@@ -28,7 +28,7 @@ On dev, whose prompts and temperature are the same for all versions.
 
 def stop(
     settings: DecisionsSection, earlier: Sequence[Decision], assessment: Assessment, history: History, at_floor: bool
-) -> tuple[Conclusion, str] | None:
+) -> tuple[Ending, str] | None:
     """The first rule that ends the run, and its reason; None where none does.
 
     Args:
@@ -39,7 +39,7 @@ def stop(
 
 def _rules(
     settings: DecisionsSection, earlier: Sequence[Decision], assessment: Assessment, history: History, at_floor: bool
-) -> Iterator[tuple[Conclusion, str]]:
+) -> Iterator[tuple[Ending, str]]:
     if assessment.outcome == "degraded":
         num_rollbacks = earlier[-1].num_rollbacks
         goes_back = settings.on_decline in ("rollback", "from_base")

@@ -17,7 +17,7 @@ from halo_forge.core.schedules._schedule import (
 )
 
 OUTCOME = "decision/outcome"
-"""Key of the measurements: 1 if a version improved on the incumbent, 0 if it held, -1 if it degraded."""
+"""Key of the measurements: 1 if a version was ahead of the incumbent, 0 if it held, -1 if it degraded."""
 
 # 0.42 - 0.40 is 0.01999... in floats: a difference this close to the threshold counts as reaching it.
 _ROUNDING = 1e-9
@@ -35,10 +35,10 @@ class Plateau(NumberSchedule):
 
     The outcomes of the versions 1 .. c-1 are replayed for cycle c, so the value needs no stored state.  They are those
     of the run's decisions (docs/decisions.md), which compare prompt by prompt and take noise into account: a version
-    that **improved** resets the patience counter; one that **held** counts towards it; one that **degraded**, confirmed
-    on resampled prompts, lowers the value at once.  `patience` versions that held, since the last improvement or decay,
-    are a stall, unless the last decay is at most `cooldown` versions back.  A version without an outcome (underpowered,
-    or not measured) changes nothing.
+    that was **ahead** resets the patience counter; one that **held** counts towards it; one that **degraded**,
+    confirmed on resampled prompts, lowers the value at once.  `patience` versions that held, since the last one that
+    was ahead or the last decay, are a stall, unless the last decay is at most `cooldown` versions back.  A version
+    without an outcome (underpowered, too few to tell, or not measured) changes nothing.
 
     With `metric` a plain threshold on that metric is used instead: a version improves if it is at least
     `min_improvement` above the last one that did (at first version 0), else it held.  This mode ignores noise: with few

@@ -97,7 +97,7 @@ def four_cycles(*, spread: bool) -> tuple[list[PolicyVersion], list[Training]]:
 def improved_on_another_metric() -> tuple[list[PolicyVersion], list[Training]]:
     """The same, but v2 was judged better on what decisions look at, such as the compile rate."""
     versions, reports = four_cycles(spread=True)
-    better = Decision(3, "improved", "continue", 2, "")
+    better = Decision(3, "ahead", "continue", 2, "")
     return [*versions[:2], dataclasses.replace(versions[2], decision=better), versions[3]], reports
 
 

@@ -13,8 +13,11 @@ from halo_forge.core.decisions import (
     Assessment,
     DecisionsSection,
     Totals,
+    VersionComparison,
     compare_totals,
     confirm_totals,
+    is_improvement,
+    opposed,
     screen_totals,
 )
 
@@ -105,9 +108,9 @@ def test_logit_counts_what_happens_at_the_ceiling() -> None:
     ("steps", "outcome"),
     [
         ([1] * 12 + [-1] * 12, "held"),  # nothing at all
-        ([1] * 24 + [0] * 8, "improved"),
+        ([1] * 24 + [0] * 8, "ahead"),
         ([-1] * 24 + [0] * 8, "suspect"),
-        ([1, 1, 0, -1] * 8, "improved"),  # +1/32 = 0.031, SE 0.0183: 1.7 of them
+        ([1, 1, 0, -1] * 8, "ahead"),  # +1/32 = 0.031, SE 0.0183: 1.7 of them
         ([-1, -1, 0, 1] * 8, "suspect"),
         ([1, 0, 0, -1] * 7 + [1, 0, 0, 0], "held"),  # half a standard error
         ([-1, 0, 0, 1] * 7 + [-1, 0, 0, 0], "held"),
@@ -128,12 +131,12 @@ def test_the_smallest_improvement() -> None:
     loose = settings(max_standard_error=1.0)
     assert screen_totals(loose, 0, before, below).outcome == "held"
     # All differences equal: SE is that of independent samples, 0.0035, and 0.005 is 1.4 of them.
-    assert screen_totals(loose, 0, before, at).outcome == "improved"
+    assert screen_totals(loose, 0, before, at).outcome == "ahead"
 
 
 @pytest.mark.parametrize(
     ("num_prompts", "changes", "outcome"),
-    [(19, {}, "underpowered"), (20, {}, "improved"), (19, {"min_prompts": 19}, "improved"), (1, {}, "underpowered")],
+    [(19, {}, "underpowered"), (20, {}, "ahead"), (19, {"min_prompts": 19}, "ahead"), (1, {}, "underpowered")],
 )
 def test_too_few_prompts(num_prompts: int, changes: dict[str, Any], outcome: str) -> None:
     steps = [1] * (num_prompts - 1) + [0]
@@ -151,7 +154,91 @@ def test_too_vague_to_tell_unless_the_difference_is_larger_than_what_could_be_mi
     clear = screen_totals(SETTINGS, 0, before, after)
     assert clear.screen is not None and clear.screen.standard_error > 0.04
     assert clear.outcome == "suspect"
-    assert screen_totals(SETTINGS, 0, after, before).outcome == "improved"
+    assert screen_totals(SETTINGS, 0, after, before).outcome == "ahead"
+
+
+@pytest.mark.parametrize(
+    ("steps", "outcome"),
+    [
+        ([1] + [0] * 31, "too_few_to_tell"),  # z 1.00: HumanEval, 32 prompts, one passes that did not
+        ([-1] + [0] * 31, "too_few_to_tell"),
+        ([1, 1] + [0] * 30, "ahead"),
+        ([1, 1, 1, -1] + [0] * 28, "ahead"),  # z 1.00 too, and without any one of them it is above 0
+    ],
+)
+def test_one_prompt_is_too_few_to_tell(steps: list[int], outcome: str) -> None:
+    before, after = spread(1, steps, num=2)
+    found = screen_totals(SETTINGS, 0, before, after)
+    assert found.screen is not None and found.screen.z is not None
+    assert abs(found.screen.z) >= 1.0 - 1e-9
+    assert found.outcome == outcome
+    assert found.screen.num_changed == sum(step != 0 for step in steps)
+
+
+def test_without_one_prompt_by_hand() -> None:
+    """Without the last prompt the differences are 0.5, 0.5, 0.25: mean 5/12, sum of squares around it 1/24."""
+    found = compare_totals(counts(0, 0, 0, 0, num=4), counts(2, 2, 1, 4, num=4))
+    assert found is not None
+    # z of each three of the four; the lowest leaves out one of the two halves: 0.5, 0.25, 1.
+    mean, squares = (0.5 + 0.25 + 1.0) / 3, 0.25 + 0.0625 + 1.0
+    expected = mean / math.sqrt((squares - 3 * mean * mean) / 6)
+    assert found.z_without_one == pytest.approx(expected)
+    down = compare_totals(counts(2, 2, 1, 4, num=4), counts(0, 0, 0, 0, num=4))
+    assert down is not None and down.z_without_one == pytest.approx(-expected)
+    assert not found.rests_on_one_prompt and found.num_changed == 4
+
+
+@given(st.lists(st.integers(-4, 4), min_size=4, max_size=30))
+def test_what_is_left_without_one_prompt_is_what_a_comparison_without_it_says(steps: list[int]) -> None:
+    one, other = spread(4, steps)
+    found = compare_totals(one, other)
+    assert found is not None
+    fewer = [{name: value for name, value in one.items() if name != left_out} for left_out in one]
+    rest = [compare_totals(each, other) for each in fewer]
+    sign = 1.0 if found.difference > 0.0 else -1.0
+    if not found.uniform:
+        left = [sign * each.difference for each in rest if each is not None]
+        assert found.rests_on_one_prompt == (min(left) <= 1e-9)
+    zs = [each.z for each in rest if each is not None and each.z is not None and not each.uniform]
+    if found.z_without_one is not None and zs and not found.uniform and not any(each.uniform for each in rest if each):
+        assert found.z_without_one == pytest.approx(min(sign * z for z in zs) * sign, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("steps", "confirmed"),
+    [
+        ([1] * 5 + [0] * 27, True),  # all five upwards: 1 in 32 by chance
+        ([1] * 4 + [0] * 28, False),  # z 2.1, but 1.8 without one of them: 1 in 16 by chance
+        ([1] * 24 + [0] * 8, True),
+        ([1] * 20, True),  # every prompt alike
+        ([1] * 19, False),  # fewer than min_prompts
+        ([1, 1, 0, -1] * 8, False),  # z 1.7
+        ([-1] * 24 + [0] * 8, False),
+        ([0] * 32, False),
+    ],
+)
+def test_an_improvement_is_confirmed_by_fresh_samples_without_any_one_prompt(steps: list[int], confirmed: bool) -> None:
+    found = compare_totals(*spread(4, steps))
+    assert is_improvement(SETTINGS, found) is confirmed
+    assert not is_improvement(settings(min_improvement=1.0), found)
+
+
+def test_four_prompts_are_significant_and_confirm_nothing() -> None:
+    found = compare_totals(*spread(4, [1] * 4 + [0] * 28))
+    assert found is not None and found.z is not None and found.z_without_one is not None
+    assert found.z > 2.0 > found.z_without_one
+    assert not is_improvement(SETTINGS, found) and not is_improvement(SETTINGS, None)
+    assert is_improvement(settings(confirm_z=-1.645), found)
+
+
+def test_only_what_moved_the_other_way_by_more_than_chance_is_opposed() -> None:
+    def moved(difference: float, error: float) -> VersionComparison:
+        return VersionComparison(difference, error, difference / error, 32)
+
+    others = {"a": moved(-0.09, 0.06), "b": moved(-0.05, 0.06), "c": moved(0.09, 0.06), "d": None}
+    assert list(opposed(SETTINGS, moved(0.03, 0.03), others)) == ["a"]
+    assert list(opposed(SETTINGS, moved(-0.03, 0.03), others)) == ["c"]
+    assert opposed(SETTINGS, None, others) == opposed(SETTINGS, moved(0.0, 0.03), others) == {}
 
 
 @pytest.mark.parametrize(
@@ -183,7 +270,7 @@ def test_up_and_down_are_mirror_images_and_the_order_of_prompts_plays_no_part(st
     loose = settings(max_standard_error=1.0)
     one, other = spread(4, steps)
     up, down = screen_totals(loose, 0, one, other), screen_totals(loose, 0, other, one)
-    if up.outcome == "improved":
+    if up.outcome == "ahead":
         assert down.outcome == "suspect"
     shuffled: Assessment = screen_totals(loose, 0, dict(reversed(list(one.items()))), other)
     assert shuffled == up

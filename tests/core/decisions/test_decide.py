@@ -20,7 +20,7 @@ from halo_forge.core.decisions import (
 )
 from halo_forge.core.records import OUTCOME_NUMBER, Decision, Outcome
 
-OUTCOMES: list[Outcome] = ["improved", "held", "suspect_not_confirmed", "degraded", "underpowered"]
+OUTCOMES: list[Outcome] = ["ahead", "held", "suspect_not_confirmed", "degraded", "underpowered", "too_few_to_tell"]
 LAX: dict[str, Any] = {"stop_patience": None}
 
 
@@ -51,20 +51,20 @@ def actions(decisions: Sequence[Decision]) -> list[str]:
 def test_the_start_model_is_the_first_incumbent() -> None:
     first = decide_first(3)
     assert (first.cycle, first.policy_version, first.outcome, first.action) == (1, 0, "baseline", "continue")
-    assert (first.best_version, first.compared_with, first.screen, first.conclusion) == (0, None, {}, None)
+    assert (first.best_version, first.compared_with, first.screen, first.ending) == (0, None, {}, None)
     assert (first.train_from, first.sample_from, first.resamples) == (0, 0, False)
     assert "baseline" not in OUTCOME_NUMBER and "underpowered" not in OUTCOME_NUMBER
 
 
-def test_the_incumbent_is_the_last_that_improved() -> None:
-    found = play(["held", "improved", "suspect_not_confirmed", "underpowered", "improved", "held"])
+def test_the_incumbent_is_the_last_that_was_ahead() -> None:
+    found = play(["held", "ahead", "suspect_not_confirmed", "underpowered", "ahead", "held"])
     assert [decision.best_version for decision in found] == [0, 0, 2, 2, 2, 5, 5]
     assert [decision.compared_with for decision in found] == [None, 0, 0, 2, 2, 2, 5]
     assert all(decision.train_from == decision.sample_from == decision.policy_version for decision in found)
 
 
 def test_a_rollback_and_what_stays_of_it() -> None:
-    found = play(["improved", "held", "degraded", "held", "degraded", "improved"], **LAX)
+    found = play(["ahead", "held", "degraded", "held", "degraded", "ahead"], **LAX)
     assert actions(found) == ["continue", "continue", "continue", "rollback", "continue", "rollback", "continue"]
     back = found[3]
     assert (back.train_from, back.sample_from, back.seed_tag, back.num_rollbacks) == (1, 1, "rollback", 1)
@@ -78,7 +78,7 @@ def test_a_rollback_and_what_stays_of_it() -> None:
 
 
 def test_going_on_lower_is_no_return() -> None:
-    found = play(["improved", "degraded", "degraded", "degraded"], on_decline="continue_lower", **LAX)
+    found = play(["ahead", "degraded", "degraded", "degraded"], on_decline="continue_lower", **LAX)
     assert actions(found)[2:] == ["continue_lower"] * 3
     assert [decision.train_from for decision in found] == [0, 1, 2, 3, 4]
     assert [decision.learning_rate_factor for decision in found] == [1.0, 1.0, 0.5, 0.25, 0.125]
@@ -87,7 +87,7 @@ def test_going_on_lower_is_no_return() -> None:
 
 
 def test_from_the_start_model() -> None:
-    back = play(["improved", "degraded"], on_decline="from_base", **LAX)[-1]
+    back = play(["ahead", "degraded"], on_decline="from_base", **LAX)[-1]
     assert (back.action, back.train_from, back.sample_from, back.best_version) == ("from_base", 0, 1, 1)
     assert back.num_rollbacks == 1
 
@@ -99,18 +99,18 @@ def test_from_the_start_model() -> None:
 def test_so_many_returns_and_no_more(max_rollbacks: int, expected: list[str]) -> None:
     found = play(["degraded"] * 9, max_rollbacks=max_rollbacks, **LAX)
     assert actions(found)[1:] == expected
-    assert found[-1].conclusion == "declined"
+    assert found[-1].ending == "declined"
     assert "max_rollbacks" in found[-1].reason
 
 
 def test_patience_needs_power() -> None:
     assert actions(play(["held"] * 9))[1:] == ["continue", "continue", "stop"]
     stopped = play(["held"] * 9)[-1]
-    assert stopped.conclusion == "converged"
+    assert stopped.ending == "converged"
     assert "3 versions in a row without improvement, where a gain of 0.056 would have been detected" in stopped.reason
     # What tells nothing is no evidence that nothing improves.
     assert actions(play(["held", "held", "underpowered", "held", "held"])).count("stop") == 0
-    assert actions(play(["held", "improved", "held", "held", "suspect_not_confirmed"]))[-1] == "stop"
+    assert actions(play(["held", "ahead", "held", "held", "suspect_not_confirmed"]))[-1] == "stop"
     # A decline has its answer first, and the count starts again after it.
     assert actions(play(["held", "held", "degraded", "held", "held"]))[3:] == ["rollback", "continue", "continue"]
     assert actions(play(["degraded"] * 5, on_decline="continue_lower"))[1:] == ["continue_lower"] * 5
@@ -118,29 +118,49 @@ def test_patience_needs_power() -> None:
 
 
 @pytest.mark.parametrize(
-    ("outcomes", "conclusion"),
+    ("outcomes", "ending"),
     [
-        (["improved", "improved"], "still_improving"),
-        (["improved", "held"], "improved"),
-        (["improved", "underpowered"], "improved"),
-        (["underpowered", "underpowered"], "inconclusive"),
-        (["held", "held"], "inconclusive"),
+        (["ahead", "ahead"], "completed"),
+        (["ahead", "held"], "completed"),
+        (["ahead", "underpowered"], "completed"),
+        (["underpowered", "too_few_to_tell"], "completed"),
+        (["held", "held"], "completed"),
         (["held", "held", "held"], "converged"),
-        (["improved", "degraded"], "improved"),
+        (["ahead", "degraded"], "completed"),
         (["held", "degraded"], "declined"),
         (["held", "held", "degraded"], "declined"),
     ],
 )
-def test_all_cycles_done(outcomes: list[Outcome], conclusion: str) -> None:
+def test_all_cycles_done(outcomes: list[Outcome], ending: str) -> None:
     last = play(outcomes, num_cycles=len(outcomes))[-1]
-    assert (last.action, last.conclusion, last.ends) == ("finish", conclusion, True)
+    assert (last.action, last.ending, last.ends) == ("finish", ending, True)
     assert "all cycles completed" in last.reason
+
+
+def test_what_rests_on_one_prompt_is_no_lead_and_no_evidence_that_nothing_improves() -> None:
+    found = play(["held", "held", "too_few_to_tell", "held", "held"])
+    assert {decision.best_version for decision in found} == {0}
+    assert {decision.action for decision in found} == {"continue"}
+    assert found[3].reason.endswith("too few passes to tell: one prompt decides")
+    reward = play(["too_few_to_tell"], metric="dev/reward_mean")[-1]
+    assert reward.reason.endswith("too few rewards to tell: one prompt decides")
+
+
+def test_a_fall_of_another_metric_is_said_in_the_same_line() -> None:
+    fell = {"compile_rate": VersionComparison(-0.094, 0.06, -1.57, 32), "reward_mean": comparison(-0.087, 0.05)}
+    found = decide(
+        DecisionsSection(), [decide_first(9)], Assessment("ahead", 0, comparison(0.03), None, fell), [{}, {}], 9
+    )
+    (line,) = found.reason.split("; ")
+    assert line.endswith(": ahead, but compile_rate fell by 0.094 (z -1.57) and reward_mean fell by 0.087 (z -1.74)")
+    assert found.opposed["compile_rate"]["difference"] == -0.094
+    assert Decision.from_row(found.to_row()) == found
 
 
 def ended(history: Sequence[Mapping[str, float]], at_floor: bool = False, **values: Any) -> str | None:
     settings = DecisionsSection(**values)
     assessment = Assessment("held", 0, comparison())
-    return decide(settings, [decide_first(9)], assessment, history, 9, at_floor=at_floor).conclusion
+    return decide(settings, [decide_first(9)], assessment, history, 9, at_floor=at_floor).ending
 
 
 def test_the_learning_rate_at_its_floor() -> None:
@@ -149,9 +169,9 @@ def test_the_learning_rate_at_its_floor() -> None:
     assert ended([{}, {}], at_floor=True, stop_at_floor=False) is None
 
 
-@pytest.mark.parametrize(("loss", "conclusion"), [(0.0, "exhausted"), (0.099, "exhausted"), (0.1, None), (0.5, None)])
-def test_nothing_left_to_learn(loss: float, conclusion: str | None) -> None:
-    assert ended([{}, {"kept/nll_before": loss}]) == conclusion
+@pytest.mark.parametrize(("loss", "ending"), [(0.0, "exhausted"), (0.099, "exhausted"), (0.1, None), (0.5, None)])
+def test_nothing_left_to_learn(loss: float, ending: str | None) -> None:
+    assert ended([{}, {"kept/nll_before": loss}]) == ending
     assert ended([{}, {"kept/nll_before": loss}], stop_below_loss=0.0) is None
 
 
@@ -176,7 +196,7 @@ def test_a_suspect_is_not_decided_on() -> None:
 
 
 def test_a_decision_comes_back_from_its_file() -> None:
-    for decision in play(["improved", "degraded", "held"]):
+    for decision in play(["ahead", "degraded", "held"]):
         assert Decision.from_row(decision.to_row()) == decision
 
 
@@ -192,7 +212,7 @@ def test_whatever_happens(outcomes: list[Outcome], num_cycles: int, max_rollback
         assert decision.train_from <= version and decision.sample_from <= version
         assert decision.num_rollbacks <= max_rollbacks
         assert 0.0 < decision.learning_rate_factor <= 1.0
-        assert (decision.conclusion is not None) == decision.ends
+        assert (decision.ending is not None) == decision.ends
 
 
 def test_the_incumbents_own_answers_are_no_evidence_that_nothing_improves() -> None:
@@ -222,7 +242,7 @@ def test_a_decline_comes_before_what_else_could_end_the_run() -> None:
 )  # fmt: skip
 def test_the_decision_says_where_training_really_starts(start_from: str, on_decline: Any, train_from: int) -> None:
     settings = DecisionsSection(on_decline=on_decline)
-    earlier = play(["improved"], on_decline=on_decline)
+    earlier = play(["ahead"], on_decline=on_decline)
     assessment = Assessment("degraded", 1, comparison(-0.1), comparison(-0.1))
     found = decide(settings, earlier, assessment, [{}, {}, {}], 9, start_from=start_from)
     assert found.train_from == train_from
@@ -236,7 +256,7 @@ def test_a_factor_of_1_leaves_the_learning_rate_to_its_schedule() -> None:
 
 
 def test_only_what_was_undone_is_dropped() -> None:
-    assert dropped_cycles(play(["improved", "degraded", "degraded"], on_decline="continue_lower")) == set()
+    assert dropped_cycles(play(["ahead", "degraded", "degraded"], on_decline="continue_lower")) == set()
 
 
 @pytest.mark.parametrize(("mass", "ends"), [(1e-3, True), (0.0, False)])
@@ -244,4 +264,4 @@ def test_a_model_that_was_not_trained_has_not_converged(mass: float, ends: bool)
     earlier = play(["held", "held"])
     history = [{}, *[{"learning_rate_mass": mass}] * 3]
     found = decide(DecisionsSection(), earlier, Assessment("held", 0, comparison()), history, 9)
-    assert (found.conclusion == "converged") is ends
+    assert (found.ending == "converged") is ends

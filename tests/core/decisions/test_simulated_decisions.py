@@ -55,4 +55,26 @@ def test_the_last_line_is_json() -> None:
     done = subprocess.run([sys.executable, str(SCRIPT), "--runs", "2"], capture_output=True, text=True, check=True)
     last = json.loads(done.stdout.splitlines()[-1])
     assert (last["runs"], last["num_stated"]) == (2, 54)
+    assert len(last["gains"]) == 6 * 4
     assert len(last["shares"]) == 3 * 4 * 8
+
+
+@pytest.mark.parametrize("size", [(42, 2), (64, 8)])
+@pytest.mark.parametrize("truth", ["flat", "flat, hard prompts", "flat, unequal"])
+def test_a_run_without_a_gain_is_rarely_said_to_have_improved(
+    script: ModuleType, truth: str, size: tuple[int, int]
+) -> None:
+    found = script.simulate_gains(*size, truth, num_runs=300, seed=3)
+    # 5 % of whole runs, and 3 standard errors of 300 of them.
+    assert max(share for name, share in found.shares.items() if name != "ahead") <= 0.05 + 3 * 0.0126
+    assert found.shares["improved on test"] <= found.shares["ahead"]
+    assert found.shares["still improving on test"] <= found.shares["improved on test"]
+    if truth == "flat":
+        assert found.shares["ahead"] > 0.35, "one standard error in 8 comparisons is nothing unusual"
+
+
+def test_a_run_with_a_gain_is_found_and_the_leading_version_is_a_good_choice(script: ModuleType) -> None:
+    found = script.simulate_gains(200, 8, "plateau", num_runs=100, seed=3)
+    assert found.shares["improved on test"] > 0.8
+    fallen = script.simulate_gains(64, 8, "fall of 9 points", num_runs=100, seed=3)
+    assert fallen.chosen["ahead by 1 standard error"] > fallen.chosen["last version"] + 0.03
