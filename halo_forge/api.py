@@ -8,10 +8,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from halo_forge.config import LoadedConfig, load_config
+from halo_forge.config.load import checked, overridden
 from halo_forge.core.advice import Advised
 from halo_forge.core.errors import ConfigError
 from halo_forge.core.plan import Plan
@@ -20,6 +22,7 @@ from halo_forge.core.wording import counted
 from halo_forge.prompts import Row
 from halo_forge.runtime.assembly import is_finished, load_prompt_sets, open_run, planned, run_config
 from halo_forge.runtime.effects import Observer, Runtime
+from halo_forge.runtime.fork import ForkPoint, check_fork
 from halo_forge.runtime.notify import notified
 from halo_forge.runtime.preview import Preview
 from halo_forge.store.files import read_json
@@ -91,6 +94,7 @@ def run(
     resume: bool = False,
     from_cycle: int | None = None,
     share_from: Iterable[str | Path] = (),
+    fork: ForkPoint | None = None,
     observer: Observer | None = None,
     opened: Callable[[Runtime], None] | None = None,
 ) -> RunDirectory:
@@ -103,6 +107,7 @@ def run(
             run was started is refused.
         from_cycle: With `resume`, redo the run from this cycle on; its old files move to superseded/.
         share_from: Run directories of other runs: stages that would be the same are taken from there.
+        fork: The run that this one continues; use `fork` instead.
         observer: Is told of everything that happens.
         opened: Is called once all is loaded, before the first cycle; not for a run that is finished already.
 
@@ -117,17 +122,14 @@ def run(
     config = _loaded(config)
     _check_cycle(config, from_cycle)
     root = Path(config.config.output_dir)
-    if from_cycle is None and resume and is_finished(config):
+    if from_cycle is None and resume and is_finished(config, fork):
         return RunDirectory(root)
     watcher = SilentObserver() if observer is None else observer
     others = [_path(each) for each in share_from]
+    opening = open_run(config, watcher, resume=resume, from_cycle=from_cycle, share_from=others, fork=fork)
     with (
         notified(config.config, watcher.warned),
-        open_run(config, watcher, resume=resume, from_cycle=from_cycle, share_from=others) as (
-            plan,
-            directory,
-            runtime,
-        ),
+        opening as (plan, directory, runtime),
     ):
         if opened is not None:
             opened(runtime)
@@ -144,6 +146,65 @@ def resume(path: str | Path, *, from_cycle: int | None = None, observer: Observe
         RunDirError: The directory holds no run, or is in use.
     """
     return run(resumable(_path(path), from_cycle), resume=True, from_cycle=from_cycle, observer=observer)
+
+
+def fork(
+    path: str | Path,
+    from_cycle: int,
+    output_dir: str | Path,
+    overrides: Iterable[str] | Mapping[str, Any] = (),
+    *,
+    resume: bool = False,
+    share_from: Iterable[str | Path] = (),
+    observer: Observer | None = None,
+    opened: Callable[[Runtime], None] | None = None,
+) -> RunDirectory:
+    """Continue a run, finished or running, under other settings from a cycle on, in a run directory of its own.
+
+    The cycles before are linked, and so are the samples of cycle `from_cycle` if its sampling settings stay the same.
+
+    Args:
+        path: The run directory of the run that is continued; nothing in it changes.
+        from_cycle: The first cycle under the new settings.
+        output_dir: The new run directory.
+        overrides: What changes, as `load_config` takes it.
+        resume: Continue this fork if it was started, or start it.
+        share_from, observer, opened: As for `run`.
+
+    Raises:
+        ConfigError: A key is wrong or would change what is shared, or a cycle before `from_cycle` is not done.
+        RunDirError: `root` is not a run directory, or the new directory holds something else.
+    """
+    point, loaded = forked(_path(path), from_cycle, output_dir, overrides)
+    return run(
+        loaded,
+        resume=resume,
+        share_from=[point.run, *share_from],
+        fork=point,
+        observer=observer,
+        opened=opened,
+    )
+
+
+def forked(
+    root: Path, from_cycle: int, output_dir: str | Path, overrides: Iterable[str] | Mapping[str, Any] = ()
+) -> tuple[ForkPoint, LoadedConfig]:
+    """Where a run is continued, and under which configuration; see `fork`.
+
+    Raises:
+        ConfigError: As `fork`.
+        RunDirError: `root` is not a run directory.
+    """
+    if type(from_cycle) is not int:
+        raise _wrong_type("from_cycle", from_cycle, "a whole number")
+    parent = run_config(root)
+    document = overridden(parent.document, overrides)
+    loaded = checked(replace(document, data={**document.data, "output_dir": str(output_dir)}))
+    point = ForkPoint(root, from_cycle)
+    if Path(output_dir).resolve() == root.resolve():
+        raise ConfigError(f"output_dir: {output_dir} is the run that is continued", "name another folder")
+    check_fork(point, parent.config, loaded)
+    return point, loaded
 
 
 def resumable(root: Path, from_cycle: int | None) -> LoadedConfig:

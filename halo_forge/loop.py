@@ -61,7 +61,7 @@ def evaluate(
 ) -> PolicyVersion:
     """Sample, verify and measure the version after `earlier`, which `training` made, and decide what follows."""
     number = len(earlier)
-    folder = run.cycle(number + 1)
+    plan, folder = plan.in_cycle(number + 1), run.cycle(number + 1)
 
     sampling = folder.stage("sampling", SamplingSettings, lambda: plan.sampling_settings(earlier))
     requests = {"train": plan.train_requests(sampling, trainings(earlier, training)), "dev": plan.dev_requests()}
@@ -91,7 +91,7 @@ def evaluate(
 def train_next(plan: Plan, run: Run, runtime: Runtime, versions: Sequence[PolicyVersion]) -> Training:
     """Select from the samples of the version measured last, or of the one to go back to, and train the next one."""
     cycle, now, decision = len(versions), versions[-1], versions[-1].decision
-    folder, sampling, samples = run.cycle(cycle), now.sampling, now.train
+    plan, folder, sampling, samples = plan.in_cycle(cycle), run.cycle(cycle), now.sampling, now.train
 
     if decision.resamples:
         sampling = folder.stage("rollback_sampling", SamplingSettings, lambda: plan.resampling_settings(versions))

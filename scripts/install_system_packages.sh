@@ -13,6 +13,7 @@ command -v go >/dev/null || missing+=(golang-go)
 case "$(command -v rustc || true)" in "" | ~root/*) [ -x /usr/bin/rustc ] || missing+=(rustc) ;; esac
 # One of the two thread models is enough; the package without a thread model in its name installs both.
 command -v x86_64-w64-mingw32-g++ >/dev/null || missing+=(g++-mingw-w64-x86-64-win32)
+command -v chromium >/dev/null || missing+=(chromium)
 command -v git >/dev/null || missing+=(git)
 command -v python3 >/dev/null || missing+=(python3)
 python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)

@@ -37,7 +37,7 @@ from halo_forge.sandbox import processes, syscalls  # noqa: E402
 from halo_forge.store.status import read_status  # noqa: E402
 
 DRIVER = ROOT / "tests" / "support" / "kill_driver.py"
-SCRIPTED = ("everywhere", "two rounds", "again and again", "going back")
+SCRIPTED = ("everywhere", "two rounds", "again and again", "going back", "a lead")
 NUM_CYCLES = 2
 SETTINGS = {
     "prompts.train_limit": "3",

@@ -132,7 +132,7 @@ def _cost_lines(found: ExperimentPlan) -> Iterator[str]:
     tokens = number(found.most_tokens, ",d", "an unknown number of")
     yield (
         f"all {runs}: {number(found.samples, ',d', '?')} samples, at most {tokens} tokens, {_size(found.disk_bytes)} of"
-        f" disk; {number(found.shared_samples, ',d', '?')} more are shared between arms and not sampled again"
+        f" disk; at least {number(found.shared_samples, ',d', '?')} more are shared and not sampled again"
     )
     if found.speed is None:
         yield ("time: unknown, no earlier run with this model on this hardware profile is known (--like RUN names one)")

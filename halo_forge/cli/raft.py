@@ -25,6 +25,7 @@ from halo_forge.cli.supervise import (
 if TYPE_CHECKING:
     from halo_forge.config import LoadedConfig
     from halo_forge.runtime.effects import Runtime
+    from halo_forge.runtime.fork import ForkPoint
 
 app = typer.Typer(cls=Group, help="Run RAFT, resume a run, or show its progress.", no_args_is_help=True)
 
@@ -103,6 +104,42 @@ def resume(
 
 
 @app.command(cls=Command)
+def fork(
+    run: Path = RUN,
+    from_cycle: int = typer.Option(
+        ..., "--from-cycle", metavar="N", min=1, help="The first cycle under the new settings.", show_default=False
+    ),
+    output_dir: str = typer.Option(..., metavar="DIR", help="The new run directory.", show_default=False),
+    overrides: list[str] | None = SET,
+    resume: bool = typer.Option(False, "--resume", help="Continue this fork if it was started, or start it."),
+    share_from: list[Path] | None = SHARE_FROM,
+    supervised: bool = SUPERVISED,
+    stall_seconds: float | None = STALL_SECONDS,
+    loading_seconds: float | None = LOADING_SECONDS,
+    max_restarts: int | None = MAX_RESTARTS,
+    as_json: bool = JSON,
+) -> None:
+    """Continue a run under other settings from a cycle on, sharing all before; the run itself does not change."""
+    from halo_forge.api import forked
+
+    changes = list(overrides) if overrides is not None else []
+    others = share_from if share_from is not None else []
+    point, loaded = forked(run, from_cycle, output_dir, changes)
+    if not supervised:
+        check_unused(stall_seconds, loading_seconds, max_restarts)
+        _execute(loaded, resume=resume, as_json=as_json, share_from=[run, *others], fork=point)
+        return
+    words = [word for change in changes for word in ("--set", change)]
+    words += [word for root in others for word in ("--share-from", str(root))]
+    first = ["raft", "fork", str(run), "--from-cycle", str(from_cycle), "--output-dir", output_dir, *words]
+    first += ["--json"] if as_json else []
+    again = [*first, "--resume"]
+    limits = (stall_seconds, loading_seconds, max_restarts)
+    notify = loaded.config.notify_command
+    raise supervise_run(again if resume else first, lambda: again, Path(output_dir), notify, *limits)
+
+
+@app.command(cls=Command)
 def status(run: Path = RUN, as_json: bool = JSON) -> None:
     """Show the progress and the results of a run, one row per cycle."""
     from halo_forge.api import RunDirectory
@@ -162,15 +199,17 @@ def _execute(
     as_json: bool,
     from_cycle: int | None = None,
     share_from: Sequence[Path] = (),
+    fork: ForkPoint | None = None,
 ) -> None:
     from halo_forge import api
     from halo_forge.cli.observer import open_observer
     from halo_forge.runtime.assembly import is_finished
 
-    if from_cycle is not None or not (resume and is_finished(loaded)):
+    if from_cycle is not None or not (resume and is_finished(loaded, fork)):
         with open_observer(loaded.config) as observer:
             api.run(
                 loaded,
+                fork=fork,
                 resume=resume,
                 from_cycle=from_cycle,
                 share_from=share_from,

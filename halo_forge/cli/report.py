@@ -1,44 +1,51 @@
-"""`halo-forge report`: the page of a run as one HTML file, or served on loopback while the run goes on."""
+"""`halo-forge report`: the page of a run or an experiment as one HTML file, or served on loopback while it goes on."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
+from halo_forge.cli.config import SET
 from halo_forge.cli.raft import JSON
 
-RUN = typer.Argument(metavar="RUN", help="Run directory (the output_dir of a run).", show_default=False)
-OUTPUT = typer.Option(None, "-o", "--output", metavar="FILE", help="Default: report.html in RUN.")
+if TYPE_CHECKING:
+    from halo_forge.pages.serve import Page
+
+WHAT = typer.Argument(metavar="RUN|FILE", help="Run directory, or experiment file (YAML).", show_default=False)
+OUTPUT = typer.Option(
+    None, "-o", "--output", metavar="FILE", help="Default: report.html in the run's or experiment's folder."
+)
 
 
 def report(
-    run: Path = RUN,
+    what: Path = WHAT,
     output: Path | None = OUTPUT,
     serve: bool = typer.Option(
-        False, "--serve", help="Serve the page on this machine; it follows a running run. Ctrl-C ends it."
+        False, "--serve", help="Serve the page on this machine while the run goes on. Ctrl-C ends it."
     ),
     port: int | None = typer.Option(
         None, "--port", metavar="PORT", min=1, max=65535, help="For --serve; default: a free one."
     ),
+    overrides: list[str] | None = SET,
     as_json: bool = JSON,
 ) -> None:
-    """Write the page of a run: one HTML file with charts, decisions and samples that opens without a network."""
+    """Write the page of a run or an experiment: one HTML file with charts and samples that needs no network."""
     from halo_forge.core.errors import ConfigError
 
     if serve and (output is not None or as_json):
         raise ConfigError("--serve writes no file", "drop -o and --json, or drop --serve")
     if port is not None and not serve:
         raise ConfigError("--port is only for --serve", "add --serve")
+    folder, page = _page(what, list(overrides) if overrides is not None else [])
     if serve:
-        _serve(run, 0 if port is None else port)
+        _serve(page, 0 if port is None else port)
         return
-    from halo_forge.pages.make import run_html
-
-    path = run / "report.html" if output is None else output
-    text = run_html(run)
+    path = folder / "report.html" if output is None else output
+    text = page.make(None)
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
@@ -49,11 +56,29 @@ def report(
     print(f"{path} ({len(text.encode()) / 1e6:.1f} MB)")
 
 
-def _serve(run: Path, port: int) -> None:
-    from halo_forge.pages.make import run_html, run_state
-    from halo_forge.pages.serve import ADDRESS, Page, open_server
+def _page(what: Path, overrides: list[str]) -> tuple[Path, Page]:
+    """The folder of a run or an experiment, and its page."""
+    from halo_forge.core.errors import ConfigError
+    from halo_forge.pages.make import experiment_html, experiment_state, run_html, run_state
+    from halo_forge.pages.serve import Page
 
-    page = Page(lambda state: run_html(run, state=state), lambda: run_state(run))
+    if what.is_file():
+        from halo_forge.experiments.file import load_experiment
+
+        experiment = load_experiment(what, overrides)
+        return experiment.root, Page(
+            lambda state: experiment_html(experiment, state=state), lambda: experiment_state(experiment)
+        )
+    if overrides:
+        raise ConfigError("--set is only for an experiment file", "drop --set")
+    if (what / "experiment.json").is_file():
+        raise ConfigError(f"{what} is the folder of an experiment", "name its file: halo-forge report FILE")
+    return what, Page(lambda state: run_html(what, state=state), lambda: run_state(what))
+
+
+def _serve(page: Page, port: int) -> None:
+    from halo_forge.pages.serve import ADDRESS, open_server
+
     page.html()  # what is wrong with the run is said here, not in the browser
     with open_server(page, port) as server:
         print(f"http://{ADDRESS}:{server.server_port}/", flush=True)

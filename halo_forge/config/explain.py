@@ -29,10 +29,10 @@ _ALLOWED = {
     "list_type": "a list",
     "tuple_type": "a list",
     "dict_type": "a section of `key: value` lines",
-    "greater_than_equal": "at least {ge:g}",
-    "greater_than": "above {gt:g}",
-    "less_than_equal": "at most {le:g}",
-    "less_than": "below {lt:g}",
+    "greater_than_equal": "at least {ge}",
+    "greater_than": "above {gt}",
+    "less_than_equal": "at most {le}",
+    "less_than": "below {lt}",
     "finite_number": "a finite number",
     "string_too_short": "text that is not empty",
     "too_short": "at least {min_length} of them",
@@ -63,6 +63,8 @@ def problems_of(error: ValidationError, data: Any, root: type[BaseModel] = RaftC
             found.setdefault(path, []).append(_allowed(each, path, data, root))
     for path, allowed in found.items():
         value, items = value_at(data, path), _items(path, root)
+        if allowed == ["a list"] and (least := _least_items(path, root)) > 1:
+            allowed = [f"a list of {least} or more"]
         text = f"found {show(value)}, allowed: {' or '.join(dict.fromkeys(allowed))}{_remark(value, allowed, items)}"
         finished.append(Problem(path, text))
     return finished
@@ -113,8 +115,15 @@ def _allowed(error: Any, path: KeyPath, data: Any, root: type[BaseModel]) -> str
         keys = ", ".join(dict.fromkeys(key for model in models for key in fields(model)))
         return f"a section with keys such as {keys}"
     if kind in _ALLOWED:
-        return _ALLOWED[kind].format(**context)
+        return _ALLOWED[kind].format(**{name: _number(value) for name, value in context.items()})
     return str(error["msg"])
+
+
+def _number(value: Any) -> Any:
+    """A limit with all of its digits if it is a whole number, as it would be written in a file."""
+    if not isinstance(value, int | float):
+        return value
+    return str(int(value)) if float(value).is_integer() else f"{value:g}"
 
 
 def _one_of(names: list[str], found: Any) -> str:
@@ -146,6 +155,14 @@ def _items(path: KeyPath, root: type[BaseModel]) -> list[str]:
         if typing.get_origin(item) is typing.Literal
         for name in typing.get_args(item)
     ]
+
+
+def _least_items(path: KeyPath, root: type[BaseModel]) -> int:
+    """How many items a list must have."""
+    found = [
+        fields(model)[key] for model in models_at(path[:-1], None, root) if (key := str(path[-1])) in fields(model)
+    ]
+    return max((getattr(each, "min_length", 0) for field in found for each in field.metadata), default=0)
 
 
 def _remark(value: Any, allowed: list[str], items: Sequence[str] = ()) -> str:

@@ -70,7 +70,7 @@ def load_config(
             f"a configuration is given as {type(source).__name__}, allowed: the path of a YAML file, or a mapping",
             "give a path, or the settings as a mapping",
         )
-    document = _overridden(_given(source) if isinstance(source, Mapping) else load_document(source), overrides)
+    document = overridden(_given(source) if isinstance(source, Mapping) else load_document(source), overrides)
     return checked(document, None if isinstance(source, Mapping) else f"runs/{Path(source).stem}")
 
 
@@ -94,7 +94,7 @@ def checked(document: Document, output_dir: str | None = None) -> LoadedConfig:
     raise as_error(problems, found, document, hint)
 
 
-def _overridden(document: Document, overrides: Iterable[str] | Mapping[str, Any]) -> Document:
+def overridden(document: Document, overrides: Iterable[str] | Mapping[str, Any]) -> Document:
     """The document with overrides as `load_config` takes them; those of a mapping are not called `--set`."""
     if isinstance(overrides, Mapping):
         texts = [f"{key}={_as_json(value, key)}" for key, value in overrides.items()]

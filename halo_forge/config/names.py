@@ -135,6 +135,9 @@ def advice(path: KeyPath, data: Any, root: type[BaseModel] = RaftConfig) -> str:
     if key in FOREIGN:
         own = [name for name in FOREIGN[key] if name.rpartition(".")[0] == dotted(section)]
         return "halo-forge calls it " + " or ".join(name + _NOTES.get(name, "") for name in own or FOREIGN[key])
+    if (whole := dotted(path)) in all_keys() and "." in key:
+        inner, _, last = whole.rpartition(".")
+        return f"names with dots are for --set; in a file write {last} in the section {inner}"
     near = difflib.get_close_matches(key, known, n=1)
     if near:
         return f"did you mean {near[0]}?"

@@ -1,4 +1,4 @@
-"""One arm against another over training seeds and prompts: how far they differ, how sure that is, and the verdict.
+"""One arm against another over training seeds and prompts: the difference, its interval, and the verdict.
 
 An arm is what its runs measured, one row of values per seed: prompt id -> value (a rate, or the fall of one).  Runs of
 the same seed are paired, and so are their prompts.  docs/experiments.md ("Verdicts") has the rules.

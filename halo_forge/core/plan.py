@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from halo_forge.core.decisions import Assessment, DecisionsSection, decide, dropped_cycles
 from halo_forge.core.lr_scheduler import peak_of_mass, planned_factors
@@ -32,6 +32,9 @@ from halo_forge.core.schedules import Schedule
 from halo_forge.core.seeds import derive_seed
 from halo_forge.core.selection import kept_before, kept_samples, refuse_too_few, replay, without_flaky
 
+if TYPE_CHECKING:
+    from halo_forge.config import RaftConfig  # built of the settings of engines and verifiers, so it lies above
+
 __all__ = ["Plan", "PromptSets"]
 
 History = Sequence[Mapping[str, float]]
@@ -43,7 +46,17 @@ class Plan(Requests):
     """A pure function of configuration, prompts and past versions: what to do in each cycle, with which settings.
 
     `versions` are v_0 .. v_{cycle-1} once the cycle's decision is made, and v_0 .. v_{cycle-2} before that.
+
+    Attributes:
+        earlier: Of a run that continues another one: (cycle, configuration of the cycles before it), in order.
     """
+
+    earlier: tuple[tuple[int, RaftConfig], ...] = ()
+
+    def in_cycle(self, cycle: int) -> Plan:
+        """The plan of one cycle: in a run that continues another one, early cycles are planned as they were there."""
+        config = next((config for first, config in self.earlier if cycle < first), self.config)
+        return Plan(config, self.prompts)
 
     def sampling_settings(self, versions: Sequence[PolicyVersion]) -> SamplingSettings:
         """The scheduled sampling values of the cycle after `versions`; v_{cycle-1} is not measured yet.

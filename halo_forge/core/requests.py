@@ -27,6 +27,10 @@ class PromptSets:
         """All prompts of the three sets; ids are unique across them (checked when they are loaded)."""
         return {prompt.id: prompt for prompt in (*self.train, *self.dev, *self.test)}
 
+    def by_name(self) -> dict[str, tuple[Prompt, ...]]:
+        """Name of a set -> its prompts."""
+        return {"train": self.train, "dev": self.dev, "test": self.test}
+
 
 @dataclass(frozen=True)
 class Requests:

@@ -246,15 +246,7 @@ class TwoLevelMean:
         count by what the seeds are found to differ.  Source: Cochran 1964, Biometrics 20, 191 (the approximate t of
         Cochran and Cox).  Coverage by simulation: docs/experiments.md.
         """
-        from scipy.special import stdtrit
-
-        tail, error = _tail(confidence), self.standard_error
-        if error == 0.0:
-            return 0.0
-        weighted = sum(
-            square * float(stdtrit(freedom, 1.0 - tail)) for square, freedom in self._squares() if square > 0.0
-        )
-        return weighted / error
+        return self._half_width(_tail(confidence))
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """Lowest and highest mean that are not excluded; no width if all values are equal."""
@@ -270,15 +262,22 @@ class TwoLevelMean:
             return 1.0
         if self.standard_error == 0.0:
             return 0.0
-        low, high = 0.0, 1.0  # of the confidence: the half width grows with it, from 0 to infinity
+        low, high = 0.0, 0.5  # of the tail: the half width falls with it, from infinity to 0
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2.0
-            low, high = (middle, high) if self.half_width(middle) < abs(self.mean) else (low, middle)
-        return 1.0 - (low + high) / 2.0
+            low, high = (low, middle) if self._half_width(middle) < abs(self.mean) else (middle, high)
+        return low + high
 
-    def _squares(self) -> tuple[tuple[float, int], ...]:
+    def _half_width(self, tail: float) -> float:
+        from scipy.special import stdtrit
+
         seeds, prompts = self.num_seeds - 1, self.num_prompts - 1
-        return (self.seed_square, seeds), (self.prompt_square, prompts), (self.rest_square, seeds * prompts)
+        squares = (self.seed_square, self.prompt_square, self.rest_square)
+        if sum(squares) == 0.0:
+            return 0.0
+        quantiles = stdtrit((seeds, prompts, seeds * prompts), 1.0 - tail).tolist()
+        weighted = sum(square * quantile for square, quantile in zip(squares, quantiles, strict=True))
+        return float(weighted / math.sqrt(sum(squares)))
 
 
 def two_level_mean(values: Sequence[Sequence[float]]) -> TwoLevelMean:

@@ -7,6 +7,7 @@ is finished is on disk, in the run directories; beside them lies only what canno
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import signal
@@ -26,6 +27,7 @@ from halo_forge.core.wording import counted
 from halo_forge.experiments.devices import slots_of
 from halo_forge.experiments.file import Arm, Experiment
 from halo_forge.experiments.progress import Failure, cycles_done, read_failures, read_progress, write_failures
+from halo_forge.runtime.assembly import run_config
 from halo_forge.store.files import EDITED, explained, read_json, write_json, write_text
 from halo_forge.store.lock import RunLock, writing_process
 from halo_forge.store.run import check_root, cycle_folder
@@ -257,12 +259,19 @@ class _Execution:
         self.say(f"{running.name}: started (process {process.pid}{device}), output in {log}")
 
     def _arguments(self, arm: Arm, seed: int) -> list[str]:
-        experiment = self.experiment
+        experiment, settings = self.experiment, resolved(self.experiment.config(arm, seed).config)
+        more = ["--resume", *self._shared(arm, seed), *self._options]
+        if experiment.fork is not None:
+            stored = resolved(run_config(experiment.fork.run).config)
+            changed = [key for key in settings if settings[key] != stored[key] and key != "output_dir"]
+            words = [word for key in changed for word in ("--set", f"{key}={json.dumps(settings[key])}")]
+            place = ["--from-cycle", str(experiment.fork.from_cycle), "--output-dir", settings["output_dir"]]
+            return ["raft", "fork", str(experiment.fork.run), *place, *words, *more]
         config = experiment.root / "state" / "configs" / arm.folder / f"seed-{seed}.yaml"
         with explained(config):
             config.parent.mkdir(parents=True, exist_ok=True)
-        write_text(config, dump(resolved(experiment.config(arm, seed).config)))
-        return ["raft", "run", str(config), "--resume", *self._shared(arm, seed), *self._options]
+        write_text(config, dump(settings))
+        return ["raft", "run", str(config), *more]
 
     def _shared(self, arm: Arm, seed: int) -> list[str]:
         """The runs with the same seed that were started: what they have in common with this one is taken over."""

@@ -30,6 +30,7 @@ from halo_forge.core.errors import ConfigError, raise_together
 from halo_forge.core.paths import PathText, Text
 from halo_forge.core.registry import Spec
 from halo_forge.runtime.assembly import run_config
+from halo_forge.runtime.fork import ForkPoint, check_fork
 from halo_forge.store.run import read_identity
 
 MOST_RUNS = 1000
@@ -142,14 +143,6 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Fork:
-    """The run that all arms continue from a cycle on."""
-
-    run: Path
-    from_cycle: int
-
-
-@dataclass(frozen=True)
 class Experiment:
     """A checked experiment.
 
@@ -171,7 +164,7 @@ class Experiment:
     root: Path
     share: bool
     assumptions: AssumptionsSection
-    fork: Fork | None
+    fork: ForkPoint | None
     base: Document
 
     def arm(self, name: str) -> Arm:
@@ -249,7 +242,7 @@ def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> Experime
         root=Path(section.output_dir or f"runs/experiments/{document.path.stem}"),
         share=section.share,
         assumptions=section.assumptions,
-        fork=None if section.fork is None else Fork(Path(section.fork.run), section.fork.from_cycle),
+        fork=None if section.fork is None else ForkPoint(Path(section.fork.run), section.fork.from_cycle),
         base=base,
     )
     _refuse_hidden(experiment, of_all)
@@ -354,12 +347,7 @@ def _comparisons(section: ExperimentSection, names: list[str]) -> Iterator[Probl
 def _base(section: ExperimentSection, document: Document) -> Document:
     """The configuration that all arms change: of a file, or of the run that they continue."""
     if section.fork is not None:
-        loaded = run_config(Path(section.fork.run))
-        num_cycles = loaded.config.raft.num_cycles
-        if section.fork.from_cycle > num_cycles:
-            text = f"found {section.fork.from_cycle}, allowed: 1 to {num_cycles}, the cycles of the run that train"
-            raise as_error([Problem(("fork", "from_cycle"), text)], Normalised(document.data), document, _HINT)
-        return loaded.document
+        return run_config(Path(section.fork.run)).document
     assert section.base is not None  # _sources has looked
     path = document.path.parent / section.base
     try:
@@ -451,7 +439,10 @@ def _check_arms(experiment: Experiment) -> None:
     problems, seen = [], dict[str, str]()
     for arm in experiment.arms:
         try:
-            settings = digest_of(influential(experiment.config(arm, experiment.seeds[0]).config))
+            loaded = experiment.config(arm, experiment.seeds[0])
+            if experiment.fork is not None:
+                check_fork(experiment.fork, run_config(experiment.fork.run).config, loaded)
+            settings = digest_of(influential(loaded.config))
         except ConfigError as error:
             problems.append(ConfigError(f"arm {arm.name}: {error.message}", error.hint))
             continue

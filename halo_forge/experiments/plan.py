@@ -108,8 +108,8 @@ class ExperimentPlan:
     Attributes:
         effect: The difference that is to be detected.
         num_runs: Arms x seeds.
-        shared_samples: What the runs of one seed have in common, and is sampled once: v_0's dev completions, and the
-            first cycle's where it is sampled alike; None where it cannot be known yet.
+        shared_samples: What the runs of one seed have in common at least, and is sampled once: v_0's dev and test
+            completions, and the first cycle's where it is sampled alike; None where it cannot be known yet.
         samples, most_tokens, disk_bytes, hours: Of all runs, without what is shared.
         speed: The earlier run that the hours follow from; None if there is none.
         warnings: Of the dry runs.
@@ -236,8 +236,8 @@ def _shared_samples(
 ) -> int | None:
     """Completions of one seed that are sampled for one arm and taken by the others; by a fork from its run.
 
-    Every arm of a seed asks the same dev prompts with the same seeds of the same v_0, and in its first cycle the same
-    train prompts, if its settings of sampling are the same.
+    Every arm of a seed asks the same dev and test prompts of the same v_0 with the same seeds, and in its first cycle
+    the same train prompts, if its settings of sampling are the same.
     """
     taken: list[int | None] = []
     seen: set[str] = set()
@@ -246,9 +246,11 @@ def _shared_samples(
     for arm in arms:
         config, cycle = configs[arm.name], arm.cycles[0].cycle
         dev, train = _dev_sampling(config), _sampling(config, cycle)
-        num_dev = previews[arm.name].prompts["dev"].num_prompts if "dev" in previews[arm.name].prompts else None
-        if experiment.fork is None and dev in seen:
-            taken.append(_times(config.evaluation.samples_per_prompt, num_dev))
+        if dev in seen:
+            names = ["dev"] * (experiment.fork is None) + ["test"] * config.evaluation.test_at_end
+            sets = previews[arm.name].prompts
+            sizes = _sum([sets[name].num_prompts if name in sets else None for name in names])
+            taken.append(_times(config.evaluation.samples_per_prompt, sizes))
         if train in seen:
             taken.append(arm.cycles[0].samples)
         seen |= {dev, train}

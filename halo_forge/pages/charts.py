@@ -82,50 +82,52 @@ def text_of(value: float) -> str:
     return f"{value:.3f}" if 0.01 <= abs(value) < 1000 else "0" if value == 0 else f"{value:.4g}"
 
 
-def lines(title: str, says: str, points: Sequence[Point], *, axis: str, **more: Any) -> Chart:
+def lines(
+    title: str,
+    says: str,
+    points: Sequence[Point],
+    *,
+    axis: str,
+    rate: bool = False,
+    limit: float | None = None,
+    form: str | None = None,
+    bands: bool = False,
+) -> Chart:
     """Values of one or more series over versions, cycles or steps; with their intervals where they have any.
 
     Args:
         axis: Title of the horizontal axis.
-        more: `rate` for values in [0, 1], drawn on that scale; `limit` for a dashed line at a value; `form` for the
-            numbers of the vertical axis.
+        rate: The values are in [0, 1], and are drawn from 0 on.
+        limit: A dashed line at this value.
+        form: How the vertical axis writes numbers (d3-format).
+        bands: Intervals are drawn as bands; over steps they always are.
     """
     series = list(dict.fromkeys(point.series for point in points))
-    rows = [_row(point, axis) for point in points]
     nominal = isinstance(points[0].at, str)
+    has_intervals, as_bands = any(point.low is not None for point in points), bands or not nominal
     x: dict[str, Any] = {"field": "at", "title": axis, "type": "ordinal" if nominal else "quantitative"}
-    x |= {"sort": None, "axis": {"labelAngle": 0, "labelOverlap": True}} if nominal else {"scale": {"nice": False}}
+    x_axis = {"labelAngle": 0, "labelOverlap": True}
+    x |= {"sort": None, "axis": x_axis} if nominal else {"scale": {"nice": False}, "axis": {**x_axis, "tickCount": 5}}
     top = max([point.value for point in points] + [point.high for point in points if point.high is not None])
-    scale = {"zero": False, "nice": True} if not more.get("rate") else {"domain": [0, max(0.1, min(1.0, top * 1.05))]}
-    y = {"field": "value", "type": "quantitative", "title": None, "scale": scale}
-    y |= {"axis": {"tickCount": 5, **({"format": more["form"]} if "form" in more else {})}}
-    colour = _colour(series)
+    scale = {"domain": [0, max(0.1, min(1.0, top * 1.05))]} if rate else {"zero": False, "nice": True}
+    y_axis = {"tickCount": 5} if form is None else {"tickCount": 5, "format": form}
+    y = {"field": "value", "type": "quantitative", "title": None, "scale": scale, "axis": y_axis}
+    encoding: dict[str, Any] = {"x": x, "y": y, "color": _colour(series)}
+    if has_intervals and not as_bands and len(series) > 1:  # which would hide each other at one version
+        encoding["xOffset"] = {"field": "series", "sort": series, "scale": {"paddingOuter": 4}}
     layer: list[dict[str, Any]] = []
-    if any(point.low is not None for point in points):
-        ends = {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}, "color": colour}
-        # Several series at one version would hide each other's intervals.
-        offset = (
-            {"xOffset": {"field": "series", "sort": series, "scale": {"paddingOuter": 4}}}
-            if nominal and len(series) > 1
-            else {}
-        )
-        mark: dict[str, Any] = {"type": "rule", "strokeWidth": 2, "opacity": 0.55, "aria": False}
-        mark = mark if nominal else {"type": "area", "opacity": 0.25, "aria": False}
-        layer.append({"mark": mark, "encoding": {**ends, **offset}})
-    else:
-        offset = {}
-    layer.append(
-        {
-            "mark": {"type": "line", "strokeWidth": 2, "aria": False},
-            "encoding": {"x": x, "y": y, "color": colour, **offset},
-        }
-    )
+    if has_intervals:
+        mark = {"type": "area", "opacity": 0.2} if as_bands else {"type": "rule", "strokeWidth": 2, "opacity": 0.55}
+        ends = {**encoding, "y": {**y, "field": "low"}, "y2": {"field": "high"}}
+        layer.append({"mark": {**mark, "aria": False}, "encoding": ends})
+    layer.append({"mark": {"type": "line", "strokeWidth": 2, "aria": False}, "encoding": encoding})
     if len(points) <= MOST_POINTS // 2 or nominal:
-        described = {"x": x, "y": y, "color": colour, "description": {"field": "tip"}, **offset}
-        layer.append({"mark": {"type": "point", "filled": True, "size": 55, "opacity": 1}, "encoding": described})
-    if (limit := more.get("limit")) is not None and limit <= 2 * top:
-        rule = {"type": "rule", "strokeDash": [4, 3], "color": _MUTED, "aria": False}
-        layer.append({"mark": rule, "encoding": {"y": {"datum": limit}}})
+        mark = {"type": "point", "filled": True, "size": 55, "opacity": 1}
+        layer.append({"mark": mark, "encoding": {**encoding, "description": {"field": "tip"}}})
+    if limit is not None and limit <= 2 * top:  # a distant limit would flatten what is below it
+        mark = {"type": "rule", "strokeDash": [4, 3], "color": _MUTED, "aria": False}
+        layer.append({"mark": mark, "encoding": {"y": {"datum": limit}}})
+    rows = [_row(point, axis) for point in points]
     return _chart(title, says, {"layer": layer}, rows, _values_table(title, axis, points))
 
 

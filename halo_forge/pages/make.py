@@ -1,4 +1,4 @@
-"""The page of a run directory, from its files to HTML."""
+"""The page of a run or an experiment, from its files to HTML."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import hashlib
 from pathlib import Path
 
 from halo_forge.api import RunDirectory
+from halo_forge.experiments.file import Experiment
 from halo_forge.pages.document import html
+from halo_forge.pages.experiment_page import experiment_sections
 from halo_forge.pages.run_page import run_sections
 from halo_forge.pages.samples import payload
 from halo_forge.runtime.assembly import prompts_as_started
@@ -42,6 +44,22 @@ def run_html(root: Path, *, state: str | None = None) -> str:
         )
     notes += [f"Texts, families and difficulties of some prompts are not shown: {each}." for each in missing]
     return html(facts, sections, samples, notes=notes, state=state)
+
+
+def experiment_html(experiment: Experiment, *, state: str | None = None) -> str:
+    """The page of an experiment as far as it has come.
+
+    Raises:
+        RunDirError: No run has measured anything yet, or a file cannot be read.
+    """
+    facts, sections = experiment_sections(experiment)
+    return html(facts, sections, None, state=state)
+
+
+def experiment_state(experiment: Experiment) -> str:
+    """Changes whenever one of the runs has sealed something."""
+    states = [run_state(experiment.run_root(arm, seed)) for arm, seed in experiment.runs()]
+    return hashlib.sha256(repr(states).encode()).hexdigest()[:16]
 
 
 def run_state(root: Path) -> str:

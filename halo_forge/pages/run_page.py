@@ -229,9 +229,11 @@ def _schedules(status: Status) -> Section:
     for key in ("learning_rate", *(key for key in moving if key != "learning_rate")):
         known = [(cycle, value) for cycle, value in values.get(key, {}).items() if isinstance(value, int | float)]
         if known:
-            form = {"form": ".1e"} if key.startswith("learning_rate") else {}
+            form = ".1e" if key.startswith("learning_rate") else None
             points = [Point(key, cycle, value) for cycle, value in known]
-            charts.append(lines(_words(key).capitalize(), "scheduled value of each cycle", points, axis=_CYCLE, **form))
+            charts.append(
+                lines(_words(key).capitalize(), "scheduled value of each cycle", points, axis=_CYCLE, form=form)
+            )
     if points := _metrics(status, [("learning-rate mass", MASS)], at=_CYCLE):
         says = "sum of the learning rates of all steps of a cycle"
         charts.append(lines("Learning-rate mass", says, points, axis=_CYCLE, form=".1e"))
@@ -274,8 +276,8 @@ def _training(root: Path, status: Status) -> Section:
         ]
         if points:
             limit = limits.pop() if key == "gradient_norm" and len(limits) == 1 else None
-            form = {"form": ".1e"} if key == "learning_rate" else {}
-            charts.append(lines(title, says, thinned(points), axis="step", limit=limit, **form))
+            form = ".1e" if key == "learning_rate" else None
+            charts.append(lines(title, says, thinned(points), axis="step", limit=limit, form=form))
             if len(thinned(points)) < len(points) and not notes:
                 parts = len(thinned(points))
                 notes.append(f"{len(points)} steps are drawn as {parts} means, each with the range of its steps.")

@@ -87,13 +87,13 @@ def _prompt(compared: ComparedPrompt, set_name: str, prompt: Prompt | None, lang
     info = {} if prompt is None else prompt.info
     spoken = language if prompt is None or prompt.language is None else prompt.language
     return {
-        "id": _cut(visible(compared.prompt_id), "name"),
+        "id": _shown(compared.prompt_id, "name"),
         "set": set_name,
         "change": compared.change,
         "marks": sorted(compared.marks),
-        "family": _cut(visible(str(info.get("family", ""))), "name"),
-        "difficulty": _cut(visible(str(info.get("difficulty", ""))), "name"),
-        "text": "" if prompt is None else _cut(visible(prompt.text), "prompt"),
+        "family": _shown(str(info.get("family", "")), "name"),
+        "difficulty": _shown(str(info.get("difficulty", "")), "name"),
+        "text": "" if prompt is None else _shown(prompt.text, "prompt"),
         "passes": [num_passed(compared.start), num_passed(compared.other)],
         "samples": [[_sample(each, spoken) for each in samples] for samples in (compared.start, compared.other)],
     }
@@ -113,7 +113,7 @@ def _sample(sample: StoredSample, language: str) -> dict[str, Any]:
         found["reward"] = round(verdict.reward, 3)
         found["status"] = verdict.status
         found["flags"] = [visible(flag) for flag in verdict.flags]
-        found["diagnostics"] = _cut(visible(verdict.diagnostics), "diagnostics")
+        found["diagnostics"] = _shown(verdict.diagnostics, "diagnostics")
         if verdict.stage == "tests":
             found["tests"] = [verdict.tests_passed, verdict.tests_total]
     if sample.second_verdict is not None and reached(sample.second_verdict) != reached(verdict):
@@ -121,11 +121,11 @@ def _sample(sample: StoredSample, language: str) -> dict[str, Any]:
     return found
 
 
-def _cut(text: str, kind: str) -> str:
+def _shown(text: str, kind: str) -> str:
     limit = MOST_CHARACTERS[kind]
     if len(text) <= limit:
-        return text
-    return f"{text[:limit]} … ({counted(len(text) - limit, 'more character')} left out)"
+        return visible(text)
+    return f"{visible(text[:limit])} … ({counted(len(text) - limit, 'more character')} left out)"
 
 
 def _pieces(sample: StoredSample, language: str) -> list[int | str]:

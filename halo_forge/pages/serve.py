@@ -1,4 +1,4 @@
-"""`halo-forge report --serve`: a page on loopback, made anew when the run has sealed something.
+"""`halo-forge report --serve`: a page on loopback, made again when the run has sealed something.
 
 The server only reads, answers only GET and HEAD, and only requests whose Host names this machine's loopback (a foreign
 name that resolves to 127.0.0.1 is refused) and which no other site has caused (Sec-Fetch-Site, Origin).
@@ -24,11 +24,15 @@ _OWN_SITE = (None, "none", "same-origin")
 
 
 class Page:
-    """A page and the state that it shows, made again only when the state has changed."""
+    """A page and the state that it shows, made again only when the state has changed.
 
-    def __init__(self, make: Callable[[str], str], state: Callable[[], str]) -> None:
+    Args:
+        make: The page in a state; None for one that is not served.
+    """
+
+    def __init__(self, make: Callable[[str | None], str], state: Callable[[], str]) -> None:
         self.state = state
-        self._make = make
+        self.make = make
         self._made: tuple[str, str] | None = None
         self._lock = threading.Lock()
 
@@ -41,7 +45,7 @@ class Page:
         with self._lock:
             now = self.state()
             if self._made is None or self._made[0] != now:
-                self._made = now, self._make(now)
+                self._made = now, self.make(now)
             return self._made[1]
 
 

@@ -25,8 +25,8 @@ _ATTRIBUTES = frozenset(
         "fill-opacity", "stroke-opacity", "text-anchor", "font-size", "font-weight", "pointer-events", "display",
     )
 )  # fmt: skip
-_HOVER = "aria-label"
-"""What vl-convert writes a mark's description into; the page shows it on hover."""
+_DESCRIBED = frozenset(("point", "bar"))
+"""Marks whose description (`aria-label`) the page shows on hover: one value each."""
 _SAFE_VALUE = re.compile(r"[\w\s.,%#()+-]*")
 """Numbers, names, colours, paths and `var(--name)`: nothing that refers to anything outside."""
 _ONE_AT_A_TIME = threading.Lock()
@@ -68,7 +68,7 @@ def _checked(element: ElementTree.Element) -> Markup:
     for key, value in kept:
         if not _SAFE_VALUE.fullmatch(value):
             raise ValueError(f"a chart holds {key}={value[:80]!r}, which is no number, colour or path")
-    if (hover := element.get(_HOVER)) and element.get("aria-roledescription") != "axis":
+    if element.get("aria-roledescription") in _DESCRIBED and (hover := element.get("aria-label")) is not None:
         kept.append(("data-tip", hover))
     attributes = Markup("").join(Markup(' {}="{}"').format(key, value) for key, value in kept)
     inner = escape(element.text or "") + Markup("").join(map(_checked, element))

@@ -24,6 +24,8 @@ _TEST_WORDS = frozenset(
     "test tests testcase testcases testlist testing unittest unittests pytest pytests assert asserts assertion"
     " assertions harness stdio cases checks checker grader grading verification".split()
 )
+# Beside tests these are something else, such as a program that checks the input.
+_JUDGING_WORDS = frozenset("validator evaluator verifier scorer judge oracle".split())
 _RESULT_WORDS = frozenset(
     "answer answers ground_truth groundtruth expected expected_output expected_outputs output outputs stdout target"
     " gold gold_standard_solution gold_output label expected_result expected_results expected_answer"
@@ -42,6 +44,8 @@ _TEST_CODE = re.compile(
 )
 _PAIRS = frozenset("samples sample example pairs io_pairs in_out inout io input_output_pairs input_outputs".split())
 _ALIKE = 0.85
+_ONE_WORD = re.compile(r"\s*[\w.:/-]{1,80}\s*")
+_FILE = re.compile(r"\s*[\w./-]*(?:/[\w.-]+|\w\.[A-Za-z]\w{0,6})\s*")
 _LONGEST_PARSED = 1_000_000
 
 
@@ -79,7 +83,7 @@ def kept_as_info(
         where = path_to_tests(column, value)
         if where or (not has_tests and _may_be_tests(column, value)):
             raise _lost_tests(row, where or column, has_tests)
-        if not has_tests and column.lower() in (*_RESULT_WORDS, *SOLUTIONS[2:]):
+        if not has_tests and "_".join(_words(column)) in (*_RESULT_WORDS, *SOLUTIONS[2:]):
             raise row.error(
                 f"the row has no `tests`, and `{column}` is not used to check anything",
                 'write the check as `tests`; if compiling is all there is to check, say so: "tests": {"kind":'
@@ -127,7 +131,8 @@ def path_to_tests(name: str, value: Any) -> str | None:
             value = from_json(value)
         except ValueError:
             pass  # text that only begins like JSON
-    if _named_like_tests(name) and not (isinstance(value, str) and re.fullmatch(r"\s*[\w.:/-]+\s*", value)):
+    # One word says what tests are, such as "pytest"; what is longer holds them, maybe encoded.
+    if _named_like_tests(name) and not (isinstance(value, str) and _ONE_WORD.fullmatch(value)):
         return name
     if _is_case(value) or (isinstance(value, list) and any(map(_is_case, value))) or _all_asserts(value):
         return name
@@ -145,13 +150,22 @@ def _may_be_tests(name: str, value: Any) -> bool:
         return False
     if name.lower() in _PAIRS and isinstance(value, list | Mapping):
         return True
+    if isinstance(value, str) and _named_like_tests(name) and _FILE.fullmatch(value):
+        return True
+    if isinstance(value, str) and not _JUDGING_WORDS.isdisjoint(_words(name)) and not _ONE_WORD.fullmatch(value):
+        return True
     items = value if isinstance(value, list) else [value]
     return any(isinstance(item, str) and _TEST_CODE.search(item[:_LONGEST_PARSED]) is not None for item in items)
 
 
+def _words(name: str) -> list[str]:
+    """The words of a name such as `expectedOutput`, `Expected Output` or `expected_output`."""
+    return re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower())
+
+
 def _named_like_tests(name: str) -> bool:
-    words = re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower())
-    return not _TEST_WORDS.isdisjoint(words) and words[-1] not in ("id", "ids", "count", "num", "name")
+    words = _words(name)
+    return bool(words) and not _TEST_WORDS.isdisjoint(words) and words[-1] not in ("id", "ids", "count", "num", "name")
 
 
 def _is_case(value: Any) -> bool:

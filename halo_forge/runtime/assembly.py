@@ -41,6 +41,8 @@ from halo_forge.prompts.row_limits import limit_warnings
 from halo_forge.prompts.summary import SetSummary, is_tested, lines_of, shared_tasks, summarise, warnings_of
 from halo_forge.runtime.auto_settings import hardware_choices, verifier_workers
 from halo_forge.runtime.effects import Observer, Runtime
+from halo_forge.runtime.fork import FOLDER as FORK_FOLDER
+from halo_forge.runtime.fork import ForkPoint, check_same_fork, complete_fork, stage_fork
 from halo_forge.runtime.library_warnings import LibraryWarnings
 from halo_forge.runtime.preview import Preview, cut_prompts, preview
 from halo_forge.runtime.sharing import Sharing, Source
@@ -231,12 +233,13 @@ def _row_warnings(config: RaftConfig, prompts: Mapping[str, Sequence[Prompt]]) -
 
 
 def _start_warnings(
-    config: RaftConfig, sets: Mapping[str, SetSummary], num_train: int, dropped: Overlong | None
+    config: RaftConfig, sets: Mapping[str, SetSummary], prompts: PromptSets, dropped: Overlong | None
 ) -> Iterator[str]:
     if dropped is not None:
         yield f"{dropped}; prompts.overlong leaves them out"
     yield from _prompt_warnings(config, sets)
-    yield from cut_prompts(config, num_train)
+    yield from cut_prompts(config, len(prompts.train))
+    yield from _row_warnings(config, prompts.by_name())
 
 
 @contextmanager
@@ -247,6 +250,7 @@ def open_run(
     resume: bool,
     from_cycle: int | None = None,
     share_from: Sequence[Path] = (),
+    fork: ForkPoint | None = None,
 ) -> Iterator[tuple[Plan, Run, Runtime]]:
     """Everything the loop needs, ready to go.
 
@@ -254,10 +258,11 @@ def open_run(
         resume: Continue a run directory that already holds this run; without it such a directory is refused.
         from_cycle: Move what was made from this cycle on out of the way, once nothing else can be refused.
         share_from: Other runs, from which stages that would be the same are taken.
+        fork: The run that this one continues.
 
     Raises:
         ConfigError: Prompts or model cannot be used.
-        RunDirError: The directory is in use, or holds another run; or what is to be shared from is no run.
+        RunDirError: The directory is in use, or holds another run; or what is to be shared from is not a run.
         ToolMissing: A compiler is missing or does not work.
     """
     config = loaded.config
@@ -273,52 +278,76 @@ def open_run(
         sources = [Source.read(root) for root in share_from]
         run = stack.enter_context(Run(Path(config.output_dir)))
         if not run.is_new:
-            _check_same_run(run, config, prompts, resume=resume)
+            _check_same_run(run, config, prompts, resume=resume, fork=fork)
         workers = verifier_workers(config, profile)
         verifier = stack.enter_context(open_verifier(config.verifier.model_copy(update={"workers": workers})))
         prompts, dropped = _fitting(config, read := prompts, date := _date(run, config, sources))
         asked = list(prompts.by_id().values())
         verifier.check_prompts(asked)
         failing = verifier.check_references(asked) if run.is_new else iter(())  # while the model is loaded
-        by_name = {name: getattr(prompts, name) for name in SETS}
-        sets = _summaries(config, by_name)
+        sets = _summaries(config, prompts.by_name())
         policy = _load_policy(config, profile, date, asked)
-        engine, trainer = _open_engine(config, policy, run, stack), _trainer(config, policy)
         profile = profile if policy is None else policy.profile
         runtime = Runtime(
             prompts=prompts.by_id(),
-            engine=engine,
+            engine=_open_engine(config, policy, run, stack),
             verifier=verifier,
-            trainer=trainer,
+            trainer=_trainer(config, policy),
             adapters=policy,
             observer=observer,
             max_error_fraction=config.verifier.max_error_fraction,
             probe=_drift_probe(config, prompts, policy),
             telemetry=stack.enter_context(telemetry(profile)).take,
             hardware=profile.described(),
-            warnings=(
-                *_start_warnings(config, sets, len(prompts.train), dropped),
-                *_row_warnings(config, by_name),
-                *reference_warnings(failing),
-            ),
+            warnings=(*_start_warnings(config, sets, prompts, dropped), *reference_warnings(failing)),
             checked_by=tuple(lines_of(sets)),
             notes=() if policy is None else policy.rendering.notes(),
         )
         identity = _identity(config, read, verifier.toolchain(), policy)
         identity |= {"hardware": _choices(config, profile, policy, workers), "rendering": _rendering(policy, asked)}
-        if run.is_new:
-            run.start(identity, given=loaded.document.text, resolved=dump(resolved(config)))
-        else:
-            _check_start_model(run, identity, policy)
-        if sources:
-            runtime = _with_sharing(runtime, Sharing(run, sources))
+        _identify(run, loaded, identity, policy, fork)
+        runtime = _with_sharing(runtime, run, sources)
         if from_cycle is not None:
             run.supersede(from_cycle)
         until_loaded.close()
-        said = {"prompts": list(lines_of(sets)), "overlong_dropped": {} if dropped is None else dropped.num_tokens}
-        run.event("attempt_started", resumed=resume, halo_forge_version=halo_forge.__version__, **said)
-        library_warnings.send_to(run.event)
-        yield (plan := Plan(config, prompts)), run, _reported(runtime, plan, run, stack)
+        _begin(run, sets, dropped, library_warnings, resumed=resume)
+        plan = Plan(config, prompts, _earlier(run.root))
+        yield plan, run, _reported(runtime, plan, run, stack)
+
+
+def _identify(
+    run: Run, loaded: LoadedConfig, identity: dict[str, Any], policy: Policy | None, fork: ForkPoint | None
+) -> None:
+    """Write the identity of a new run, or compare it with that of the run which is there."""
+    if not run.is_new:
+        _check_start_model(run, identity, policy)
+    else:
+        if fork is not None:
+            now = {key: identity[key] for key in IDENTITY_KEYS if identity[key] is not None}
+            _compare(fork.run, read_identity(fork.run), now)
+            stage_fork(run.root, fork)
+            identity["fork"] = fork.record()
+        run.start(identity, given=loaded.document.text, resolved=dump(resolved(loaded.config)))
+    complete_fork(run)
+
+
+def _earlier(root: Path) -> tuple[tuple[int, RaftConfig], ...]:
+    """Of a run that continues another one: (cycle, configuration of the cycles before it), in order."""
+    paths = sorted((root / FORK_FOLDER).glob("[0-9]*.yaml"), key=lambda path: int(path.stem))
+    return tuple((int(path.stem), _stored_config(path, root).config) for path in paths)
+
+
+def _begin(
+    run: Run,
+    sets: Mapping[str, SetSummary],
+    dropped: Overlong | None,
+    library_warnings: LibraryWarnings,
+    *,
+    resumed: bool,
+) -> None:
+    said = {"prompts": list(lines_of(sets)), "overlong_dropped": {} if dropped is None else dropped.num_tokens}
+    run.event("attempt_started", resumed=resumed, halo_forge_version=halo_forge.__version__, **said)
+    library_warnings.send_to(run.event)
 
 
 def _reported(runtime: Runtime, plan: Plan, run: Run, stack: ExitStack) -> Runtime:
@@ -350,7 +379,9 @@ def _fitting(config: RaftConfig, prompts: PromptSets, date: datetime) -> tuple[P
             "shorten or remove them, leave them out with prompts.overlong: drop, lower engine.max_new_tokens, or use a"
             " model with more positions",
         )
-    left = {name: tuple(each for each in getattr(prompts, name) if each.id not in found.num_tokens) for name in SETS}
+    left = {
+        name: tuple(each for each in own if each.id not in found.num_tokens) for name, own in prompts.by_name().items()
+    }
     for name, own in left.items():
         if not own:
             raise ConfigError(f"prompts.overlong: no prompt of prompts.{name} is left: {found}", "lower max_new_tokens")
@@ -401,7 +432,7 @@ def _trainer(config: RaftConfig, policy: Policy | None) -> ScriptedTrainer | Lor
     return LoraSftTrainer(policy, config.training, seed=config.seed, keep_optimizer=keep_optimizer)
 
 
-def is_finished(loaded: LoadedConfig) -> bool:
+def is_finished(loaded: LoadedConfig, fork: ForkPoint | None = None) -> bool:
     """Whether the run of this configuration is done, so that nothing has to be loaded to resume it.
 
     Raises:
@@ -412,7 +443,7 @@ def is_finished(loaded: LoadedConfig) -> bool:
         return False
     _check_schema(root)
     with Run(root) as run:
-        _check_same_run(run, loaded.config, load_prompt_sets(loaded.config), resume=True)
+        _check_same_run(run, loaded.config, load_prompt_sets(loaded.config), resume=True, fork=fork)
     return True
 
 
@@ -427,6 +458,11 @@ def run_config(root: Path) -> LoadedConfig:
         raise RunDirError(
             f"{root}: not a run directory of halo-forge", "name the output_dir of a run (it holds run.json)"
         )
+    return _stored_config(path, root)
+
+
+def _stored_config(path: Path, root: Path) -> LoadedConfig:
+    """A configuration that the run in `root` has stored."""
     document = load_document(path)
     try:
         config = RaftConfig.model_validate({**document.data, "output_dir": str(root)})
@@ -460,7 +496,11 @@ def _load_policy(config: RaftConfig, profile: Profile, date: datetime, prompts: 
     return policy
 
 
-def _with_sharing(runtime: Runtime, sharing: Sharing) -> Runtime:
+def _with_sharing(runtime: Runtime, run: Run, sources: Sequence[Source]) -> Runtime:
+    """The same, which takes from other runs what they have in common with this one."""
+    if not sources:
+        return runtime
+    sharing = Sharing(run, sources)
     notes = [
         f"nothing is taken over from {root}, because {key} is not the same"
         if key is not None
@@ -486,7 +526,9 @@ def _check_schema(root: Path) -> None:
         read_identity(root)
 
 
-def _check_same_run(run: Run, config: RaftConfig, prompts: PromptSets, *, resume: bool) -> None:
+def _check_same_run(
+    run: Run, config: RaftConfig, prompts: PromptSets, *, resume: bool, fork: ForkPoint | None = None
+) -> None:
     if not resume:
         raise RunDirError(
             f"{run.root}: a run was already started here",
@@ -505,14 +547,16 @@ def _check_same_run(run: Run, config: RaftConfig, prompts: PromptSets, *, resume
             f"{run.root}: started with another configuration:\n{rows}",
             "put the values back, or choose another output_dir for the new configuration",
         )
-    _compare(run, identity, {"prompts": _prompt_digests(prompts)})
+    _compare(run.root, identity, {"prompts": _prompt_digests(prompts)})
+    if fork is not None:
+        check_same_fork(run, fork.record())
 
 
 def _check_start_model(run: Run, identity: dict[str, Any], policy: Policy | None) -> None:
     stored = run.identity()
-    _compare(run, stored, {"start_model": identity["start_model"]})
+    _compare(run.root, stored, {"start_model": identity["start_model"]})
     if "rendering" in stored and identity["rendering"] is not None:
-        _compare(run, stored, {"rendering": identity["rendering"]})
+        _compare(run.root, stored, {"rendering": identity["rendering"]})
     elif "rendering" not in stored and policy is not None:
         _refuse_unknown_rendering(run, policy.rendering)
     stored.setdefault("plugins", {})  # a run of an earlier version knew none
@@ -540,13 +584,13 @@ def _refuse_unknown_rendering(run: Run, rendering: Renderer) -> None:
         )
 
 
-def _compare(run: Run, stored: dict[str, Any], now: dict[str, Any]) -> None:
+def _compare(root: Path, stored: dict[str, Any], now: dict[str, Any]) -> None:
     for key, value in now.items():
         was = stored[key]
         changed = [name for name in sorted(was.keys() | value.keys()) if was.get(name) != value.get(name)]
         if changed:
             raise RunDirError(
-                f"{run.root}: {IDENTITY_KEYS[key]} ({', '.join(changed)} changed)",
+                f"{root}: {IDENTITY_KEYS[key]} ({', '.join(changed)} changed)",
                 "put them back as they were, or choose another output_dir for a new run",
             )
 
@@ -568,7 +612,7 @@ def _identity(
 
 
 def _prompt_digests(prompts: PromptSets) -> dict[str, Any]:
-    return {name: _prompt_digest(getattr(prompts, name)) for name in ("train", "dev", "test")}
+    return {name: _prompt_digest(own) for name, own in prompts.by_name().items()}
 
 
 def _prompt_digest(prompts: Sequence[Prompt]) -> str:

@@ -223,7 +223,8 @@ def seconds_of(root: Path, folder: Path, file: str, stage: str) -> float:
 
     Of a file that was itself shared: what that saved.
     """
-    events = read_jsonl(root / "events.jsonl")
+    path = root / "events.jsonl"
+    events = read_jsonl(path) if path.is_file() else []
     with as_written(root / "events.jsonl"):
         for event in events:
             if event["event"] == "shared" and (event["of"], event["file"]) == (folder.name, file):
@@ -236,3 +237,14 @@ def seconds_of(root: Path, folder: Path, file: str, stage: str) -> float:
     kind = file.rpartition("_")[2]
     sizes = {path.name: path.stat().st_size for path in folder.glob(f"*{kind}")}
     return float(total) * sizes[file] / (sum(sizes.values()) or 1)
+
+
+def seconds_of_folder(root: Path, name: str) -> float:
+    """What all stages of a folder took, and what was saved where they were shared."""
+    path = root / "events.jsonl"
+    with as_written(path):
+        return sum(
+            float(event.get("seconds", event.get("seconds_saved", 0.0)))
+            for event in (read_jsonl(path) if path.is_file() else ())
+            if name in (event.get("folder"), event.get("of"))
+        )

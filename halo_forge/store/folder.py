@@ -34,6 +34,8 @@ ORDER = (
     "further_verdicts", "selection_settings", "second_verdicts", "selection", "settings", "trained", "report",
 )  # fmt: skip
 """The stages that later ones are made from, by the names of their files, in the order in which they are sealed."""
+TOGETHER = {"completions": "dev_completions", "verdicts": "dev_verdicts"}
+"""Stages of one rollout: where another run has made the second one already, it is there before the first."""
 LOST = (
     "restore it from a copy of the run, or redo the cycle with `halo-forge raft resume RUN --from-cycle N`; if it was"
     " moved and linked, make the link lead to it"
@@ -161,7 +163,7 @@ class StageFolder:
         if path.is_symlink():
             raise RunDirError(f"{path}: a link that leads nowhere", LOST)
         if path.stem in ORDER:
-            after = ORDER[ORDER.index(path.stem) + 1 :]
+            after = [name for name in ORDER[ORDER.index(path.stem) + 1 :] if name != TOGETHER.get(path.stem)]
             later = [self.path / f"{name}{ending}" for name in after for ending in (".json", ".jsonl")]
             made = next((each for each in (*later, self._next_path) if each is not None and each.exists()), None)
             if made is not None:

@@ -33,6 +33,7 @@ BEFORE_IDENTITY = {
     ".config.yaml.tmp",
     ".config.resolved.yaml.tmp",
     ".run.json.tmp",
+    "forked_from",
 }
 """What a run directory may contain before its identity is written."""
 

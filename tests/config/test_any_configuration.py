@@ -100,7 +100,11 @@ def test_any_mapping(data: dict[Any, Any]) -> None:
 
 TEXTS = [
     (Path(__file__).parents[2] / name).read_text(encoding="utf-8").splitlines(keepends=True)
-    for name in ("configs/quickstart.yaml", "configs/experimental/base.yaml", "configs/recipes/qwen2.5-coder-7b.yaml")
+    for name in (
+        "configs/quickstart.yaml",
+        "configs/experimental/raft_constant_lr.yaml",
+        "configs/recipes/qwen2.5-coder-7b.yaml",
+    )
 ]
 PIECES = st.one_of(
     st.binary(max_size=12),

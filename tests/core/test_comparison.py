@@ -116,6 +116,13 @@ def test_what_would_tell_is_a_design_that_finds_the_difference_seen() -> None:
     assert f"about {judged.prompts_to_tell} prompts with these seeds" in judged.reason
 
 
+def test_a_larger_family_takes_more_to_tell() -> None:
+    found = shifted(0.04, 3, noise=0.4, num_prompts=80)
+    alone, of_three = judge([(found, "higher")])[0], judge([(found, "higher")], num_unmeasured=2)[0]
+    assert alone.prompts_to_tell is not None and of_three.prompts_to_tell is not None
+    assert of_three.prompts_to_tell > alone.prompts_to_tell
+
+
 def test_no_difference_at_all_names_no_number() -> None:
     same = arm([[0.1 * at for at in range(30)]] * 3)
     (judged,) = judge([(estimate(same, same), "higher")])

@@ -28,12 +28,14 @@ def script() -> Iterator[ModuleType]:
 
 
 @pytest.mark.parametrize("num_seeds", [2, 3, 5])
-def test_the_intervals_of_experiments_cover_where_a_bootstrap_does_not(script: ModuleType, num_seeds: int) -> None:
+def test_the_intervals_of_experiments_cover_and_those_of_a_bootstrap_do_not_with_two_seeds(
+    script: ModuleType, num_seeds: int
+) -> None:
     """Seeds that differ by 5 points, with hardly any other noise: the hardest case for few seeds."""
     shares = script.coverage(script.World(0.5, 0.05, 0.0), Design(num_seeds, 100), 8, 100, seed=1)
     found = {share.what.removeprefix("coverage, "): share for share in shares}
     assert found["as used"].measured >= 0.95 - 3 * found["as used"].error
-    if num_seeds < 5:
+    if num_seeds == 2:
         assert found["bootstrap"].measured < 0.95 - 3 * found["bootstrap"].error
 
 
@@ -58,7 +60,7 @@ def test_the_script_prints_every_size_and_ends_in_json(
 ) -> None:
     monkeypatch.setattr(script, "SEEDS", (3,))
     monkeypatch.setattr(script, "SIZES", ((32, 4),))
-    monkeypatch.setattr(script, "SEED_SDS", (0.02,))
+    monkeypatch.setattr(script, "WORLDS", ((0.5, 0.02), (0.1, 0.02)))
     monkeypatch.setattr(sys, "argv", ["simulate_experiments.py", "--experiments", "20", "--seed", "2"])
     script.main()
     *table, last = capsys.readouterr().out.splitlines()

@@ -23,6 +23,10 @@ def test_two_at_a_time_make_the_same_bytes_and_end_with_their_parent(drive: Call
     drive("together", "orphans")
 
 
+def test_learning_rates_are_compared_on_the_samples_of_one_cycle(drive: Callable[..., str]) -> None:
+    drive("counterfactual")
+
+
 def test_whatever_is_killed_and_resumed_ends_with_the_same_bytes(drive: Callable[..., str]) -> None:
     drive("kill_parent", "kill_at_random")
 

@@ -68,17 +68,17 @@ def test_an_arm_is_planned_as_its_dry_run(tmp_path: Path) -> None:
         assert planned.most_tokens == (3 * 4 * 2 + 8 * 240) * 256
     rates = [[cycle.learning_rate for cycle in arm.cycles] for arm in found.arms]
     assert rates == [[1e-4] * 3, pytest.approx([1e-4, 5e-5, 2.5e-5])]
-    # Once for each of the 3 seeds: v_0 on dev, and cycle 1's samples.
-    assert found.shared_samples == 3 * (8 * 30 + 4 * 2)
-    assert (found.num_runs, found.samples) == (6, 6 * (24 + 8 * 240) - 3 * (8 * 30 + 4 * 2))
+    # Once for each of the 3 seeds: v_0 on dev and test, and cycle 1's samples.
+    assert found.shared_samples == 3 * (8 * (30 + 40) + 4 * 2)
+    assert (found.num_runs, found.samples) == (6, 6 * (24 + 8 * 240) - 3 * (8 * (30 + 40) + 4 * 2))
 
 
 @pytest.mark.parametrize(
     ("arm", "num_shared"),
     [
-        ("{training.learning_rate: 1e-6}", 8 * 30 + 4 * 2),
-        ("{engine.temperature: 0.5}", 8 * 30),
-        ("{engine.temperature: {kind: linear, base: 1.0, final: 0.5}}", 8 * 30 + 4 * 2),
+        ("{training.learning_rate: 1e-6}", 8 * (30 + 40) + 4 * 2),
+        ("{engine.temperature: 0.5}", 8 * (30 + 40)),
+        ("{engine.temperature: {kind: linear, base: 1.0, final: 0.5}}", 8 * (30 + 40) + 4 * 2),
         ("{evaluation.temperature: 0.1}", 0),
     ],
 )
@@ -242,8 +242,8 @@ def test_a_fork_plans_only_its_own_cycles_and_needs_no_seeds(tmp_path: Path, mon
     assert [[cycle.cycle for cycle in arm.cycles] for arm in found.arms] == [[2], [2]]
     # One new version on dev, and three on test, 2 samples each.
     assert found.arms[0].evaluation_samples == 2 * (30 + 3 * 24)
-    # Both arms take the pool of cycle 2, 3 prompts x 2 samples, from the run.
-    assert found.shared_samples == 2 * 3 * 2
+    # Both arms take the pool of cycle 2, 3 prompts x 2 samples, from the run, and one takes v_0 on test from the other.
+    assert found.shared_samples == 2 * 3 * 2 + 24 * 2
     (each,) = found.comparisons
     assert (each.num_seeds, each.answers) == (1, True)
     known = Variation(**{key: value.value for key, value in each.variation.items()})

@@ -16,7 +16,7 @@ from typing import Any
 
 from forked_runs import Forks, in_child, run_forked, without_cost
 from killing import WritePoints, room_in_memory
-from scripted_runs import differences, read, steady_answers, tree, write_inputs
+from scripted_runs import differences, execute, read, steady_answers, tree, write_inputs
 
 from halo_forge.core.errors import RunDirError
 from halo_forge.engines.scripted import ScriptedEngine
@@ -37,6 +37,18 @@ seeds: [0, 1]
 primary: [{{treatment: decay, control: constant, expect: higher}}]
 output_dir: {root}
 {more}
+"""
+
+
+FORK = """\
+question: Which learning rate makes the most of the samples of cycle 2?
+fork: {run: parent, from_cycle: 2}
+arms:
+  low: {training.learning_rate: 1e-5}
+  middle: {training.learning_rate: 5e-5}
+  high: {training.learning_rate: 2e-4}
+primary: [{treatment: low, control: middle, metric: dev/pass_rate, at: final}]
+output_dir: out
 """
 
 
@@ -302,9 +314,41 @@ def sharing(room: Path) -> None:
     expect(sum("finished; not done again: " in line for line in said) == 2, f"not said: {said}")
 
 
+def counterfactual(room: Path) -> None:
+    """From the samples of one cycle, three learning rates: only training and measuring is done in each arm."""
+    prepare(room)
+    execute(room / "inputs/run.yaml", "parent")
+    path = room / "experiment.yaml"
+    path.write_text(FORK)
+    outcome = run_forked(path)
+    expect(outcome.exit_code == 0, f"failed: {outcome}")
+    parent = Path("parent/cycles/002")
+    for name in ("low", "middle", "high"):
+        run = Path("out") / name / "seed-0"
+        rate = read(run / "cycles/002/settings.json")["learning_rate"]
+        expect(rate == {"low": 1e-5, "middle": 5e-5, "high": 2e-4}[name], f"{name} trained at {rate}")
+        for file in ("completions.jsonl", "verdicts.jsonl", "dev_completions.jsonl", "dev_verdicts.jsonl"):
+            expect((run / "cycles/002" / file).samefile(parent / file), f"{name} sampled or verified {file} again")
+        first = run / "cycles/001/trained.json"
+        expect(first.samefile("parent/cycles/001/trained.json"), f"{name} trained cycle 1 again")
+    before = trees(room / "out")
+    shutil.rmtree("out/low/seed-0/test")
+    Path("out/low/seed-0/result.json").unlink()
+    expect(run_forked(path).exit_code == 0, "not resumable")
+    expect(differences(trees(room / "out"), before) == [], "a resumed arm has other bytes")
+    changed = path.read_text().replace("from_cycle: 2", "from_cycle: 1")
+    path.write_text(changed)
+    try:
+        run_forked(path)
+    except RunDirError as error:
+        expect("'from_cycle': 2" in str(error), f"said: {error}")
+    else:
+        sys.exit("another cycle was not refused")
+
+
 CASES = {
     case.__name__: case
-    for case in (order, kill_parent, kill_at_random, orphans, failing, together, two_parents, sharing)
+    for case in (order, kill_parent, kill_at_random, orphans, failing, together, two_parents, sharing, counterfactual)
 }
 
 

@@ -31,12 +31,14 @@ TWO_ROUNDS = {
 """A second round of samples, and prompts and rows that depend on what earlier cycles found."""
 
 
-def prepare(room: Path, **changes: object) -> Path:
+def prepare(room: Path, bad_version: int, **changes: object) -> Path:
     """The configuration of a run of 2 cycles with 3 train prompts x 2 samples, without what only costs time.
 
-    Its v_1 degrades, so that cycle 2 also confirms the decline, goes back to v_0 and samples from it.
+    Args:
+        bad_version: 1: v_1 degrades, so that cycle 2 also confirms the decline, goes back to v_0 and samples from it.
+            0: v_1 is ahead of v_0, and at the end the dev prompts of both are sampled once more.
     """
-    halo_forge.verifiers.verifier.ThreadedVerifier = lambda spec: MemoryVerifier(bad_versions={1})  # type: ignore[assignment, misc]
+    halo_forge.verifiers.verifier.ThreadedVerifier = lambda spec: MemoryVerifier(bad_versions={bad_version})  # type: ignore[assignment, misc]
     halo_forge.runtime.assembly._versions = dict  # type: ignore[assignment]
     halo_forge.runtime.assembly._git_commit = lambda: None
     config = write_inputs(
@@ -62,8 +64,34 @@ def expect(holds: bool, said: str) -> None:
         sys.exit(said)
 
 
+def in_steps(config: Path, room: Path, undisturbed: dict[str, bytes]) -> None:
+    everywhere(config, room, undisturbed, every=6)
+
+
 def here_and_there(config: Path, room: Path, undisturbed: dict[str, bytes]) -> None:
     everywhere(config, room, undisturbed, every=17)
+
+
+def at_the_end(config: Path, room: Path, undisturbed: dict[str, bytes]) -> None:
+    """Every write point from the last decision on, and some before it."""
+    everywhere(config, room, undisturbed, every=29)
+    folder = room / "decided"
+    shutil.copytree(room / "undisturbed", folder, symlinks=True)
+    for part in ("confirmation", "test"):
+        shutil.rmtree(folder / "run" / part)
+    (folder / "run/result.json").unlink()
+    for kill_at in itertools.count(1):
+        again = room / f"end_{kill_at}"
+        shutil.copytree(folder, again, symlinks=True)
+        code = attempt(config, again, kill_at)
+        expect(code in (0, KILLED), f"exit code {code} at write point {kill_at}")
+        expect(attempt(config, again) == 0, f"not resumable after a kill at write point {kill_at} of the end")
+        changed = differences(tree(again / "run"), undisturbed)
+        expect(changed == [], f"killed at write point {kill_at} of the end, then resumed: {changed} differ")
+        shutil.rmtree(again)
+        if code == 0:
+            break
+    expect(kill_at > 30, f"only {kill_at} write points at the end")
 
 
 def everywhere(config: Path, room: Path, undisturbed: dict[str, bytes], every: int = 1) -> None:
@@ -129,15 +157,22 @@ def going_back(config: Path, room: Path, undisturbed: dict[str, bytes]) -> None:
 
 def main() -> None:
     what, room = sys.argv[1], Path(sys.argv[2])
-    config = prepare(room, **(TWO_ROUNDS if what == "two rounds" else {}))
+    leads = what == "a lead"
+    config = prepare(room, 0 if leads else 1, **(TWO_ROUNDS if what == "two rounds" else {}))
     (room / "undisturbed").mkdir()
     expect(attempt(config, room / "undisturbed") == 0, "the undisturbed run failed")
     undisturbed = tree(room / "undisturbed/run")
     decision = read(room / "undisturbed/run/cycles/002/decision.json")
-    expect(decision["action"] == "rollback", f"cycle 2 decided to {decision['action']}: the new stages are not killed")
+    if leads:
+        confirmed = {path.parent.name for path in (room / "undisturbed/run/confirmation").glob("*/verdicts.jsonl")}
+        expect(confirmed == {"v000", "v001"}, f"resampled at the end: {sorted(confirmed)}")
+    else:
+        expect(decision["action"] == "rollback", f"cycle 2 decided to {decision['action']}: no new stages are killed")
     kinds = {
         "everywhere": everywhere,
+        "in steps": in_steps,
         "two rounds": here_and_there,
+        "a lead": at_the_end,
         "again and again": again_and_again,
         "going back": going_back,
     }

@@ -138,6 +138,11 @@ NODE = "class Node:\n    def __init__(self, x): self.x = x\n"
             "__init__",
             "setup_m",
         ),
+        (
+            asserting(f"def setup_module(module):\n    module.x = 1\ndef test_a():\n{ONE}"),
+            "test 2, line 1: `setup_module` uses the module",
+            "global",
+        ),
         (asserting("from contextlib import redirect_stdout\n" + ONE.strip()), "prints, which is in a process", "stdio"),
         (asserting("import sys\nsys.stdout = None\n" + ONE.strip()), "`sys.stdout` is replaced", "stdio"),
         (asserting("from unittest.mock import patch\n" + ONE.strip()), "`patch` does not reach", "stdio"),

@@ -292,8 +292,9 @@ def test_settings_in_force_are_recorded(verifier: ThreadedVerifier) -> None:
 
 
 PYTEST = asserting(
-    "import pytest\n@pytest.mark.parametrize('n, twice', [(1, 2), (3, 6)])\ndef test_numbers(n, twice):\n"
-    "    assert tw(n) == pytest.approx(twice)\n",
+    "import pytest\ndef setup_module(module):\n    global ready\n    ready = True\n"
+    "@pytest.mark.parametrize('n, twice', [(1, 2), (3, 6)])\ndef test_numbers(n, twice):\n"
+    "    assert ready\n    assert tw(n) == pytest.approx(twice)\n",
     "from solution import tw\nclass TestMore:\n    def setup_method(self, method):\n        self.n = -4\n"
     "    def test_negative(self):\n        assert tw(self.n) == -8\n"
     "    def test_error(self):\n        with pytest.raises(TypeError, match='unsupported'):\n            tw(None)\n",

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from halo_forge.core.source._fences import closes_fence, opening_fence
 from halo_forge.core.source._languages import STARTS, canonical
 
 MAX_INLINE_TAG = 12
+_MARKDOWN = ("markdown", "md")
 _PYTHON_AFTER_TAG = r"(?:import|from|(?:async\s+)?def|class|for|while|if|with)\s+\w|@\w|try\s*:|print\("
-_CODE_TAG = re.compile(r"<code(?P<attributes>\s[^<>\n]{0,200})?>(?P<code>.*?)(?:</code>|\Z)", re.DOTALL)
+_ELEMENTS = {
+    name: re.compile(rf"<{name}(?P<attributes>\s[^<>\n]{{0,200}})?>(?P<code>.*?)(?:</{name}>|\Z)", re.DOTALL)
+    for name in ("code", "answer")
+}
 _CODE_CLASS = re.compile(r"(?:class|data-lang)=[\"'](?:lang(?:uage)?-)?([\w+#]{1,20})")
 
 
@@ -50,11 +54,26 @@ def fenced_blocks(text: str, after_prose: bool = False) -> list[Block]:
     return blocks
 
 
+def without_wrapping(blocks: Sequence[Block], language: str) -> list[Block]:
+    """The blocks, with those in a block of Markdown, such as a whole reply within four backticks, in its place."""
+    found: list[Block] = []
+    for block in blocks:
+        inner = []
+        if block.tag in _MARKDOWN or (block.tag is None and not _begins_program(language, block.code.split("\n"))):
+            inner = fenced_blocks(block.code)
+        found += [replace(each, first_line=block.first_line - 1 + each.first_line) for each in inner] or [block]
+    return found
+
+
 def code_tags(text: str) -> list[Block]:
-    """The HTML elements `<code>` of a text that span more than one line, as blocks."""
+    """The elements `<code>` of a text, else those called `<answer>`, that span more than one line, as blocks."""
+    return _elements(text, "code") or _elements(text, "answer")
+
+
+def _elements(text: str, name: str) -> list[Block]:
     blocks = []
     line, counted = 1, 0
-    for found in _CODE_TAG.finditer(text):
+    for found in _ELEMENTS[name].finditer(text):
         line += text.count("\n", counted, found.start("code"))
         counted = found.start("code")
         body = found["code"].split("\n")
@@ -62,7 +81,7 @@ def code_tags(text: str) -> list[Block]:
             named = _CODE_CLASS.search(found["attributes"] or "")
             skipped = 0 if body[0].strip() else 1
             tag = None if named is None else _tag(named[1])
-            flag = None if found[0].endswith("</code>") else "unterminated_fence"
+            flag = None if found[0].endswith(f"</{name}>") else "unterminated_fence"
             blocks.append(_block(tag, body[skipped:], flag, line + skipped))
     return blocks
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from halo_forge.core.source._blocks import MAX_INLINE_TAG, Block, code_tags, fenced_blocks
+from halo_forge.core.source._blocks import MAX_INLINE_TAG, Block, code_tags, fenced_blocks, without_wrapping
 from halo_forge.core.source._choice import choose, is_program
 from halo_forge.core.source._fences import end_of_text, opening_fence, start_after_tokens
 from halo_forge.core.source._languages import PYTHON_BODY_START, STARTS, canonical
@@ -80,7 +80,7 @@ def extract(
     text = text[start:]
     if (marker := _marker_opened_before(text, language, entry_point)) is not None:
         text, num_before = f"{marker}{language}\n{text}", num_before - 1
-    blocks = fenced_blocks(text)
+    blocks = without_wrapping(fenced_blocks(text), language)
     candidates, how = _candidates(blocks, language), _FENCE
     if not candidates:
         raw = _nothing(text, len(blocks), noticed) if blocks else _raw(text, language, entry_point, num_before, noticed)

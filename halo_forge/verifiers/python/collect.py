@@ -109,12 +109,26 @@ def collect(text: str, tree: ast.Module, where: str, assertions: Assertions) -> 
             raise UnusableTests(*_asserts_nothing(text, tree, where, asserting))
         return Collected(((True, text),), ())
     steps = list(_around(text, tree, {test.label for test in tests}, assertions, asserting))
-    hooks = [(False, f"{node.name}()") for node in _functions(tree) if node.name in _MODULE_HOOKS]
+    hooks = [(False, _hook_call(node, where)) for node in _functions(tree) if node.name in _MODULE_HOOKS]
     calls = [(True, call) for test in tests for call in test.calls]
     in_classes = tuple(call for test in tests if "." in test.label for call in test.calls)
     return Collected(
         (*(step for step in steps if not step[0]), *hooks, *calls, *(s for s in steps if s[0])), in_classes
     )
+
+
+def _hook_call(node: ast.FunctionDef, where: str) -> str:
+    """The call of `setup_module`, which pytest gives the module if it takes an argument."""
+    parameters = [*node.args.posonlyargs, *node.args.args]
+    if not parameters or node.name == "setUpModule":
+        return f"{node.name}()"
+    name = parameters[0].arg
+    if any(isinstance(each, ast.Name) and each.id == name for line in node.body for each in ast.walk(line)):
+        raise UnusableTests(
+            f"{where}, line {node.lineno}: `{node.name}` uses the module, which there is none of",
+            f"leave the parameter `{name}` out, and set names with `global`",
+        )
+    return f"{node.name}(None)"
 
 
 def _asserts_nothing(text: str, tree: ast.Module, where: str, asserting: set[str]) -> tuple[str, str]:

@@ -133,6 +133,8 @@ def test_blocks_are_not_joined() -> None:
         "```c\n" + ADD + "```bash\ngcc add.c\n```\n",
         "<p>Here:</p>\n<pre><code class=\"language-c\">\n" + ADD + "</code></pre>\n",
         "<code>\n" + ADD + "</code>",
+        "<answer>\n" + ADD + "</answer>\n",
+        "<answer>\nSo:\n<code>\n" + ADD + "</code>\n</answer>\n",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("entry_point", ["add", None])

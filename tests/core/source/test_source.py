@@ -55,6 +55,12 @@ def fenced(code: str, tag: str = "c", marker: str = "```") -> str:
         # reasoning
         ("<think>\n" + fenced(OTHER) + "</think>\n" + fenced(ADD), ADD, ()),
         (fenced(OTHER) + "</think>\n" + fenced(ADD), ADD, ()),
+        # a whole reply in a block of its own
+        (fenced("Here it is:\n" + fenced(ADD), "markdown", "````"), ADD, ()),
+        (fenced("## Program\n" + fenced(OTHER) + "Better:\n" + fenced(ADD), "md", "~~~"), ADD, ("several_blocks",)),
+        (fenced("Here it is:\n" + fenced(ADD), "", "````"), ADD, ()),
+        (fenced("/*\n```c\nint x;\n```\n*/\n" + ADD, "", "````"), "/*\n```c\nint x;\n```\n*/\n" + ADD, ()),
+        ("<answer>\n" + fenced(ADD) + "</answer>\n", ADD, ()),
         # prose with inline ticks is no fence
         ("Use `add` and ```add``` here.\n" + fenced(ADD), ADD, ()),
     ],

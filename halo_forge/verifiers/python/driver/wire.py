@@ -81,7 +81,8 @@ def encode(value: Any, foreign: Foreign) -> bytes:
         raise WireError("the value is nested too deeply") from error
     content = b"".join(parts)
     if len(content) > MAX_BYTES:
-        raise WireError("the value is too large")
+        most = f"at most {MAX_BYTES >> 20} MiB pass between a program and its tests"
+        raise WireError(f"the value is too large: {most}")
     return content
 
 
