@@ -273,6 +273,8 @@ def _table(samples: Iterable[StoredSample]) -> Iterator[list[Any]]:
 
 def _result_values(result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     yield "result/chosen_version", result["chosen_version"]
+    if result["improved"] is not None:
+        yield "result/improved", int(result["improved"])
     for name in ("dev", "test"):
         for metric, facts in result[name].items():
             for fact, value in facts.items():
