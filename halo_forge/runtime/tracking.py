@@ -95,7 +95,7 @@ def _open(name: str, config: RaftConfig, root: Path) -> _Tracker:
         project=config.tracking.project,
         group=group,
         name=root.absolute().name if group is None else f"{group}/{root.absolute().name}",
-        config=resolved(config),
+        config={name: value for name, value in resolved(config).items() if name != "notify_command"},
     )
     return _Tracker(opening)
 
