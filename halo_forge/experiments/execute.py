@@ -263,6 +263,7 @@ class _Execution:
 
     def _arguments(self, arm: Arm, seed: int) -> list[str]:
         experiment, settings = self.experiment, resolved(self.experiment.config(arm, seed).config)
+        settings["notify_command"] = []  # it is for the end of the experiment
         more = ["--resume", *self._shared(arm, seed), *self._options]
         if experiment.fork is not None:
             stored = resolved(run_config(experiment.fork.run).config)

@@ -15,6 +15,7 @@ import yaml
 from halo_forge.config import load_config
 from halo_forge.core.advice import Advised
 from halo_forge.core.evaluation import Result
+from halo_forge.core.plan import Plan
 from halo_forge.core.records import (
     Completion,
     Decision,
@@ -133,6 +134,9 @@ class SilentObserver:
         self.heard: list[tuple[str, int]] = []
         self.advice: list[Advised] = []
         self.warnings: list[str] = []
+
+    def opened(self, plan: Plan) -> None:
+        pass
 
     def warned(self, text: str) -> None:
         self.warnings.append(text)
