@@ -357,7 +357,8 @@ def occupied(room: Path) -> None:
     expect(f"(process {os.getpid()})" in outcome.failures[0].error, str(outcome))
     with Run(room / "out/decay/seed-1"):
         run_forked(path, overrides=overrides)
-    expect(len(read(room / "out/state/failures.json")["failures"]) == 1, "a failure is remembered twice")
+    found = read(room / "out/state/failures.json")["failures"]
+    expect(len(found) == 1, f"remembered: {found}")
 
 
 def together(room: Path) -> None:
