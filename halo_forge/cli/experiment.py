@@ -70,7 +70,8 @@ def run(
     progress = read_progress(experiment)
     _print(progress, as_json)
     for failure in outcome.failures:
-        print(f"error: {failure.arm}, seed {failure.seed}: {failure.error}\n  output: {failure.log}", file=sys.stderr)
+        where = f"\n  output: {failure.log}" if failure.log else ""
+        print(f"error: {failure.arm}, seed {failure.seed}: {failure.error}{where}", file=sys.stderr)
     if command := experiment.config(experiment.arms[0], experiment.seeds[0]).config.notify_command:
         notify(command, experiment.root, _error_of(outcome), _warn, progress.to_row())
     if outcome.exit_code:
