@@ -16,18 +16,14 @@ from halo_forge.cli.render import (
     stdout,
 )
 from halo_forge.core.records import MASS
-from halo_forge.core.wording import counted, duration
-from halo_forge.store.status import CycleRow, Status
+from halo_forge.core.wording import counted, duration, outcome_in_words
+from halo_forge.store.status import EARLIER_WORDS, CycleRow, Status
 
 ACTIONS = {
     "rollback": "back to v{train_from}",
     "from_base": "restart from v0",
     "continue_lower": "continue, lower rate",
 }
-_EARLIER_WORDS = (
-    "(a run of an earlier halo-forge: what it calls improved was ahead by one standard error on dev, and was not"
-    " confirmed)"
-)
 PHASES = {
     "generate": "sampling", "verify": "remaining verification", "drift": "drift", "train": "training", "other": "other",
 }  # fmt: skip
@@ -71,7 +67,7 @@ def _print_result(status: Status) -> None:
     assert result is not None
     print_paragraph(console, f"ended: {result['conclusion'].replace('_', ' ')}; {result['reason']}", indent="    ")
     if "improved" not in result:
-        print_paragraph(console, _EARLIER_WORDS, indent="    ")
+        print_paragraph(console, EARLIER_WORDS, indent="    ")
     if columns := result_columns(result):
         print_table(columns, console=console)
         print_paragraph(
@@ -150,16 +146,16 @@ def decision_columns(cycles: Sequence[CycleRow], result: Mapping[str, Any] | Non
     models = [f"v{row.policy_version}" for row in rows]
     against = [f"v{each['compared_with']}" for each in decided]
     resampled = [_resampled(each["confirmation"]) for each in decided]
-    # A run of schema 2 called a version improved that was ahead.
-    words = ["ahead" if each["outcome"] == "improved" else each["outcome"] for each in decided]
-    outcomes = [_outcome(word, each.get("opposed", {})) for word, each in zip(words, decided, strict=True)]
+    outcomes = [outcome_in_words(each["outcome"], each.get("opposed", {})) for each in decided]
     actions = [_action(each) for each in decided]
     if result is not None and result.get("improved") is not None:
         compared.append(result["confirmation"])
         models.append(f"v{result['chosen_version']}")
         against.append("v0 on test" if result["confirmed_on"] == "test" else "v0, dev again")
         resampled.append("")
-        outcomes.append(_outcome("improved" if result["improved"] else "not_confirmed", result["confirmation_opposed"]))
+        outcomes.append(
+            outcome_in_words("improved" if result["improved"] else "not_confirmed", result["confirmation_opposed"])
+        )
         actions.append("keep")
     return [
         Column("model", models),
@@ -178,13 +174,6 @@ def decision_columns(cycles: Sequence[CycleRow], result: Mapping[str, Any] | Non
         Column("outcome", outcomes, text=True),
         Column("action", actions, text=True),
     ]
-
-
-def _outcome(outcome: str, opposed: Mapping[str, Mapping[str, float]]) -> str:
-    """Such as "ahead, but compile rate -0.094"."""
-    words = outcome.replace("_", " ")
-    other = ", ".join(f"{name.replace('_', ' ')} {row['difference']:+.3f}" for name, row in opposed.items())
-    return f"{words}, but {other}" if other else words
 
 
 def _resampled(confirmation: Mapping[str, Any]) -> str:

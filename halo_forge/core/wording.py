@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Mapping
 
 
 def counted(number: float, noun: str) -> str:
@@ -23,6 +24,17 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def outcome_in_words(outcome: str, opposed: Mapping[str, Mapping[str, float]]) -> str:
+    """The outcome of a comparison, such as "ahead, but compile rate -0.094".
+
+    Args:
+        opposed: Metric -> its comparison, of those that moved the other way.
+    """
+    words = outcome.replace("_", " ")
+    other = ", ".join(f"{name.replace('_', ' ')} {row['difference']:+.3f}" for name, row in opposed.items())
+    return f"{words}, but {other}" if other else words
 
 
 def roughly(seconds: float) -> str:

@@ -31,7 +31,7 @@ _CONFIG: Mapping[str, Any] = {
     },
     "legend": {
         "labelColor": _INK, "titleColor": _MUTED, "labelFontSize": 11, "orient": "top", "title": None,
-        "labelLimit": 220, "symbolSize": 70, "symbolOpacity": 1, "columnPadding": 12, "padding": 0, "offset": 8,
+        "labelLimit": 220, "symbolSize": 70, "symbolOpacity": 1, "columnPadding": 20, "padding": 0, "offset": 8,
     },
 }  # fmt: skip
 

@@ -10,14 +10,14 @@ from typing import Any
 
 from halo_forge.api import RunDirectory
 from halo_forge.core.records import MASS
-from halo_forge.core.wording import duration
+from halo_forge.core.wording import duration, outcome_in_words
 from halo_forge.pages.charts import REACHED_COLOURS, Chart, Point, Table, lines, stacked, text_of, thinned
 from halo_forge.store.compared import REACHED, reached
 from halo_forge.store.files import read_json
 from halo_forge.store.rows import step_rows
 from halo_forge.store.run import cycle_folders
 from halo_forge.store.samples import stored_samples
-from halo_forge.store.status import CycleRow, Status
+from halo_forge.store.status import EARLIER_WORDS, CycleRow, Status
 
 PHASES = {
     "generate": "sampling", "verify": "remaining verification", "drift": "drift", "train": "training", "other": "other",
@@ -73,6 +73,9 @@ def run_facts(root: Path, status: Status) -> Facts:
     for metric, row in (result or {}).get(set_name, {}).items():
         words = f"{text_of(row['start'])} → {text_of(row['chosen'])}"
         facts.append((f"{metric.replace('_', ' ')}, {set_name}", words))
+    if result is not None and result.get("improved") is not None:
+        words = "improved" if result["improved"] else "not confirmed"
+        facts.append((f"against v0 on {result['confirmed_on']}", words))
     seconds = sum(value for row in status.cycles for name, value in row.metrics.items() if name.startswith("seconds/"))
     if seconds:
         facts.append(("time", duration(seconds)))
@@ -124,13 +127,15 @@ def _result(status: Status) -> Section:
                     )
                 )  # fmt: skip
     headers = ("metric", "model", "v0", "tuned", "difference [95 % interval]", "detectable")
-    notes = (
+    notes = [
         "Differences are paired by prompt. Dev was also used to choose the version, so its differences are biased"
-        " upwards; test was not.",
-    )
+        " upwards; test was not."
+    ]
+    if "improved" not in result:
+        notes.append(EARLIER_WORDS)
     if not rows:
-        return Section("result", "Result", ("The start model is kept: no version is better on dev.",))
-    return Section("result", "Result", notes, (), (Table("Against the start model", headers, tuple(rows)),))
+        return Section("result", "Result", ("The start model is kept: no version was ahead of it on dev.",))
+    return Section("result", "Result", tuple(notes), (), (Table("Against the start model", headers, tuple(rows)),))
 
 
 def _rates(root: Path, status: Status) -> Section:
@@ -140,16 +145,14 @@ def _rates(root: Path, status: Status) -> Section:
         if points := list(_metrics(status, wanted, _remark)):
             says = f"{set_name} prompts, with 95 % intervals over prompts"
             charts.append(lines(f"Rates on {set_name}", says, points, axis=_VERSION, rate=True))
-    for set_name in ("dev", "train"):
         if points := _flow(root, set_name):
             says = "how far the completions came, from no program to passing all tests"
-            charts.append(
-                stacked(f"Outcomes on {set_name}", says, points, axis=_VERSION, series=REACHED, colours=REACHED_COLOURS)
-            )
-    others = [("mean reward", "dev/reward_mean"), ("solved at all", "dev/coverage")]
-    if points := list(_metrics(status, others)):
-        says = "mean reward, and the share of dev prompts with at least one pass"
-        charts.append(lines("Reward and coverage on dev", says, points, axis=_VERSION, rate=True))
+            title = f"Outcomes on {set_name}"
+            charts.append(stacked(title, says, points, axis=_VERSION, series=REACHED, colours=REACHED_COLOURS))
+        others = [("mean reward", f"{set_name}/reward_mean"), ("solved at all", f"{set_name}/coverage")]
+        if points := list(_metrics(status, others)):
+            says = "mean reward, and the share of prompts with at least one pass"
+            charts.append(lines(f"Reward and coverage on {set_name}", says, points, axis=_VERSION, rate=True))
     faults = [("cut off", "truncated_fraction"), ("flagged", "train/flagged_fraction")]
     faults += [("dev cut off", "dev/truncated_fraction"), ("dev flagged", "dev/flagged_fraction")]
     if points := list(_metrics(status, faults)):
@@ -192,21 +195,14 @@ def _flow(root: Path, set_name: str) -> list[Point]:
 
 
 def _decisions(status: Status) -> Section:
-    decided = [row for row in status.cycles if row.decision]
-    rows = []
-    for row in decided:
-        decision = row.decision
-        screen = decision.get("screen") or {}
-        difference = f"{screen['difference']:+.3f} (SE {screen['standard_error']:.3f})" if screen else ""
-        against = decision.get("compared_with")
-        rows.append(
-            (
-                f"v{row.policy_version}", "" if against is None else f"v{against}", difference,
-                decision["outcome"].replace("_", " "), decision["action"].replace("_", " "),
-                f"v{decision['best_version']}", decision["reason"],
-            )
-        )  # fmt: skip
-    headers = ("version", "against", "difference on dev", "outcome", "action", "best so far", "reason")
+    rows = [_decision(row) for row in status.cycles if row.decision]
+    result = status.result
+    if result is not None and result.get("improved") is not None:
+        outcome = "improved" if result["improved"] else "not_confirmed"
+        where = "v0 on test" if result["confirmed_on"] == "test" else "v0 on dev, resampled"
+        words = outcome_in_words(outcome, result["confirmation_opposed"])
+        rows.append((f"v{result['chosen_version']}", where, _compared(result["confirmation"]), "", words, "keep", ""))
+    headers = ("version", "against", "difference on dev", "resampled", "outcome", "action", "reason")
     tables = [Table("What was decided of each version", headers, tuple(rows))] if rows else []
     advice = tuple(
         (
@@ -219,6 +215,27 @@ def _decisions(status: Status) -> Section:
         names = ("version", "symptom", "evidence", "likely cause", "suggestion", "confidence")
         tables.append(Table("Advice", names, advice))
     return Section("decisions", "Decisions and advice", (), (), tuple(tables))
+
+
+def _decision(row: CycleRow) -> tuple[str, ...]:
+    decision = row.decision
+    against = decision.get("compared_with")
+    return (
+        f"v{row.policy_version}",
+        "" if against is None else f"v{against}",
+        _compared(decision.get("screen")),
+        _compared(decision.get("confirmation")),
+        outcome_in_words(decision["outcome"], decision.get("opposed", {})),
+        decision["action"].replace("_", " "),
+        decision["reason"],
+    )
+
+
+def _compared(comparison: Mapping[str, float] | None) -> str:
+    """A difference with its standard error; empty where nothing was compared."""
+    if not comparison:
+        return ""
+    return f"{comparison['difference']:+.3f} (SE {comparison['standard_error']:.3f})"
 
 
 def _schedules(status: Status) -> Section:

@@ -39,6 +39,12 @@ PHASE_OF = {
     "trained": "train",
 }
 
+EARLIER_WORDS = (
+    "(a run of an earlier halo-forge: what it calls improved was ahead by one standard error on dev, and was not"
+    " confirmed)"
+)
+"""What is said of the words of a run of schema 2."""
+
 SHOWN: dict[str, type[Record]] = {
     "measurement": Measurement,
     "trained": Trained,
@@ -169,6 +175,8 @@ def _cycle_row(folder: Path, cycle: int, cost: CostFacts) -> CycleRow:
 def _checked(path: Path, kind: type[Record]) -> dict[str, Any]:
     """The JSON object in a stage's file, with values that can be shown; runs of another schema may lack some."""
     row = read_json(path)
+    if kind is Decision and row.get("outcome") == "improved":
+        row["outcome"] = "ahead"  # runs of schema 2 called a version improved that was ahead
     with as_written(path):
         kind.check_row(row)
     return row

@@ -1,4 +1,4 @@
-"""A run directory of schema 1, which kept the settings of selection in settings.json: shown, and not continued."""
+"""Run directories of earlier schemas are shown, and not continued.  Schema 1 kept selection in settings.json."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from cli_calls import Cli, command_line
-from scripted_runs import MemoryVerifier, read, tree, write_inputs
+from scripted_runs import MemoryVerifier, execute, read, steady_answers, tree, verify_in_memory, write_inputs
 
 
 @pytest.fixture
@@ -100,3 +100,16 @@ def test_a_renamed_policy_in_its_configuration_is_refused_in_one_sentence(cli: C
     assert len(done.err.splitlines()) == 2  # the error and what to do
     # Redoing a cycle would be refused for the same reason.
     assert "continue it with the version that started it" in done.err and "--from-cycle" not in done.err
+
+
+def test_a_run_of_schema_2_says_ahead_where_it_said_improved(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verify_in_memory(monkeypatch, bad_versions=[0])
+    execute(write_inputs(tmp_path, answers=steady_answers), tmp_path / "run")
+    path = tmp_path / "run" / "cycles" / "002" / "decision.json"
+    assert read(path)["outcome"] == "ahead"
+    write(path, read(path) | {"outcome": "improved"})
+    done = cli("raft", "status", tmp_path / "run", "--json")
+    assert done.code == 0
+    assert done.json["cycles"][1]["decision"]["outcome"] == "ahead"
