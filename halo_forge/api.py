@@ -16,6 +16,7 @@ from halo_forge.config import LoadedConfig, load_config
 from halo_forge.config.load import checked, overridden
 from halo_forge.core.advice import Advised
 from halo_forge.core.errors import ConfigError
+from halo_forge.core.plan import Plan
 from halo_forge.core.records import Decision, Measurement, Selection, Trained, TrainingSettings, Verdict
 from halo_forge.core.wording import counted
 from halo_forge.prompts import Row
@@ -63,6 +64,9 @@ class SilentObserver:
     def track(self, label: str, items: Iterable[Item], total: int) -> Iterator[Item]:
         """Yields `items` as they are; `total` is their number, `label` what is done with them."""
         yield from items
+
+    def opened(self, plan: Plan) -> None:
+        """When everything is loaded, before the first stage."""
 
     def warned(self, text: str) -> None:
         """When something beside the run did not work, such as a tracker; passed to `logging` unless overridden."""

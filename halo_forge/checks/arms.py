@@ -6,7 +6,6 @@ run directories.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -236,15 +235,17 @@ def arms_of(runs: Sequence[MeasuredRun]) -> list[MeasuredArm]:
 
 
 def _names(groups: Sequence[Mapping[int, MeasuredRun]]) -> list[str]:
-    """The ends of the paths of the arms' first runs, as long as they need to be to differ."""
+    """The ends of the arms' paths, as long as they need to be to differ; a path that is there again is numbered."""
     paths = [_folder(group) for group in groups]
-    longest = max(len(path.parts) for path in paths)
-    for length in range(1, longest + 1):
-        names = ["/".join(path.parts[-length:]) for path in paths]
-        if len(set(names)) == len(names):
-            return names
-    counts = itertools.count(1)
-    return [f"{path} ({next(counts)})" for path in paths]
+    distinct = list(dict.fromkeys(paths))
+    lengths = range(1, max(len(path.parts) for path in distinct) + 1)
+    ends = [{path: "/".join(path.parts[-length:]) for path in distinct} for length in lengths]
+    names = next(each for each in ends if len(set(each.values())) == len(distinct))
+    found = []
+    for at, path in enumerate(paths):
+        before = paths[:at].count(path)
+        found.append(f"{names[path]} ({before + 1})" if before else names[path])
+    return found
 
 
 def _folder(group: Mapping[int, MeasuredRun]) -> Path:

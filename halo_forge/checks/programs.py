@@ -129,7 +129,7 @@ def _source(path: Path) -> str:
             content = handle.read(_MOST_BYTES + 1)
         if len(content) > _MOST_BYTES:
             raise ConfigError(f"{path} is larger than {_MOST_BYTES} bytes", "give source files or .jsonl files")
-        return content.decode("utf-8")
+        return content.decode("utf-8-sig")
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}", "give source files or .jsonl files") from error
     except UnicodeDecodeError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -147,4 +146,4 @@ def _interval(metric: str, versions: Sequence[StoredVersion]) -> tuple[float, fl
 
     mean, error = mean_and_standard_error(values[0])
     half = float(stdtrit(len(shared) - 1, 0.975)) * error
-    return mean - half, mean + half if math.isfinite(half) else 1.0
+    return mean - half, mean + half

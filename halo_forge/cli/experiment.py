@@ -21,6 +21,7 @@ from halo_forge.cli.supervise import (
 )
 
 if TYPE_CHECKING:
+    from halo_forge.experiments.execute import Outcome
     from halo_forge.experiments.progress import ExperimentProgress
 
 app = typer.Typer(cls=Group, help="Compare arms over seeds: one file, one answer.", no_args_is_help=True)
@@ -54,6 +55,7 @@ def run(
     from halo_forge.experiments.file import load_experiment
     from halo_forge.experiments.plan import doubts
     from halo_forge.experiments.progress import read_progress
+    from halo_forge.runtime.notify import notify
 
     experiment = load_experiment(file, overrides if overrides is not None else ())
     if not supervised:
@@ -65,9 +67,13 @@ def run(
     options = ["--supervised"] if supervised else []
     options += [word for name, value in limits.items() if value is not None for word in (name, f"{value:g}")]
     outcome = execute(experiment, resume=resume, parallel=parallel, program=this_program(), say=_say, options=options)
-    _print(read_progress(experiment), as_json)
+    progress = read_progress(experiment)
+    _print(progress, as_json)
     for failure in outcome.failures:
-        print(f"error: {failure.arm}, seed {failure.seed}: {failure.error}\n  output: {failure.log}", file=sys.stderr)
+        where = f"\n  output: {failure.log}" if failure.log else ""
+        print(f"error: {failure.arm}, seed {failure.seed}: {failure.error}{where}", file=sys.stderr)
+    if command := experiment.config(experiment.arms[0], experiment.seeds[0]).config.notify_command:
+        notify(command, experiment.root, _error_of(outcome), _warn, progress.to_row())
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)
 
@@ -113,6 +119,22 @@ def _print(progress: ExperimentProgress, as_json: bool) -> None:
     if progress.saved.num_samples:
         print_paragraph(console, f"shared between runs, so not done again: {progress.saved}", indent="    ")
     print_paragraph(console, progress.line())
+
+
+def _error_of(outcome: Outcome) -> BaseException | None:
+    """What `notify_command` is told about an experiment that is not finished."""
+    from halo_forge.core.errors import HaloForgeError
+
+    if outcome.was_interrupted:
+        return KeyboardInterrupt()
+    if not outcome.failures:
+        return None
+    failed = ", ".join(f"{each.arm} with seed {each.seed}" for each in outcome.failures)
+    return HaloForgeError(f"failed: {failed}", "see the errors of the runs, then run the experiment with --resume")
+
+
+def _warn(text: str) -> None:
+    _say(f"warning: {text}")
 
 
 def _say(text: str) -> None:

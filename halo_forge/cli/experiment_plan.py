@@ -12,6 +12,7 @@ from rich.console import Console
 
 from halo_forge.cli.config import SET
 from halo_forge.cli.render import LEARNING_RATE, Column, number, plot, print_paragraph, print_table, span, stdout
+from halo_forge.core.wording import counted
 
 if TYPE_CHECKING:
     from halo_forge.experiments.plan import ArmPlan, ComparisonPlan, ExperimentPlan
@@ -128,11 +129,17 @@ def _extreme(arm: ArmPlan, end: int) -> str:
 
 
 def _cost_lines(found: ExperimentPlan) -> Iterator[str]:
-    runs = f"{found.num_runs} runs ({len(found.arms)} arms x {len(found.seeds)} seeds)"
+    size = f"{counted(len(found.arms), 'arm')} x {counted(len(found.seeds), 'seed')}"
+    runs = f"{counted(found.num_runs, 'run')} ({size})"
     tokens = number(found.most_tokens, ",d", "an unknown number of")
+    shared = (
+        ""
+        if found.shared_samples is None or found.shared_samples == 0
+        else (f"; at least {found.shared_samples:,d} more are shared and not sampled again")
+    )
     yield (
         f"all {runs}: {number(found.samples, ',d', '?')} samples, at most {tokens} tokens, {_size(found.disk_bytes)} of"
-        f" disk; at least {number(found.shared_samples, ',d', '?')} more are shared and not sampled again"
+        f" disk{shared}"
     )
     if found.speed is None:
         yield ("time: unknown, no earlier run with this model on this hardware profile is known (--like RUN names one)")
@@ -156,11 +163,17 @@ def _power_columns(comparisons: Sequence[ComparisonPlan], effect: str) -> Iterat
     yield Column("seeds", [str(each.num_seeds) for each in comparisons], 1)
     yield Column("prompts", [number(each.num_prompts, "d", "?") for each in comparisons], 1)
     yield Column("samples", [str(each.num_samples) for each in comparisons], 4)
-    yield Column("detectable", [number(each.detectable, ".3f", "-") for each in comparisons])
+    yield Column("detectable", [_detectable(each.detectable) for each in comparisons])
     yield Column(f"seeds for {effect}", needed("seeds"))
     yield Column(f"prompts for {effect}", needed("prompts"))
     yield Column(f"samples for {effect}", needed("samples"), 5)
     yield Column(f"together for {effect}", [_together(each) for each in comparisons], 6)
+
+
+def _detectable(effect: float | None) -> str:
+    if effect is None:
+        return "nothing"
+    return f"{effect:.3f}" if effect <= 1.0 else "over 1"
 
 
 def _needed(each: ComparisonPlan, num: int | None) -> str:

@@ -1,65 +1,113 @@
-"""Progress of a run on standard error: bars and a table on a terminal, plain lines elsewhere."""
+"""Progress of a run on standard error: bars and a table on a terminal, plain lines elsewhere; and the time left."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from halo_forge.cli.render import LEARNING_RATE, fitted, print_paragraph
 from halo_forge.cli.status import advice_lines, cycle_columns
 from halo_forge.config import RaftConfig
 from halo_forge.core.advice import Advised
+from halo_forge.core.plan import Plan
 from halo_forge.core.records import MASS, Decision, Measurement, Selection, Trained, TrainingSettings
-from halo_forge.core.wording import counted, duration
+from halo_forge.core.wording import counted, duration, roughly
 from halo_forge.runtime.effects import Observer
+from halo_forge.runtime.forecast import Forecast
 from halo_forge.store.status import read_status
 
 Item = TypeVar("Item")
 QUIET_SECONDS = 30.0
 """Time between two plain progress lines."""
-_BAR_WIDTH = 16
+_BAR_WIDTH = 10
 
 
 @contextmanager
 def open_observer(config: RaftConfig) -> Iterator[Observer]:
     """The observer that fits where standard error goes."""
+    root, num_cycles = Path(config.output_dir), config.raft.num_cycles
     if sys.stderr.isatty():
-        with live_observer(Path(config.output_dir), config.raft.num_cycles) as observer:
+        with live_observer(root, num_cycles) as observer:
             yield observer
     else:
-        yield PlainObserver()
+        yield PlainObserver(Forecast(root, num_cycles))
 
 
 class PlainObserver:
-    """Plain lines on standard error."""
+    """Plain lines on standard error: one for each stage, and one every half minute.
+
+    Args:
+        forecast: Of the whole run; without it only the stage's own time is said.
+    """
+
+    def __init__(self, forecast: Forecast | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._forecast = forecast
+        self._clock = clock
+        self._training_since: float | None = None
+        """When the first step of this cycle was taken; None where no step was, as in a cycle of an earlier attempt."""
+        self._said_step = 0.0
+
+    def opened(self, plan: Plan) -> None:
+        """Says nothing."""
+        if self._forecast is not None:
+            self._forecast.opened(plan)
 
     def track(self, label: str, items: Iterable[Item], total: int) -> Iterator[Item]:
         """A line every half minute with the progress, and one at the end with the time it took."""
-        start = said = time.monotonic()
+        self._look()
+        start = said = self._clock()
         count = 0
         for count, item in enumerate(items, start=1):
             yield item
-            now = time.monotonic()
+            now = self._clock()
             if now - said >= QUIET_SECONDS and count < total:
                 said = now
                 left = (now - start) / count * (total - count)
-                _say(f"{label}: {count} of {total}, about {duration(left)} left")
+                rate = _rate(count, now - start)
+                _say(f"{label}: {count} of {total}{rate}, {roughly(left)} left{self._whole(left)}")
         if total:
-            _say(f"{label}: {count} of {total} in {duration(time.monotonic() - start)}")
+            seconds = self._clock() - start
+            _say(f"{label}: {count} of {total} in {duration(seconds)}{_rate(count, seconds)}{self._whole(0.0)}")
 
     def step(self, row: Mapping[str, float], num_steps: int) -> None:
-        """One line per optimizer step."""
+        """A line for the first optimizer step, and one every half minute."""
+        now, step = self._clock(), row["step"]
+        if self._training_since is None:
+            self._look()
+            self._training_since = now
+        elif now - self._said_step < QUIET_SECONDS:
+            return
+        self._said_step = now
         loss = f", loss {row['loss']:.4f}, gradient norm {row['gradient_norm']:.3f}" if "loss" in row else ""
-        _say(f"train: step {row['step']} of {num_steps}, learning rate {row['learning_rate']:{LEARNING_RATE}}{loss}")
+        taken = step - 1  # since the time of the first one
+        left = (now - self._training_since) / taken * (num_steps - step) if taken else 0.0
+        own = f"; {roughly(left)} left{self._whole(left)}" if taken else ""
+        _say(f"train: step {step} of {num_steps}, learning rate {row['learning_rate']:{LEARNING_RATE}}{loss}{own}")
+
+    def _look(self) -> None:
+        if self._forecast is not None:
+            self._forecast.look()
+
+    def _whole(self, stage_seconds: float) -> str:
+        return "" if self._forecast is None else f"; {whole_run(self._forecast, stage_seconds)}"
 
     def warned(self, text: str) -> None:
         """One line."""
@@ -87,10 +135,15 @@ class PlainObserver:
     def trained(self, settings: TrainingSettings, selection: Selection, trained: Trained) -> None:
         """One line per cycle."""
         steps, mass = trained.metrics["optimizer_steps"], trained.metrics[MASS]
+        whole = ""
+        if self._training_since is not None:  # it was trained now, not in an earlier attempt
+            self._look()
+            whole = self._whole(0.0)
+            self._training_since = None
         _say(
             f"cycle {settings.cycle}: trained v{trained.policy_version} on {counted(trained.num_rows, 'sample')},"
             f" {counted(steps, 'step')}, learning rate {settings.learning_rate:{LEARNING_RATE}}, learning-rate mass"
-            f" {mass:{LEARNING_RATE}}"
+            f" {mass:{LEARNING_RATE}}{whole}"
         )
 
 
@@ -109,12 +162,19 @@ class LiveObserver:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
+            _RateColumn(),
         )
+        self._forecast = Forecast(root, num_cycles)
         self._training: Any = None
         self._refresh()
 
+    def opened(self, plan: Plan) -> None:
+        """Nothing to draw yet."""
+        self._forecast.opened(plan)
+
     def track(self, label: str, items: Iterable[Item], total: int) -> Iterator[Item]:
         """A bar while the items pass."""
+        self._forecast.look()
         task = self._progress.add_task(label, total=total, visible=total > 0)
         try:
             for item in items:
@@ -126,6 +186,7 @@ class LiveObserver:
     def step(self, row: Mapping[str, float], num_steps: int) -> None:
         """A bar of the optimizer steps."""
         if self._training is None:
+            self._forecast.look()
             self._training = self._progress.add_task("train", total=num_steps)
         self._progress.update(self._training, completed=row["step"])
 
@@ -155,13 +216,50 @@ class LiveObserver:
         self._refresh()
 
     def _refresh(self) -> None:
+        self._forecast.look()
         started = (self._root / "run.json").is_file()
         cycles = read_status(self._root, self._num_cycles).cycles if started else []
+        below: list[RenderableType] = [_WholeRun(self._forecast, self._progress), self._progress]
         if not cycles:
-            self._live.update(Group(self._progress))
+            self._live.update(Group(*below))
             return
         table, note = fitted(cycle_columns(cycles, self._num_cycles), self._live.console.width)
-        self._live.update(Group(table, *([Text(note)] if note else []), self._progress))
+        self._live.update(Group(table, *([Text(note)] if note else []), *below))
+
+
+class _RateColumn(ProgressColumn):
+    """How many items pass in a second, or how long one takes."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.speed
+        if not speed:
+            return Text("")
+        return Text(f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each")
+
+
+class _WholeRun:
+    """The line about the whole run, as it is when it is drawn."""
+
+    def __init__(self, forecast: Forecast, progress: Progress) -> None:
+        self._forecast = forecast
+        self._progress = progress
+
+    def __rich__(self) -> Text:
+        left = [task.time_remaining for task in self._progress.tasks]
+        return Text(whole_run(self._forecast, max((each for each in left if each is not None), default=0.0)))
+
+
+def whole_run(forecast: Forecast, stage_seconds: float) -> str:
+    """What is left of the whole run, or why that is not known."""
+    left = forecast.seconds_left(stage_seconds)
+    return "whole run: not known before cycle 1 is done" if left is None else f"whole run: {roughly(left)} left"
+
+
+def _rate(count: int, seconds: float) -> str:
+    """Such as ", 2.1 per second" or ", 3.4 s each"; empty where it was too fast to tell."""
+    if seconds < 1.0 or not count:
+        return ""
+    return f", {count / seconds:.1f} per second" if count >= seconds else f", {seconds / count:.1f} s each"
 
 
 @contextmanager

@@ -40,6 +40,8 @@ def print_status(status: Status) -> None:
         print_table(cycle_columns(status.cycles, status.num_cycles), console=console)
         if spent := time_line(status.cycles):
             print_paragraph(console, spent, indent="    ")
+    if status.saved.num_samples:
+        print_paragraph(console, f"taken from other runs, not made again: {status.saved}", indent="    ")
     if decided := decision_columns(status.cycles, status.result):
         print_table(decided, console=console)
     for row in status.latest_advice:

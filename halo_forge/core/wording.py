@@ -37,6 +37,21 @@ def outcome_in_words(outcome: str, opposed: Mapping[str, Mapping[str, float]]) -
     return f"{words}, but {other}" if other else words
 
 
+def roughly(seconds: float) -> str:
+    """An estimate, with no more digits than it has: "about 40 min", "about 1 h 20 min", "about 3 days"."""
+    minutes = seconds / 60
+    if minutes < 1:
+        return "less than 1 min"
+    if minutes < 57.5:
+        step = 1 if minutes < 9.5 else 5
+        return f"about {step * round(minutes / step)} min"
+    if minutes < 595:
+        hours, rest = divmod(10 * round(minutes / 10), 60)
+        return f"about {hours} h {rest} min" if rest else f"about {hours} h"
+    hours = round(minutes / 60)
+    return f"about {hours} h" if hours < 72 else f"about {round(hours / 24)} days"
+
+
 _SHOWN_AS_THEY_ARE = frozenset("\n\t")
 _INVISIBLE = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
 """Categories of characters that are not printed themselves, but may change how others are."""

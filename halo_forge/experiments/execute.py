@@ -225,7 +225,10 @@ class _Execution:
                 return
             if not self._would_repeat(seed):
                 self._waiting.remove((arm, seed))
-                self._start(arm, seed, min(free))
+                try:
+                    self._start(arm, seed, min(free))
+                except RunDirError as error:
+                    self._note_failure(Failure(arm.name, seed, error.exit_code, str(error), ""))
 
     def _would_repeat(self, seed: int) -> bool:
         """Whether a run of the same seed is still making what this one would take over from it."""
@@ -244,9 +247,7 @@ class _Execution:
         log = state / "logs" / arm.folder / f"seed-{seed}.log"
         with explained(log):
             log.parent.mkdir(parents=True, exist_ok=True)
-        write_failures(
-            experiment, [each for each in read_failures(experiment) if (each.arm, each.seed) != (arm.name, seed)]
-        )
+        write_failures(experiment, self._failures_without(arm.name, seed))
         environment = {**os.environ, **self.slots[slot]}
         with explained(log), log.open("ab") as output:
             log_start = output.tell()
@@ -260,6 +261,7 @@ class _Execution:
 
     def _arguments(self, arm: Arm, seed: int) -> list[str]:
         experiment, settings = self.experiment, resolved(self.experiment.config(arm, seed).config)
+        settings["notify_command"] = []  # it is for the end of the experiment
         more = ["--resume", *self._shared(arm, seed), *self._options]
         if experiment.fork is not None:
             stored = resolved(run_config(experiment.fork.run).config)
@@ -280,7 +282,7 @@ class _Execution:
         return [word for root in there for word in ("--share-from", str(root))]
 
     def _wait(self) -> None:
-        """Until a run ends or writes something, or a tick is over."""
+        """Until a run ends, or a tick is over."""
         select.select([each.pidfd for each in self._running], [], [], TICK_SECONDS)
 
     def _look(self) -> None:
@@ -304,16 +306,28 @@ class _Execution:
 
     def _ended(self, running: _Running, code: int) -> None:
         if code == 0:
-            saved = read_progress(self.experiment).of(running.arm.name, running.seed).saved
-            self.say(f"{running.name}: finished" + (f"; not done again: {saved}" if saved.num_samples else ""))
+            self.say(f"{running.name}: finished")
         else:
-            failure = Failure(
-                running.arm.name, running.seed, code if code > 0 else 1, _error(running, code), str(running.log)
-            )
-            self._failed.append(failure)
-            write_failures(self.experiment, [*read_failures(self.experiment), failure])
-            self.say(f"{running.name}: FAILED ({failure.error.splitlines()[0]}); the other runs go on")
-        self.say(read_progress(self.experiment).line(len(self.slots)))
+            name, seed = running.arm.name, running.seed
+            self._note_failure(Failure(name, seed, code if code > 0 else 1, _error(running, code), str(running.log)))
+        try:
+            progress = read_progress(self.experiment)
+        except RunDirError as error:  # a file of a run is damaged, which is no reason to stop the others
+            self.say(f"warning: {error.message}")
+            return
+        saved = progress.of(running.arm.name, running.seed).saved
+        if saved.num_samples:
+            self.say(f"{running.name}: taken from other runs, not made again: {saved}")
+        self.say(progress.line(len(self.slots)))
+
+    def _note_failure(self, failure: Failure) -> None:
+        self._failed.append(failure)
+        write_failures(self.experiment, [*self._failures_without(failure.arm, failure.seed), failure])
+        first_line = failure.error.splitlines()[0]
+        self.say(f"{failure.arm}, seed {failure.seed}: FAILED ({first_line}); the other runs go on")
+
+    def _failures_without(self, arm: str, seed: int) -> list[Failure]:
+        return [each for each in read_failures(self.experiment) if (each.arm, each.seed) != (arm, seed)]
 
     def _stop(self, number: signal.Signals, signals: set[signal.Signals]) -> None:
         """Pass the signal on and wait for the runs to end, not for long; a second signal kills them at once."""

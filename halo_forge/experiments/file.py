@@ -188,7 +188,14 @@ class Experiment:
         place = f"{self.path}:"
         values = [(key, value, arm.places[key]) for key, value in arm.overrides.items()]
         own = [("seed", seed, place), ("output_dir", str(self.run_root(arm, seed)), place)]
-        return checked(apply_values(self.base, [*values, *own], place))
+        return checked(apply_values(self.base, [*self._tracking(arm, place), *values, *own], place))
+
+    def _tracking(self, arm: Arm, place: str) -> Iterator[tuple[str, str, str]]:
+        """Trackers show an experiment as a project and each arm as a group, unless the base says otherwise."""
+        given = self.base.data.get("tracking")
+        for key, value in (("project", self.root.absolute().name), ("group", arm.name)):
+            if given is None or (isinstance(given, Mapping) and key not in given):
+                yield f"tracking.{key}", value, place
 
     def identity(self) -> dict[str, Any]:
         """Everything that the answer depends on, as plain JSON data: settings of each arm, seeds, comparisons, fork."""

@@ -288,6 +288,8 @@ def _comparison_plan(
     num_prompts = found.prompts[set_name].num_prompts if set_name in found.prompts else None
     num_samples, num_seeds = config.evaluation.samples_per_prompt, len(experiment.seeds)
     known = variation_of(experiment, name, runs)
+    if experiment.fork is not None:
+        del known["seed_sd"]  # the question is not about seeds
     sees = _Sees(
         Variation(**{key: each.value for key, each in known.items()}),
         ERROR / len(experiment.primary),
@@ -404,7 +406,8 @@ def _reason(
     if num_prompts < MIN_PROMPTS:
         few = counted(num_prompts, "prompt")
         return f"cannot answer: {few}, at least {MIN_PROMPTS} are needed to conclude; {needed}"
-    return f"cannot answer: only differences of {smallest:.3f} and more are found 4 times in 5; {needed}"
+    found = f"only differences of {smallest:.3f} and more are" if smallest <= 1.0 else "not even a difference of 1 is"
+    return f"cannot answer: {found} found 4 times in 5; {needed}"
 
 
 def _warnings(

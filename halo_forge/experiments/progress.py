@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from halo_forge.core.wording import counted
+from halo_forge.core.wording import counted, roughly
 from halo_forge.experiments.file import Experiment
 from halo_forge.store.files import as_written, explained, read_json, read_jsonl, write_json
 from halo_forge.store.lock import writing_process
 from halo_forge.store.run import cycle_folders
+from halo_forge.store.shared import Saved, saved_by
 from halo_forge.store.status import read_status
 
 
@@ -24,7 +25,7 @@ class Failure:
     Attributes:
         exit_code: What it ended with.
         error: What it said, at least one line.
-        log: The file with its whole output.
+        log: The file with its whole output; empty for a run that was not started.
     """
 
     arm: str
@@ -32,34 +33,6 @@ class Failure:
     exit_code: int
     error: str
     log: str
-
-
-@dataclass(frozen=True)
-class Saved:
-    """What was not done again, because another run had done it (the events `shared`).
-
-    Attributes:
-        seconds: What it took the run that did it.
-    """
-
-    num_samples: int = 0
-    num_tokens: int = 0
-    num_verdicts: int = 0
-    seconds: float = 0.0
-
-    def __add__(self, other: Saved) -> Saved:
-        return Saved(
-            self.num_samples + other.num_samples,
-            self.num_tokens + other.num_tokens,
-            self.num_verdicts + other.num_verdicts,
-            self.seconds + other.seconds,
-        )
-
-    def __str__(self) -> str:
-        return (
-            f"{counted(self.num_samples, 'sample')} ({counted(self.num_tokens, 'token')}) and"
-            f" {counted(self.num_verdicts, 'verdict')}, about {written(self.seconds)}"
-        )
 
 
 @dataclass(frozen=True)
@@ -129,18 +102,11 @@ class ExperimentProgress:
             return done
         if self.working_seconds is None:
             return f"{done}; the remaining time is unknown until a run is finished"
-        return f"{done}; about {written(self.working_seconds / at_a_time)} left"
+        return f"{done}; {roughly(self.working_seconds / at_a_time)} left"
 
     def to_row(self) -> dict[str, Any]:
         """As plain JSON data."""
         return {**asdict(self), "saved": asdict(self.saved)}
-
-
-def written(seconds: float) -> str:
-    """Such as "40 s", "12 min" or "3.5 h": an estimate has no more digits."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def read_progress(experiment: Experiment) -> ExperimentProgress:
@@ -167,7 +133,10 @@ def _run_progress(arm: str, seed: int, root: Path, num_cycles: int, error: str |
     if (root / "run.json").is_file():
         found = read_status(root, num_cycles)
         state, process = found.state, found.process
-        done, (seconds, saved) = cycles_done(root), _worked(root)
+        done, path = cycles_done(root), root / "events.jsonl"
+        with as_written(path):
+            events = read_jsonl(path) if path.is_file() else []
+            seconds, saved = _worked(events), saved_by(events)
     elif process is not None:
         state = "loading"
     if error is not None and process is None and state != "finished":
@@ -180,21 +149,16 @@ def cycles_done(root: Path) -> int:
     return sum((folder / "report.json").is_file() for folder in cycle_folders(root))
 
 
-def _worked(root: Path) -> tuple[float, Saved]:
-    """How long a run was worked on, from the first to the last event of each attempt, and what it took from others."""
-    path = root / "events.jsonl"
-    seconds, begun, last, saved = 0.0, None, None, Saved()
-    with as_written(path):
-        for event in read_jsonl(path) if path.is_file() else ():
-            now = datetime.fromisoformat(event["time"])
-            if event["event"] == "attempt_started":
-                seconds += 0.0 if begun is None or last is None else (last - begun).total_seconds()
-                begun = now
-            elif event["event"] == "shared":
-                numbers = [event.get(key, 0) for key in ("num_samples", "num_tokens", "num_verdicts", "seconds_saved")]
-                saved += Saved(*numbers)
-            last = now
-    return seconds + (0.0 if begun is None or last is None else (last - begun).total_seconds()), saved
+def _worked(events: Iterable[Mapping[str, Any]]) -> float:
+    """How long a run was worked on, in seconds: from the first to the last event of each attempt."""
+    seconds, begun, last = 0.0, None, None
+    for event in events:
+        now = datetime.fromisoformat(event["time"])
+        if event["event"] == "attempt_started":
+            seconds += 0.0 if begun is None or last is None else (last - begun).total_seconds()
+            begun = now
+        last = now
+    return seconds + (0.0 if begun is None or last is None else (last - begun).total_seconds())
 
 
 def _left(runs: Sequence[RunProgress]) -> float | None:

@@ -14,6 +14,7 @@ from halo_forge.core.errors import RunDirError
 from halo_forge.core.power import ERROR
 from halo_forge.core.statistics import holm
 from halo_forge.core.wording import counted
+from halo_forge.experiments.execute import check_same
 from halo_forge.experiments.file import Comparison, Experiment
 from halo_forge.runtime.assembly import run_config
 
@@ -42,7 +43,7 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class Rank:
-    """An arm's place by the last version on dev.
+    """An arm's place by the last version on dev; equal arms share it.
 
     Attributes:
         estimate: The arm less the first one, paired; None of the first one, and where they cannot be compared.
@@ -89,8 +90,11 @@ def report(experiment: Experiment) -> ExperimentReport:
     """Read all runs of an experiment, and judge its hypotheses by those that are finished.
 
     Raises:
-        RunDirError: No run has measured anything yet, or a file cannot be read.
+        RunDirError: No run has measured anything yet, the experiment was started with other arms, seeds or comparisons
+            than the file has now, or a file cannot be read.
     """
+    if (experiment.root / "experiment.json").is_file():
+        check_same(experiment)  # a hypothesis that was changed after a look at the results is none
     arms = measured_arms(experiment)
     if not arms:
         raise RunDirError(
@@ -193,11 +197,12 @@ def _ranking(arms: Sequence[MeasuredArm], metric: str) -> Iterator[Rank]:
         except NotComparable:
             estimates.append(None)
     adjusted = holm([1.0 if each is None else each.p_value for each in estimates])
-    for place, arm in enumerate(ordered, start=1):
+    for at, arm in enumerate(ordered):
         mean = means[arm.name]
         assert mean is not None  # or it would not be here
-        found = None if place == 1 else estimates[place - 2]
-        p_value = None if found is None else adjusted[place - 2]
+        place = 1 + sum(1 for other in ordered if (means[other.name] or 0.0) > mean)
+        found = None if at == 0 else estimates[at - 1]
+        p_value = None if found is None else adjusted[at - 1]
         yield Rank(place, arm.name, mean, found, p_value, p_value is not None and p_value < ERROR)
 
 

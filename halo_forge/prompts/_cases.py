@@ -27,6 +27,16 @@ _PLAIN = (
     "def _plain(value):\n    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value\n"
 )
 
+# LiveCodeBench, APPS and TACO put these before every program: `List[int]` in their starter code needs no import.
+_IMPORTED = (
+    "string re datetime collections heapq bisect copy math random statistics itertools functools operator io sys json"
+    " builtins typing".split()
+)
+_IMPORTS = (
+    "".join(f"from {module} import *\n" for module in _IMPORTED)
+    + f"import {', '.join(_IMPORTED)}\nsys.setrecursionlimit(50_000)\n"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
@@ -176,7 +186,7 @@ def from_cases(row: Row, column: str, cases: Sequence[Case], starter: str) -> Ma
         either = [expected, expected[0]] if isinstance(expected, list) and len(expected) == 1 else [expected]
         asserts.append(f"assert _plain({callee}(*{_arguments(case.given)!r})) in {either!r}")
     entry_point = "Solution" if in_class else str(cases[0].function)
-    return {"kind": "asserts", "entry_point": entry_point, "setup": _PLAIN, "tests": asserts}
+    return {"kind": "asserts", "entry_point": entry_point, "setup": _PLAIN, "imports": _IMPORTS, "tests": asserts}
 
 
 def _arguments(given: Any) -> list[Any]:

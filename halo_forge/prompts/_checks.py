@@ -25,7 +25,7 @@ _KEYS: dict[str, tuple[str, ...]] = {
 _OPTIONAL: dict[str, tuple[str, ...]] = {
     "stdio": ("compare",),
     "harness": ("compare",),
-    "asserts": ("entry_point", "setup"),
+    "asserts": ("entry_point", "setup", "imports"),
     "compile": ("entry_point",),
 }
 _HINT = (
@@ -121,7 +121,7 @@ def _check_asserts(row: Row, tests: Mapping[str, Any]) -> None:
     found = tests["tests"]
     if not isinstance(found, list) or not found or not all(isinstance(each, str) and each.strip() for each in found):
         raise row.error(f"`tests.tests` is {shown(found)}; a list of at least one text is needed", _HINT)
-    for key in ("entry_point", "setup"):
+    for key in ("entry_point", "setup", "imports"):
         if not isinstance(tests.get(key, ""), str):
             raise row.error(f"`tests.{key}` is {shown(tests[key])}; text is needed", _HINT)
 

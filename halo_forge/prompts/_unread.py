@@ -22,12 +22,13 @@ JUDGES = ("checker", "checker_code", "checker_source", "generated_checker", "cus
 """Columns and keys with what decides which outputs are right."""
 _TEST_WORDS = frozenset(
     "test tests testcase testcases testlist testing unittest unittests pytest pytests assert asserts assertion"
-    " assertions harness stdio cases checks checker grader grading verification".split()
+    " assertions doctest doctests harness stdio cases checks checker grader grading verification".split()
 )
 # Beside tests these are something else, such as a program that checks the input.
 _JUDGING_WORDS = frozenset("validator evaluator verifier scorer judge oracle".split())
 _RESULT_WORDS = frozenset(
-    "answer answers ground_truth groundtruth expected expected_output expected_outputs output outputs stdout target"
+    "answer answers gt ground_truth groundtruth fail_to_pass pass_to_pass"
+    " expected expected_output expected_outputs output outputs stdout target"
     " gold gold_standard_solution gold_output label expected_result expected_results expected_answer"
     " correct_answer correct_output reference_output sample_output sample_outputs output_sample final_answer".split()
 )
@@ -83,7 +84,7 @@ def kept_as_info(
         where = path_to_tests(column, value)
         if where or (not has_tests and _may_be_tests(column, value)):
             raise _lost_tests(row, where or column, has_tests)
-        if not has_tests and "_".join(_words(column)) in (*_RESULT_WORDS, *SOLUTIONS[2:]):
+        if not has_tests and _is_result(column, value):
             raise row.error(
                 f"the row has no `tests`, and `{column}` is not used to check anything",
                 'write the check as `tests`; if compiling is all there is to check, say so: "tests": {"kind":'
@@ -156,6 +157,15 @@ def _may_be_tests(name: str, value: Any) -> bool:
         return True
     items = value if isinstance(value, list) else [value]
     return any(isinstance(item, str) and _TEST_CODE.search(item[:_LONGEST_PARSED]) is not None for item in items)
+
+
+def _is_result(name: str, value: Any) -> bool:
+    """Whether a column holds what a right program prints, returns or is."""
+    words = _words(name)
+    if "_".join(words) in (*_RESULT_WORDS, *SOLUTIONS[2:]):
+        return True
+    ends_so = not {"output", "outputs", "answer", "answers"}.isdisjoint(words[-1:])
+    return ends_so and words[0] not in ("num", "has", "is", "max") and not isinstance(value, bool)
 
 
 def _words(name: str) -> list[str]:

@@ -23,7 +23,12 @@ COLUMNS = ("prompt",)
 ROLES = ("system", "user", "assistant")
 _OWN = ("id", "language", "prompt", "tests", "info")
 # Beside `tests` these would be ignored, and decide what passes; with the kinds that have them.
-_DECIDES = {"compare": ("stdio", "harness"), "setup": ("asserts",), "entry_point": ("asserts", "compile")}
+_DECIDES = {
+    "compare": ("stdio", "harness"),
+    "setup": ("asserts",),
+    "imports": ("asserts",),
+    "entry_point": ("asserts", "compile"),
+}
 # Tokens of chat templates that separate turns.
 _CONTROL = re.compile(
     r"<\|(?:im_start|im_end|start_header_id|end_header_id|eot_id|begin_of_text|START_OF_TURN_TOKEN|user|assistant|system"

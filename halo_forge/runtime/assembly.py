@@ -311,7 +311,8 @@ def open_run(
             run.supersede(from_cycle)
         until_loaded.close()
         _begin(run, sets, dropped, library_warnings, resumed=resume)
-        yield Plan(config, prompts, _earlier(run.root)), run, _reported(runtime, config, run, stack)
+        plan = Plan(config, prompts, _earlier(run.root))
+        yield plan, run, _reported(runtime, plan, run, stack)
 
 
 def _identify(
@@ -349,8 +350,10 @@ def _begin(
     library_warnings.send_to(run.event)
 
 
-def _reported(runtime: Runtime, config: RaftConfig, run: Run, stack: ExitStack) -> Runtime:
-    return dataclasses.replace(runtime, observer=stack.enter_context(reporting(config, run, runtime.observer)))
+def _reported(runtime: Runtime, plan: Plan, run: Run, stack: ExitStack) -> Runtime:
+    observer = stack.enter_context(reporting(plan.config, run, runtime.observer))
+    observer.opened(plan)
+    return dataclasses.replace(runtime, observer=observer)
 
 
 def _fitting(config: RaftConfig, prompts: PromptSets, date: datetime) -> tuple[PromptSets, Overlong | None]:

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 from halo_forge.core.advice import Advised
 from halo_forge.core.errors import RunDirError, VerifierBroken
 from halo_forge.core.metrics import DriftFacts, KeptFacts, TokenValues, measure_drift, measure_kept
+from halo_forge.core.plan import Plan
 from halo_forge.core.records import (
     Completion,
     Decision,
@@ -65,6 +66,10 @@ class MeasuresDrift(Protocol):
 
 class Observer(Protocol):
     """Is told what happens: a terminal, or nobody."""
+
+    def opened(self, plan: Plan) -> None:
+        """Everything is loaded; the first stage follows."""
+        ...
 
     def warned(self, text: str) -> None:
         """Something beside the run did not work; the run goes on."""

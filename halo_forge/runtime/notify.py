@@ -12,7 +12,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,13 +51,22 @@ def notified(config: RaftConfig, warn: Callable[[str], None]) -> Iterator[None]:
     notify(command, root, None, warn)
 
 
-def notify(command: Sequence[str], root: Path, error: BaseException | None, warn: Callable[[str], None]) -> None:
-    """Run the command for the run in `root`, which ended with `error`, or is finished.
+def notify(
+    command: Sequence[str],
+    root: Path,
+    error: BaseException | None,
+    warn: Callable[[str], None],
+    result: Mapping[str, Any] | None = None,
+) -> None:
+    """Run the command for the run or experiment in `root`, which ended with `error`, or is finished.
 
     Args:
         command: Program and arguments; no shell reads them.
+        result: What the command gets as the result; None for the content of result.json, once that is there.
     """
-    row = json.dumps(_ending(root, error)).encode()
+    if result is None and error is None:
+        result = read_json(root / "result.json")
+    row = json.dumps(_ending(root, error, result)).encode()
     try:
         process = subprocess.Popen(
             command,
@@ -84,10 +93,9 @@ def notify(command: Sequence[str], root: Path, error: BaseException | None, warn
         warn(f"notify_command: {command[0]}: {how}")
 
 
-def _ending(root: Path, error: BaseException | None) -> dict[str, Any]:
+def _ending(root: Path, error: BaseException | None, result: Mapping[str, Any] | None) -> dict[str, Any]:
     """What the command gets on standard input."""
-    found: dict[str, Any] = {"run_directory": str(root.absolute()), "state": _state(error)}
-    found["result"] = read_json(root / "result.json") if error is None else None
+    found: dict[str, Any] = {"run_directory": str(root.absolute()), "state": _state(error), "result": result}
     found["error"] = None
     if isinstance(error, HaloForgeError):
         found["error"] = {"kind": type(error).__name__, "message": error.message, "fix": error.hint}

@@ -75,7 +75,10 @@ class Sharing:
         self.run = run
         own = Source.read(run.root)
         self._own = own
-        self.differences = {source.root: _difference(own, source) for source in sources}
+        self.differences: dict[Path, str | None] = {}
+        for source in sources:
+            with as_written(source.root / "run.json"):
+                self.differences[source.root] = _difference(own, source)
         self._sources = [source for source in sources if self.differences[source.root] is None]
 
     def completions(self, folder: StageFolder, requests: Mapping[str, Sequence[SampleRequest]], version: int) -> None:
@@ -194,7 +197,7 @@ class Sharing:
 
 def _difference(own: Source, other: Source) -> str | None:
     """The first thing that is not equal, so that no completion of the one is one of the other; None if all is."""
-    for key in ("prompts", "start_model", "rendering"):
+    for key in ("schema_version", "prompts", "start_model", "rendering"):
         if own.identity.get(key) != other.identity.get(key):
             return key
     for key in ("halo_forge_version", "versions"):

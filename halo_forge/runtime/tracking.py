@@ -95,7 +95,7 @@ def _open(name: str, config: RaftConfig, root: Path) -> _Tracker:
         project=config.tracking.project,
         group=group,
         name=root.absolute().name if group is None else f"{group}/{root.absolute().name}",
-        config=resolved(config),
+        config={name: value for name, value in resolved(config).items() if name != "notify_command"},
     )
     return _Tracker(opening)
 
@@ -189,7 +189,8 @@ class _Reporting:
         self._version = 0
         self._num_steps = 0
         """Optimizer steps of the cycles before this one."""
-        self.track, self.advised, self.warned = observer.track, observer.advised, observer.warned
+        self.opened, self.track = observer.opened, observer.track
+        self.advised, self.warned = observer.advised, observer.warned
 
     def measured(self, measurement: Measurement) -> None:
         self._observer.measured(measurement)
@@ -272,6 +273,8 @@ def _table(samples: Iterable[StoredSample]) -> Iterator[list[Any]]:
 
 def _result_values(result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     yield "result/chosen_version", result["chosen_version"]
+    if result["improved"] is not None:
+        yield "result/improved", int(result["improved"])
     for name in ("dev", "test"):
         for metric, facts in result[name].items():
             for fact, value in facts.items():

@@ -29,6 +29,7 @@ from halo_forge.core.records import (
 from halo_forge.store.files import as_written, read_json, read_jsonl
 from halo_forge.store.lock import writing_process
 from halo_forge.store.run import FILE_PREFIX, cycle_folder
+from halo_forge.store.shared import Saved, read_saved
 
 PHASE_OF = {
     "completions": "generate",
@@ -86,6 +87,7 @@ class Status:
     """A whole run.
 
     Attributes:
+        saved: What it took from other runs.
         state: "finished", or how far it is, such as "cycle 2 of 6: completions: 143 so far".
         process: The process that is working on it; None where nobody is.
         num_overlong: Prompts that `prompts.overlong` leaves out.
@@ -100,6 +102,7 @@ class Status:
     best_adapter: str | None
     result: dict[str, Any] | None
     num_overlong: int = 0
+    saved: Saved = Saved()  # noqa: RUF009 -- it is frozen
 
     @property
     def latest_advice(self) -> list[dict[str, str]]:
@@ -148,6 +151,7 @@ def read_status(root: Path, num_cycles: int) -> Status:
         best_adapter=str(cycle_folder(root, best) / "adapter") if best else None,
         result=result,
         num_overlong=num_overlong,
+        saved=read_saved(root),
     )
 
 

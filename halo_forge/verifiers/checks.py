@@ -130,11 +130,12 @@ class Asserts(PythonTests):
     kind: Literal["asserts"] = "asserts"
     entry: str | None = Field(default=None, alias="entry_point", min_length=1)
     setup: str = ""
+    imports: str = ""
     tests: tuple[str, ...] = Field(min_length=1)
 
     @property
     def prepared(self) -> PreparedTests:
-        return prepare_asserts(self.entry, self.setup, self.tests)
+        return prepare_asserts(self.entry, self.setup, self.tests, imports=self.imports)
 
 
 class Mbpp(PythonTests):

@@ -101,6 +101,7 @@ def test_at_equal_mass_no_version_has_spent_more_than_every_run_has(runs: dict[s
 
 def test_the_same_run_twice_differs_by_nothing_and_is_said(runs: dict[str, Path]) -> None:
     found = halo_forge.compare_runs([runs["decay 0"], runs["decay 0"]])
+    assert [arm.name for arm in found.arms] == ["decay", "decay (2)"]
     for each in found.differences:
         estimate = each.estimate
         assert (estimate.difference, estimate.low, estimate.high, estimate.p_value) == (0.0, 0.0, 0.0, 1.0)
@@ -114,6 +115,17 @@ def test_runs_of_different_seeds_show_what_another_seed_gives(runs: dict[str, Pa
     row = of(found, "dev/pass_rate", "final")
     assert row.estimate.seeds == ((1, 0),) and not row.estimate.is_about_seeds
     assert any("no seed is in both" in remark for remark in found.remarks)
+
+
+def test_arms_are_named_by_what_their_paths_do_not_share(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = runs["decay 0"].parent.parent / "inputs"
+    roots = [tmp_path / "one" / "run", tmp_path / "other" / "run"]
+    for root, rate in zip(roots, (1e-5, 2e-5), strict=True):
+        run_arm(monkeypatch, inputs, root, KEEPS, {"training.learning_rate": rate})
+    found = halo_forge.compare_runs([*roots, runs["decay 0"]])
+    assert [arm.name for arm in found.arms] == ["one/run", "other/run", f"{runs['decay 0'].parent.parent.name}/decay"]
 
 
 def test_a_run_without_a_partner_is_said(runs: dict[str, Path]) -> None:

@@ -118,3 +118,26 @@ def test_a_set_without_tests_has_a_compile_column_and_no_pass_column() -> None:
     ]
     unknown = [column.name for column in cycle_columns([CycleRow(1, 0, "starting")], 3)]
     assert "dev pass" in unknown, "a column does not come and go while nothing is measured yet"
+
+
+def test_a_run_of_schema_2_is_shown_in_the_words_of_today(declined: Status, capsys: pytest.CaptureFixture[str]) -> None:
+    """It called a version improved that was ahead by one standard error, and confirmed nothing."""
+    for row in declined.cycles:
+        row.decision = {key: value for key, value in row.decision.items() if key not in ("ending", "opposed")}
+        row.decision |= {"conclusion": None, "outcome": row.decision["outcome"].replace("ahead", "improved")}
+    assert declined.result is not None
+    new = ("improved", "confirmed_on", "confirmation", "confirmation_opposed")
+    declined.result = {key: value for key, value in declined.result.items() if key not in new}
+    rows = rows_of(decision_columns(declined.cycles, declined.result))
+    assert [row[-2] for row in rows] == ["ahead", "degraded", "held"]
+    print_status(declined)
+    assert "what it calls improved was ahead by one standard error on dev" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_metric_that_fell_is_named_beside_the_one_that_rose(declined: Status) -> None:
+    declined.cycles[1].decision["opposed"] = {"compile_rate": {"difference": -0.094}}
+    assert declined.result is not None
+    declined.result["confirmation_opposed"] = {"reward_mean": {"difference": -0.087}}
+    outcomes = [row[-2] for row in rows_of(decision_columns(declined.cycles, declined.result))]
+    assert outcomes[0] == "ahead, but compile rate -0.094"
+    assert outcomes[-1] == "improved, but reward mean -0.087"

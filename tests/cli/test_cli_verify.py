@@ -151,7 +151,7 @@ def test_usage(cli: Cli, config: Path, tmp_path: Path) -> None:
         ((config, "/dev/zero"), "is larger than"),
         ((config, tmp_path), "Is a directory"),
         ((tmp_path, good), "is a folder"),
-        ((config, put("list.jsonl", "[1]\n")), "an object is needed"),
+        ((config, put("list.jsonl", "[1]\n")), "is one JSON list"),
         ((config, put("good.py", "")), "says python"),
         ((config, good, "--prompt", "dev11"), "did you mean"),
         (("no.yaml", good), "no.yaml"),
@@ -178,6 +178,11 @@ def test_usage(cli: Cli, config: Path, tmp_path: Path) -> None:
 def test_a_file_is_checked_as_it_stands(source: str) -> None:
     found = extract(as_completion(source, "c", "x.c"), "c")
     assert found.code is not None and found.code.rstrip("\n") == source.rstrip("\n")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_program(cli: Cli, config: Path) -> None:
+    path = put("marked.py", "\ufeffprint(1)\n")
+    assert cli("verify", config, path, "--set", "verifier.kind=python").code == 0
 
 
 def test_what_would_be_another_program_as_an_answer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,3 +187,35 @@ def test_a_supervised_run_tells_its_one_end_and_not_those_of_attempts(
     assert "restart 1 of at most 1" in done.stderr
     (row,) = told()
     assert (row["state"], row["error"] and row["error"]["kind"]) == (state, kind), done.stderr
+
+
+EXPERIMENT = """\
+question: Does a low rate help?
+base: run.yaml
+arms: {{low: {{training.learning_rate: 1e-5}}, high: {{training.learning_rate: 1e-4}}}}
+seeds: [0]
+set: {{raft.num_cycles: 1, raft.min_selected: {least}, selection.drop_flagged: false}}
+output_dir: out{least}
+"""
+
+
+@pytest.mark.parametrize(("least", "code"), [(1, 0), (99, 1)])
+def test_an_experiment_tells_its_end_once_and_its_runs_tell_nothing(least: int, code: int, tmp_path: Path) -> None:
+    program = "```c\n// {}\nint main(void) {{ return 0; }}\n```"
+    told_to = str(tmp_path / "told.jsonl")
+    command = [sys.executable, "-c", NOTES.replace("told.jsonl", told_to)]
+    write_inputs(tmp_path, answers=lambda prompt_id: [program.format(prompt_id)], notify_command=command)
+    (tmp_path / "experiment.yaml").write_text(EXPERIMENT.format(least=least))
+    words = [sys.executable, "-m", "halo_forge", "experiment", "run", "experiment.yaml"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode != 0) == (code != 0), done.stderr
+    (row,) = rows(Path(told_to))
+    assert row["run_directory"] == str(tmp_path / f"out{least}")
+    assert [run["arm"] for run in row["result"]["runs"]] == ["low", "high"]
+    if code == 0:
+        assert (row["state"], row["error"]) == ("finished", None)
+        assert [run["state"] for run in row["result"]["runs"]] == ["finished", "finished"]
+    else:
+        assert row["state"] == "failed"
+        assert row["error"]["message"] == "failed: low with seed 0, high with seed 0"

@@ -339,6 +339,7 @@ def test_the_live_table_and_its_bars_fit(tmp_path: Path, width: int) -> None:
     assert numbers(shown).keys() >= {"0.714", "0.107", "1000", "123456", "-3.85"}
     assert (f"left out at {width} columns: " in shown) == (width < 200) and "tok/s" in shown
     assert re.search(r"elapsed +0:00:0\d +left", shown)
+    assert "whole run: not known before cycle 1 is done" in shown
 
 
 def test_a_terminal_too_narrow_for_what_must_be_shown_cuts_nothing(printed: Callable[..., str]) -> None:

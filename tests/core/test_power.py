@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,6 +73,16 @@ def test_more_of_everything_detects_smaller_effects(design: Design, num_samples:
     first, second = detectable(SIZE, PARTS), detectable(design, Variation().parts(num_samples))
     assert first is not None and second is not None
     assert second < first
+
+
+def test_the_table_of_the_documentation() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "experiments.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) prompts x (\d+) samples \| (.*) \|$", page, re.MULTILINE)
+    assert len(rows) == 4
+    for num_prompts, num_samples, cells in rows:
+        parts = Variation().parts(int(num_samples))
+        found = [detectable(Design(num_seeds, int(num_prompts)), parts) for num_seeds in (2, 3, 5, 10)]
+        assert [f"{each:.3f}" for each in found] == cells.split(" | ")
 
 
 def test_a_difference_of_differences_needs_a_larger_effect() -> None:

@@ -16,11 +16,11 @@ from halo_forge.hardware.devices import Gpu
 
 
 def test_seeds_are_outermost_and_a_failed_run_stops_no_other(drive: Callable[..., str]) -> None:
-    drive("order", "failing", "two_parents", "sharing")
+    drive("order", "failing", "two_parents", "sharing", "occupied")
 
 
 def test_two_at_a_time_make_the_same_bytes_and_end_with_their_parent(drive: Callable[..., str]) -> None:
-    drive("together", "orphans")
+    drive("together", "orphans", "interrupted")
 
 
 def test_learning_rates_are_compared_on_the_samples_of_one_cycle(drive: Callable[..., str]) -> None:
@@ -29,6 +29,10 @@ def test_learning_rates_are_compared_on_the_samples_of_one_cycle(drive: Callable
 
 def test_whatever_is_killed_and_resumed_ends_with_the_same_bytes(drive: Callable[..., str]) -> None:
     drive("kill_parent", "kill_at_random")
+
+
+def test_a_run_that_takes_files_from_another_is_killed_anywhere(drive: Callable[..., str]) -> None:
+    drive("kill_child", "kill_fork")
 
 
 FILE = """\

@@ -53,6 +53,18 @@ def test_every_run_has_the_settings_of_its_arm_its_seed_and_a_folder_of_its_own(
     assert experiment.primary == (Comparison("decay", "constant", "test/pass_rate", "chosen", "higher"),)
 
 
+def test_trackers_show_the_experiment_as_a_project_and_each_arm_as_a_group(tmp_path: Path) -> None:
+    experiment = load(tmp_path)
+    shown = {arm.name: experiment.config(arm, 3).config.tracking for arm in experiment.arms}
+    assert {(name, each.project, each.group) for name, each in shown.items()} == {
+        ("constant", "decay", "constant"),
+        ("decay", "decay", "decay"),
+    }
+    said = load(tmp_path, FILE.replace("set: {", "set: {tracking.project: mine, "))
+    assert {each.project for each in (said.config(arm, 3).config.tracking for arm in said.arms)} == {"mine"}
+    assert said.digest == experiment.digest, "where it is shown makes it no other experiment"
+
+
 def test_a_grid_is_every_combination_named_after_its_values(tmp_path: Path) -> None:
     grid = "grid: {training.learning_rate: [3e-5, 1e-4], raft.num_cycles: [1, 10]}"
     experiment = load(tmp_path, f"question: q\nbase: base.yaml\n{grid}\nseeds: [0]")

@@ -27,6 +27,10 @@ from halo_forge.experiments.file import Experiment, load_experiment
 from halo_forge.experiments.plan import ExperimentPlan, doubts, plan
 
 TESTS = {"kind": "stdio", "cases": [{"stdin": "", "stdout": "1"}]}
+THIRDS = """\
+  - {treatment: decay, control: constant, metric: test/pass_rate, at: final, expect: higher}
+  - {treatment: decay, control: constant, metric: test/compile_rate, expect: higher}
+"""
 PRIMARY = "primary:\n  - {treatment: decay, control: constant, metric: test/pass_rate, expect: higher}\n"
 
 
@@ -117,6 +121,14 @@ def test_one_seed_and_few_prompts_answer_nothing(tmp_path: Path) -> None:
     few = plan(experiment(tmp_path, num_prompts=(4, 30, 19)), effect=0.9)
     assert few.answers is False
     assert "19 prompts, at least 20 are needed" in few.comparisons[0].reason
+
+
+def test_no_difference_of_rates_is_beyond_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = plan(experiment(tmp_path, seeds="[0, 1]", num_prompts=(4, 30, 20), more=PRIMARY + THIRDS), effect=0.9)
+    assert found.comparisons[0].detectable is not None and found.comparisons[0].detectable > 1.0
+    assert "not even a difference of 1 is found 4 times in 5" in found.comparisons[0].reason
+    print_plan(found)
+    assert "over 1" in capsys.readouterr().out
 
 
 def test_several_comparisons_share_the_error(tmp_path: Path) -> None:
@@ -245,7 +257,7 @@ def test_a_fork_plans_only_its_own_cycles_and_needs_no_seeds(tmp_path: Path, mon
     # Both arms take the pool of cycle 2, 3 prompts x 2 samples, from the run, and one takes v_0 on test from the other.
     assert found.shared_samples == 2 * 3 * 2 + 24 * 2
     (each,) = found.comparisons
-    assert (each.num_seeds, each.answers) == (1, True)
+    assert (each.num_seeds, each.answers) == (1, True) and "seed_sd" not in each.variation
     known = Variation(**{key: value.value for key, value in each.variation.items()})
     assert each.detectable == pytest.approx(between_versions(30, 2, known).detectable)
     (small,) = plan(load_experiment(path), effect=0.02).comparisons

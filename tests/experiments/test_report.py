@@ -14,6 +14,7 @@ from terminal import assert_fits
 
 from halo_forge.cli.experiment_report import print_report
 from halo_forge.core.errors import RunDirError
+from halo_forge.experiments.execute import SCHEMA_VERSION
 from halo_forge.experiments.file import Experiment, load_experiment
 from halo_forge.experiments.report import report
 
@@ -93,6 +94,13 @@ def test_arms_are_ranked_by_dev_and_compared_with_the_best_one(finished: Experim
     assert second.estimate.difference == pytest.approx(second.mean - first.mean)
 
 
+def test_equal_arms_share_a_place(partial: Experiment) -> None:
+    shutil.rmtree(partial.root / "constant")
+    shutil.copytree(partial.root / "decay", partial.root / "constant", symlinks=True)
+    found = report(partial).ranking
+    assert [(each.place, each.is_clear) for each in found] == [(1, False), (1, False)]
+
+
 def test_unfinished_runs_do_not_count_and_are_said(partial: Experiment) -> None:
     (partial.run_root(partial.arm("decay"), 2) / "result.json").unlink()
     shutil.rmtree(partial.run_root(partial.arm("constant"), 1))
@@ -126,6 +134,17 @@ def test_hypotheses_that_are_not_measured_yet_count_in_the_family(partial: Exper
     found = report(load_experiment(partial.path))
     assert "as one of 4 comparisons (Holm)" in found.hypotheses[0].reason
     assert found.hypotheses[3].estimate is None
+
+
+def test_a_hypothesis_that_was_changed_after_the_start_is_refused(partial: Experiment) -> None:
+    identity = {"schema_version": SCHEMA_VERSION, "digest": partial.digest, "identity": partial.identity()}
+    (partial.root / "experiment.json").write_text(json.dumps(identity), encoding="utf-8")
+    assert report(partial).hypotheses[2].verdict == "against"
+    text = partial.path.read_text(encoding="utf-8")
+    last = "{treatment: constant, control: decay, metric: dev/pass_rate, at: final, expect: "
+    partial.path.write_text(text.replace(f"{last}higher", f"{last}lower"), encoding="utf-8")
+    with pytest.raises(RunDirError, match="started with another experiment file:\n  primary: was"):
+        report(load_experiment(partial.path))
 
 
 def test_one_comparison_needs_no_correction(partial: Experiment) -> None:
@@ -197,5 +216,5 @@ output_dir: {tmp_path / "fork"}
         root = experiment.run_root(arm, 4)
         run_arm(monkeypatch, tmp_path / "in", root, shares, arm.overrides, seed=4)
     found = report(experiment)
-    assert found.hypotheses[0].verdict == "supported"
+    assert found.hypotheses[0].verdict == "supported" and [each.place for each in found.ranking] == [1, 2]
     assert [each.arm for each in found.ranking] == ["high", "low"] and found.ranking[1].is_clear

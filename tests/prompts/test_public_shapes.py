@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import pickle
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -228,6 +229,17 @@ def test_what_cannot_be_checked_is_refused_with_what_to_write(name: str, tmp_pat
     assert caught.value.message.startswith(f"{tmp_path}/a.jsonl:1: ")
     assert message in caught.value.message
     assert caught.value.hint
+
+
+def test_solutions_need_not_import_what_the_starter_code_uses(tmp_path: Path) -> None:
+    tests = {"fn_name": "f", "inputs": [[0]], "outputs": [0]}
+    (prompt,) = load(tmp_path, {"question": "q", "input_output": json.dumps(tests)})
+    assert prompt.tests is not None
+    scope: dict[str, Any] = {}
+    limit = sys.getrecursionlimit()
+    exec(prompt.tests["imports"], scope)
+    sys.setrecursionlimit(limit)
+    assert eval("List, Counter([1]), heapq.heappop([1]), gcd(4, 6), pow(2, 3, 5), open", scope)[3:] == (2, 3, open)
 
 
 def test_a_packed_class_is_never_loaded(tmp_path: Path) -> None:

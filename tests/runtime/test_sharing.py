@@ -8,10 +8,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from scripted_runs import MemoryVerifier, SilentObserver, differences, rows, tree, verify_in_memory, write_inputs
+from scripted_runs import (
+    MemoryVerifier,
+    SilentObserver,
+    differences,
+    execute,
+    rows,
+    tree,
+    verify_in_memory,
+    write_inputs,
+)
 
 from halo_forge.config import load_config
 from halo_forge.core.errors import RunDirError
+from halo_forge.core.metrics import DriftFacts
 from halo_forge.loop import run_raft
 from halo_forge.runtime.assembly import open_run
 from halo_forge.store import files
@@ -30,9 +40,7 @@ def config(tmp_path: Path) -> Path:
 
 def run(config: Path, root: Path, *changes: str, share_from: Sequence[Path] = (), resume: bool = False) -> list[str]:
     """Run to the end; the files that were taken from other runs."""
-    loaded = load_config(config, [*changes, f"output_dir={json.dumps(str(root))}"])
-    with open_run(loaded, SilentObserver(), resume=resume, share_from=share_from) as (plan, directory, runtime):
-        run_raft(plan, directory, runtime)
+    execute(config, root, *changes, resume=resume, share_from=share_from)
     return shared(root)
 
 
@@ -201,3 +209,50 @@ def test_no_sealed_file_is_ever_opened_for_writing(
     for path in before:
         if path.name not in ("events.jsonl", "lock"):
             assert path.read_bytes() == before[path], f"{path} was changed through its other name"
+
+
+class Probe:
+    """Measures a number of its own at every call."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def drift(self, version: int, *arguments: object) -> DriftFacts:
+        self.asked.append(version)
+        values = [[0.5 + len(self.asked) / 100]]
+        return DriftFacts(version, values, values, values, values, values, values)
+
+    def negative_log_likelihood(self, completions: object) -> list[list[float]]:
+        return [[1.0]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "asked"),
+    [
+        (["training.learning_rate=1e-4"], []),
+        (["engine.temperature=0.5"], [0, 1, 2]),
+        (["evaluation.num_drift_samples=9"], [0, 1, 2]),
+        (["lora.r=4"], [1, 2]),
+    ],
+)
+def test_drift_is_measured_once_of_equal_weights_on_equal_completions(
+    tmp_path: Path,
+    config: Path,
+    verifier: MemoryVerifier,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: list[str],
+    asked: list[int],
+) -> None:
+    probe = Probe()
+    monkeypatch.setattr("halo_forge.runtime.assembly._drift_probe", lambda *arguments: probe)
+    run(config, tmp_path / "first")
+    assert probe.asked == [0, 1, 2]
+    probe.asked.clear()
+    found = run(config, tmp_path / "second", *changes, share_from=[tmp_path / "first"])
+    assert probe.asked == asked
+    assert {f"{version + 1:03d}/drift.json" for version in {0, 1, 2} - set(asked)} == {
+        name for name in found if name.endswith("drift.json")
+    }
+    for version in {0, 1, 2} - set(asked):
+        name = f"cycles/{version + 1:03d}/drift.json"
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()

@@ -138,6 +138,7 @@ def test_plain_data(tmp_path: Path) -> None:
     row = json.loads(json.dumps(status.to_row(), allow_nan=False))
     assert set(row) == {
         "root", "state", "process", "num_cycles", "cycles", "best_version", "best_adapter", "result", "num_overlong",
+        "saved",
     }  # fmt: skip
     keys = {"cycle", "policy_version", "state", "metrics", "settings", "num_kept", "decision", "advice"}
     assert set(row["cycles"][0]) == keys

@@ -16,8 +16,10 @@ from typing import Any
 
 from forked_runs import Forks, in_child, run_forked, without_cost
 from killing import WritePoints, room_in_memory
-from scripted_runs import differences, execute, read, steady_answers, tree, write_inputs
+from scripted_runs import differences, execute, read, rows, steady_answers, tree, write_inputs
 
+import halo_forge.experiments.execute
+from halo_forge import api
 from halo_forge.core.errors import RunDirError
 from halo_forge.engines.scripted import ScriptedEngine
 from halo_forge.experiments.file import load_experiment
@@ -146,6 +148,76 @@ def kill_parent(room: Path) -> None:
     print(f"killed at {kill_at // 13} write points")
 
 
+def kill_child(room: Path) -> None:
+    """Killed at write points of a run that takes files from another one; the other runs go on."""
+    path = prepare(room, raft__num_cycles=1)
+    wanted = undisturbed(path, room)
+    for kill_at in itertools.count(1, 61):
+
+        def in_run(command: Sequence[str], number: int = kill_at) -> None:
+            if any("decay/seed-0" in word for word in command):
+                WritePoints(number).install()
+
+        code = attempt(path, forks=Forks(in_run))
+        if code == 0:
+            break
+        expect(code == 1, f"exit code {code} at write point {kill_at}")
+        errors = [each["error"] for each in read(room / "out/state/failures.json")["failures"]]
+        expect(errors == ["ended by SIGKILL"], f"said {errors}")
+        expect((room / "out/decay/seed-1/result.json").is_file(), "a killed run stopped another one")
+        expect(attempt(path) == 0, f"not resumable after a kill at write point {kill_at}")
+        changed = differences(trees(room / "out"), wanted)
+        expect(changed == [], f"killed at write point {kill_at}: {changed} differ")
+        shutil.rmtree(room / "out")
+    expect(kill_at > 100, f"only {kill_at} write points")
+
+
+def kill_fork(room: Path) -> None:
+    """Killed at write points of a fork, from its first file to its last."""
+    prepare(room)
+    execute(room / "inputs/run.yaml", "parent")
+
+    def continue_it(root: str, kill_at: int = 0) -> int:
+        def work() -> None:
+            WritePoints(kill_at).install()
+            api.fork("parent", 2, root, ["training.learning_rate=1e-4"], resume=True)
+
+        return in_child(work)
+
+    expect(continue_it("wanted") == 0, "failed")
+    wanted = tree(room / "wanted")
+    for kill_at in itertools.count(1, 17):
+        code = continue_it("fork", kill_at)
+        if code == 0:
+            break
+        expect(code == KILLED, f"exit code {code} at write point {kill_at}")
+        expect(continue_it("fork") == 0, f"not resumable after a kill at write point {kill_at}")
+        changed = [name for name in differences(tree(room / "fork"), wanted) if not name.startswith("config")]
+        expect(changed == [], f"killed at write point {kill_at}: {changed} differ")
+        taken = [row["of"] for row in rows(room / "fork/events.jsonl") if row["event"] == "shared"]
+        expect("001" in taken, f"killed at write point {kill_at}: nobody says where cycle 1 is from")
+        shutil.rmtree(room / "fork")
+    expect(kill_at > 60, f"only {kill_at} write points")
+
+
+def interrupted(room: Path) -> None:
+    """Ctrl-C ends the runs, loses nothing, and says so by its exit code."""
+    path = prepare(room)
+    wanted = undisturbed(path, room)
+    parent = os.fork()
+    if parent == 0:
+        os._exit(attempt(path, forks=Forks(slowly)) & 0xFF)
+    wait_for_work(parent, room / "out", 4)
+    owner = writing_process(room / "out")
+    expect(owner is not None, "it ended too early")
+    os.kill(int(owner or 0), signal.SIGINT)
+    code = os.waitstatus_to_exitcode(os.waitpid(parent, 0)[1])
+    expect(code == 130, f"exit code {code}")
+    expect(all(writing_process(run) is None for run in room.glob("out/*/seed-*")), "a run goes on")
+    expect(attempt(path) == 0, "not resumable")
+    expect(differences(trees(room / "out"), wanted) == [], "other bytes after an interruption")
+
+
 def slowly(command: Sequence[str]) -> None:
     """Completions take time, so that kills at random moments hit something."""
     sample = ScriptedEngine.sample
@@ -269,6 +341,24 @@ def failing(room: Path) -> None:
     expect(sum(": finished" in line for line in said) == 2, f"the other arm did not finish: {said}")
     expect(len(read(room / "out/state/failures.json")["failures"]) == 2, "not remembered")
     expect(run_forked(path).exit_code == 5, "a failed run is tried again, and fails again")
+    expect(len(read(room / "out/state/failures.json")["failures"]) == 2, "a failure is remembered twice")
+
+
+def occupied(room: Path) -> None:
+    """A run that somebody else is working on fails; the others are run."""
+    halo_forge.experiments.execute.END_SECONDS = 0.2
+    path = prepare(room)
+    overrides = ["seeds=[1]"]
+    expect(run_forked(path, overrides=overrides).exit_code == 0, "failed")
+    shutil.rmtree(room / "out/decay/seed-1")
+    with Run(room / "out/decay/seed-1"):
+        outcome = run_forked(path, overrides=overrides)
+    expect(outcome.exit_code == 3, f"exit code {outcome.exit_code}")
+    expect(f"(process {os.getpid()})" in outcome.failures[0].error, str(outcome))
+    with Run(room / "out/decay/seed-1"):
+        run_forked(path, overrides=overrides)
+    found = read(room / "out/state/failures.json")["failures"]
+    expect(len(found) == 1, f"remembered: {found}")
 
 
 def together(room: Path) -> None:
@@ -311,7 +401,7 @@ def sharing(room: Path) -> None:
         expect(all(left.samefile(right) for left, right in zip(files[:2], files[2:], strict=True)), "not linked")
     saved = read_progress(load_experiment(path)).saved
     expect(saved.num_samples > 2 * (6 + 4) and saved.num_verdicts == saved.num_samples, f"saved {saved}")
-    expect(sum("finished; not done again: " in line for line in said) == 2, f"not said: {said}")
+    expect(sum(": taken from other runs, not made again: " in line for line in said) == 2, f"not said: {said}")
 
 
 def counterfactual(room: Path) -> None:
@@ -348,7 +438,21 @@ def counterfactual(room: Path) -> None:
 
 CASES = {
     case.__name__: case
-    for case in (order, kill_parent, kill_at_random, orphans, failing, together, two_parents, sharing, counterfactual)
+    for case in (
+        order,
+        kill_parent,
+        kill_at_random,
+        kill_child,
+        kill_fork,
+        interrupted,
+        orphans,
+        failing,
+        occupied,
+        together,
+        two_parents,
+        sharing,
+        counterfactual,
+    )
 }
 
 

@@ -80,6 +80,13 @@ def test_the_program_is_what_is_imported_from_its_module() -> None:
     assert prepared.entry_point == "plus"
 
 
+def test_imports_are_there_for_the_program_alone() -> None:
+    imported = prepare_asserts("f", "", ("assert f(1)",), imports="from typing import *\n")
+    assert imported.context == "from typing import *\n" and imported.steps == ((True, "assert f(1)"),)
+    with pytest.raises(ValueError, match="imports is not valid Python"):
+        prepare_asserts("f", "", ("assert f(1)",), imports="from")
+
+
 def test_the_plus_tests_of_a_row_are_one_more_check() -> None:
     plus = "def assertion(out, exp):\n    assert out == exp\nfor i in range(3):\n    assertion(add(i, 0), i)"
     assert parse_tests(prompt({**MBPP, "test": plus}))[0].num_checks == 4

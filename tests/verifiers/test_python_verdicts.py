@@ -291,6 +291,13 @@ def test_settings_in_force_are_recorded(verifier: ThreadedVerifier) -> None:
     assert toolchain["packages"] is False
 
 
+def test_imports_of_the_tests_are_there_for_the_program(verifier: ThreadedVerifier) -> None:
+    tests = asserting("assert f([1, 1, 2]) == 2") | {"imports": "from collections import *\nfrom typing import *\n"}
+    code = "def f(x: List[int]) -> int:\n    return Counter(x)[1]\n"
+    assert one(verifier, code, tests).status == "passed"
+    assert one(verifier, code, asserting("assert f([1, 1, 2]) == 2")).status == "failed"
+
+
 PYTEST = asserting(
     "import pytest\ndef setup_module(module):\n    global ready\n    ready = True\n"
     "@pytest.mark.parametrize('n, twice', [(1, 2), (3, 6)])\ndef test_numbers(n, twice):\n"

@@ -45,7 +45,7 @@ class PreparedTests:
         names: (name in the tests, name in the program) of all that the tests may use of the program.
         steps: (whether it is a check, source) in order; a step that is not a check prepares the checks after it.
         head: The opening of the function, which a program may continue; "" where there is none.
-        context: `head` as a program: what it defines is there for the program.
+        context: `head` as a program, or imports: what it defines is there for the program.
         tests_use_context: The tests use a definition of `context` themselves.
         class_calls: The sources of checks that call a method of a test class.
         modules: The modules among the tests' imports that the driver provides or prepares.
@@ -128,7 +128,7 @@ def _ending_with_a_check(steps: list[tuple[bool, str]]) -> list[tuple[bool, str]
 
 @functools.lru_cache(maxsize=4096)
 def prepare_asserts(
-    entry_point: str | None, setup: str, tests: tuple[str, ...], labels: tuple[str, ...] = ()
+    entry_point: str | None, setup: str, tests: tuple[str, ...], labels: tuple[str, ...] = (), imports: str = ""
 ) -> PreparedTests:
     """Each of `tests` is a check, or as many as there are functions and methods in it that `collect` finds.
 
@@ -139,11 +139,13 @@ def prepare_asserts(
 
     Args:
         labels: What messages call the tests, "test 1" and so on by default.
+        imports: Code whose names are there for the program, and not for the tests.
 
     Raises:
         ValueError: Something is not valid Python, cannot be run, asserts nothing, or calls nothing of the program.
     """
     labels = labels or tuple(f"test {number}" for number in range(1, len(tests) + 1))
+    _parsed(imports, "imports")
     before = _parsed(setup, "setup")
     trees = [_parsed(test, label) for test, label in zip(tests, labels, strict=True)]
     whole = ast.Module([node for tree in [before, *trees] for node in tree.body], [])
@@ -178,6 +180,7 @@ def prepare_asserts(
         entry_point,
         tuple(names.items()),
         tuple(steps),
+        context=imports,
         class_calls=tuple(class_calls),
         modules=_provided([whole]),
         counts_assertions=not all(_surely_asserts(source) for is_check, source in steps if is_check),
@@ -223,8 +226,19 @@ def stub_program(prepared: PreparedTests) -> str:
 
 def imports_something(prepared: PreparedTests) -> bool:
     """Whether modules have to be there for the tests to work, those for `context` included."""
-    trees = [ast.parse(source) for source in (prepared.context, *(source for _, source in prepared.steps))]
+    trees = [ast.parse(source) for _, source in prepared.steps]
+    context = ast.parse(prepared.context)
+    if prepared.head or not all(name.partition(".")[0] in _MODULES for name in _modules_of(context)):
+        trees.append(context)  # imports of the standard library alone need no trial, of which there is one per prompt
     return any(isinstance(node, ast.Import | ast.ImportFrom) for tree in trees for node in walk(tree))
+
+
+def _modules_of(tree: ast.Module) -> Iterator[str]:
+    for node in walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
 
 
 def names_of_numpy(prepared: PreparedTests) -> set[str]:
