@@ -121,7 +121,9 @@ def test_arms_are_ranked_as_pairs_of_all_arms(monkeypatch: pytest.MonkeyPatch, f
         return [Judgement("cannot_tell", 1.0, "")] * len(family)
 
     monkeypatch.setattr("halo_forge.experiments.report.judge", judged)
-    arms = [dataclasses.replace(arm, name=f"arm {at}") for at, arm in enumerate([*measured_arms(finished).values()] * 2)]
+    arms = [
+        dataclasses.replace(arm, name=f"arm {at}") for at, arm in enumerate([*measured_arms(finished).values()] * 2)
+    ]
     list(_ranking(arms, "dev/pass_rate", one_seed_decides=False))
     assert found == [6]
 
