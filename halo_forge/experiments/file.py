@@ -325,7 +325,7 @@ def _replaced(places: Mapping[KeyPath, Mapping[str, Any]], base: Document) -> It
     """Sections that would take the place of those of the base, so that keys which nobody names become the defaults."""
     for path, overrides in places.items():
         for key, value in overrides.items():
-            before = base.data
+            before: Any = base.data
             for part in key.split("."):
                 before = before.get(part) if isinstance(before, Mapping) else None
             if not isinstance(value, Mapping) or not isinstance(before, Mapping):

@@ -199,11 +199,9 @@ def doubts(experiment: Experiment, *, effect: float = EFFECT) -> list[str]:
     runs = earlier_runs(experiment, ())
     found = []
     for each in experiment.primary:
-        sides = [
-            experiment.config(experiment.arm(name), experiment.seeds[0]) for name in (each.treatment, each.control)
-        ]
-        configs = [loaded.config for loaded in sides]
-        planned = _comparison_plan(experiment, each, *configs, preview(sides[1]), effect, runs)
+        treatment = experiment.config(experiment.arm(each.treatment), experiment.seeds[0]).config
+        control = experiment.config(experiment.arm(each.control), experiment.seeds[0])
+        planned = _comparison_plan(experiment, each, treatment, control.config, preview(control), effect, runs)
         if planned.answers is False:
             found.append(f"{each}: {planned.reason}")
     return found
