@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, fmean
 
+HALF_WIDTH = 1.96
+"""Half the width of a 95 % interval, in standard errors."""
 DETECTABLE = 2.8
 """The minimum detectable effect in standard errors: normal quantiles for 5 % two-sided error plus 80 % power."""
 
