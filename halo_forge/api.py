@@ -201,8 +201,10 @@ def forked(
     document = overridden(parent.document, overrides)
     loaded = checked(replace(document, data={**document.data, "output_dir": str(output_dir)}))
     point = ForkPoint(root, from_cycle)
-    if Path(output_dir).resolve() == root.resolve():
-        raise ConfigError(f"output_dir: {output_dir} is the run that is continued", "name another folder")
+    folder = Path(output_dir).resolve()
+    if root.resolve() in (folder, *folder.parents):
+        where = "is" if folder == root.resolve() else "is inside"
+        raise ConfigError(f"output_dir: {output_dir} {where} the run that is continued", "name another folder")
     check_fork(point, parent.config, loaded)
     return point, loaded
 

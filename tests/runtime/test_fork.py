@@ -187,6 +187,8 @@ def test_a_fork_that_cannot_be_is_refused(parent: Path, cycle: int, changes: Seq
 def test_a_fork_goes_into_a_folder_of_its_own(parent: Path) -> None:
     with pytest.raises(ConfigError, match="is the run that is continued"):
         fork(parent, 2, "parent")
+    with pytest.raises(ConfigError, match="is inside the run that is continued"):
+        fork(parent, 2, "parent/cycles/fork")
     root = fork(parent, 2, "fork", f"{RATE}=1e-4")
     with pytest.raises(RunDirError, match="already started"):
         fork(parent, 2, "fork", f"{RATE}=1e-4")
