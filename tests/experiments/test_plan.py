@@ -176,6 +176,22 @@ def test_an_earlier_run_gives_rate_and_speed(tmp_path: Path, earlier: list[Path]
     assert found.hours == pytest.approx((found.samples or 0) * found.speed.seconds_per_completion / 3600)
 
 
+def test_the_speed_is_that_of_the_work_also_where_files_were_taken_from_another_run(
+    tmp_path: Path, earlier: list[Path]
+) -> None:
+    """A run that took nearly everything from another one is fast, and says little of what a new one takes."""
+    before = plan(experiment(tmp_path), like=earlier).speed
+    events = earlier[0] / "events.jsonl"
+    taken = {**rows(events)[-1], "event": "shared", "seconds_saved": 500.0}
+    files = [("001", "dev_completions.jsonl"), ("002", "dev_verdicts.jsonl"), ("001", "*"), ("v000", "verdicts.jsonl")]
+    with events.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps({**taken, "of": of, "file": name}) + "\n" for of, name in files)
+    after = plan(experiment(tmp_path), like=earlier).speed
+    num = sum(len(rows(path)) for path in earlier[0].glob("cycles/*/*completions.jsonl"))
+    assert before is not None and after is not None
+    assert after.seconds_per_completion == pytest.approx(before.seconds_per_completion + 1000.0 / num)
+
+
 def test_a_run_of_another_model_or_hardware_says_nothing_about_speed(tmp_path: Path, earlier: list[Path]) -> None:
     identity = read(earlier[0] / "run.json")
     identity["hardware"]["profile"] = "gfx1151"
