@@ -251,3 +251,17 @@ def test_the_command_writes_one_file_and_says_where(
         ):
             wrong = cli(*words)
             assert wrong.code != 0 and said in wrong.err and "fix:" in wrong.err
+
+
+def test_a_version_that_is_still_being_checked_has_no_outcomes(root: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(root, copy, symlinks=True)
+    shutil.rmtree(copy / "test")
+    (copy / "result.json").unlink()
+    for path in (copy / "cycles/003").iterdir():
+        if "completions" not in path.name:
+            path.unlink()
+    facts, sections = run_sections(copy)
+    charts = {chart.title: chart for section in sections for chart in section.charts}
+    assert [row[0] for row in charts["Outcomes on dev"].table.rows] == ["v0", "v1"]
+    assert ("best so far", "v1") in facts.facts and ("cycles trained", "2 of 2") in facts.facts
