@@ -247,9 +247,7 @@ class _Execution:
         log = state / "logs" / arm.folder / f"seed-{seed}.log"
         with explained(log):
             log.parent.mkdir(parents=True, exist_ok=True)
-        write_failures(
-            experiment, [each for each in read_failures(experiment) if (each.arm, each.seed) != (arm.name, seed)]
-        )
+        write_failures(experiment, self._failures_without(arm.name, seed))
         environment = {**os.environ, **self.slots[slot]}
         with explained(log), log.open("ab") as output:
             log_start = output.tell()
@@ -284,7 +282,7 @@ class _Execution:
         return [word for root in there for word in ("--share-from", str(root))]
 
     def _wait(self) -> None:
-        """Until a run ends or writes something, or a tick is over."""
+        """Until a run ends, or a tick is over."""
         select.select([each.pidfd for each in self._running], [], [], TICK_SECONDS)
 
     def _look(self) -> None:
@@ -324,9 +322,12 @@ class _Execution:
 
     def _note_failure(self, failure: Failure) -> None:
         self._failed.append(failure)
-        write_failures(self.experiment, [*read_failures(self.experiment), failure])
+        write_failures(self.experiment, [*self._failures_without(failure.arm, failure.seed), failure])
         first_line = failure.error.splitlines()[0]
         self.say(f"{failure.arm}, seed {failure.seed}: FAILED ({first_line}); the other runs go on")
+
+    def _failures_without(self, arm: str, seed: int) -> list[Failure]:
+        return [each for each in read_failures(self.experiment) if (each.arm, each.seed) != (arm, seed)]
 
     def _stop(self, number: signal.Signals, signals: set[signal.Signals]) -> None:
         """Pass the signal on and wait for the runs to end, not for long; a second signal kills them at once."""

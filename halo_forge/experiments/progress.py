@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from halo_forge.core.wording import counted, duration
+from halo_forge.core.wording import counted, roughly
 from halo_forge.experiments.file import Experiment
 from halo_forge.store.files import as_written, explained, read_json, read_jsonl, write_json
 from halo_forge.store.lock import writing_process
@@ -102,7 +102,7 @@ class ExperimentProgress:
             return done
         if self.working_seconds is None:
             return f"{done}; the remaining time is unknown until a run is finished"
-        return f"{done}; about {duration(self.working_seconds / at_a_time)} left"
+        return f"{done}; {roughly(self.working_seconds / at_a_time)} left"
 
     def to_row(self) -> dict[str, Any]:
         """As plain JSON data."""

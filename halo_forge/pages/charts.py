@@ -92,6 +92,7 @@ def lines(
     limit: float | None = None,
     form: str | None = None,
     bands: bool = False,
+    joined: bool = True,
 ) -> Chart:
     """Values of one or more series over versions, cycles or steps; with their intervals where they have any.
 
@@ -101,6 +102,7 @@ def lines(
         limit: A dashed line at this value.
         form: How the vertical axis writes numbers (d3-format).
         bands: Intervals are drawn as bands; over steps they always are.
+        joined: Points of a series are joined by a line; otherwise each place has one point.
     """
     series = list(dict.fromkeys(point.series for point in points))
     nominal = isinstance(points[0].at, str)
@@ -112,19 +114,20 @@ def lines(
     scale = {"domain": [0, max(0.1, min(1.0, top * 1.05))]} if rate else {"zero": False, "nice": True}
     y_axis = {"tickCount": 5} if form is None else {"tickCount": 5, "format": form}
     y = {"field": "value", "type": "quantitative", "title": None, "scale": scale, "axis": y_axis}
-    encoding: dict[str, Any] = {"x": x, "y": y, "color": _colour(series)}
-    if has_intervals and not as_bands and len(series) > 1:  # which would hide each other at one version
+    encoding: dict[str, Any] = {"x": x, "y": y, "color": _colour(series, () if joined else series)}
+    if has_intervals and joined and not as_bands and len(series) > 1:  # which would hide each other at one version
         encoding["xOffset"] = {"field": "series", "sort": series, "scale": {"paddingOuter": 4}}
     layer: list[dict[str, Any]] = []
     if has_intervals:
         mark = {"type": "area", "opacity": 0.2} if as_bands else {"type": "rule", "strokeWidth": 2, "opacity": 0.55}
         ends = {**encoding, "y": {**y, "field": "low"}, "y2": {"field": "high"}}
         layer.append({"mark": {**mark, "aria": False}, "encoding": ends})
-    layer.append({"mark": {"type": "line", "strokeWidth": 2, "aria": False}, "encoding": encoding})
+    if joined:
+        layer.append({"mark": {"type": "line", "strokeWidth": 2, "aria": False}, "encoding": encoding})
     if len(points) <= MOST_POINTS // 2 or nominal:
         mark = {"type": "point", "filled": True, "size": 55, "opacity": 1}
         layer.append({"mark": mark, "encoding": {**encoding, "description": {"field": "tip"}}})
-    if limit is not None and limit <= 2 * top:  # a distant limit would flatten what is below it
+    if limit is not None and (limit <= 0 or limit <= 2 * top):  # a distant limit would flatten what is below it
         mark = {"type": "rule", "strokeDash": [4, 3], "color": _MUTED, "aria": False}
         layer.append({"mark": mark, "encoding": {"y": {"datum": limit}}})
     rows = [_row(point, axis) for point in points]

@@ -204,17 +204,35 @@ def _decisions(status: Status) -> Section:
         rows.append((f"v{result['chosen_version']}", where, _compared(result["confirmation"]), "", words, "keep", ""))
     headers = ("version", "against", "difference on dev", "resampled", "outcome", "action", "reason")
     tables = [Table("What was decided of each version", headers, tuple(rows))] if rows else []
-    advice = tuple(
-        (
-            f"v{row.policy_version}", each["symptom"], each["evidence"], each["cause"], each["action"], each["power"],
+    if advice := tuple(_advice(status)):
+        names = ("symptom", "seen in", "likely cause", "suggestion", "confidence")
+        tables.append(Table("Advice, with the versions it was given for", names, advice))
+    points = [
+        Point(
+            row.decision["outcome"].replace("_", " "),
+            f"v{row.policy_version}",
+            screen["difference"],
+            screen["difference"] - screen["standard_error"],
+            screen["difference"] + screen["standard_error"],
+            f"against v{row.decision['compared_with']}; then: {row.decision['action'].replace('_', ' ')}",
         )
         for row in status.cycles
-        for each in row.advice
-    )  # fmt: skip
-    if advice:
-        names = ("version", "symptom", "evidence", "likely cause", "suggestion", "confidence")
-        tables.append(Table("Advice", names, advice))
-    return Section("decisions", "Decisions and advice", (), (), tuple(tables))
+        if (screen := row.decision.get("screen"))
+    ]
+    says = "difference on dev to the best version before it, plus and minus one standard error, by outcome"
+    charts = [lines("Decisions", says, points, axis=_VERSION, limit=0, joined=False)] if points else []
+    return Section("decisions", "Decisions and advice", (), tuple(charts), tuple(tables))
+
+
+def _advice(status: Status) -> Iterator[tuple[str, ...]]:
+    """One row for each advice, however often it was given."""
+    evidence: dict[tuple[str, str, str, str], list[str]] = {}
+    for row in status.cycles:
+        for each in row.advice:
+            key = (each["symptom"], each["cause"], each["action"], each["power"])
+            evidence.setdefault(key, []).append(f"v{row.policy_version}: {each['evidence']}")
+    for (symptom, cause, action, power), seen in evidence.items():
+        yield symptom, "; ".join(seen), cause, action, power
 
 
 def _decision(row: CycleRow) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Run directories of earlier schemas are shown, and not continued.  Schema 1 kept selection in settings.json."""
+"""Run directories of earlier schemas: shown, and not continued.  Schema 1 kept all settings in settings.json."""
 
 from __future__ import annotations
 

@@ -124,3 +124,22 @@ def test_drift_can_be_turned_off(tmp_path: Path, tiny_models: dict[str, Path], v
     execute(config, tmp_path / "run")
     assert metrics_of(tmp_path / "run", 2, "drift") == {}
     assert "kept/nll_before" not in metrics_of(tmp_path / "run", 1, "trained")
+
+
+def test_a_model_that_takes_samples_and_drift_from_another_run_ends_with_the_same_bytes(
+    tmp_path: Path, tiny_models: dict[str, Path], verifier: HashVerifier
+) -> None:
+    config = configured(tmp_path, tiny_models["llama"], 1e-3, raft__num_cycles=1)
+    execute(config, tmp_path / "first")
+    rate = "training.learning_rate=1e-2"
+    execute(config, tmp_path / "alone", rate)
+    execute(config, tmp_path / "second", rate, share_from=[tmp_path / "first"])
+    changed = differences(tree(tmp_path / "second"), tree(tmp_path / "alone"))
+    assert [name for name in changed if not name.startswith("config")] == []
+    for name in ("completions.jsonl", "dev_verdicts.jsonl"):
+        assert (tmp_path / "second/cycles/001" / name).samefile(tmp_path / "first/cycles/001" / name)
+    weights = "cycles/001/adapter/adapter_model.safetensors"
+    assert (tmp_path / "first" / weights).read_bytes() != (tmp_path / "second" / weights).read_bytes()
+    assert not (tmp_path / "second/cycles/002/dev_completions.jsonl").samefile(
+        tmp_path / "first/cycles/002/dev_completions.jsonl"
+    ), "samples of other weights were taken"

@@ -8,7 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from scripted_runs import MemoryVerifier, SilentObserver, differences, rows, tree, verify_in_memory, write_inputs
+from scripted_runs import (
+    MemoryVerifier,
+    SilentObserver,
+    differences,
+    execute,
+    rows,
+    tree,
+    verify_in_memory,
+    write_inputs,
+)
 
 from halo_forge.config import load_config
 from halo_forge.core.errors import RunDirError
@@ -31,9 +40,7 @@ def config(tmp_path: Path) -> Path:
 
 def run(config: Path, root: Path, *changes: str, share_from: Sequence[Path] = (), resume: bool = False) -> list[str]:
     """Run to the end; the files that were taken from other runs."""
-    loaded = load_config(config, [*changes, f"output_dir={json.dumps(str(root))}"])
-    with open_run(loaded, SilentObserver(), resume=resume, share_from=share_from) as (plan, directory, runtime):
-        run_raft(plan, directory, runtime)
+    execute(config, root, *changes, resume=resume, share_from=share_from)
     return shared(root)
 
 

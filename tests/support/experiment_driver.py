@@ -341,6 +341,7 @@ def failing(room: Path) -> None:
     expect(sum(": finished" in line for line in said) == 2, f"the other arm did not finish: {said}")
     expect(len(read(room / "out/state/failures.json")["failures"]) == 2, "not remembered")
     expect(run_forked(path).exit_code == 5, "a failed run is tried again, and fails again")
+    expect(len(read(room / "out/state/failures.json")["failures"]) == 2, "a failure is remembered twice")
 
 
 def occupied(room: Path) -> None:
@@ -354,6 +355,10 @@ def occupied(room: Path) -> None:
         outcome = run_forked(path, overrides=overrides)
     expect(outcome.exit_code == 3, f"exit code {outcome.exit_code}")
     expect(f"(process {os.getpid()})" in outcome.failures[0].error, str(outcome))
+    with Run(room / "out/decay/seed-1"):
+        run_forked(path, overrides=overrides)
+    found = read(room / "out/state/failures.json")["failures"]
+    expect(len(found) == 1, f"remembered: {found}")
 
 
 def together(room: Path) -> None:

@@ -225,14 +225,22 @@ def write_inputs(
     return path
 
 
-def execute(config: Path, root: Path | str, *, resume: bool = True, observer: SilentObserver | None = None) -> Result:
-    """The run as the command line does it, without the printing."""
-    loaded = load_config(config, [f"output_dir={json.dumps(str(root))}"])
-    with open_run(loaded, observer if observer is not None else SilentObserver(), resume=resume) as (
-        plan,
-        run,
-        runtime,
-    ):
+def execute(
+    config: Path,
+    root: Path | str,
+    *changes: str,
+    resume: bool = True,
+    observer: SilentObserver | None = None,
+    share_from: Sequence[Path] = (),
+) -> Result:
+    """The run as the command line does it, without the printing.
+
+    Args:
+        changes: As `--set` takes them.
+    """
+    loaded = load_config(config, [*changes, f"output_dir={json.dumps(str(root))}"])
+    watcher = observer if observer is not None else SilentObserver()
+    with open_run(loaded, watcher, resume=resume, share_from=share_from) as (plan, run, runtime):
         return run_raft(plan, run, runtime)
 
 
