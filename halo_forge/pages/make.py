@@ -11,7 +11,7 @@ from halo_forge.pages.document import html
 from halo_forge.pages.experiment_page import experiment_sections
 from halo_forge.pages.run_page import run_sections
 from halo_forge.pages.samples import payload
-from halo_forge.runtime.assembly import prompts_as_started
+from halo_forge.runtime.prompt_sets import prompts_as_started
 from halo_forge.store.attempts import Attempts
 from halo_forge.store.compared import compared_version
 
