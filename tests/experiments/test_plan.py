@@ -279,3 +279,31 @@ def test_a_run_says_before_it_starts_that_it_cannot_answer(
     said = cli("experiment", "run", given.path).err
     assert said.index(f"warning: {doubt}") < said.index("error: started")
     assert "warning" not in cli("experiment", "run", given.path, "--resume").err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("evaluation.temperature: 0.3", "arms, which differ in evaluation.temperature"),
+        ("verifier.timeout_seconds: 3", "arms, which differ in verifier.timeout_seconds"),
+        ("prompts.test_limit: 30", "arms, which differ in the test prompts"),
+        ("prompts.test: again.jsonl", None),
+        ("evaluation.test_at_end: false", "the test prompts are not measured"),
+        ("selection.per_prompt_cap: 1", None),
+    ],
+)
+def test_a_comparison_that_no_result_can_decide_is_said_before_anything_is_spent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, said: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    base = experiment(tmp_path, more=PRIMARY + "assumptions: {rate: 0.9, icc: 0.9, seed_standard_deviation: 0}\n")
+    (tmp_path / "again.jsonl").write_bytes((tmp_path / "test.jsonl").read_bytes())
+    text = base.path.read_text(encoding="utf-8").replace("decay: {training", f"decay: {{{change}, training")
+    base.path.write_text(text, encoding="utf-8")
+    changed = load_experiment(base.path)
+    (compared,) = plan(changed, effect=0.5).comparisons
+    assert doubts(changed, effect=0.5) == ([] if said is None else [f"{compared.comparison}: {compared.reason}"])
+    if said is None:
+        assert compared.answers
+    else:
+        assert said in compared.reason and (compared.answers, compared.detectable) == (False, None)
