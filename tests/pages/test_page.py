@@ -19,6 +19,7 @@ import pytest
 from cli_calls import command_line
 
 from halo_forge.api import RunDirectory
+from halo_forge.core.errors import RunDirError
 from halo_forge.pages import make, samples, svg
 from halo_forge.pages.charts import MOST_POINTS, Point, lines, stacked, thinned
 from halo_forge.pages.make import run_html, run_state
@@ -158,6 +159,31 @@ def test_a_run_without_verdicts_yet_has_a_page(root: Path, tmp_path: Path) -> No
     text = Text(run_html(copy))
     assert "not started" in " ".join(text.words)
     assert "payload" not in run_html(copy).split("<script>")[0]
+
+
+def test_a_page_says_what_its_names_mean_and_lists_only_settings_that_the_run_has(root: Path) -> None:
+    facts, sections = run_sections(root)
+    assert facts.legend in " ".join(Text(run_html(root)).words) and facts.legend.startswith("v0 is the start model")
+    tables = [table for section in sections if section.id == "schedules" for table in section.tables]
+    same = next(table for table in tables if table.headers == ("setting", "value"))
+    assert same.rows and all(value for _, value in same.rows)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("result.json", "{}"),
+        ("result.json", '{"chosen_version": "x", "improved": true}'),
+        ("cycles/001/selection.json", '{"kept": [], "dropped": 3}'),
+        ("run.json", '{"schema_version": 3}'),
+    ],
+)
+def test_a_damaged_file_is_an_error_about_the_run(root: Path, tmp_path: Path, file: str, content: str) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(root, copy, symlinks=True)
+    (copy / file).write_text(content, encoding="utf-8")
+    with pytest.raises(RunDirError, match="not what halo-forge wrote"):
+        run_html(copy)
 
 
 def test_equal_runs_have_equal_pages(root: Path) -> None:
