@@ -31,8 +31,9 @@ from halo_forge.core.statistics import DETECTABLE, prompts_needed
 from halo_forge.core.wording import counted
 from halo_forge.experiments.evidence import Known, Speed, earlier_runs, speed_of, variation_of
 from halo_forge.experiments.file import Arm, Comparison, Experiment
-from halo_forge.runtime.assembly import load_local_sets, run_config
+from halo_forge.runtime.assembly import run_config
 from halo_forge.runtime.preview import CyclePlan, Preview
+from halo_forge.runtime.prompt_sets import load_local_sets
 
 EFFECT = 0.05
 """The difference that a plan is to detect if nothing else is asked for."""

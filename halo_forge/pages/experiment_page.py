@@ -157,7 +157,11 @@ def _runs(found: ExperimentReport) -> Table:
 
 def _overrides(found: ExperimentReport) -> Table:
     rows = tuple(
-        (arm, "; ".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in changes.items()))
+        (
+            arm,
+            "; ".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in changes.items())
+            or "nothing: the base as it is",
+        )
         for arm, changes in found.overrides.items()
     )
     return Table("What each arm changes", ("arm", "settings"), rows)

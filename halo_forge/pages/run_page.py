@@ -13,7 +13,7 @@ from halo_forge.core.records import MASS
 from halo_forge.core.wording import duration, outcome_in_words
 from halo_forge.pages.charts import REACHED_COLOURS, Chart, Point, Table, lines, stacked, text_of, thinned
 from halo_forge.store.compared import REACHED, reached
-from halo_forge.store.files import read_json
+from halo_forge.store.files import as_written, read_json
 from halo_forge.store.rows import step_rows
 from halo_forge.store.run import cycle_folders
 from halo_forge.store.samples import stored_samples
@@ -55,15 +55,17 @@ class Facts:
     Attributes:
         lead: What came of it, in one sentence.
         facts: (Name, value) pairs.
+        legend: What its names mean, for who knows nothing of it.
     """
 
     title: str
     state: str
     lead: str
     facts: tuple[tuple[str, str], ...] = field(default=())
+    legend: str = ""
 
 
-def run_facts(root: Path, status: Status) -> Facts:
+def run_facts(root: Path, status: Status, identity: Mapping[str, Any]) -> Facts:
     """The head of the page of a run."""
     num_trained = sum("optimizer_steps" in row.metrics for row in status.cycles)
     facts = [("cycles trained", f"{num_trained} of {status.num_cycles}")]
@@ -82,7 +84,12 @@ def run_facts(root: Path, status: Status) -> Facts:
         facts.append(("time", duration(seconds)))
     where = "" if status.process is None else f" (running, process {status.process})"
     lead = "" if result is None else f"{result['conclusion'].replace('_', ' ')}: {result['reason']}"
-    return Facts(root.resolve().name, status.state + where, lead, tuple(facts))
+    model = identity["start_model"].get("model_name_or_path")  # the scripted engine has none
+    legend = (
+        f"v0 is the start model{f' ({model})' if model else ''}; v1 is the model that cycle 1 trained, and so on. Dev"
+        f" prompts choose between versions, train prompts are trained on."
+    )
+    return Facts(root.resolve().name, status.state + where, lead, tuple(facts), legend)
 
 
 def run_sections(root: Path) -> tuple[Facts, list[Section]]:
@@ -93,17 +100,19 @@ def run_sections(root: Path) -> tuple[Facts, list[Section]]:
     """
     directory = RunDirectory(root)
     status = directory.status()
-    sections = [
-        _result(status),
-        _rates(root, status),
-        _decisions(status),
-        _schedules(status),
-        _training(root, status),
-        _model(status),
-        _cost(status),
-        _setup(root, directory.identity),
-    ]
-    return run_facts(root, status), [section for section in sections if not section.is_empty]
+    with as_written(root):  # a file that lacks something, or holds something else
+        sections = [
+            _result(status),
+            _rates(root, status),
+            _decisions(status),
+            _schedules(status),
+            _training(root, status),
+            _model(status),
+            _cost(status),
+            _setup(root, directory.identity),
+        ]
+        facts = run_facts(root, status, directory.identity)
+    return facts, [section for section in sections if not section.is_empty]
 
 
 def _result(status: Status) -> Section:
@@ -282,7 +291,7 @@ def _schedules(status: Status) -> Section:
             if row.settings
         )
         tables.append(Table("Settings that change", ("cycle", *map(_words, moving)), rows))
-    if fixed := [key for key in keys if key not in moving]:
+    if fixed := [key for key in keys if key not in moving and any(each is not None for each in values[key].values())]:
         same = tuple((_words(key), _setting(next(iter(values[key].values())))) for key in fixed)
         tables.append(Table("The same in every cycle so far", ("setting", "value"), same))
     return Section("schedules", "Schedules", (), tuple(charts), tuple(tables))

@@ -19,7 +19,8 @@ import pytest
 from cli_calls import command_line
 
 from halo_forge.api import RunDirectory
-from halo_forge.pages import samples, svg
+from halo_forge.core.errors import RunDirError
+from halo_forge.pages import make, samples, svg
 from halo_forge.pages.charts import MOST_POINTS, Point, lines, stacked, thinned
 from halo_forge.pages.make import run_html, run_state
 from halo_forge.pages.run_page import run_sections
@@ -115,13 +116,14 @@ def test_colours_begin_and_end_with_the_program() -> None:
 def test_what_does_not_fit_is_left_out_last_set_first_and_said(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     everything = payload(root, 1, {}, "c")
     assert everything.notes == ()
-    monkeypatch.setattr(samples, "MOST_BYTES", len(base64.b64decode(everything.data)) // 2)
-    some = payload(root, 1, {}, "c")
+    some = payload(root, 1, {}, "c", most_bytes=len(everything.data) // 2)
+    assert len(some.data) <= len(everything.data) // 2
     kept, every = samples_of(some), samples_of(everything)
     assert 0 < len(kept) < len(every)
     assert kept == every[: len(kept)]
     assert some.notes[-1] == "6 train prompts of 6"
-    assert "6 train prompts of 6" in run_html(root)
+    monkeypatch.setattr(make, "MOST_BYTES", 0)
+    assert "small: 6 dev prompts of 6; 2 test prompts of 2; 6 train prompts of 6." in run_html(root)
 
 
 def test_a_large_run_stays_below_the_size(root: Path, tmp_path: Path) -> None:
@@ -157,6 +159,31 @@ def test_a_run_without_verdicts_yet_has_a_page(root: Path, tmp_path: Path) -> No
     text = Text(run_html(copy))
     assert "not started" in " ".join(text.words)
     assert "payload" not in run_html(copy).split("<script>")[0]
+
+
+def test_a_page_says_what_its_names_mean_and_lists_only_settings_that_the_run_has(root: Path) -> None:
+    facts, sections = run_sections(root)
+    assert facts.legend in " ".join(Text(run_html(root)).words) and facts.legend.startswith("v0 is the start model")
+    tables = [table for section in sections if section.id == "schedules" for table in section.tables]
+    same = next(table for table in tables if table.headers == ("setting", "value"))
+    assert same.rows and all(value for _, value in same.rows)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("result.json", "{}"),
+        ("result.json", '{"chosen_version": "x", "improved": true}'),
+        ("cycles/001/selection.json", '{"kept": [], "dropped": 3}'),
+        ("run.json", '{"schema_version": 3}'),
+    ],
+)
+def test_a_damaged_file_is_an_error_about_the_run(root: Path, tmp_path: Path, file: str, content: str) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(root, copy, symlinks=True)
+    (copy / file).write_text(content, encoding="utf-8")
+    with pytest.raises(RunDirError, match="not what halo-forge wrote"):
+        run_html(copy)
 
 
 def test_equal_runs_have_equal_pages(root: Path) -> None:

@@ -184,6 +184,9 @@ def test_nothing_that_a_model_wrote_runs(hostile_root: Path, watch: Watch, tmp_p
     elements = "[...document.querySelectorAll('*:not(#tip)')]"  # the page's own script places the tip
     assert page.evaluate(f"{elements}.filter((each) => {named}).length") == 0
     assert page.evaluate("document.documentElement.scrollWidth") <= 1600
+    page.set_viewport_size({"width": 400, "height": 900})
+    page.get_by_role("searchbox").fill("")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
     assert watched.problems == []
     assert watched.requests == [file.as_uri()]
     assert page.url == file.as_uri()

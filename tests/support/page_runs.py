@@ -35,6 +35,7 @@ ATTACKS = (
     "' onmouseover='window.pwned=12' x='",
     "\u202e\u2066gnorts\u2069\u202c \u200b\ufeff",
     "\x1b[2J\x1b]0;owned\x07\x9b31m\x00\x08\x7f",
+    "\u0e49" * 200,  # marks of one character that no line can be broken at
     "]]>\u2028\u2029<![CDATA[<script>window.pwned=13</script>]]>",
 )
 LONG_LINE = "A" * 1_000_000

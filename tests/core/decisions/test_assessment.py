@@ -244,6 +244,10 @@ def test_only_what_moved_the_other_way_by_more_than_chance_is_opposed() -> None:
     assert list(opposed(SETTINGS, moved(0.03, 0.03), others)) == ["a"]
     assert list(opposed(SETTINGS, moved(-0.03, 0.03), others)) == ["c"]
     assert opposed(SETTINGS, None, others) == opposed(SETTINGS, moved(0.0, 0.03), others) == {}
+    # Where the compared metric did not move, or the other one in a single prompt, nothing is opposed.
+    assert opposed(SETTINGS, moved(0.01, 0.03), others) == {}
+    single = VersionComparison(-0.03, 0.03, -1.0, 32, rests_on_one_prompt=True)
+    assert opposed(SETTINGS, moved(0.03, 0.03), {"a": single}) == {}
 
 
 @pytest.mark.parametrize(
