@@ -140,7 +140,7 @@ def _speed(run: MeasuredRun) -> Speed | None:
 
 
 def _seconds_elsewhere(root: Path, cycles: Set[str]) -> float:
-    """What single files of these cycles, which were taken from other runs, took there; whole cycles have their times."""
+    """What single files of these cycles took where they were made, in other runs; whole cycles have their times."""
     path = root / "events.jsonl"
     events = read_jsonl(path) if path.is_file() else []
     with as_written(path):
