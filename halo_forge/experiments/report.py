@@ -14,6 +14,7 @@ from halo_forge.core.errors import RunDirError
 from halo_forge.core.wording import counted
 from halo_forge.experiments.execute import check_same
 from halo_forge.experiments.file import Comparison, Experiment
+from halo_forge.experiments.progress import read_failures
 from halo_forge.runtime.assembly import run_config
 
 
@@ -232,6 +233,9 @@ def _remarks(experiment: Experiment, arms: Sequence[MeasuredArm], finished: Sequ
     missing = [arm.name for arm in experiment.arms if arm.name not in {each.name for each in arms}]
     if missing:
         yield f"nothing is measured yet of {', '.join(missing)}"
+    if failures := read_failures(experiment):
+        names = "; ".join(f"{each.arm}, seed {each.seed}" for each in failures)
+        yield f"{counted(len(failures), 'run')} failed: {names} (halo-forge experiment status says why)"
     yield from remarks_on(arms)
     sizes = {len(arm.runs) for arm in finished}
     if len(sizes) > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 
 from halo_forge.checks.series import METRICS, ArmSeries, Band, RunSeries
@@ -10,6 +11,7 @@ from halo_forge.checks.series import Point as Measured
 from halo_forge.core.comparison import Estimate
 from halo_forge.core.wording import counted
 from halo_forge.experiments.file import Experiment
+from halo_forge.experiments.progress import read_failures
 from halo_forge.experiments.report import ExperimentReport, report
 from halo_forge.pages.charts import COLOURS, Chart, Point, Table, lines, text_of
 from halo_forge.pages.run_page import Facts, Section
@@ -31,7 +33,7 @@ def experiment_sections(experiment: Experiment) -> tuple[Facts, list[Section]]:
     sections = [
         Section("verdicts", "Verdicts", tuple(_reasons(found)), (), tuple(_verdicts(found))),
         _arms(found),
-        Section("runs", "Runs", (), (), (_runs(found),)),
+        Section("runs", "Runs", (), (), (_runs(found, experiment),)),
         Section("setup", "Setup", (), (), (_overrides(found),), (("Experiment file", experiment.text),)),
     ]
     facts = [("runs", f"{found.num_finished} of {found.num_runs} finished"), ("arms", str(len(found.overrides)))]
@@ -132,7 +134,7 @@ def _band(band: Band | None) -> str:
     return "" if band is None else f"{text_of(band.mean)} [{text_of(band.low)}, {text_of(band.high)}]"
 
 
-def _runs(found: ExperimentReport) -> Table:
+def _runs(found: ExperimentReport, experiment: Experiment) -> Table:
     names = [name for name in METRICS if name.startswith("test/")]
 
     def version(number: int | None) -> str:
@@ -142,17 +144,24 @@ def _runs(found: ExperimentReport) -> Table:
         point = next((each for each in run.points if each.version == run.chosen), None)
         return "" if point is None else _band(point.metrics.get(name))
 
+    failed = {(each.arm, each.seed) for each in read_failures(experiment)}
     rows = tuple(
         (
-            arm.name, str(run.seed), run.state, version(run.chosen), version(run.peak), version(run.final),
-            "" if run.fall is None else text_of(run.fall), *(of_chosen(run, name) for name in names), run.root,
+            arm.name, str(run.seed), "failed" if (arm.name, run.seed) in failed else run.state,
+            version(run.chosen), version(run.peak), version(run.final),
+            "" if run.fall is None else text_of(run.fall), *(of_chosen(run, name) for name in names),
+            os.path.relpath(run.root, experiment.root),
         )
         for arm in found.arms
         for run in arm.runs
     )  # fmt: skip
-    tests = (f"{name.replace('_', ' ')} of the chosen" for name in names)
+    tests = (name.replace("_", " ") for name in names)
     headers = ("arm", "seed", "state", "chosen", "peak", "last", "fall after the peak", *tests, "run directory")
-    return Table("Runs; halo-forge report RUN makes the page of one, with its samples", headers, rows)
+    caption = (
+        "Runs that have measured a version; test is of the chosen one, directories are in that of the experiment."
+        " halo-forge report RUN makes the page of one, with its samples."
+    )
+    return Table(caption, headers, rows)
 
 
 def _overrides(found: ExperimentReport) -> Table:

@@ -75,8 +75,8 @@ def notify(
             env={**os.environ, DIRECTORY_VARIABLE: str(root.absolute())},
             process_group=0,  # so that what it starts can be killed with it
         )
-    except OSError as failure:
-        warn(f"notify_command: {command[0]}: {failure.strerror or failure}")
+    except (OSError, ValueError) as failure:  # ValueError: NUL or half a surrogate pair, which no argument can hold
+        warn(f"notify_command: {command[0]}: {getattr(failure, 'strerror', None) or failure}")
         return
     try:
         process.communicate(row, timeout=LIMIT_SECONDS)

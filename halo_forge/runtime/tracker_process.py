@@ -22,9 +22,11 @@ import os
 import re
 import signal
 import sys
+import tempfile
 import time
 import traceback
 import uuid
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,11 +154,23 @@ class _Wandb:
         self._run.finish(exit_code=0 if ending == "finished" else 1)
 
 
+_DROPPED = re.compile("could not be persisted|could be lost|may be dropped|skipped metric|failed to process")
+"""In a warning of Trackio: it goes on without what it was given."""
+
+
 class _Trackio:
     def __init__(self, opening: Opening, run_id: str, resumed: bool) -> None:
         import trackio
+        from trackio.utils import TRACKIO_DIR
 
         self._trackio = trackio
+        # What Trackio cannot store it drops, and says so only in a warning, from a thread of its own.
+        self._failure: str | None = None
+        warnings.filterwarnings("always", message="trackio ")
+        warnings.showwarning = self._heard
+        TRACKIO_DIR.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=TRACKIO_DIR):
+            pass
         # Trackio knows a run by its name, and folders of two projects may have the same.
         self._run = trackio.init(
             project=opening.project,
@@ -169,20 +183,32 @@ class _Trackio:
 
     def log(self, values: Mapping[str, float], axis: str, step: int, number: int) -> None:
         self._run.log(dict(values), step=step)
+        self._check()
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[Any]], version: int, number: int) -> None:
         table = self._trackio.Table(columns=list(columns), data=[list(row) for row in rows])
         self._run.log({SAMPLES: table}, step=version)
+        self._check()
 
     def close(self, ending: str) -> None:
         self._run.finish()
+        self._check()
+
+    def _heard(self, message: Warning | str, *details: Any, **more: Any) -> None:
+        sys.stderr.write(f"warning: {message}\n")
+        if _DROPPED.search(str(message)):
+            self._failure = str(message)
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise OSError(self._failure)
 
 
 class _MLflow:
     def __init__(self, opening: Opening, run_id: str, resumed: bool) -> None:
         uri = os.environ.get("MLFLOW_TRACKING_URI", Path("mlruns").absolute().as_uri())
-        if uri.startswith("file:"):  # refused by default since MLflow 3.7, which recommends a database
-            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+        # Files, which a path names as well, are refused by default since MLflow 3.7, which recommends a database.
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         import mlflow
         from mlflow.entities import Param
 

@@ -104,6 +104,7 @@ def test_a_bug_is_told_too(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyP
         ([sys.executable, "-c", "raise SystemExit(3)"], f"{sys.executable}: exit code 3"),
         ([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], f"{sys.executable}: ended by SIGKILL"),
         ([sys.executable, "-c", "import time; time.sleep(60)"], f"{sys.executable}: not done after 1 s, and killed"),
+        (["echo", "a\0b"], "echo: embedded null byte"),
         (["sh", "-c", "sleep 61 & wait"], "sh: not done after 1 s, and killed"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from compared_runs import run_arm
 from page_runs import ATTACKS
 
 from halo_forge.experiments.file import Experiment, load_experiment
+from halo_forge.experiments.progress import Failure, write_failures
 from halo_forge.experiments.report import report
 from halo_forge.pages.experiment_page import experiment_sections
 from halo_forge.pages.make import experiment_html, experiment_state
@@ -61,6 +64,21 @@ def test_verdicts_and_arms_are_those_of_the_report(experiment: Experiment) -> No
         means = [point.metrics["dev/pass_rate"].mean for point in arm.points]
         assert [float(cells[at].split()[0]) for cells in by_version.rows] == pytest.approx(means, abs=0.0006)
     assert {"dev/pass rate, by learning-rate mass", "dev/pass rate, by sampled tokens"} <= set(charts)
+
+
+def test_a_run_that_failed_is_said_and_runs_are_named_by_their_place_in_the_experiment(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    copy = dataclasses.replace(experiment, root=tmp_path / "out")
+    shutil.copytree(experiment.root, copy.root, symlinks=True)
+    write_failures(copy, [Failure("plain", 0, 1, "no memory", ""), Failure("plain", 1, 2, "no model", "")])
+    remarks = report(copy).remarks
+    assert "2 runs failed: plain, seed 0; plain, seed 1 (halo-forge experiment status says why)" in remarks
+    _, sections = experiment_sections(copy)
+    (table,) = next(section.tables for section in sections if section.id == "runs")
+    states = {row[-1]: row[2] for row in table.rows}
+    assert states["plain/seed-0"] == "failed"
+    assert len(states) == 3 and not any(name.startswith(("/", "..")) for name in states)
 
 
 def test_its_state_changes_with_any_of_its_runs(experiment: Experiment) -> None:

@@ -18,7 +18,7 @@ from scripted_runs import SilentObserver, differences, execute, read, rows, tree
 from tracker_records import READERS, Point, Recorded, near
 
 from halo_forge.core.records import Measurement
-from halo_forge.runtime import tracking
+from halo_forge.runtime import tracker_process, tracking
 from halo_forge.runtime.tracker_process import as_markdown_code
 from halo_forge.store.run import Run
 
@@ -278,6 +278,33 @@ def test_a_tracker_that_fails_costs_a_warning_and_the_next_attempt_reports_what_
             if point not in recorder.points()[name]
         ]
         assert len(missing) <= len(lost)
+
+
+@pytest.mark.parametrize(("tracker", "variable"), [("trackio", "TRACKIO_DIR"), ("mlflow", "MLFLOW_TRACKING_URI")])
+def test_a_folder_that_cannot_be_written_is_said(
+    tracker: str, variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(variable, str(tmp_path / "file/below"))
+    observer = SilentObserver()
+    execute(inputs(tmp_path, tracker), "run", observer=observer)
+    (warning,) = [each for each in observer.warnings if "waits for" not in each]
+    assert f"report_to: {tracker}: NotADirectoryError: " in warning
+    assert not (tmp_path / f"run/trackers/{tracker}/state.json").exists(), "nothing counts as passed on"
+
+
+def test_what_trackio_drops_with_a_warning_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    adapter = object.__new__(tracker_process._Trackio)
+    adapter._failure = None
+    adapter._heard(
+        UserWarning(
+            "trackio failed to flush metric logs: [Errno 28] No space left on device. User code"
+            " will continue, but this batch could not be persisted."
+        )
+    )
+    with pytest.raises(OSError, match="No space left"):
+        adapter._check()
+    assert "No space left" in capsys.readouterr().err
 
 
 def test_a_killed_run_ends_its_tracker_and_the_next_attempt_doubles_nothing(tmp_path: Path, recorder: Recorder) -> None:
