@@ -115,7 +115,8 @@ def _print(progress: ExperimentProgress, as_json: bool) -> None:
     )
     for run in runs:
         if run.error is not None:
-            print_paragraph(console, f"{run.arm}, seed {run.seed} failed: {run.error}", indent="    ")
+            for line in f"{run.arm}, seed {run.seed} failed: {run.error}".splitlines():
+                print_paragraph(console, line, indent="    ")
     if progress.saved.num_samples:
         print_paragraph(console, f"shared between runs, so not done again: {progress.saved}", indent="    ")
     print_paragraph(console, progress.line())

@@ -15,12 +15,15 @@ from compared_runs import run_arm
 from scripted_runs import rows
 from terminal import assert_fits
 
+from halo_forge.cli.experiment import _print
 from halo_forge.cli.experiment_report import print_report
 from halo_forge.core.comparison import Judgement
 from halo_forge.core.errors import RunDirError
 from halo_forge.experiments.execute import SCHEMA_VERSION
 from halo_forge.experiments.file import Experiment, load_experiment
+from halo_forge.experiments.progress import ExperimentProgress, RunProgress
 from halo_forge.experiments.report import _ranking, measured_arms, report
+from halo_forge.store.shared import Saved
 
 SHARES = {"constant": [0.3, 0.7, 0.3], "decay": [0.3, 0.7, 0.72]}
 """What v_0, v_1 and v_2 of an arm pass."""
@@ -245,3 +248,15 @@ output_dir: {tmp_path / "fork"}
     found = report(experiment)
     assert found.hypotheses[0].verdict == "supported" and [each.place for each in found.ranking] == [1, 2]
     assert [each.arm for each in found.ranking] == ["high", "low"] and found.ranking[1].is_clear
+
+
+def test_a_status_shows_the_fix_of_a_failed_run_on_a_line_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = "no room on the disk, nothing at all, not even for this file\n  fix: free some space"
+    run = RunProgress("decay", 0, "runs/decay", "failed", None, 1, 2, 1.0, Saved(), error)
+    monkeypatch.setenv("COLUMNS", "60")
+    _print(ExperimentProgress("Does decay help?", "runs", (run,), None), as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert "  fix: free some space" in lines
+    assert "decay, seed 0 failed: no room on the disk, nothing at all," in lines
