@@ -32,10 +32,10 @@ def rows_of(columns: Sequence[Column]) -> list[list[str]]:
 
 def test_a_row_for_each_version_that_was_compared(declined: Status) -> None:
     assert rows_of(decision_columns(declined.cycles, declined.result)) == [
-        ["v1", "v0", "+1.000", "0.000", "", "0.000", "2", "", "ahead", "continue"],
-        ["v2", "v1", "-1.000", "0.000", "", "0.000", "2", "-1.000 (z none)", "degraded", "back to v1"],
-        ["v3", "v1", "+0.000", "0.000", "", "0.000", "2", "", "held", "finish (completed)"],
-        ["v1", "v0, dev again", "+1.000", "0.000", "", "0.000", "2", "", "improved", "keep"],
+        ["v1", "v0", "+1.000", "0.430", "2.33", "1.203", "2", "", "ahead", "continue"],
+        ["v2", "v1", "-1.000", "0.430", "-2.33", "1.203", "2", "-1.000 (z -2.33)", "degraded", "back to v1"],
+        ["v3", "v1", "+0.000", "0.430", "", "1.203", "2", "", "held", "finish (completed)"],
+        ["v1", "v0, dev again", "+1.000", "0.430", "2.33", "1.203", "2", "", "improved", "keep"],
     ]
 
 
@@ -120,17 +120,21 @@ def test_a_set_without_tests_has_a_compile_column_and_no_pass_column() -> None:
     assert "dev pass" in unknown, "a column does not come and go while nothing is measured yet"
 
 
-def test_a_run_of_schema_2_is_shown_in_the_words_of_today(declined: Status, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_of_schema_2_is_shown_in_the_words_of_today(
+    declined: Status, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """It called a version improved that was ahead by one standard error, and confirmed nothing."""
-    for row in declined.cycles:
-        row.decision = {key: value for key, value in row.decision.items() if key not in ("ending", "opposed")}
-        row.decision |= {"conclusion": None, "outcome": row.decision["outcome"].replace("ahead", "improved")}
+    for path in (tmp_path / "run").glob("cycles/*/decision.json"):
+        row = {key: value for key, value in json.loads(path.read_text()).items() if key not in ("ending", "opposed")}
+        row |= {"conclusion": None, "outcome": row["outcome"].replace("ahead", "improved")}
+        path.write_text(json.dumps(row))
+    old = read_status(tmp_path / "run", 3)
     assert declined.result is not None
     new = ("improved", "confirmed_on", "confirmation", "confirmation_opposed")
-    declined.result = {key: value for key, value in declined.result.items() if key not in new}
-    rows = rows_of(decision_columns(declined.cycles, declined.result))
+    old.result = {key: value for key, value in declined.result.items() if key not in new}
+    rows = rows_of(decision_columns(old.cycles, old.result))
     assert [row[-2] for row in rows] == ["ahead", "degraded", "held"]
-    print_status(declined)
+    print_status(old)
     assert "what it calls improved was ahead by one standard error on dev" in " ".join(capsys.readouterr().out.split())
 
 
