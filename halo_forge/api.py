@@ -20,11 +20,12 @@ from halo_forge.core.plan import Plan
 from halo_forge.core.records import Decision, Measurement, Selection, Trained, TrainingSettings, Verdict
 from halo_forge.core.wording import counted
 from halo_forge.prompts import Row
-from halo_forge.runtime.assembly import is_finished, load_prompt_sets, open_run, planned, run_config
+from halo_forge.runtime.assembly import is_finished, open_run, planned, run_config
 from halo_forge.runtime.effects import Observer, Runtime
 from halo_forge.runtime.fork import ForkPoint, check_fork
 from halo_forge.runtime.notify import notified
 from halo_forge.runtime.preview import Preview
+from halo_forge.runtime.prompt_sets import load_prompt_sets
 from halo_forge.store.files import read_json
 from halo_forge.store.rows import decision_rows, sample_rows, step_rows
 from halo_forge.store.run import read_identity
@@ -201,8 +202,10 @@ def forked(
     document = overridden(parent.document, overrides)
     loaded = checked(replace(document, data={**document.data, "output_dir": str(output_dir)}))
     point = ForkPoint(root, from_cycle)
-    if Path(output_dir).resolve() == root.resolve():
-        raise ConfigError(f"output_dir: {output_dir} is the run that is continued", "name another folder")
+    folder = Path(output_dir).resolve()
+    if root.resolve() in (folder, *folder.parents):
+        where = "is" if folder == root.resolve() else "is inside"
+        raise ConfigError(f"output_dir: {output_dir} {where} the run that is continued", "name another folder")
     check_fork(point, parent.config, loaded)
     return point, loaded
 

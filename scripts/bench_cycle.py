@@ -25,7 +25,8 @@ from pathlib import Path
 from _bench import Figure
 
 from halo_forge.core.records import Completion
-from halo_forge.runtime.assembly import load_prompt_sets, run_config
+from halo_forge.runtime.assembly import run_config
+from halo_forge.runtime.prompt_sets import load_prompt_sets
 from halo_forge.store.files import read_jsonl
 from halo_forge.store.status import read_status
 from halo_forge.verifiers import open_verifier

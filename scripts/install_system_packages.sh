@@ -19,12 +19,19 @@ command -v python3 >/dev/null || missing+=(python3)
 python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 [ ${#missing[@]} -eq 0 ] && exit 0
 
-command="apt-get install -y --no-install-recommends ${missing[*]}"
+install="apt-get install -y --no-install-recommends"
 if [ "${SYSTEM_PACKAGES:-install}" = install ] && [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
     echo "installing system packages: ${missing[*]}"
     export DEBIAN_FRONTEND=noninteractive
-    if apt-get update -qq && $command -qq; then exit 0; fi
-    echo "note: apt-get failed, the tests run without them"  # no network, or a release that lacks one of them
+    if apt-get update -qq; then
+        $install -qq "${missing[@]}" && exit 0
+        # One by one: a release that lacks one of them has the others.
+        left=()
+        for package in "${missing[@]}"; do $install -qq "$package" || left+=("$package"); done
+        [ ${#left[@]} -eq 0 ] && exit 0
+        missing=("${left[@]}")
+    fi
+    echo "note: apt-get failed, the tests run without what is missing"
 fi
 echo "note: not installed here: ${missing[*]}"
-echo "  tests that need them are skipped; to run them too: sudo $command"
+echo "  tests that need them are skipped; to run them too: sudo $install ${missing[*]}"

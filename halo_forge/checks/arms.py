@@ -121,11 +121,13 @@ def why_not_comparable(metric: str, runs: Sequence[MeasuredRun]) -> list[str]:
     found = dict.fromkeys(
         f"their {set_name} prompts differ" for run in runs if run.prompts.get(set_name) != first.prompts.get(set_name)
     )
-    keys = [key for key, _ in differing_settings(runs) if _decides(key, metric)]
+    keys = [key for key, _ in differing_settings(runs) if decides(key, metric)]
     return [*found, *(f"{key} differs" for key in keys)]
 
 
-def _decides(key: str, metric: str) -> bool:
+def decides(key: str, metric: str) -> bool:
+    """Whether two runs that differ in this dotted key of their settings measure `metric` in unlike ways."""
+
     def is_below(name: str) -> bool:
         return key == name or key.startswith(f"{name}.")
 

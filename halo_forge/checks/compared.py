@@ -127,7 +127,7 @@ def compare_measured(runs: Sequence[MeasuredRun], metric: str | None = None) -> 
         only_seeds_differ=only_seeds,
         settings=tuple(Setting(key, tuple(values)) for key, values in differing_settings([arm.first for arm in arms])),
         differences=tuple(differences),
-        remarks=(*remarks_on(arms), *failures, *_remarks_on_pairs(differences)),
+        remarks=(*remarks_on(arms), *failures, *_remarks_on_pairs(differences, only_seeds)),
     )
 
 
@@ -167,12 +167,14 @@ def _difference(treatment: MeasuredArm, control: MeasuredArm, metric: str, at: A
     )
 
 
-def _remarks_on_pairs(differences: Sequence[Difference]) -> Iterator[str]:
-    """Runs of unlike seeds that were paired, runs without a partner, prompts that not all runs measured."""
+def _remarks_on_pairs(differences: Sequence[Difference], only_seeds: bool) -> Iterator[str]:
+    """One seed, runs of unlike seeds that were paired, runs without a partner, prompts that not all runs measured."""
     seen: dict[str, None] = {}
     for each in differences:
         pair = f"{each.treatment} and {each.control}"
         seeds = each.estimate.seeds
+        if len(seeds) == 1 and not only_seeds:
+            seen[f"{pair}: one seed: intervals and p are about these two runs, not about runs with other seeds"] = None
         if any(one != other for one, other in seeds):
             seen[f"{pair}: no seed is in both; runs are paired in the order of their seeds"] = None
         unused = len(each.treatment_versions) + len(each.control_versions) - 2 * len(seeds)

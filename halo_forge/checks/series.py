@@ -8,7 +8,7 @@ from statistics import fmean
 
 from halo_forge.checks.arms import MeasuredArm, MeasuredRun, NotComparable, version_at
 from halo_forge.core.evaluation import COMPARED
-from halo_forge.core.statistics import mean_and_standard_error, two_level_mean
+from halo_forge.core.statistics import interval_without_spread, mean_and_standard_error, two_level_mean
 from halo_forge.store.versions import StoredVersion
 
 METRICS = tuple(f"{set_name}/{name}" for set_name in ("dev", "test") for name in COMPARED)
@@ -140,6 +140,8 @@ def _interval(metric: str, versions: Sequence[StoredVersion]) -> tuple[float, fl
     if len(shared) < 2:
         return 0.0, 1.0
     values = [[row[prompt] for prompt in shared] for row in rows]
+    if len({value for row in values for value in row}) == 1:
+        return interval_without_spread(values[0][0], len(shared), 0.0, 1.0)
     if len(values) > 1:
         return two_level_mean(values).interval()
     from scipy.special import stdtrit  # type: ignore[import-untyped]

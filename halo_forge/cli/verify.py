@@ -76,7 +76,7 @@ def _check(
     from halo_forge.cli.observer import PlainObserver
     from halo_forge.config import load_config
     from halo_forge.core.errors import ConfigError
-    from halo_forge.runtime.assembly import load_prompt_sets
+    from halo_forge.runtime.prompt_sets import load_prompt_sets
 
     settings = load_config(config, changes).config
     spec = settings.verifier

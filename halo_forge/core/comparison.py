@@ -11,7 +11,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from halo_forge.core.power import ERROR, MOST_PROMPTS, MOST_SEEDS, Design, Parts, prompts_for, seeds_for
-from halo_forge.core.statistics import holm, mean_and_standard_error, two_level_mean
+from halo_forge.core.statistics import (
+    holm,
+    interval_without_spread,
+    mean_and_standard_error,
+    p_without_spread,
+    two_level_mean,
+)
 from halo_forge.core.wording import counted
 
 PromptValues = Mapping[str, float]
@@ -34,6 +40,7 @@ class Estimate:
         seeds: (seed of the treatment, seed of the control) of each pair of runs.
         num_prompts: Measured in every run.
         num_left_out: Prompts that were measured in some of the runs only.
+        num_changed: Prompts on which the arms differ in any pair of runs.
         parts: Estimated variances of seeds, prompts and the rest; None with one seed.
     """
 
@@ -47,6 +54,7 @@ class Estimate:
     seeds: tuple[tuple[int, int], ...]
     num_prompts: int
     num_left_out: int
+    num_changed: int
     parts: Parts | None
 
     @property
@@ -115,6 +123,7 @@ def estimate(treatment: Mapping[int, PromptValues], control: Mapping[int, Prompt
         seeds=tuple(pairs),
         num_prompts=len(shared),
         num_left_out=len(set.union(*measured)) - len(shared),
+        num_changed=sum(any(column) for column in zip(*rows, strict=True)),
         parts=parts,
     )
 
@@ -125,7 +134,8 @@ def judge(
     """A verdict for each hypothesis; a family is judged together, so that 5 % of families have a wrong one at most.
 
     supported: the difference is the expected one, and its adjusted p-value is below 0.05.  against: it is the opposite
-    one, below 0.05.  cannot_tell: all else, and always with one seed or fewer than `MIN_PROMPTS` prompts.
+    one, below 0.05.  cannot_tell: all else, and always with one seed, with fewer than `MIN_PROMPTS` prompts, and where
+    the arms differ on so few prompts that chance moves all of them the same way in 5 % of cases.
 
     Args:
         num_unmeasured: Further hypotheses of the family that nothing is known of yet; they count all the same.
@@ -147,6 +157,11 @@ def _judged(found: Estimate, expect: Expect, p_adjusted: float, size: int, one_s
         why = "one seed: the interval is about these two runs, and another seed may give another difference"
         return Judgement("cannot_tell", p_adjusted, f"{words}; {why}; at least 2 seeds are needed")
     verdict = verdict_of(found, expect, p_adjusted)
+    if verdict != "cannot_tell" and (by_chance := 2.0 ** (1 - found.num_changed)) >= ERROR:
+        few = f"the arms differ on {counted(found.num_changed, 'prompt')} only, and chance moves so few the same way"
+        return Judgement(
+            "cannot_tell", p_adjusted, f"{words}; too few passes to tell: {few} once in {1.0 / by_chance:.0f} times"
+        )
     if verdict != "cannot_tell":
         return Judgement(verdict, p_adjusted, words)
     seeds, prompts = _enough(found, size)
@@ -163,7 +178,7 @@ def verdict_of(found: Estimate, expect: Expect, p_adjusted: float) -> Verdict:
 
 def _enough(found: Estimate, size: int) -> tuple[int | None, int | None]:
     """Seeds and prompts with which the difference that was seen would be found."""
-    if found.parts is None or found.difference == 0.0:
+    if found.parts is None or found.difference == 0.0 or found.parts == Parts(0.0, 0.0, 0.0):
         return None, None
     design, error = Design(len(found.seeds), found.num_prompts), ERROR / size
     return (
@@ -183,7 +198,7 @@ def _in_words(found: Estimate, p_adjusted: float, size: int) -> str:
 def _would_tell(found: Estimate, seeds: int | None, prompts: int | None) -> str:
     if found.difference == 0.0:
         return "no difference was seen: no number of seeds or prompts is known to tell"
-    if found.parts is None:
+    if found.parts is None or found.parts == Parts(0.0, 0.0, 0.0):
         return "more prompts would tell"
     by_seeds = None if seeds is None else f"about {counted(seeds, 'seed')} on these prompts"
     by_prompts = None if prompts is None else f"about {counted(prompts, 'prompt')} with these seeds"
@@ -196,6 +211,8 @@ def _would_tell(found: Estimate, seeds: int | None, prompts: int | None) -> str:
 def _over_seeds(rows: Sequence[Sequence[float]]) -> tuple[float, float, float, float, float, Parts]:
     found = two_level_mean(rows)
     parts = Parts(found.seed_variance, found.prompt_variance, found.rest_variance)
+    if found.standard_error == 0.0:
+        return *_alike(found.mean, found.num_prompts), parts
     return found.mean, found.standard_error, *found.interval(), found.p_value(), parts
 
 
@@ -205,7 +222,13 @@ def _over_prompts(row: Sequence[float]) -> tuple[float, float, float, float, flo
 
     mean, error = mean_and_standard_error(row)
     if error == 0.0:
-        return mean, 0.0, mean, mean, float(mean == 0.0), None
+        return *_alike(mean, len(row)), None
     freedom = len(row) - 1
     half = float(stdtrit(freedom, 0.975)) * error
     return mean, error, mean - half, mean + half, 2.0 * float(stdtr(freedom, -abs(mean) / error)), None
+
+
+def _alike(difference: float, num_prompts: int) -> tuple[float, float, float, float, float]:
+    """The same where all prompts have one difference, mostly none at all: an interval of no width would be a claim."""
+    low, high = interval_without_spread(difference, num_prompts, -1.0, 1.0)
+    return difference, 0.0, low, high, p_without_spread(difference, num_prompts)

@@ -23,7 +23,7 @@ from halo_forge.core.decisions import (
 from halo_forge.core.metrics import KeptFacts, SetFacts, measure_set
 from halo_forge.core.metrics.compare import What, are_tested, prompt_totals
 from halo_forge.core.records import Conclusion, Decision, Measurement, PolicyVersion, Record, Sample
-from halo_forge.core.statistics import paired_difference
+from halo_forge.core.statistics import HALF_WIDTH, paired_difference
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +60,6 @@ class Result(Record):
     confirmation: Mapping[str, float]
     confirmation_opposed: Mapping[str, Mapping[str, float]]
 
-
-HALF_WIDTH = 1.96
-"""Half the width of a 95 % interval, in standard errors."""
 
 COMPARED: dict[str, What] = {"compile_rate": "compiled", "pass_rate": "passed", "reward_mean": "reward"}
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, fmean
 
+HALF_WIDTH = 1.96
+"""Half the width of a 95 % interval, in standard errors."""
 DETECTABLE = 2.8
 """The minimum detectable effect in standard errors: normal quantiles for 5 % two-sided error plus 80 % power."""
 
@@ -320,6 +322,24 @@ def two_level_mean(values: Sequence[Sequence[float]]) -> TwoLevelMean:
         prompt_square=prompt_square,
         rest_square=max(0.0, by_rest / size - seed_square - prompt_square),
     )
+
+
+def interval_without_spread(
+    mean: float, num_prompts: int, lowest: float, highest: float, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Interval of a mean over prompts that all have this one value, which is in [lowest, highest].
+
+    Equal values have no spread to estimate from, but so few prompts cannot exclude that others differ: a share of
+    `1 - (tail)^(1 / prompts)` is still seen nowhere with the probability `tail` (Clopper and Pearson 1934; "3 in N"),
+    and such prompts could be as far away as the range allows.
+    """
+    share = 1.0 - _tail(confidence) ** (1.0 / num_prompts)
+    return mean - (mean - lowest) * share, mean + (highest - mean) * share
+
+
+def p_without_spread(difference: float, num_prompts: int) -> float:
+    """Two-sided p-value of a difference in [-1, 1] that all prompts have alike; fits `interval_without_spread`."""
+    return min(1.0, 2.0 * (1.0 + abs(difference)) ** -num_prompts)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

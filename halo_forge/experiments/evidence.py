@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from halo_forge.experiments.file import Experiment
 from halo_forge.runtime.assembly import run_config
 from halo_forge.store.files import as_written, read_json, read_jsonl
 from halo_forge.store.run import cycle_folders
+from halo_forge.store.shared import saved_by
 from halo_forge.store.status import read_status
 
 ASSUMED = "assumed"
@@ -124,7 +125,9 @@ def _speed(run: MeasuredRun) -> Speed | None:
     seconds, num, tokens = 0.0, 0, 0
     for row in read_status(run.root, len(run.versions)).cycles:
         seconds += sum(value for key, value in row.metrics.items() if key.startswith("seconds/"))
-    for folder in cycle_folders(run.root):
+    folders = cycle_folders(run.root)
+    seconds += _seconds_elsewhere(run.root, {folder.name for folder in folders})
+    for folder in folders:
         for path in folder.glob("*completions.jsonl"):
             rows = read_jsonl(path)
             num += len(rows)
@@ -134,3 +137,12 @@ def _speed(run: MeasuredRun) -> Speed | None:
     with as_written(identity):
         profile = str(read_json(identity)["hardware"]["profile"])
     return Speed(seconds / num, tokens / num, profile, str(run.root)) if num and seconds > 0.0 else None
+
+
+def _seconds_elsewhere(root: Path, cycles: Set[str]) -> float:
+    """What single files of these cycles took where they were made, in other runs; whole cycles have their times."""
+    path = root / "events.jsonl"
+    events = read_jsonl(path) if path.is_file() else []
+    with as_written(path):
+        taken = [event for event in events if event["event"] == "shared" and event["of"] in cycles]
+        return saved_by(event for event in taken if event["file"] != "*").seconds

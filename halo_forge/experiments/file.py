@@ -237,7 +237,10 @@ def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> Experime
     section = _section(document)
     values = [(key, value, document.where(("set", key))) for key, value in section.settings.items()]
     of_all = [each for each in given if each not in own]
-    base = apply_overrides(apply_values(_base(section, document), values, f"{document.path}:"), of_all)
+    plain = _base(section, document)
+    base = apply_overrides(apply_values(plain, values, f"{document.path}:"), of_all)
+    if problems := [*_replaced({("set",): section.settings}, plain), *_replaced(_places_of_arms(section), base)]:
+        raise as_error(problems, Normalised(document.data), document, _HINT)
     experiment = Experiment(
         path=document.path,
         text=document.text,
@@ -306,6 +309,33 @@ def _reserved(section: ExperimentSection) -> Iterator[Problem]:
                 yield Problem((*path, key), f"the experiment sets it; give {_RESERVED[key]} at the top of the file")
             elif not re.fullmatch(r"[^.\s]+(\.[^.\s]+)*", key):
                 yield Problem((*path, key), f"found {show(key)}, allowed: a dotted key such as raft.num_cycles")
+
+
+def _places_of_arms(section: ExperimentSection) -> dict[KeyPath, Mapping[str, Any]]:
+    """Where the file writes what arms change -> dotted key -> value, of a grid each value by itself."""
+    found: dict[KeyPath, Mapping[str, Any]] = {
+        ("arms", name): overrides or {} for name, overrides in (section.arms or {}).items()
+    }
+    for key, values in (section.grid or {}).items():
+        found |= {("grid", key, at): {key: value} for at, value in enumerate(values)}
+    return found
+
+
+def _replaced(places: Mapping[KeyPath, Mapping[str, Any]], base: Document) -> Iterator[Problem]:
+    """Sections that would take the place of those of the base, so that keys which nobody names become the defaults."""
+    for path, overrides in places.items():
+        for key, value in overrides.items():
+            before: Any = base.data
+            for part in key.split("."):
+                before = before.get(part) if isinstance(before, Mapping) else None
+            if not isinstance(value, Mapping) or not isinstance(before, Mapping):
+                continue
+            is_other_kind = "kind" in value and ("." in key or value["kind"] != before.get("kind"))
+            lost = [name for name in before if name not in value]
+            if lost and not is_other_kind:
+                own = next(iter(value), lost[0])
+                text = f"would drop {', '.join(map(str, lost))} of the base; write dotted keys such as {key}.{own}"
+                yield Problem(path if path[0] == "grid" else (*path, key), text)
 
 
 def _lists(section: ExperimentSection) -> Iterator[Problem]:

@@ -12,8 +12,9 @@ from statistics import NormalDist
 from typing import Any
 
 from halo_forge.api import preview
+from halo_forge.checks.arms import decides
 from halo_forge.config import RaftConfig
-from halo_forge.config.load import resolved
+from halo_forge.config.load import differing_keys, influential, resolved
 from halo_forge.config.rules import bounds
 from halo_forge.core.comparison import MIN_PROMPTS
 from halo_forge.core.power import (
@@ -32,6 +33,7 @@ from halo_forge.experiments.evidence import Known, Speed, earlier_runs, speed_of
 from halo_forge.experiments.file import Arm, Comparison, Experiment
 from halo_forge.runtime.assembly import run_config
 from halo_forge.runtime.preview import CyclePlan, Preview
+from halo_forge.runtime.prompt_sets import load_local_sets
 
 EFFECT = 0.05
 """The difference that a plan is to detect if nothing else is asked for."""
@@ -160,7 +162,9 @@ def plan(experiment: Experiment, *, effect: float = EFFECT, like: Sequence[Path]
     speed = speed_of(runs, model, profile)
     arms = tuple(_arm_plan(experiment, arm, configs[arm.name], previews[arm.name], speed) for arm in experiment.arms)
     comparisons = tuple(
-        _comparison_plan(experiment, each, configs[each.control], previews[each.control], effect, runs)
+        _comparison_plan(
+            experiment, each, configs[each.treatment], configs[each.control], previews[each.control], effect, runs
+        )
         for each in experiment.primary
     )
     num_seeds = len(experiment.seeds)
@@ -196,8 +200,9 @@ def doubts(experiment: Experiment, *, effect: float = EFFECT) -> list[str]:
     runs = earlier_runs(experiment, ())
     found = []
     for each in experiment.primary:
-        loaded = experiment.config(experiment.arm(each.control), experiment.seeds[0])
-        planned = _comparison_plan(experiment, each, loaded.config, preview(loaded), effect, runs)
+        treatment = experiment.config(experiment.arm(each.treatment), experiment.seeds[0]).config
+        control = experiment.config(experiment.arm(each.control), experiment.seeds[0])
+        planned = _comparison_plan(experiment, each, treatment, control.config, preview(control), effect, runs)
         if planned.answers is False:
             found.append(f"{each}: {planned.reason}")
     return found
@@ -279,11 +284,13 @@ def _sampling(config: RaftConfig, cycle: int) -> str:
 def _comparison_plan(
     experiment: Experiment,
     comparison: Comparison,
+    treatment: RaftConfig,
     config: RaftConfig,
     found: Preview,
     effect: float,
     runs: Sequence[Any],
 ) -> ComparisonPlan:
+    """Of two arms, by the settings and prompts of the control."""
     set_name, name = comparison.metric.split("/")
     num_prompts = found.prompts[set_name].num_prompts if set_name in found.prompts else None
     num_samples, num_seeds = config.evaluation.samples_per_prompt, len(experiment.seeds)
@@ -301,7 +308,9 @@ def _comparison_plan(
     if num_prompts is not None:
         answers = num_prompts >= MIN_PROMPTS and smallest is not None and smallest <= effect
     enough = _Enough()
-    if answers is False and num_prompts is not None:
+    if never := _never_judged(comparison, treatment, config, found):
+        smallest, answers = None, False
+    elif answers is False and num_prompts is not None:
         enough = sees.enough(effect, num_seeds, num_prompts, num_samples)
     return ComparisonPlan(
         comparison=comparison,
@@ -311,9 +320,34 @@ def _comparison_plan(
         variation=known,
         detectable=smallest,
         answers=answers,
-        reason=_reason(effect, smallest, answers, num_seeds, num_prompts, enough),
+        reason=never or _reason(effect, smallest, answers, num_seeds, num_prompts, enough),
         **dataclasses.asdict(enough),
     )
+
+
+def _never_judged(comparison: Comparison, treatment: RaftConfig, control: RaftConfig, found: Preview) -> str | None:
+    """Why the report will have no verdict for a comparison, whatever its runs find; None if it will have one.
+
+    Args:
+        found: The preview of the control.
+    """
+    metric = comparison.metric
+    set_name, name = metric.split("/")
+    if set_name == "test" and not (treatment.evaluation.test_at_end and control.evaluation.test_at_end):
+        return "cannot answer: the test prompts are not measured (evaluation.test_at_end is false)"
+    of_set = found.prompts.get(set_name)
+    is_untested = control.verifier.stages == ["compile"] or (of_set is not None and of_set.num_tested == 0)
+    if name == "pass_rate" and control.verifier.runs_programs and is_untested:
+        return f"cannot answer: no {set_name} prompt is tested, so there is only a compile rate"
+    keys = [key for key, _, _ in differing_keys(influential(control), influential(treatment))]
+    unlike = [key for key in keys if decides(key, metric)]
+    of_prompts = {f"prompts.{set_name}", f"prompts.{set_name}_limit"}
+    if any(key in of_prompts or key.startswith("prompts.where") for key in keys):
+        sides = [load_local_sets(config).get(set_name) for config in (treatment, control)]
+        unlike += [f"the {set_name} prompts"] if sides[0] != sides[1] or sides[0] is None else []
+    if unlike:
+        return f"cannot answer: {metric} does not mean the same in both arms, which differ in {', '.join(unlike)}"
+    return None
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,6 @@ from halo_forge.checks.arms import MeasuredArm, MeasuredRun, NotComparable, comp
 from halo_forge.checks.series import ArmSeries, arm_series
 from halo_forge.core.comparison import Estimate, Verdict, judge
 from halo_forge.core.errors import RunDirError
-from halo_forge.core.power import ERROR
-from halo_forge.core.statistics import holm
 from halo_forge.core.wording import counted
 from halo_forge.experiments.execute import check_same
 from halo_forge.experiments.file import Comparison, Experiment
@@ -48,7 +46,8 @@ class Rank:
 
     Attributes:
         estimate: The arm less the first one, paired; None of the first one, and where they cannot be compared.
-        is_clear: Whether it is worse than the first one beyond chance, after Holm's correction for the other arms.
+        is_clear: Whether it is worse than the first one beyond chance, by the rules of a verdict, after Holm's
+            correction for all pairs of arms: which one is the best is only known afterwards.
     """
 
     place: int
@@ -113,7 +112,7 @@ def report(experiment: Experiment) -> ExperimentReport:
         overrides={arm.name: arm.overrides for arm in experiment.arms},
         arms=tuple(map(arm_series, arms.values())),
         hypotheses=tuple(_hypotheses(experiment, {arm.name: arm for arm in finished})),
-        ranking=tuple(_ranking(finished, metric)),
+        ranking=tuple(_ranking(finished, metric, one_seed_decides=experiment.fork is not None)),
         remarks=tuple(_remarks(experiment, list(arms.values()), finished)),
     )
 
@@ -187,7 +186,7 @@ def _estimate(comparison: Comparison, arms: Mapping[str, MeasuredArm]) -> Estima
         return str(error)
 
 
-def _ranking(arms: Sequence[MeasuredArm], metric: str) -> Iterator[Rank]:
+def _ranking(arms: Sequence[MeasuredArm], metric: str, *, one_seed_decides: bool) -> Iterator[Rank]:
     """The arms by their means, each compared with the best one."""
     means = {arm.name: _mean(arm, metric) for arm in arms}
     ordered = sorted((arm for arm in arms if means[arm.name] is not None), key=lambda arm: -(means[arm.name] or 0.0))
@@ -197,14 +196,24 @@ def _ranking(arms: Sequence[MeasuredArm], metric: str) -> Iterator[Rank]:
             estimates.append(compare_arms(arm, ordered[0], metric, "final"))
         except NotComparable:
             estimates.append(None)
-    adjusted = holm([1.0 if each is None else each.p_value for each in estimates])
+    known = [each for each in estimates if each is not None]
+    # The best one is only known afterwards, so each of these is one of all pairs of arms.
+    num_pairs = len(ordered) * (len(ordered) - 1) // 2
+    judgements = iter(
+        judge(
+            [(each, "different") for each in known],
+            num_unmeasured=num_pairs - len(known),
+            one_seed_decides=one_seed_decides,
+        )
+    )
     for at, arm in enumerate(ordered):
         mean = means[arm.name]
         assert mean is not None  # or it would not be here
         place = 1 + sum(1 for other in ordered if (means[other.name] or 0.0) > mean)
         found = None if at == 0 else estimates[at - 1]
-        p_value = None if found is None else adjusted[at - 1]
-        yield Rank(place, arm.name, mean, found, p_value, p_value is not None and p_value < ERROR)
+        judged = None if found is None else next(judgements)
+        is_clear = judged is not None and judged.verdict == "supported"
+        yield Rank(place, arm.name, mean, found, None if judged is None else judged.p_adjusted, is_clear)
 
 
 def _mean(arm: MeasuredArm, metric: str) -> float | None:

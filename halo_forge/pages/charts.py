@@ -108,7 +108,9 @@ def lines(
     nominal = isinstance(points[0].at, str)
     has_intervals, as_bands = any(point.low is not None for point in points), bands or not nominal
     x: dict[str, Any] = {"field": "at", "title": axis, "type": "ordinal" if nominal else "quantitative"}
-    x_axis = {"labelAngle": 0, "labelOverlap": True}
+    x_axis: dict[str, Any] = {"labelAngle": 0, "labelOverlap": True}
+    if all(isinstance(point.at, float) and point.at < 0.01 for point in points):
+        x_axis["format"] = ".1~e"  # 0.00002 and its neighbour would overlap
     x |= {"sort": None, "axis": x_axis} if nominal else {"scale": {"nice": False}, "axis": {**x_axis, "tickCount": 5}}
     top = max([point.value for point in points] + [point.high for point in points if point.high is not None])
     scale = {"domain": [0, max(0.1, min(1.0, top * 1.05))]} if rate else {"zero": False, "nice": True}

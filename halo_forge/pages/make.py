@@ -11,9 +11,12 @@ from halo_forge.pages.document import html
 from halo_forge.pages.experiment_page import experiment_sections
 from halo_forge.pages.run_page import run_sections
 from halo_forge.pages.samples import payload
-from halo_forge.runtime.assembly import prompts_as_started
+from halo_forge.runtime.prompt_sets import prompts_as_started
 from halo_forge.store.attempts import Attempts
 from halo_forge.store.compared import compared_version
+
+MOST_BYTES = 4_900_000
+"""Of a page: samples fill what its charts and tables leave."""
 
 
 def run_html(root: Path, *, state: str | None = None) -> str:
@@ -33,7 +36,8 @@ def run_html(root: Path, *, state: str | None = None) -> str:
     other, why = measured
     config = directory.config.config
     prompts, missing = prompts_as_started(config, directory.identity)
-    samples = payload(root, other, prompts, config.verifier.language)
+    room = MOST_BYTES - len(html(facts, sections, None, state=state).encode())
+    samples = payload(root, other, prompts, config.verifier.language, most_bytes=max(0, room))
     notes = [
         f"v0 and v{other} ({why}), prompt by prompt. A prompt is gained or lost where a larger or smaller share of its"
         f" samples passes than with v0. Other versions: halo-forge raft samples --version N."

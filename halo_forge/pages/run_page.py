@@ -67,7 +67,8 @@ class Facts:
 
 def run_facts(root: Path, status: Status, identity: Mapping[str, Any]) -> Facts:
     """The head of the page of a run."""
-    facts = [("cycles", f"{sum(row.state == 'done' for row in status.cycles)} of {status.num_cycles + 1} done")]
+    num_trained = sum("optimizer_steps" in row.metrics for row in status.cycles)
+    facts = [("cycles trained", f"{num_trained} of {status.num_cycles}")]
     result = status.result
     if status.best_version is not None:
         facts.append(("chosen on dev" if result is not None else "best so far", f"v{status.best_version}"))
@@ -196,7 +197,8 @@ def _metrics(status: Status, wanted: Sequence[tuple[str, str]], remark: Any = No
 def _flow(root: Path, set_name: str) -> list[Point]:
     found: dict[int, Counter[str]] = {}
     for sample in stored_samples(root, sets=[set_name]):
-        found.setdefault(sample.completion.policy_version, Counter())[reached(sample.verdict)] += 1
+        if sample.verdict is not None:  # else they are still being checked
+            found.setdefault(sample.completion.policy_version, Counter())[reached(sample.verdict)] += 1
     return [
         Point(name, f"v{version}", counts[name], remark=f"{counts[name] / counts.total():.0%} of {counts.total()}")
         for version, counts in sorted(found.items())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,10 +24,11 @@ from halo_forge.store.samples import StoredSample
 
 SETS = ("dev", "test", "train")
 """In the order in which they get the room that there is."""
-MOST_BYTES = 2_900_000
-"""Of the compressed samples of a page; as text they take a third more."""
 MOST_CHARACTERS = {"completion": 12_000, "diagnostics": 4_000, "prompt": 6_000, "name": 300}
 """Of one text; the page says how much is left out."""
+
+_MOST_AT_END = 64
+"""Bytes that close the compressed data."""
 
 KINDS = ("", "keyword", "name", "string", "number", "comment", "preprocessor", "escape")
 """Kinds of pieces, as classes of the style sheet; "escape" is a character that `visible` writes differently."""
@@ -46,12 +48,15 @@ class Payload:
     notes: tuple[str, ...]
 
 
-def payload(root: Path, other: int, prompts: Mapping[str, Prompt], language: str) -> Payload:
+def payload(
+    root: Path, other: int, prompts: Mapping[str, Prompt], language: str, *, most_bytes: int | None = None
+) -> Payload:
     """The samples of v_0 and v_`other` in the run in `root`.
 
     Args:
         prompts: Prompt id -> prompt, as far as they are known: for their texts, families and difficulties.
         language: Of prompts that name none.
+        most_bytes: Of `Payload.data`; None for no limit.
 
     Raises:
         RunDirError: A file cannot be read.
@@ -59,21 +64,20 @@ def payload(root: Path, other: int, prompts: Mapping[str, Prompt], language: str
     head = {"versions": [0, other], "kinds": KINDS}
     compressor = zlib.compressobj(9)
     parts = [compressor.compress((json.dumps(head)[:-1] + ', "prompts": [null').encode())]
-    size, notes = 0, []
+    size, notes = sum(map(len, parts)), []
+    limit = math.inf if most_bytes is None else most_bytes * 3 // 4 - _MOST_AT_END  # base64 takes a third more
     for set_name in SETS:
         every = compared_prompts(root, set_name, other)
         every.sort(key=_interest)
-        left_out = 0
         for at, compared in enumerate(every):
-            if size > MOST_BYTES:
-                left_out = len(every) - at
-                break
             entry = _prompt(compared, set_name, prompts.get(compared.prompt_id), language)
-            parts.append(compressor.compress(b", " + json.dumps(entry).encode()))
-            parts.append(compressor.flush(zlib.Z_SYNC_FLUSH))
-            size = sum(map(len, parts))
-        if left_out:
-            notes.append(f"{counted(left_out, f'{set_name} prompt')} of {len(every)}")
+            longer = compressor.copy()
+            part = longer.compress(b", " + json.dumps(entry).encode()) + longer.flush(zlib.Z_SYNC_FLUSH)
+            if size + len(part) > limit:
+                notes.append(f"{counted(len(every) - at, f'{set_name} prompt')} of {len(every)}")
+                break
+            compressor, size = longer, size + len(part)
+            parts.append(part)
     parts += [compressor.compress(b"]}"), compressor.flush()]
     return Payload(base64.b64encode(b"".join(parts)).decode("ascii"), tuple(notes))
 

@@ -13,7 +13,8 @@ from halo_forge.core.records import Prompt
 from halo_forge.policy import check_local
 from halo_forge.policy.local_template import check_template
 from halo_forge.prompts.summary import lines_of
-from halo_forge.runtime.assembly import SETS, load_local_sets, planned_with, with_system
+from halo_forge.runtime.assembly import planned_with
+from halo_forge.runtime.prompt_sets import SETS, load_local_sets, with_system
 from halo_forge.store.run import check_root
 
 _PROBE = Prompt("probe", ({"role": "user", "content": "Write a program."},))

@@ -93,7 +93,8 @@ def _underpowered(config: RaftConfig, vague: list[Sensitivity], *, every: bool) 
     worst, limit = vague[0], config.decisions.max_standard_error
     which = "every version" if every else f"a version near a rate of {worst.rate:g}"
     errors = " and ".join(f"{each.standard_error:.3f} at a rate of {each.rate:g}" for each in vague)
-    smaller = " and ".join(f"{each.detectable:.2f}" for each in vague)
+    by_rate = [f"{each.detectable:.2f} at a rate of {each.rate:g}" for each in vague]
+    smaller = " or ".join(by_rate) if len(by_rate) > 1 else f"{vague[0].detectable:.2f}"
     assumed = Variation(rate=worst.rate)
     prompts = prompts_between_versions(DETECTABLE * limit, worst.num_samples, assumed)
     room = worst.num_prompts * limit**2 - assumed.effect_sd**2

@@ -104,7 +104,7 @@ def test_the_same_run_twice_differs_by_nothing_and_is_said(runs: dict[str, Path]
     assert [arm.name for arm in found.arms] == ["decay", "decay (2)"]
     for each in found.differences:
         estimate = each.estimate
-        assert (estimate.difference, estimate.low, estimate.high, estimate.p_value) == (0.0, 0.0, 0.0, 1.0)
+        assert (estimate.difference, estimate.p_value) == (0.0, 1.0) and estimate.low == -estimate.high < 0.0
     assert any("is given 2 times" in remark for remark in found.remarks)
 
 
@@ -115,6 +115,16 @@ def test_runs_of_different_seeds_show_what_another_seed_gives(runs: dict[str, Pa
     row = of(found, "dev/pass_rate", "final")
     assert row.estimate.seeds == ((1, 0),) and not row.estimate.is_about_seeds
     assert any("no seed is in both" in remark for remark in found.remarks)
+
+
+def test_one_seed_of_each_arm_is_said_to_tell_nothing_about_others(runs: dict[str, Path]) -> None:
+    def is_said(*names: str) -> bool:
+        found = halo_forge.compare_runs([runs[name] for name in names])
+        return any("not about runs with other seeds" in remark for remark in found.remarks)
+
+    assert is_said("constant 0", "decay 0")
+    assert not is_said("constant 0", "decay 0", "constant 1", "decay 1")
+    assert not is_said("decay 0", "decay 1")  # nothing but seeds differs, and that is said
 
 
 def test_arms_are_named_by_what_their_paths_do_not_share(

@@ -10,7 +10,7 @@ import scipy.stats
 
 from halo_forge.core.comparison import Estimate, estimate, judge, pairs_of_seeds
 from halo_forge.core.power import Design, chance_to_find
-from halo_forge.core.statistics import two_level_mean
+from halo_forge.core.statistics import interval_without_spread, two_level_mean
 
 Arm = dict[int, dict[str, float]]
 
@@ -73,7 +73,7 @@ def test_one_seed_is_compared_over_its_prompts_alone() -> None:
 def test_an_arm_against_itself_differs_by_nothing(num_seeds: int) -> None:
     same = arm([[0.1, 0.5, 0.9]] * num_seeds)
     found = estimate(same, same)
-    assert (found.difference, found.low, found.high, found.p_value) == (0.0, 0.0, 0.0, 1.0)
+    assert (found.difference, found.p_value) == (0.0, 1.0) and found.low == -found.high < 0.0
 
 
 @pytest.mark.parametrize(
@@ -146,3 +146,33 @@ def test_a_family_is_corrected_together() -> None:
     assert "as one of 20 comparisons (Holm)" in family[0].reason
     (early,) = judge([(found, "higher")], num_unmeasured=19)
     assert early == family[0]
+
+
+def test_where_no_prompt_differs_the_interval_is_what_so_few_prompts_cannot_exclude() -> None:
+    """Two arms that pass nothing are not known to be equal to the last digit."""
+    for num_seeds in (1, 3):
+        nothing = arm([[0.0] * 24] * num_seeds)
+        found = estimate(nothing, nothing)
+        share = 1.0 - 0.025 ** (1.0 / 24.0)
+        assert (found.low, found.high, found.p_value) == (pytest.approx(-share), pytest.approx(share), 1.0)
+        assert (1.0 - share) ** 24 == pytest.approx(0.025)  # a share that is then seen nowhere
+
+
+@pytest.mark.parametrize("step", [0.1, 0.5, 1.0])
+def test_an_equal_difference_on_every_prompt_has_an_interval_that_fits_its_p_value(step: float) -> None:
+    found = estimate(arm([[step] * 24] * 2), arm([[0.0] * 24] * 2))
+    assert found.low < found.difference <= found.high <= 1.0
+    assert (found.p_value < 0.05) == (found.low > 0.0)
+    low, _ = interval_without_spread(step, 24, -1.0, 1.0, 1.0 - found.p_value)
+    assert low == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize(("num_changed", "verdict"), [(4, "cannot_tell"), (5, "cannot_tell"), (6, "supported")])
+def test_few_prompts_that_differ_conclude_nothing(num_changed: int, verdict: str) -> None:
+    """Chance moves 5 prompts the same way once in 16 times, though Student's t calls it 0.02."""
+    treatment = [[1.0] * num_changed + [0.0] * (32 - num_changed)] * 2
+    found = estimate(arm(treatment), arm([[0.0] * 32] * 2))
+    assert found.p_value < 0.05 and found.num_changed == num_changed
+    (judged,) = judge([(found, "higher")])
+    assert judged.verdict == verdict
+    assert ("too few passes to tell" in judged.reason) == (verdict == "cannot_tell")

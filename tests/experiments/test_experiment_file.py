@@ -175,6 +175,27 @@ def test_a_wrong_file_is_refused_with_the_place_and_what_is_allowed(
         load(tmp_path, text)
 
 
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        (FILE.replace("constant: {}", "constant: {raft: {samples_per_prompt: 4}}"), "arms.constant.raft"),
+        (FILE.replace("{raft.num_cycles: 6}", "{raft: {samples_per_prompt: 4}}"), "set.raft"),
+    ],
+)
+def test_a_section_that_would_take_the_place_of_that_of_the_base_is_refused(
+    tmp_path: Path, text: str, place: str
+) -> None:
+    """The other keys of the section would silently have their defaults, in this arm alone."""
+    with pytest.raises(ConfigError, match=f"{re.escape(place)}: would drop num_cycles of the base; .*raft.samples_per"):
+        load(tmp_path, text)
+
+
+def test_a_schedule_or_a_section_of_another_kind_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+    text = FILE.replace("{raft.num_cycles: 6}", "{training.learning_rate: {kind: cosine, base: 1e-4}}")
+    decay = load(tmp_path, text.replace("constant: {}", "constant: {replay: {kind: window}}")).arm("decay")
+    assert decay.overrides["training.learning_rate"]["kind"] == "exponential"
+
+
 def test_a_set_that_an_arm_overrides_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--set training.learning_rate=1e-3: arm decay sets training.learning_rate"):
         load(tmp_path, FILE, "training.learning_rate=1e-3")

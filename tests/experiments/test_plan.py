@@ -176,6 +176,22 @@ def test_an_earlier_run_gives_rate_and_speed(tmp_path: Path, earlier: list[Path]
     assert found.hours == pytest.approx((found.samples or 0) * found.speed.seconds_per_completion / 3600)
 
 
+def test_the_speed_is_that_of_the_work_also_where_files_were_taken_from_another_run(
+    tmp_path: Path, earlier: list[Path]
+) -> None:
+    """A run that took nearly everything from another one is fast, and says little of what a new one takes."""
+    before = plan(experiment(tmp_path), like=earlier).speed
+    events = earlier[0] / "events.jsonl"
+    taken = {**rows(events)[-1], "event": "shared", "seconds_saved": 500.0}
+    files = [("001", "dev_completions.jsonl"), ("002", "dev_verdicts.jsonl"), ("001", "*"), ("v000", "verdicts.jsonl")]
+    with events.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps({**taken, "of": of, "file": name}) + "\n" for of, name in files)
+    after = plan(experiment(tmp_path), like=earlier).speed
+    num = sum(len(rows(path)) for path in earlier[0].glob("cycles/*/*completions.jsonl"))
+    assert before is not None and after is not None
+    assert after.seconds_per_completion == pytest.approx(before.seconds_per_completion + 1000.0 / num)
+
+
 def test_a_run_of_another_model_or_hardware_says_nothing_about_speed(tmp_path: Path, earlier: list[Path]) -> None:
     identity = read(earlier[0] / "run.json")
     identity["hardware"]["profile"] = "gfx1151"
@@ -279,3 +295,31 @@ def test_a_run_says_before_it_starts_that_it_cannot_answer(
     said = cli("experiment", "run", given.path).err
     assert said.index(f"warning: {doubt}") < said.index("error: started")
     assert "warning" not in cli("experiment", "run", given.path, "--resume").err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("evaluation.temperature: 0.3", "arms, which differ in evaluation.temperature"),
+        ("verifier.timeout_seconds: 3", "arms, which differ in verifier.timeout_seconds"),
+        ("prompts.test_limit: 30", "arms, which differ in the test prompts"),
+        ("prompts.test: again.jsonl", None),
+        ("evaluation.test_at_end: false", "the test prompts are not measured"),
+        ("selection.per_prompt_cap: 1", None),
+    ],
+)
+def test_a_comparison_that_no_result_can_decide_is_said_before_anything_is_spent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, said: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    base = experiment(tmp_path, more=PRIMARY + "assumptions: {rate: 0.9, icc: 0.9, seed_standard_deviation: 0}\n")
+    (tmp_path / "again.jsonl").write_bytes((tmp_path / "test.jsonl").read_bytes())
+    text = base.path.read_text(encoding="utf-8").replace("decay: {training", f"decay: {{{change}, training")
+    base.path.write_text(text, encoding="utf-8")
+    changed = load_experiment(base.path)
+    (compared,) = plan(changed, effect=0.5).comparisons
+    assert doubts(changed, effect=0.5) == ([] if said is None else [f"{compared.comparison}: {compared.reason}"])
+    if said is None:
+        assert compared.answers
+    else:
+        assert said in compared.reason and (compared.answers, compared.detectable) == (False, None)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,10 +16,11 @@ from scripted_runs import rows
 from terminal import assert_fits
 
 from halo_forge.cli.experiment_report import print_report
+from halo_forge.core.comparison import Judgement
 from halo_forge.core.errors import RunDirError
 from halo_forge.experiments.execute import SCHEMA_VERSION
 from halo_forge.experiments.file import Experiment, load_experiment
-from halo_forge.experiments.report import report
+from halo_forge.experiments.report import _ranking, measured_arms, report
 
 SHARES = {"constant": [0.3, 0.7, 0.3], "decay": [0.3, 0.7, 0.72]}
 """What v_0, v_1 and v_2 of an arm pass."""
@@ -99,6 +103,29 @@ def test_equal_arms_share_a_place(partial: Experiment) -> None:
     shutil.copytree(partial.root / "decay", partial.root / "constant", symlinks=True)
     found = report(partial).ranking
     assert [(each.place, each.is_clear) for each in found] == [(1, False), (1, False)]
+
+
+def test_one_seed_makes_no_arm_clearly_worse(partial: Experiment) -> None:
+    for seed, name in itertools.product((1, 2), SHARES):
+        shutil.rmtree(partial.run_root(partial.arm(name), seed))
+    _, second = report(partial).ranking
+    assert second.p_adjusted is not None and second.p_adjusted < 0.05 and not second.is_clear
+
+
+def test_arms_are_ranked_as_pairs_of_all_arms(monkeypatch: pytest.MonkeyPatch, finished: Experiment) -> None:
+    """Of 4 equal arms the best and the worst differ by chance more often than two that were named before."""
+    found: list[int] = []
+
+    def judged(family: Sequence[object], *, num_unmeasured: int, one_seed_decides: bool) -> list[Judgement]:
+        found.append(len(family) + num_unmeasured)
+        return [Judgement("cannot_tell", 1.0, "")] * len(family)
+
+    monkeypatch.setattr("halo_forge.experiments.report.judge", judged)
+    arms = [
+        dataclasses.replace(arm, name=f"arm {at}") for at, arm in enumerate([*measured_arms(finished).values()] * 2)
+    ]
+    list(_ranking(arms, "dev/pass_rate", one_seed_decides=False))
+    assert found == [6]
 
 
 def test_unfinished_runs_do_not_count_and_are_said(partial: Experiment) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from halo_forge.config import differing_keys, resolved
+from halo_forge.config import differing_keys
+from halo_forge.config.load import influential
 from halo_forge.experiments.file import Arm, Experiment, load_experiment
 from halo_forge.experiments.plan import plan
 from halo_forge.runtime.preview import preview
@@ -56,9 +57,9 @@ def test_the_arms_have_the_learning_rates_of_the_question_and_differ_in_nothing_
     experiment = load(name)
     assert {arm.name: rates(experiment, arm) for arm in experiment.arms} == RATES[name]
     allowed = ("training.learning_rate", *(["engine.temperature"] if name == "temperature" else []))
-    configs = [resolved(experiment.config(arm, 0).config) for arm in experiment.arms]
+    configs = [influential(experiment.config(arm, 0).config) for arm in experiment.arms]
     for config in configs[1:]:
-        keys = {key for key, _, _ in differing_keys(configs[0], config)} - {"output_dir"}
+        keys = {key for key, _, _ in differing_keys(configs[0], config)}
         assert keys and all(key.startswith(allowed) for key in keys), keys
     assert len(experiment.seeds) >= 2, "one seed cannot tell an effect from luck"
 

@@ -20,7 +20,7 @@ from cli_calls import command_line
 
 from halo_forge.api import RunDirectory
 from halo_forge.core.errors import RunDirError
-from halo_forge.pages import samples, svg
+from halo_forge.pages import make, samples, svg
 from halo_forge.pages.charts import MOST_POINTS, Point, lines, stacked, thinned
 from halo_forge.pages.make import run_html, run_state
 from halo_forge.pages.run_page import run_sections
@@ -116,13 +116,14 @@ def test_colours_begin_and_end_with_the_program() -> None:
 def test_what_does_not_fit_is_left_out_last_set_first_and_said(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     everything = payload(root, 1, {}, "c")
     assert everything.notes == ()
-    monkeypatch.setattr(samples, "MOST_BYTES", len(base64.b64decode(everything.data)) // 2)
-    some = payload(root, 1, {}, "c")
+    some = payload(root, 1, {}, "c", most_bytes=len(everything.data) // 2)
+    assert len(some.data) <= len(everything.data) // 2
     kept, every = samples_of(some), samples_of(everything)
     assert 0 < len(kept) < len(every)
     assert kept == every[: len(kept)]
     assert some.notes[-1] == "6 train prompts of 6"
-    assert "6 train prompts of 6" in run_html(root)
+    monkeypatch.setattr(make, "MOST_BYTES", 0)
+    assert "small: 6 dev prompts of 6; 2 test prompts of 2; 6 train prompts of 6." in run_html(root)
 
 
 def test_a_large_run_stays_below_the_size(root: Path, tmp_path: Path) -> None:
@@ -279,3 +280,17 @@ def test_the_command_writes_one_file_and_says_where(
         ):
             wrong = cli(*words)
             assert wrong.code != 0 and said in wrong.err and "fix:" in wrong.err
+
+
+def test_a_version_that_is_still_being_checked_has_no_outcomes(root: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(root, copy, symlinks=True)
+    shutil.rmtree(copy / "test")
+    (copy / "result.json").unlink()
+    for path in (copy / "cycles/003").iterdir():
+        if "completions" not in path.name:
+            path.unlink()
+    facts, sections = run_sections(copy)
+    charts = {chart.title: chart for section in sections for chart in section.charts}
+    assert [row[0] for row in charts["Outcomes on dev"].table.rows] == ["v0", "v1"]
+    assert ("best so far", "v1") in facts.facts and ("cycles trained", "2 of 2") in facts.facts

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -110,14 +109,9 @@ def test_the_answer_is_closed_to_frames_scripts_and_caches(served: tuple[Path, i
     assert ask(port, "/", "HEAD")[2] == b""
 
 
-def test_it_listens_on_loopback_alone(served: tuple[Path, int]) -> None:
-    _, port = served
-    others = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)} - {"127.0.0.1"}
-    for address in others:
-        if address.startswith("127."):
-            continue
-        with pytest.raises(OSError):
-            socket.create_connection((address, port), timeout=1).close()
+def test_it_listens_on_loopback_alone() -> None:
+    with open_server(Page(lambda state: "", lambda: ""), 0) as server:
+        assert server.socket.getsockname()[0] == "127.0.0.1"
 
 
 def test_a_run_that_cannot_be_read_for_a_moment_is_said_and_served_again(served: tuple[Path, int]) -> None:

@@ -140,7 +140,7 @@ def _loads_policy(monkeypatch: pytest.MonkeyPatch, profile: Profile) -> None:
     policy = SimpleNamespace(profile=profile, size=ModelSize(1), identity={}, rendering=rendering)
     monkeypatch.setattr(ScriptedSpec, "needs_policy", True)
     monkeypatch.setattr("halo_forge.runtime.assembly._load_policy", lambda config, profile, date, prompts: policy)
-    monkeypatch.setattr("halo_forge.runtime.assembly._fitting", lambda config, prompts, date: (prompts, None))
+    monkeypatch.setattr("halo_forge.runtime.assembly.fitting_prompts", lambda config, prompts, date: (prompts, None))
     monkeypatch.setattr("halo_forge.runtime.assembly._rendering", lambda policy, prompts: None)
 
 

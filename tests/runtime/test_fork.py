@@ -29,7 +29,7 @@ RATE = "training.learning_rate"
 
 @pytest.fixture
 def verifier(monkeypatch: pytest.MonkeyPatch) -> MemoryVerifier:
-    monkeypatch.setattr("halo_forge.runtime.assembly._git_commit", lambda: None)
+    monkeypatch.setattr("halo_forge.runtime.identity.git_commit", lambda: None)
     return verify_in_memory(monkeypatch)
 
 
@@ -187,6 +187,8 @@ def test_a_fork_that_cannot_be_is_refused(parent: Path, cycle: int, changes: Seq
 def test_a_fork_goes_into_a_folder_of_its_own(parent: Path) -> None:
     with pytest.raises(ConfigError, match="is the run that is continued"):
         fork(parent, 2, "parent")
+    with pytest.raises(ConfigError, match="is inside the run that is continued"):
+        fork(parent, 2, "parent/cycles/fork")
     root = fork(parent, 2, "fork", f"{RATE}=1e-4")
     with pytest.raises(RunDirError, match="already started"):
         fork(parent, 2, "fork", f"{RATE}=1e-4")

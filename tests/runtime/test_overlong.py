@@ -13,7 +13,8 @@ from scripted_runs import SilentObserver
 from halo_forge.config import RaftConfig, load_config
 from halo_forge.config.yaml_io import dump
 from halo_forge.core.errors import ConfigError
-from halo_forge.runtime.assembly import _fitting, load_prompt_sets, open_run
+from halo_forge.runtime.assembly import open_run
+from halo_forge.runtime.prompt_sets import fitting_prompts, load_prompt_sets
 from halo_forge.store.status import read_status
 
 DATE = datetime(2026, 11, 30)
@@ -40,13 +41,13 @@ def test_all_of_them_are_named_before_the_weights_are_read(tmp_path: Path, tiny_
     with pytest.raises(
         ConfigError, match=r"2 of 5 prompts are too long.*'train-600' \(\d+ tokens\), 'train-700'"
     ) as caught:
-        _fitting(settings, load_prompt_sets(settings), DATE)
+        fitting_prompts(settings, load_prompt_sets(settings), DATE)
     assert "prompts.overlong: drop" in caught.value.hint
 
 
 def test_they_can_be_left_out_and_are_listed(tmp_path: Path, tiny_models: dict[str, Path]) -> None:
     settings = config(tmp_path, tiny_models["llama"], overlong="drop")
-    left, dropped = _fitting(settings, load_prompt_sets(settings), DATE)
+    left, dropped = fitting_prompts(settings, load_prompt_sets(settings), DATE)
     assert [prompt.id for prompt in left.train] == ["train-3"]
     assert [prompt.id for prompt in (*left.dev, *left.test)] == ["dev-4", "test-5"]
     assert dropped is not None and list(dropped.num_tokens) == ["train-600", "train-700"]
@@ -56,7 +57,7 @@ def test_a_set_of_which_nothing_is_left_is_an_error(tmp_path: Path, tiny_models:
     settings = config(tmp_path, tiny_models["llama"], overlong="drop")
     (tmp_path / "dev.jsonl").write_text(json.dumps({"id": "long", "prompt": "x " * 800}) + "\n")
     with pytest.raises(ConfigError, match=r"no prompt of prompts\.dev is left"):
-        _fitting(settings, load_prompt_sets(settings), DATE)
+        fitting_prompts(settings, load_prompt_sets(settings), DATE)
 
 
 def test_a_run_counts_them_in_its_status(tmp_path: Path, tiny_models: dict[str, Path]) -> None:

@@ -29,7 +29,7 @@ from halo_forge.store import files
 
 @pytest.fixture
 def verifier(monkeypatch: pytest.MonkeyPatch) -> MemoryVerifier:
-    monkeypatch.setattr("halo_forge.runtime.assembly._git_commit", lambda: None)
+    monkeypatch.setattr("halo_forge.runtime.identity.git_commit", lambda: None)
     return verify_in_memory(monkeypatch)
 
 

@@ -438,3 +438,25 @@ def test_an_ordinary_user_is_told_which_packages_are_missing(
     packages = done.stdout.splitlines()[0].removeprefix("note: not installed here: ").split()
     assert missing in packages and not {"golang-go" if name == "go" else name for name in present} & set(packages)
     assert f"sudo apt-get install -y --no-install-recommends {' '.join(packages)}" in done.stdout
+
+
+def test_root_gets_every_package_that_the_release_has(tmp_path: Path) -> None:
+    (tmp_path / "bash").symlink_to(shutil.which("bash") or "")
+    programs = {
+        "id": "echo 0",
+        "apt-get": f'echo "$@" >>{tmp_path}/asked; case "$*" in *chromium*) exit 100 ;; esac',
+    }
+    for name, body in programs.items():
+        (tmp_path / name).write_text(f"#!{tmp_path}/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(
+        ["bash", str(SCRIPTS / "install_system_packages.sh")],
+        env={"PATH": str(tmp_path), "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "note: not installed here: chromium\n" in done.stdout
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert asked[0] == "update -qq" and "chromium" in asked[1]
+    assert "install -y --no-install-recommends -qq clang" in asked

@@ -21,7 +21,7 @@ from killing import in_child
 from scripted_runs import MemoryVerifier
 
 import halo_forge.experiments.execute
-import halo_forge.runtime.assembly
+import halo_forge.runtime.identity
 import halo_forge.verifiers.verifier
 from halo_forge.cli import app
 from halo_forge.experiments.execute import Outcome, execute
@@ -105,8 +105,8 @@ class Forks:
 def without_cost(**words: Any) -> None:
     """A verifier in memory, and an identity without what only costs time; for this process and its children."""
     halo_forge.verifiers.verifier.ThreadedVerifier = lambda spec: MemoryVerifier(**words)  # type: ignore[assignment, misc]
-    halo_forge.runtime.assembly._versions = dict  # type: ignore[assignment]
-    halo_forge.runtime.assembly._git_commit = lambda: None
+    halo_forge.runtime.identity.package_versions = dict  # type: ignore[assignment]
+    halo_forge.runtime.identity.git_commit = lambda: None
 
 
 def run_forked(

@@ -17,7 +17,7 @@ from pathlib import Path
 from killing import WritePoints, in_child
 from scripted_runs import MemoryVerifier, differences, execute, read, rows, steady_answers, tree, write_inputs
 
-import halo_forge.runtime.assembly
+import halo_forge.runtime.identity
 import halo_forge.verifiers.verifier
 from halo_forge.store.run import Run
 
@@ -39,8 +39,8 @@ def prepare(room: Path, bad_version: int, **changes: object) -> Path:
             0: v_1 is ahead of v_0, and at the end the dev prompts of both are sampled once more.
     """
     halo_forge.verifiers.verifier.ThreadedVerifier = lambda spec: MemoryVerifier(bad_versions={bad_version})  # type: ignore[assignment, misc]
-    halo_forge.runtime.assembly._versions = dict  # type: ignore[assignment]
-    halo_forge.runtime.assembly._git_commit = lambda: None
+    halo_forge.runtime.identity.package_versions = dict  # type: ignore[assignment]
+    halo_forge.runtime.identity.git_commit = lambda: None
     config = write_inputs(
         room / "inputs", num_prompts=(3, 2, 1), answers=steady_answers, evaluation__samples_per_prompt=1, **changes
     )

@@ -89,7 +89,8 @@ def ordinary_run(folder: Path, *, num_dev: int = 6, num_train: int = 6) -> Path:
 
 
 def hostile_run(folder: Path) -> Path:
-    """A finished run in which ids, families, completions, diagnostics and the configuration attack a browser."""
+    """A finished run whose folder, ids, families, completions, diagnostics and configuration attack a browser."""
+    root = folder / "run \u202e\x1b<i onclick=x>"
     with pytest.MonkeyPatch.context() as monkeypatch:
         verifier = PageVerifier(
             lambda completion: f"{ATTACKS[completion.index % len(ATTACKS)]}\n{ATTACKS[3]}{LONG_LINE}"
@@ -124,9 +125,9 @@ def hostile_run(folder: Path) -> Path:
             ),
         ]
         (folder / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in attacking), encoding="utf-8")
-        execute(config, folder / "run")
-    _with_training(folder / "run")
-    return folder / "run"
+        execute(config, root)
+    _with_training(root)
+    return root
 
 
 def _with_families(path: Path) -> None:

@@ -83,19 +83,26 @@ def is_improvement(settings: DecisionsSection, found: VersionComparison | None) 
 def opposed(
     settings: DecisionsSection, found: VersionComparison | None, others: Mapping[str, VersionComparison | None]
 ) -> dict[str, VersionComparison]:
-    """Those of `others` that moved the other way than `found`, by at least `screen_z` standard errors.
+    """Those of `others` that moved the other way than `found`, where both moved.
+
+    By at least `screen_z` standard errors; what rests on a single prompt opposes nothing.
 
     Args:
         others: Metric -> comparison of the same samples.
     """
-    if found is None or found.difference == 0.0:
+
+    def moved(each: VersionComparison) -> bool:
+        return each.difference != 0.0 and (each.z is None or abs(each.z) >= settings.screen_z - ROUNDING)
+
+    if found is None or not moved(found):
         return {}
     return {
         name: other
         for name, other in others.items()
         if other is not None
+        and moved(other)
+        and not other.rests_on_one_prompt
         and other.difference * found.difference < 0.0
-        and (other.z is None or abs(other.z) >= settings.screen_z - ROUNDING)
     }
 
 

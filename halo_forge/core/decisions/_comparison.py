@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
-from halo_forge.core.statistics import DETECTABLE, mean_and_standard_error
+from halo_forge.core.statistics import DETECTABLE, HALF_WIDTH, interval_without_spread, mean_and_standard_error
 from halo_forge.core.wording import counted
 
 Totals = Mapping[str, tuple[float, int]]
@@ -28,7 +28,8 @@ class VersionComparison:
     Attributes:
         difference: Mean over the shared prompts of the difference of their rates.
         standard_error: Of that mean.  Where every prompt differs by the same amount (both versions gave the same
-            answers to the same seeds), that of two independent sets of samples with these rates.
+            answers to the same seeds), that of two independent sets of samples with these rates; where they show no
+            spread either (nothing passes, or everything), what so few prompts cannot exclude.
         z: Difference / standard error on the configured scale; None without a spread.
         num_prompts: Shared by both.
         uniform: Every prompt differs by the same amount.
@@ -93,6 +94,9 @@ def compare_totals(before: Totals, after: Totals, scale: Literal["pp", "logit"] 
     uniform = standard_error == 0.0
     if uniform:
         standard_error = _independent_error([one for one, _ in pairs], [other for _, other in pairs])
+        if standard_error == 0.0:
+            _, high = interval_without_spread(0.0, len(pairs), -1.0, 1.0)
+            standard_error = high / HALF_WIDTH
     # Identical completions have no spread to measure a difference of 0 by.
     z = mean / standard_error if standard_error > 0.0 and not (uniform and mean == 0.0) else None
     steps = differences

@@ -71,11 +71,16 @@ def test_equal_answers_have_the_spread_of_independent_ones() -> None:
     assert found.standard_error == pytest.approx(math.sqrt(2 * 0.25 / 20))
 
 
-def test_no_spread_at_all_has_no_z() -> None:
-    found = compare_totals(counts(*[8] * 30), counts(*[0] * 30))
-    assert found is not None
-    assert (found.difference, found.standard_error, found.z) == (-1.0, 0.0, None)
-    assert "z" not in found.to_row()
+def test_where_nothing_passes_or_everything_the_error_is_what_so_few_prompts_cannot_exclude() -> None:
+    """An error of 0 would say that any difference, however small, would have been detected."""
+    error = (1.0 - 0.025 ** (1.0 / 30.0)) / 1.96
+    for num in (0, 8):
+        found = compare_totals(counts(*[num] * 30), counts(*[num] * 30))
+        assert found is not None and (found.difference, found.z) == (0.0, None)
+        assert found.standard_error == pytest.approx(error)
+        assert "z" not in found.to_row()  # so it is no evidence that nothing changes
+    collapse = compare_totals(counts(*[8] * 30), counts(*[0] * 30))
+    assert collapse is not None and collapse.z == pytest.approx(-1.0 / error)
 
 
 def test_a_gain_in_points_that_is_a_loss_in_log_odds_is_neither() -> None:
@@ -239,6 +244,10 @@ def test_only_what_moved_the_other_way_by_more_than_chance_is_opposed() -> None:
     assert list(opposed(SETTINGS, moved(0.03, 0.03), others)) == ["a"]
     assert list(opposed(SETTINGS, moved(-0.03, 0.03), others)) == ["c"]
     assert opposed(SETTINGS, None, others) == opposed(SETTINGS, moved(0.0, 0.03), others) == {}
+    # Where the compared metric did not move, or the other one in a single prompt, nothing is opposed.
+    assert opposed(SETTINGS, moved(0.01, 0.03), others) == {}
+    single = VersionComparison(-0.03, 0.03, -1.0, 32, rests_on_one_prompt=True)
+    assert opposed(SETTINGS, moved(0.03, 0.03), {"a": single}) == {}
 
 
 @pytest.mark.parametrize(
