@@ -62,13 +62,14 @@
     if (sample === undefined) return element("div", `v${version} has no further sample here.`, "sample quiet");
     const title = `v${version}, sample ${sample.index}: `;
     const box = element("div", undefined, "sample");
-    const head = element("h4", title);
+    const head = element("h3", title);
     head.append(element("span", sample.reached, sample.reached === "passes" ? "reached-passes" : ""));
     box.append(head, facts(sample), code(sample, kinds, `Completion of ${title}${sample.reached}`));
     if (sample.diagnostics) {
       const more = element("details");
       const text = element("pre", sample.diagnostics);
       text.tabIndex = 0;
+      text.setAttribute("aria-label", `Diagnostics of ${title}`.slice(0, -2));
       more.append(element("summary", "Diagnostics"), text);
       more.open = sample.diagnostics.length < 600;
       box.append(more);

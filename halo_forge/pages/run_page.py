@@ -89,6 +89,8 @@ def run_facts(root: Path, status: Status, identity: Mapping[str, Any]) -> Facts:
         f"v0 is the start model{f' ({model})' if model else ''}; v1 is the model that cycle 1 trained, and so on. Dev"
         f" prompts choose between versions, train prompts are trained on."
     )
+    if result is None:
+        legend += " The run is not finished: its result, samples and other parts are shown as soon as they are there."
     return Facts(root.resolve().name, status.state + where, lead, tuple(facts), legend)
 
 

@@ -158,6 +158,8 @@ def test_a_run_without_verdicts_yet_has_a_page(root: Path, tmp_path: Path) -> No
     (copy / "result.json").unlink()
     text = Text(run_html(copy))
     assert "not started" in " ".join(text.words)
+    assert "The run is not finished" in " ".join(text.words)
+    assert "The run is not finished" not in run_html(root)
     assert "payload" not in run_html(copy).split("<script>")[0]
 
 
