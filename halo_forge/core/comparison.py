@@ -189,7 +189,7 @@ def _enough(found: Estimate, size: int) -> tuple[int | None, int | None]:
 
 def _in_words(found: Estimate, p_adjusted: float, size: int) -> str:
     """Such as "+0.051 (95% interval +0.011 to +0.091, p 0.014; 3 seeds, 64 prompts)"."""
-    corrected = f", {p_adjusted:.2g} as one of {size} comparisons (Holm)" if size > 1 else ""
+    corrected = f", corrected for {size} comparisons {p_adjusted:.2g} (Holm)" if size > 1 else ""
     scope = f"{counted(len(found.seeds), 'seed')}, {counted(found.num_prompts, 'prompt')}"
     interval = f"95% interval {found.low:+.3f} to {found.high:+.3f}, p {found.p_value:.2g}{corrected}"
     return f"{found.difference:+.3f} ({interval}; {scope})"

@@ -143,7 +143,7 @@ def test_a_family_is_corrected_together() -> None:
     family = judge([(found, "higher"), *[(nothing, "different")] * 19])
     assert family[0].verdict == "cannot_tell"
     assert family[0].p_adjusted == pytest.approx(min(1.0, 20 * found.p_value))
-    assert "as one of 20 comparisons (Holm)" in family[0].reason
+    assert "corrected for 20 comparisons" in family[0].reason
     (early,) = judge([(found, "higher")], num_unmeasured=19)
     assert early == family[0]
 

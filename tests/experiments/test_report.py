@@ -71,7 +71,7 @@ def test_every_hypothesis_ends_in_a_verdict(finished: Experiment) -> None:
     assert [each.verdict for each in found.hypotheses] == ["supported", "cannot_tell", "against"]
     fall, chosen, final = found.hypotheses
     assert fall.estimate is not None and fall.estimate.high < 0.0 and fall.is_complete
-    assert "as one of 3 comparisons (Holm)" in fall.reason
+    assert "corrected for 3 comparisons" in fall.reason
     assert "no difference was seen" in chosen.reason  # equal seeds: v1 of both arms gives the same answers
     assert final.estimate is not None and final.estimate.difference < 0.0
     assert final.p_adjusted is not None and final.p_adjusted < 0.05
@@ -162,7 +162,7 @@ def test_hypotheses_that_are_not_measured_yet_count_in_the_family(partial: Exper
     text = text.replace("output_dir", "  - {treatment: third, control: decay, expect: higher}\noutput_dir")
     partial.path.write_text(text, encoding="utf-8")
     found = report(load_experiment(partial.path))
-    assert "as one of 4 comparisons (Holm)" in found.hypotheses[0].reason
+    assert "corrected for 4 comparisons" in found.hypotheses[0].reason
     assert found.hypotheses[3].estimate is None
 
 
