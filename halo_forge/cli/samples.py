@@ -62,9 +62,9 @@ def samples(
             f"--prompt is {prompt!r}, but neither v0 nor v{other} has a sealed sample of it in {name}",
             "name a prompt of this set, or another --set",
         )
+    changes = [*(["gained"] if gained else []), *(["lost"] if lost else [])]  # either of them: no prompt is both
     wanted: list[Callable[[ComparedPrompt], bool]] = [
-        *([lambda each: each.change == "gained"] if gained else []),
-        *([lambda each: each.change == "lost"] if lost else []),
+        *([lambda each: each.change in changes] if changes else []),
         *([lambda each: each.prompt_id == prompt] if prompt is not None else []),
         *([lambda each: "flagged" in each.marks] if flagged else []),
         *([lambda each: "cut off" in each.marks] if cut_off else []),

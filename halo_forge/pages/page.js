@@ -136,13 +136,15 @@
 
     function fits(prompt) {
       const value = (id) => byId(id).value;
-      const marks = new Set([prompt.change, ...prompt.marks]);
+      const wanted = boxes.filter((box) => box.checked).map((box) => box.value);
+      const changes = wanted.filter((each) => each === "gained" || each === "lost"); // no prompt is both
       const search = value("search").toLowerCase();
       if (search && !found.has(prompt)) found.set(prompt, words(prompt));
       return (
         ["set", "family", "difficulty"].every((key) => !value(key) || prompt[key] === value(key)) &&
         (!value("reached") || prompt.samples[1].some((each) => each.reached === value("reached"))) &&
-        boxes.every((box) => !box.checked || marks.has(box.value)) &&
+        (changes.length === 0 || changes.includes(prompt.change)) &&
+        wanted.every((each) => changes.includes(each) || prompt.marks.includes(each)) &&
         (!search || found.get(prompt).includes(search))
       );
     }

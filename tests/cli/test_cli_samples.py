@@ -51,6 +51,7 @@ def test_wide_terminals_show_them_side_by_side(root: Path, cli: Cli, monkeypatch
 def test_filters_name_what_they_leave(root: Path, cli: Cli) -> None:
     assert "2 prompts of 2" in cli("raft", "samples", root, "--gained").out
     assert "0 prompts of 2" in cli("raft", "samples", root, "--lost").out
+    assert "2 prompts of 2" in cli("raft", "samples", root, "--gained", "--lost").out
     one = cli("raft", "samples", root, "--prompt", "dev2").out
     assert "dev2:" in one and "dev1:" not in one
     cut = cli("raft", "samples", root, "--most", "1")

@@ -93,8 +93,11 @@ def test_filters_and_search_show_what_fits_and_say_how_much(file: Path, watch: W
     page.get_by_role("checkbox", name="gained").check()
     assert set(shown.all_text_contents()) == {f"dev{number}" for number in range(1, 7)}
     page.get_by_role("checkbox", name="lost").check()
+    assert shown.count() == 6, "gained or lost: no prompt is both"
+    page.get_by_role("checkbox", name="gained").uncheck()
     assert shown.count() == 0 and count() == "0 of 14 prompts"
     page.get_by_role("checkbox", name="lost").uncheck()
+    page.get_by_role("checkbox", name="gained").check()
     page.locator("#difficulty").select_option("hard")
     assert set(shown.all_text_contents()) == {"dev2", "dev5"}
     page.locator("#family").select_option("sorting")
