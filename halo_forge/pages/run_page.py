@@ -90,7 +90,7 @@ def run_facts(root: Path, status: Status, identity: Mapping[str, Any]) -> Facts:
         f" prompts choose between versions, train prompts are trained on."
     )
     if result is None:
-        legend += " The run is not finished: its result, samples and other parts are shown as soon as they are there."
+        legend += " The run is not finished: parts that it has not reached yet are missing here."
     return Facts(root.resolve().name, status.state + where, lead, tuple(facts), legend)
 
 
