@@ -66,5 +66,8 @@ if [ $# -gt 0 ]; then
     run "$@"
 else
     run tests/sandbox # alone, as in make test
-    run -n 2 --dist loadfile tests/verifiers tests/store tests/cli tests/checks tests/scripts/test_scripts.py
+    # Not those that depend on nothing of this: runs of models that must be quiet, and random tests against the interpreter.
+    run -n 2 --dist loadfile tests/verifiers tests/store tests/cli tests/checks tests/scripts/test_scripts.py \
+        --ignore tests/cli/test_library_warnings.py --ignore tests/verifiers/test_any_python_tests.py \
+        --ignore tests/store/test_damaged_runs.py
 fi

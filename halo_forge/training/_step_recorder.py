@@ -11,13 +11,16 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
-from trl.trainer.sft_trainer import SFTTrainer
 
 from halo_forge.policy import threads
 from halo_forge.supervisor import heartbeat
 from halo_forge.training import StepListener
 from halo_forge.training._loss import completion_loss
 from halo_forge.training._step_batch import passes, step_batch
+from halo_forge.training._without_wandb import without_wandb
+
+with without_wandb():
+    from trl.trainer.sft_trainer import SFTTrainer
 
 
 class _StepRecordingTrainer(SFTTrainer):

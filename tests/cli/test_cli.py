@@ -123,7 +123,7 @@ def test_a_dry_run_writes_nothing(cli: Cli, tmp_path: Path) -> None:
 
 def test_the_json_of_a_dry_run(cli: Cli, tmp_path: Path) -> None:
     done = cli("raft", "run", write_inputs(tmp_path), "--dry-run", "--json")
-    assert set(done.json) == {"cycles", "warnings", "advice", "hardware", "prompts"}
+    assert set(done.json) == {"cycles", "warnings", "advice", "hardware", "prompts", "metric", "sensitivity"}
     cycles = done.json["cycles"]
     assert [cycle["cycle"] for cycle in cycles] == [1, 2]
     assert [cycle["learning_rate"] for cycle in cycles] == pytest.approx([5e-5, 4.25e-5])
@@ -166,6 +166,7 @@ def test_the_json_of_a_run_and_of_its_status(cli: Cli, tmp_path: Path, memory: N
     found = done.json
     assert set(found) == {
         "root", "state", "process", "num_cycles", "cycles", "best_version", "best_adapter", "result", "num_overlong",
+        "saved",
     }  # fmt: skip
     assert (found["state"], found["num_cycles"], len(found["cycles"])) == ("finished", 2, 3)
     assert found["result"] == read(tmp_path / "out/result.json")

@@ -18,4 +18,4 @@ def test_a_noun_agrees_with_its_number(number: float, text: str) -> None:
 
 def test_a_comparison_says_how_many_prompts_it_rests_on() -> None:
     one, many = VersionComparison(0.1, 0.2, 0.5, 1), VersionComparison(0.1, 0.2, 0.5, 64)
-    assert one.in_words().endswith(", 1 prompt)") and many.in_words().endswith(", 64 prompts)")
+    assert ", 1 prompt, " in one.in_words() and ", 64 prompts, " in many.in_words()
