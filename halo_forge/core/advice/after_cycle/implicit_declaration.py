@@ -32,8 +32,9 @@ class Spec(Rule):
             symptom="many programs call functions that are not declared",
             evidence=f"{len(found)} of {counted(len(judged), 'sample')}"
             f" ({len(found) / len(judged):.0%}, above {self.limit:.0%})",
-            cause="missing #include lines, or a verifier.standard such as c17 that hides what is not ISO C"
+            cause="missing #include lines, or a verifier.standard without gnu (c17), which hides what is not ISO C"
             " (strdup, getline, M_PI)",
-            action="set verifier.standard to gnu17, and say in the prompts that the program has to include its headers",
+            action="say in the prompts that the program has to include its headers; if you have set"
+            " verifier.standard, set gnu17, the default",
             power="exact for these samples",
         )
