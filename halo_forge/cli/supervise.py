@@ -79,6 +79,8 @@ def supervise_run(
         if command:
             notify(command, root, error, _say)
         raise
+    except KeyboardInterrupt:  # a signal that came while the run was ending by itself, as it does where both get Ctrl-C
+        code = INTERRUPTED
     # It may have finished at the very moment of the interrupt, and said so.
     if command and code == INTERRUPTED and not (root / "result.json").is_file():
         notify(command, root, KeyboardInterrupt(), _say)

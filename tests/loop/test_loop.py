@@ -139,8 +139,9 @@ def test_test_prompts_are_asked_once_of_the_start_and_of_the_chosen_model(
     assert (result.last_version, result.last_test["pass_rate"]["last"]) == (2, 1.0)
     for found in (result.dev, result.test):
         assert set(found) == {"compile_rate", "pass_rate", "reward_mean"}
-        expected = {"start": 0.0, "chosen": 1.0, "difference": 1.0, "low": 1.0, "high": 1.0, "num_prompts": 2}
+        expected = {"start": 0.0, "chosen": 1.0, "difference": 1.0, "high": 1.0, "num_prompts": 2}
         assert found["pass_rate"].items() >= expected.items()
+        assert found["pass_rate"]["low"] < 1.0, "two prompts that agree leave other differences open"
         assert found["compile_rate"]["difference"] == 0.0
         assert "minimum_detectable_effect" in found["pass_rate"]
     assert (tmp_path / "run/best").readlink() == Path("cycles/001/adapter")
