@@ -66,8 +66,12 @@ if [ $# -gt 0 ]; then
     run "$@"
 else
     run tests/sandbox # alone, as in make test
-    # Not those that depend on nothing of this: runs of models that must be quiet, and random tests against the interpreter.
-    run -n 2 --dist loadfile tests/verifiers tests/store tests/cli tests/checks tests/scripts/test_scripts.py \
+    # Of the others those that depend on this: tools, permissions, where the checkout lies.
+    run -n 2 --dist loadfile tests/verifiers tests/store tests/checks tests/scripts/test_scripts.py \
+        tests/cli/test_cli.py tests/cli/test_cli_config_check.py tests/cli/test_cli_doctor.py \
+        tests/cli/test_cli_tasks.py tests/cli/test_cli_verify.py \
+        --ignore tests/verifiers/test_any_python_tests.py --ignore tests/store/test_damaged_runs.py
+file tests/verifiers tests/store tests/cli tests/checks tests/scripts/test_scripts.py \
         --ignore tests/cli/test_library_warnings.py --ignore tests/verifiers/test_any_python_tests.py \
         --ignore tests/store/test_damaged_runs.py
 fi
