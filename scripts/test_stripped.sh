@@ -71,7 +71,4 @@ else
         tests/cli/test_cli.py tests/cli/test_cli_config_check.py tests/cli/test_cli_doctor.py \
         tests/cli/test_cli_tasks.py tests/cli/test_cli_verify.py \
         --ignore tests/verifiers/test_any_python_tests.py --ignore tests/store/test_damaged_runs.py
-file tests/verifiers tests/store tests/cli tests/checks tests/scripts/test_scripts.py \
-        --ignore tests/cli/test_library_warnings.py --ignore tests/verifiers/test_any_python_tests.py \
-        --ignore tests/store/test_damaged_runs.py
 fi
