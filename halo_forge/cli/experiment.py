@@ -17,6 +17,7 @@ from halo_forge.cli.supervise import (
     STALL_SECONDS,
     SUPERVISED,
     check_unused,
+    given_limits,
     this_program,
 )
 
@@ -63,9 +64,9 @@ def run(
     if not resume:
         for doubt in doubts(experiment):
             _say(f"warning: {doubt}")
-    limits = {"--stall-seconds": stall_seconds, "--loading-seconds": loading_seconds, "--max-restarts": max_restarts}
+    limits = given_limits(stall_seconds, loading_seconds, max_restarts)
     options = ["--supervised"] if supervised else []
-    options += [word for name, value in limits.items() if value is not None for word in (name, f"{value:g}")]
+    options += [word for name, value in limits.items() for word in (name, f"{value:g}")]
     outcome = execute(experiment, resume=resume, parallel=parallel, program=this_program(), say=_say, options=options)
     progress = read_progress(experiment)
     _print(progress, as_json)

@@ -40,14 +40,16 @@ def check_unused(stall_seconds: float | None, loading_seconds: float | None, max
     """
     from halo_forge.core.errors import ConfigError
 
-    options = {
-        "--stall-seconds": stall_seconds,
-        "--loading-seconds": loading_seconds,
-        "--max-restarts": max_restarts,
-    }
-    for name, value in options.items():
-        if value is not None:
-            raise ConfigError(f"{name} {value:g}: the run is not supervised", f"add --supervised, or drop {name}")
+    for name, value in given_limits(stall_seconds, loading_seconds, max_restarts).items():
+        raise ConfigError(f"{name} {value:g}: the run is not supervised", f"add --supervised, or drop {name}")
+
+
+def given_limits(
+    stall_seconds: float | None, loading_seconds: float | None, max_restarts: int | None
+) -> dict[str, float]:
+    """Option -> its value, of those that were given."""
+    limits = {"--stall-seconds": stall_seconds, "--loading-seconds": loading_seconds, "--max-restarts": max_restarts}
+    return {name: value for name, value in limits.items() if value is not None}
 
 
 def supervise_run(

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 
 import pytest
+from benchmarks import script
 
 from halo_forge.core.power import Design
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "simulate_experiments.py"
 
-
-@pytest.fixture(scope="module")
-def script() -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location("simulate_experiments", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+@pytest.fixture(scope="module", name="script")
+def _script() -> Iterator[ModuleType]:
+    with script("simulate_experiments") as module:
+        yield module
 
 
 @pytest.mark.parametrize("num_seeds", [2, 3, 5])

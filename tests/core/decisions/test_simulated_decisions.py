@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import subprocess
@@ -12,19 +11,15 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from benchmarks import script
 
 SCRIPT = Path(__file__).parents[3] / "scripts" / "simulate_decisions.py"
 
 
-@pytest.fixture(scope="module")
-def script() -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location("simulate_decisions", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+@pytest.fixture(scope="module", name="script")
+def _script() -> Iterator[ModuleType]:
+    with script("simulate_decisions") as module:
+        yield module
 
 
 @pytest.mark.parametrize("truth", ["flat", "fall of 9 points"])
