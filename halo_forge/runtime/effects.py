@@ -235,31 +235,12 @@ class Runtime:
         return {**peak_memory(), **self.telemetry()}
 
     def verdict_form(self) -> StreamForm[Verdict]:
-        """Verdicts are sealed without their cost; errors of the verifier are retried, and too many stop the run.
-
-        A single one stops nothing, however small the set, unless `max_error_fraction` is 0: then any does.
-        """
-
-        def check(verdicts: Sequence[Verdict]) -> None:
-            num_errors = sum(verdict.status == "error" for verdict in verdicts)
-            allowed = max(1.0, self.max_error_fraction * len(verdicts)) if self.max_error_fraction > 0 else 0.0
-            if num_errors > allowed:
-                first = next(verdict for verdict in verdicts if verdict.status == "error")
-                raise VerifierBroken(
-                    f"the verifier itself failed on {num_errors} of {counted(len(verdicts), 'sample')}"
-                    f" (verifier.max_error_fraction is {self.max_error_fraction}); first: {first.diagnostics[:200]}",
-                    "fix that, then run the same command with --resume: only these samples are verified again",
-                )
-
-        return dataclasses.replace(self.second_verdict_form(), check=check)
+        """See the function of this name."""
+        return verdict_form(self.max_error_fraction)
 
     def second_verdict_form(self) -> StreamForm[Verdict]:
         """The same, but errors of the verifier never stop the run: selection drops the samples that they hit."""
-        return StreamForm(
-            sealed=Verdict.without_cost,
-            is_final=lambda verdict: verdict.status != "error",
-            cost=_verification_cost,
-        )
+        return _WITHOUT_COST
 
     def _ensure_loaded(self, version: int, adapter: Path | None) -> None:
         if self.adapters is None or self.adapters.version == version:
@@ -269,6 +250,26 @@ class Runtime:
             if not adapter.is_dir() or adapter_digest(adapter) != sealed:
                 raise RunDirError(f"{adapter}: missing, or not the adapter that cycle {version} trained", EDITED)
         self.adapters.load_adapter(adapter, version)
+
+
+def verdict_form(max_error_fraction: float) -> StreamForm[Verdict]:
+    """Verdicts are sealed without their cost; errors of the verifier are retried, and too many stop the command.
+
+    A single one stops nothing, however small the set, unless `max_error_fraction` is 0: then any does.
+    """
+
+    def check(verdicts: Sequence[Verdict]) -> None:
+        num_errors = sum(verdict.status == "error" for verdict in verdicts)
+        allowed = max(1.0, max_error_fraction * len(verdicts)) if max_error_fraction > 0 else 0.0
+        if num_errors > allowed:
+            first = next(verdict for verdict in verdicts if verdict.status == "error")
+            raise VerifierBroken(
+                f"the verifier itself failed on {num_errors} of {counted(len(verdicts), 'sample')}"
+                f" (verifier.max_error_fraction is {max_error_fraction}); first: {first.diagnostics[:200]}",
+                "fix that, then run the same command with --resume: only these samples are verified again",
+            )
+
+    return dataclasses.replace(_WITHOUT_COST, check=check)
 
 
 def _optimizer_state(adapter: Path) -> Path | None:
@@ -285,6 +286,13 @@ def _verification_cost(verdicts: Sequence[Verdict]) -> dict[str, float]:
         "cpu_seconds": round(sum(verdict.cpu_seconds for verdict in verdicts), 3),
         "max_rss_bytes": max((verdict.max_rss_bytes for verdict in verdicts), default=0),
     }
+
+
+_WITHOUT_COST = StreamForm[Verdict](
+    sealed=Verdict.without_cost,
+    is_final=lambda verdict: verdict.status != "error",
+    cost=_verification_cost,
+)
 
 
 def peak_memory() -> dict[str, int]:
