@@ -190,11 +190,11 @@ def compare(
     return Result(
         chosen_version=chosen,
         adapter=None if chosen == 0 else f"cycles/{chosen:03d}/adapter",
-        dev=differences(versions[0].dev, versions[chosen].dev, second="chosen"),
-        test=differences(tests[0], tests[chosen], second="chosen") if tests else {},
+        dev=differences(versions[0].dev, versions[chosen].dev, "chosen"),
+        test=differences(tests[0], tests[chosen], "chosen") if tests else {},
         last_version=last,
-        last_dev=differences(versions[0].dev, versions[last].dev, second="last"),
-        last_test=differences(tests[0], tests[last], second="last") if tests else {},
+        last_dev=differences(versions[0].dev, versions[last].dev, "last"),
+        last_test=differences(tests[0], tests[last], "last") if tests else {},
         conclusion=finding.conclusion,
         reason="; ".join(part for part in (decision.reason, finding.reason) if part),
         improved=finding.improved,
@@ -206,13 +206,10 @@ def compare(
     )
 
 
-def differences(
-    start: Sequence[Sample], other: Sequence[Sample], *, first: str = "start", second: str
-) -> dict[str, dict[str, float]]:
-    """`other` minus `start` in each metric of `COMPARED`, paired by prompt; see `Result` for the keys of each.
+def differences(start: Sequence[Sample], other: Sequence[Sample], name_of: str) -> dict[str, dict[str, float]]:
+    """`other` minus `start`, paired by prompt: metric -> "start", `name_of`, "difference", its 95 % interval and so on.
 
-    Args:
-        first, second: What the keys of the two means are called.
+    See `Result.dev`.  Metrics of which fewer than two prompts were judged in both are left out.
     """
     found = {}
     for name in _compared(start, other):
@@ -234,7 +231,7 @@ def differences(
             }
         shared = sorted(before.keys() & after.keys())
         means = [sum(side[prompt] for prompt in shared) / len(shared) for side in rates]
-        found[name] = {first: means[0], second: means[1], **_named(difference)}
+        found[name] = {"start": means[0], name_of: means[1], **_named(difference)}
     return found
 
 

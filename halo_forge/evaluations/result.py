@@ -94,5 +94,6 @@ def _column(key: Key, samples: Sequence[Sample]) -> Column:
 def _differences(samples: Mapping[Key, Sequence[Sample]]) -> Iterator[Difference]:
     for (first, one), (second, other) in itertools.combinations(samples.items(), 2):
         if (first[0], first[2]) == (second[0], second[2]):
-            for metric, values in differences(one, other, first="first", second="second").items():
+            for metric, found in differences(one, other, "second").items():
+                values = {"first": found["start"], **{key: each for key, each in found.items() if key != "start"}}
                 yield Difference(first[0], first[2], metric, first[1], second[1], values)

@@ -223,7 +223,7 @@ class Runtime:
             record(row)
             self.observer.step(row, num_steps)
 
-        state = None if adapter is None or settings.optimizer == "reset" else _optimizer_state(adapter)
+        state = None if adapter is None or settings.optimizer == "reset" else sealed_optimizer_state(adapter)
         if self.probe is not None:
             before = self.probe.negative_log_likelihood([row.completion for row in rows])
             kept = dataclasses.replace(kept, negative_log_likelihood=before)
@@ -243,13 +243,8 @@ class Runtime:
         return _WITHOUT_COST
 
     def _ensure_loaded(self, version: int, adapter: Path | None) -> None:
-        if self.adapters is None or self.adapters.version == version:
-            return
-        if adapter is not None:
-            sealed = read_json(adapter.parent / "trained.json").get("adapter_digest")
-            if not adapter.is_dir() or adapter_digest(adapter) != sealed:
-                raise RunDirError(f"{adapter}: missing, or not the adapter that cycle {version} trained", EDITED)
-        self.adapters.load_adapter(adapter, version)
+        if self.adapters is not None:
+            ensure_loaded(self.adapters, version, adapter)
 
 
 def verdict_form(max_error_fraction: float) -> StreamForm[Verdict]:
@@ -272,8 +267,27 @@ def verdict_form(max_error_fraction: float) -> StreamForm[Verdict]:
     return dataclasses.replace(_WITHOUT_COST, check=check)
 
 
-def _optimizer_state(adapter: Path) -> Path | None:
-    """The optimizer's state beside an adapter; None where the trainer has no optimizer."""
+def ensure_loaded(adapters: Adapters, version: int, adapter: Path | None) -> None:
+    """Make the model in memory v_version, whose adapter was sealed in the folder `adapter`; None is the start model.
+
+    Raises:
+        RunDirError: The adapter is missing, or not the one that was sealed.
+    """
+    if adapters.version == version:
+        return
+    if adapter is not None:
+        sealed = read_json(adapter.parent / "trained.json").get("adapter_digest")
+        if not adapter.is_dir() or adapter_digest(adapter) != sealed:
+            raise RunDirError(f"{adapter}: missing, or not the adapter that cycle {version} trained", EDITED)
+    adapters.load_adapter(adapter, version)
+
+
+def sealed_optimizer_state(adapter: Path) -> Path | None:
+    """The optimizer's state beside an adapter; None where the trainer has no optimizer.
+
+    Raises:
+        RunDirError: It is missing, or not the one that was sealed.
+    """
     path, sealed = adapter.with_name(OPTIMIZER_FILE), read_json(adapter.with_name("trained.json"))["optimizer_digest"]
     if sealed is not None and (not path.is_file() or file_digest(path) != sealed):
         raise RunDirError(f"{path}: missing, or not the optimizer state that this cycle ended with", EDITED)
