@@ -11,7 +11,7 @@ from typing import NoReturn
 import typer
 
 import halo_forge
-from halo_forge.cli import claim, compare, config, docs, doctor, experiment, raft, report, tasks, verify
+from halo_forge.cli import claim, compare, config, docs, doctor, evaluate, experiment, raft, report, tasks, verify
 from halo_forge.cli.help import Command, Group
 from halo_forge.core.errors import HaloForgeError, StoppedByRule
 from halo_forge.core.wording import visible
@@ -30,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(raft.app, name="raft")
 app.add_typer(experiment.app, name="experiment")
+app.add_typer(evaluate.app, name="eval")
 app.add_typer(config.app, name="config")
 app.add_typer(tasks.app, name="tasks")
 app.command(cls=Command)(report.report)
@@ -112,6 +113,7 @@ def _interrupted() -> str:
         "raft run": "rerun with --resume",
         "raft resume": "run the same command again",
         "experiment run": "rerun with --resume",
+        "eval run": "rerun with --resume",
     }
     way = ways.get(" ".join(sys.argv[1:3]))
     if way is not None and any(each.partition("=")[0] == "--from-cycle" for each in sys.argv):
