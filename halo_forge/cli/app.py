@@ -11,7 +11,7 @@ from typing import NoReturn
 import typer
 
 import halo_forge
-from halo_forge.cli import compare, config, doctor, evaluate, experiment, raft, report, tasks, verify
+from halo_forge.cli import claim, compare, config, docs, doctor, evaluate, experiment, raft, report, tasks, verify
 from halo_forge.cli.help import Command, Group
 from halo_forge.core.errors import HaloForgeError, StoppedByRule
 from halo_forge.core.wording import visible
@@ -36,7 +36,10 @@ app.add_typer(tasks.app, name="tasks")
 app.command(cls=Command)(report.report)
 app.command(cls=Command)(verify.verify)
 app.command(cls=Command)(compare.compare)
+app.command(cls=Command)(claim.claim)
+app.command(cls=Command)(claim.recheck)
 app.command(cls=Command)(doctor.doctor)
+app.command(cls=Command)(docs.docs)
 
 
 def _version(wanted: bool) -> None:
