@@ -101,6 +101,21 @@ def test_a_sealed_measurement_is_read_and_nothing_is_opened(
     assert measure(subject, prompts("a", "b"), asked, tmp_path / "m", SilentObserver()) == first
 
 
+@pytest.mark.parametrize("damage", ["lost", "edited"])
+def test_a_lost_or_edited_file_is_never_made_again_and_the_fix_is_about_this_folder(
+    subject: Subject, tmp_path: Path, damage: str
+) -> None:
+    measure(subject, prompts("a", "b"), scripted(tmp_path, ANSWERS), tmp_path / "m", SilentObserver())
+    path = tmp_path / "m" / "completions.jsonl"
+    if damage == "lost":
+        path.unlink()
+    else:
+        path.write_text(path.read_text().replace('"seed"', '"sown"'))
+    with pytest.raises(RunDirError) as refused:
+        measure(subject, prompts("a", "b"), scripted(tmp_path, ANSWERS), tmp_path / "m", SilentObserver())
+    assert f"remove {tmp_path / 'm'}" in refused.value.hint
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
