@@ -65,7 +65,11 @@ def _check_local(settings: ModelSettings) -> None:
         what = "no folder can be reached by this link" if path.is_symlink() else "is a file, allowed: a model folder"
         raise ModelError(f"model.model_name_or_path: {name}: {what}", "name a folder in the format of transformers")
     elif looks_local and name.count("/") > 0:
-        hint = "run `make model`" if path.parts[0] == "models" else "name an existing folder or a Hub id (owner/name)"
+        hint = (
+            "run `halo-forge init --demo`, in a checkout `make model`"
+            if path.parts[0] == "models"
+            else "name an existing folder or a Hub id (owner/name)"
+        )
         raise ModelError(f"model.model_name_or_path: {name}: no such folder", hint)
     elif not _HUB_ID.fullmatch(name):
         raise ModelError(
