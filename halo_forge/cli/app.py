@@ -11,7 +11,20 @@ from typing import NoReturn
 import typer
 
 import halo_forge
-from halo_forge.cli import claim, compare, config, docs, doctor, evaluate, experiment, raft, report, tasks, verify
+from halo_forge.cli import (
+    claim,
+    compare,
+    config,
+    docs,
+    doctor,
+    evaluate,
+    experiment,
+    export,
+    raft,
+    report,
+    tasks,
+    verify,
+)
 from halo_forge.cli.help import Command, Group
 from halo_forge.core.errors import HaloForgeError, StoppedByRule
 from halo_forge.core.wording import visible
@@ -34,6 +47,7 @@ app.add_typer(evaluate.app, name="eval")
 app.add_typer(config.app, name="config")
 app.add_typer(tasks.app, name="tasks")
 app.command(cls=Command)(report.report)
+app.command(cls=Command)(export.export)
 app.command(cls=Command)(verify.verify)
 app.command(cls=Command)(compare.compare)
 app.command(cls=Command)(claim.claim)
