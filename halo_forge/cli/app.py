@@ -11,7 +11,7 @@ from typing import NoReturn
 import typer
 
 import halo_forge
-from halo_forge.cli import compare, config, doctor, experiment, raft, report, tasks, verify
+from halo_forge.cli import compare, config, doctor, experiment, raft, report, sft, tasks, verify
 from halo_forge.cli.help import Command, Group
 from halo_forge.core.errors import HaloForgeError, StoppedByRule
 from halo_forge.core.wording import visible
@@ -29,6 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(raft.app, name="raft")
+app.add_typer(sft.app, name="sft")
 app.add_typer(experiment.app, name="experiment")
 app.add_typer(config.app, name="config")
 app.add_typer(tasks.app, name="tasks")
@@ -108,6 +109,7 @@ def _interrupted() -> str:
     ways = {
         "raft run": "rerun with --resume",
         "raft resume": "run the same command again",
+        "sft run": "rerun with --resume",
         "experiment run": "rerun with --resume",
     }
     way = ways.get(" ".join(sys.argv[1:3]))
