@@ -22,6 +22,7 @@ from halo_forge.cli import (
     export,
     raft,
     report,
+    sft,
     tasks,
     verify,
 )
@@ -42,6 +43,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(raft.app, name="raft")
+app.add_typer(sft.app, name="sft")
 app.add_typer(experiment.app, name="experiment")
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(config.app, name="config")
@@ -126,6 +128,7 @@ def _interrupted() -> str:
     ways = {
         "raft run": "rerun with --resume",
         "raft resume": "run the same command again",
+        "sft run": "rerun with --resume",
         "experiment run": "rerun with --resume",
         "eval run": "rerun with --resume",
     }
