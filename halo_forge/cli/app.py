@@ -11,7 +11,7 @@ from typing import NoReturn
 import typer
 
 import halo_forge
-from halo_forge.cli import compare, config, doctor, experiment, raft, report, tasks, verify
+from halo_forge.cli import compare, config, doctor, experiment, init, raft, report, tasks, verify
 from halo_forge.cli.help import Command, Group
 from halo_forge.core.errors import HaloForgeError, StoppedByRule
 from halo_forge.core.wording import visible
@@ -28,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command(cls=Command)(init.init)
 app.add_typer(raft.app, name="raft")
 app.add_typer(experiment.app, name="experiment")
 app.add_typer(config.app, name="config")
