@@ -4,6 +4,7 @@
 (() => {
   const byId = (id) => document.getElementById(id);
   const PAGE = 40;
+  const KEPT = "halo-forge filters"; // of a served page, until it has reloaded itself
   const REACHED = ["passes", "runs", "compiles", "does not compile", "no program", "not judged"];
 
   function element(name, text, className) {
@@ -121,6 +122,26 @@
     return [...new Set(prompts.map((each) => each[key]))].filter(Boolean).sort();
   }
 
+  const filters = () => [...document.querySelectorAll("#filters select, #filters input")];
+
+  function keepFilters() {
+    const values = filters().map((each) => (each.type === "checkbox" ? each.checked : each.value));
+    sessionStorage.setItem(KEPT, JSON.stringify(values));
+  }
+
+  function bringBackFilters() {
+    if (document.body.dataset.state === undefined) return; // only a served page reloads itself
+    const values = JSON.parse(sessionStorage.getItem(KEPT) || "[]");
+    sessionStorage.removeItem(KEPT);
+    if (values.length !== filters().length) return;
+    filters().forEach((each, at) => {
+      if (each.type === "checkbox") each.checked = values[at];
+      else if (each.type === "search" || [...each.options].some((option) => option.value === values[at])) {
+        each.value = values[at];
+      }
+    });
+  }
+
   function start(data) {
     const prompts = data.prompts.slice(1);
     let shown = PAGE;
@@ -133,6 +154,7 @@
     byId("reached").previousSibling.textContent = `Reached by v${data.versions[1]} `;
     const boxes = [...document.querySelectorAll("#filters input[type=checkbox]")];
     const found = new Map();
+    bringBackFilters();
 
     function fits(prompt) {
       const value = (id) => byId(id).value;
@@ -177,8 +199,10 @@
         const answer = await fetch("state", { cache: "no-store" });
         const news = (await answer.json()).state;
         byId("live").textContent = "· live";
-        if (news !== state && document.querySelector("details.prompt[open]") === null) location.reload();
-        else if (news !== state) byId("live").textContent = "· new results: close the open samples, or reload";
+        if (news !== state && document.querySelector("details.prompt[open]") === null) {
+          keepFilters();
+          location.reload();
+        } else if (news !== state) byId("live").textContent = "· new results: close the open samples, or reload";
       } catch {
         byId("live").textContent = "· no longer served";
       }

@@ -129,17 +129,20 @@ def _check_adapter(folder: Path, base_name: str) -> None:
 
 
 def identity_of(settings: ModelSettings, base: Any) -> dict[str, str]:
-    """Name and content: the commit of a Hub model, or a local folder's settings, tokenizer, and the size and the first
-    and last MiB of its weight files.
+    """`stored_identity`, and of a Hub model the commit that was loaded."""
+    commit = getattr(base.config, "_commit_hash", None)
+    return stored_identity(settings) | ({} if commit is None else {"commit": str(commit)})
+
+
+def stored_identity(settings: ModelSettings) -> dict[str, str]:
+    """Name and content: a local folder's settings, tokenizer, and the size and the first and last MiB of its weight
+    files, and the digest of its adapter.
 
     Reading gigabytes at every start would cost more than it finds: trained weights differ at their ends too.
     """
     found = {"model_name_or_path": settings.model_name_or_path}
     if settings.revision is not None:
         found["revision"] = settings.revision
-    commit = getattr(base.config, "_commit_hash", None)
-    if commit is not None:
-        found["commit"] = str(commit)
     folder = Path(settings.model_name_or_path).expanduser()
     if folder.is_dir():
         found["sha256"] = _folder_digest(folder)

@@ -45,8 +45,14 @@ class LoraSftTrainer:
         folder: Path,
         on_step: StepListener,
         optimizer_state: Path | None = None,
+        factors: Sequence[float] | None = None,
     ) -> Trained:
-        """One cycle's training; see `halo_forge.training.Trainer`."""
+        """One cycle's training; see `halo_forge.training.Trainer`.
+
+        Args:
+            factors: The share of the learning rate at each step, for a part of a longer training; None is the shape of
+                a whole one.
+        """
         from datasets import Dataset
 
         if self.policy.version != settings.parent_version:
@@ -54,13 +60,14 @@ class LoraSftTrainer:
                 f"cycle {settings.cycle} trains v{settings.parent_version}, v{self.policy.version} is in memory"
             )
         start = None if settings.average_weight == 1.0 else self.policy.trainable_weights()
-        factors = planned_factors(
-            self.settings, len(rows), settings.num_train_epochs, settings.gradient_accumulation_steps
-        )
+        if factors is None:
+            factors = planned_factors(
+                self.settings, len(rows), settings.num_train_epochs, settings.gradient_accumulation_steps
+            )
         dataset = Dataset.from_list([self._tokenized(row) for row in rows])
         base = self.policy.model.get_base_model()
         with _unwrapped_after(base), fused_adapter(self.policy.model), yielding_threads(self.policy.device):
-            trainer = self._build(dataset, settings, factors, folder, on_step, optimizer_state)
+            trainer = self._build(dataset, settings, list(factors), folder, on_step, optimizer_state)
             trainer.train()
         steps = trainer.step_rows
         if len(steps) != len(factors):
