@@ -20,6 +20,7 @@ from halo_forge.cli import (
     evaluate,
     experiment,
     export,
+    init,
     raft,
     report,
     sft,
@@ -42,6 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command(cls=Command)(init.init)
 app.add_typer(raft.app, name="raft")
 app.add_typer(sft.app, name="sft")
 app.add_typer(experiment.app, name="experiment")
