@@ -61,7 +61,14 @@ def report(
 def _page(what: Path, overrides: list[str]) -> tuple[Path, Page]:
     """The folder of a run, an evaluation or an experiment, and its page."""
     from halo_forge.core.errors import ConfigError
-    from halo_forge.pages.make import evaluation_html, experiment_html, experiment_state, run_html, run_state
+    from halo_forge.pages.make import (
+        evaluation_html,
+        evaluation_state,
+        experiment_html,
+        experiment_state,
+        run_html,
+        run_state,
+    )
     from halo_forge.pages.serve import Page
 
     if what.is_file():
@@ -76,7 +83,7 @@ def _page(what: Path, overrides: list[str]) -> tuple[Path, Page]:
     if (what / "experiment.json").is_file():
         raise ConfigError(f"{what} is the folder of an experiment", "name its file: halo-forge report FILE")
     if (what / "evaluation.json").is_file():
-        return what, Page(lambda state: evaluation_html(what, state=state), lambda: run_state(what))
+        return what, Page(lambda state: evaluation_html(what, state=state), lambda: evaluation_state(what))
     return what, Page(lambda state: run_html(what, state=state), lambda: run_state(what))
 
 
