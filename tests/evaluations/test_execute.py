@@ -12,12 +12,13 @@ import pytest
 from scripted_runs import rows, tree, verify_in_memory, write_rows
 
 from halo_forge.api import SilentObserver
-from halo_forge.core.errors import RunDirError
+from halo_forge.core.errors import RunDirError, ToolMissing
 from halo_forge.engines.scripted import ScriptedEngine
 from halo_forge.evaluations.execute import execute, read_evaluation
 from halo_forge.evaluations.outside import row_of
 from halo_forge.evaluations.plan import Evaluation, plan
 from halo_forge.prompts import load_prompts
+from halo_forge.verifiers import open_verifier
 
 IDS = [f"t{number}" for number in range(6)]
 
@@ -111,6 +112,31 @@ def test_another_evaluation_in_the_folder_is_refused_and_left_alone(tmp_path: Pa
     with pytest.raises(RunDirError, match=r"samples_per_prompt: was 4, is 2"):
         execute(planned(tmp_path, **{"evaluation.samples_per_prompt": 2}), SilentObserver(), resume=True)
     assert tree(tmp_path / "eval") == before
+
+
+def test_what_failed_before_the_first_completion_may_be_asked_differently_in_the_same_folder(tmp_path: Path) -> None:
+    asked = planned(tmp_path)
+    sample = ScriptedEngine.sample
+
+    def fails(self: Any, *given: Any) -> Any:
+        raise ToolMissing("no such engine", "install it")
+        yield from sample(self, *given)
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(ToolMissing):
+        patched.setattr(ScriptedEngine, "sample", fails)
+        execute(asked, SilentObserver())
+    assert (tmp_path / "eval" / "evaluation.json").is_file()
+    found = execute(planned(tmp_path, **{"evaluation.samples_per_prompt": 2}), SilentObserver())
+    assert {column["num_samples"] for column in found.columns} == {6, 12}
+
+
+def test_the_verifier_is_opened_once_for_all_subjects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[object] = []
+    monkeypatch.setattr(
+        "halo_forge.evaluations.ask.open_verifier", lambda spec: (opened.append(spec), open_verifier(spec))[1]
+    )
+    execute(planned(tmp_path), SilentObserver())
+    assert len(opened) == 1
 
 
 def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
