@@ -383,6 +383,8 @@ def _sealed(part: Path, out: Path) -> Exported:
     content, record = part / _CONTENT, read_json(part / RECORD)
     # Only now: the model's digest, by which a continued proof knows it, is over every JSON file beside it.
     write_json(content / RECORD, record)
+    for leftover in (*part.glob(f"{_PROOF}/*/lock"), *part.glob(f"{_PROOF}/*.port")):
+        leftover.unlink()
     if (part / _PROOF).is_dir():
         os.replace(part / _PROOF, content / _PROOF)
     sync_folder(content)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tiny_models import LoraOptions, disturb_adapter, load_policy, save_model
 
 from halo_forge.api import SilentObserver
 from halo_forge.core.errors import ConfigError, HaloForgeError, ModelError, RunDirError, StoppedByRule, ToolMissing
+from halo_forge.evaluations.ask import IDENTITY_FILE
 from halo_forge.exports import export as module
 from halo_forge.exports.export import Exported, Order, export, export_samples
 from halo_forge.exports.llama_cpp import find_llama_cpp
@@ -303,9 +305,25 @@ def test_an_adapter_without_its_run_is_proved_with_a_configuration_beside_it(
     assert bare.record["proof"]["state"] == "not_proved" and "--config CONFIG" in card
     assert "exported without its run" in card and not (bare.folder / "Modelfile").exists()
     like_the_adapter(monkeypatch)
+    monkeypatch.setattr("halo_forge.evaluations.ask.datetime", _Days)
     wide = {"dtype": "float32"}  # as in the run
     done = made(Order(str(adapter), "merged", out=tmp_path / "out", config=run / "config.resolved.yaml", model=wide))
     assert done.record["proof"]["state"] == "held" and (done.folder / "Modelfile").is_file()
+    # A template that reads the clock must not get two dates.
+    folders = [done.folder / "proof" / name for name in ("adapter", "exported")]
+    sides = [json.loads((folder / IDENTITY_FILE).read_text()) for folder in folders]
+    assert sides[0]["date"] == sides[1]["date"]
+
+
+class _Days(datetime):
+    """A clock that goes on by a day whenever it is asked."""
+
+    days = 0
+
+    @classmethod
+    def now(cls, tz: Any = None) -> Any:
+        cls.days += 1
+        return datetime(2026, 11, 1, tzinfo=tz) + timedelta(days=cls.days)
 
 
 def test_kept_samples_are_a_data_set_without_duplicates(run: Path, tmp_path: Path) -> None:
