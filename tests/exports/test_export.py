@@ -75,8 +75,8 @@ def corrupting(monkeypatch: pytest.MonkeyPatch) -> None:
 
     merge = weights._merge
 
-    def merge_and_corrupt(source: Any, folder: Path) -> Any:
-        rounding = merge(source, folder)
+    def merge_and_corrupt(source: Any, folder: Path, gguf: Any) -> Any:
+        rounding = merge(source, folder, gguf)
         path = folder / "model.safetensors"
         tensors = load_file(path)
         name = "model.layers.0.mlp.down_proj.weight"
@@ -111,7 +111,7 @@ def test_gguf_is_made_by_llama_cpp_and_asked_through_its_server(
     done = made(order(run, "gguf", tmp_path / "out", quantization="q4_k_m", llama_cpp=str(tools), force=True))
     (name,) = done.record["files"]
     assert name == "run-v1-q4_k_m.gguf"
-    assert json.loads((done.folder / name).read_text()) == ["model", "bf16", "Q4_K_M"]
+    assert json.loads((done.folder / name).read_text()) == ["model", "f32", "Q4_K_M"]
     assert done.record["proof"]["asked_by"] == "llama.cpp's server"
     assert {each.name for each in done.folder.iterdir()} == {name, "README.md", "Modelfile", "export.json", "proof"}
     assert "3 of 16 tensors" in (done.folder / "README.md").read_text()
@@ -126,6 +126,8 @@ def test_the_converter_writes_the_types_that_it_can_by_itself(
     done = made(order(run, "gguf", tmp_path / "out", quantization=quantization, llama_cpp=str(tools), on=None))
     (name,) = done.record["files"]
     assert json.loads((done.folder / name).read_text()) == ["model", kind]
+    card = (done.folder / "README.md").read_text()
+    assert ("rounded to float16" in card, "rounded to bfloat16" in card) == (kind == "f16", kind == "bf16")
 
 
 def test_an_adapter_as_gguf_is_asked_on_the_base_model(
