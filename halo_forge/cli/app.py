@@ -20,8 +20,10 @@ from halo_forge.cli import (
     evaluate,
     experiment,
     export,
+    init,
     raft,
     report,
+    sft,
     tasks,
     verify,
 )
@@ -41,7 +43,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command(cls=Command)(init.init)
 app.add_typer(raft.app, name="raft")
+app.add_typer(sft.app, name="sft")
 app.add_typer(experiment.app, name="experiment")
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(config.app, name="config")
@@ -126,6 +130,7 @@ def _interrupted() -> str:
     ways = {
         "raft run": "rerun with --resume",
         "raft resume": "run the same command again",
+        "sft run": "rerun with --resume",
         "experiment run": "rerun with --resume",
         "eval run": "rerun with --resume",
         "export": "run the same command again",
