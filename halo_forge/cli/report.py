@@ -33,7 +33,7 @@ def report(
     overrides: list[str] | None = SET,
     as_json: bool = JSON,
 ) -> None:
-    """Write the page of a run or an experiment: one HTML file with charts and samples that needs no network."""
+    """Write the page of a run, an experiment or a supervised stage: one HTML file that needs no network."""
     from halo_forge.core.errors import ConfigError
 
     if serve and (output is not None or as_json):
@@ -59,8 +59,9 @@ def report(
 def _page(what: Path, overrides: list[str]) -> tuple[Path, Page]:
     """The folder of a run or an experiment, and its page."""
     from halo_forge.core.errors import ConfigError
-    from halo_forge.pages.make import experiment_html, experiment_state, run_html, run_state
+    from halo_forge.pages.make import experiment_html, experiment_state, run_html, run_state, sft_html
     from halo_forge.pages.serve import Page
+    from halo_forge.store.sft import is_sft_run
 
     if what.is_file():
         from halo_forge.experiments.file import load_experiment
@@ -73,7 +74,8 @@ def _page(what: Path, overrides: list[str]) -> tuple[Path, Page]:
         raise ConfigError("--set is only for an experiment file", "drop --set")
     if (what / "experiment.json").is_file():
         raise ConfigError(f"{what} is the folder of an experiment", "name its file: halo-forge report FILE")
-    return what, Page(lambda state: run_html(what, state=state), lambda: run_state(what))
+    page = sft_html if is_sft_run(what) else run_html
+    return what, Page(lambda state: page(what, state=state), lambda: run_state(what))
 
 
 def _serve(page: Page, port: int) -> None:
