@@ -104,7 +104,9 @@ def checked(document: Document, output_dir: str | None = None) -> LoadedConfig:
     except ValidationError as error:
         found.problems.extend(problems_of(error, found.data))
     problems = [*found.problems, *_hidden_problems(found)]
-    hint = "correct these keys; `halo-forge config schema` lists every key (configuration.md in the documentation)"
+    hint = (
+        "correct these keys; `halo-forge config schema` lists every key, `halo-forge docs configuration` describes them"
+    )
     raise as_error(problems, found, document, hint)
 
 

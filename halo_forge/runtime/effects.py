@@ -235,16 +235,12 @@ class Runtime:
         return {**peak_memory(), **self.telemetry()}
 
     def verdict_form(self) -> StreamForm[Verdict]:
-        """Verdicts are sealed without their cost; errors of the verifier are retried, and too many stop the run.
-
-        A single one stops nothing, however small the set, unless `max_error_fraction` is 0: then any does.
-        """
-
+        """See the function of this name."""
         return verdict_form(self.max_error_fraction)
 
     def second_verdict_form(self) -> StreamForm[Verdict]:
         """The same, but errors of the verifier never stop the run: selection drops the samples that they hit."""
-        return _second_verdict_form()
+        return _WITHOUT_COST
 
     def _ensure_loaded(self, version: int, adapter: Path | None) -> None:
         if self.adapters is not None:
@@ -252,7 +248,10 @@ class Runtime:
 
 
 def verdict_form(max_error_fraction: float) -> StreamForm[Verdict]:
-    """How verdicts are stored; see `Runtime.verdict_form`."""
+    """Verdicts are sealed without their cost; errors of the verifier are retried, and too many stop the command.
+
+    A single one stops nothing, however small the set, unless `max_error_fraction` is 0: then any does.
+    """
 
     def check(verdicts: Sequence[Verdict]) -> None:
         num_errors = sum(verdict.status == "error" for verdict in verdicts)
@@ -265,15 +264,7 @@ def verdict_form(max_error_fraction: float) -> StreamForm[Verdict]:
                 "fix that, then run the same command with --resume: only these samples are verified again",
             )
 
-    return dataclasses.replace(_second_verdict_form(), check=check)
-
-
-def _second_verdict_form() -> StreamForm[Verdict]:
-    return StreamForm(
-        sealed=Verdict.without_cost,
-        is_final=lambda verdict: verdict.status != "error",
-        cost=_verification_cost,
-    )
+    return dataclasses.replace(_WITHOUT_COST, check=check)
 
 
 def ensure_loaded(adapters: Adapters, version: int, adapter: Path | None) -> None:
@@ -309,6 +300,13 @@ def _verification_cost(verdicts: Sequence[Verdict]) -> dict[str, float]:
         "cpu_seconds": round(sum(verdict.cpu_seconds for verdict in verdicts), 3),
         "max_rss_bytes": max((verdict.max_rss_bytes for verdict in verdicts), default=0),
     }
+
+
+_WITHOUT_COST = StreamForm[Verdict](
+    sealed=Verdict.without_cost,
+    is_final=lambda verdict: verdict.status != "error",
+    cost=_verification_cost,
+)
 
 
 def peak_memory() -> dict[str, int]:

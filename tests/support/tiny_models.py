@@ -69,8 +69,12 @@ class TrainingOptions:
     gradient_checkpointing: Any = "auto"
 
 
-def build_tokenizer(*, pad_is_eos: bool = False, chat_template: str | None = CHATML) -> Any:
-    """A fast tokenizer with a ChatML template; padding is `<|endoftext|>`, or the end of turn itself."""
+def build_tokenizer(*, pad_is_eos: bool = False, chat_template: str | None = CHATML, by_character: bool = False) -> Any:
+    """A fast tokenizer with a ChatML template; padding is `<|endoftext|>`, or the end of turn itself.
+
+    Args:
+        by_character: Every token is one character, so that a text is tokenised as the model wrote it.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -78,7 +82,10 @@ def build_tokenizer(*, pad_is_eos: bool = False, chat_template: str | None = CHA
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=200, special_tokens=[END_OF_TEXT, IM_START, IM_END], min_frequency=1, show_progress=False
+        vocab_size=0 if by_character else 200,
+        special_tokens=[END_OF_TEXT, IM_START, IM_END],
+        min_frequency=1,
+        show_progress=False,
     )
     inner.train_from_iterator(TEXTS, trainer)
     tokenizer = PreTrainedTokenizerFast(
@@ -124,9 +131,15 @@ def save_model(
     seed: int = 0,
     layers: int = 2,
     hidden_size: int = 32,
+    endless: bool = False,
     **tokenizer_options: Any,
 ) -> Path:
-    """A model folder that `from_pretrained` loads: float32 safetensors, tokenizer, chat template."""
+    """A model folder that `from_pretrained` loads: float32 safetensors, tokenizer, chat template.
+
+    Args:
+        endless: Scores of special tokens are 0 in every context, and of any adapter on the linear layers, so that one
+            is never the likeliest token: a greedy completion has its full length, whatever was trained.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -136,6 +149,9 @@ def save_model(
         model = AutoModelForCausalLM.from_config(
             _config(architecture, tokenizer, layers, hidden_size), dtype=torch.float32
         )
+    if endless:
+        with torch.no_grad():
+            model.lm_head.weight[tokenizer.all_special_ids] = 0
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
