@@ -138,9 +138,7 @@ def open_run(
         failing = verifier.check_references(asked) if run.is_new else iter(())  # while the model is loaded
         sets = summaries(config, prompts.by_name())
         policy = _load_policy(config, profile, date, asked)
-        if policy is not None:
-            profile = policy.profile
-            check_same_base(config, policy.identity)
+        profile = profile if policy is None else policy.profile
         runtime = Runtime(
             prompts=prompts.by_id(),
             engine=_open_engine(config, policy, run, stack),
@@ -319,6 +317,7 @@ def _load_policy(config: RaftConfig, profile: Profile, date: datetime, prompts: 
         date=date,
         reasoning_marks=config.verifier.own_marks,
     )
+    check_same_base(config, policy.identity)
     policy.check_tokens(prompts)
     return policy
 
