@@ -22,6 +22,7 @@ from halo_forge.claims.opened import build_of, read_config, read_part, read_prom
 from halo_forge.claims.pairs import Pair, check_pairs, stored_pairs
 from halo_forge.claims.programs import Track, local_spec, toolchain_differences, verify_again
 from halo_forge.claims.replay import Replay, Verdicts
+from halo_forge.claims.tokens import TEXTS, check_texts
 from halo_forge.config import RaftConfig, config_digest
 from halo_forge.core.errors import ClaimError, ConfigError
 from halo_forge.core.plan import Plan
@@ -48,6 +49,7 @@ class Options:
         num_reruns: Times that a program with another verdict is run again before that counts.
         prompts: Set -> where this machine has the prompts that the claim does not hold.
         settings: `verifier.compiler=...` and the like, see `programs.MACHINE_KEYS`.
+        tokenizer: Folder or hub id of the model, whose tokenizer decodes the completions; None decodes nothing.
         work_dir: Kept, so that a recheck which was killed goes on there; None is a private folder that is removed.
     """
 
@@ -56,6 +58,7 @@ class Options:
     num_reruns: int = NUM_RERUNS
     prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     settings: Sequence[str] = ()
+    tokenizer: str | None = None
     work_dir: Path | None = None
 
 
@@ -127,6 +130,7 @@ def recheck(path: Path, options: Options, track: Track) -> Rechecked:
         with _limited_memory(path):
             claim = _Claim.read(path, root, options)
             reached = claim.check_numbers()
+        claim.check_texts(options.tokenizer)
         remade: Verdicts = {}
         versions = claim.version_differences({})
         checkable = claim.checkable_pairs() if options.programs else []
@@ -141,7 +145,8 @@ def recheck(path: Path, options: Options, track: Track) -> Rechecked:
                 checkable, claim.prompts, spec, again, track, options.num_reruns, toolchain, claim.findings
             )
             versions = claim.version_differences(here)
-        consequences = claim.consequences(remade) if reached else []
+        with _limited_memory(path):
+            consequences = claim.consequences(remade) if reached else []
     findings = claim.findings
     findings.differences.sort(key=lambda each: [*GROUPS].index(each.group))
     return Rechecked(
@@ -293,6 +298,15 @@ class _Claim:
                     findings.leave_out(name, "comes after what could not be computed")
         findings.leave_out("that the completions are the model's own, by the recorded seeds", "needs the model")
         return reached
+
+    def check_texts(self, tokenizer: str | None) -> None:
+        """Decode the completions, if there is a tokenizer."""
+        config, findings = self.plan.config, self.findings
+        if tokenizer is not None:
+            rendering = self.run.get("rendering")
+            check_texts(self.pairs, self.prompts, self.whole, config, rendering, tokenizer, findings)
+        elif config.engine.needs_policy:
+            findings.leave_out(TEXTS, "needs the tokenizer: --tokenizer MODEL")
 
     def _check_identity(self, config: RaftConfig) -> None:
         findings, run = self.findings, self.run

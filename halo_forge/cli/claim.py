@@ -44,6 +44,9 @@ SET_HERE = typer.Option(
     metavar="KEY=VALUE",
     help="Where this machine has a tool: verifier.compiler, verifier.files or verifier.read_only; repeatable.",
 )
+TOKENIZER = typer.Option(
+    None, "--tokenizer", metavar="MODEL", help="Folder or hub id of the model: check texts against their token ids."
+)
 WORK_DIR = typer.Option(
     None, "--work-dir", metavar="DIR", help="Keep what was verified in DIR, so that a killed recheck goes on there."
 )
@@ -88,6 +91,7 @@ def recheck(
     reruns: int = RERUNS,
     prompts: list[str] | None = PROMPTS,
     settings: list[str] | None = SET_HERE,
+    tokenizer: str | None = TOKENIZER,
     work_dir: Path | None = WORK_DIR,
     as_json: bool = JSON,
 ) -> None:
@@ -110,7 +114,7 @@ def recheck(
         return PlainObserver().track(label, items, total)
 
     given = tuple(settings) if settings is not None else ()
-    options = Options(not no_programs, workers, reruns, sources, given, work_dir)
+    options = Options(not no_programs, workers, reruns, sources, given, tokenizer, work_dir)
     found = recheck(file, options, track)
     if as_json:
         print(json.dumps(found.to_row(), indent=2))
