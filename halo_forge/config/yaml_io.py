@@ -181,7 +181,7 @@ def _read(path: Path) -> str:
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such file", "check the path of the configuration file") from error
+        raise ConfigError(f"{path}: no such file", "check the path") from error
     except IsADirectoryError as error:
         raise ConfigError(f"{path}: is a folder, allowed: a YAML file", "name the file inside it") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL character

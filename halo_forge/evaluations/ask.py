@@ -28,6 +28,7 @@ from halo_forge.policy import check_quantization
 from halo_forge.policy.lengths import overlong_prompts
 from halo_forge.runtime.effects import Observer, verdict_form
 from halo_forge.runtime.identity import package_versions
+from halo_forge.runtime.library_warnings import LibraryWarnings
 from halo_forge.runtime.prompt_sets import prompt_digest
 from halo_forge.runtime.rollouts import COMPLETIONS
 from halo_forge.store.files import GrowingFile, explained, read_json, write_json
@@ -161,7 +162,10 @@ def measure(
         wanted = {request.key: request for request in requests}
         keys = list(wanted)
         kept = Models() if models is None else models
-        with _Asking(subject, prompts, settings, folder, observer, kept, date, note) as ask:
+        library_warnings = LibraryWarnings()
+        library_warnings.send_to(note)
+        asking = _Asking(subject, prompts, settings, folder, observer, kept, date, note)
+        with library_warnings.collected(), asking as ask:
             (completions,) = stages.streams(
                 "completions",
                 Completion,

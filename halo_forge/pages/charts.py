@@ -89,6 +89,7 @@ def lines(
     *,
     axis: str,
     rate: bool = False,
+    from_zero: bool = False,
     limit: float | None = None,
     form: str | None = None,
     bands: bool = False,
@@ -99,6 +100,7 @@ def lines(
     Args:
         axis: Title of the horizontal axis.
         rate: The values are in [0, 1], and are drawn from 0 on.
+        from_zero: The vertical axis begins at 0, for amounts whose share of the whole counts.
         limit: A dashed line at this value.
         form: How the vertical axis writes numbers (d3-format).
         bands: Intervals are drawn as bands; over steps they always are.
@@ -113,7 +115,7 @@ def lines(
         x_axis["format"] = ".1~e"  # 0.00002 and its neighbour would overlap
     x |= {"sort": None, "axis": x_axis} if nominal else {"scale": {"nice": False}, "axis": {**x_axis, "tickCount": 5}}
     top = max([point.value for point in points] + [point.high for point in points if point.high is not None])
-    scale = {"domain": [0, max(0.1, min(1.0, top * 1.05))]} if rate else {"zero": False, "nice": True}
+    scale = {"domain": [0, max(0.1, min(1.0, top * 1.05))]} if rate else {"zero": from_zero, "nice": True}
     y_axis = {"tickCount": 5} if form is None else {"tickCount": 5, "format": form}
     y = {"field": "value", "type": "quantitative", "title": None, "scale": scale, "axis": y_axis}
     encoding: dict[str, Any] = {"x": x, "y": y, "color": _colour(series, () if joined else series)}

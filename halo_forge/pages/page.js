@@ -4,6 +4,7 @@
 (() => {
   const byId = (id) => document.getElementById(id);
   const PAGE = 40;
+  const KEPT = "halo-forge filters"; // of a served page, until it has reloaded itself
   const REACHED = ["passes", "runs", "compiles", "does not compile", "no program", "not judged"];
 
   function element(name, text, className) {
@@ -59,8 +60,8 @@
   }
 
   function sampleOf(sample, version, kinds) {
-    if (sample === undefined) return element("div", `v${version} has no further sample here.`, "sample quiet");
-    const title = `v${version}, sample ${sample.index}: `;
+    if (sample === undefined) return element("div", `${version} has no further sample here.`, "sample quiet");
+    const title = `${version}, sample ${sample.index}: `;
     const box = element("div", undefined, "sample");
     const head = element("h3", title);
     head.append(element("span", sample.reached, sample.reached === "passes" ? "reached-passes" : ""));
@@ -82,7 +83,9 @@
     const [start, other] = prompt.samples;
     for (let at = 0; at < Math.max(start.length, other.length); at += 1) {
       const pair = element("div", undefined, "pair");
-      [start[at], other[at]].forEach((each, side) => pair.append(sampleOf(each, data.versions[side], data.kinds)));
+      [start[at], other[at]].forEach((each, side) => {
+        if (data.versions[side]) pair.append(sampleOf(each, data.versions[side], data.kinds));
+      });
       inside.append(pair);
     }
   }
@@ -92,7 +95,7 @@
     const head = element("summary");
     head.append(element("span", prompt.id, "id"));
     const passes = prompt.passes
-      .map(([passed, judged], side) => (judged ? `v${data.versions[side]} ${passed} of ${judged}` : ""))
+      .map(([passed, judged], side) => (judged ? `${data.versions[side]} ${passed} of ${judged}` : ""))
       .filter(Boolean).join(", ");
     const quiet = [prompt.set, prompt.family, prompt.difficulty, passes && `passes: ${passes}`];
     head.append(element("span", quiet.filter(Boolean).join(" · "), "quiet"));
@@ -121,6 +124,26 @@
     return [...new Set(prompts.map((each) => each[key]))].filter(Boolean).sort();
   }
 
+  const filters = () => [...document.querySelectorAll("#filters select, #filters input")];
+
+  function keepFilters() {
+    const values = filters().map((each) => (each.type === "checkbox" ? each.checked : each.value));
+    sessionStorage.setItem(KEPT, JSON.stringify(values));
+  }
+
+  function bringBackFilters() {
+    if (document.body.dataset.state === undefined) return; // only a served page reloads itself
+    const values = JSON.parse(sessionStorage.getItem(KEPT) || "[]");
+    sessionStorage.removeItem(KEPT);
+    if (values.length !== filters().length) return;
+    filters().forEach((each, at) => {
+      if (each.type === "checkbox") each.checked = values[at];
+      else if (each.type === "search" || [...each.options].some((option) => option.value === values[at])) {
+        each.value = values[at];
+      }
+    });
+  }
+
   function start(data) {
     const prompts = data.prompts.slice(1);
     let shown = PAGE;
@@ -130,9 +153,10 @@
     options(byId("family"), "all", distinct(prompts, "family"));
     options(byId("difficulty"), "all", distinct(prompts, "difficulty"));
     options(byId("reached"), "anything", REACHED);
-    byId("reached").previousSibling.textContent = `Reached by v${data.versions[1]} `;
+    byId("reached").previousSibling.textContent = `Reached by ${data.versions[1]} `;
     const boxes = [...document.querySelectorAll("#filters input[type=checkbox]")];
     const found = new Map();
+    bringBackFilters();
 
     function fits(prompt) {
       const value = (id) => byId(id).value;
@@ -177,8 +201,10 @@
         const answer = await fetch("state", { cache: "no-store" });
         const news = (await answer.json()).state;
         byId("live").textContent = "· live";
-        if (news !== state && document.querySelector("details.prompt[open]") === null) location.reload();
-        else if (news !== state) byId("live").textContent = "· new results: close the open samples, or reload";
+        if (news !== state && document.querySelector("details.prompt[open]") === null) {
+          keepFilters();
+          location.reload();
+        } else if (news !== state) byId("live").textContent = "· new results: close the open samples, or reload";
       } catch {
         byId("live").textContent = "· no longer served";
       }

@@ -315,10 +315,10 @@ def _training(root: Path, status: Status) -> Section:
     for key, title, says in (
         ("loss", "Loss", "mean over the tokens of each step, before the step"),
         ("gradient_norm", "Gradient norm", "before clipping; dashed: the limit"),
-        ("learning_rate", "Learning rate", "what each step really used"),
+        ("learning_rate", "Learning rate of each step", "what each step really used"),
     ):
         points = [
-            Point(title.lower(), float(number), row[key], remark=f"cycle {row['cycle']}")
+            Point(_words(key), float(number), row[key], remark=f"cycle {row['cycle']}")
             for number, row in enumerate(steps, start=1)
             if isinstance(row.get(key), int | float)
         ]
@@ -353,29 +353,30 @@ def _fates(root: Path) -> list[Point]:
 
 def _model(status: Status) -> Section:
     charts = []
-    for title, says, wanted in (
+    for title, says, from_zero, wanted in (
         (
-            "Entropy", "nats per token: on fixed completions of v0, and on the version's own",
+            "Entropy", "nats per token: on fixed completions of v0, and on the version's own", False,
             [("fixed completions", "probe/entropy"), ("own completions", "entropy")],
         ),
         (
-            "Diversity", "share of the programs of a prompt that are distinct",
+            "Diversity", "share of the programs of a prompt that are distinct", True,
             [("dev", "dev/diversity/unique_fraction"), ("train", "diversity/unique_fraction")],
         ),
         (
-            "Distinct programs among 4", "expected number of distinct programs in 4 samples of a prompt",
+            "Distinct programs among 4", "expected number of distinct programs in 4 samples of a prompt", True,
             [("dev", "dev/diversity/distinct@4"), ("train", "diversity/distinct@4")],
         ),
         (
-            "KL divergence", "nats per token, from the start model and from the version it was trained from",
+            "KL divergence", "nats per token, from the start model and from the version it was trained from", True,
             [("from v0", "kl_to_start"), ("from the previous version", "kl_to_previous")],
         ),
-        ("Length", "mean number of tokens of a completion", [
-            ("train", "completion_tokens_mean"), ("dev", "dev/completion_tokens_mean"),
-        ]),
+        (
+            "Length", "mean number of tokens of a completion", False,
+            [("train", "completion_tokens_mean"), ("dev", "dev/completion_tokens_mean")],
+        ),
     ):  # fmt: skip
         if points := _metrics(status, wanted):
-            charts.append(lines(title, says, points, axis=_VERSION))
+            charts.append(lines(title, says, points, axis=_VERSION, from_zero=from_zero))
     return Section("model", "How the model changes", (), tuple(charts))
 
 
@@ -395,7 +396,7 @@ def _cost(status: Status) -> Section:
     memory = [("main memory", "peak_memory_bytes"), ("GPU, highest reading", "gpu_memory_bytes_max")]
     if points := _metrics(status, memory, at=_CYCLE):
         gigabytes = [Point(point.series, point.at, point.value / 1e9) for point in points]
-        charts.append(lines("Memory", "the most in use at once, in GB", gigabytes, axis=_CYCLE))
+        charts.append(lines("Memory", "the most in use at once, in GB", gigabytes, axis=_CYCLE, from_zero=True))
     power = [("mean power, W", "gpu_power_watts_mean"), ("highest temperature, °C", "gpu_temperature_celsius_max")]
     if points := _metrics(status, power, at=_CYCLE):
         charts.append(lines("GPU", "readings of its sensors", points, axis=_CYCLE))

@@ -117,6 +117,17 @@ class _TensorBoard:
         self._writer.flush()
 
 
+def _check_writable(folder: str | Path) -> None:
+    """Make the folder if it is not there.
+
+    Raises:
+        OSError: It cannot be made, or nothing can be written there.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
 def as_markdown_code(text: str) -> str:
     """Text that TensorBoard, which renders Markdown, shows as it is: no line of an indented block can end the block."""
     return "".join(f"    {line}\n" for line in text.splitlines())
@@ -126,6 +137,9 @@ class _Wandb:
     def __init__(self, opening: Opening, run_id: str, resumed: bool) -> None:
         import wandb
 
+        # wandb would take the system's temporary folder, and say so in its own log only.
+        folder = os.environ.get("WANDB_DIR", opening.root)
+        _check_writable(folder)
         self._wandb = wandb
         self._run = wandb.init(
             project=opening.project,
@@ -133,7 +147,7 @@ class _Wandb:
             name=opening.name,
             id=run_id,
             resume="allow",
-            dir=os.environ.get("WANDB_DIR", opening.root),
+            dir=folder,
             config=dict(opening.config),
             settings=wandb.Settings(console="off"),
         )
@@ -168,9 +182,7 @@ class _Trackio:
         self._failure: str | None = None
         warnings.filterwarnings("always", message="trackio ")
         warnings.showwarning = self._heard
-        TRACKIO_DIR.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=TRACKIO_DIR):
-            pass
+        _check_writable(TRACKIO_DIR)
         # Trackio knows a run by its name, and folders of two projects may have the same.
         self._run = trackio.init(
             project=opening.project,

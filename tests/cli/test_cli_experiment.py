@@ -71,6 +71,7 @@ def test_wrong_use_says_what_is_wrong(file: Path, cli: Cli) -> None:
     assert wrong.code == 2 and "seeds: found an empty list" in wrong.err
     missing = cli("experiment", "run", file.parent / "none.yaml")
     assert missing.code == 2 and "none.yaml: no such file" in missing.err
+    assert "configuration file" not in missing.err and "fix: check the path" in missing.err
     assert not (file.parent / "out").exists()
 
 

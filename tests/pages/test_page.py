@@ -88,6 +88,25 @@ def test_every_chart_has_its_values_as_a_table(root: Path) -> None:
             assert float(cell) == sum(reached(each) == name for each in verdicts)
 
 
+def test_no_two_charts_have_the_same_name(root: Path) -> None:
+    titles = [chart.title for section in run_sections(root)[1] for chart in section.charts]
+    assert {"Learning rate", "Learning rate of each step"} <= set(titles)
+    assert len(titles) == len(set(titles))
+
+
+def test_amounts_are_drawn_from_zero(root: Path) -> None:
+    charts = {chart.title: chart for section in run_sections(root)[1] for chart in section.charts}
+
+    def numbers(title: str) -> set[float]:
+        """The labels of the axes that are numbers."""
+        labels = re.findall(r"<text[^>]*>(-?[\d.]+)</text>", str(charts[title].drawing))
+        return {float(each) for each in labels}
+
+    for title in ("Diversity", "Memory"):
+        assert 0 in numbers(title), title
+    assert 0 not in numbers("Loss"), "where the change counts, not the amount"
+
+
 def test_samples_carry_pieces_that_are_the_completion(root: Path) -> None:
     entries = samples_of(payload(root, 1, {}, "c"))
     stored = {(each.set_name, each.key): each for each in stored_samples(root, version=1)}

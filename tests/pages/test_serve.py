@@ -129,8 +129,16 @@ def test_an_open_page_shows_a_new_result_without_being_touched(served: tuple[Pat
     page = watched.open(f"http://127.0.0.1:{port}/")
     assert "finished" not in page.locator(".state").inner_text()
     page.locator("#live", has_text="live").wait_for()
+    page.locator("#set").select_option("train")
+    page.get_by_role("checkbox", name="flaky").check()
+    page.get_by_role("searchbox").fill("train3")
     (root.parent / "result.json").rename(root / "result.json")
     page.locator(".state", has_text="finished").wait_for(timeout=60_000)
+    page.locator("#count", has_text="1 of 14 prompts").wait_for()
+    assert page.locator("#set").input_value() == "train" and page.get_by_role("checkbox", name="flaky").is_checked()
+    assert page.locator("#prompts .id").all_text_contents() == ["train3"], "the filters are those of before"
+    page.reload()
+    page.locator("#count", has_text="6 of 14 prompts").wait_for()  # a reload by hand begins anew
     assert watched.problems == []
     assert {each.rpartition("/")[2] for each in watched.requests} <= {"", "state"}
 

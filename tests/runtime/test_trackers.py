@@ -280,7 +280,10 @@ def test_a_tracker_that_fails_costs_a_warning_and_the_next_attempt_reports_what_
         assert len(missing) <= len(lost)
 
 
-@pytest.mark.parametrize(("tracker", "variable"), [("trackio", "TRACKIO_DIR"), ("mlflow", "MLFLOW_TRACKING_URI")])
+@pytest.mark.parametrize(
+    ("tracker", "variable"),
+    [("trackio", "TRACKIO_DIR"), ("mlflow", "MLFLOW_TRACKING_URI"), ("wandb", "WANDB_DIR")],
+)
 def test_a_folder_that_cannot_be_written_is_said(
     tracker: str, variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -139,12 +139,12 @@ def _with_families(path: Path) -> None:
 
 
 def _with_training(root: Path) -> None:
-    """What the scripted trainer does not compute: losses, gradient norms, entropies."""
+    """What the scripted run does not compute: losses, gradient norms, entropies, the diversity of more samples."""
     for folder in sorted((root / "cycles").iterdir()):
         measurement = read_json(folder / "measurement.json")
         version = measurement["policy_version"]
         measurement["metrics"] |= {"entropy": 0.9 - version / 10, "probe/entropy": 0.8 - version / 10}
-        measurement["metrics"] |= {"kl_to_start": version / 100}
+        measurement["metrics"] |= {"kl_to_start": version / 100, "dev/diversity/unique_fraction": 0.9 - version / 50}
         write_json(folder / "measurement.json", measurement)
         log = folder / "training_log.jsonl"
         if log.is_file():

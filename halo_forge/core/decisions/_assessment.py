@@ -34,10 +34,11 @@ def screen_totals(settings: DecisionsSection, incumbent: int, before: Totals, af
     """The first look: `before` are the incumbent's dev samples, `after` the candidate's.
 
     ahead: at least `min_improvement` and at least `screen_z` standard errors above.  suspect: at least `screen_z`
-    standard errors below.  too_few_to_tell: one or the other, but the difference rests on a single prompt.
-    underpowered: fewer prompts than `min_prompts`, or a standard error above `max_standard_error` with a difference
-    that is smaller than its minimum detectable effect (equal differences on all prompts, such as none at all, have no
-    error of their own).  held: everything else.
+    standard errors below.  too_few_to_tell: one or the other, but the difference rests on a single prompt; or nothing
+    passes in either version, which does not show that nothing improves.  underpowered: fewer prompts than
+    `min_prompts`, or a standard error above `max_standard_error` with a difference that is smaller than its minimum
+    detectable effect (equal differences on all prompts, such as none at all, have no error of their own).  held:
+    everything else.
     """
     found = compare_totals(before, after, settings.scale)
     if found is None or found.num_prompts < settings.min_prompts:
@@ -46,7 +47,7 @@ def screen_totals(settings: DecisionsSection, incumbent: int, before: Totals, af
     if vague and abs(found.difference) < found.minimum_detectable_effect:
         return Assessment("underpowered", incumbent, found)
     look = _look(settings, found)
-    if look != "held" and found.rests_on_one_prompt:
+    if found.all_zero or (look != "held" and found.rests_on_one_prompt):
         return Assessment("too_few_to_tell", incumbent, found)
     return Assessment(look, incumbent, found)
 

@@ -37,6 +37,7 @@ class VersionComparison:
         rests_on_one_prompt: Without some single prompt no difference in this direction is left.
         z_without_one: The z nearest to 0, or furthest beyond it, that leaving out a single prompt gives; None without
             a spread.
+        all_zero: No sample of either version has a value above 0, such as a pass.
     """
 
     difference: float
@@ -47,6 +48,7 @@ class VersionComparison:
     num_changed: int = 0
     rests_on_one_prompt: bool = False
     z_without_one: float | None = None
+    all_zero: bool = False
 
     @property
     def minimum_detectable_effect(self) -> float:
@@ -114,6 +116,7 @@ def compare_totals(before: Totals, after: Totals, scale: Literal["pp", "logit"] 
         num_changed=sum(each != 0.0 for each in differences),
         rests_on_one_prompt=not uniform and _rests_on_one(differences, rises),
         z_without_one=z if z is None or uniform else _z_without_one(steps, rises),
+        all_zero=not any(total for pair in pairs for total, _ in pair),
     )
 
 

@@ -130,7 +130,8 @@ def _consequences(settings: DecisionsSection, state: Mapping[str, Any], action: 
 
 def _found(settings: DecisionsSection, version: int, assessment: Assessment) -> str:
     if assessment.outcome == "too_few_to_tell":
-        words = f"too few {_PASSES[settings.metric.removeprefix('dev/')]} to tell: one prompt decides"
+        why = "there are none" if assessment.screen is not None and assessment.screen.all_zero else "one prompt decides"
+        words = f"too few {_PASSES[settings.metric.removeprefix('dev/')]} to tell: {why}"
     else:
         words = _OUTCOME_IN_WORDS[assessment.outcome]
     if assessment.compared_with is None:

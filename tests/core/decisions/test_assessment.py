@@ -180,6 +180,13 @@ def test_one_prompt_is_too_few_to_tell(steps: list[int], outcome: str) -> None:
     assert found.screen.num_changed == sum(step != 0 for step in steps)
 
 
+@pytest.mark.parametrize(("base", "outcome"), [(0, "too_few_to_tell"), (4, "held"), (8, "held")])
+def test_where_nothing_passes_in_either_version_there_is_too_little_to_tell(base: int, outcome: str) -> None:
+    before, after = spread(base, [0] * 64)
+    found = screen_totals(SETTINGS, 0, before, after)
+    assert (found.outcome, found.screen and found.screen.num_changed) == (outcome, 0)
+
+
 def test_without_one_prompt_by_hand() -> None:
     """Without the last prompt the differences are 0.5, 0.5, 0.25: mean 5/12, sum of squares around it 1/24."""
     found = compare_totals(counts(0, 0, 0, 0, num=4), counts(2, 2, 1, 4, num=4))

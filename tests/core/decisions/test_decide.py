@@ -146,6 +146,12 @@ def test_what_rests_on_one_prompt_is_no_lead_and_no_evidence_that_nothing_improv
     assert reward.reason.endswith("too few rewards to tell: one prompt decides")
 
 
+def test_where_nothing_passes_the_reason_says_so() -> None:
+    nothing = Assessment("too_few_to_tell", 0, VersionComparison(0.0, 0.01, None, 64, uniform=True, all_zero=True))
+    found = decide(DecisionsSection(), [decide_first(9)], nothing, [{}, {}], 9)
+    assert found.reason.endswith("too few passes to tell: there are none") and found.action == "continue"
+
+
 def test_a_fall_of_another_metric_is_said_in_the_same_line() -> None:
     fell = {"compile_rate": VersionComparison(-0.094, 0.06, -1.57, 32), "reward_mean": comparison(-0.087, 0.05)}
     found = decide(
