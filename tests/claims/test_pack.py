@@ -210,7 +210,7 @@ def test_a_run_that_was_redone_says_so(tmp_path: Path, verifiers: Verifiers) -> 
     execute(inputs(tmp_path), tmp_path / "run")
     api.resume(tmp_path / "run", from_cycle=2)
     found = rechecked(packed(tmp_path / "run"))
-    assert found.is_confirmed and found.history["redone_from_cycles"] == [2]
+    assert found.is_confirmed and found.claimed["history"]["redone_from_cycles"] == [2]
     assert not any("superseded" in name for name in members(tmp_path / "run.claim.zip"))
 
 
