@@ -84,11 +84,12 @@ def status(file: Path = FILE, overrides: list[str] | None = SET, as_json: bool =
     """Show how far an experiment is, one row per run."""
     from halo_forge.experiments.execute import check_same
     from halo_forge.experiments.file import load_experiment
-    from halo_forge.experiments.progress import read_progress
+    from halo_forge.experiments.progress import check_runs, read_progress
 
     experiment = load_experiment(file, overrides if overrides is not None else ())
     if (experiment.root / "experiment.json").is_file():
         check_same(experiment)
+    check_runs(experiment)
     _print(read_progress(experiment), as_json)
 
 

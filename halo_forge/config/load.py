@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from halo_forge.config.explain import problems_of
 from halo_forge.config.problems import Problem
 from halo_forge.config.sections import RaftConfig
+from halo_forge.config.shares import with_numbers
 from halo_forge.config.spellings import Normalised, normalised
 from halo_forge.config.yaml_io import MAX_DIGITS, Document, KeyPath, apply_overrides, dump, leaves, load_document
 from halo_forge.core.errors import ConfigError
@@ -33,6 +34,7 @@ WITHOUT_INFLUENCE = (
     *(("engine", key) for key in ("python", "gpu_memory_utilization", "max_policy_gap")),
     *(("engine", key) for key in ("max_in_flight", "timeout_seconds", "retry_seconds", "start_timeout_seconds")),
     ("training", "max_tokens_per_pass"),
+    ("training", "learning_rate_origin"),
 )
 """(section, key) of the keys that no result of a run depends on."""
 
@@ -74,6 +76,11 @@ def load_config(
     return checked(document, None if isinstance(source, Mapping) else f"runs/{Path(source).stem}")
 
 
+def is_supervised(document: Document) -> bool:
+    """Whether a file is the configuration of a supervised stage: only these have a section `data`."""
+    return isinstance(document.data.get("data"), Mapping)
+
+
 def checked(document: Document, output_dir: str | None = None) -> LoadedConfig:
     """The configuration of a document that was read, and changed where it is to be.
 
@@ -83,7 +90,14 @@ def checked(document: Document, output_dir: str | None = None) -> LoadedConfig:
     Raises:
         ConfigError: As `load_config`.
     """
-    found = normalised({**({} if output_dir is None else {"output_dir": output_dir}), **document.data})
+    if is_supervised(document):
+        raise ConfigError(
+            f"{document.path}: this is the configuration of a supervised stage: it has a section `data`",
+            f"run it with `halo-forge sft run {document.path}`",
+        )
+    data, unresolved = with_numbers({**({} if output_dir is None else {"output_dir": output_dir}), **document.data})
+    found = normalised(data)
+    found.problems += unresolved
     try:
         if not found.problems:
             return LoadedConfig(RaftConfig.model_validate(found), document)
@@ -158,7 +172,7 @@ def influential_data(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The same of a configuration that is plain data, every value given; it is not changed."""
     data = copy.deepcopy(dict(settings))
     for section, key in WITHOUT_INFLUENCE:
-        (data if section is None else data[section]).pop(key, None)
+        (data if section is None else data.get(section, {})).pop(key, None)  # a supervised stage has fewer sections
     return data
 
 

@@ -45,12 +45,13 @@ class Speed:
 
 
 def earlier_runs(experiment: Experiment, like: Sequence[Path]) -> list[MeasuredRun]:
-    """The runs that are named, the run that is forked, and those of the experiment itself that measured something.
+    """The runs that are named, the one that is forked if it is still there, and those of the experiment itself, as far
+    as they measured something.
 
     Raises:
         RunDirError: A named directory is not a run, or a file of it cannot be read.
     """
-    roots = [*like, *(() if experiment.fork is None else (experiment.fork.run,))]
+    roots = [*like, *(() if experiment.fork is None or experiment.fork_is_gone else (experiment.fork.run,))]
     roots += [
         root for arm, seed in experiment.runs() if ((root := experiment.run_root(arm, seed)) / "run.json").is_file()
     ]

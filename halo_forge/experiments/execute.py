@@ -26,7 +26,14 @@ from halo_forge.core.errors import RunDirError
 from halo_forge.core.wording import counted
 from halo_forge.experiments.devices import slots_of
 from halo_forge.experiments.file import Arm, Experiment
-from halo_forge.experiments.progress import Failure, cycles_done, read_failures, read_progress, write_failures
+from halo_forge.experiments.progress import (
+    Failure,
+    check_runs,
+    cycles_done,
+    read_failures,
+    read_progress,
+    write_failures,
+)
 from halo_forge.runtime.assembly import run_config
 from halo_forge.store.files import EDITED, explained, read_json, write_json, write_text
 from halo_forge.store.lock import RunLock, writing_process
@@ -104,10 +111,12 @@ def execute(
 
     Raises:
         ConfigError: Fewer devices than `parallel`.
-        RunDirError: The folder is in use, holds something else, or an experiment whose file was another one.
+        RunDirError: The folder is in use, holds something else, an experiment whose file was another one, or in an
+            arm's folder the run of another arm.
     """
     slots = slots_of(experiment, parallel)
     with _opened(experiment, resume=resume):
+        check_runs(experiment)
         return _Execution(experiment, slots, program, options, say).run()
 
 
@@ -133,9 +142,21 @@ def _opened(experiment: Experiment, *, resume: bool) -> Iterator[None]:
             own = {"schema_version": SCHEMA_VERSION, "digest": experiment.digest, "question": experiment.question}
             more = {"file": experiment.text, "set": list(experiment.given), "identity": experiment.identity()}
             write_json(path, {**own, **more})
+        _keep_fork(experiment)
         yield
     finally:
         lock.release()
+
+
+def _keep_fork(experiment: Experiment) -> None:
+    """Copy what a status and a report need of the run of `fork`, which may be removed once all arms have started."""
+    if experiment.fork is None or experiment.fork_is_gone:
+        return
+    kept = experiment.kept_fork
+    with explained(kept):
+        kept.mkdir(parents=True, exist_ok=True)
+        for name in ("config.resolved.yaml", "run.json"):  # the second says that both are there
+            write_text(kept / name, (experiment.fork.run / name).read_text(encoding="utf-8"))
 
 
 def check_same(experiment: Experiment, *, resume: bool = True) -> None:
@@ -263,8 +284,8 @@ class _Execution:
         experiment, settings = self.experiment, resolved(self.experiment.config(arm, seed).config)
         settings["notify_command"] = []  # it is for the end of the experiment
         more = ["--resume", *self._shared(arm, seed), *self._options]
-        if experiment.fork is not None:
-            stored = resolved(run_config(experiment.fork.run).config)
+        if experiment.fork is not None and experiment.forked is not None:
+            stored = resolved(run_config(experiment.forked).config)
             changed = [key for key in settings if settings[key] != stored[key] and key != "output_dir"]
             words = [word for key in changed for word in ("--set", f"{key}={json.dumps(settings[key])}")]
             place = ["--from-cycle", str(experiment.fork.from_cycle), "--output-dir", settings["output_dir"]]

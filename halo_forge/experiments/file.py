@@ -152,6 +152,8 @@ class Experiment:
         given: `--set` as given on the command line.
         root: Its folder, which need not exist.
         base: The document that all arms change, with the settings that all of them have.
+        forked: Where run.json and the configuration of the run of `fork` are read: there, or in `kept_fork` once that
+            run is gone.
     """
 
     path: Path
@@ -166,6 +168,7 @@ class Experiment:
     assumptions: AssumptionsSection
     fork: ForkPoint | None
     base: Document
+    forked: Path | None = None
 
     def arm(self, name: str) -> Arm:
         """The arm of that name, which exists."""
@@ -204,10 +207,20 @@ class Experiment:
             arms[arm.name] = influential(self.config(arm, self.seeds[0]).config)
             del arms[arm.name]["seed"]
         fork = None
-        if self.fork is not None:
-            fork = {"run": read_identity(self.fork.run)["config_digest"], "from_cycle": self.fork.from_cycle}
+        if self.fork is not None and self.forked is not None:
+            fork = {"run": read_identity(self.forked)["config_digest"], "from_cycle": self.fork.from_cycle}
         primary = [vars(comparison) for comparison in self.primary]
         return {"arms": arms, "seeds": list(self.seeds), "primary": primary, "fork": fork}
+
+    @property
+    def kept_fork(self) -> Path:
+        """Where this experiment keeps what it needs of the run of `fork` for a status and a report."""
+        return _kept_fork(self.root)
+
+    @property
+    def fork_is_gone(self) -> bool:
+        """Whether the run of `fork` was removed after this experiment was started."""
+        return self.fork is not None and self.forked != self.fork.run
 
     @property
     def digest(self) -> str:
@@ -235,9 +248,11 @@ def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> Experime
     own = [each for each in given if each.partition("=")[0].partition(".")[0].strip() in fields(ExperimentSection)]
     document = apply_overrides(document, own)
     section = _section(document)
+    root = Path(section.output_dir or f"runs/experiments/{document.path.stem}")
+    forked = None if section.fork is None else _forked(Path(section.fork.run), root)
     values = [(key, value, document.where(("set", key))) for key, value in section.settings.items()]
     of_all = [each for each in given if each not in own]
-    plain = _base(section, document)
+    plain = _base(section, document, forked)
     base = apply_overrides(apply_values(plain, values, f"{document.path}:"), of_all)
     if problems := [*_replaced({("set",): section.settings}, plain), *_replaced(_places_of_arms(section), base)]:
         raise as_error(problems, Normalised(document.data), document, _HINT)
@@ -249,11 +264,12 @@ def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> Experime
         arms=_arms(section, document),
         seeds=_seeds(section, base, document),
         primary=tuple(Comparison(**each.model_dump()) for each in section.primary),
-        root=Path(section.output_dir or f"runs/experiments/{document.path.stem}"),
+        root=root,
         share=section.share,
         assumptions=section.assumptions,
         fork=None if section.fork is None else ForkPoint(Path(section.fork.run), section.fork.from_cycle),
         base=base,
+        forked=forked,
     )
     _refuse_hidden(experiment, of_all)
     _check_arms(experiment)
@@ -381,10 +397,19 @@ def _comparisons(section: ExperimentSection, names: list[str]) -> Iterator[Probl
             )
 
 
-def _base(section: ExperimentSection, document: Document) -> Document:
+def _kept_fork(root: Path) -> Path:
+    return root / "state" / "forked"
+
+
+def _forked(run: Path, root: Path) -> Path:
+    kept = _kept_fork(root)
+    return kept if not (run / "run.json").is_file() and (kept / "run.json").is_file() else run
+
+
+def _base(section: ExperimentSection, document: Document, forked: Path | None) -> Document:
     """The configuration that all arms change: of a file, or of the run that they continue."""
-    if section.fork is not None:
-        return run_config(Path(section.fork.run)).document
+    if forked is not None:
+        return run_config(forked).document
     assert section.base is not None  # _sources has looked
     path = document.path.parent / section.base
     try:
@@ -477,7 +502,7 @@ def _check_arms(experiment: Experiment) -> None:
     for arm in experiment.arms:
         try:
             loaded = experiment.config(arm, experiment.seeds[0])
-            if experiment.fork is not None:
+            if experiment.fork is not None and not experiment.fork_is_gone:
                 check_fork(experiment.fork, run_config(experiment.fork.run).config, loaded)
             settings = digest_of(influential(loaded.config))
         except ConfigError as error:

@@ -246,8 +246,8 @@ def _shared_samples(
     """
     taken: list[int | None] = []
     seen: set[str] = set()
-    if experiment.fork is not None:
-        seen.add(_sampling(run_config(experiment.fork.run).config, experiment.fork.from_cycle))
+    if experiment.fork is not None and experiment.forked is not None:
+        seen.add(_sampling(run_config(experiment.forked).config, experiment.fork.from_cycle))
     for arm in arms:
         config, cycle = configs[arm.name], arm.cycles[0].cycle
         dev, train = _dev_sampling(config), _sampling(config, cycle)

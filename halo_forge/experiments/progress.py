@@ -9,8 +9,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from halo_forge.config.load import differing_keys, influential
+from halo_forge.core.errors import RunDirError
 from halo_forge.core.wording import counted, roughly
 from halo_forge.experiments.file import Experiment
+from halo_forge.runtime.assembly import run_config
 from halo_forge.store.files import as_written, explained, read_json, read_jsonl, write_json
 from halo_forge.store.lock import writing_process
 from halo_forge.store.run import cycle_folders
@@ -107,6 +110,24 @@ class ExperimentProgress:
     def to_row(self) -> dict[str, Any]:
         """As plain JSON data."""
         return {**asdict(self), "saved": asdict(self.saved)}
+
+
+def check_runs(experiment: Experiment) -> None:
+    """Whether the runs in the folders of the arms are those of the arms, and not others that were put there.
+
+    Raises:
+        RunDirError: One is not, with each key that differs; or a file cannot be read.
+    """
+    for arm, seed in experiment.runs():
+        root = experiment.run_root(arm, seed)
+        if not (root / "run.json").is_file():
+            continue
+        wanted, found = influential(experiment.config(arm, seed).config), influential(run_config(root).config)
+        if rows := "\n".join(f"  {key}: {was!r}, not {is_!r}" for key, was, is_ in differing_keys(found, wanted)):
+            raise RunDirError(
+                f"{root}: not the run of arm {arm.name} with seed {seed}:\n{rows}",
+                "move it away, and run the experiment with --resume",
+            )
 
 
 def read_progress(experiment: Experiment) -> ExperimentProgress:

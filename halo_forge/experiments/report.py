@@ -14,7 +14,7 @@ from halo_forge.core.errors import RunDirError
 from halo_forge.core.wording import counted
 from halo_forge.experiments.execute import check_same
 from halo_forge.experiments.file import Comparison, Experiment
-from halo_forge.experiments.progress import read_failures
+from halo_forge.experiments.progress import check_runs, read_failures
 from halo_forge.runtime.assembly import run_config
 
 
@@ -91,10 +91,11 @@ def report(experiment: Experiment) -> ExperimentReport:
 
     Raises:
         RunDirError: No run has measured anything yet, the experiment was started with other arms, seeds or comparisons
-            than the file has now, or a file cannot be read.
+            than the file has now, an arm's folder holds another run, or a file cannot be read.
     """
     if (experiment.root / "experiment.json").is_file():
         check_same(experiment)  # a hypothesis that was changed after a look at the results is none
+    check_runs(experiment)
     arms = measured_arms(experiment)
     if not arms:
         raise RunDirError(

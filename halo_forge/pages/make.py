@@ -1,4 +1,4 @@
-"""The page of a run or an experiment, from its files to HTML."""
+"""The page of a run, an evaluation or an experiment, from its files to HTML."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import hashlib
 from pathlib import Path
 
 from halo_forge.api import RunDirectory
+from halo_forge.evaluations.execute import read_evaluation
 from halo_forge.experiments.file import Experiment
 from halo_forge.pages.document import html
+from halo_forge.pages.evaluation_page import evaluation_samples, evaluation_sections
 from halo_forge.pages.experiment_page import experiment_sections
 from halo_forge.pages.run_page import run_sections
 from halo_forge.pages.samples import payload
@@ -64,6 +66,21 @@ def experiment_state(experiment: Experiment) -> str:
     """Changes whenever one of the runs has sealed something."""
     states = [run_state(experiment.run_root(arm, seed)) for arm, seed in experiment.runs()]
     return hashlib.sha256(repr(states).encode()).hexdigest()[:16]
+
+
+def evaluation_html(root: Path, *, state: str | None = None) -> str:
+    """The page of the evaluation in `root`, as far as it has come.
+
+    Raises:
+        RunDirError: It holds none, or a file of it cannot be read.
+    """
+    stored = read_evaluation(root)
+    facts, sections = evaluation_sections(stored)
+    if not stored.samples:
+        return html(facts, sections, None, state=state)
+    room = MOST_BYTES - len(html(facts, sections, None, state=state).encode())
+    samples, notes = evaluation_samples(stored, most_bytes=max(0, room))
+    return html(facts, sections, samples, notes=notes, state=state)
 
 
 def run_state(root: Path) -> str:

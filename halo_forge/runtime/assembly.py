@@ -51,6 +51,7 @@ from halo_forge.runtime.prompt_sets import (
     start_warnings,
     summaries,
 )
+from halo_forge.runtime.sft_start import check_same_base, start_notes
 from halo_forge.runtime.sharing import Sharing, Source
 from halo_forge.runtime.tracking import check_trackers, reporting
 from halo_forge.store.files import read_json
@@ -75,14 +76,18 @@ def planned_with(config: RaftConfig, local: Mapping[str, Sequence[Prompt]]) -> P
     """The preview of a configuration whose local prompt sets were read.
 
     Raises:
-        ConfigError: A schedule reads the pass rate of a set without tests.
+        ConfigError: A schedule reads the pass rate of a set without tests, or the supervised stage that the run starts
+            from does not fit.
     """
     sets = summaries(config, local)
     num = {name: len(prompts) for name, prompts in local.items()}
     has_tests = "train" not in local or any(map(is_tested, local["train"]))
     found = preview(config, num.get("train"), num.get("dev"), has_tests, num.get("test"))
     return dataclasses.replace(
-        found, prompts=sets, warnings=(*prompt_warnings(config, sets), *row_warnings(config, local), *found.warnings)
+        found,
+        prompts=sets,
+        warnings=(*prompt_warnings(config, sets), *row_warnings(config, local), *found.warnings),
+        notes=start_notes(config, local),
     )
 
 
@@ -119,6 +124,7 @@ def open_run(
         library_warnings = stack.enter_context(LibraryWarnings().collected())
         prompts = load_prompt_sets(config)
         _check_engine(config)
+        start = start_notes(config, prompts.by_name())
         sources = [Source.read(root) for root in share_from]
         run = stack.enter_context(Run(Path(config.output_dir)))
         if not run.is_new:
@@ -131,7 +137,9 @@ def open_run(
         failing = verifier.check_references(asked) if run.is_new else iter(())  # while the model is loaded
         sets = summaries(config, prompts.by_name())
         policy = _load_policy(config, profile, date, asked)
-        profile = profile if policy is None else policy.profile
+        if policy is not None:
+            profile = policy.profile
+            check_same_base(config, policy.identity)
         runtime = Runtime(
             prompts=prompts.by_id(),
             engine=_open_engine(config, policy, run, stack),
@@ -145,7 +153,7 @@ def open_run(
             hardware=profile.described(),
             warnings=(*start_warnings(config, sets, prompts, dropped), *reference_warnings(failing)),
             checked_by=tuple(lines_of(sets)),
-            notes=() if policy is None else policy.rendering.notes(),
+            notes=(*start, *(() if policy is None else policy.rendering.notes())),
         )
         identity = identity_of(config, read, verifier.toolchain(), policy)
         identity |= {"hardware": _choices(config, profile, policy, workers), "rendering": _rendering(policy, asked)}

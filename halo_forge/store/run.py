@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from halo_forge.core.errors import RunDirError
 from halo_forge.core.records import Record
@@ -193,7 +193,7 @@ class Run:
             with contextlib.suppress(OSError):  # not empty: another process has opened a run here meanwhile
                 self.root.rmdir()
 
-    def __enter__(self) -> Run:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,9 +21,9 @@ from halo_forge.cli.experiment import _print
 from halo_forge.cli.experiment_report import print_report
 from halo_forge.core.comparison import Judgement
 from halo_forge.core.errors import RunDirError
-from halo_forge.experiments.execute import SCHEMA_VERSION
+from halo_forge.experiments.execute import SCHEMA_VERSION, _opened, execute
 from halo_forge.experiments.file import Experiment, load_experiment
-from halo_forge.experiments.progress import ExperimentProgress, RunProgress
+from halo_forge.experiments.progress import ExperimentProgress, RunProgress, check_runs, read_progress
 from halo_forge.experiments.report import _ranking, measured_arms, report
 from halo_forge.store.shared import Saved
 
@@ -101,9 +103,11 @@ def test_arms_are_ranked_by_dev_and_compared_with_the_best_one(finished: Experim
     assert second.estimate.difference == pytest.approx(second.mean - first.mean)
 
 
-def test_equal_arms_share_a_place(partial: Experiment) -> None:
-    shutil.rmtree(partial.root / "constant")
-    shutil.copytree(partial.root / "decay", partial.root / "constant", symlinks=True)
+def test_equal_arms_share_a_place(finished: Experiment, partial: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    constant, inputs = partial.arm("constant"), finished.path.parent / "inputs"
+    for seed in partial.seeds:
+        shutil.rmtree(root := partial.run_root(constant, seed))
+        run_arm(monkeypatch, inputs, root, SHARES["decay"], constant.overrides, seed=seed)
     found = report(partial).ranking
     assert [(each.place, each.is_clear) for each in found] == [(1, False), (1, False)]
 
@@ -248,6 +252,56 @@ output_dir: {tmp_path / "fork"}
     found = report(experiment)
     assert found.hypotheses[0].verdict == "supported" and [each.place for each in found.ranking] == [1, 2]
     assert [each.arm for each in found.ranking] == ["high", "low"] and found.ranking[1].is_clear
+
+
+def test_a_fork_is_shown_and_judged_after_the_run_that_it_continues_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_arm(monkeypatch, tmp_path / "in", tmp_path / "run", [0.3, 0.3, 0.3], seed=4)
+    (tmp_path / "fork.yaml").write_text(
+        f"""\
+question: Which rate?
+arms: {{low: {{training.learning_rate: 1e-5}}, high: {{training.learning_rate: 1e-4}}}}
+primary: [{{treatment: high, control: low, metric: dev/pass_rate, at: final, expect: higher}}]
+fork: {{run: {run}, from_cycle: 2}}
+output_dir: {tmp_path / "fork"}
+""",
+        encoding="utf-8",
+    )
+    experiment = load_experiment(tmp_path / "fork.yaml")
+    with _opened(experiment, resume=False):
+        pass
+    for arm in experiment.arms:
+        run_arm(monkeypatch, tmp_path / "in", experiment.run_root(arm, 4), [0.3, 0.3, 0.6], arm.overrides, seed=4)
+    before = report(experiment), read_progress(experiment), experiment.digest
+    shutil.rmtree(run)
+    again = load_experiment(tmp_path / "fork.yaml")
+    assert (report(again), read_progress(again), again.digest) == before
+    with command_line(monkeypatch, capsys) as cli:
+        assert cli("experiment", "status", tmp_path / "fork.yaml").code == 0
+        assert cli("experiment", "run", tmp_path / "fork.yaml", "--resume").code == 0
+    shutil.rmtree(again.run_root(again.arms[0], 4))
+    said = list[str]()
+    (failure,) = execute(
+        again, resume=True, parallel=1, program=[sys.executable, "-m", "halo_forge"], say=said.append
+    ).failures
+    assert failure.arm == "low" and f"{run}: not a run directory" in failure.error
+
+
+def test_a_run_of_another_arm_in_the_folder_of_an_arm_is_refused(
+    partial: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("halo_forge.experiments.execute._opened", lambda *given, **more: contextlib.nullcontext())
+    decay, constant = partial.run_root(partial.arm("decay"), 1), partial.run_root(partial.arm("constant"), 1)
+    shutil.rmtree(decay)
+    shutil.copytree(constant, decay, symlinks=True)
+    wanted = r"seed-1: not the run of arm decay with seed 1:\n  training.learning_rate"
+    with pytest.raises(RunDirError, match=wanted):
+        report(partial)
+    with pytest.raises(RunDirError, match=wanted):
+        execute(partial, resume=True, parallel=1, program=["false"], say=print)
+    with pytest.raises(RunDirError, match=wanted):
+        check_runs(partial)
 
 
 def test_a_status_shows_the_fix_of_a_failed_run_on_a_line_of_its_own(
