@@ -137,9 +137,7 @@ def open_run(
         failing = verifier.check_references(asked) if run.is_new else iter(())  # while the model is loaded
         sets = summaries(config, prompts.by_name())
         policy = _load_policy(config, profile, date, asked)
-        if policy is not None:
-            profile = policy.profile
-            check_same_base(config, policy.identity)
+        profile = profile if policy is None else policy.profile
         runtime = Runtime(
             prompts=prompts.by_id(),
             engine=_open_engine(config, policy, run, stack),
@@ -153,7 +151,7 @@ def open_run(
             hardware=profile.described(),
             warnings=(*start_warnings(config, sets, prompts, dropped), *reference_warnings(failing)),
             checked_by=tuple(lines_of(sets)),
-            notes=(*start, *(() if policy is None else policy.rendering.notes())),
+            notes=(*start, *([] if policy is None else policy.rendering.notes())),
         )
         identity = identity_of(config, read, verifier.toolchain(), policy)
         identity |= {"hardware": _choices(config, profile, policy, workers), "rendering": _rendering(policy, asked)}
@@ -313,6 +311,7 @@ def _load_policy(config: RaftConfig, profile: Profile, date: datetime, prompts: 
         reasoning_marks=config.verifier.own_marks,
     )
     policy.check_tokens(prompts)
+    check_same_base(config, policy.identity)
     return policy
 
 
