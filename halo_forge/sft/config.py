@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 else:
     Verifier = tagged_union("halo_forge.verifiers.languages")
 
-_HINT = "correct these keys; sft.md in the documentation describes every key"
+_HINT = "correct these keys; `halo-forge docs sft` describes every key"
 
 
 class DataSection(Spec):
