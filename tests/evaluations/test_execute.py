@@ -66,12 +66,27 @@ def test_two_subjects_of_equal_completions_differ_by_nothing_and_the_detectable_
     tmp_path: Path,
 ) -> None:
     found = execute(planned(tmp_path), SilentObserver())
-    assert {(each["first"], each["second"]) for each in found.differences} == {("owner/first", "owner/second")}
-    assert {each["metric"] for each in found.differences} == {"pass_rate", "compile_rate", "reward_mean"}
-    for each in found.differences:
+    between = [each for each in found.differences if each["first_decoding"] == each["second_decoding"]]
+    assert {(each["first"], each["second"], each["first_decoding"]) for each in between} == {
+        ("owner/first", "owner/second", decoding) for decoding in ("greedy", "sampled")
+    }
+    assert {each["metric"] for each in between} == {"pass_rate", "compile_rate", "reward_mean"}
+    for each in between:
         assert each["values"]["difference"] == 0.0
         assert each["values"]["low"] < 0.0 < each["values"]["high"]
         assert each["values"]["minimum_detectable_effect"] > 0.0
+
+
+def test_a_subject_is_compared_under_both_decodings(tmp_path: Path) -> None:
+    found = execute(planned(tmp_path), SilentObserver())
+    rates = {(each["subject"], each["decoding"]): each["metrics"]["pass_rate"] for each in found.columns}
+    own = [each for each in found.differences if each["first_decoding"] != each["second_decoding"]]
+    assert {each["first"] for each in own} == {each["second"] for each in own} == {"owner/first", "owner/second"}
+    for each in own:
+        assert (each["first_decoding"], each["second_decoding"]) == ("greedy", "sampled")
+        if each["metric"] == "pass_rate":
+            change = rates[each["first"], "sampled"] - rates[each["first"], "greedy"]
+            assert each["values"]["difference"] == pytest.approx(change)
 
 
 def test_a_killed_evaluation_continues_and_leaves_the_same_files(tmp_path: Path) -> None:
