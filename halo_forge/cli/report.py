@@ -63,6 +63,7 @@ def _page(what: Path, overrides: list[str]) -> tuple[Path, Page]:
     from halo_forge.core.errors import ConfigError
     from halo_forge.pages.make import (
         evaluation_html,
+        evaluation_state,
         experiment_html,
         experiment_state,
         run_html,
@@ -84,7 +85,7 @@ def _page(what: Path, overrides: list[str]) -> tuple[Path, Page]:
     if (what / "experiment.json").is_file():
         raise ConfigError(f"{what} is the folder of an experiment", "name its file: halo-forge report FILE")
     if (what / "evaluation.json").is_file():
-        return what, Page(lambda state: evaluation_html(what, state=state), lambda: run_state(what))
+        return what, Page(lambda state: evaluation_html(what, state=state), lambda: evaluation_state(what))
     page = sft_html if is_sft_run(what) else run_html
     return what, Page(lambda state: page(what, state=state), lambda: run_state(what))
 

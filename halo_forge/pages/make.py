@@ -94,6 +94,16 @@ def evaluation_html(root: Path, *, state: str | None = None) -> str:
     return html(facts, sections, samples, notes=notes, state=state)
 
 
+def evaluation_state(root: Path) -> str:
+    """Changes whenever the evaluation has sealed a measurement or its result, and with nothing else."""
+    sealed = sorted(
+        (path.relative_to(root).as_posix(), path.stat().st_size)
+        for name in ("verdicts.jsonl", "result.json")
+        for path in root.rglob(name)
+    )
+    return hashlib.sha256(repr(sealed).encode()).hexdigest()[:16]
+
+
 def run_state(root: Path) -> str:
     """Changes whenever the run has sealed something, and with nothing else."""
     sealed = sorted(file for file in Attempts(root).finished_work() if not file[0].endswith(".part"))

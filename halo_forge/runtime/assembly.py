@@ -151,7 +151,7 @@ def open_run(
             hardware=profile.described(),
             warnings=(*start_warnings(config, sets, prompts, dropped), *reference_warnings(failing)),
             checked_by=tuple(lines_of(sets)),
-            notes=(*start, *(() if policy is None else policy.rendering.notes())),
+            notes=(*start, *([] if policy is None else policy.rendering.notes())),
         )
         identity = identity_of(config, read, verifier.toolchain(), policy)
         identity |= {"hardware": _choices(config, profile, policy, workers), "rendering": _rendering(policy, asked)}
@@ -320,6 +320,7 @@ def _load_policy(config: RaftConfig, profile: Profile, date: datetime, prompts: 
     )
     check_same_base(config, policy.identity)
     policy.check_tokens(prompts)
+    check_same_base(config, policy.identity)
     return policy
 
 
