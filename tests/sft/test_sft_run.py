@@ -9,15 +9,19 @@ import shutil
 import signal
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sft_cases import answer_loss
 from sft_stages import completions, execute, tree, write_config
 from tiny_models import load_policy
 
 from halo_forge.core.errors import LogitsNotFinite, RunDirError
 from halo_forge.core.lr_scheduler import learning_rate_factors
+from halo_forge.sft.config import load_sft_config
+from halo_forge.sft.data import read_sources, tokenized
 from halo_forge.sft.status import read_sft_status
 
 torch = pytest.importorskip("torch")
@@ -178,3 +182,14 @@ def test_a_full_disk_loses_nothing_and_damaged_files_say_what_to_delete(
         shutil.rmtree(tmp_path / "run/segments" / segment)
     execute(config, resume=True)
     assert (tmp_path / adapter).read_bytes() == (finished / adapter).read_bytes()
+
+
+def test_the_held_out_loss_is_that_of_training_with_the_end_of_turn(
+    finished: Path, tiny_models: dict[str, Path]
+) -> None:
+    config = load_sft_config(finished / "sft.yaml").config
+    rows = tokenized(config, read_sources(config), datetime(2026, 11, 30)).held_out
+    total, num_tokens = answer_loss(load_policy(tiny_models["llama"]), rows)
+    found = read(finished / "run/segments/000/evaluation.json")
+    assert found["num_tokens"] == num_tokens == sum(len(row.completion.token_ids) + 1 for row in rows)
+    assert found["held_out_loss"] == pytest.approx(float(total.detach()) / num_tokens, abs=1e-4)
