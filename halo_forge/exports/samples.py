@@ -87,7 +87,7 @@ def kept_samples(source: Source) -> KeptSamples:
 
 
 def _key(sample: StoredSample) -> tuple[int, str, int, str]:
-    # With the text: after a return to an earlier version, its prompts are sampled anew under the same indices.
+    # With the text: after a return to an earlier version, its prompts are sampled again under the same indices.
     completion = sample.completion
     return completion.policy_version, completion.prompt_id, completion.index, completion.text
 

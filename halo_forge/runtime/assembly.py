@@ -56,6 +56,7 @@ from halo_forge.runtime.sharing import Sharing, Source
 from halo_forge.runtime.tracking import check_trackers, reporting
 from halo_forge.store.files import read_json
 from halo_forge.store.run import CONTINUE_ELSEWHERE, Run, is_earlier, read_identity
+from halo_forge.store.sft import is_sft_run
 from halo_forge.supervisor import heartbeat
 from halo_forge.training.lora_sft import LoraSftTrainer
 from halo_forge.training.scripted import ScriptedTrainer
@@ -124,7 +125,6 @@ def open_run(
         library_warnings = stack.enter_context(LibraryWarnings().collected())
         prompts = load_prompt_sets(config)
         _check_engine(config)
-        start = start_notes(config, prompts.by_name())
         sources = [Source.read(root) for root in share_from]
         run = stack.enter_context(Run(Path(config.output_dir)))
         if not run.is_new:
@@ -137,9 +137,7 @@ def open_run(
         failing = verifier.check_references(asked) if run.is_new else iter(())  # while the model is loaded
         sets = summaries(config, prompts.by_name())
         policy = _load_policy(config, profile, date, asked)
-        if policy is not None:
-            profile = policy.profile
-            check_same_base(config, policy.identity)
+        profile = profile if policy is None else policy.profile
         runtime = Runtime(
             prompts=prompts.by_id(),
             engine=_open_engine(config, policy, run, stack),
@@ -153,7 +151,7 @@ def open_run(
             hardware=profile.described(),
             warnings=(*start_warnings(config, sets, prompts, dropped), *reference_warnings(failing)),
             checked_by=tuple(lines_of(sets)),
-            notes=(*start, *(() if policy is None else policy.rendering.notes())),
+            notes=(*start_notes(config, read.by_name()), *([] if policy is None else policy.rendering.notes())),
         )
         identity = identity_of(config, read, verifier.toolchain(), policy)
         identity |= {"hardware": _choices(config, profile, policy, workers), "rendering": _rendering(policy, asked)}
@@ -278,6 +276,12 @@ def run_config(root: Path) -> LoadedConfig:
         raise RunDirError(
             f"{root}: not a run directory of halo-forge", "name the output_dir of a run (it holds run.json)"
         )
+    if is_sft_run(root):
+        raise RunDirError(
+            f"{root}: a supervised stage, not a RAFT run",
+            f"look at it with `halo-forge sft status {root}` and `halo-forge report {root}`; a RAFT run starts from it"
+            f" with model.adapter: {root}/best",
+        )
     return _stored_config(path, root)
 
 
@@ -312,7 +316,9 @@ def _load_policy(config: RaftConfig, profile: Profile, date: datetime, prompts: 
         date=date,
         reasoning_marks=config.verifier.own_marks,
     )
+    check_same_base(config, policy.identity)
     policy.check_tokens(prompts)
+    check_same_base(config, policy.identity)
     return policy
 
 
