@@ -120,6 +120,15 @@ def test_the_address_and_the_command_of_a_server_are_removed() -> None:
     assert load_config(found)
 
 
+def test_the_run_that_a_learning_rate_is_a_share_of_has_no_path() -> None:
+    given = config_of()
+    said = "0.25 of 0.0002, the learning rate of "
+    given["training"]["learning_rate_origin"] = {"learning_rate": f"{said}/home/jane/runs/first"}
+    found, changed = shareable_config(given)
+    assert found["training"]["learning_rate_origin"] == {"learning_rate": f"{said}first"}
+    assert "training.learning_rate_origin" in changed
+
+
 def test_what_was_left_as_it_is_is_not_called_changed() -> None:
     own = {
         "model": {"model_name_or_path": "models/small"},
