@@ -238,6 +238,6 @@ def test_what_cannot_be_packed(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ClaimError, match="cannot be written"):
         pack_run(run, tmp_path / "no such folder/a.zip", with_prompts=True)
     (run / "result.json").unlink()
-    with pytest.raises(ClaimError, match="not finished") as caught:
+    with pytest.raises(RunDirError, match="not finished") as caught:
         packed(run)
     assert "raft resume" in caught.value.hint

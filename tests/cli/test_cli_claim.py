@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from claim_runs import Verifiers, edited, inputs, members, packed, rewritten, verify_programs
+from claim_runs import Verifiers, edited, inputs, packed, verify_programs
 from cli_calls import Cli, command_line
 from scripted_runs import execute
 
@@ -116,22 +113,6 @@ def test_bad_input_is_named_with_its_fix_and_nothing_is_lost(
     assert done.code == code
     assert said in done.err and "\n  fix: " in done.err
     assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
-
-
-def test_a_real_process_ends_without_a_traceback(tmp_path: Path, verifiers: Verifiers) -> None:
-    """An unfinished run, a cut file and one of another schema, as a shell sees them."""
-    execute(inputs(tmp_path, raft__num_cycles=1), tmp_path / "run")
-    path = packed(tmp_path / "run")
-    cut = tmp_path / "cut.zip"
-    cut.write_bytes(path.read_bytes()[:1000])
-    manifest = {**json.loads(members(path)["manifest.json"]), "claim_schema": 9}
-    schema = rewritten(path, {**members(path), "manifest.json": json.dumps(manifest).encode()}, forged=False)
-    (tmp_path / "run/result.json").unlink()
-    for arguments, code in ((("claim", tmp_path / "run"), 2), (("recheck", cut), 2), (("recheck", schema), 2)):
-        command = [sys.executable, "-m", "halo_forge", *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == code
-        assert "Traceback" not in done.stderr and "\n  fix: " in done.stderr and done.stdout == ""
 
 
 def test_a_full_disk_is_said_and_leaves_no_half_of_a_claim(cli: Cli, run: str, monkeypatch: pytest.MonkeyPatch) -> None:
