@@ -167,10 +167,10 @@ def demo(transcript: Transcript) -> None:
     run("halo-forge raft run quickstart.yaml --dry-run", "cycle")
     run("halo-forge raft run quickstart.yaml", "dev")
     run(f"halo-forge eval run {quickstart}@v0 {quickstart} --tasks builtin:c/test --decoding greedy", "pass@1")
-    run(f"halo-forge export {quickstart} --to merged --output-dir exports/merged")
-    run(f"halo-forge export {quickstart} --to gguf --output-dir exports/gguf")
-    run(f"halo-forge claim {quickstart} --output quickstart.claim.zip")
-    run("halo-forge recheck quickstart.claim.zip")
+    run(f"halo-forge export {quickstart} --to merged", "proof")
+    run(f"halo-forge export {quickstart} --to gguf", "proof")
+    run(f"halo-forge claim {quickstart}", r"quickstart\.claim\.zip")
+    run("halo-forge recheck runs/quickstart.claim.zip")
     run(f"halo-forge report {quickstart}", "html")
 
 

@@ -35,6 +35,7 @@ _BLOCK = 1 << 20
 _TIME = (1980, 1, 1, 0, 0, 0)
 _CYCLE_FILES = "|".join(sorted({*ORDER, "advice", "training_log"}))
 _ADAPTER_FILES = "|".join(map(re.escape, ADAPTER_FILES))
+FOLDER = r"[A-Za-z0-9][A-Za-z0-9._=,+@-]{0,79}"
 _NAME = re.compile(
     r"(run|config|history|result)\.json"
     r"|prompts/(train|dev|test)\.jsonl"
@@ -42,7 +43,10 @@ _NAME = re.compile(
     rf"|cycles/\d{{3,4}}/({_CYCLE_FILES})\.jsonl?"
     rf"|cycles/\d{{3,4}}/adapter/({_ADAPTER_FILES})"
     r"|(test|confirmation)/v\d{3,4}/(completions|verdicts)\.jsonl"
-    r"|test/v\d{3,4}/measurement\.json",
+    r"|test/v\d{3,4}/measurement\.json"
+    r"|evaluation\.json"
+    rf"|sets/{FOLDER}/prompts\.jsonl"
+    rf"|sets/{FOLDER}/{FOLDER}/(greedy|sampled)/((completions|verdicts)\.jsonl|toolchain\.json)",
     re.ASCII,
 )
 _DAMAGED = "get the file again: it was cut, or is damaged"
@@ -81,14 +85,14 @@ class Manifest(_Model):
     Attributes:
         halo_forge_version: Of the halo-forge that wrote the claim; that of the run is in run.json.
         members: Name -> size and digest of every other file of the archive.
-        prompts: "train", "dev", "test" -> where its prompts come from.
+        prompts: "train", "dev", "test", or the folder of a task set -> where its prompts come from.
         left_out: What a run directory holds and the claim does not, one line each.
         changed: Dotted keys of the configuration whose value was removed or shortened to keep it private.
     """
 
     format: Literal["halo-forge claim"]
     claim_schema: int
-    kind: Literal["run"]
+    kind: Literal["run", "evaluation"]
     halo_forge_version: str
     prompts: Mapping[str, PromptSource]
     left_out: list[str]
@@ -248,15 +252,24 @@ def _compare_names(path: Path, infos: Mapping[str, zipfile.ZipInfo], manifest: M
         if names:
             first = min(names)[:200]
             raise ClaimError(f"{path}: {what} {first!r}, unlike its manifest ({len(names)} such files)", _DAMAGED)
-    if set(manifest.prompts) != {"train", "dev", "test"}:
+    needed = {"run.json", "config.json", "history.json"} if manifest.kind == "run" else {"evaluation.json"}
+    needed |= {"result.json", *(prompts_file(manifest.kind, name) for name in manifest.prompts)}
+    if missing := sorted(needed - there):
+        raise ClaimError(f"{path}: lacks {missing[0][:200]!r}, which every claim of this kind has", _FOREIGN)
+    if manifest.kind == "run" and set(manifest.prompts) != {"train", "dev", "test"}:
         raise ClaimError(f"{path}: {MANIFEST}: prompts are of {sorted(manifest.prompts)[:5]}", _FOREIGN)
+
+
+def prompts_file(kind: str, name: str) -> str:
+    """The member that holds the prompts of a set, or their ids."""
+    return f"prompts/{name}.jsonl" if kind == "run" else f"sets/{name}/prompts.jsonl"
 
 
 def _extract_one(
     path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path, left: int
 ) -> tuple[str, int]:
     """Unpack one member, and count: what an archive says about its sizes need not be so."""
-    limit = min(left, _MAX_PROMPT_BYTES) if info.filename.startswith("prompts/") else left
+    limit = min(left, _MAX_PROMPT_BYTES) if "prompts" in info.filename else left
     digest, size = hashlib.sha256(), 0
     with archive.open(info) as source, target.open("xb") as handle:
         for block in _blocks(source):

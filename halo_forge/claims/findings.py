@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from halo_forge.core.errors import HaloForgeError
 from halo_forge.core.records import Key, Record
 
 Group = Literal["file", "row", "value", "verdict", "toolchain", "diagnostics"]
@@ -24,6 +25,8 @@ TOLERANCE = 1e-9
 """Relative: the last digits of a float depend on the machine's mathematical library."""
 _BY_LIBRARY: Mapping[str, float] = {"gzip_ratio": 0.05}
 """Endings of metrics that depend on the version of a library: their own relative tolerance."""
+NONSENSE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, AssertionError, HaloForgeError)
+"""What pure functions raise about values that no run has written."""
 _SHOWN = 300
 _ABSENT = object()
 

@@ -2,26 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from halo_forge.claims.archive import Manifest
+from halo_forge.claims.archive import Manifest, prompts_file
 from halo_forge.claims.findings import Findings
 from halo_forge.claims.privacy import OUTPUT_DIR
 from halo_forge.claims.programs import MACHINE_KEYS
 from halo_forge.config import RaftConfig
 from halo_forge.config.explain import problems_of
 from halo_forge.config.yaml_io import parse_value
-from halo_forge.core.errors import ClaimError, ConfigError, HaloForgeError
+from halo_forge.core.errors import ClaimError, HaloForgeError
 from halo_forge.core.plan import PromptSets
 from halo_forge.core.records import Prompt
-from halo_forge.prompts import builtin
 from halo_forge.runtime.prompt_sets import SETS, load_prompt_set, prompt_digest
 from halo_forge.store.files import read_json, read_jsonl
 from halo_forge.verifiers import ProgramSpec
+
+NUM_RERUNS = 3
+NEEDS_MODEL = ("that the completions are the model's own, by the recorded seeds", "needs the model")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a claim is rechecked.
+
+    Attributes:
+        programs: Verify every completion again; False recomputes numbers alone.
+        workers: Programs at the same time; None is one for each core.
+        num_reruns: Times that a program with another verdict is run again before that counts.
+        prompts: Set -> where this machine has the prompts that the claim does not hold.
+        settings: `verifier.compiler=...` and the like, see `programs.MACHINE_KEYS`.
+        tokenizer: Folder or hub id of the model, whose tokenizer decodes the completions; None decodes nothing.
+        work_dir: Kept, so that a recheck which was killed goes on there; None is a private folder that is removed.
+    """
+
+    programs: bool = True
+    workers: int | None = None
+    num_reruns: int = NUM_RERUNS
+    prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    settings: Sequence[str] = ()
+    tokenizer: str | None = None
+    work_dir: Path | None = None
 
 
 def build_of(run: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -41,74 +68,111 @@ def read_part(path: Path, file: Path) -> dict[str, Any]:
         raise ClaimError(f"{path}: {file.name}: {error.message}", "get the file again: it is damaged") from error
 
 
-def read_config(path: Path, file: Path, run: Mapping[str, Any]) -> RaftConfig:
-    """A configuration of the claim: plain data, so that nothing in it can name another file to be read.
+def read_config(path: Path, file: Path, data: Mapping[str, Any], made_by: object) -> RaftConfig:
+    """A configuration of the claim, from plain data, so that nothing in it can name another file to be read.
+
+    Args:
+        made_by: The version of halo-forge that wrote it.
 
     Raises:
         ClaimError: It is none of this version.
     """
-    data = read_part(path, file)
     try:
         return RaftConfig.model_validate({**data, "output_dir": OUTPUT_DIR})
     except ValidationError as error:
-        said = problems_of(error, data)[0].line(lambda _: file.name)
+        said = problems_of(error, dict(data))[0].line(lambda _: file.name)
         raise ClaimError(
             f"{path}: {file.name}: not a configuration of this version: {said}",
-            f"recheck it with halo-forge {str(run.get('halo_forge_version'))[:40]} and the plugins that run.json names",
+            f"recheck it with the halo-forge that made it ({str(made_by)[:40]}), and the plugins that it had",
         ) from error
 
 
-def read_prompts(
-    path: Path, root: Path, manifest: Manifest, config: RaftConfig, given_sources: Mapping[str, str], findings: Findings
+def read_run_prompts(
+    path: Path, root: Path, manifest: Manifest, config: RaftConfig, given: Mapping[str, str], findings: Findings
 ) -> tuple[PromptSets, set[str]]:
-    """The prompts of each set, and the ids of those that are known with text and tests.
+    """The prompts of a run, and the ids of those that are known with text and tests.
 
     Args:
-        given_sources: Set -> where this machine has its prompts.
+        given: Set -> where this machine has its prompts.
 
     Raises:
         ClaimError: Those are not the prompts of the run, or cannot be read.
     """
-    unknown = sorted(given_sources.keys() - set(SETS))
-    if unknown:
-        raise ClaimError(f"--prompts {unknown[0]}=...: no such set", f"name one of {', '.join(SETS)}")
+    refuse_unknown_sets(given, SETS)
     found: dict[str, tuple[Prompt, ...]] = {}
     whole: set[str] = set()
     for name in SETS:
-        source, rows = manifest.prompts[name], _rows(path, root / f"prompts/{name}.jsonl")
-        given = given_sources.get(name)
-        if source.packed and given is None:
-            found[name] = tuple(_prompt(path, name, row) for row in rows)
-            digest = prompt_digest(found[name])
-            findings.compare(f"prompts/{name}.jsonl", source.sha256, digest, what="sha256 of the prompts")
-            whole |= {prompt.id for prompt in found[name]}
-            continue
-        if given is None and source.source.startswith(builtin.PREFIX):
-            given = source.source
-        if given is not None:
-            found[name] = _local_prompts(path, config, name, given, source.sha256)
-            whole |= {prompt.id for prompt in found[name]}
-            continue
-        found[name] = tuple(_stub(path, name, row) for row in rows)
+
+        def load(source: str, name: str = name) -> Sequence[Prompt]:
+            section = config.prompts.model_copy(update={name: source})
+            return load_prompt_set(config.model_copy(update={"prompts": section}), name)
+
+        found[name], is_whole = read_set(path, root, name, manifest, given.get(name), load, findings)
+        whole |= {prompt.id for prompt in found[name]} if is_whole else set()
+    return PromptSets(**found), whole
+
+
+def refuse_unknown_sets(given: Mapping[str, str], names: Collection[str]) -> None:
+    """Whether `--prompts` names sets of the claim.
+
+    Raises:
+        ClaimError: It does not.
+    """
+    unknown = sorted(given.keys() - set(names))
+    if unknown:
+        raise ClaimError(f"--prompts {unknown[0]}=...: no such set", f"name one of {', '.join(names)}")
+
+
+def read_set(
+    path: Path,
+    root: Path,
+    name: str,
+    manifest: Manifest,
+    given: str | None,
+    load: Callable[[str], Sequence[Prompt]],
+    findings: Findings,
+) -> tuple[tuple[Prompt, ...], bool]:
+    """The prompts of one set, and whether they are known with text and tests.
+
+    Args:
+        given: Where this machine has them; None takes those of the claim.
+        load: Reads them from there.
+
+    Raises:
+        ClaimError: Those are not the ones that were asked, or cannot be read.
+    """
+    source, member = manifest.prompts[name], prompts_file(manifest.kind, name)
+    rows = _rows(path, root / member)
+    if source.packed and given is None:
+        found = tuple(_prompt(path, name, row) for row in rows)
+        findings.compare(member, source.sha256, prompt_digest(found), what="sha256 of the prompts")
+        return found, True
+    if given is None:
         findings.leave_out(
             f"programs of {name}",
             f"the claim does not hold the prompts of {source.source[:200]}: name them with --prompts {name}=FILE",
         )
-    return PromptSets(**found), whole
-
-
-def _local_prompts(path: Path, config: RaftConfig, name: str, given: str, sha256: str) -> tuple[Prompt, ...]:
-    section = config.prompts.model_copy(update={name: given})
+        return tuple(_stub(path, name, row) for row in rows), False
     try:
-        prompts = load_prompt_set(config.model_copy(update={"prompts": section}), name)
-    except ConfigError as error:
+        prompts = load(given)
+    except HaloForgeError as error:
         raise ClaimError(f"--prompts {name}={given}: {error.message}", error.hint) from error
-    if prompt_digest(prompts) != sha256:
+    if prompt_digest(prompts) != source.sha256:
         raise ClaimError(
-            f"--prompts {name}={given}: not the prompts that the run had (their digest is another one)",
-            f"give the file as it was when the run was started; {path} has its ids in prompts/{name}.jsonl",
+            f"--prompts {name}={given}: not the prompts that were asked (their digest is another one)",
+            f"give the file as it was then; {path} has the ids in {member}",
         )
-    return prompts
+    return tuple(prompts), True
+
+
+def native_prompts(file: str) -> list[Prompt]:
+    """Prompts as an evaluation writes them into its folder.
+
+    Raises:
+        ClaimError: The file cannot be read or holds something else.
+    """
+    path = Path(file)
+    return [_prompt(path, path.stem, row) for row in _rows(path, path)]
 
 
 def _rows(path: Path, file: Path) -> list[dict[str, Any]]:

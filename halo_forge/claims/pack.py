@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import halo_forge
 from halo_forge.claims.archive import SCHEMA, PromptSource, file_sha256, write_archive
-from halo_forge.claims.privacy import shareable_config, shareable_identity, without_home
+from halo_forge.claims.privacy import (
+    shareable_config,
+    shareable_identity,
+    shareable_model,
+    shareable_verifier,
+    short_names,
+    without_home,
+)
 from halo_forge.config import RaftConfig, resolved
 from halo_forge.config.yaml_io import load_document
 from halo_forge.core.errors import ClaimError, ConfigError
 from halo_forge.core.records import Prompt
+from halo_forge.evaluations.execute import measurement_folder, read_evaluation
+from halo_forge.evaluations.result import EvaluationResult
 from halo_forge.policy import ADAPTER_FILES
 from halo_forge.prompts import builtin
 from halo_forge.runtime.assembly import run_config
@@ -27,6 +37,10 @@ from halo_forge.store.run import OWN_FOLDERS, cycle_folders, read_identity, vers
 _KEPT = {*ORDER, "advice", "training_log"}
 _IDENTIFYING = ("difficulty",)
 """Of a prompt's info, what decides which prompts a cycle asks (`raft.curriculum_by`)."""
+_ASKED = (
+    "kind", "samples_per_prompt", "temperature", "top_p", "top_k", "max_new_tokens", "stop", "response_prefix", "seed",
+)  # fmt: skip
+"""How an evaluation samples, without files and addresses of the engine."""
 _LEFT_OUT = (
     "events.jsonl: times, durations and costs",
     "selection.jsonl: follows from selection.json, the completions and the prompts",
@@ -66,6 +80,15 @@ class Packed:
         }
 
 
+def pack(root: Path, output: Path | None, *, with_prompts: bool = False, with_adapter: bool = False) -> Packed:
+    """Write the claim of a run or an evaluation, whichever the folder holds; see `pack_run` and `pack_evaluation`."""
+    if not (root / "evaluation.json").is_file():
+        return pack_run(root, output, with_prompts=with_prompts, with_adapter=with_adapter)
+    if with_adapter:
+        raise ClaimError("--with-adapter: an evaluation has no adapter", "pack the run that it is from")
+    return pack_evaluation(root, output, with_prompts=with_prompts)
+
+
 def pack_run(root: Path, output: Path | None, *, with_prompts: bool = False, with_adapter: bool = False) -> Packed:
     """Write the claim of a finished run.
 
@@ -99,15 +122,115 @@ def pack_run(root: Path, output: Path | None, *, with_prompts: bool = False, wit
         left_out.append("all adapters but that of the chosen version: their digests are in trained.json")
     else:
         left_out.append("all adapters: their digests are in trained.json")
+    return _written(root, output, "run", members, sources, left_out, changed)
+
+
+def pack_evaluation(root: Path, output: Path | None, *, with_prompts: bool = False) -> Packed:
+    """Write the claim of a finished evaluation.
+
+    Args:
+        output, with_prompts: As for a run.
+
+    Raises:
+        RunDirError: Not an evaluation, or its files cannot be read.
+        ClaimError: It is not finished, or the claim cannot be written.
+    """
+    stored = read_evaluation(root)
+    if stored.result is None:
+        raise ClaimError(
+            f"{root}: the evaluation is not finished: there is no result.json",
+            "finish it: the same `halo-forge eval run` command with --resume",
+        )
+    names = _Names(short_names(stored.identity["subjects"]), short_names(stored.identity["sets"]))
+    members: dict[str, bytes | Path] = {
+        "evaluation.json": _json(names.evaluation(stored.identity)),
+        "result.json": _json(names.result(stored.result)),
+    }
+    sources = {}
+    for number, (name, task_set) in enumerate(stored.identity["sets"].items(), start=1):
+        packed = with_prompts or name.startswith(builtin.PREFIX)
+        rows = [prompt.to_row() if packed else _named(prompt) for prompt in stored.prompts[name].values()]
+        sources[f"set{number}"] = PromptSource(
+            source=names.sets[name], sha256=task_set["prompts_sha256"], num_prompts=len(rows), packed=packed
+        )
+        members[f"sets/set{number}/prompts.jsonl"] = b"".join(line(row).encode() for row in rows)
+    for key in stored.samples:
+        folder, inside = measurement_folder(root, stored.identity, key), names.folder(key)
+        for kind in ("completions", "verdicts"):
+            members[f"{inside}/{kind}.jsonl"] = _content(folder / f"{kind}.jsonl")
+        if toolchain := _toolchain(folder):
+            members[f"{inside}/toolchain.json"] = _json(shareable_identity({"toolchain": toolchain})["toolchain"])
+    left_out = ["events.jsonl: times, durations and costs", "samples.jsonl, references.json and server logs"]
+    return _written(root, output, "evaluation", members, sources, left_out, names.changed())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Names:
+    """What subjects and task sets of an evaluation are called in its claim: their own names may be paths."""
+
+    subjects: Mapping[str, str]
+    sets: Mapping[str, str]
+
+    def folder(self, key: tuple[str, str, str]) -> str:
+        """Where one measurement lies in the claim: by numbers, as the folders of an evaluation spell out paths."""
+        task_set, subject, decoding = key
+        set_number, number = [*self.sets].index(task_set) + 1, [*self.subjects].index(subject) + 1
+        return f"sets/set{set_number}/subject{number}/{decoding}"
+
+    def changed(self) -> list[str]:
+        """What was shortened, for the manifest."""
+        named = [("subject", self.subjects), ("task set", self.sets)]
+        return [f"{what} {short}" for what, own in named for name, short in own.items() if short != name]
+
+    def evaluation(self, identity: Mapping[str, Any]) -> dict[str, Any]:
+        """evaluation.json under these names."""
+        subjects = {
+            short: {"folder": f"subject{number}", **shareable_model(identity["subjects"][name])}
+            for number, (name, short) in enumerate(self.subjects.items(), start=1)
+        }
+        sets: dict[str, Any] = {}
+        for number, (name, short) in enumerate(self.sets.items(), start=1):
+            sets[short] = {**copy.deepcopy(identity["sets"][name]), "folder": f"set{number}"}
+            for asked in sets[short]["decodings"].values():
+                asked["verifier"] = shareable_verifier(asked["verifier"])
+                asked["sampling"] = {key: value for key, value in asked["sampling"].items() if key in _ASKED}
+        return {**identity, "subjects": subjects, "sets": sets}
+
+    def result(self, result: EvaluationResult) -> dict[str, Any]:
+        """result.json under these names."""
+        found = result.to_row()
+        for row in (*found["columns"], *found["differences"]):
+            row["task_set"] = self.sets[row["task_set"]]
+            row |= {key: self.subjects[row[key]] for key in ("subject", "first", "second") if key in row}
+        return {**found, "notes": []}  # sentences that name files and settings
+
+
+def _toolchain(folder: Path) -> dict[str, Any]:
+    """That of the last attempt, by its events; empty where they do not say."""
+    path = folder / "events.jsonl"
+    events = read_jsonl(path) if path.is_file() else []
+    found = [event["toolchain"] for event in events if event.get("event") == "verifier_opened"]
+    return dict(found[-1]) if found else {}
+
+
+def _written(
+    root: Path,
+    output: Path | None,
+    kind: str,
+    members: dict[str, bytes | Path],
+    sources: dict[str, PromptSource],
+    left_out: Sequence[str],
+    changed: Sequence[str],
+) -> Packed:
     path = _default_output(root) if output is None else output
     head = {
         "format": "halo-forge claim",
         "claim_schema": SCHEMA,
-        "kind": "run",
+        "kind": kind,
         "halo_forge_version": halo_forge.__version__,
         "prompts": sources,
-        "left_out": left_out,
-        "changed": changed,
+        "left_out": list(left_out),
+        "changed": list(changed),
     }
     write_archive(path, members, head)
     sha256, size = file_sha256(path), path.stat().st_size

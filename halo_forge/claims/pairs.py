@@ -14,6 +14,7 @@ from halo_forge.core.errors import ConfigError, RunDirError
 from halo_forge.core.records import CheckResult, Completion, Key, Prompt, Verdict
 from halo_forge.store.files import read_jsonl
 from halo_forge.store.run import FILE_PREFIX, OWN_FOLDERS, cycle_folders, version_folders
+from halo_forge.verifiers import ProgramSpec
 from halo_forge.verifiers.rewards import reward
 from halo_forge.verifiers.verifier import judged
 
@@ -54,27 +55,33 @@ def stored_pairs(root: Path, findings: Findings) -> list[Pair]:
     """Every stored verdict of a claim, second ones too; rows without a counterpart become findings."""
     found: list[Pair] = []
     for folder in cycle_folders(root):
-        completions = {prefix: _completions(root, folder, prefix, findings) for prefix in _BY_CYCLE}
+        completions = {prefix: completions_of(root, folder, prefix, findings) for prefix in _BY_CYCLE}
         for prefix, own in completions.items():
-            found += _joined(root, folder / f"{prefix}verdicts.jsonl", own, findings)
+            found += joined(root, folder / f"{prefix}verdicts.jsonl", own, findings)
         selected: dict[Key, Completion] = {}
         for prefix in reversed(_SELECTED):
             selected |= completions[prefix]
-        found += _joined(root, folder / _SECOND, selected, findings, are_all=False)
+        found += joined(root, folder / _SECOND, selected, findings, are_all=False)
     for folder in (each for name in OWN_FOLDERS for each in version_folders(root, name)):
-        own = _completions(root, folder, "", findings)
-        found += _joined(root, folder / "verdicts.jsonl", own, findings)
+        own = completions_of(root, folder, "", findings)
+        found += joined(root, folder / "verdicts.jsonl", own, findings)
     return found
 
 
-def _completions(root: Path, folder: Path, prefix: str, findings: Findings) -> dict[Key, Completion]:
+def completions_of(root: Path, folder: Path, prefix: str, findings: Findings) -> dict[Key, Completion]:
+    """The completions of a file by their keys."""
     path = folder / f"{prefix}completions.jsonl"
     return {each.key: each for each in _records(root, path, Completion, findings)}
 
 
-def _joined(
+def joined(
     root: Path, path: Path, completions: Mapping[Key, Completion], findings: Findings, are_all: bool = True
 ) -> Iterator[Pair]:
+    """The verdicts of a file with their completions.
+
+    Args:
+        are_all: Every completion has a verdict there.
+    """
     file = path.relative_to(root).as_posix()
     verdicts = {each.key: each for each in _records(root, path, Verdict, findings)}
     for key, verdict in verdicts.items():
@@ -145,6 +152,19 @@ def _compare_judged(pair: Pair, config: RaftConfig, prompt: Prompt, findings: Fi
         one["flags"] = other["flags"]
     for name in _FROM_COMPLETION:
         findings.compare(pair.file, one[name], other[name], pair.key, name)
+
+
+def checkable(pairs: Iterable[Pair], prompts: Mapping[str, Prompt], whole: Set[str], spec: ProgramSpec) -> list[Pair]:
+    """Those whose prompt is known with its tests, and can be verified again."""
+    usable = []
+    for pair in pairs:
+        try:
+            if pair.completion.prompt_id in whole:
+                spec.tests_of(prompts[pair.completion.prompt_id])
+                usable.append(pair)
+        except ConfigError:
+            continue  # `check_pairs` has said so
+    return usable
 
 
 def by_file(pairs: Sequence[Pair]) -> dict[str, dict[Key, Pair]]:

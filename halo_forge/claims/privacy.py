@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -27,6 +28,7 @@ _IDENTITY = (
     "plugins", "git_commit", "hardware", "rendering", "fork",
 )  # fmt: skip
 _NO_TRACKING = TrackingSection().model_dump()
+_SERVER = re.compile(r"^(\w+):https?://[^#]*")
 OUTPUT_DIR = "claim"
 """What the configuration in a claim has for `output_dir`, which a configuration must have."""
 
@@ -50,6 +52,13 @@ def shareable_config(settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[
     return _without_home(data, (), changed), changed
 
 
+def shareable_verifier(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a verifier without paths."""
+    own = [key for section, key in _PATHS if section == "verifier"]
+    found = {key: _short(value) if key in own else value for key, value in settings.items()}
+    return dict(_without_home(found, (), []))
+
+
 def shareable_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
     """run.json without what is private: paths, and variables of the environment."""
     found = {key: copy.deepcopy(identity[key]) for key in _IDENTITY if key in identity}
@@ -58,6 +67,26 @@ def shareable_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
     for section, key in (("start_model", "model_name_or_path"), ("toolchain", "compiler"), ("toolchain", "command")):
         if key in found.get(section, {}):
             found[section][key] = _short(found[section][key])
+    return dict(_without_home(found, (), []))
+
+
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """Names that may be paths or addresses -> what a claim calls them; no two have one."""
+    found: dict[str, str] = {}
+    for name in names:
+        short = without_home(_SERVER.sub(r"\1:", name) if _SERVER.match(name) else _short(name))
+        number = 2
+        while short in found.values():
+            short, number = f"{short.removesuffix(f' ({number - 1})')} ({number})", number + 1
+        found[name] = short
+    return found
+
+
+def shareable_model(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What identifies a subject of an evaluation, without paths and addresses."""
+    found = {key: _short(value) for key, value in identity.items() if key not in ("server", "folder")}
+    if "server" in identity:
+        found["server"] = {key: value for key, value in identity["server"].items() if key != "base_url"}
     return dict(_without_home(found, (), []))
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,22 @@ OUTCOME = ("stage", "status", "tests_passed", "tests_total", "warnings", "exit_c
 MACHINE_KEYS = ("compiler", "files", "read_only")
 """Keys of the verifier that name places, so that whoever rechecks has to say them."""
 Track = Callable[[str, Iterable[Any], int], Iterator[Any]]
+
+
+@dataclass(frozen=True)
+class Programs:
+    """What is verified with one set of settings.
+
+    Attributes:
+        spec: As the claim has it, with what --set says of this machine; `given` are the keys of that.
+        toolchain: That the stored verdicts are from.
+    """
+
+    pairs: Sequence[Pair]
+    prompts: Mapping[str, Prompt]
+    spec: ProgramSpec
+    given: frozenset[str]
+    toolchain: Mapping[str, Any]
 
 
 def local_spec(spec: ProgramSpec, given: frozenset[str], workers: int | None) -> ProgramSpec:
@@ -66,35 +83,29 @@ def _is_path(name: str) -> bool:
 
 
 def verify_again(
-    pairs: Sequence[Pair],
-    prompts: Mapping[str, Prompt],
-    spec: ProgramSpec,
-    folder: Path,
-    track: Track,
-    num_reruns: int,
-    toolchain: Mapping[str, Any],
-    findings: Findings,
+    programs: Programs, workers: int | None, folder: Path, track: Track, num_reruns: int, findings: Findings
 ) -> tuple[Verdicts, dict[str, Any]]:
     """Verify all completions, and those with another verdict than stored `num_reruns` times more.
 
     What was verified is on disk at once, so a recheck that was killed goes on in the same folder.
 
-    Args:
-        toolchain: That of the run, from run.json.
-
     Returns:
-        The verdicts of this machine by file, for those that are comparable, and its toolchain.
+        The verdicts of this machine by file, and its toolchain.
 
     Raises:
+        ClaimError: See `local_spec`.
         ConfigError: The tests of a prompt cannot work.
         ToolMissing: A tool is missing or does not work, or no sandbox does.
     """
+    pairs, prompts = programs.pairs, programs.prompts
+    spec = local_spec(programs.spec, programs.given, workers)
+    folder.mkdir(exist_ok=True)
     with open_verifier(spec) as verifier:
         here = verifier.toolchain()
         _remember(folder, here)
         verifier.check_prompts([prompts[name] for name in dict.fromkeys(pair.completion.prompt_id for pair in pairs)])
         remade = _all_verdicts(pairs, prompts, verifier, folder, track)
-        group: Group = "verdict" if _is_same_toolchain(toolchain, here) else "toolchain"
+        group: Group = "verdict" if _is_same_toolchain(programs.toolchain, here) else "toolchain"
         differing = [(pair, remade[pair.file][pair.key]) for pair in pairs]
         differing = [(pair, verdict) for pair, verdict in differing if _differs(pair, verdict, findings)]
         again = _reruns(differing, prompts, verifier, track, num_reruns)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import resource
@@ -13,50 +12,44 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import halo_forge
 from halo_forge.claims.archive import Manifest, extract, file_sha256
+from halo_forge.claims.evaluation_claim import EvaluationClaim
 from halo_forge.claims.findings import GROUPS, Difference, Findings
-from halo_forge.claims.opened import build_of, read_config, read_part, read_prompts, with_settings, without_overlong
-from halo_forge.claims.pairs import Pair, check_pairs, stored_pairs
-from halo_forge.claims.programs import Track, local_spec, toolchain_differences, verify_again
-from halo_forge.claims.replay import Replay, Verdicts
-from halo_forge.config import RaftConfig, config_digest
-from halo_forge.core.errors import ClaimError, ConfigError
-from halo_forge.core.plan import Plan
-from halo_forge.core.records import Prompt
-from halo_forge.policy import ADAPTER_FILES, adapter_digest
+from halo_forge.claims.opened import Options
+from halo_forge.claims.pairs import Pair
+from halo_forge.claims.programs import Programs, Track, toolchain_differences, verify_again
+from halo_forge.claims.replay import Verdicts
+from halo_forge.claims.run_claim import RunClaim
+from halo_forge.core.errors import ClaimError
 from halo_forge.runtime.identity import git_commit, package_versions
 from halo_forge.store.files import read_json
-from halo_forge.store.run import SCHEMA_VERSION
-from halo_forge.verifiers import ProgramSpec
 
-NUM_RERUNS = 3
 _MARK = "recheck.json"
 """In a work folder: which claim it belongs to."""
-_RESULT = "result.json"
 
 
-@dataclass(frozen=True)
-class Options:
-    """How a claim is rechecked.
+class Claim(Protocol):
+    """An unpacked claim of either kind."""
 
-    Attributes:
-        programs: Verify every completion again; False recomputes numbers alone.
-        workers: Programs at the same time; None is one for each core.
-        num_reruns: Times that a program with another verdict is run again before that counts.
-        prompts: Set -> where this machine has the prompts that the claim does not hold.
-        settings: `verifier.compiler=...` and the like, see `programs.MACHINE_KEYS`.
-        work_dir: Kept, so that a recheck which was killed goes on there; None is a private folder that is removed.
-    """
+    pairs: list[Pair]
+    findings: Findings
 
-    programs: bool = True
-    workers: int | None = None
-    num_reruns: int = NUM_RERUNS
-    prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    settings: Sequence[str] = ()
-    work_dir: Path | None = None
+    def title(self) -> list[str]: ...
+
+    def to_row(self) -> dict[str, Any]: ...
+
+    def check_numbers(self) -> bool: ...
+
+    def check_texts(self, tokenizer: str | None) -> None: ...
+
+    def programs(self) -> list[Programs]: ...
+
+    def versions(self) -> dict[str, Any]: ...
+
+    def consequences(self, remade: Verdicts) -> list[Difference]: ...
 
 
 @dataclass(frozen=True)
@@ -64,18 +57,17 @@ class Rechecked:
     """What came of it.
 
     Attributes:
-        manifest, run: manifest.json and run.json of the claim.
+        title: What is claimed, in words; `claimed` is the same as data.
         num_completions: Completions in the claim; `num_verified` of their verdicts were checked by running programs.
-        versions: Name -> (of the run, of this machine), where they are not the same.
+        versions: Name -> (of the claim, of this machine), where they are not the same.
         consequences: Where verdicts differ: what result.json is by those of this machine.
     """
 
     file: str
     sha256: str
+    title: Sequence[str]
+    claimed: Mapping[str, Any]
     manifest: Manifest
-    run: Mapping[str, Any]
-    history: Mapping[str, Any]
-    result: Mapping[str, Any]
     findings: Findings
     num_completions: int
     num_verified: int
@@ -94,14 +86,14 @@ class Rechecked:
         return {
             "file": self.file,
             "sha256": self.sha256,
+            "kind": self.manifest.kind,
             "confirmed": self.is_confirmed,
-            "run": {**self.run},
-            "history": {**self.history},
+            **self.claimed,
             "prompts": {name: source.model_dump(mode="json") for name, source in self.manifest.prompts.items()},
             "num_completions": self.num_completions,
             "num_verified": self.num_verified,
             "num_values": found.num_values,
-            "versions": {name: {"run": then, "here": now} for name, (then, now) in self.versions.items()},
+            "versions": {name: {"claim": then, "here": now} for name, (then, now) in self.versions.items()},
             "num_differences": {group: sum(each.group == group for each in found.differences) for group in GROUPS},
             "differences": [each.to_row() for each in found.differences],
             "flaky": [each.to_row() for each in found.flaky],
@@ -121,43 +113,46 @@ def recheck(path: Path, options: Options, track: Track) -> Rechecked:
         ClaimError: The file is no claim, is damaged, or cannot be rechecked by this halo-forge or with these options.
         ToolMissing: A compiler or a sandbox is missing.
     """
-    start = time.monotonic()
+    start, findings = time.monotonic(), Findings()
     with _work_folder(path, options.work_dir) as folder:
         root = folder / "claim"
         with _limited_memory(path):
-            claim = _Claim.read(path, root, options)
+            root.mkdir()
+            manifest, changed = extract(path, root)
+            for name in changed:
+                findings.add("file", name, "not the bytes of the manifest")
+            kind = RunClaim if manifest.kind == "run" else EvaluationClaim
+            claim: Claim = kind.read(path, root, manifest, options, findings)
             reached = claim.check_numbers()
-        remade: Verdicts = {}
-        versions = claim.version_differences({})
-        checkable = claim.checkable_pairs() if options.programs else []
+        claim.check_texts(options.tokenizer)
+        remade: dict[str, Any] = {}
+        versions, num_verified = _differing(claim.versions(), _made_by()), 0
         if not options.programs:
-            claim.findings.leave_out("programs", "--no-programs")
-        elif checkable:
-            spec = local_spec(claim.spec, claim.given, options.workers)
-            toolchain = claim.toolchain
-            again = folder / "verified"
-            again.mkdir(exist_ok=True)
-            remade, here = verify_again(
-                checkable, claim.prompts, spec, again, track, options.num_reruns, toolchain, claim.findings
-            )
-            versions = claim.version_differences(here)
-        consequences = claim.consequences(remade) if reached else []
-    findings = claim.findings
+            findings.leave_out("programs", "--no-programs")
+        for number, programs in enumerate(claim.programs() if options.programs else ()):
+            if programs.pairs:
+                again = folder / f"verified{number}"
+                own, here = verify_again(programs, options.workers, again, track, options.num_reruns, findings)
+                remade |= own
+                versions |= toolchain_differences(programs.toolchain, here)
+                num_verified += len(programs.pairs)
+        with _limited_memory(path):
+            confirms = not any(each.group in ("verdict", "toolchain") for each in findings.differences)
+            consequences = claim.consequences(remade) if reached and not confirms else []
     findings.differences.sort(key=lambda each: [*GROUPS].index(each.group))
-    return Rechecked(
-        str(path),
-        file_sha256(path),
-        claim.manifest,
-        claim.run,
-        claim.history,
-        claim.result,
-        findings,
-        sum(not pair.is_second for pair in claim.pairs),
-        len(checkable),
-        versions,
-        consequences,
-        time.monotonic() - start,
-    )
+    num = sum(not pair.is_second for pair in claim.pairs)
+    seconds = time.monotonic() - start
+    made = (claim.title(), claim.to_row(), manifest, findings)
+    return Rechecked(str(path), file_sha256(path), *made, num, num_verified, versions, consequences, seconds)
+
+
+def _made_by() -> dict[str, Any]:
+    numpy = package_versions()["numpy"]
+    return {"halo_forge_version": halo_forge.__version__, "git_commit": git_commit(), "numpy": numpy}
+
+
+def _differing(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    return {name: (value, now[name]) for name, value in then.items() if value != now[name]}
 
 
 @contextlib.contextmanager
@@ -206,159 +201,3 @@ def _limited_memory(path: Path) -> Iterator[None]:
         ) from error
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
-@dataclass
-class _Claim:
-    """An unpacked claim.
-
-    Attributes:
-        spec: The verifier's settings as the run had them, with what --set says of this machine.
-        given: The keys that --set names.
-        whole: Ids of the prompts that are known with their text and tests.
-    """
-
-    path: Path
-    root: Path
-    manifest: Manifest
-    run: dict[str, Any]
-    history: dict[str, Any]
-    result: dict[str, Any]
-    plan: Plan
-    spec: ProgramSpec
-    given: frozenset[str]
-    prompts: dict[str, Prompt]
-    whole: set[str]
-    pairs: list[Pair]
-    findings: Findings
-
-    @staticmethod
-    def read(path: Path, root: Path, options: Options) -> _Claim:
-        """Unpack and read a claim.
-
-        Raises:
-            ClaimError: It cannot be used.
-        """
-        root.mkdir()
-        manifest, changed = extract(path, root)
-        findings = Findings()
-        for name in changed:
-            findings.add("file", name, "not the bytes of the manifest")
-        run, history, result = (read_part(path, root / f"{name}.json") for name in ("run", "history", "result"))
-        if run.get("schema_version") != SCHEMA_VERSION:
-            raise ClaimError(
-                f"{path}: the run is of schema_version {str(run.get('schema_version'))[:40]}, this halo-forge rechecks"
-                f" {SCHEMA_VERSION}",
-                f"recheck it with halo-forge {str(run.get('halo_forge_version'))[:40]}",
-            )
-        findings.is_same_build = build_of(run) == (halo_forge.__version__, git_commit())
-        config = read_config(path, root / "config.json", run)
-        sets, whole = read_prompts(path, root, manifest, config, options.prompts, findings)
-        earlier = tuple(
-            (int(each.stem), read_config(path, each, run)) for each in sorted((root / "forked_from").glob("*.json"))
-        )
-        used = without_overlong(sets, history.get("overlong_dropped"), config, findings)
-        plan = Plan(config, used, earlier)
-        spec, given = with_settings(config.verifier, options.settings)
-        pairs = stored_pairs(root, findings)
-        return _Claim(
-            path, root, manifest, run, history, result, plan, spec, given, used.by_id(), whole, pairs, findings
-        )
-
-    @property
-    def toolchain(self) -> dict[str, Any]:
-        """That of the run."""
-        found = self.run.get("toolchain")
-        return found if isinstance(found, dict) else {}
-
-    def check_numbers(self) -> bool:
-        """Everything that needs no program; whether the replay came to the end."""
-        config, findings = self.plan.config, self.findings
-        self._check_identity(config)
-        self._check_adapters()
-        known = [pair for pair in self.pairs if pair.completion.prompt_id in self.prompts]
-        for pair in self.pairs:
-            if pair.completion.prompt_id not in self.prompts:
-                findings.add("row", pair.file, "of no prompt of the run", key=pair.key)
-        check_pairs(known, config, self.prompts, self.whole, findings)
-        replay = Replay(self.root, findings, num_rows=len(self.pairs) + 1)
-        reached = replay.run(self.plan)
-        checked = {*replay.visited, "run.json", "config.json", "history.json"}
-        for name in self.manifest.members:
-            is_stage = name.startswith(("cycles/", "test/", "confirmation/")) and "/adapter/" not in name
-            if is_stage and name not in checked:
-                if reached:
-                    findings.add("file", name, "belongs to no stage of the run")
-                else:
-                    findings.leave_out(name, "comes after what could not be computed")
-        findings.leave_out("that the completions are the model's own, by the recorded seeds", "needs the model")
-        return reached
-
-    def _check_identity(self, config: RaftConfig) -> None:
-        findings, run = self.findings, self.run
-        findings.compare("run.json", run.get("seed"), config.seed, what="seed")
-        if run.get("halo_forge_version") != halo_forge.__version__:
-            findings.leave_out(
-                "config_digest (run.json)", f"made by halo-forge {str(run.get('halo_forge_version'))[:40]}"
-            )
-        elif (digest := config_digest(config)) != run.get("config_digest"):
-            if changed := _influential(self.manifest.changed):
-                findings.leave_out("config_digest (run.json)", f"the claim has other values of {', '.join(changed)}")
-            else:
-                findings.add("value", "run.json", "config_digest", run.get("config_digest"), digest)
-        for name, source in self.manifest.prompts.items():
-            stored = run.get("prompts")
-            findings.compare(
-                "run.json",
-                stored.get(name) if isinstance(stored, dict) else None,
-                source.sha256,
-                what=f"prompts.{name}",
-            )
-
-    def _check_adapters(self) -> None:
-        """The digest of each adapter that is there."""
-        for folder in sorted(self.root.glob("cycles/*/adapter")):
-            file = folder.relative_to(self.root).as_posix()
-            if all((folder / name).is_file() for name in ADAPTER_FILES):
-                stored = read_part(self.path, folder.parent / "trained.json").get("adapter_digest")
-                self.findings.compare(f"{file}/", stored, adapter_digest(folder), what="adapter_digest")
-            else:
-                self.findings.add("file", f"{file}/", "a file is missing")
-
-    def checkable_pairs(self) -> list[Pair]:
-        """Those whose prompt is known with its tests."""
-        found = [pair for pair in self.pairs if pair.completion.prompt_id in self.whole]
-        usable = []
-        for pair in found:
-            try:
-                self.spec.tests_of(self.prompts[pair.completion.prompt_id])
-            except ConfigError:
-                continue  # `check_pairs` has said so
-            usable.append(pair)
-        return usable
-
-    def version_differences(self, here: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-        """Versions side by side, where they differ.
-
-        Args:
-            here: The toolchain of this machine; empty if programs are not run.
-        """
-        found = toolchain_differences(self.toolchain, here) if here else {}
-        numpy, theirs = package_versions()["numpy"], self.run.get("versions")
-        mine = {"halo_forge_version": halo_forge.__version__, "git_commit": git_commit(), "numpy": numpy}
-        stored = {name: self.run.get(name) for name in mine}
-        stored["numpy"] = theirs.get("numpy") if isinstance(theirs, dict) else None
-        return found | {name: (stored[name], mine[name]) for name in mine if stored[name] != mine[name]}
-
-    def consequences(self, remade: Verdicts) -> list[Difference]:
-        """What result.json would say by the verdicts of this machine; empty where none differs."""
-        if not any(each.group in ("verdict", "toolchain") for each in self.findings.differences):
-            return []
-        findings = Findings()
-        findings.is_same_build = self.findings.is_same_build
-        Replay(self.root, findings, remade, num_rows=len(self.pairs) + 1).run(self.plan)
-        return [each for each in findings.differences if each.file == _RESULT]
-
-
-def _influential(changed: Sequence[str]) -> list[str]:
-    return [key for key in changed if key not in ("output_dir", "report_to", "tracking", "notify_command")]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from halo_forge.api import SilentObserver
-from halo_forge.claims.findings import Findings
+from halo_forge.claims.findings import NONSENSE, Findings
 from halo_forge.core.errors import HaloForgeError, StoppedByRule
 from halo_forge.core.lr_scheduler import num_optimizer_steps, planned_factors
 from halo_forge.core.metrics import TrainingFacts, measure_training
@@ -46,8 +46,6 @@ Verdicts = Mapping[str, Mapping[Key, Verdict]]
 
 _MODEL_ONLY = ("adapter_norm", "kept/nll_before")
 """Metrics of a training that only the model's weights give."""
-_NONSENSE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, AssertionError, HaloForgeError)
-"""What pure functions raise about values that no run has written."""
 _NEEDS_MODEL = "needs the model and the adapters"
 
 
@@ -92,7 +90,7 @@ class Replay:
         except StoppedByRule as error:
             self.findings.add("value", "", "run", "goes on", f"stops by a rule: {error.message}")
             return False
-        except _NONSENSE as error:
+        except NONSENSE as error:
             self.findings.add("value", "", "run", "as stored", f"cannot be computed: {_said(error)}")
             return False
         return True
@@ -150,7 +148,7 @@ class _ComparedFolder(StageFolder):
             computed = make()
         except CannotGoOn:
             raise
-        except _NONSENSE as error:
+        except NONSENSE as error:
             self._findings.add("value", file, "", "as stored", f"cannot be computed: {_said(error)}")
             return stored
         if name == "drift" and isinstance(stored, Measurement) and stored.metrics:
@@ -222,7 +220,7 @@ class _ComparedFolder(StageFolder):
             computed = make(self.path, lambda row: None)
         except CannotGoOn:
             raise
-        except _NONSENSE as error:
+        except NONSENSE as error:
             self._findings.add("value", file, "", "as stored", f"cannot be computed: {_said(error)}")
             return stored
         self._findings.compare(file, stored.to_row(), computed.to_row())
@@ -235,7 +233,7 @@ class _ComparedFolder(StageFolder):
         file = self._seen(path)
         try:
             return kind.from_row(read_json(path))
-        except (*_NONSENSE, RecursionError) as error:
+        except (*NONSENSE, RecursionError) as error:
             self._findings.add("file", file, f"not a {kind.__name__}: {_said(error)}")
             raise CannotGoOn(f"{file} cannot be read") from error
 
@@ -243,7 +241,7 @@ class _ComparedFolder(StageFolder):
         file = self._seen(path)
         try:
             return [kind.from_row(row) for row in read_jsonl(path)]
-        except (*_NONSENSE, RecursionError) as error:
+        except (*NONSENSE, RecursionError) as error:
             self._findings.add("file", file, f"not rows of {kind.__name__}: {_said(error)}")
             raise CannotGoOn(f"{file} cannot be read") from error
 

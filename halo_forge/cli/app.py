@@ -133,8 +133,9 @@ def _interrupted() -> str:
         "sft run": "rerun with --resume",
         "experiment run": "rerun with --resume",
         "eval run": "rerun with --resume",
+        "export": "run the same command again",
     }
-    way = ways.get(" ".join(sys.argv[1:3]))
+    way = ways.get(" ".join(sys.argv[1:3]), ways.get("".join(sys.argv[1:2])))
     if way is not None and any(each.partition("=")[0] == "--from-cycle" for each in sys.argv):
         way += ", but without --from-cycle"  # which would redo what was just done
     return "Interrupted." if way is None else f"Interrupted. Completed work is saved; {way}."

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from halo_forge.cli.raft import JSON, RUN
+from halo_forge.cli.raft import JSON
 
 if TYPE_CHECKING:
     from halo_forge.claims.findings import Difference
@@ -21,6 +21,7 @@ DIFFERS = 1
 _MOST_ROWS = 20
 """Differences of a group that are printed; --json has all."""
 
+RUN = typer.Argument(metavar="RUN", help="Run directory, or the folder of an evaluation.", show_default=False)
 OUTPUT = typer.Option(None, "-o", "--output", metavar="FILE", help="Default: RUN.claim.zip, beside the run directory.")
 WITH_PROMPTS = typer.Option(
     False, "--with-prompts", help="Pack your own prompts, too; else only their ids, digest and source."
@@ -44,6 +45,9 @@ SET_HERE = typer.Option(
     metavar="KEY=VALUE",
     help="Where this machine has a tool: verifier.compiler, verifier.files or verifier.read_only; repeatable.",
 )
+TOKENIZER = typer.Option(
+    None, "--tokenizer", metavar="MODEL", help="Folder or hub id of the model: check texts against their token ids."
+)
 WORK_DIR = typer.Option(
     None, "--work-dir", metavar="DIR", help="Keep what was verified in DIR, so that a killed recheck goes on there."
 )
@@ -56,10 +60,10 @@ def claim(
     with_adapter: bool = WITH_ADAPTER,
     as_json: bool = JSON,
 ) -> None:
-    """Pack a finished run into one file that anybody can check with `halo-forge recheck`."""
-    from halo_forge.claims.pack import pack_run
+    """Pack a finished run or evaluation into one file that anybody can check with `halo-forge recheck`."""
+    from halo_forge.claims.pack import pack
 
-    packed = pack_run(run, output, with_prompts=with_prompts, with_adapter=with_adapter)
+    packed = pack(run, output, with_prompts=with_prompts, with_adapter=with_adapter)
     if as_json:
         print(json.dumps(packed.to_row(), indent=2))
         return
@@ -88,6 +92,7 @@ def recheck(
     reruns: int = RERUNS,
     prompts: list[str] | None = PROMPTS,
     settings: list[str] | None = SET_HERE,
+    tokenizer: str | None = TOKENIZER,
     work_dir: Path | None = WORK_DIR,
     as_json: bool = JSON,
 ) -> None:
@@ -95,7 +100,8 @@ def recheck(
 
     Exit code 0 if nothing differs, 1 otherwise.
     """
-    from halo_forge.claims.recheck import Options, recheck
+    from halo_forge.claims.opened import Options
+    from halo_forge.claims.recheck import recheck
     from halo_forge.cli.observer import PlainObserver
     from halo_forge.core.errors import ClaimError
 
@@ -110,7 +116,7 @@ def recheck(
         return PlainObserver().track(label, items, total)
 
     given = tuple(settings) if settings is not None else ()
-    options = Options(not no_programs, workers, reruns, sources, given, work_dir)
+    options = Options(not no_programs, workers, reruns, sources, given, tokenizer, work_dir)
     found = recheck(file, options, track)
     if as_json:
         print(json.dumps(found.to_row(), indent=2))
@@ -129,7 +135,7 @@ def _print_rechecked(found: Rechecked) -> None:
     for line in _head(found):
         print_paragraph(console, line, indent="    ")
     if found.versions:
-        print_table(_version_columns(found), title="other versions than the run's")
+        print_table(_version_columns(found), title="other versions than those of the claim")
     for group, meaning in GROUPS.items():
         own = [each for each in found.findings.differences if each.group == group]
         if own:
@@ -149,16 +155,7 @@ def _print_rechecked(found: Rechecked) -> None:
 def _head(found: Rechecked) -> list[str]:
     from halo_forge.core.wording import counted, duration
 
-    model = found.run.get("start_model")
-    name = model.get("model_name_or_path", "no model") if isinstance(model, dict) else "no model"
-    conclusion = found.result.get("conclusion")
-    lines = [
-        f"{found.file}: sha256 {found.sha256}",
-        f"the claim: {name}, chosen v{found.result.get('chosen_version')}, {conclusion}: {found.result.get('reason')}",
-    ]
-    redone = found.history.get("redone_from_cycles")
-    if isinstance(redone, list) and redone:
-        lines.append(f"by its own record the run was redone from cycle {', '.join(map(str, redone))}")
+    lines = [f"{found.file}: sha256 {found.sha256}", *found.title]
     lines.append(
         f"{counted(found.num_completions, 'completion')}, {counted(found.num_verified, 'verdict')} verified again,"
         f" {counted(found.findings.num_values, 'value')} computed again, {duration(found.seconds)}"
@@ -179,7 +176,7 @@ def _version_columns(found: Rechecked) -> list[Any]:
 
     return [
         Column("what", list(found.versions), text=True),
-        Column("of the run", [_text(then) for then, _ in found.versions.values()], text=True),
+        Column("of the claim", [_text(then) for then, _ in found.versions.values()], text=True),
         Column("here", [_text(now) for _, now in found.versions.values()], text=True),
     ]
 

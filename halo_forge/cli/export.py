@@ -144,11 +144,10 @@ def _print(done: Exported, address: str | None, as_json: bool) -> None:
         print_table(columns, console=console, title=f"{proof['set_name']}, exported against the adapter")
     if proof is not None:
         print_paragraph(console, f"{proof['state'].replace('_', ' ')}: {proof['reason']}", indent="    ")
-    if record.get("rounding"):
-        lost, vanished = record["rounding"]["lost"], record["rounding"]["vanished"]
-        print_paragraph(
-            console, f"rounding to bfloat16 lost {lost:.1%} of the update; {vanished:.1%} of its entries vanished"
-        )
+    rounding = record.get("rounding")
+    if rounding and rounding["dtype"] != "float32":
+        lost = f"rounding to {rounding['dtype']} lost {rounding['lost']:.1%} of the update"
+        print_paragraph(console, f"{lost}; {rounding['vanished']:.1%} of its entries change no weight")
     if "num_rows" in record:
         print_paragraph(console, f"{record['num_rows']} samples, of {record['num_trained']} that were trained on")
     for name, file in record["files"].items():

@@ -211,5 +211,5 @@ def _demo(directory: Path, given: list[str], as_json: bool) -> None:
         print(json.dumps({"path": str(path), "model": str(model)}, indent=2))
         return
     where = "" if directory.resolve() == Path.cwd() else f"cd {directory} && "
-    print(f"written: {path}")
+    print(f"ready: {path} and {model}")
     print(f"next: {where}halo-forge raft run {path.name}")

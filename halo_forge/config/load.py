@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from halo_forge.config.explain import problems_of
 from halo_forge.config.problems import Problem
@@ -198,7 +198,12 @@ def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple
 
 def json_schema() -> dict[str, Any]:
     """JSON schema of a configuration file, for editors."""
-    schema = RaftConfig.model_json_schema(by_alias=True)
+    return written_schema(RaftConfig)
+
+
+def written_schema(config: type[BaseModel]) -> dict[str, Any]:
+    """JSON schema of a file from which a configuration of this class is read."""
+    schema = config.model_json_schema(by_alias=True)
     schema["required"] = [name for name in schema["required"] if name != "output_dir"]
     schema["properties"]["extends"] = {"type": "string", "description": "Another file whose settings this one changes."}
     return schema

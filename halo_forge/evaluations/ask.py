@@ -31,8 +31,8 @@ from halo_forge.runtime.identity import package_versions
 from halo_forge.runtime.library_warnings import LibraryWarnings
 from halo_forge.runtime.prompt_sets import prompt_digest
 from halo_forge.runtime.rollouts import COMPLETIONS
-from halo_forge.store.files import GrowingFile, explained, read_json, write_json
-from halo_forge.store.folder import StageFolder
+from halo_forge.store.files import EDITED, GrowingFile, explained, read_json, write_json
+from halo_forge.store.folder import LOST, StageFolder
 from halo_forge.store.lock import RunLock
 from halo_forge.store.run import check_root, read_identity
 from halo_forge.verifiers import ProgramSpec, Verifier, open_verifier
@@ -156,7 +156,7 @@ def measure(
         ToolMissing: A compiler, a package or the server is missing or does not work.
         VerifierBroken: The verifier itself failed too often; the same call continues.
     """
-    with _opened(folder, subject, prompts, settings) as (date, note):
+    with _own_hints(folder), _opened(folder, subject, prompts, settings) as (date, note):
         stages = StageFolder(folder, note)
         requests = settings.requests(prompts)
         wanted = {request.key: request for request in requests}
@@ -182,6 +182,18 @@ def measure(
                 verdict_form(settings.verifier.max_error_fraction),
             )
     return tuple(map(Sample, completions, verdicts))
+
+
+@contextlib.contextmanager
+def _own_hints(folder: Path) -> Iterator[None]:
+    """What fixes a lost or edited file of a measurement; those of a run are redone by cycles."""
+    try:
+        yield
+    except RunDirError as error:
+        if error.hint not in (EDITED, LOST):
+            raise
+        hint = f"restore the file from a copy, or remove {folder} and run the same command again (with --resume)"
+        raise RunDirError(error.message, hint) from error
 
 
 @dataclass

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -121,7 +121,7 @@ def plan(
     model = overridden(Document({"model": {}}, {}, Path("--set"), ""), _of_section(overrides, "model")).data["model"]
     found = tuple(subject_of(text, model) for text in named)
     base, run = _base(found, overrides)
-    notes: list[str] = []
+    notes = list(_twins(found))
     sets, warnings, problems = [], [], []
     folders = _folders(names)
     for name in names:
@@ -139,6 +139,15 @@ def plan(
         found, tuple(own[name] for name in named), tuple(sets), Path(), tuple(dict.fromkeys(notes)), tuple(warnings)
     )
     return dataclasses.replace(planned, root=_default_root(planned) if output_dir is None else output_dir)
+
+
+def _twins(subjects: Sequence[Subject]) -> Iterator[str]:
+    """What to say of subjects that are one model: their difference shows nothing."""
+    first: dict[str, str] = {}
+    for each in subjects:
+        other = first.setdefault(json.dumps(each.identity(), sort_keys=True), each.name)
+        if other != each.name:
+            yield f"{other} and {each.name} are the same model"
 
 
 def _unique(what: str, texts: Sequence[str]) -> list[str]:

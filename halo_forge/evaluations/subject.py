@@ -21,7 +21,7 @@ from halo_forge.policy import ADAPTER_FILES, adapter_digest, check_local
 from halo_forge.policy.files import stored_identity
 from halo_forge.policy.folder_checks import read_object
 from halo_forge.runtime.assembly import run_config
-from halo_forge.store.files import EDITED, read_json
+from halo_forge.store.files import EDITED, as_written, read_json
 from halo_forge.store.run import cycle_folder, cycle_folders, read_identity
 from halo_forge.store.versions import chosen_version
 
@@ -139,7 +139,9 @@ def _of_server(text: str, match: re.Match[str], given: Mapping[str, Any]) -> Sub
 
 
 def _of_run(text: str, root: Path, at: str | None, given: Mapping[str, Any]) -> Subject:
-    read_identity(root)  # first: the configuration of an earlier version may not be readable
+    identity = read_identity(root)  # first: the configuration of an earlier version may not be readable
+    if identity.get("kind") == "sft":
+        return _of_sft_run(text, root, at, identity, given)
     config = run_config(root).config
     trained = [int(folder.name) for folder in cycle_folders(root) if (folder / "trained.json").is_file()]
     is_finished = (root / "result.json").is_file()
@@ -174,6 +176,25 @@ def _of_run(text: str, root: Path, at: str | None, given: Mapping[str, Any]) -> 
     section = _section(text, {**base, **given})
     found = Subject(text, section, adapter, version, root, config=config)
     return _checked(found) if config.engine.needs_policy else found
+
+
+def _of_sft_run(
+    text: str, root: Path, at: str | None, identity: Mapping[str, Any], given: Mapping[str, Any]
+) -> Subject:
+    """The best adapter of a finished SFT run; the base where nothing is better."""
+    if at is not None:
+        raise ConfigError(
+            f"subject {text}: versions of an SFT run are not named by @", f"name {root}, or one of its adapter folders"
+        )
+    if not (root / "result.json").is_file():
+        raise RunDirError(
+            f"subject {text}: the SFT run is not finished, so it has no best version yet",
+            f"finish it with `halo-forge sft run` and --resume, or name its best adapter so far: {root}/best",
+        )
+    with as_written(root / "run.json"):
+        base = identity["start_model"]["model_name_or_path"]
+    adapter = (root / "best").resolve() if (root / "best").exists() else None
+    return _checked(Subject(text, _section(text, {"model_name_or_path": base, **given}), adapter))
 
 
 def _versions(trained: list[int]) -> str:

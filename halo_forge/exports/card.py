@@ -35,7 +35,7 @@ class Made:
     kind: Kind
     quantization: Quantization
     files: Mapping[str, int]
-    rounding: Mapping[str, float] | None
+    rounding: Mapping[str, Any] | None
     notes: Sequence[str]
     modelfile: bool
 
@@ -100,12 +100,12 @@ def _what(source: Source, made: Made) -> Iterator[str]:
     yield ""
     for name, size in made.files.items():
         yield f"- `{name}`: {size / 1e6:,.1f} MB"
-    if made.rounding is not None and (made.rounding["num_entries"] or 0) > 0:
+    if made.rounding is not None and made.rounding["dtype"] != "float32":
         yield ""
         yield (
-            "The adapter was added in float32 and the sum rounded to bfloat16. Rounding lost"
+            f"The adapter was added in float32 and the sum rounded to {made.rounding['dtype']}. Rounding lost"
             f" {made.rounding['lost']:.1%} of the update (norm of the difference over norm of the update), and"
-            f" {made.rounding['vanished']:.1%} of its entries change no weight."
+            f" {made.rounding['vanished']:.1%} of its entries change no weight. The adapter itself loses nothing."
         )
     for note in made.notes:
         yield ""
@@ -220,24 +220,26 @@ def _use(source: Source, made: Made) -> Iterator[str]:
     settings = source.settings
     if made.modelfile:
         yield "With Ollama, in this folder: `ollama create NAME -f Modelfile`."
+        yield ""
     if made.kind == "lora-gguf":
         yield (
             "The base model as `base.gguf` comes from llama.cpp's converter:"
             f" `python convert_hf_to_gguf.py BASE --outtype bf16 --outfile base.gguf`, with BASE the folder of"
             f" `{source.base}`; then `llama-server -m base.gguf --lora {next(iter(made.files))}`."
         )
+        yield ""
     if made.kind == "merged":
         yield "With transformers: `AutoModelForCausalLM.from_pretrained(FOLDER)` and its tokenizer's chat template."
+        yield ""
     if settings is not None:
         prefix = settings.response_prefix
-        yield ""
         yield (
             f"It was trained and judged with these settings: temperature {settings.temperature:g}, top_p"
             f" {settings.top_p:g}, at most {settings.engine.max_new_tokens} new tokens, stop strings"
             f" {list(settings.engine.stop)!r}, response prefix {prefix!r} (the assistant's message begins with it),"
             f" system prompt {None if source.config is None else source.config.prompts.system_prompt!r}."
         )
-    yield ""
+        yield ""
     yield "What it writes is untrusted: run it in a sandbox."
 
 

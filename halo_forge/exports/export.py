@@ -42,14 +42,15 @@ from halo_forge.exports.weights import (
 from halo_forge.policy import adapter_digest
 from halo_forge.policy.rendering import Renderer, load_tokenizer
 from halo_forge.runtime.effects import Observer
+from halo_forge.runtime.library_warnings import LibraryWarnings
 from halo_forge.store.files import read_json, sync_folder, write_json, write_text
 from halo_forge.store.lock import RunLock
 
 RECORD = "export.json"
 _IDENTITY = "identity.json"
 _CONTENT, _WORK, _PROOF = "content", "work", "proof"
-_COPIES: Mapping[Kind, int] = {"merged": 1, "gguf": 3, "lora-gguf": 1}
-"""Files as large as the base model that lie on the disk at the same time, at most."""
+_COPIES: Mapping[Kind, int] = {"merged": 1, "gguf": 5, "lora-gguf": 1}
+"""Disk that is needed at the same time, in sizes of a base model in 2 bytes a weight, at most."""
 _INSTEAD: Mapping[Kind, str] = {
     "merged": "serve the adapter itself (vLLM, PEFT)",
     "gguf": "choose a wider format (--quantize bf16 or f16)",
@@ -125,8 +126,11 @@ def export(order: Order, observer: Observer) -> Exported:
     with _opened(out, identity) as part:
         _check_disk(order, source, part)
         if not (part / RECORD).is_file():
-            record = _Making(order, source, llama_cpp, part, observer).make(identity, why_not)
-            write_json(part / RECORD, record)
+            warned: list[str] = []
+            with (libraries := LibraryWarnings()).collected():
+                record = _Making(order, source, llama_cpp, part, observer).make(identity, why_not)
+            libraries.send_to(lambda event, **fields: warned.append(f"{fields['module']}: {fields['message']}"))
+            write_json(part / RECORD, {**record, "library_warnings": warned})
         return _sealed(part, out)
 
 
@@ -219,7 +223,7 @@ class _Making:
         if kind == "gguf":
             file = self.content / f"{source.stem}-{quantization}.gguf"
             if not file.exists():
-                gguf(self.llama_cpp, merged(source, self.work / "merged"), file, quantization, self.work)
+                gguf(self.llama_cpp, merged(source, self.work / "merged", quantization), file, quantization, self.work)
             return [file], served_subject(self.llama_cpp, file, None, subject, self._num_tokens), "llama.cpp's server"
         base = base_folder(source)
         file = self.content / f"{source.stem}-lora-{quantization}.gguf"
@@ -383,6 +387,8 @@ def _sealed(part: Path, out: Path) -> Exported:
     content, record = part / _CONTENT, read_json(part / RECORD)
     # Only now: the model's digest, by which a continued proof knows it, is over every JSON file beside it.
     write_json(content / RECORD, record)
+    for leftover in (*part.glob(f"{_PROOF}/*/lock"), *part.glob(f"{_PROOF}/*.port")):
+        leftover.unlink()
     if (part / _PROOF).is_dir():
         os.replace(part / _PROOF, content / _PROOF)
     sync_folder(content)

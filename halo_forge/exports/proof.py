@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,12 +23,13 @@ from halo_forge.core.records import Prompt, Record, Sample
 from halo_forge.core.seeds import derive_seed
 from halo_forge.engines._server_process import free_port
 from halo_forge.engines.transformers import TransformersSpec
-from halo_forge.evaluations.ask import Settings, measure
+from halo_forge.evaluations.ask import IDENTITY_FILE, Settings, measure
 from halo_forge.evaluations.models import Models
 from halo_forge.evaluations.subject import Subject
 from halo_forge.exports.llama_cpp import LlamaCpp
 from halo_forge.exports.served import served, server_at
 from halo_forge.runtime.effects import Observer
+from halo_forge.store.files import read_json
 
 State = Literal["held", "fell", "cannot_tell", "not_proved"]
 Asked = Callable[[Path], AbstractContextManager[Subject]]
@@ -98,6 +100,9 @@ def prove(
         own = dataclasses.replace(settings, seed=seed)
         # Each with models of its own: the base and the merged model need not fit into memory together.
         before = measure(adapter, prompts, own, folder / f"adapter{name}", observer, Models())
+        # What a chat template that reads the clock got: the export gets the same.
+        date = read_json(folder / f"adapter{name}" / IDENTITY_FILE)["date"]
+        own = dataclasses.replace(own, date=datetime.fromisoformat(date))
         with asked(folder / f"exported{name}") as subject:
             after = measure(subject, prompts, own, folder / f"exported{name}", observer, Models())
         return before, after

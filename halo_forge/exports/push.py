@@ -30,7 +30,7 @@ def push(folder: Path, repository: str, *, is_data_set: bool) -> str:
             repo_id=repository,
             repo_type=kind,
             commit_message="Export by halo-forge",
-            ignore_patterns=["proof/**/lock", "proof/server_logs/*"],
+            ignore_patterns=["proof/server_logs/*"],
         )
     except Exception as error:  # the client raises its own errors, those of its HTTP library, and ValueError
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from halo_forge.core.errors import ModelError
 from halo_forge.evaluations.models import Models
@@ -22,6 +22,7 @@ QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
 BY_QUANTIZER: frozenset[str] = frozenset({"q4_k_m"})
 """Made by llama.cpp's quantizer; its converter writes the others itself."""
 ROUNDING_FILE = "rounding.json"
+_FLOATS: Mapping[str, str] = {"bf16": "bfloat16", "f16": "float16"}
 
 
 def tools_for(kind: Kind, quantization: Quantization) -> list[Tool]:
@@ -32,20 +33,24 @@ def tools_for(kind: Kind, quantization: Quantization) -> list[Tool]:
     return [*needed, "quantizer"] if quantization in BY_QUANTIZER else needed
 
 
-def merged(source: Source, folder: Path) -> Path:
+def merged(source: Source, folder: Path, gguf: Quantization | None = None) -> Path:
     """The merged model as a folder of transformers, with `rounding.json` beside its weights.
 
-    The base is loaded as in the run (same dtype or 4 bits), on the CPU.
+    The base is loaded as in the run, in the same dtype or 4 bits.
+
+    Args:
+        gguf: The type of the GGUF file that is made of it.  Then it is in float32, so that it is rounded only once.
 
     Raises:
         ModelError: Model and adapter cannot be loaded, or not be added.
     """
 
     def make(part: Path) -> None:
-        rounding = _merge(source, part)
+        rounding = _merge(source, part, gguf)
         write_json(
             part / ROUNDING_FILE,
             {
+                "dtype": rounding.dtype,
                 "lost": rounding.lost,
                 "vanished": rounding.vanished,
                 "num_entries": rounding.num_entries,
@@ -56,12 +61,12 @@ def merged(source: Source, folder: Path) -> Path:
     return made(folder, make)
 
 
-def rounding_of(folder: Path) -> dict[str, float]:
-    """What rounding to bfloat16 did to the update in a merged model; see `Rounding`."""
+def rounding_of(folder: Path) -> dict[str, Any]:
+    """What rounding does to the update in a merged model; see `Rounding`."""
     return read_json(folder / ROUNDING_FILE)
 
 
-def _merge(source: Source, folder: Path) -> Rounding:
+def _merge(source: Source, folder: Path, gguf: Quantization | None) -> Rounding:
     from datetime import datetime
 
     from halo_forge.config.sections import HardwareSection
@@ -74,7 +79,10 @@ def _merge(source: Source, folder: Path) -> Rounding:
         date=datetime.now(),  # nothing is rendered
         reasoning_marks=None,
     )
-    return save_merged(policy, folder)
+    if gguf is None:
+        return save_merged(policy, folder)
+    # What a quantized type does to an update is not told apart from what it does to the weights: no figure for it.
+    return save_merged(policy, folder, dtype="float32", rounds_to=_FLOATS.get(gguf, "float32"))
 
 
 def gguf(llama_cpp: LlamaCpp, model: Path, file: Path, quantization: Quantization, logs: Path) -> Path:
@@ -83,14 +91,14 @@ def gguf(llama_cpp: LlamaCpp, model: Path, file: Path, quantization: Quantizatio
     Raises:
         ToolMissing: A program of llama.cpp is missing, or fails.
     """
-    direct = "bf16" if quantization in BY_QUANTIZER else quantization
+    direct = "f32" if quantization in BY_QUANTIZER else quantization
 
     def convert(part: Path) -> None:
         command = [*llama_cpp.command("converter"), str(model), "--outtype", direct, "--outfile", str(part)]
         run_tool(command, "GGUF", part, logs / f"convert-{direct}.log")
 
     def quantize(part: Path) -> None:
-        wide = gguf(llama_cpp, model, file.with_name(f"{file.stem}-wide.gguf"), "bf16", logs)
+        wide = made(logs / "wide.gguf", convert)
         command = [*llama_cpp.command("quantizer"), str(wide), str(part), quantization.upper()]
         run_tool(command, f"quantizing to {quantization}", part, logs / f"quantize-{quantization}.log")
         wide.unlink()

@@ -13,6 +13,7 @@ from halo_forge.pages.evaluation_page import evaluation_samples, evaluation_sect
 from halo_forge.pages.experiment_page import experiment_sections
 from halo_forge.pages.run_page import run_sections
 from halo_forge.pages.samples import payload
+from halo_forge.pages.sft_page import sft_sections
 from halo_forge.runtime.prompt_sets import prompts_as_started
 from halo_forge.store.attempts import Attempts
 from halo_forge.store.compared import compared_version
@@ -52,6 +53,16 @@ def run_html(root: Path, *, state: str | None = None) -> str:
     return html(facts, sections, samples, notes=notes, state=state)
 
 
+def sft_html(root: Path, *, state: str | None = None) -> str:
+    """The page of the supervised stage in `root`, as far as it has come.
+
+    Raises:
+        RunDirError: It holds none, or a file of it cannot be read.
+    """
+    facts, sections = sft_sections(root)
+    return html(facts, sections, None, state=state)
+
+
 def experiment_html(experiment: Experiment, *, state: str | None = None) -> str:
     """The page of an experiment as far as it has come.
 
@@ -81,6 +92,16 @@ def evaluation_html(root: Path, *, state: str | None = None) -> str:
     room = MOST_BYTES - len(html(facts, sections, None, state=state).encode())
     samples, notes = evaluation_samples(stored, most_bytes=max(0, room))
     return html(facts, sections, samples, notes=notes, state=state)
+
+
+def evaluation_state(root: Path) -> str:
+    """Changes whenever the evaluation has sealed a measurement or its result, and with nothing else."""
+    sealed = sorted(
+        (path.relative_to(root).as_posix(), path.stat().st_size)
+        for name in ("verdicts.jsonl", "result.json")
+        for path in root.rglob(name)
+    )
+    return hashlib.sha256(repr(sealed).encode()).hexdigest()[:16]
 
 
 def run_state(root: Path) -> str:

@@ -56,6 +56,7 @@ from halo_forge.runtime.sharing import Sharing, Source
 from halo_forge.runtime.tracking import check_trackers, reporting
 from halo_forge.store.files import read_json
 from halo_forge.store.run import CONTINUE_ELSEWHERE, Run, is_earlier, read_identity
+from halo_forge.store.sft import is_sft_run
 from halo_forge.supervisor import heartbeat
 from halo_forge.training.lora_sft import LoraSftTrainer
 from halo_forge.training.scripted import ScriptedTrainer
@@ -276,6 +277,12 @@ def run_config(root: Path) -> LoadedConfig:
         raise RunDirError(
             f"{root}: not a run directory of halo-forge", "name the output_dir of a run (it holds run.json)"
         )
+    if is_sft_run(root):
+        raise RunDirError(
+            f"{root}: a supervised stage, not a RAFT run",
+            f"look at it with `halo-forge sft status {root}` and `halo-forge report {root}`; a RAFT run starts from it"
+            f" with model.adapter: {root}/best",
+        )
     return _stored_config(path, root)
 
 
@@ -310,6 +317,7 @@ def _load_policy(config: RaftConfig, profile: Profile, date: datetime, prompts: 
         date=date,
         reasoning_marks=config.verifier.own_marks,
     )
+    check_same_base(config, policy.identity)
     policy.check_tokens(prompts)
     check_same_base(config, policy.identity)
     return policy

@@ -21,6 +21,7 @@ from halo_forge.runtime.fork import ForkPoint, check_same_fork
 from halo_forge.runtime.prompt_sets import prompt_digest
 from halo_forge.store.files import EDITED
 from halo_forge.store.run import CONTINUE_ELSEWHERE, Run, read_identity
+from halo_forge.store.sft import is_sft_run
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "tokenizers", "numpy")
 IDENTITY_KEYS = {
@@ -72,6 +73,8 @@ def check_same_run(
             f" with `halo-forge raft status {run.root}`, or choose another output_dir",
         )
     identity = run.identity()
+    if is_sft_run(run.root):
+        raise RunDirError(f"{run.root}: holds a supervised stage, not a RAFT run", "choose another output_dir")
     for key, kind in {"config_digest": str, "prompts": dict, "start_model": dict}.items():
         if not isinstance(identity.get(key), kind):
             raise RunDirError(f"{run.root / 'run.json'}: {key} is {str(identity.get(key))[:80]!r}", EDITED)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from halo_forge.config.explain import problems_of
-from halo_forge.config.load import as_error, digest_of, influential_data, is_supervised, overridden
+from halo_forge.config.load import as_error, digest_of, influential_data, is_supervised, overridden, written_schema
 from halo_forge.config.problems import Problem, raise_all
 from halo_forge.config.sections import (
     Count,
@@ -193,6 +193,11 @@ def resolved_sft(config: SftConfig) -> dict[str, Any]:
     """Every value, defaults included, as plain JSON data that `SftConfig.model_validate` accepts."""
     plain: dict[str, Any] = config.model_dump(mode="json", by_alias=True)
     return plain
+
+
+def sft_schema() -> dict[str, Any]:
+    """JSON schema of a configuration file, for editors."""
+    return written_schema(SftConfig)
 
 
 def sft_digest(config: SftConfig) -> str:

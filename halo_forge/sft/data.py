@@ -194,7 +194,10 @@ def tokenized(config: SftConfig, sources: Rows, date: datetime) -> Rows:
     rows = [_tokenized(row, renderer, tokenizer, end_of_turn, longest) for row in sources.rows]
     unusable = [row for row in rows if row.used_as == "dropped"]
     if unusable and config.data.unusable == "error":
-        shown = [f"  {row.row.place}: {row.reason}" for row in unusable[:_SHOWN]]
+        shown = [
+            f"  {row.row.place}: {row.reason}" + ("" if row.num_tokens is None else f" ({row.num_tokens})")
+            for row in unusable[:_SHOWN]
+        ]
         more = [f"  and {len(unusable) - _SHOWN} more"] if len(unusable) > _SHOWN else []
         raise ConfigError(
             "\n".join([f"data: {len(unusable)} of {len(rows)} rows cannot be trained on:", *shown, *more]),
@@ -246,9 +249,7 @@ def _tokenized(used: UsedRow, renderer: Renderer, tokenizer: Any, end_of_turn: i
     ids = tuple(tokenizer(text[len(start) :], add_special_tokens=False)["input_ids"])
     num_tokens = len(renderer.ids(row.prompt)) + len(ids) + 1  # the end of turn
     if longest is not None and num_tokens > longest:
-        return replace(
-            used, used_as="dropped", num_tokens=num_tokens, reason=f"it is longer than {longest} tokens ({num_tokens})"
-        )
+        return replace(used, used_as="dropped", num_tokens=num_tokens, reason=f"it is longer than {longest} tokens")
     if end_of_turn in ids:
         return replace(used, used_as="dropped", num_tokens=num_tokens, reason="its completion has an end of turn in it")
     completion = Completion(row.prompt.id, 0, text, ids, "stop", 0, 0)

@@ -19,6 +19,7 @@ from halo_forge.core.errors import RunDirError
 from halo_forge.hardware import choose, prepare
 from halo_forge.hardware.telemetry import telemetry
 from halo_forge.policy import Policy, check_local, check_quantization
+from halo_forge.runtime.config_check import ConfigCheck
 from halo_forge.runtime.identity import git_commit, other_configuration, package_versions
 from halo_forge.runtime.library_warnings import LibraryWarnings
 from halo_forge.runtime.notify import notified
@@ -81,14 +82,28 @@ def preview_sft(config: SftConfig) -> SftPreview:
         rows = read_sources(config)
         plan = SftPlan(config, len(rows.of("train")))
         lines += rows.lines()
-        lines.append("rows that are too long are known when the tokenizer is loaded, at the start of the run")
     else:
         warnings.append("rows on the Hub are only read by a run, so the number of steps is not known")
     if config.data.filter != "none":
-        warnings.append(f"data.filter {config.data.filter} may leave fewer rows, and so fewer steps")
+        warnings.append(f"the filter ({config.data.filter}) may leave fewer rows, and so fewer steps")
     profile = choose(config.hardware)
     lines.append(f"hardware: {profile.name} ({profile.why})")
     return SftPreview(config, plan, tuple(lines), tuple(warnings))
+
+
+def check_sft(config: SftConfig) -> ConfigCheck:
+    """Look at the rows, the model's folder and the run directory; loads no model and writes nothing.
+
+    Raises:
+        ConfigError: Rows cannot be read, or the model's folder cannot be used.
+    """
+    found = preview_sft(config)
+    checked = ["keys, values and the rules between them", *found.lines[:-1]]
+    not_checked = [
+        "rows that are too long, or do not begin as completions do (sft run says so before it trains)",
+        f"whether {config.model.model_name_or_path} loads and fits into the memory",
+    ]
+    return ConfigCheck(tuple(checked), tuple(not_checked), found.warnings)
 
 
 def execute_sft(loaded: LoadedSft, observer: SftObserver, *, resume: bool) -> SftResult:
@@ -180,7 +195,7 @@ def _identity(config: SftConfig, rows: Rows, policy: Policy, verifier: Verifier 
         "date": renders.date.isoformat(sep=" ") if renders.reads_clock else None,
         "toolchain": None if verifier is None else verifier.toolchain(),
         "versions": {"python": platform.python_version(), **package_versions()},
-        "hardware": policy.profile.described(),
+        "hardware": {"profile": policy.profile.described(), "num_parameters": policy.num_parameters},
         "git_commit": git_commit(),
     }
 

@@ -20,7 +20,7 @@ from halo_forge.prompts.row_limits import longest_limits
 from halo_forge.starter.estimate import Speed, Work, least_memory_bytes, speed_of
 from halo_forge.starter.model import ModelFound, tokens
 from halo_forge.starter.prompts import SETS, PromptsFound
-from halo_forge.starter.size import PER_PROMPT, RunSize, Sized, sized
+from halo_forge.starter.size import LADDER, PER_PROMPT, RunSize, Sized, sized
 
 RANK = 16
 SMALL = 1_000_000_000
@@ -313,8 +313,13 @@ def _decisions(wanted: Wanted, size: RunSize, choice: Choice) -> Iterator[Settin
 
 
 def _raft(wanted: Wanted, size: RunSize) -> Iterator[Setting]:
-    yield Setting("num_cycles", size.cycles, "a confirmed decline returns to the best version and halves the rate")
-    yield Setting("samples_per_prompt", size.samples, "with few, a cycle fits the luck of its draw")
+    why = (
+        "the project's first runs were best at the sixth" if size.cycles == LADDER[0].cycles else "what the time allows"
+    )
+    yield Setting(
+        "num_cycles", size.cycles, f"{why}; a confirmed decline returns to the best version and halves the rate"
+    )
+    yield Setting("samples_per_prompt", size.samples, "more find rarer solutions, and leave less to chance")
     there = wanted.prompts.size("train")
     if there is not None and there > size.prompts:
         yield Setting("prompts_per_cycle", size.prompts, "each cycle takes the next ones, so the data stay fresh")

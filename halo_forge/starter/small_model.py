@@ -109,9 +109,7 @@ def download_gguf(folder: Path, report: Report) -> Path:
         for wait in (*WAITS, None):
             got = folder / "download"
             shutil.rmtree(got, ignore_errors=True)
-            command = [*client, str(got), "-r", str(requirements)]
-            environment = {**os.environ, "PIP_RESUME_RETRIES": "5", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
+            done = _run([*client, str(got), "-r", str(requirements)])
             if done.returncode == 0:
                 return _unpacked(got)
             told = [line.strip() for line in done.stderr.strip().splitlines()[-3:]] or [f"exit code {done.returncode}"]
@@ -147,6 +145,19 @@ def _clients(folder: Path) -> Iterator[list[str]]:
         done = subprocess.run([sys.executable, "-m", "venv", str(made)], capture_output=True)
         if done.returncode == 0:
             yield [str(made / "bin/python"), *download]
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a client; on a terminal its progress is shown, errors are always kept."""
+    shown = sys.stderr.isatty()
+    return subprocess.run(
+        [word for word in command if not (shown and word == "--quiet")],
+        env={**os.environ, "PIP_RESUME_RETRIES": "5", "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+        stdout=sys.stderr if shown else subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
 
 
 def _unpacked(got: Path) -> Path:

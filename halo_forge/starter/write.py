@@ -19,6 +19,8 @@ from halo_forge.starter.choose import Choice, Wanted, number
 from halo_forge.starter.model import in_billions
 
 _WIDTH = 80
+_SPARE = 0.2
+"""A run that takes less than this share of the time could have more prompts."""
 _PLAIN = re.compile(r"[\w./~][\w./~:-]*")
 
 
@@ -89,6 +91,8 @@ def _head(wanted: Wanted, choice: Choice) -> Iterator[str]:
     yield "#"
     for command, what in commands.items():
         yield f"#   {command:<{width}}   # {what}"
+    yield "#"
+    yield "# What is known about these values, and what is not: halo-forge docs starting"
     yield "#"
     yield "# Found:"
     for name, text in found_lines(wanted):
@@ -171,10 +175,13 @@ def time_line(wanted: Wanted, choice: Choice) -> str:
     """The estimated time, and what it rests on."""
     assert choice.sized is not None and choice.speed is not None
     found = choice.sized
+    spare = ""
+    if wanted.prompts.sets is not None and found.run_seconds < _SPARE * wanted.seconds:
+        spare = " Time that is left over is best spent on more prompts, or on more seeds (halo-forge experiment)."
     return (
         f"Time: {roughly(found.cycle_seconds)} for each of {found.size.cycles} cycles, {roughly(found.run_seconds)} in"
         f" all; you have {roughly(wanted.seconds).removeprefix('about ')}. By arithmetic, good within a factor of 3,"
-        f" with {choice.speed.basis}. After one cycle the run says what is left."
+        f" with {choice.speed.basis}. After one cycle the run says what is left.{spare}"
     )
 
 
@@ -203,7 +210,7 @@ def _checklist(wanted: Wanted, choice: Choice) -> Iterator[str]:
     base = rate["base"] if isinstance(rate, Mapping) else rate
     low, high = (number(float(f"{factor * base:.1e}")) for factor in (1 / 3, 3))
     steps = [
-        f"training.learning_rate: one cycle each at {low} and {high} (raft run {wanted.name}.yaml --set"
+        f"training.learning_rate: one cycle each at {low} and {high} (halo-forge raft run {wanted.name}.yaml --set"
         f" raft.num_cycles=1 --set training.learning_rate={low} --output-dir runs/{wanted.name}-low). Too low if"
         " nothing moves (kl_to_start), too high if dev falls",
         "prompts: more of them show smaller differences and last longer; solved ones teach nothing",

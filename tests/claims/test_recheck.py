@@ -23,6 +23,8 @@ from claim_runs import (
 from scripted_runs import execute, read, rows
 
 from halo_forge import api
+from halo_forge.claims.opened import Options
+from halo_forge.claims.recheck import recheck
 from halo_forge.core.errors import ClaimError
 
 MANY = [program(f"pass number {number}") for number in range(40)]
@@ -334,8 +336,6 @@ def test_a_killed_recheck_goes_on_in_its_work_folder(claim: Path, tmp_path: Path
             if number == stopped:
                 raise KeyboardInterrupt
             yield item
-
-    from halo_forge.claims.recheck import Options, recheck
 
     with pytest.raises(KeyboardInterrupt):
         recheck(claim, Options(work_dir=work), killed)

@@ -10,10 +10,10 @@ import pytest
 from measuring import prompts, scripted, settings
 from openai_stand_in import choice, stand_in
 from scripted_runs import rows, verify_in_memory
-from tiny_models import LoraOptions, disturb_adapter, load_policy
+from tiny_models import LoraOptions, disturb_adapter, load_policy, save_model
 
 from halo_forge.api import SilentObserver
-from halo_forge.core.errors import ConfigError, RunDirError
+from halo_forge.core.errors import ConfigError, ModelError, RunDirError
 from halo_forge.engines.scripted import ScriptedEngine
 from halo_forge.evaluations.ask import measure
 from halo_forge.evaluations.models import Models
@@ -101,6 +101,21 @@ def test_a_sealed_measurement_is_read_and_nothing_is_opened(
     assert measure(subject, prompts("a", "b"), asked, tmp_path / "m", SilentObserver()) == first
 
 
+@pytest.mark.parametrize("damage", ["lost", "edited"])
+def test_a_lost_or_edited_file_is_never_made_again_and_the_fix_is_about_this_folder(
+    subject: Subject, tmp_path: Path, damage: str
+) -> None:
+    measure(subject, prompts("a", "b"), scripted(tmp_path, ANSWERS), tmp_path / "m", SilentObserver())
+    path = tmp_path / "m" / "completions.jsonl"
+    if damage == "lost":
+        path.unlink()
+    else:
+        path.write_text(path.read_text().replace('"seed"', '"sown"'))
+    with pytest.raises(RunDirError) as refused:
+        measure(subject, prompts("a", "b"), scripted(tmp_path, ANSWERS), tmp_path / "m", SilentObserver())
+    assert f"remove {tmp_path / 'm'}" in refused.value.hint
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -147,6 +162,16 @@ def test_one_base_is_loaded_for_several_adapters_and_the_base_itself(
     alone = measure(subjects[2], prompts("a", "b"), asked, tmp_path / "alone", SilentObserver())
     assert alone == together[2]
     assert {sample.completion.policy_version for sample in alone} == {1}
+
+
+def test_an_adapter_of_a_base_with_other_shapes_is_refused_and_nothing_is_sealed(
+    adapters: list[Path], tmp_path: Path
+) -> None:
+    other = save_model(tmp_path / "llama", hidden_size=64)  # of the same name as the base that the adapter names
+    subject = subject_of(str(adapters[0]), {"model_name_or_path": str(other)})
+    with pytest.raises(ModelError, match="the adapter does not match this model"):
+        measure(subject, prompts("a"), settings(engine__max_new_tokens=4), tmp_path / "m", SilentObserver())
+    assert not (tmp_path / "m" / "completions.jsonl").exists()
 
 
 def test_prompts_without_room_for_a_completion_are_refused(tiny_models: dict[str, Path], tmp_path: Path) -> None:

@@ -99,6 +99,13 @@ def test_the_default_folder_follows_from_everything_that_is_asked(tmp_path: Path
     assert first.root.parts[:2] == ("runs", "evaluations")
 
 
+def test_two_names_of_one_model_are_said(run: Path, tmp_path: Path, tiny_models: dict[str, Path]) -> None:
+    planned = plan([str(tiny_models["llama"]), str(tiny_models["qwen2"])], [tasks(tmp_path)])
+    assert planned.notes == ()
+    same = plan([f"{run}@v0", "nobody/nothing"], [tasks(tmp_path)])
+    assert f"{run}@v0 and nobody/nothing are the same model" in same.notes
+
+
 def test_names_that_are_alike_as_folders_get_folders_of_their_own(tmp_path: Path) -> None:
     planned = plan(["owner/name", "owner_name"], [tasks(tmp_path)])
     assert len(set(planned.folders)) == 2

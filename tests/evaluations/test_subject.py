@@ -113,6 +113,25 @@ def test_an_adapter_that_its_cycle_did_not_train_is_refused(run: Path, adapter: 
         subject_of(f"{run}@v2")
 
 
+def test_an_sft_run_is_its_best_adapter_once_it_is_finished(
+    adapter: Path, tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    root = tmp_path / "sft"
+    shutil.copytree(adapter, root / "segments" / "002" / "adapter")
+    (root / "best").symlink_to("segments/002/adapter")
+    identity = {"schema_version": 3, "kind": "sft", "start_model": {"model_name_or_path": str(tiny_models["llama"])}}
+    (root / "run.json").write_text(json.dumps(identity))
+    with pytest.raises(RunDirError, match="the SFT run is not finished") as refused:
+        subject_of(str(root))
+    assert subject_of(refused.value.hint.rpartition(" ")[2]).adapter == root / "best"
+    (root / "result.json").write_text("{}")
+    assert subject_of(str(root)).adapter == root / "segments" / "002" / "adapter"
+    with pytest.raises(ConfigError, match="not named by @"):
+        subject_of(f"{root}@v1")
+    (root / "best").unlink()
+    assert subject_of(str(root)).adapter is None
+
+
 def test_a_missing_model_is_refused_with_its_name() -> None:
     with pytest.raises(ModelError, match=r"subject \./no/such/model: .*no such folder"):
         subject_of("./no/such/model")

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tiny_models import LoraOptions, disturb_adapter, load_policy, save_model
 
 from halo_forge.api import SilentObserver
 from halo_forge.core.errors import ConfigError, HaloForgeError, ModelError, RunDirError, StoppedByRule, ToolMissing
+from halo_forge.evaluations.ask import IDENTITY_FILE
 from halo_forge.exports import export as module
 from halo_forge.exports.export import Exported, Order, export, export_samples
 from halo_forge.exports.llama_cpp import find_llama_cpp
@@ -73,8 +75,8 @@ def corrupting(monkeypatch: pytest.MonkeyPatch) -> None:
 
     merge = weights._merge
 
-    def merge_and_corrupt(source: Any, folder: Path) -> Any:
-        rounding = merge(source, folder)
+    def merge_and_corrupt(source: Any, folder: Path, gguf: Any) -> Any:
+        rounding = merge(source, folder, gguf)
         path = folder / "model.safetensors"
         tensors = load_file(path)
         name = "model.layers.0.mlp.down_proj.weight"
@@ -109,7 +111,7 @@ def test_gguf_is_made_by_llama_cpp_and_asked_through_its_server(
     done = made(order(run, "gguf", tmp_path / "out", quantization="q4_k_m", llama_cpp=str(tools), force=True))
     (name,) = done.record["files"]
     assert name == "run-v1-q4_k_m.gguf"
-    assert json.loads((done.folder / name).read_text()) == ["model", "bf16", "Q4_K_M"]
+    assert json.loads((done.folder / name).read_text()) == ["model", "f32", "Q4_K_M"]
     assert done.record["proof"]["asked_by"] == "llama.cpp's server"
     assert {each.name for each in done.folder.iterdir()} == {name, "README.md", "Modelfile", "export.json", "proof"}
     assert "3 of 16 tensors" in (done.folder / "README.md").read_text()
@@ -124,6 +126,8 @@ def test_the_converter_writes_the_types_that_it_can_by_itself(
     done = made(order(run, "gguf", tmp_path / "out", quantization=quantization, llama_cpp=str(tools), on=None))
     (name,) = done.record["files"]
     assert json.loads((done.folder / name).read_text()) == ["model", kind]
+    card = (done.folder / "README.md").read_text()
+    assert ("rounded to float16" in card, "rounded to bfloat16" in card) == (kind == "f16", kind == "bf16")
 
 
 def test_an_adapter_as_gguf_is_asked_on_the_base_model(
@@ -303,9 +307,25 @@ def test_an_adapter_without_its_run_is_proved_with_a_configuration_beside_it(
     assert bare.record["proof"]["state"] == "not_proved" and "--config CONFIG" in card
     assert "exported without its run" in card and not (bare.folder / "Modelfile").exists()
     like_the_adapter(monkeypatch)
+    monkeypatch.setattr("halo_forge.evaluations.ask.datetime", _Days)
     wide = {"dtype": "float32"}  # as in the run
     done = made(Order(str(adapter), "merged", out=tmp_path / "out", config=run / "config.resolved.yaml", model=wide))
     assert done.record["proof"]["state"] == "held" and (done.folder / "Modelfile").is_file()
+    # A template that reads the clock must not get two dates.
+    folders = [done.folder / "proof" / name for name in ("adapter", "exported")]
+    sides = [json.loads((folder / IDENTITY_FILE).read_text()) for folder in folders]
+    assert sides[0]["date"] == sides[1]["date"]
+
+
+class _Days(datetime):
+    """A clock that goes on by a day whenever it is asked."""
+
+    days = 0
+
+    @classmethod
+    def now(cls, tz: Any = None) -> Any:
+        cls.days += 1
+        return datetime(2026, 11, 1, tzinfo=tz) + timedelta(days=cls.days)
 
 
 def test_kept_samples_are_a_data_set_without_duplicates(run: Path, tmp_path: Path) -> None:

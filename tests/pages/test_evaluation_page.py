@@ -18,7 +18,7 @@ from halo_forge.core.errors import RunDirError
 from halo_forge.core.wording import visible
 from halo_forge.evaluations.execute import execute, read_evaluation
 from halo_forge.evaluations.plan import plan
-from halo_forge.pages.make import evaluation_html
+from halo_forge.pages.make import evaluation_html, evaluation_state
 
 
 def evaluate(folder: Path, subjects: list[str]) -> Path:
@@ -74,6 +74,17 @@ def test_report_writes_it_also_of_an_unfinished_evaluation(
         assert cli("report", root).code == 0
     text = " ".join(Text((root / "report.html").read_text("utf-8")).words)
     assert "3 of 4 measurements done" in text and "--resume" in text
+
+
+def test_a_served_page_has_news_when_something_was_sealed(root: Path) -> None:
+    result, verdicts = root / "result.json", next(root.rglob("verdicts.jsonl"))
+    finished = evaluation_state(root)
+    (root / "report.html").write_text("a page")
+    assert evaluation_state(root) == finished
+    result.unlink()
+    unfinished = evaluation_state(root)
+    verdicts.rename(verdicts.with_name("verdicts.jsonl.part"))
+    assert len({finished, unfinished, evaluation_state(root)}) == 3
 
 
 def test_a_folder_without_an_evaluation_is_refused(tmp_path: Path) -> None:

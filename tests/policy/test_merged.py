@@ -42,6 +42,30 @@ def test_without_an_update_nothing_is_lost() -> None:
     assert found.lost == 0.0 and found.vanished == 0.0 and found.num_entries == 0
 
 
+def test_another_dtype_loses_by_its_own_steps() -> None:
+    # Beside 1.0 float16 has steps of 2^-10 above, an eighth of those of bfloat16.
+    found = Rounding("float16")
+    merged = found.add(torch.tensor([1.0, 1.0]), torch.tensor([2.0**-10, 2.0**-12]))
+    assert found.vanished == 0.5 and merged.tolist() == [1.0 + 2.0**-10, 1.0 + 2.0**-12]
+    assert Rounding().dtype == "bfloat16"
+
+
+def test_weights_that_another_program_rounds_are_written_as_they_are(
+    tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    policy = load_policy(tiny_models["llama"])
+    disturb_adapter(policy, scale=0.01)
+    wide = save_merged(policy, tmp_path / "wide", dtype="float32", rounds_to="float16")
+    plain = save_merged(policy, tmp_path / "plain")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "wide", dtype="auto")
+    assert loaded.dtype == torch.float32 and wide.lost < plain.lost
+    layer = policy.model.get_base_model().model.layers[0].self_attn.q_proj
+    expected = layer.base_layer.weight + layer.get_delta_weight("default")
+    assert torch.equal(loaded.model.layers[0].self_attn.q_proj.weight, expected)
+
+
 def test_a_smaller_update_loses_more(tiny_models: dict[str, Path], tmp_path: Path) -> None:
     lost = []
     for scale in (0.3, 0.003):

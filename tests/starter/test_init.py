@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from cli_calls import Cli, command_line
-from made_up_users import QWEN_05B, QWEN_7B, cpp_rows, model_folder, python_rows, write_rows
+from made_up_users import QWEN_05B, QWEN_7B, cpp_rows, model_folder, python_rows, without_network, write_rows
 from scripted_runs import tree
 from terminal import plain
 from tiny_models import CHATML, THINKING
@@ -51,12 +51,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Cli]:
     """`main()` in an empty folder, without a network."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-
-    def unreachable(spec: str, dataset_id: str) -> None:
-        raise hub.ConfigError("no network, or the Hub does not answer: ConnectError", "check the network")
-
-    monkeypatch.setattr(hub, "_check_reachable", unreachable)
+    without_network(monkeypatch)
     with command_line(monkeypatch, capsys) as run:
         yield run
 

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from scripted_runs import STATUS, MemoryVerifier, write_inputs
 
+from halo_forge.claims.opened import Options
 from halo_forge.claims.pack import pack_run
-from halo_forge.claims.recheck import Options, Rechecked, recheck
+from halo_forge.claims.recheck import Rechecked, recheck
 from halo_forge.core.records import CheckResult, Completion, Prompt, Verdict
 from halo_forge.verifiers import ProgramSpec
 from halo_forge.verifiers.verifier import judged

@@ -6,7 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
+import pytest
 from tiny_models import CHATML, build_tokenizer
+
+from halo_forge.core.errors import ConfigError
+from halo_forge.prompts import hub
 
 QWEN_05B = {
     "architectures": ["Qwen2ForCausalLM"],
@@ -83,3 +88,42 @@ def cpp_rows(number: int) -> list[dict[str, Any]]:
         }
         for factor in range(2, 2 + number)
     ]
+
+
+def without_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Hub is not there, for models and for data sets, whatever this machine can reach."""
+
+    def unreachable(spec: str, dataset_id: str) -> None:
+        raise ConfigError("no network, or the Hub does not answer: ConnectError", "check the network, or give a file")
+
+    monkeypatch.setattr(hub, "_check_reachable", unreachable)
+
+    def no_download(*arguments: object, **options: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", no_download)
+
+
+USERS: dict[str, list[str]] = {
+    "one": ["models/qwen2.5-coder-0.5b-instruct", "tasks.jsonl", "--machine", "cuda", "--time", "2h"],
+    "two": ["models/qwen2.5-coder-7b-instruct", "judge.jsonl", "--machine", "gfx1151", "--time", "12h"],
+    "three": [
+        "Qwen/Qwen2.5-Coder-1.5B-Instruct",
+        "somebody/tasks",
+        "--language",
+        "rust",
+        "--machine",
+        "cuda",
+        "--time",
+        "4h",
+    ],
+}
+"""Name of the configuration -> model, prompts, and further options of `init`: those of docs/starting.md."""
+
+
+def make_inputs(folder: Path) -> None:
+    """The models and prompts of `USERS`, as far as they are files."""
+    model_folder(folder / "models/qwen2.5-coder-0.5b-instruct", QWEN_05B)
+    model_folder(folder / "models/qwen2.5-coder-7b-instruct", QWEN_7B)
+    write_rows(folder / "tasks.jsonl", python_rows(240))
+    write_rows(folder / "judge.jsonl", cpp_rows(600))
