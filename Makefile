@@ -37,10 +37,12 @@ gpu-check:  ## check what only a GPU can show, in at most 8 minutes: docs/gpu-ch
 
 # The sandbox tests run alone: they look at times and at all processes.  tests/gpu simulates a GPU, which no other test
 # may see.
+# --no-loadscope-reorder: files in the order of tests/conftest.py, the longest first, and not by their number of tests.
 test: system model lint  ## lint, type check and run all tests
 	$(BIN)/python -m pytest -q tests/sandbox
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/gpu
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/sandbox --ignore=tests/gpu tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder \
+	    --ignore=tests/sandbox --ignore=tests/gpu tests
 
 test-fast: lint  ## lint, types, the pure core, and the loop with scripted answers: under 2 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/test_architecture.py tests/core tests/config \
@@ -48,7 +50,8 @@ test-fast: lint  ## lint, types, the pure core, and the loop with scripted answe
 
 coverage: setup model  ## run the tests but for the sandbox's and the GPU's, and report which lines of the package ran
 	$(BIN)/coverage erase
-	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -q -n 2 --dist loadfile --ignore=tests/sandbox --ignore=tests/gpu tests
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder \
+	    --ignore=tests/sandbox --ignore=tests/gpu tests
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -190,7 +190,7 @@ def _seconds(action: Any) -> float:
 
 def batch_rate(policy: Policy, prompts: Mapping[str, Prompt], requests: list[SampleRequest]) -> float:
     """Real tokens per second of transformers' continuous batching, `generate_batch`."""
-    from transformers import GenerationConfig
+    from transformers import ContinuousBatchingConfig, GenerationConfig
 
     settings = GenerationConfig(
         do_sample=True,
@@ -202,10 +202,17 @@ def batch_rate(policy: Policy, prompts: Mapping[str, Prompt], requests: list[Sam
         pad_token_id=policy.tokenizer.pad_token_id,
     )
     ids = {prompt_id: policy.prompt_ids(prompt) for prompt_id, prompt in prompts.items()}
+    # Room for all requests at once; by default it clears most of the machine's memory, which takes longer than they do.
+    longest = max(map(len, ids.values())) + requests[0].max_new_tokens
+    cache = ContinuousBatchingConfig()
+    tokens_per_block = getattr(cache, "page_size", cache.block_size)  # the old name, and the one of later versions
+    cache.num_blocks = 2 * len(requests) * (longest // tokens_per_block + 1)
     started = time.perf_counter()
     # The adapter's layers are in the base model; PEFT's wrapper has no such method.
     done = policy.model.get_base_model().generate_batch(
-        [ids[request.prompt_id] for request in requests], generation_config=settings
+        [ids[request.prompt_id] for request in requests],
+        generation_config=settings,
+        continuous_batching_config=cache,
     )
     if len(done) != len(requests):
         raise RuntimeError(f"generate_batch answered {len(done)} of {len(requests)} requests")

@@ -190,6 +190,8 @@ class Soak:
         """Kill a run at most `num_kills` times and resume it until it has finished; the number of kills."""
         self.num_runs += 1
         batch_size = BATCH_SIZES[self.num_runs % len(BATCH_SIZES)]
+        if batch_size not in self.references:
+            self.reference(batch_size)
         folder = self.room / f"run_{self.num_runs}"
         folder.mkdir()
         killed, in_sampling = 0, set[str]()
@@ -365,8 +367,6 @@ def real(room: Path, arguments: argparse.Namespace) -> None:
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)  # orphans become children of this process, and are found
     settings = dict(each.split("=", 1) for each in arguments.set)
     soak = Soak(room, str(Path(arguments.model).resolve()), settings, random.Random(arguments.seed))
-    for batch_size in BATCH_SIZES:
-        soak.reference(batch_size)
     num_kills = 0
     while num_kills < arguments.kills:
         num_kills += soak.one_run(arguments.kills - num_kills, num_kills)

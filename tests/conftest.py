@@ -16,6 +16,36 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.pop("COLUMNS", None)
 
 
+LONGEST = (
+    "scripts/test_benchmarks.py",
+    "loop/test_end_to_end.py",
+    "cli/test_library_warnings.py",
+    "scripts/test_gpu_check.py",
+    "engines/test_served_runs.py",
+    "verifiers/test_trivial.py",
+    "training/test_carried_and_averaged.py",
+    "verifiers/test_compiled_languages.py",
+    "supervisor/test_supervisor.py",
+    "experiments/test_execute.py",
+    "loop/test_loop_kill.py",
+    "scripts/test_soak_kill.py",
+    "training/test_lora_sft.py",
+    "cli/test_notify.py",
+    "training/test_quantized.py",
+    "training/test_what_is_learned.py",
+    "engines/test_policy_proof.py",
+)
+"""Files that take from half a minute to two, roughly the longest first."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers, a long file that is begun last leaves the others idle; each file stays together."""
+    here = Path(__file__).parent
+    places = {str(here / name): place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(str(item.path), len(LONGEST)))
+
+
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders of tiny models: one per architecture, and `llama_pad_is_eos`."""

@@ -81,7 +81,7 @@ def _merge(source: Source, folder: Path, gguf: Quantization | None) -> Rounding:
     )
     if gguf is None:
         return save_merged(policy, folder)
-    # What a quantized type does to an update is not told apart from what it does to the weights: no figure for it.
+    # What a quantized type does to an update cannot be separated from what it does to the weights: no figure for it.
     return save_merged(policy, folder, dtype="float32", rounds_to=_FLOATS.get(gguf, "float32"))
 
 

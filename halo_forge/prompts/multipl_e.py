@@ -19,8 +19,8 @@ NAME = "MultiPL-E rows"
 COLUMNS = ("name", "language", "prompt", "tests", "stop_tokens")
 _READ = (*COLUMNS, "doctests", "original", "prompt_terminology")
 _HINT = (
-    "keep the row as the data set has it, or write it as `prompt` and `tests` of the kind harness (`halo-forge docs"
-    " prompts`)"
+    "keep the row as the data set has it, or write it as `prompt` and `tests` of the kind harness"
+    " (`halo-forge docs prompts`)"
 )
 _ASK = (
     "Complete the following {word} function. Answer with the whole function, with everything it needs{also}, in one"

@@ -125,7 +125,6 @@ def open_run(
         library_warnings = stack.enter_context(LibraryWarnings().collected())
         prompts = load_prompt_sets(config)
         _check_engine(config)
-        start = start_notes(config, prompts.by_name())
         sources = [Source.read(root) for root in share_from]
         run = stack.enter_context(Run(Path(config.output_dir)))
         if not run.is_new:
@@ -152,7 +151,7 @@ def open_run(
             hardware=profile.described(),
             warnings=(*start_warnings(config, sets, prompts, dropped), *reference_warnings(failing)),
             checked_by=tuple(lines_of(sets)),
-            notes=(*start, *([] if policy is None else policy.rendering.notes())),
+            notes=(*start_notes(config, read.by_name()), *([] if policy is None else policy.rendering.notes())),
         )
         identity = identity_of(config, read, verifier.toolchain(), policy)
         identity |= {"hardware": _choices(config, profile, policy, workers), "rendering": _rendering(policy, asked)}

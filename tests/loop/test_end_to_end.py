@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -19,7 +18,7 @@ import pytest
 from halo_forge.policy import ADAPTER_FILES, adapter_digest
 
 REAL_MODEL = Path(__file__).parents[2] / "models" / "smollm2-135m-instruct"
-NUM_TRAIN, NUM_DEV, NUM_CYCLES = 16, 3, 2
+NUM_TRAIN, NUM_DEV, NUM_CYCLES = 10, 3, 2
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
 
 
@@ -181,25 +180,6 @@ def test_killed_resumed_and_redone(tiny_config: Path, tmp_path: Path) -> None:
     (moved,) = (run / "superseded").iterdir()
     assert (moved / "cycles" / "002" / "report.json").exists() and (moved / "cycles" / "003").exists()
     assert not (moved / "cycles" / "001").exists()
-
-
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_no_library_warns_during_a_run(checkpointing: bool, tiny_config: Path) -> None:
-    """A deprecated name breaks with the library's next version, and its warning tears the progress apart."""
-    settings = {
-        "raft.num_cycles": 1,
-        "training.num_train_epochs": 1,
-        "training.gradient_checkpointing": json.dumps(checkpointing),
-    }
-    overrides = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-    # Python's own filter: what a user sees, not what one library tells another's authors.
-    done = subprocess.run(
-        command("raft", "run", tiny_config, *overrides), capture_output=True, text=True, env=ENVIRONMENT
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "cycle 1: trained" in done.stderr
-    words = re.compile(r"\bwarn|Warning\b|site-packages|pip install|Failed to")  # the last are bitsandbytes' own
-    assert [line for line in (done.stdout + done.stderr).splitlines() if words.search(line)] == []
 
 
 EASY = [

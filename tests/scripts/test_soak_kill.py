@@ -68,13 +68,13 @@ def test_a_file_of_an_unfinished_training_may_change(soak: ModuleType, finished:
 
 
 @pytest.mark.timeout(600)  # several real runs
-def test_three_kills_lose_nothing(tiny_models: dict[str, Path]) -> None:
+def test_a_kill_loses_nothing(tiny_models: dict[str, Path]) -> None:
     # Random weights write no C, so everything that ends counts.
     settings = ("engine.stop=['}', 'e']", "engine.max_new_tokens=60", "model.dtype=float32", "lora.r=4")
     options = [word for each in settings for word in ("--set", each)]
-    done = run("soak_kill", "--only", "real", "--kills", 3, "--model", tiny_models["llama"], *options, seconds=580)
+    done = run("soak_kill", "--only", "real", "--kills", 1, "--model", tiny_models["llama"], *options, seconds=580)
     assert done.returncode == 0, done.stderr + done.stdout
-    assert len([line for line in done.stdout.splitlines() if line.startswith("kill ")]) == 3
+    assert len([line for line in done.stdout.splitlines() if line.startswith("kill ")]) == 1
     assert done.stdout.splitlines()[-1] == "nothing lost, nothing doubled, nothing left behind"
 
 

@@ -150,11 +150,10 @@ def test_python() -> None:
 
 
 def test_no_reference_of_ours_does_nothing() -> None:
-    references = []
-    for each in load_prompts("builtin:c/all", language="c"):
-        entry = None if each.tests is None else each.tests.get("entry_point")
-        references += [(name, each.info["reference"]) for name in {entry, None}]
-    assert len(references) > 500
+    """As a whole; test_builtin_tasks.py looks at the function that a task asks for."""
+    tasks = load_prompts("builtin:c/all", language="c")
+    references = [(None, each.info["reference"]) for each in tasks if each.tests and "entry_point" in each.tests]
+    assert len(references) > 200
     with verifier_of("gcc", stages=["compile"]) as verifier:
         assert flagged(verifier, "c", references) == []
 
