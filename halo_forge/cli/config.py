@@ -19,10 +19,18 @@ SET = typer.Option(None, "--set", metavar="KEY=VALUE", help="Override a configur
 def check(config: Path = CONFIG, overrides: list[str] | None = SET) -> None:
     """Check a configuration, its prompts and its model's folder; report every problem. Loads no model."""
     from halo_forge.cli.render import print_paragraph, stdout
-    from halo_forge.config import load_config
     from halo_forge.runtime.config_check import check_config
 
-    found = check_config(load_config(config, overrides if overrides is not None else ()).config)
+    changes = overrides if overrides is not None else []
+    if _is_supervised(config):
+        from halo_forge.sft.config import load_sft_config
+        from halo_forge.sft.open import check_sft
+
+        found = check_sft(load_sft_config(config, changes).config)
+    else:
+        from halo_forge.config import load_config
+
+        found = check_config(load_config(config, changes).config)
     console = stdout()
     lines = [f"{config}: valid"]
     lines += [f"checked: {each}" for each in found.checked]
@@ -39,12 +47,33 @@ def show(config: Path = CONFIG, overrides: list[str] | None = SET) -> None:
     from halo_forge.config import load_config, resolved
     from halo_forge.config.yaml_io import dump
 
-    print(dump(resolved(load_config(config, overrides if overrides is not None else ()).config)), end="")
+    changes = overrides if overrides is not None else []
+    if _is_supervised(config):
+        from halo_forge.sft.config import load_sft_config, resolved_sft
+
+        print(dump(resolved_sft(load_sft_config(config, changes).config)), end="")
+        return
+    print(dump(resolved(load_config(config, changes).config)), end="")
 
 
 @app.command(cls=Command)
-def schema() -> None:
+def schema(
+    sft: bool = typer.Option(False, "--sft", help="Of the configuration of a supervised stage (`sft run`)."),
+) -> None:
     """Print the JSON schema of a configuration, for editors."""
+    if sft:
+        from halo_forge.sft.config import sft_schema
+
+        print(json.dumps(sft_schema(), indent=2))
+        return
     from halo_forge.config import json_schema
 
     print(json.dumps(json_schema(), indent=2))
+
+
+def _is_supervised(config: Path) -> bool:
+    """Whether a file is the configuration of a supervised stage (`sft run`), not of a RAFT run."""
+    from halo_forge.config.load import is_supervised
+    from halo_forge.config.yaml_io import load_document
+
+    return is_supervised(load_document(config))

@@ -56,6 +56,8 @@ def print_preview(preview: Preview) -> None:
         print_paragraph(console, line, indent="    ")
     for at, line in enumerate(_hardware_lines(preview.hardware)):
         print_paragraph(console, line if at == 0 else f"  {line}", indent="    ")
+    for note in preview.notes:
+        print_paragraph(console, f"note: {note}", indent="    ")
     for warning in preview.warnings:
         print_paragraph(console, f"warning: {warning}", indent="    ")
     for advice in preview.advice:

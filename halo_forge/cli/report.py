@@ -1,4 +1,4 @@
-"""`halo-forge report`: the page of a run or an experiment as one HTML file, or served on loopback while it goes on."""
+"""`halo-forge report`: the page of a run, an evaluation or an experiment, as one HTML file or served on loopback."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from halo_forge.cli.raft import JSON
 if TYPE_CHECKING:
     from halo_forge.pages.serve import Page
 
-WHAT = typer.Argument(metavar="RUN|FILE", help="Run directory, or experiment file (YAML).", show_default=False)
+WHAT = typer.Argument(
+    metavar="RUN|EVAL_DIR|FILE", help="Run directory, evaluation folder, or experiment file (YAML).", show_default=False
+)
 OUTPUT = typer.Option(
     None, "-o", "--output", metavar="FILE", help="Default: report.html in the run's or experiment's folder."
 )
@@ -33,7 +35,7 @@ def report(
     overrides: list[str] | None = SET,
     as_json: bool = JSON,
 ) -> None:
-    """Write the page of a run or an experiment: one HTML file with charts and samples that needs no network."""
+    """Write the page of a run, a supervised stage, an evaluation or an experiment: one HTML file without a network."""
     from halo_forge.core.errors import ConfigError
 
     if serve and (output is not None or as_json):
@@ -57,10 +59,19 @@ def report(
 
 
 def _page(what: Path, overrides: list[str]) -> tuple[Path, Page]:
-    """The folder of a run or an experiment, and its page."""
+    """The folder of a run, an evaluation or an experiment, and its page."""
     from halo_forge.core.errors import ConfigError
-    from halo_forge.pages.make import experiment_html, experiment_state, run_html, run_state
+    from halo_forge.pages.make import (
+        evaluation_html,
+        evaluation_state,
+        experiment_html,
+        experiment_state,
+        run_html,
+        run_state,
+        sft_html,
+    )
     from halo_forge.pages.serve import Page
+    from halo_forge.store.sft import is_sft_run
 
     if what.is_file():
         from halo_forge.experiments.file import load_experiment
@@ -73,7 +84,10 @@ def _page(what: Path, overrides: list[str]) -> tuple[Path, Page]:
         raise ConfigError("--set is only for an experiment file", "drop --set")
     if (what / "experiment.json").is_file():
         raise ConfigError(f"{what} is the folder of an experiment", "name its file: halo-forge report FILE")
-    return what, Page(lambda state: run_html(what, state=state), lambda: run_state(what))
+    if (what / "evaluation.json").is_file():
+        return what, Page(lambda state: evaluation_html(what, state=state), lambda: evaluation_state(what))
+    page = sft_html if is_sft_run(what) else run_html
+    return what, Page(lambda state: page(what, state=state), lambda: run_state(what))
 
 
 def _serve(page: Page, port: int) -> None:

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from halo_forge.config.explain import problems_of
 from halo_forge.config.problems import Problem
 from halo_forge.config.sections import RaftConfig
+from halo_forge.config.shares import with_numbers
 from halo_forge.config.spellings import Normalised, normalised
 from halo_forge.config.yaml_io import MAX_DIGITS, Document, KeyPath, apply_overrides, dump, leaves, load_document
 from halo_forge.core.errors import ConfigError
@@ -33,6 +34,7 @@ WITHOUT_INFLUENCE = (
     *(("engine", key) for key in ("python", "gpu_memory_utilization", "max_policy_gap")),
     *(("engine", key) for key in ("max_in_flight", "timeout_seconds", "retry_seconds", "start_timeout_seconds")),
     ("training", "max_tokens_per_pass"),
+    ("training", "learning_rate_origin"),
 )
 """(section, key) of the keys that no result of a run depends on."""
 
@@ -74,6 +76,11 @@ def load_config(
     return checked(document, None if isinstance(source, Mapping) else f"runs/{Path(source).stem}")
 
 
+def is_supervised(document: Document) -> bool:
+    """Whether a file is the configuration of a supervised stage: only these have a section `data`."""
+    return isinstance(document.data.get("data"), Mapping)
+
+
 def checked(document: Document, output_dir: str | None = None) -> LoadedConfig:
     """The configuration of a document that was read, and changed where it is to be.
 
@@ -83,14 +90,23 @@ def checked(document: Document, output_dir: str | None = None) -> LoadedConfig:
     Raises:
         ConfigError: As `load_config`.
     """
-    found = normalised({**({} if output_dir is None else {"output_dir": output_dir}), **document.data})
+    if is_supervised(document):
+        raise ConfigError(
+            f"{document.path}: this is the configuration of a supervised stage: it has a section `data`",
+            f"run it with `halo-forge sft run {document.path}`",
+        )
+    data, unresolved = with_numbers({**({} if output_dir is None else {"output_dir": output_dir}), **document.data})
+    found = normalised(data)
+    found.problems += unresolved
     try:
         if not found.problems:
             return LoadedConfig(RaftConfig.model_validate(found), document)
     except ValidationError as error:
         found.problems.extend(problems_of(error, found.data))
     problems = [*found.problems, *_hidden_problems(found)]
-    hint = "correct these keys; `halo-forge config schema` lists every key (configuration.md in the documentation)"
+    hint = (
+        "correct these keys; `halo-forge config schema` lists every key, `halo-forge docs configuration` describes them"
+    )
     raise as_error(problems, found, document, hint)
 
 
@@ -156,7 +172,7 @@ def influential_data(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The same of a configuration that is plain data, every value given; it is not changed."""
     data = copy.deepcopy(dict(settings))
     for section, key in WITHOUT_INFLUENCE:
-        (data if section is None else data[section]).pop(key, None)
+        (data if section is None else data.get(section, {})).pop(key, None)  # a supervised stage has fewer sections
     return data
 
 
@@ -182,7 +198,12 @@ def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple
 
 def json_schema() -> dict[str, Any]:
     """JSON schema of a configuration file, for editors."""
-    schema = RaftConfig.model_json_schema(by_alias=True)
+    return written_schema(RaftConfig)
+
+
+def written_schema(config: type[BaseModel]) -> dict[str, Any]:
+    """JSON schema of a file from which a configuration of this class is read."""
+    schema = config.model_json_schema(by_alias=True)
     schema["required"] = [name for name in schema["required"] if name != "output_dir"]
     schema["properties"]["extends"] = {"type": "string", "description": "Another file whose settings this one changes."}
     return schema

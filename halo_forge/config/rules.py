@@ -155,8 +155,8 @@ def _metrics(config: RaftConfig) -> Iterator[Problem]:
         if (re.sub(r"@[1-9]\d*$", "@k", metric) not in names and metric not in names) or metric.endswith("@k"):
             near = difflib.get_close_matches(metric, names, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            text = "a metric (metrics.md) of a prompt set (with dev/ or train/), of drift or of kept samples"
-            yield Problem(place, f"found {show(metric)}, allowed: {text}{hint}")
+            text = "a metric (`halo-forge docs metrics`) of a prompt set (with dev/ or train/), of drift or of kept"
+            yield Problem(place, f"found {show(metric)}, allowed: {text} samples{hint}")
         elif metric in drift_names() and config.evaluation.num_drift_samples == 0:
             other = (("evaluation", "num_drift_samples"), 0)
             yield Problem(place, "without drift samples it is not measured; set at least 1", metric, (other,))

@@ -39,6 +39,12 @@ def _date(text: str) -> str:
 Date = Annotated[Text, AfterValidator(_date)]
 
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+TrackerNames = Annotated[
+    list[Literal["tensorboard", "wandb", "trackio", "mlflow"]],
+    BeforeValidator(lambda found: [] if found in ("none", ["none"]) else found),
+]
+Notify = list[Text]
 
 
 def default_section(name: str) -> Any:
@@ -106,6 +112,8 @@ class TrainingSection(Spec):
 
     learning_rate: ScheduledNumber | None = Field(LEARNING_RATE, validate_default=True)
     """Peak learning rate of each cycle; null if learning_rate_mass is given; scheduled."""
+    learning_rate_origin: dict[str, Text] = Field({})
+    """Where numbers of learning_rate that were written as shares come from; written by halo-forge."""
     learning_rate_mass: ScheduledNumber | None = None
     """Sum of the learning rates of a cycle's steps, from which its peak follows; scheduled."""
     lr_scheduler_type: LrSchedulerType = "linear"
@@ -240,14 +248,11 @@ class RaftConfig(Spec):
     raft: RaftSection = RaftSection()
     hardware: HardwareSection = HardwareSection()
     tracking: TrackingSection = TrackingSection()
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Seed = 0
     """Every random draw of the run is derived from it."""
-    report_to: Annotated[
-        list[Literal["tensorboard", "wandb", "trackio", "mlflow"]],
-        BeforeValidator(lambda found: [] if found in ("none", ["none"]) else found),
-    ] = Field([])
+    report_to: TrackerNames = Field([])
     """Trackers that receive every metric, in addition to the run directory; none is an empty list."""
-    notify_command: list[Text] = Field([])
+    notify_command: Notify = Field([])
     """Program and arguments, run without a shell when the run has ended; how it ended is JSON on standard input."""
     output_dir: PathText
     """The run directory; by default runs/<name of the configuration file>."""

@@ -46,6 +46,10 @@ class ModelError(ConfigError):
     """The model, its adapter or its tokenizer cannot be used."""
 
 
+class ClaimError(ConfigError):
+    """The file of a claim is not one, is damaged, or cannot be written or rechecked here."""
+
+
 class RunDirError(HaloForgeError):
     """The run directory is in use, belongs to another run, or cannot be written."""
 

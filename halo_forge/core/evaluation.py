@@ -190,11 +190,11 @@ def compare(
     return Result(
         chosen_version=chosen,
         adapter=None if chosen == 0 else f"cycles/{chosen:03d}/adapter",
-        dev=_differences(versions[0].dev, versions[chosen].dev, "chosen"),
-        test=_differences(tests[0], tests[chosen], "chosen") if tests else {},
+        dev=differences(versions[0].dev, versions[chosen].dev, "chosen"),
+        test=differences(tests[0], tests[chosen], "chosen") if tests else {},
         last_version=last,
-        last_dev=_differences(versions[0].dev, versions[last].dev, "last"),
-        last_test=_differences(tests[0], tests[last], "last") if tests else {},
+        last_dev=differences(versions[0].dev, versions[last].dev, "last"),
+        last_test=differences(tests[0], tests[last], "last") if tests else {},
         conclusion=finding.conclusion,
         reason="; ".join(part for part in (decision.reason, finding.reason) if part),
         improved=finding.improved,
@@ -206,7 +206,11 @@ def compare(
     )
 
 
-def _differences(start: Sequence[Sample], other: Sequence[Sample], name_of: str) -> dict[str, dict[str, float]]:
+def differences(start: Sequence[Sample], other: Sequence[Sample], name_of: str) -> dict[str, dict[str, float]]:
+    """`other` minus `start`, paired by prompt: metric -> "start", `name_of`, "difference", its 95 % interval and so on.
+
+    See `Result.dev`.  Metrics of which fewer than two prompts were judged in both are left out.
+    """
     found = {}
     for name in _compared(start, other):
         what = COMPARED[name]

@@ -152,7 +152,7 @@ def prove(
                     f"the log-probabilities that {name} gives to the server's tokens are not finite"
                     f" ({_first_not_finite(values)})",
                     "--resume with --set model.attn_implementation=eager, or model.dtype=float32: attention kernels are"
-                    " known that give NaN (HARDWARE_NOTES.md in the documentation)",
+                    " known that give NaN (`halo-forge docs hardware_notes`)",
                 )
         return [one - own for one, own in zip(other, ours, strict=True)]
 

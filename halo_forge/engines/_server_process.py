@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,13 @@ LOG_LINES = 15
 LOG_BYTES = 64 * 1024
 _END_SECONDS = GRACE_SECONDS + 25.0
 """The guard's grace period, and the time that killed processes may take to disappear."""
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens at now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 class NotStarted(Exception):

@@ -236,7 +236,7 @@ class TransformersEngine:
         return LogitsNotFinite(
             f"v{version} gave logits that are not finite on {self.policy.device} ({what}): nothing can be sampled from"
             " them; earlier completions are kept",
-            "attention kernels are known that give NaN (HARDWARE_NOTES.md in the documentation):"
+            "attention kernels are known that give NaN (`halo-forge docs hardware_notes`):"
             " start a new run, the same command with another output_dir and"
             f" --set model.attn_implementation=eager{adapter}, or with model.dtype=float32 in place of the"
             f" first{trained}",

@@ -12,7 +12,6 @@ import os
 import re
 import secrets
 import shutil
-import socket
 import subprocess
 from http import HTTPStatus
 from pathlib import Path
@@ -25,7 +24,7 @@ from halo_forge.core.paths import PathText
 from halo_forge.engines._adapter_delivery import AdapterDelivery, RuntimeLoraDelivery
 from halo_forge.engines._http import CONNECT_SECONDS, Client, Refused, Unreachable
 from halo_forge.engines._server_engine import ServerEngine
-from halo_forge.engines._server_process import NotStarted, ServerProcess
+from halo_forge.engines._server_process import NotStarted, ServerProcess, free_port
 from halo_forge.engines._server_spec import MAX_TEMPERATURE, ServerSpec
 
 if TYPE_CHECKING:
@@ -266,7 +265,7 @@ class ManagedServer(AdapterDelivery):
             _log.warning("vLLM's server ended with code %d (its log: %s); restarting it", code, self._server.log)
         self.close()
         self._is_asleep = False
-        port = _free_port()
+        port = free_port()
         self.client.base_url = f"http://127.0.0.1:{port}/v1"
         command = self.spec.command(self.policy, port, self._wanted)
         variables = {
@@ -312,12 +311,6 @@ def environment() -> dict[str, str]:
     Python 3.10 ignores the second.
     """
     return {**{name: value for name, value in os.environ.items() if name not in _OURS}, "PYTHONSAFEPATH": "1"}
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def _reason(log: str) -> tuple[str, str] | None:

@@ -41,7 +41,7 @@ _RESERVED = {"seed": "seeds", "output_dir": "output_dir"}
 _OWN_NAMES = ("experiment.json", "state", "lock", "report.html")
 """What lies beside the folders of the arms."""
 _LONGEST_FOLDER = 80
-_HINT = "correct these keys; experiments.md in the documentation describes every key"
+_HINT = "correct these keys; `halo-forge docs experiments#the-file` describes every key"
 
 Metric = Literal[
     "test/pass_rate", "test/compile_rate", "test/reward_mean", "dev/pass_rate", "dev/compile_rate", "dev/reward_mean"

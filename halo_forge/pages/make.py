@@ -1,4 +1,4 @@
-"""The page of a run or an experiment, from its files to HTML."""
+"""The page of a run, an evaluation or an experiment, from its files to HTML."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import hashlib
 from pathlib import Path
 
 from halo_forge.api import RunDirectory
+from halo_forge.evaluations.execute import read_evaluation
 from halo_forge.experiments.file import Experiment
 from halo_forge.pages.document import html
+from halo_forge.pages.evaluation_page import evaluation_samples, evaluation_sections
 from halo_forge.pages.experiment_page import experiment_sections
 from halo_forge.pages.run_page import run_sections
 from halo_forge.pages.samples import payload
+from halo_forge.pages.sft_page import sft_sections
 from halo_forge.runtime.prompt_sets import prompts_as_started
 from halo_forge.store.attempts import Attempts
 from halo_forge.store.compared import compared_version
@@ -50,6 +53,16 @@ def run_html(root: Path, *, state: str | None = None) -> str:
     return html(facts, sections, samples, notes=notes, state=state)
 
 
+def sft_html(root: Path, *, state: str | None = None) -> str:
+    """The page of the supervised stage in `root`, as far as it has come.
+
+    Raises:
+        RunDirError: It holds none, or a file of it cannot be read.
+    """
+    facts, sections = sft_sections(root)
+    return html(facts, sections, None, state=state)
+
+
 def experiment_html(experiment: Experiment, *, state: str | None = None) -> str:
     """The page of an experiment as far as it has come.
 
@@ -64,6 +77,31 @@ def experiment_state(experiment: Experiment) -> str:
     """Changes whenever one of the runs has sealed something."""
     states = [run_state(experiment.run_root(arm, seed)) for arm, seed in experiment.runs()]
     return hashlib.sha256(repr(states).encode()).hexdigest()[:16]
+
+
+def evaluation_html(root: Path, *, state: str | None = None) -> str:
+    """The page of the evaluation in `root`, as far as it has come.
+
+    Raises:
+        RunDirError: It holds none, or a file of it cannot be read.
+    """
+    stored = read_evaluation(root)
+    facts, sections = evaluation_sections(stored)
+    if not stored.samples:
+        return html(facts, sections, None, state=state)
+    room = MOST_BYTES - len(html(facts, sections, None, state=state).encode())
+    samples, notes = evaluation_samples(stored, most_bytes=max(0, room))
+    return html(facts, sections, samples, notes=notes, state=state)
+
+
+def evaluation_state(root: Path) -> str:
+    """Changes whenever the evaluation has sealed a measurement or its result, and with nothing else."""
+    sealed = sorted(
+        (path.relative_to(root).as_posix(), path.stat().st_size)
+        for name in ("verdicts.jsonl", "result.json")
+        for path in root.rglob(name)
+    )
+    return hashlib.sha256(repr(sealed).encode()).hexdigest()[:16]
 
 
 def run_state(root: Path) -> str:

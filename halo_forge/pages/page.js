@@ -60,8 +60,8 @@
   }
 
   function sampleOf(sample, version, kinds) {
-    if (sample === undefined) return element("div", `v${version} has no further sample here.`, "sample quiet");
-    const title = `v${version}, sample ${sample.index}: `;
+    if (sample === undefined) return element("div", `${version} has no further sample here.`, "sample quiet");
+    const title = `${version}, sample ${sample.index}: `;
     const box = element("div", undefined, "sample");
     const head = element("h3", title);
     head.append(element("span", sample.reached, sample.reached === "passes" ? "reached-passes" : ""));
@@ -83,7 +83,9 @@
     const [start, other] = prompt.samples;
     for (let at = 0; at < Math.max(start.length, other.length); at += 1) {
       const pair = element("div", undefined, "pair");
-      [start[at], other[at]].forEach((each, side) => pair.append(sampleOf(each, data.versions[side], data.kinds)));
+      [start[at], other[at]].forEach((each, side) => {
+        if (data.versions[side]) pair.append(sampleOf(each, data.versions[side], data.kinds));
+      });
       inside.append(pair);
     }
   }
@@ -93,7 +95,7 @@
     const head = element("summary");
     head.append(element("span", prompt.id, "id"));
     const passes = prompt.passes
-      .map(([passed, judged], side) => (judged ? `v${data.versions[side]} ${passed} of ${judged}` : ""))
+      .map(([passed, judged], side) => (judged ? `${data.versions[side]} ${passed} of ${judged}` : ""))
       .filter(Boolean).join(", ");
     const quiet = [prompt.set, prompt.family, prompt.difficulty, passes && `passes: ${passes}`];
     head.append(element("span", quiet.filter(Boolean).join(" · "), "quiet"));
@@ -151,7 +153,7 @@
     options(byId("family"), "all", distinct(prompts, "family"));
     options(byId("difficulty"), "all", distinct(prompts, "difficulty"));
     options(byId("reached"), "anything", REACHED);
-    byId("reached").previousSibling.textContent = `Reached by v${data.versions[1]} `;
+    byId("reached").previousSibling.textContent = `Reached by ${data.versions[1]} `;
     const boxes = [...document.querySelectorAll("#filters input[type=checkbox]")];
     const found = new Map();
     bringBackFilters();

@@ -111,7 +111,7 @@ def run_sections(root: Path) -> tuple[Facts, list[Section]]:
             _training(root, status),
             _model(status),
             _cost(status),
-            _setup(root, directory.identity),
+            setup(root, directory.identity),
         ]
         facts = run_facts(root, status, directory.identity)
     return facts, [section for section in sections if not section.is_empty]
@@ -308,27 +308,8 @@ def _setting(value: Any) -> str:
 
 
 def _training(root: Path, status: Status) -> Section:
-    charts = []
-    steps = list(step_rows(root))
     limits = {row.settings.get("max_grad_norm") for row in status.cycles} - {None, 0}
-    notes: list[str] = []
-    for key, title, says in (
-        ("loss", "Loss", "mean over the tokens of each step, before the step"),
-        ("gradient_norm", "Gradient norm", "before clipping; dashed: the limit"),
-        ("learning_rate", "Learning rate of each step", "what each step really used"),
-    ):
-        points = [
-            Point(_words(key), float(number), row[key], remark=f"cycle {row['cycle']}")
-            for number, row in enumerate(steps, start=1)
-            if isinstance(row.get(key), int | float)
-        ]
-        if points:
-            limit = limits.pop() if key == "gradient_norm" and len(limits) == 1 else None
-            form = ".1e" if key == "learning_rate" else None
-            charts.append(lines(title, says, thinned(points), axis="step", limit=limit, form=form))
-            if len(thinned(points)) < len(points) and not notes:
-                parts = len(thinned(points))
-                notes.append(f"{len(points)} steps are drawn as {parts} means, each with the range of its steps.")
+    charts, notes = step_charts(list(step_rows(root)), "cycle", limits.pop() if len(limits) == 1 else None)
     if points := _metrics(status, [("clipped steps", "clip_fraction")], at=_CYCLE):
         says = "share of the steps whose gradient norm was above the limit"
         charts.append(lines("Clip fraction", says, points, axis=_CYCLE, rate=True))
@@ -337,6 +318,35 @@ def _training(root: Path, status: Status) -> Section:
         names = list(dict.fromkeys(["kept", *(point.series for point in points)]))
         charts.append(stacked("Selection", says, points, axis=_CYCLE, series=names, unit="samples"))
     return Section("training", "Training", tuple(notes), tuple(charts))
+
+
+def step_charts(steps: Sequence[Mapping[str, Any]], part: str, limit: float | None) -> tuple[list[Chart], list[str]]:
+    """Loss, gradient norm and learning rate of every optimizer step, and how they are drawn where there are many.
+
+    Args:
+        steps: Rows of training_log.jsonl, with the part of the run that each is from under the key `part`.
+        limit: Of the gradient norm; None where it has none, or several.
+    """
+    charts = []
+    notes: list[str] = []
+    for key, title, says in (
+        ("loss", "Loss", "mean over the tokens of each step, before the step"),
+        ("gradient_norm", "Gradient norm", "before clipping; dashed: the limit"),
+        ("learning_rate", "Learning rate of each step", "what each step really used"),
+    ):
+        points = [
+            Point(_words(key), float(number), row[key], remark=f"{part} {row[part]}")
+            for number, row in enumerate(steps, start=1)
+            if isinstance(row.get(key), int | float)
+        ]
+        if points:
+            dashed = limit if key == "gradient_norm" else None
+            form = ".1e" if key == "learning_rate" else None
+            charts.append(lines(title, says, thinned(points), axis="step", limit=dashed, form=form))
+            if len(thinned(points)) < len(points) and not notes:
+                parts = len(thinned(points))
+                notes.append(f"{len(points)} steps are drawn as {parts} means, each with the range of its steps.")
+    return charts, notes
 
 
 def _fates(root: Path) -> list[Point]:
@@ -403,11 +413,13 @@ def _cost(status: Status) -> Section:
     return Section("cost", "Time and memory", (), tuple(charts))
 
 
-def _setup(root: Path, identity: Mapping[str, Any]) -> Section:
+def setup(root: Path, identity: Mapping[str, Any]) -> Section:
+    """Hardware, tools, versions and configuration of a run."""
+
     def table(caption: str, values: Mapping[str, Any]) -> Table:
         return Table(caption, ("name", "value"), tuple(_flat(values)))
 
-    hardware, toolchain = identity.get("hardware", {}), identity.get("toolchain", {})
+    hardware, toolchain = identity.get("hardware") or {}, identity.get("toolchain") or {}
     rest = {key: value for key, value in identity.items() if key not in ("hardware", "toolchain", "schema_version")}
     tables = (table("Hardware", hardware), table("Verifier", toolchain), table("Run", rest))
     config = (root / "config.resolved.yaml").read_text(encoding="utf-8", errors="replace")

@@ -10,7 +10,7 @@ import base64
 import json
 import math
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
@@ -61,13 +61,30 @@ def payload(
     Raises:
         RunDirError: A file cannot be read.
     """
-    head = {"versions": [0, other], "kinds": KINDS}
+    sets = ((set_name, compared_prompts(root, set_name, other), prompts) for set_name in SETS)
+    return payload_of(sets, ("v0", f"v{other}"), language, most_bytes=most_bytes)
+
+
+def payload_of(
+    sets: Iterable[tuple[str, list[ComparedPrompt], Mapping[str, Prompt]]],
+    names: tuple[str, str],
+    language: str,
+    *,
+    most_bytes: int | None = None,
+) -> Payload:
+    """The samples of two sides.
+
+    Args:
+        sets: (name, its compared prompts, prompt id -> prompt as far as they are known), the most important first.
+        names: Of the sides; "" for one that is not there.
+        language, most_bytes: As for `payload`.
+    """
+    head = {"versions": [_shown(name, "name") for name in names], "kinds": KINDS}
     compressor = zlib.compressobj(9)
     parts = [compressor.compress((json.dumps(head)[:-1] + ', "prompts": [null').encode())]
     size, notes = sum(map(len, parts)), []
     limit = math.inf if most_bytes is None else most_bytes * 3 // 4 - _MOST_AT_END  # base64 takes a third more
-    for set_name in SETS:
-        every = compared_prompts(root, set_name, other)
+    for set_name, every, prompts in sets:
         every.sort(key=_interest)
         for at, compared in enumerate(every):
             entry = _prompt(compared, set_name, prompts.get(compared.prompt_id), language)

@@ -65,7 +65,11 @@ def _check_local(settings: ModelSettings) -> None:
         what = "no folder can be reached by this link" if path.is_symlink() else "is a file, allowed: a model folder"
         raise ModelError(f"model.model_name_or_path: {name}: {what}", "name a folder in the format of transformers")
     elif looks_local and name.count("/") > 0:
-        hint = "run `make model`" if path.parts[0] == "models" else "name an existing folder or a Hub id (owner/name)"
+        hint = (
+            "run `halo-forge init --demo`, in a checkout `make model`"
+            if path.parts[0] == "models"
+            else "name an existing folder or a Hub id (owner/name)"
+        )
         raise ModelError(f"model.model_name_or_path: {name}: no such folder", hint)
     elif not _HUB_ID.fullmatch(name):
         raise ModelError(
@@ -125,17 +129,20 @@ def _check_adapter(folder: Path, base_name: str) -> None:
 
 
 def identity_of(settings: ModelSettings, base: Any) -> dict[str, str]:
-    """Name and content: the commit of a Hub model, or a local folder's settings, tokenizer, and the size and the first
-    and last MiB of its weight files.
+    """`stored_identity`, and of a Hub model the commit that was loaded."""
+    commit = getattr(base.config, "_commit_hash", None)
+    return stored_identity(settings) | ({} if commit is None else {"commit": str(commit)})
+
+
+def stored_identity(settings: ModelSettings) -> dict[str, str]:
+    """Name and content: a local folder's settings, tokenizer, and the size and the first and last MiB of its weight
+    files, and the digest of its adapter.
 
     Reading gigabytes at every start would cost more than it finds: trained weights differ at their ends too.
     """
     found = {"model_name_or_path": settings.model_name_or_path}
     if settings.revision is not None:
         found["revision"] = settings.revision
-    commit = getattr(base.config, "_commit_hash", None)
-    if commit is not None:
-        found["commit"] = str(commit)
     folder = Path(settings.model_name_or_path).expanduser()
     if folder.is_dir():
         found["sha256"] = _folder_digest(folder)

@@ -6,10 +6,21 @@ named in `_shapes.py`, those of other packages by entry points of the group `hal
 
 from __future__ import annotations
 
-from halo_forge.prompts._row import Row
-from halo_forge.prompts._shapes import Shape
-from halo_forge.prompts.load import is_remote, load_prompts
+from halo_forge.prompts._row import Row, shown
+from halo_forge.prompts._shapes import Shape, to_prompts
+from halo_forge.prompts.load import filtered, is_remote, load_prompts, open_rows
 from halo_forge.prompts.similarity import near_duplicates
 from halo_forge.prompts.split import split_of
 
-__all__ = ["Row", "Shape", "is_remote", "load_prompts", "near_duplicates", "split_of"]
+__all__ = [
+    "Row",
+    "Shape",
+    "filtered",
+    "is_remote",
+    "load_prompts",
+    "near_duplicates",
+    "open_rows",
+    "shown",
+    "split_of",
+    "to_prompts",
+]

@@ -20,7 +20,7 @@ _MOST_BYTES = 1 << 28
 _ZLIB = b"x"  # with which compressed data begins
 _HINT = (
     "tests are read from {inputs, outputs, fn_name}, from [{input, output}, ...], and from Python asserts; write others"
-    " as `prompt` and `tests` (prompts.md of the documentation)"
+    " as `prompt` and `tests` (`halo-forge docs prompts`)"
 )
 # A call may return a tuple where the file, which is JSON, can only have a list.
 _PLAIN = (

@@ -67,7 +67,7 @@ def _form_of(value: Any) -> str:
         return '"tests": {"kind": "asserts", "tests": [text, ...]} (Python)'
     if all(isinstance(item, Mapping) for item in items):
         return '"tests": {"kind": "stdio", "cases": [{"stdin": input, "stdout": output}, ...]}'
-    return "`tests` (prompts.md of the documentation lists the kinds)"
+    return "`tests` (`halo-forge docs prompts` lists the kinds)"
 
 
 def file_hint(path: Path) -> str:

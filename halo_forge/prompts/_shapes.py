@@ -9,7 +9,7 @@ from typing import Protocol
 from halo_forge.core.errors import ConfigError
 from halo_forge.core.records import Prompt
 from halo_forge.core.registry import PROMPTS_GROUP, plugins
-from halo_forge.prompts import humaneval, mbpp, native
+from halo_forge.prompts import humaneval, mbpp, multipl_e, native
 from halo_forge.prompts._conversion import row_hint
 from halo_forge.prompts._row import Row, left_out
 from halo_forge.prompts.contests import SHAPES
@@ -57,7 +57,7 @@ def shapes() -> tuple[Shape, ...]:
         if lacking:
             raise plugin.error(f"it names {plugin.loaded!r}, which lacks {', '.join(lacking)}")
         brought.append(plugin.loaded)
-    return (humaneval, mbpp, *SHAPES, *brought, native)
+    return (humaneval, mbpp, multipl_e, *SHAPES, *brought, native)
 
 
 def to_prompts(rows: Iterable[Row], broken: list[ConfigError] | None = None) -> Iterator[tuple[Row, Prompt]]:

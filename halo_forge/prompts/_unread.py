@@ -102,8 +102,8 @@ def unused_judge(row: Row, where: str, note: str) -> ConfigError:
     return row.error(
         f"{where} decides which outputs are right, and is not used: right outputs other than those listed would fail",
         'write it into `tests`, as "compare": {"checker": {"language": "cpp" | "c" | "python", "source": ...}}'
-        " (verifiers.md of the documentation says how it is called); if the listed outputs decide, put it into `info`:"
-        f" {{{note}}}, or remove it",
+        " (`halo-forge docs verifiers#when-an-output-is-right` says how it is called); if the listed outputs decide,"
+        f" put it into `info`: {{{note}}}, or remove it",
     )
 
 
@@ -117,7 +117,7 @@ def _lost_tests(row: Row, where: str, has_tests: bool) -> Exception:
             f'`{where}` looks like tests, but is not read; did you mean "tests"? Every program that compiles would pass'
         )
         hint = (
-            "write them as `tests` (prompts.md of the documentation lists what is read); what only your"
+            "write them as `tests` (`halo-forge docs prompts` lists what is read); what only your"
             f' own checker reads belongs into `info`: {{"{column}": ...}}'
         )
     return row.error(found, hint)

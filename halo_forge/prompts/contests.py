@@ -108,8 +108,7 @@ def _inner(row: Row, column: str) -> tuple[str, Any]:
                 if other != key and value.get(other):
                     raise row.error(
                         f"`{column}` has `{key}` and `{other}`; only one of them would be used",
-                        "keep the tests that decide, or write all as `prompt` and `tests` (prompts.md of the"
-                        " documentation)",
+                        "keep the tests that decide, or write all as `prompt` and `tests` (`halo-forge docs prompts`)",
                     )
             column, value = f"{column}.{key}", parsed(row, f"{column}.{key}", value[key])
     if isinstance(value, str):

@@ -48,7 +48,7 @@ def load_prompts(
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"the prompt limit is {limit}; at least 1 is needed", "raise it, or remove it to use all")
-    rows, split = _open(spec, broken)
+    rows, split = open_rows(spec, broken)
     prompts, places = [], {}
     for row, prompt in to_prompts(rows, broken):
         with left_out(broken):
@@ -66,7 +66,7 @@ def load_prompts(
                 "add rows, or use a separate file for each split",
             )
     if where:
-        prompts = _filtered(spec, prompts, where)
+        prompts = filtered(spec, prompts, where)
     if limit is not None:
         prompts = limited(prompts, limit)
     return prompts if check is None else _usable(prompts, check, places, broken)
@@ -95,7 +95,12 @@ def _usable(
     return [prompt for prompt in prompts if prompt.id not in refused]
 
 
-def _filtered(spec: str, prompts: list[Prompt], where: Mapping[str, Sequence[Any]]) -> list[Prompt]:
+def filtered(spec: str, prompts: list[Prompt], where: Mapping[str, Sequence[Any]]) -> list[Prompt]:
+    """The prompts whose info has, under each key of `where`, one of its values.
+
+    Raises:
+        ConfigError: None has.
+    """
     for key, values in where.items():
         found = {str(prompt.info[key]) for prompt in prompts if key in prompt.info}
         prompts = [prompt for prompt in prompts if prompt.info.get(key) in values]
@@ -121,7 +126,12 @@ def is_remote(spec: str) -> bool:
     return not (path.suffix in _ENDINGS or looks_local or path.exists())
 
 
-def _open(spec: str, broken: list[ConfigError] | None) -> tuple[Iterator[Row], Split | None]:
+def open_rows(spec: str, broken: list[ConfigError] | None = None) -> tuple[Iterator[Row], Split | None]:
+    """The rows that `spec` names, whatever their shape, and the split to use; None uses all rows.
+
+    Raises:
+        ConfigError: The source cannot be read.
+    """
     if not spec.strip():
         raise ConfigError("the name of the prompt set is empty", f"give {_FORMS}")
     if spec.startswith(builtin.PREFIX):

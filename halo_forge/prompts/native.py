@@ -66,9 +66,9 @@ def messages_of(row: Row) -> tuple[Mapping[str, str], ...]:
     prompt = row.data["prompt"]
     if isinstance(prompt, str):
         prompt = _from_text(row, prompt)
-        if isinstance(prompt, str) and (mark := _CONTROL.search(prompt)):
+        if isinstance(prompt, str) and (mark := control_token(prompt)):
             raise row.error(
-                f"`prompt` contains {mark[0]!r}: a conversation that was rendered for a model would be rendered again",
+                f"`prompt` contains {mark!r}: a conversation that was rendered for a model would be rendered again",
                 'write its messages: [{"role": "user", "content": ...}, ...], and leave such tokens to the chat'
                 " template; a prompt that is about them is one message of that form",
             )
@@ -79,6 +79,12 @@ def messages_of(row: Row) -> tuple[Mapping[str, str], ...]:
         found = f"ends with the role {messages[-1]['role']!r}" if messages else "is an empty list"
         raise row.error(f"`prompt` {found}; the last message must be the user's", _MESSAGES)
     return messages
+
+
+def control_token(text: str) -> str | None:
+    """The first token of a chat template that separates turns; None where there is none."""
+    found = _CONTROL.search(text)
+    return None if found is None else found[0]
 
 
 def missing_prompt(row: Row, hint: str) -> ConfigError:

@@ -50,6 +50,15 @@ def limit_warnings(
         )
 
 
+def longest_limits(prompts: Sequence[Prompt]) -> tuple[float | None, int | None]:
+    """The highest time limit in seconds and the highest memory limit in bytes that rows bring along, where known."""
+    seconds = [_seconds(*found) for prompt in prompts for found in [_found(prompt, _TIME)] if found is not None]
+    memory = [_bytes(*found) for prompt in prompts for found in [_found(prompt, _MEMORY)] if found is not None]
+    most_seconds = max((each for each in seconds if each is not None), default=None)
+    most_bytes = max((each for each in memory if each is not None), default=None)
+    return most_seconds, None if most_bytes is None else int(most_bytes)
+
+
 def _said(name: str, what: str, unit: str, limits: Sequence[float | None], applied: float, key: str) -> Iterator[str]:
     known = [limit for limit in limits if limit is not None]
     if all(limit == applied for limit in limits):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -10,6 +12,12 @@ from halo_forge.core.records import Prompt
 
 _WORD = re.compile(r"\w+")
 _NUMBER = re.compile(r"\d+")
+
+
+def messages_digest(prompt: Prompt) -> str:
+    """SHA-256 of what a prompt says without its system message: the same whatever its id, its tests and its set."""
+    messages = [[each["role"], each["content"]] for each in prompt.messages if each["role"] != "system"]
+    return hashlib.sha256(json.dumps(messages, ensure_ascii=True).encode()).hexdigest()
 
 
 def shingles(text: str, num_words: int = 3) -> frozenset[tuple[str, ...]]:

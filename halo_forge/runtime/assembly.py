@@ -51,10 +51,12 @@ from halo_forge.runtime.prompt_sets import (
     start_warnings,
     summaries,
 )
+from halo_forge.runtime.sft_start import check_same_base, start_notes
 from halo_forge.runtime.sharing import Sharing, Source
 from halo_forge.runtime.tracking import check_trackers, reporting
 from halo_forge.store.files import read_json
 from halo_forge.store.run import CONTINUE_ELSEWHERE, Run, is_earlier, read_identity
+from halo_forge.store.sft import is_sft_run
 from halo_forge.supervisor import heartbeat
 from halo_forge.training.lora_sft import LoraSftTrainer
 from halo_forge.training.scripted import ScriptedTrainer
@@ -75,14 +77,18 @@ def planned_with(config: RaftConfig, local: Mapping[str, Sequence[Prompt]]) -> P
     """The preview of a configuration whose local prompt sets were read.
 
     Raises:
-        ConfigError: A schedule reads the pass rate of a set without tests.
+        ConfigError: A schedule reads the pass rate of a set without tests, or the supervised stage that the run starts
+            from does not fit.
     """
     sets = summaries(config, local)
     num = {name: len(prompts) for name, prompts in local.items()}
     has_tests = "train" not in local or any(map(is_tested, local["train"]))
     found = preview(config, num.get("train"), num.get("dev"), has_tests, num.get("test"))
     return dataclasses.replace(
-        found, prompts=sets, warnings=(*prompt_warnings(config, sets), *row_warnings(config, local), *found.warnings)
+        found,
+        prompts=sets,
+        warnings=(*prompt_warnings(config, sets), *row_warnings(config, local), *found.warnings),
+        notes=start_notes(config, local),
     )
 
 
@@ -145,7 +151,7 @@ def open_run(
             hardware=profile.described(),
             warnings=(*start_warnings(config, sets, prompts, dropped), *reference_warnings(failing)),
             checked_by=tuple(lines_of(sets)),
-            notes=() if policy is None else policy.rendering.notes(),
+            notes=(*start_notes(config, read.by_name()), *([] if policy is None else policy.rendering.notes())),
         )
         identity = identity_of(config, read, verifier.toolchain(), policy)
         identity |= {"hardware": _choices(config, profile, policy, workers), "rendering": _rendering(policy, asked)}
@@ -270,6 +276,12 @@ def run_config(root: Path) -> LoadedConfig:
         raise RunDirError(
             f"{root}: not a run directory of halo-forge", "name the output_dir of a run (it holds run.json)"
         )
+    if is_sft_run(root):
+        raise RunDirError(
+            f"{root}: a supervised stage, not a RAFT run",
+            f"look at it with `halo-forge sft status {root}` and `halo-forge report {root}`; a RAFT run starts from it"
+            f" with model.adapter: {root}/best",
+        )
     return _stored_config(path, root)
 
 
@@ -304,7 +316,9 @@ def _load_policy(config: RaftConfig, profile: Profile, date: datetime, prompts: 
         date=date,
         reasoning_marks=config.verifier.own_marks,
     )
+    check_same_base(config, policy.identity)
     policy.check_tokens(prompts)
+    check_same_base(config, policy.identity)
     return policy
 
 

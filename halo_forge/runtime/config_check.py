@@ -68,7 +68,7 @@ def check_config(config: RaftConfig) -> ConfigCheck:
         checked=(*_checked(config, local), *lines_of(found.prompts)),
         not_checked=tuple(_not_checked(config, local)),
         warnings=found.warnings,
-        notes=tuple(notes),
+        notes=(*notes, *found.notes),
     )
 
 

@@ -223,7 +223,7 @@ class Runtime:
             record(row)
             self.observer.step(row, num_steps)
 
-        state = None if adapter is None or settings.optimizer == "reset" else _optimizer_state(adapter)
+        state = None if adapter is None or settings.optimizer == "reset" else sealed_optimizer_state(adapter)
         if self.probe is not None:
             before = self.probe.negative_log_likelihood([row.completion for row in rows])
             kept = dataclasses.replace(kept, negative_log_likelihood=before)
@@ -235,44 +235,59 @@ class Runtime:
         return {**peak_memory(), **self.telemetry()}
 
     def verdict_form(self) -> StreamForm[Verdict]:
-        """Verdicts are sealed without their cost; errors of the verifier are retried, and too many stop the run.
-
-        A single one stops nothing, however small the set, unless `max_error_fraction` is 0: then any does.
-        """
-
-        def check(verdicts: Sequence[Verdict]) -> None:
-            num_errors = sum(verdict.status == "error" for verdict in verdicts)
-            allowed = max(1.0, self.max_error_fraction * len(verdicts)) if self.max_error_fraction > 0 else 0.0
-            if num_errors > allowed:
-                first = next(verdict for verdict in verdicts if verdict.status == "error")
-                raise VerifierBroken(
-                    f"the verifier itself failed on {num_errors} of {counted(len(verdicts), 'sample')}"
-                    f" (verifier.max_error_fraction is {self.max_error_fraction}); first: {first.diagnostics[:200]}",
-                    "fix that, then run the same command with --resume: only these samples are verified again",
-                )
-
-        return dataclasses.replace(self.second_verdict_form(), check=check)
+        """See the function of this name."""
+        return verdict_form(self.max_error_fraction)
 
     def second_verdict_form(self) -> StreamForm[Verdict]:
         """The same, but errors of the verifier never stop the run: selection drops the samples that they hit."""
-        return StreamForm(
-            sealed=Verdict.without_cost,
-            is_final=lambda verdict: verdict.status != "error",
-            cost=_verification_cost,
-        )
+        return _WITHOUT_COST
 
     def _ensure_loaded(self, version: int, adapter: Path | None) -> None:
-        if self.adapters is None or self.adapters.version == version:
-            return
-        if adapter is not None:
-            sealed = read_json(adapter.parent / "trained.json").get("adapter_digest")
-            if not adapter.is_dir() or adapter_digest(adapter) != sealed:
-                raise RunDirError(f"{adapter}: missing, or not the adapter that cycle {version} trained", EDITED)
-        self.adapters.load_adapter(adapter, version)
+        if self.adapters is not None:
+            ensure_loaded(self.adapters, version, adapter)
 
 
-def _optimizer_state(adapter: Path) -> Path | None:
-    """The optimizer's state beside an adapter; None where the trainer has no optimizer."""
+def verdict_form(max_error_fraction: float) -> StreamForm[Verdict]:
+    """Verdicts are sealed without their cost; errors of the verifier are retried, and too many stop the command.
+
+    A single one stops nothing, however small the set, unless `max_error_fraction` is 0: then any does.
+    """
+
+    def check(verdicts: Sequence[Verdict]) -> None:
+        num_errors = sum(verdict.status == "error" for verdict in verdicts)
+        allowed = max(1.0, max_error_fraction * len(verdicts)) if max_error_fraction > 0 else 0.0
+        if num_errors > allowed:
+            first = next(verdict for verdict in verdicts if verdict.status == "error")
+            raise VerifierBroken(
+                f"the verifier itself failed on {num_errors} of {counted(len(verdicts), 'sample')}"
+                f" (verifier.max_error_fraction is {max_error_fraction}); first: {first.diagnostics[:200]}",
+                "fix that, then run the same command with --resume: only these samples are verified again",
+            )
+
+    return dataclasses.replace(_WITHOUT_COST, check=check)
+
+
+def ensure_loaded(adapters: Adapters, version: int, adapter: Path | None) -> None:
+    """Make the model in memory v_version, whose adapter was sealed in the folder `adapter`; None is the start model.
+
+    Raises:
+        RunDirError: The adapter is missing, or not the one that was sealed.
+    """
+    if adapters.version == version:
+        return
+    if adapter is not None:
+        sealed = read_json(adapter.parent / "trained.json").get("adapter_digest")
+        if not adapter.is_dir() or adapter_digest(adapter) != sealed:
+            raise RunDirError(f"{adapter}: missing, or not the adapter that cycle {version} trained", EDITED)
+    adapters.load_adapter(adapter, version)
+
+
+def sealed_optimizer_state(adapter: Path) -> Path | None:
+    """The optimizer's state beside an adapter; None where the trainer has no optimizer.
+
+    Raises:
+        RunDirError: It is missing, or not the one that was sealed.
+    """
     path, sealed = adapter.with_name(OPTIMIZER_FILE), read_json(adapter.with_name("trained.json"))["optimizer_digest"]
     if sealed is not None and (not path.is_file() or file_digest(path) != sealed):
         raise RunDirError(f"{path}: missing, or not the optimizer state that this cycle ended with", EDITED)
@@ -285,6 +300,13 @@ def _verification_cost(verdicts: Sequence[Verdict]) -> dict[str, float]:
         "cpu_seconds": round(sum(verdict.cpu_seconds for verdict in verdicts), 3),
         "max_rss_bytes": max((verdict.max_rss_bytes for verdict in verdicts), default=0),
     }
+
+
+_WITHOUT_COST = StreamForm[Verdict](
+    sealed=Verdict.without_cost,
+    is_final=lambda verdict: verdict.status != "error",
+    cost=_verification_cost,
+)
 
 
 def peak_memory() -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from halo_forge.runtime.fork import ForkPoint, check_same_fork
 from halo_forge.runtime.prompt_sets import prompt_digest
 from halo_forge.store.files import EDITED
 from halo_forge.store.run import CONTINUE_ELSEWHERE, Run, read_identity
+from halo_forge.store.sft import is_sft_run
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "tokenizers", "numpy")
 IDENTITY_KEYS = {
@@ -71,20 +73,26 @@ def check_same_run(
             f" with `halo-forge raft status {run.root}`, or choose another output_dir",
         )
     identity = run.identity()
+    if is_sft_run(run.root):
+        raise RunDirError(f"{run.root}: holds a supervised stage, not a RAFT run", "choose another output_dir")
     for key, kind in {"config_digest": str, "prompts": dict, "start_model": dict}.items():
         if not isinstance(identity.get(key), kind):
             raise RunDirError(f"{run.root / 'run.json'}: {key} is {str(identity.get(key))[:80]!r}", EDITED)
     if identity["config_digest"] != config_digest(config):
-        stored = load_document(run.root / "config.resolved.yaml").data
-        changes = differing_keys(stored, resolved(config))
-        rows = "\n".join(f"  {key}: was {old!r}, is {new!r}" for key, old, new in changes if key != "output_dir")
-        raise RunDirError(
-            f"{run.root}: started with another configuration:\n{rows}",
-            "put the values back, or choose another output_dir for the new configuration",
-        )
+        raise other_configuration(run.root, resolved(config))
     compare_identity(run.root, identity, {"prompts": _prompt_digests(prompts)})
     if fork is not None:
         check_same_fork(run, fork.record())
+
+
+def other_configuration(root: Path, now: Mapping[str, Any]) -> RunDirError:
+    """The error about a run that was started with another configuration than `now`, every value given."""
+    changes = differing_keys(load_document(root / "config.resolved.yaml").data, now)
+    rows = "\n".join(f"  {key}: was {old!r}, is {new!r}" for key, old, new in changes if key != "output_dir")
+    return RunDirError(
+        f"{root}: started with another configuration:\n{rows}",
+        "put the values back, or choose another output_dir for the new configuration",
+    )
 
 
 def check_same_model(run: Run, identity: dict[str, Any], policy: Policy | None) -> None:

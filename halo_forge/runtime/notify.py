@@ -15,9 +15,8 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from halo_forge.config import RaftConfig
 from halo_forge.core.errors import HaloForgeError, StoppedByRule
 from halo_forge.store.files import read_json
 from halo_forge.supervisor import heartbeat
@@ -27,8 +26,17 @@ LIMIT_SECONDS = 60.0
 DIRECTORY_VARIABLE = "HALO_FORGE_RUN_DIRECTORY"
 
 
+class Notifying(Protocol):
+    """The configuration of a run, as far as its end is reported."""
+
+    @property
+    def notify_command(self) -> Sequence[str]: ...
+    @property
+    def output_dir(self) -> str: ...
+
+
 @contextmanager
-def notified(config: RaftConfig, warn: Callable[[str], None]) -> Iterator[None]:
+def notified(config: Notifying, warn: Callable[[str], None]) -> Iterator[None]:
     """Run `notify_command` when the block ends.
 
     An interrupt of a supervised run is left to the supervisor, which alone knows whether it restarts the run.

@@ -86,6 +86,7 @@ class Preview:
         prompts: Name of a prompt set ("train", "dev", "test") -> how it is checked; none of sets on a hub.
         metric: What decisions compare versions by.
         sensitivity: What they can see; nothing of sets on a hub.
+        notes: What the run starts from, where that is not the plain model.
     """
 
     cycles: tuple[CyclePlan, ...]
@@ -95,6 +96,7 @@ class Preview:
     prompts: Mapping[str, SetSummary] = field(default_factory=dict)
     metric: str = "dev/pass_rate"
     sensitivity: tuple[Sensitivity, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def moving(self) -> list[str]:
         """Keys of the settings that change from cycle to cycle or depend on results, in the order of the sections."""

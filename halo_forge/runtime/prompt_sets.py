@@ -31,7 +31,7 @@ def load_prompt_sets(config: RaftConfig) -> PromptSets:
     Raises:
         ConfigError: A set cannot be read, nothing of it is left by `prompts.where`, or a prompt id is in two sets.
     """
-    sets = {name: _load_set(config, name) for name in SETS}
+    sets = {name: load_prompt_set(config, name) for name in SETS}
     _refuse_shared_ids(sets)
     return PromptSets(**sets)
 
@@ -50,7 +50,7 @@ def prompts_as_started(config: RaftConfig, identity: Mapping[str, Any]) -> tuple
             missing.append(f"prompts.{name}: {source} is a data set that would have to be downloaded")
             continue
         try:
-            prompts = _load_set(config, name)
+            prompts = load_prompt_set(config, name)
         except ConfigError as error:
             missing.append(f"prompts.{name}: {error.message}")
             continue
@@ -74,7 +74,7 @@ def load_local_sets(config: RaftConfig) -> dict[str, tuple[Prompt, ...]]:
             if is_remote(source := getattr(config.prompts, name)):
                 hub.parts_of(source)
             else:
-                local[name] = _load_set(config, name)
+                local[name] = load_prompt_set(config, name)
         except ConfigError as error:
             problems.append(error)
     raise_together(problems)
@@ -97,7 +97,12 @@ def _refuse_shared_ids(sets: Mapping[str, Sequence[Prompt]]) -> None:
                 )
 
 
-def _load_set(config: RaftConfig, name: str) -> tuple[Prompt, ...]:
+def load_prompt_set(config: RaftConfig, name: str) -> tuple[Prompt, ...]:
+    """Read one of the three prompt sets and put the system prompt in front.
+
+    Raises:
+        ConfigError: It cannot be read, or nothing of it is left by `prompts.where`.
+    """
     section = config.prompts
     try:
         prompts = load_prompts(

@@ -18,13 +18,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from halo_forge.config import RaftConfig, resolved
+from halo_forge.config.sections import TrackingSection
 from halo_forge.core.errors import ToolMissing
 from halo_forge.core.records import Decision, Measurement, Selection, Trained, TrainingSettings
 from halo_forge.runtime.effects import Observer
@@ -67,23 +68,50 @@ def reporting(config: RaftConfig, run: Run, observer: Observer) -> Iterator[Obse
 
     What a tracker does wrong is a warning of `observer` and an event of `run`.
     """
+    with reported_to(config, resolved(config), run, observer.warned) as trackers:
+        if trackers is None:
+            yield observer
+            return
+        found = _Reporting(observer, trackers, run)
+        yield found
+        found.finish()
+
+
+class Reported(Protocol):
+    """The configuration of a run, as far as its trackers go."""
+
+    @property
+    def report_to(self) -> Sequence[str]: ...
+    @property
+    def tracking(self) -> TrackingSection: ...
+
+
+@contextmanager
+def reported_to(
+    config: Reported, settings: Mapping[str, Any], run: Run, warned: Callable[[str], None]
+) -> Iterator[Trackers | None]:
+    """The trackers that `report_to` names, closed with how the block ended; None where it names none.
+
+    Args:
+        settings: Every value of the configuration, which the trackers show.
+        warned: Called with what a tracker does wrong, which is an event of `run` as well.
+    """
     if not config.report_to:
-        yield observer
+        yield None
         return
-    trackers = [_open(name, config, run.root) for name in config.report_to]
-    found = _Reporting(observer, trackers, run)
+    trackers = Trackers([_open(name, config, settings, run.root) for name in config.report_to], run, warned)
     ending = "failed"
     try:
-        yield found
+        yield trackers
         ending = "finished"
     except KeyboardInterrupt:
         ending = "interrupted"
         raise
     finally:
-        found.close(ending)
+        trackers.close(ending)
 
 
-def _open(name: str, config: RaftConfig, root: Path) -> _Tracker:
+def _open(name: str, config: Reported, settings: Mapping[str, Any], root: Path) -> _Tracker:
     folder = root.absolute() / "trackers" / name
     folder.mkdir(parents=True, exist_ok=True)
     group = config.tracking.group
@@ -95,9 +123,53 @@ def _open(name: str, config: RaftConfig, root: Path) -> _Tracker:
         project=config.tracking.project,
         group=group,
         name=root.absolute().name if group is None else f"{group}/{root.absolute().name}",
-        config={name: value for name, value in resolved(config).items() if name != "notify_command"},
+        config={name: value for name, value in settings.items() if name != "notify_command"},
     )
     return _Tracker(opening)
+
+
+class Trackers:
+    """The trackers of one attempt of a run."""
+
+    def __init__(self, trackers: Sequence[_Tracker], run: Run, warned: Callable[[str], None]) -> None:
+        self._trackers = trackers
+        self._run = run
+        self._warned = warned
+
+    def report(self, position: Sequence[int], axis: str, step: int, values: Mapping[str, float]) -> None:
+        """Values at one step of an axis.
+
+        Args:
+            position: Where they stand in the order of all that is reported; what was reported before is skipped.
+        """
+        self.send(position, axis=axis, step=step, values=dict(values))
+
+    def send(self, position: Sequence[int], **request: Any) -> None:
+        """Any request of `runtime/tracker_process.py`."""
+        for tracker in self._trackers:
+            tracker.send({"position": list(position), **request})
+        self._say_failures()
+
+    def close(self, ending: str) -> None:
+        """Wait until everything is reported, but not for long."""
+        deadline = time.monotonic() + CLOSE_SECONDS
+        for tracker in self._trackers:
+            tracker.end(ending)
+        for tracker in self._trackers:
+            if not tracker.is_done(QUIET_CLOSE_SECONDS):
+                self._warned(f"the end of the run waits for {tracker.name}, at most {CLOSE_SECONDS:g} s")
+            tracker.close(deadline)
+        self._say_failures()
+
+    def _say_failures(self) -> None:
+        for tracker in self._trackers:
+            if tracker.failure is not None and not tracker.is_said:
+                tracker.is_said = True
+                self._run.event("tracker_failed", tracker=tracker.name, reason=tracker.failure)
+                self._warned(
+                    f"report_to: {tracker.name}: {tracker.failure}; the run goes on without it, a resumed run reports"
+                    f" what is missing (output: {tracker.log_file})"
+                )
 
 
 class _Tracker:
@@ -182,7 +254,7 @@ class _Tracker:
 class _Reporting:
     """Passes everything on, and the metrics to the trackers."""
 
-    def __init__(self, observer: Observer, trackers: Sequence[_Tracker], run: Run) -> None:
+    def __init__(self, observer: Observer, trackers: Trackers, run: Run) -> None:
         self._observer = observer
         self._trackers = trackers
         self._run = run
@@ -197,7 +269,7 @@ class _Reporting:
         self._version = measurement.policy_version
         self._report(_MEASURED, CYCLES, self._version, measurement.metrics)
         rows = list(_table(stored_samples(self._run.root, version=self._version, sets=["dev"])))
-        self._send(_TABLE, step=self._version, columns=_COLUMNS, rows=rows)
+        self._trackers.send([self._version, _TABLE, 0], step=self._version, columns=_COLUMNS, rows=rows)
 
     def decided(self, decision: Decision) -> None:
         self._observer.decided(decision)
@@ -221,19 +293,11 @@ class _Reporting:
         self._report(_TRAINED, CYCLES, trained.policy_version, values)
         self._num_steps += int(trained.metrics["optimizer_steps"])
 
-    def close(self, ending: str) -> None:
-        """Report the result of a finished run, and wait until everything is reported, but not for long."""
+    def finish(self) -> None:
+        """Report the result of a finished run."""
         result = self._run.root / "result.json"
-        if ending == "finished" and result.is_file():
+        if result.is_file():
             self._report(_RESULT, CYCLES, self._version, dict(_result_values(read_json(result))))
-        deadline = time.monotonic() + CLOSE_SECONDS
-        for tracker in self._trackers:
-            tracker.end(ending)
-        for tracker in self._trackers:
-            if not tracker.is_done(QUIET_CLOSE_SECONDS):
-                self._observer.warned(f"the end of the run waits for {tracker.name}, at most {CLOSE_SECONDS:g} s")
-            tracker.close(deadline)
-        self._say_failures()
 
     def _report_step(self, row: Mapping[str, float]) -> None:
         step = int(row["step"])
@@ -241,22 +305,7 @@ class _Reporting:
         self._report(_STEP, STEPS, self._num_steps + step, values, place=step)
 
     def _report(self, kind: int, axis: str, step: int, values: Mapping[str, float], place: int = 0) -> None:
-        self._send(kind, place, axis=axis, step=step, values=dict(values))
-
-    def _send(self, kind: int, place: int = 0, **request: Any) -> None:
-        for tracker in self._trackers:
-            tracker.send({"position": [self._version, kind, place], **request})
-        self._say_failures()
-
-    def _say_failures(self) -> None:
-        for tracker in self._trackers:
-            if tracker.failure is not None and not tracker.is_said:
-                tracker.is_said = True
-                self._run.event("tracker_failed", tracker=tracker.name, reason=tracker.failure)
-                self._observer.warned(
-                    f"report_to: {tracker.name}: {tracker.failure}; the run goes on without it, a resumed run reports"
-                    f" what is missing (output: {tracker.log_file})"
-                )
+        self._trackers.report([self._version, kind, place], axis, step, values)
 
 
 def _table(samples: Iterable[StoredSample]) -> Iterator[list[Any]]:

@@ -15,6 +15,8 @@ _ISOLATING: tuple[Level, ...] = ("namespace", "landlock")
 # A busy machine may be late once; a level that works is not given up for that.
 _NUM_TRIES = 2
 _BUSY = "try again when the machine is less busy; if that does not help, please report it"
+NAMESPACE_CALLS = ("clone", "mount", "mount_setattr", "pivot_root", "umount2", "unshare")
+"""What level `namespace` needs of a container's system call filter, beyond what Docker's default profile allows."""
 _PROBE = Job(("/bin/sh", "-c", "echo $$"), Limits(cpu_seconds=5.0, wall_seconds=10.0, memory_bytes=64 << 20))
 
 
@@ -171,12 +173,15 @@ def _fix_namespaces(number: int | None) -> str:
     for path, (blocking, command) in settings.items():
         if _content(path) == blocking:
             return command
-    if os.path.exists("/run/.containerenv"):
-        return "start the container with podman run --security-opt unmask=ALL --security-opt seccomp=unconfined"
+    if os.path.exists("/run/.containerenv") or os.environ.get("container") == "podman":
+        return (
+            "podman's default seccomp profile allows this level: start the container without --security-opt"
+            f" seccomp=..., or with a profile that allows {', '.join(NAMESPACE_CALLS)}"
+        )
     if os.path.exists("/.dockerenv") or number in (errno.EPERM, errno.EACCES):
         return (
-            "in Docker, start the container with --security-opt seccomp=unconfined --security-opt"
-            " systempaths=unconfined --security-opt apparmor=unconfined"
+            "in Docker, start the container with --security-opt seccomp=FILE, where FILE is Docker's default profile"
+            f" that allows {', '.join(NAMESPACE_CALLS)} too (`halo-forge docs containers#docker`)"
         )
     return "use Linux 5.12 or newer with user, mount, pid, network, IPC and UTS namespaces"
 

@@ -127,8 +127,11 @@ def main() -> None:
     except (EOFError, ConnectionError, ProcessLookupError, TrainerGone):
         return  # the normal end of a launcher: nobody is left to answer
     finally:
-        remove_tree(work)
-        remove_tree(os.path.dirname(work))
+        # Where setting up a root file system failed half way, `work` holds the system's own directories, which removing
+        # it would change, as seen from outside too. Then the trainer, which does not see them, removes it.
+        if not os.path.ismount(work):
+            remove_tree(work)
+            remove_tree(os.path.dirname(work))
 
 
 def _open_backend(level: str, work: str, read_only: list[str], connection: int) -> Backend:

@@ -23,6 +23,7 @@ from halo_forge.sandbox.backend import (
     Ending,
     Request,
     Steps,
+    Unavailable,
     existing,
     refusal_of_landlock,
     working_filter,
@@ -57,7 +58,10 @@ class NamespaceBackend:
         own_user = rootfs.enter(work, read_only)
         self._steps = Steps()
         self._user = rootfs.JOB_USER if own_user else None
-        self._fresh_proc = child_setup.works_in_a_child(_mount_proc, lambda: syscalls.clone_process(_NEW))
+        try:
+            self._fresh_proc = child_setup.works_in_a_child(_mount_proc, lambda: syscalls.clone_process(_NEW))
+        except OSError as error:
+            raise Unavailable("clone process id and mount namespaces", error.errno) from error
         refusal = refusal_of_landlock()
         abi = landlock.kernel_abi() if refusal is None else 0
         # One ruleset for all jobs: what each of them mounts is below that place.

@@ -19,7 +19,7 @@ class Attempts:
     def finished_work(self) -> frozenset[tuple[str, int]]:
         """The files (name, size) that a resumed run builds on, without those of an unfinished training."""
         found = set()
-        for name in ("cycles", *OWN_FOLDERS, "result.json"):
+        for name in ("cycles", "segments", *OWN_FOLDERS, "result.json"):
             for path in [self.root / name, *(self.root / name).rglob("*")]:
                 parts = path.relative_to(self.root).parts
                 if path.is_file() and "training.part" not in parts and not path.name.startswith("."):

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from halo_forge.core.errors import RunDirError
 from halo_forge.core.records import Record
@@ -102,7 +102,11 @@ class Run:
 
     def cycle(self, cycle: int) -> StageFolder:
         """The folder of one cycle."""
-        return StageFolder(cycle_folder(self.root, cycle), self.event, cycle_folder(self.root, cycle + 1))
+        return StageFolder(self.cycle_path(cycle), self.event, self.cycle_path(cycle + 1))
+
+    def cycle_path(self, cycle: int) -> Path:
+        """Where the folder of one cycle is."""
+        return cycle_folder(self.root, cycle)
 
     def test(self, version: int) -> StageFolder:
         """The folder with the test measurement of one policy version."""
@@ -118,7 +122,7 @@ class Run:
 
     def adapter(self, version: int) -> Path | None:
         """The adapter folder of a version; None for the start model."""
-        return None if version == 0 else cycle_folder(self.root, version) / "adapter"
+        return None if version == 0 else self.cycle_path(version) / "adapter"
 
     def event(self, event: str, **fields: Any) -> None:
         """Append to events.jsonl, the only file with wall-clock times."""
@@ -136,7 +140,7 @@ class Run:
 
         Calls from cycles before the newest one are ignored: a resumed run must not move its links back.
         """
-        if cycle_folder(self.root, cycle + 1).exists():
+        if self.cycle_path(cycle + 1).exists():
             return
         link, target = self.root / name, self.adapter(version)
         with explained(link):
@@ -189,7 +193,7 @@ class Run:
             with contextlib.suppress(OSError):  # not empty: another process has opened a run here meanwhile
                 self.root.rmdir()
 
-    def __enter__(self) -> Run:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -45,8 +45,14 @@ class LoraSftTrainer:
         folder: Path,
         on_step: StepListener,
         optimizer_state: Path | None = None,
+        factors: Sequence[float] | None = None,
     ) -> Trained:
-        """One cycle's training; see `halo_forge.training.Trainer`."""
+        """One cycle's training; see `halo_forge.training.Trainer`.
+
+        Args:
+            factors: The share of the learning rate at each step, for a part of a longer training, whose rows come in
+                the order given; None is the shape of a whole one, whose rows are shuffled.
+        """
         from datasets import Dataset
 
         if self.policy.version != settings.parent_version:
@@ -54,13 +60,15 @@ class LoraSftTrainer:
                 f"cycle {settings.cycle} trains v{settings.parent_version}, v{self.policy.version} is in memory"
             )
         start = None if settings.average_weight == 1.0 else self.policy.trainable_weights()
-        factors = planned_factors(
-            self.settings, len(rows), settings.num_train_epochs, settings.gradient_accumulation_steps
-        )
+        in_order = factors is not None
+        if factors is None:
+            factors = planned_factors(
+                self.settings, len(rows), settings.num_train_epochs, settings.gradient_accumulation_steps
+            )
         dataset = Dataset.from_list([self._tokenized(row) for row in rows])
         base = self.policy.model.get_base_model()
         with _unwrapped_after(base), fused_adapter(self.policy.model), yielding_threads(self.policy.device):
-            trainer = self._build(dataset, settings, factors, folder, on_step, optimizer_state)
+            trainer = self._build(dataset, settings, list(factors), folder, on_step, optimizer_state, in_order)
             trainer.train()
         steps = trainer.step_rows
         if len(steps) != len(factors):
@@ -98,6 +106,7 @@ class LoraSftTrainer:
         folder: Path,
         on_step: StepListener,
         optimizer_state: Path | None,
+        in_order: bool,
     ) -> Any:
         from halo_forge.training._optimizer_state import restore_state
         from halo_forge.training._step_recorder import step_recording_trainer
@@ -120,12 +129,12 @@ class LoraSftTrainer:
             fused_head=profile.takes_fused_head(),
             max_tokens=max_tokens,
             model=self.policy.model,
-            args=self._arguments(settings, folder, checkpointing=checkpointing),
+            args=self._arguments(settings, folder, checkpointing=checkpointing, in_order=in_order),
             train_dataset=dataset,
             processing_class=self.policy.tokenizer,
         )
 
-    def _arguments(self, settings: TrainingSettings, folder: Path, *, checkpointing: bool) -> SFTConfig:
+    def _arguments(self, settings: TrainingSettings, folder: Path, *, checkpointing: bool, in_order: bool) -> SFTConfig:
         """What TRL's trainer is told."""
         from trl.trainer.sft_config import SFTConfig
 
@@ -138,6 +147,7 @@ class LoraSftTrainer:
             * settings.gradient_accumulation_steps,
             gradient_accumulation_steps=1,
             num_train_epochs=settings.num_train_epochs,
+            train_sampling_strategy="sequential" if in_order else "random",
             learning_rate=settings.learning_rate,
             max_grad_norm=settings.max_grad_norm,
             weight_decay=settings.weight_decay,

@@ -211,42 +211,10 @@ class ThreadedVerifier:
         return self._pool.submit(self._verdict, prompt, completion, tests, tests_digest, again)
 
     def _verdict(self, prompt: Prompt, completion: Completion, tests: Tests, tests_digest: str, again: bool) -> Verdict:
-        extraction = extract(completion.text, self._spec.language, tests.entry_point, self._spec.own_marks)
-        flags = set(extraction.flags)
-        if completion.finish == "length":
-            flags.add("truncated")
-        num_checks = tests.num_checks if "tests" in self._spec.stages else 0
-        code = extraction.code
-        if code is None:
-            result = CheckResult("extract", "failed", tests_total=num_checks, diagnostics=_no_program(extraction))
-        elif len(code.encode("utf-8", errors="backslashreplace")) > _MAX_SOURCE_BYTES:
-            flags.add("too_large")
-            note = f"the program is larger than {_MAX_SOURCE_BYTES} bytes"
-            result = CheckResult("extract", "failed", tests_total=num_checks, diagnostics=note)
-        else:
-            result = self._known_result(code, tests, None if again else tests_digest, num_checks)
-        flags |= self._hack_flags(extraction, prompt, completion, tests, result)
-        checked = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
-        return Verdict(
-            **{**checked, "flags": tuple(sorted(flags))},
-            prompt_id=prompt.id,
-            index=completion.index,
-            reward=reward(result, self._spec.rewards),
-            source_digest=None if code is None else digest(code),
-            normal_digest=None if code is None else digest(normalise(code, self._spec.language)),
-            extraction=extraction.to_row(),
-            isolation=self._toolchain["isolation"],
-            policy_version=completion.policy_version,
-        )
+        def check(code: str, num_checks: int) -> CheckResult:
+            return self._known_result(code, tests, None if again else tests_digest, num_checks)
 
-    def _hack_flags(
-        self, extraction: Extraction, prompt: Prompt, completion: Completion, tests: Tests, result: CheckResult
-    ) -> set[str]:
-        if extraction.code is None:
-            return {"prompt_echo"} if echoes(completion.text, prompt.text) else set()
-        language = canonical(self._spec.language) or self._spec.language
-        found = of_source(extraction.code, language, tests, prompt.text, result)
-        return found | set(result.flags)
+        return judged(self._spec, prompt, completion, tests, check, self._toolchain["isolation"])
 
     def _known_result(self, code: str, tests: Tests, tests_digest: str | None, num_checks: int) -> CheckResult:
         """The result for a program: a cached one if it was checked with these tests before, unless `tests_digest` is
@@ -270,6 +238,59 @@ class ThreadedVerifier:
                 if attempt == _NUM_ATTEMPTS:
                     raise
         raise AssertionError("unreachable")
+
+
+def judged(
+    spec: ProgramSpec,
+    prompt: Prompt,
+    completion: Completion,
+    tests: Tests,
+    check: Callable[[str, int], CheckResult],
+    isolation: str | None,
+) -> Verdict:
+    """The verdict on a completion, given what checks its program.
+
+    Args:
+        check: (program, number of its checks) -> what the stages show about it.
+        isolation: The level of the sandbox that `check` uses.
+    """
+    extraction = extract(completion.text, spec.language, tests.entry_point, spec.own_marks)
+    flags = set(extraction.flags)
+    if completion.finish == "length":
+        flags.add("truncated")
+    num_checks = tests.num_checks if "tests" in spec.stages else 0
+    code = extraction.code
+    if code is None:
+        result = CheckResult("extract", "failed", tests_total=num_checks, diagnostics=_no_program(extraction))
+    elif len(code.encode("utf-8", errors="backslashreplace")) > _MAX_SOURCE_BYTES:
+        flags.add("too_large")
+        note = f"the program is larger than {_MAX_SOURCE_BYTES} bytes"
+        result = CheckResult("extract", "failed", tests_total=num_checks, diagnostics=note)
+    else:
+        result = check(code, num_checks)
+    flags |= _hack_flags(spec, extraction, prompt, completion, tests, result)
+    checked = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
+    return Verdict(
+        **{**checked, "flags": tuple(sorted(flags))},
+        prompt_id=prompt.id,
+        index=completion.index,
+        reward=reward(result, spec.rewards),
+        source_digest=None if code is None else digest(code),
+        normal_digest=None if code is None else digest(normalise(code, spec.language)),
+        extraction=extraction.to_row(),
+        isolation=isolation,
+        policy_version=completion.policy_version,
+    )
+
+
+def _hack_flags(
+    spec: ProgramSpec, extraction: Extraction, prompt: Prompt, completion: Completion, tests: Tests, result: CheckResult
+) -> set[str]:
+    if extraction.code is None:
+        return {"prompt_echo"} if echoes(completion.text, prompt.text) else set()
+    language = canonical(spec.language) or spec.language
+    found = of_source(extraction.code, language, tests, prompt.text, result)
+    return found | set(result.flags)
 
 
 def open_verifier(spec: ProgramSpec) -> Verifier:

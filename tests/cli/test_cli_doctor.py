@@ -84,6 +84,19 @@ def test_a_level_that_could_be_higher(machine: Callable[..., None]) -> None:
     assert failed == Line("probe namespace", "failed", "unshare is refused (EPERM 1)", NO_NAMESPACES.fix)
 
 
+def test_a_container_that_lowers_the_level_is_named(
+    machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine("landlock", [NO_NAMESPACES, LevelProbe("landlock", True), LevelProbe("limits", True)])
+    monkeypatch.setattr(isolation, "container", lambda: "docker")
+    section = isolation.isolation_section()
+    assert section.facts["container"] == "docker" and section.facts["command_to_raise"] == NO_NAMESPACES.fix
+    assert "docker container refuses level namespace" in lines(section, "container")[0].found
+    machine("namespace", [LevelProbe("namespace", True)])
+    monkeypatch.setattr(isolation, "container", lambda: "docker")
+    assert lines(isolation.isolation_section(), "container") == []
+
+
 def test_no_level(machine: Callable[..., None]) -> None:
     machine(None, [NO_NAMESPACES, NO_LANDLOCK, LevelProbe("limits", True)])
     section = isolation.isolation_section()
@@ -134,6 +147,7 @@ def test_the_self_test_says_what_happened(machine: Callable[..., None]) -> None:
         ([], {}, None),
         ([".dockerenv"], {}, "docker"),
         (["run/.containerenv"], {}, "podman"),
+        ([], {"container": "podman"}, "podman"),
         (["run/.containerenv", "run/.toolboxenv"], {}, "toolbx"),
         (["run/.containerenv"], {"DISTROBOX_ENTER_PATH": "x"}, "distrobox"),
     ],
@@ -148,6 +162,8 @@ def test_containers_are_told_apart(tmp_path: Path, files: list[str], environment
 def test_what_would_raise_the_level() -> None:
     assert command_to_raise("namespace", {"fresh_proc": True}, [NO_LANDLOCK], None) == ""
     assert "unmask=ALL" in command_to_raise("namespace", {"fresh_proc": False}, [], "podman")
+    assert "systempaths=unconfined" in command_to_raise("namespace", {"fresh_proc": False}, [], "docker")
+    assert command_to_raise("namespace", {"fresh_proc": False}, [], None) == ""
     assert command_to_raise("landlock", {}, [NO_NAMESPACES], "docker") == NO_NAMESPACES.fix
     assert command_to_raise(None, {}, [NO_NAMESPACES, NO_LANDLOCK], None) == NO_NAMESPACES.fix
 

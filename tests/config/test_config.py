@@ -106,6 +106,7 @@ def candidates(annotation: Any, default: Any) -> list[Any]:
         near = [default + 1, default + 2]
     lists = [[value] for value in literals] + [literals[:2], ["first"], ["first", "second"], ["third", "fourth"]]
     mappings = [{"final_ratio": 0.25}, {"final_ratio": 0.5}, {"family": ["first"]}, {"family": ["second"]}]
+    mappings += [{"base": "first"}, {"base": "second"}]
     others = [
         0.25,
         0.5,

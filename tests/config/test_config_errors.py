@@ -112,8 +112,8 @@ ERRORS = [
     ("M\ntraining: {average_weight: 0}", "training.average_weight: found 0, allowed: a number above 0 and up to 1"),
     (
         "M\ntraining: {learning_rate: {kind: plateau, base: 1e-4, metric: dev/passrate}}",
-        'training.learning_rate.metric: found "dev/passrate", allowed: a metric (metrics.md) of a prompt set'
-        " (with dev/ or train/), of drift or of kept samples; did you mean dev/pass_rate?",
+        'training.learning_rate.metric: found "dev/passrate", allowed: a metric (`halo-forge docs metrics`) of a'
+        " prompt set (with dev/ or train/), of drift or of kept samples; did you mean dev/pass_rate?",
     ),
     (
         "M\ntraining: {learning_rate: {kind: kl_target, base: 1e-4}}\nevaluation: {num_drift_samples: 0}",
@@ -226,7 +226,7 @@ def test_errors(tmp_path: Path, text: str, message: str) -> None:
         load_config(path)
     assert message in caught.value.message.replace(str(path), "FILE")
     assert caught.value.exit_code == 2
-    assert "configuration.md" in caught.value.hint or "given twice" in message or "digits" in message
+    assert "docs configuration" in caught.value.hint or "given twice" in message or "digits" in message
 
 
 def test_whole_numbers_may_be_written_as_floats(tmp_path: Path) -> None:

@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 
 from halo_forge.config import differing_keys, load_config, resolved
-from halo_forge.config.names import all_keys, fields, models_at
+from halo_forge.config.names import all_keys, fields, models_at, walk
 from halo_forge.config.spellings import DEFAULT_KINDS
 from halo_forge.config.yaml_io import dump, parse_value
 from halo_forge.runtime.preview import preview
+from halo_forge.sft.config import DataSection, SftTrainingSection, load_sft_config, resolved_sft
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "experiments")
+EVERY = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "experiments")
+SHIPPED = [path for path in EVERY if not path.name.startswith("sft_")]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(ROOT)))
@@ -27,6 +29,16 @@ def test_shipped_configs_load(path: Path, tmp_path: Path) -> None:
     assert f"halo-forge raft run {path.relative_to(ROOT).as_posix()}" in text
     if "Qwen" in config.model.model_name_or_path:
         assert "Not run on gfx1151" in text
+
+
+@pytest.mark.parametrize("path", sorted(set(EVERY) - set(SHIPPED)), ids=lambda path: path.name)
+def test_shipped_supervised_stages_load(path: Path, tmp_path: Path) -> None:
+    config = load_sft_config(path).config
+    copy = tmp_path / "resolved.yaml"
+    copy.write_text(dump(resolved_sft(config)))
+    assert load_sft_config(copy).config == config
+    assert f"({path.name})" in (ROOT / "configs/README.md").read_text()
+    assert f"halo-forge sft run {path.relative_to(ROOT).as_posix()}" in path.read_text()
 
 
 RATES = {
@@ -85,3 +97,19 @@ def test_every_key_is_documented_with_its_default() -> None:
 
 def test_no_key_is_documented_that_does_not_exist() -> None:
     assert documented().keys() == set(all_keys())
+
+
+# ---- docs/sft.md
+
+
+def test_every_key_of_a_supervised_stage_is_documented_with_its_default() -> None:
+    text = (ROOT / "docs/sft.md").read_text()
+    cells = [line.strip("| ").split(" | ") for line in text.splitlines()]
+    rows = {row[0].strip("`"): row[1] for row in cells if len(row) == 3 and row[0].startswith(("`data.", "`training."))}
+    sections = [(DataSection, ("data",)), (SftTrainingSection, ("training",))]
+    keys = {".".join(map(str, path)): field for section, start in sections for path, field in walk(section, start)}
+    assert keys.keys() == rows.keys()
+    for key, field in keys.items():
+        expected = "required" if field.is_required() else field.get_default(call_default_factory=True)
+        assert rows[key] == "required" or parse_value(rows[key].strip("`"), key) == expected, key
+        assert (rows[key] == "required") == field.is_required(), key

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 import shlex
 from pathlib import Path
@@ -138,7 +139,8 @@ def wrong_use(line: str) -> str | None:
             words.pop(0)
     expected = [param for param in command.params if not param.opts[0].startswith("-")]
     least = sum(param.required for param in expected)
-    return None if least <= len(arguments) <= len(expected) else f"{len(arguments)} arguments in {line!r}"
+    most = math.inf if any(param.nargs == -1 for param in expected) else len(expected)
+    return None if least <= len(arguments) <= most else f"{len(arguments)} arguments in {line!r}"
 
 
 def test_shown_commands_exist_with_their_options() -> None:

@@ -289,7 +289,7 @@ def test_another_program_on_the_port_is_neither_taken_for_the_server_nor_told_th
         told: list[str | None] = []
         monkeypatch.setattr(other, "is_refused", lambda path, authorization: bool(told.append(authorization)))
         other.base = policy.identity["model_name_or_path"]
-        monkeypatch.setattr(vllm, "_free_port", lambda: int(other.base_url.split(":")[2].split("/")[0]))
+        monkeypatch.setattr(vllm, "free_port", lambda: int(other.base_url.split(":")[2].split("/")[0]))
         with pytest.raises(ToolMissing, match="another program took the port"):
             sample_all(engine)
         assert set(told) == {None} and other.asked == []

@@ -30,6 +30,11 @@ RATES = {
         "base=5e-5": MODERATE,
         "base=8e-5": [8.0, 6.8, 5.78, 4.913, 4.176],
     },
+    "sft_first": {
+        "raft_alone": [100.0, 60.0, 36.0],
+        "sft_then_raft": [100.0, 60.0],
+        "sft_then_quarter": [7.5, 4.5],
+    },
     "temperature": {
         f"temperature={heat},learning_rate={rate}e-5": [float(rate)] * 5
         for heat in (0.5, 0.7, 0.9)
@@ -56,7 +61,8 @@ def test_these_are_shipped() -> None:
 def test_the_arms_have_the_learning_rates_of_the_question_and_differ_in_nothing_else(name: str) -> None:
     experiment = load(name)
     assert {arm.name: rates(experiment, arm) for arm in experiment.arms} == RATES[name]
-    allowed = ("training.learning_rate", *(["engine.temperature"] if name == "temperature" else []))
+    further = {"temperature": ["engine.temperature"], "sft_first": ["model.adapter", "raft.num_cycles"]}
+    allowed = ("training.learning_rate", *further.get(name, []))
     configs = [influential(experiment.config(arm, 0).config) for arm in experiment.arms]
     for config in configs[1:]:
         keys = {key for key, _, _ in differing_keys(configs[0], config)}

@@ -162,9 +162,15 @@ def test_hub_forms(monkeypatch: pytest.MonkeyPatch) -> None:
         return data if split is not None else datasets.DatasetDict({"test": data})
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    for spec in ("org/set", "org/set:test", "org/set:main:test"):
+    for spec in ("org/set", "org/set:test", "org/set:main:test", "org/set:test[:60%]", "org/set:main:test[80%:]"):
         assert [prompt.id for prompt in load_prompts(spec, language="c")] == ["a"]
-    assert asked == [("org/set", None, None), ("org/set", None, "test"), ("org/set", "main", "test")]
+    assert asked == [
+        ("org/set", None, None),
+        ("org/set", None, "test"),
+        ("org/set", "main", "test"),
+        ("org/set", None, "test[:60%]"),
+        ("org/set", "main", "test[80%:]"),
+    ]
 
 
 def test_hub_set_with_several_splits_needs_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -173,7 +173,7 @@ def test_tests_of_kodcode_import_nothing(tmp_path: Path) -> None:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "MultiPL-E": (
+    "MultiPL-E without asserts": (
         {
             "name": "f",
             "language": "cpp",
@@ -181,7 +181,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
             "tests": "}\nint main() {}",
             "stop_tokens": ["\n}"],
         },
-        "`tests` is text, but not valid JSON",
+        "`tests` gives no function to `candidate`",
     ),
     "HumanEval-X": (
         {"task_id": "CPP/0", "prompt": "int f(int n) {", "declaration": "", "test": "int main() { assert(f(1)); }"},

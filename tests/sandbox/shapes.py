@@ -18,7 +18,7 @@ sys.path.insert(0, sys.argv[1])
 
 from halo_forge.sandbox import local, seccomp, syscalls
 from halo_forge.sandbox.job import Job, Limits, Sandbox, SandboxError
-from halo_forge.sandbox.ladder import probe_ladder
+from halo_forge.sandbox.ladder import NAMESPACE_CALLS, probe_ladder
 from halo_forge.sandbox.local import open_sandbox
 from halo_forge.sandbox.self_test import self_test
 from halo_forge.sandbox.syscalls import NUMBERS
@@ -48,6 +48,8 @@ def filters(shape: str) -> list[seccomp.Instruction]:
         "masked": [],
         "docker": docker,
         "docker with older landlock": docker,
+        "docker with namespaces": docker_allowing(*NAMESPACE_CALLS),
+        "docker without clone": docker_allowing(*NAMESPACE_CALLS[1:]),
         "docker without landlock": [*docker, *seccomp.refuse(LANDLOCK, errno.ENOSYS)],
         "no user namespaces": [*seccomp.refuse(["unshare"], errno.ENOSPC), *seccomp.namespaces_refused()],
         # A user namespace can be made, but brings no capabilities.
@@ -55,6 +57,11 @@ def filters(shape: str) -> list[seccomp.Instruction]:
         "no filters": seccomp.refuse(["seccomp"], errno.EINVAL),
         "no landlock": seccomp.refuse(LANDLOCK, errno.EOPNOTSUPP),
     }[shape]
+
+
+def docker_allowing(*calls: str) -> list[seccomp.Instruction]:
+    refused = seccomp.refuse({"unshare", *MOUNTING} - {*calls}, errno.EPERM)
+    return [*refused, *(seccomp.refuse(["clone3"], errno.ENOSYS) if "clone" in calls else seccomp.namespaces_refused())]
 
 
 def only_user_namespaces() -> list[seccomp.Instruction]:

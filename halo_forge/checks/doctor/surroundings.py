@@ -11,6 +11,9 @@ Container = Literal["toolbx", "distrobox", "podman", "docker"]
 SHARING: tuple[Container, ...] = ("toolbx", "distrobox")
 """Containers that share home folder, network and process list with the host on purpose."""
 
+_FRESH_PROC: dict[Container, str] = {"podman": "unmask=ALL", "docker": "systempaths=unconfined"}
+"""What stops the container from hiding parts of /proc, without which the kernel lets nobody mount another one."""
+
 
 class Probed(Protocol):
     """What the ladder found out about one level; see `sandbox.ladder.LevelProbe`."""
@@ -29,7 +32,8 @@ def container(root: Path = Path("/"), environment: Mapping[str, str] = os.enviro
         return "toolbx"
     if "DISTROBOX_ENTER_PATH" in environment:
         return "distrobox"
-    if (root / "run/.containerenv").exists():
+    # With a read-only root file system podman makes no such file, but always sets the variable.
+    if (root / "run/.containerenv").exists() or environment.get("container") == "podman":
         return "podman"
     return "docker" if (root / ".dockerenv").exists() else None
 
@@ -44,8 +48,12 @@ def command_to_raise(
         probes: The best level first.
     """
     if level == "namespace":
-        if inside == "podman" and not add_ons.get("fresh_proc", True):
-            return "podman run --security-opt unmask=ALL ... (restart the container with this option)"
+        option = _FRESH_PROC.get(inside) if inside is not None else None
+        if option is not None and not add_ons.get("fresh_proc", True):
+            return (
+                f"start the container with --security-opt {option} if programs need /proc"
+                " (`halo-forge docs containers#proc`)"
+            )
         return ""
     return next((probe.fix for probe in probes if not probe.works), "")
 

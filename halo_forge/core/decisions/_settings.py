@@ -13,7 +13,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class DecisionsSection(Spec):
-    """When a version counts as better or worse, what follows from a decline, and when to stop (docs/decisions.md)."""
+    """When a version counts as better or worse, what follows, and when to stop (`halo-forge docs decisions`)."""
 
     metric: Literal["dev/pass_rate", "dev/compile_rate", "dev/reward_mean"] = "dev/pass_rate"
     """The dev metric that versions are compared by, prompt by prompt; it names the adapter to keep."""

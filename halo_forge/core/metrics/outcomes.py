@@ -40,7 +40,9 @@ CATALOGUE = {
         "of which c pass, for k = 1, 2, 4 ... and the number of samples drawn (Chen et al. 2021, arXiv:2107.03374). "
         f"{_CLUSTERED}",
     ),
-    "flagged_fraction": MetricInfo("rate", "down", "Judged samples with a hack flag / judged samples (rewards.md)."),
+    "flagged_fraction": MetricInfo(
+        "rate", "down", "Judged samples with a hack flag (`halo-forge docs rewards#flags`) / judged samples."
+    ),
     "truncated_fraction": MetricInfo(
         "rate", "down", "Completions cut off by the length limit / completions.", bare_on_train=True
     ),

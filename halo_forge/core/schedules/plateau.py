@@ -34,8 +34,8 @@ class Plateau(NumberSchedule):
     """`base`, times `decay` after each stall and times `decay_on_decline` after each decline, down to `min`.
 
     The outcomes of the versions 1 .. c-1 are replayed for cycle c, so the value needs no stored state.  They are those
-    of the run's decisions (docs/decisions.md), which compare prompt by prompt and take noise into account: a version
-    that was **ahead** resets the patience counter; one that **held** counts towards it; one that **degraded**,
+    of the run's decisions (`halo-forge docs decisions`), which compare prompt by prompt and take noise into account: a
+    version that was **ahead** resets the patience counter; one that **held** counts towards it; one that **degraded**,
     confirmed on resampled prompts, lowers the value at once.  `patience` versions that held, since the last one that
     was ahead or the last decay, are a stall, unless the last decay is at most `cooldown` versions back.  A version
     without an outcome (underpowered, too few to tell, or not measured) changes nothing.

@@ -25,7 +25,7 @@ _STANDARD_PATH = "/usr/local/bin:/usr/bin:/bin"
 _SHOWN = 400
 _COUNTED = ("cases", "expected", "tests")
 _FIX = (
-    "fix the command: it prints one JSON object and exits with code 0 (verifiers.md in the documentation);"
+    "fix the command: it prints one JSON object and exits with code 0 (`halo-forge docs verifiers#command`);"
     " `halo-forge verify CONFIG FILE --prompt ID` tries it"
 )
 _SCRIPT = {

@@ -181,7 +181,7 @@ def harness_error(said: str, source: str) -> ConfigError:
     """An error in the prompt file, not in the answer."""
     return ConfigError(
         f"the harness of a prompt does not compile: {said}\n{source[:500]}",
-        "fix `tests.source` in the prompt file; verifiers.md in the documentation describes harnesses",
+        "fix `tests.source` in the prompt file (`halo-forge docs verifiers#what-all-languages-share`)",
     )
 
 

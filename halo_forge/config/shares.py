@@ -1,0 +1,90 @@
+"""Learning rates that are written as a share of another run's: `{share: 0.25, of: runs/my_sft}`.
+
+They become numbers when a configuration is loaded.  Where a number comes from is kept beside it, as
+`training.learning_rate_origin`, so the run directory holds both and needs the other run no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from halo_forge.config.problems import Problem, dotted, show
+from halo_forge.config.yaml_io import KeyPath
+from halo_forge.core.errors import ConfigError, RunDirError
+from halo_forge.store.sft import SftSource, sft_source
+
+ORIGIN = "learning_rate_origin"
+_KEYS = ("learning_rate", "learning_rate_schedule", "base_learning_rate", "min_lr")
+_FORM = "{share: 0.25, of: runs/my_sft}; without `of`, the stage that model.adapter is from"
+
+
+@dataclass
+class _Shares:
+    """What was found while the shares of one configuration were replaced."""
+
+    adapter: Any
+    origins: dict[str, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def replaced(self, value: Any, path: KeyPath) -> Any:
+        """`value` with a number in place of every share in it."""
+        if isinstance(value, Mapping):
+            if "share" in value and "kind" not in value:
+                return self._number(value, path)
+            return {key: self.replaced(item, (*path, key)) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self.replaced(item, (*path, number)) for number, item in enumerate(value)]
+        return value
+
+    def _number(self, value: Mapping[str, Any], path: KeyPath) -> Any:
+        share, given = value["share"], value.get("of", self.adapter)
+        unknown = sorted(str(key) for key in value.keys() - {"share", "of"})
+        if unknown:
+            return self._refuse(path, f"unknown key {', '.join(unknown)} beside share, allowed: {_FORM}")
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 10:
+            return self._refuse((*path, "share"), f"found {show(share)}, allowed: a number above 0 and up to 10")
+        if given is None:
+            return self._refuse(path, f"of what the share is, is not said; write {_FORM}, which needs model.adapter")
+        if not isinstance(given, str) or not given:
+            return self._refuse((*path, "of"), f"found {show(given)}, allowed: the run directory of `sft run`")
+        source = self._source(given, path)
+        if source is None:
+            return None
+        rate = float(f"{share * source.learning_rate:.12g}")  # 0.3 times 1e-4 is 3e-5, and not a digit of rounding more
+        self.origins[dotted(path[1:])] = f"{share:g} of {source.learning_rate:g}, the learning rate of {given}"
+        return rate
+
+    def _source(self, given: str, path: KeyPath) -> SftSource | None:
+        try:
+            source = sft_source(Path(given))
+        except (RunDirError, ConfigError) as error:
+            self._refuse(path, f"{error.message} ({error.hint})")
+            return None
+        if source is None:
+            text = "no supervised stage is there; run it first (halo-forge sft run), or write a number"
+            self._refuse(path, f"found {show(given)}: {text}")
+        return source
+
+    def _refuse(self, path: KeyPath, text: str) -> None:
+        self.problems.append(Problem(path, text))
+
+
+def with_numbers(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """The same settings with a number in place of every share; `data` is not changed.
+
+    A share that cannot be resolved is left out, and is among the problems.
+    """
+    training = data.get("training")
+    if not isinstance(training, Mapping):
+        return dict(data), []
+    model = data.get("model")
+    found = _Shares(model.get("adapter") if isinstance(model, Mapping) else None)
+    changed = {
+        key: found.replaced(value, ("training", key)) if key in _KEYS else value for key, value in training.items()
+    }
+    if found.origins:
+        changed[ORIGIN] = found.origins
+    return {**data, "training": changed}, found.problems

@@ -1,0 +1,225 @@
+"""Runs a planned evaluation in its folder, and reads what is there.
+
+EVAL_DIR/evaluation.json                      what is asked of whom, sealed first
+EVAL_DIR/SET/prompts.jsonl                    the prompts as they are asked
+EVAL_DIR/SET/references.json                  reference solutions that do not pass
+EVAL_DIR/SET/SUBJECT/DECODING/                one measurement (ask.py): asked.json, completions, verdicts, events
+EVAL_DIR/SET/SUBJECT/DECODING/samples.jsonl   the same for outside scorers, of HumanEval and MBPP rows (outside.py)
+EVAL_DIR/result.json                          columns and differences, sealed last
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from halo_forge.config import differing_keys
+from halo_forge.core.errors import RunDirError
+from halo_forge.core.records import Completion, Prompt, Record, Sample, Verdict
+from halo_forge.evaluations.ask import measure
+from halo_forge.evaluations.models import Models
+from halo_forge.evaluations.outside import has_format, sample_rows
+from halo_forge.evaluations.plan import Evaluation, TaskSet
+from halo_forge.evaluations.result import EvaluationResult, Key, result_of
+from halo_forge.runtime.effects import Observer
+from halo_forge.store.files import as_written, explained, read_json, read_jsonl, write_json
+from halo_forge.store.folder import StageFolder
+from halo_forge.store.lock import RunLock
+from halo_forge.store.run import check_root
+from halo_forge.verifiers import open_verifier
+from halo_forge.verifiers.limits import reference_warnings
+
+IDENTITY_FILE = "evaluation.json"
+RESULT_FILE = "result.json"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class References(Record):
+    """What was found of the reference solutions of a set, in sentences; none where all pass."""
+
+    warnings: tuple[str, ...]
+
+
+def execute(
+    evaluation: Evaluation,
+    observer: Observer,
+    *,
+    resume: bool = False,
+    say: Callable[[str], object] = lambda line: None,
+) -> EvaluationResult:
+    """Measure every subject on every set; a killed evaluation continues with `resume`.
+
+    Args:
+        say: Is told what is done, one line at a time.
+
+    Raises:
+        RunDirError: The folder is in use, holds something else or another evaluation, or one and `resume` is not given.
+        ConfigError, ModelError, ToolMissing, VerifierBroken: As `measure`.
+    """
+    root = evaluation.root
+    lock = _opened(evaluation, resume)
+    try:
+        samples: dict[Key, Sequence[Sample]] = {}
+        warnings = list(evaluation.warnings)
+        models = Models(evaluation.subjects)
+        for task_set in evaluation.sets:
+            folder = StageFolder(root / task_set.folder, lambda event, **fields: None)
+            folder.write_rows("prompts.jsonl", [prompt.to_row() for prompt in task_set.prompts])
+            checked = folder.stage("references", References, partial(_references, task_set))
+            warnings += checked.warnings
+            for warning in checked.warnings:
+                say(f"warning: {task_set.name}: {warning}")
+        # Subjects outside, so that a base that several of them share is loaded once for all sets.
+        for number, subject in _by_base(evaluation):
+            for task_set in evaluation.sets:
+                for decoding, settings in task_set.settings.items():
+                    say(f"{subject.name} on {task_set.name}, {decoding}")
+                    path = evaluation.folder(task_set, number, decoding)
+                    found = measure(subject, task_set.prompts, settings, path, observer, models)
+                    samples[task_set.name, subject.name, decoding] = found
+                    _write_for_others(path, task_set.prompts, found)
+        ordered = {key: samples[key] for key in _keys(evaluation)}
+        made = StageFolder(root, lambda event, **fields: None)
+        notes = (*evaluation.notes, *warnings)
+        return made.stage("result", EvaluationResult, lambda: result_of(ordered, notes))
+    finally:
+        lock.release()
+
+
+def _references(task_set: TaskSet) -> References:
+    settings = next(iter(task_set.settings.values()))
+    with open_verifier(settings.verifier) as verifier:
+        verifier.check_prompts(task_set.prompts)
+        return References(tuple(reference_warnings(verifier.check_references(task_set.prompts))))
+
+
+def _by_base(evaluation: Evaluation) -> Iterator[tuple[int, Any]]:
+    """The subjects with their numbers; those on one base come one after the other."""
+    order: dict[str, list[int]] = {}
+    for number, subject in enumerate(evaluation.subjects):
+        order.setdefault(f"{subject.model!r} {subject.server!r}", []).append(number)
+    return ((number, evaluation.subjects[number]) for numbers in order.values() for number in numbers)
+
+
+def _keys(evaluation: Evaluation) -> Iterator[Key]:
+    for task_set in evaluation.sets:
+        for decoding in task_set.settings:
+            for subject in evaluation.subjects:
+                yield task_set.name, subject.name, decoding
+
+
+def _write_for_others(path: Path, prompts: Sequence[Prompt], samples: Sequence[Sample]) -> None:
+    if has_format(prompts):
+        by_id = {prompt.id: prompt for prompt in prompts}
+        StageFolder(path, lambda event, **fields: None).write_rows("samples.jsonl", list(sample_rows(by_id, samples)))
+
+
+def _opened(evaluation: Evaluation, resume: bool) -> RunLock:
+    """The lock on the folder of this evaluation.
+
+    Raises:
+        RunDirError: See `execute`.
+    """
+    root = evaluation.root
+    check_root(root)
+    with explained(root):
+        root.mkdir(parents=True, exist_ok=True)
+        names = {item.name for item in root.iterdir()}
+    path = root / IDENTITY_FILE
+    foreign = sorted(names - {"lock", f".{IDENTITY_FILE}.tmp"})
+    if foreign and IDENTITY_FILE not in names:
+        raise RunDirError(
+            f"{root}: not empty, and not an evaluation of halo-forge (holds {', '.join(foreign[:3])})",
+            "choose another folder with -o, or empty this one",
+        )
+    if IDENTITY_FILE in names and not resume:
+        raise RunDirError(
+            f"{root}: an evaluation was already started here",
+            f"continue it with --resume, look at it with `halo-forge eval report {root}`, or choose another folder"
+            " with -o",
+        )
+    lock = RunLock(root, "evaluation")
+    try:
+        wanted = {"schema_version": SCHEMA_VERSION, **evaluation.identity()}
+        if path.is_file():
+            if changes := differing_keys(read_json(path), wanted):
+                rows = "\n".join(f"  {key}: was {old!r}, is {new!r}" for key, old, new in changes[:10])
+                raise RunDirError(
+                    f"{root}: holds another evaluation:\n{rows}",
+                    "ask as before, or choose another folder with -o",
+                )
+        else:
+            write_json(path, wanted)
+    except BaseException:
+        lock.release()
+        raise
+    return lock
+
+
+@dataclass(frozen=True)
+class StoredEvaluation:
+    """An evaluation as it lies in its folder.
+
+    Attributes:
+        identity: What is asked of whom.
+        result: None while it is not finished.
+        prompts: Task set -> its prompts by id.
+        samples: Of every measurement that is sealed.
+    """
+
+    root: Path
+    identity: Mapping[str, Any]
+    result: EvaluationResult | None
+    prompts: Mapping[str, Mapping[str, Prompt]]
+    samples: Mapping[Key, Sequence[Sample]]
+
+
+def read_evaluation(root: Path) -> StoredEvaluation:
+    """What an evaluation has come to so far.
+
+    Raises:
+        RunDirError: The folder holds none, or a file of it cannot be read.
+    """
+    path = root / IDENTITY_FILE
+    if not path.is_file():
+        raise RunDirError(
+            f"{root}: not the folder of an evaluation", "name the folder that `halo-forge eval run` wrote"
+        )
+    identity = read_json(path)
+    prompts: dict[str, dict[str, Prompt]] = {}
+    samples: dict[Key, Sequence[Sample]] = {}
+    with as_written(path):
+        for name, each in identity["sets"].items():
+            folder = root / each["folder"]
+            rows = read_jsonl(folder / "prompts.jsonl") if (folder / "prompts.jsonl").is_file() else []
+            prompts[name] = {prompt.id: prompt for prompt in map(Prompt.from_row, rows)}
+            for decoding in each["decodings"]:
+                for subject in identity["subjects"]:
+                    measured = measurement_folder(root, identity, (name, subject, decoding))
+                    if (measured / "verdicts.jsonl").is_file():
+                        samples[name, subject, decoding] = _stored(measured)
+    result = None
+    if (root / RESULT_FILE).is_file():
+        with as_written(root / RESULT_FILE):
+            result = EvaluationResult.from_row(read_json(root / RESULT_FILE))
+    return StoredEvaluation(root, identity, result, prompts, samples)
+
+
+def measurement_folder(root: Path, identity: Mapping[str, Any], key: Key) -> Path:
+    """Where one measurement of an evaluation lies, by its `evaluation.json`."""
+    task_set, subject, decoding = key
+    return root.joinpath(identity["sets"][task_set]["folder"], identity["subjects"][subject]["folder"], decoding)
+
+
+def _stored(folder: Path) -> tuple[Sample, ...]:
+    completions = read_jsonl(folder / "completions.jsonl")
+    verdicts = read_jsonl(folder / "verdicts.jsonl")
+    with as_written(folder):
+        return tuple(
+            Sample(Completion.from_row(one), Verdict.from_row(other))
+            for one, other in zip(completions, verdicts, strict=True)
+        )

@@ -1,0 +1,99 @@
+"""What an evaluation found: a column for each subject, set and decoding, and the differences of any two of them."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from halo_forge.core.evaluation import differences, set_facts
+from halo_forge.core.metrics import measure_set
+from halo_forge.core.records import STAGES, Record, Sample
+
+_PREFIX: Final = "test"
+
+
+@dataclass(frozen=True, slots=True)
+class Column(Record):
+    """One subject on one task set under one decoding.
+
+    Attributes:
+        metrics: Those of docs/metrics.md without the prefix of a set: compile_rate, pass_rate, pass@k ... with
+            `_low` and `_high`.
+        outcomes: "stage status", such as "tests failed" -> number of samples.
+    """
+
+    task_set: str
+    subject: str
+    decoding: str
+    num_prompts: int
+    num_samples: int
+    metrics: Mapping[str, float]
+    outcomes: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference(Record):
+    """The second subject minus the first, paired by prompt.
+
+    Attributes:
+        metric: compile_rate, pass_rate or reward_mean.
+        values: "first" and "second" (their means over the shared prompts), "difference", "low" and "high" (95 %
+            interval), "standard_error", "num_prompts", "minimum_detectable_effect".
+    """
+
+    task_set: str
+    decoding: str
+    metric: str
+    first: str
+    second: str
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationResult(Record):
+    """Everything that was found.
+
+    Attributes:
+        columns: `Column` rows.
+        differences: `Difference` rows: every pair of subjects on every set, by decoding.
+        notes: What a person should know: settings, references that fail, warnings about the sets.
+    """
+
+    columns: tuple[Any, ...]
+    differences: tuple[Any, ...]
+    notes: tuple[str, ...] = field(default=())
+
+
+Key = tuple[str, str, str]
+"""(task set, subject, decoding)"""
+
+
+def result_of(samples: Mapping[Key, Sequence[Sample]], notes: Sequence[str] = ()) -> EvaluationResult:
+    """The columns of these samples in their order, and all differences of two subjects of one set and decoding."""
+    columns = tuple(_column(key, each).to_row() for key, each in samples.items())
+    return EvaluationResult(columns, tuple(each.to_row() for each in _differences(samples)), tuple(notes))
+
+
+def _column(key: Key, samples: Sequence[Sample]) -> Column:
+    metrics = measure_set(set_facts(samples), _PREFIX)
+    outcomes = Counter(f"{sample.verdict.stage} {sample.verdict.status}" for sample in samples)
+    order_of: dict[str, int] = {stage: number for number, stage in enumerate(STAGES)}
+    order = sorted(outcomes, key=lambda each: (order_of[each.partition(" ")[0]], each))
+    return Column(
+        *key,
+        num_prompts=len({sample.prompt_id for sample in samples}),
+        num_samples=len(samples),
+        metrics={name.removeprefix(f"{_PREFIX}/"): value for name, value in sorted(metrics.items())},
+        outcomes={each: outcomes[each] for each in order},
+    )
+
+
+def _differences(samples: Mapping[Key, Sequence[Sample]]) -> Iterator[Difference]:
+    for (first, one), (second, other) in itertools.combinations(samples.items(), 2):
+        if (first[0], first[2]) == (second[0], second[2]):
+            for metric, found in differences(one, other, "second").items():
+                values = {"first": found["start"], **{key: each for key, each in found.items() if key != "start"}}
+                yield Difference(first[0], first[2], metric, first[1], second[1], values)

@@ -1,0 +1,40 @@
+"""scripts/check_wheel.py: a new user gets everything from the wheel, and what goes wrong is noticed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import benchmarks
+import pytest
+from benchmarks import ROOT, SCRIPTS
+from docs_text import PAGES
+
+
+def test_the_wheel_is_enough_in_an_empty_folder(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPTS / "check_wheel.py"), "--folder", str(tmp_path / "check")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith("\n0 commands failed\n") and done.stdout.count("\n$ ") >= 15
+    (wheel,) = (tmp_path / "check/build").rglob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    pages = {f"halo_forge/manual/{page.relative_to(ROOT).as_posix()}" for page in PAGES}
+    assert pages - {*names} == set() and "halo_forge/manual/configs/quickstart.yaml" in names
+    assert {name.partition("/")[0].partition("-")[0] for name in names} == {"halo_forge"}
+    assert [name for name in names if "/tests/" in name or "__pycache__" in name] == []
+
+
+def test_a_command_that_fails_or_says_something_else_is_noticed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with benchmarks.script("check_wheel") as script:
+        transcript = script.Transcript(tmp_path, {"PATH": "/usr/bin:/bin"})
+        assert transcript.run("echo right", "right") == "right\n"
+        assert transcript.run("sh -c 'echo no; exit 3'", "no", exit_code=3) == "no\n"
+        assert transcript.failed == []
+        transcript.run("echo wrong", "right")
+        transcript.run("false")
+        assert transcript.failed == ["echo wrong", "false"]
+    assert "FAILED: exit code 1" in capsys.readouterr().out
