@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
 import typing
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from halo_forge.config import RaftConfig
 from halo_forge.config.explain import problems_of
 from halo_forge.config.sections import ModelSection
 from halo_forge.core.errors import ConfigError, ModelError, RunDirError
+from halo_forge.core.wording import counted
 from halo_forge.engines._server_dialects import ServerKind
 from halo_forge.policy import ADAPTER_FILES, adapter_digest, check_local
 from halo_forge.policy.files import stored_identity
@@ -112,6 +114,18 @@ def subject_of(text: str, model: Mapping[str, Any] | None = None) -> Subject:
         raise ConfigError(
             f"subject {text}: this folder holds no run (run.json), no adapter (adapter_config.json) and no model"
             " (config.json)",
+            f"name {FORMS}",
+        )
+    if (
+        "/" in text
+        and not path.exists()
+        and (runs := sorted(each.parent.name for each in path.parent.glob("*/run.json")))
+    ):
+        # It would pass for a hub id, and be looked for there after everything else.
+        near = difflib.get_close_matches(path.name, runs, n=1)
+        raise ModelError(
+            f"subject {text}: {path.parent} holds {counted(len(runs), 'run')}, and none of this name"
+            + (f"; did you mean {path.parent / near[0]}?" if near else ""),
             f"name {FORMS}",
         )
     return _checked(Subject(text, _section(text, {"model_name_or_path": text, **given})))
