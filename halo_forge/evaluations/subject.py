@@ -25,6 +25,7 @@ from halo_forge.policy.folder_checks import read_object
 from halo_forge.runtime.assembly import run_config
 from halo_forge.store.files import EDITED, as_written, read_json
 from halo_forge.store.run import cycle_folder, cycle_folders, read_identity
+from halo_forge.store.sft import is_sft_run
 from halo_forge.store.versions import chosen_version
 
 FORMS = "a run directory (RUN, RUN@v2, RUN@last), a PEFT adapter folder, a model folder or hub id, or server:URL#MODEL"
@@ -154,7 +155,7 @@ def _of_server(text: str, match: re.Match[str], given: Mapping[str, Any]) -> Sub
 
 def _of_run(text: str, root: Path, at: str | None, given: Mapping[str, Any]) -> Subject:
     identity = read_identity(root)  # first: the configuration of an earlier version may not be readable
-    if identity.get("kind") == "sft":
+    if is_sft_run(root):
         return _of_sft_run(text, root, at, identity, given)
     config = run_config(root).config
     trained = [int(folder.name) for folder in cycle_folders(root) if (folder / "trained.json").is_file()]
