@@ -192,7 +192,8 @@ class _Making:
         proof = Proof("not_proved", why_not) if why_not is not None else self._proved(asked, asked_by)
         if proof.state == "fell" and not self.order.force:
             raise StoppedByRule(
-                f"{self.order.text} as {self.order.kind}: {proof.reason}; what both wrote is in {self.part / _PROOF}",
+                f"{self.order.text} as {self.order.kind} is worse than the adapter: {proof.reason}; what both wrote is"
+                f" in {self.part / _PROOF}",
                 f"{_INSTEAD[self.order.kind]}, or run the same command with --force to export it as it is",
             )
         folder = next((each for each in (self.content, self.work / "merged") if (each / ROUNDING_FILE).is_file()), None)

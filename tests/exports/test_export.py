@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from exported_runs import NUM_DEV, fake_llama_cpp, like_the_adapter, tuned_run
+from exported_runs import NUM_DEV, Everything, fake_llama_cpp, like_the_adapter, tuned_run
 from tiny_models import LoraOptions, disturb_adapter, load_policy, save_model
 
 from halo_forge.api import SilentObserver
@@ -99,6 +99,20 @@ def test_a_corrupted_tensor_is_caught_and_exported_by_force_alone(
     proof = done.record["proof"]
     assert proof["state"] == "fell" and proof["confirmation"]["difference"] < -0.3
     assert "**It fell**" in (done.folder / "README.md").read_text()
+
+
+def test_a_corrupted_tensor_is_caught_though_everything_passes(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: Everything())
+    intact = made(order(run, "merged", tmp_path / "intact"))
+    assert intact.record["proof"]["state"] == "held"
+    assert abs(intact.record["proof"]["comparisons"]["surprise (nats per token)"]["difference"]) < 0.15
+    corrupting(monkeypatch)
+    with pytest.raises(StoppedByRule, match=r"surprise, exported minus adapter, \+\d.* and with other seeds \+\d"):
+        made(order(run, "merged", tmp_path / "out"))
+    fell = made(order(run, "merged", tmp_path / "out", force=True)).record["proof"]
+    assert fell["state"] == "fell" and fell["comparisons"]["pass_rate"]["difference"] == 0.0
 
 
 def test_gguf_is_made_by_llama_cpp_and_asked_through_its_server(
