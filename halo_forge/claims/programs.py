@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,16 @@ OUTCOME = ("stage", "status", "tests_passed", "tests_total", "warnings", "exit_c
 """Fields of a verdict that only running the program gives."""
 MACHINE_KEYS = ("compiler", "files", "read_only")
 """Keys of the verifier that name places, so that whoever rechecks has to say them."""
+_PREFIX, _SUFFIX = r"([a-z0-9_]+-)*", r"(-?[0-9.]+)?"
+_COMPILERS: Mapping[str, str] = {
+    "c": rf"{_PREFIX}(gcc|clang|cc){_SUFFIX}",
+    "cpp": rf"{_PREFIX}(g\+\+|clang\+\+|c\+\+){_SUFFIX}",
+    "rust": rf"rustc{_SUFFIX}",
+    "go": rf"go{_SUFFIX}",
+    "python": rf"(python|pypy){_SUFFIX}",
+}
+"""Kind of verifier -> the names of its tool.  Some tools are asked where they are installed before there is a sandbox,
+and nothing else in PATH may be started because a claim says so."""
 Track = Callable[[str, Iterable[Any], int], Iterator[Any]]
 
 
@@ -56,15 +67,19 @@ def local_spec(spec: ProgramSpec, given: frozenset[str], workers: int | None) ->
     for key in MACHINE_KEYS:
         value = getattr(spec, key, None)
         named = [value] if isinstance(value, str) else value if isinstance(value, list) else []
-        if key not in given and (any(_is_path(each) for each in named) or (key != "compiler" and named)):
+        if key in given or not named:
+            continue
+        if key != "compiler" or re.fullmatch(_COMPILERS.get(spec.language, ""), named[0], re.ASCII) is None:
             raise ClaimError(
-                f"verifier.{key}: {', '.join(named)[:200]}: a file or folder of the machine that made the claim",
+                f"verifier.{key}: {', '.join(named)[:200]}: a claim can only name usual compilers, and no files",
                 f"say what it is here with --set verifier.{key}=..., or recheck the numbers alone with --no-programs",
             )
     command = getattr(spec, "command", None)
-    if isinstance(command, list) and _is_path(command[0]) and not command[0].startswith("./"):
+    first = command[0] if isinstance(command, list) else "./"
+    is_python = os.path.basename(first).startswith("python") and re.fullmatch(_COMPILERS["python"], first) is None
+    if is_python or (_is_path(first) and not first.startswith("./")):
         raise ClaimError(
-            f"verifier.command: {command[0][:200]}: a path on the machine that made the claim",
+            f"verifier.command: {first[:200]}: a claim can only name programs in PATH, and its own files",
             "recheck the numbers alone with --no-programs",
         )
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
