@@ -172,10 +172,10 @@ def _asked(completion: Completion, prompts: Mapping[str, Prompt]) -> tuple[Promp
 
 
 def _differs(pair: Pair, verdict: Verdict, findings: Findings) -> bool:
-    for status, whose in ((pair.verdict.status, "of the run"), (verdict.status, "of this machine")):
-        if status == "error":
-            findings.leave_out(f"{pair.file}: {pair.key[0]} sample {pair.key[1]}", f"the verifier {whose} failed on it")
-            return False
+    if verdict.status == "error":
+        what = f"{pair.file}: {pair.key[0]} sample {pair.key[1]}"
+        findings.leave_out(what, f"the verifier of this machine failed on it: {verdict.diagnostics[:200]}")
+        return False
     return _outcome(pair.verdict) != _outcome(verdict) or pair.verdict.diagnostics != verdict.diagnostics
 
 

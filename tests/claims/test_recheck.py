@@ -322,9 +322,21 @@ def test_failures_of_a_verifier_say_nothing_about_a_program(tmp_path: Path, veri
 
     changes: dict[str, Any] = {"verifier__max_error_fraction": 1.0}
     execute(inputs(tmp_path, answers=answers, **changes), tmp_path / "run")
-    found = rechecked(packed(tmp_path / "run"))
+    path = packed(tmp_path / "run")
+    found = rechecked(path)
     assert said(found) == []
     assert any("failed on it" in each.why for each in found.findings.not_checked)
+    without = rechecked(path, programs=False)
+    assert any("of status error" in each.what for each in without.findings.not_checked)
+
+
+def test_a_failed_program_cannot_be_hidden_as_a_failure_of_the_verifier(claim: Path) -> None:
+    def edit(found: list[dict[str, Any]]) -> None:
+        row = next(row for row in found if row["status"] == "failed" and row["stage"] == "tests")
+        row |= {"stage": "extract", "status": "error", "tests_passed": 0, "reward": 0.0}
+
+    path = edited(claim, "cycles/001/verdicts.jsonl", edit)
+    assert ("verdict", "cycles/001/verdicts.jsonl", "stage, status") in said(rechecked(path))
 
 
 def test_a_killed_recheck_goes_on_in_its_work_folder(claim: Path, tmp_path: Path, verifiers: Verifiers) -> None:
@@ -366,5 +378,5 @@ def test_prompts_that_are_not_in_the_claim_are_named_by_whoever_rechecks(tmp_pat
     found = rechecked(path, prompts={name: str(tmp_path / f"{name}.jsonl") for name in ("train", "dev", "test")})
     assert found.is_confirmed and found.num_verified > 0
     shutil.copy(tmp_path / "train.jsonl", tmp_path / "other.jsonl")
-    with pytest.raises(ClaimError, match="not the prompts that the run had"):
+    with pytest.raises(ClaimError, match="not the prompts that were asked"):
         rechecked(path, prompts={"dev": str(tmp_path / "other.jsonl")})
