@@ -25,7 +25,7 @@ from halo_forge.core.errors import RunDirError
 from halo_forge.core.records import Verdict
 from halo_forge.policy import OPTIMIZER_FILE, file_digest
 from halo_forge.runtime.assembly import planned
-from halo_forge.runtime.effects import Runtime, _optimizer_state
+from halo_forge.runtime.effects import Runtime, sealed_optimizer_state
 from halo_forge.store.files import write_json
 
 MANY = [f"pass number {number}" for number in range(40)]
@@ -140,16 +140,16 @@ def test_a_rollback_resets_the_optimizer(tmp_path: Path, monkeypatch: pytest.Mon
 def test_the_state_beside_the_adapter_is_checked(tmp_path: Path) -> None:
     adapter, state = tmp_path / "adapter", tmp_path / OPTIMIZER_FILE
     write_json(tmp_path / "trained.json", {"optimizer_digest": None})
-    assert _optimizer_state(adapter) is None  # the scripted trainer has no optimizer
+    assert sealed_optimizer_state(adapter) is None  # the scripted trainer has no optimizer
     state.write_bytes(b"moments")
     write_json(tmp_path / "trained.json", {"optimizer_digest": file_digest(state)})
-    assert _optimizer_state(adapter) == state
+    assert sealed_optimizer_state(adapter) == state
     state.write_bytes(b"others")
     with pytest.raises(RunDirError, match="not the optimizer state"):
-        _optimizer_state(adapter)
+        sealed_optimizer_state(adapter)
     state.unlink()
     with pytest.raises(RunDirError, match="missing"):
-        _optimizer_state(adapter)
+        sealed_optimizer_state(adapter)
 
 
 TWO_ROUNDS: dict[str, Any] = {"raft__sampling": "budgeted", "raft__samples_per_prompt": 4, "num_prompts": (6, 2, 1)}

@@ -196,7 +196,6 @@ EASY = [
 
 @pytest.mark.model
 @pytest.mark.timeout(900)
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 @pytest.mark.skipif(not REAL_MODEL.is_dir(), reason="models/smollm2-135m-instruct is absent; `make model` makes it")
 def test_the_real_model_learns_from_what_it_wrote(tmp_path: Path) -> None:
     """SmolLM2-135M-Instruct on eight easy tasks; an answer ends with the function's closing brace."""

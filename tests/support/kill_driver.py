@@ -65,22 +65,22 @@ def expect(holds: bool, said: str) -> None:
 
 
 def in_steps(config: Path, room: Path, undisturbed: dict[str, bytes]) -> None:
-    everywhere(config, room, undisturbed, every=6)
+    everywhere(config, room, undisturbed, every=10)
 
 
 def here_and_there(config: Path, room: Path, undisturbed: dict[str, bytes]) -> None:
     everywhere(config, room, undisturbed, every=17)
 
 
-def at_the_end(config: Path, room: Path, undisturbed: dict[str, bytes]) -> None:
-    """Every write point from the last decision on, and some before it."""
+def at_the_end(config: Path, room: Path, undisturbed: dict[str, bytes], every: int = 1) -> None:
+    """Every n-th write point from the last decision on, and some before it."""
     everywhere(config, room, undisturbed, every=29)
     folder = room / "decided"
     shutil.copytree(room / "undisturbed", folder, symlinks=True)
     for part in ("confirmation", "test"):
         shutil.rmtree(folder / "run" / part)
     (folder / "run/result.json").unlink()
-    for kill_at in itertools.count(1):
+    for kill_at in itertools.count(1, every):
         again = room / f"end_{kill_at}"
         shutil.copytree(folder, again, symlinks=True)
         code = attempt(config, again, kill_at)
@@ -92,6 +92,10 @@ def at_the_end(config: Path, room: Path, undisturbed: dict[str, bytes]) -> None:
         if code == 0:
             break
     expect(kill_at > 30, f"only {kill_at} write points at the end")
+
+
+def at_the_end_in_steps(config: Path, room: Path, undisturbed: dict[str, bytes]) -> None:
+    at_the_end(config, room, undisturbed, every=4)
 
 
 def everywhere(config: Path, room: Path, undisturbed: dict[str, bytes], every: int = 1) -> None:
@@ -157,7 +161,7 @@ def going_back(config: Path, room: Path, undisturbed: dict[str, bytes]) -> None:
 
 def main() -> None:
     what, room = sys.argv[1], Path(sys.argv[2])
-    leads = what == "a lead"
+    leads = what.startswith("a lead")
     config = prepare(room, 0 if leads else 1, **(TWO_ROUNDS if what == "two rounds" else {}))
     (room / "undisturbed").mkdir()
     expect(attempt(config, room / "undisturbed") == 0, "the undisturbed run failed")
@@ -173,6 +177,7 @@ def main() -> None:
         "in steps": in_steps,
         "two rounds": here_and_there,
         "a lead": at_the_end,
+        "a lead, in steps": at_the_end_in_steps,
         "again and again": again_and_again,
         "going back": going_back,
     }

@@ -33,7 +33,6 @@ needs_bitsandbytes = pytest.mark.skipif(
     not any(each.name == "bitsandbytes" for each in metadata.distributions()),
     reason="bitsandbytes is not installed (make setup)",
 )
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
 
 def both(folder: Path) -> tuple[Policy, Policy]:

@@ -165,7 +165,6 @@ def test_what_python_says_about_an_answer_is_not_shown() -> None:
     assert (done.stdout, done.stderr) == ("True\n", "")
 
 
-@pytest.mark.filterwarnings("ignore:invalid escape sequence")
 @pytest.mark.parametrize("name", ["humaneval.jsonl", "mbpp_train.jsonl"])
 def test_no_reference_of_others_does_nothing(name: str) -> None:
     wrong = []
