@@ -35,6 +35,9 @@ _COMPILERS: Mapping[str, str] = {
 }
 """Kind of verifier -> the names of its tool.  Some tools are asked where they are installed before there is a sandbox,
 and nothing else in PATH may be started because a claim says so."""
+_BY_A_LIMIT = ("timeout", "out_of_memory")
+"""Statuses of programs that a limit ended: which of several limits came first, and by which signal, depends on how
+busy the machine is."""
 Track = Callable[[str, Iterable[Any], int], Iterator[Any]]
 
 
@@ -176,11 +179,17 @@ def _differs(pair: Pair, verdict: Verdict, findings: Findings) -> bool:
         what = f"{pair.file}: {pair.key[0]} sample {pair.key[1]}"
         findings.leave_out(what, f"the verifier of this machine failed on it: {verdict.diagnostics[:200]}")
         return False
-    return _outcome(pair.verdict) != _outcome(verdict) or pair.verdict.diagnostics != verdict.diagnostics
+    return _outcome(pair.verdict) != _outcome(verdict) or _diagnostics(pair.verdict) != _diagnostics(verdict)
 
 
 def _outcome(verdict: Verdict) -> tuple[Any, ...]:
-    return tuple(getattr(verdict, name) for name in OUTCOME)
+    left_out = ("exit_code", "signal") if verdict.status in _BY_A_LIMIT else ()
+    return tuple(None if name in left_out else getattr(verdict, name) for name in OUTCOME)
+
+
+def _diagnostics(verdict: Verdict) -> str | None:
+    """What was said about a program, where it does not depend on how busy the machine is."""
+    return None if verdict.status in _BY_A_LIMIT else verdict.diagnostics
 
 
 def _reruns(
@@ -205,16 +214,19 @@ def _sort(pair: Pair, verdicts: Sequence[Verdict], group: Group, findings: Findi
     stored = pair.verdict
     outcomes = {_outcome(verdict) for verdict in verdicts}
     if outcomes == {_outcome(stored)}:
-        said = {verdict.diagnostics for verdict in verdicts}
-        if len(said) == 1 and stored.diagnostics not in said and group == "verdict":
+        said = {_diagnostics(verdict) for verdict in verdicts}
+        if len(said) == 1 and _diagnostics(stored) not in said and group == "verdict":
             findings.add("diagnostics", pair.file, "diagnostics", stored.diagnostics, said.pop(), pair.key)
         return
     one = verdicts[0]
     what = ", ".join(name for name in OUTCOME if getattr(stored, name) != getattr(one, name)) or "outcome"
-    if len(outcomes) > 1 or _outcome(stored) in outcomes:
+    if len(outcomes) > 1:
         findings.flaky.append(Difference(group, pair.file, what, *pair.key, _words(stored), _words(one)))
-    else:
-        findings.add(group, pair.file, what, _words(stored), _words(one), pair.key)
+        return
+    findings.add(group, pair.file, what, _words(stored), _words(one), pair.key)
+    if stored.status not in _BY_A_LIMIT and one.status in _BY_A_LIMIT:
+        why = "a machine that is busy or slow ends programs that others let pass: try again with --workers 1"
+        findings.leave_out("whether differences to timeouts and out_of_memory are the machine's", why)
 
 
 def _words(verdict: Verdict) -> str:

@@ -248,6 +248,25 @@ def test_other_diagnostics_are_a_difference_of_their_own(claim: Path, verifiers:
     assert rechecked(path).is_confirmed
 
 
+def test_which_of_several_limits_ended_a_program_is_no_difference(tmp_path: Path, verifiers: Verifiers) -> None:
+    """On a busy machine time on the clock is over before CPU time is."""
+    verifiers.timeouts = [("exceeded its 1 s of CPU time", 24)]
+    execute(inputs(tmp_path), tmp_path / "run")
+    path = packed(tmp_path / "run")
+    assert any(row["status"] == "timeout" for row in rows(tmp_path / "run/cycles/001/verdicts.jsonl"))
+    verifiers.timeouts = [("did not finish within 5 s", 9)]
+    confirmed(path)
+    verifiers.timeouts = []
+    assert {each.group for each in rechecked(path).findings.differences} == {"verdict"}
+
+
+def test_a_machine_that_is_too_slow_is_named_as_a_reason(claim: Path, verifiers: Verifiers) -> None:
+    verifiers.timeouts = [("did not finish within 5 s", 9)]
+    found = rechecked(claim)
+    assert {each.group for each in found.findings.differences} == {"verdict"}
+    assert any("--workers 1" in each.why for each in found.findings.not_checked)
+
+
 @pytest.mark.parametrize("name", ["completions", "verdicts", "dev_completions", "second_verdicts"])
 def test_a_missing_row_and_one_too_many(claim: Path, name: str) -> None:
     file = f"cycles/001/{name}.jsonl"
