@@ -215,3 +215,14 @@ def test_a_file_of_samples_has_a_row_for_each_sample(tmp_path: Path) -> None:
     assert {each["solution"] for each in found} == {"def add(a, b):\n    return a + b\n", ""}
     for sample, completion in zip(found, completions, strict=True):
         assert (sample["solution"] == "") == completion["text"].startswith("broken")
+
+
+@pytest.mark.parametrize(("rows", "key"), [("columns", "metrics"), ("differences", "first_decoding")])
+def test_an_edited_result_is_an_error_about_its_file(tmp_path: Path, rows: str, key: str) -> None:
+    execute(planned(tmp_path), SilentObserver())
+    path = tmp_path / "eval/result.json"
+    edited = json.loads(path.read_text())
+    del edited[rows][0][key]
+    path.write_text(json.dumps(edited))
+    with pytest.raises(RunDirError, match=r"result.json: not what halo-forge wrote here"):
+        read_evaluation(tmp_path / "eval")
