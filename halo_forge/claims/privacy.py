@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from halo_forge.config.sections import TrackingSection
+from halo_forge.config.shares import ORIGIN
 
 _NOT_IN_A_CLAIM = ("output_dir", "report_to", "tracking", "notify_command")
 """Keys of the configuration that name places and people; no result depends on them."""
@@ -49,6 +50,12 @@ def shareable_config(settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[
         if (short := _short(value)) != value:
             data[section][key] = short
             changed.append(f"{section}.{key}")
+    origins = data.get("training", {}).get(ORIGIN, {})
+    for key, said in origins.items():  # "0.25 of 0.0002, the learning rate of RUN"
+        words, of, run = str(said).rpartition(" of ")
+        if (short := f"{words}{of}{_short(run)}") != said:
+            origins[key] = short
+            changed.append(f"training.{ORIGIN}")
     return _without_home(data, (), changed), changed
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,6 +105,7 @@ def recheck(
     from halo_forge.claims.recheck import recheck
     from halo_forge.cli.observer import PlainObserver
     from halo_forge.core.errors import ClaimError
+    from halo_forge.core.wording import counted
 
     sources: dict[str, str] = {}
     for each in prompts if prompts is not None else []:
@@ -123,6 +125,7 @@ def recheck(
     else:
         _print_rechecked(found)
     if not found.is_confirmed:
+        print(f"not confirmed: {counted(len(found.findings.differences), 'difference')}", file=sys.stderr)
         raise typer.Exit(DIFFERS)
 
 
@@ -149,7 +152,8 @@ def _print_rechecked(found: Rechecked) -> None:
         print_table(_columns(found.findings.flaky[:_MOST_ROWS]), title=title)
     for each in found.findings.not_checked:
         print_paragraph(console, f"not checked: {each.what}: {each.why}", indent="    ")
-    print_paragraph(console, _conclusion(found), indent="    ")
+    if found.is_confirmed:
+        print_paragraph(console, "no difference")
 
 
 def _head(found: Rechecked) -> list[str]:
@@ -161,14 +165,6 @@ def _head(found: Rechecked) -> list[str]:
         f" {counted(found.findings.num_values, 'value')} computed again, {duration(found.seconds)}"
     )
     return lines
-
-
-def _conclusion(found: Rechecked) -> str:
-    from halo_forge.core.wording import counted
-
-    if found.is_confirmed:
-        return "no difference"
-    return f"not confirmed: {counted(len(found.findings.differences), 'difference')}"
 
 
 def _version_columns(found: Rechecked) -> list[Any]:

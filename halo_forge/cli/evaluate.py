@@ -153,18 +153,20 @@ def _outcomes(rows: list[Mapping[str, Any]]) -> Iterator[Column]:
 
 
 def _shown(pairs: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    if len({(row["first"], row["second"]) for row in pairs}) <= _MOST_PAIRS:
+    if len({(row["first"], row["second"]) for row in pairs if row["first"] != row["second"]}) <= _MOST_PAIRS:
         return pairs
     return [row for row in pairs if row["first"] == pairs[0]["first"]]
 
 
 def _pairs(rows: list[Mapping[str, Any]]) -> Iterator[Column]:
+    from halo_forge.evaluations.result import decodings_of
+
     def of(key: str, form: str) -> list[str]:
         return [format(row["values"][key], form) for row in rows]
 
     yield Column("first", [row["first"] for row in rows], text=True)
     yield Column("second", [row["second"] for row in rows], text=True)
-    yield Column("decoding", [row["decoding"] for row in rows], text=True)
+    yield Column("decoding", [decodings_of(row) for row in rows], text=True)
     yield Column("metric", [row["metric"] for row in rows], text=True)
     yield Column("of first", of("first", ".3f"), 2)
     yield Column("of second", of("second", ".3f"), 2)

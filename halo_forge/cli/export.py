@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,11 @@ def export(
         raise ConfigError(f"--to {to}: allowed: {', '.join(kinds)}", "choose one of these")
     if on not in ("dev", "test"):
         raise ConfigError(f"--on {on}: allowed: dev, test", "choose one of these")
+    if licence is not None and re.fullmatch(r"[\w.-]+", licence) is None:
+        raise ConfigError(
+            f"--license {licence}: allowed: an identifier of letters, digits, '.', '-' and '_'",
+            "write it as a model hub does, such as apache-2.0, mit or other",
+        )
     if to == "samples":
         unused = {"--quantize": quantize, "--config": config, "--set": overrides, "--llama-cpp": llama_cpp}
         given = [*(name for name, value in unused.items() if value is not None), *(["--force"] if force else [])]

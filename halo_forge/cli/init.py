@@ -145,7 +145,10 @@ def _asked(question: str, default: str | None, look: Callable[[str], Found]) -> 
     from halo_forge.core.wording import visible
 
     while True:
-        answer = typer.prompt(question, default=default, err=True).strip()
+        try:
+            answer = typer.prompt(question, default=default, err=True).strip()
+        except typer.Abort:  # Ctrl-C, or the end of the input
+            raise KeyboardInterrupt from None
         try:
             return look(answer)
         except ConfigError as error:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from halo_forge.config.explain import problems_of
 from halo_forge.config.problems import Problem
 from halo_forge.config.sections import RaftConfig
-from halo_forge.config.shares import with_numbers
+from halo_forge.config.shares import allow_shares, with_numbers
 from halo_forge.config.spellings import Normalised, normalised
 from halo_forge.config.yaml_io import MAX_DIGITS, Document, KeyPath, apply_overrides, dump, leaves, load_document
 from halo_forge.core.errors import ConfigError
@@ -198,7 +198,9 @@ def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple
 
 def json_schema() -> dict[str, Any]:
     """JSON schema of a configuration file, for editors."""
-    return written_schema(RaftConfig)
+    schema = written_schema(RaftConfig)
+    allow_shares(schema)
+    return schema
 
 
 def written_schema(config: type[BaseModel]) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from halo_forge.store.sft import SftSource, sft_source
 
 ORIGIN = "learning_rate_origin"
 _KEYS = ("learning_rate", "learning_rate_schedule", "base_learning_rate", "min_lr")
+LARGEST = 10
+"""Of a share; more is a mistake."""
 _FORM = "{share: 0.25, of: runs/my_sft}; without `of`, the stage that model.adapter is from"
 
 
@@ -44,8 +46,8 @@ class _Shares:
         unknown = sorted(str(key) for key in value.keys() - {"share", "of"})
         if unknown:
             return self._refuse(path, f"unknown key {', '.join(unknown)} beside share, allowed: {_FORM}")
-        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 10:
-            return self._refuse((*path, "share"), f"found {show(share)}, allowed: a number above 0 and up to 10")
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= LARGEST:
+            return self._refuse((*path, "share"), f"found {show(share)}, allowed: a number above 0, at most {LARGEST}")
         if given is None:
             return self._refuse(path, f"of what the share is, is not said; write {_FORM}, which needs model.adapter")
         if not isinstance(given, str) or not given:
@@ -88,3 +90,44 @@ def with_numbers(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]
     if found.origins:
         changed[ORIGIN] = found.origins
     return {**data, "training": changed}, found.problems
+
+
+def allow_shares(schema: dict[str, Any]) -> None:
+    """Let a JSON schema of a configuration have a share wherever a schedule of the learning rate has a number.
+
+    Schedules are described once for all keys that take one, so an editor accepts a share there too; loading does not.
+    """
+    number = {"exclusiveMinimum": 0, "maximum": LARGEST, "type": "number"}
+    schema["$defs"]["Share"] = {
+        "type": "object",
+        "properties": {"share": number, "of": {"type": "string"}},
+        "required": ["share"],
+        "additionalProperties": False,
+    }
+    rate = schema["$defs"]["TrainingSection"]["properties"]["learning_rate"]
+    rate["anyOf"] = [*rate["anyOf"], {"$ref": "#/$defs/Share"}]
+    for name in _reachable(rate, schema["$defs"], set()) - {"Share"}:
+        schema["$defs"][name]["properties"] = _with_shares(schema["$defs"][name]["properties"])
+
+
+def _reachable(part: Any, definitions: Mapping[str, Any], found: set[str]) -> set[str]:
+    """Names of all definitions that a part of a schema refers to, directly or not; added to `found`."""
+    if isinstance(part, Mapping):
+        name = str(part.get("$ref", "")).rpartition("/")[2]
+        if name and name not in found:
+            found.add(name)
+            _reachable(definitions[name], definitions, found)
+        for value in part.values():
+            _reachable(value, definitions, found)
+    elif isinstance(part, list):
+        for value in part:
+            _reachable(value, definitions, found)
+    return found
+
+
+def _with_shares(part: Any) -> Any:
+    if isinstance(part, Mapping):
+        if part.get("type") == "number":
+            return {"anyOf": [dict(part), {"$ref": "#/$defs/Share"}]}
+        return {key: _with_shares(value) for key, value in part.items()}
+    return [_with_shares(value) for value in part] if isinstance(part, list) else part

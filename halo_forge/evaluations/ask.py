@@ -138,6 +138,7 @@ def measure(
     folder: Path,
     observer: Observer,
     models: Models | None = None,
+    verifiers: Verifiers | None = None,
 ) -> tuple[Sample, ...]:
     """Ask the subject every prompt, verify the completions, and seal both in `folder`.
 
@@ -145,6 +146,7 @@ def measure(
 
     Args:
         models: Keeps the base model in memory from one call to the next.
+        verifiers: Keeps the verifier open from one call to the next.
 
     Returns:
         `settings.num_samples` for each prompt, in the order of the prompts.
@@ -161,11 +163,12 @@ def measure(
         requests = settings.requests(prompts)
         wanted = {request.key: request for request in requests}
         keys = list(wanted)
-        kept = Models() if models is None else models
         library_warnings = LibraryWarnings()
         library_warnings.send_to(note)
-        asking = _Asking(subject, prompts, settings, folder, observer, kept, date, note)
-        with library_warnings.collected(), asking as ask:
+        with library_warnings.collected(), ExitStack() as stack:
+            kept = Models() if models is None else models
+            opened = stack.enter_context(Verifiers()) if verifiers is None else verifiers
+            ask = _Asking(subject, prompts, settings, folder, observer, kept, opened, date, note)
             (completions,) = stages.streams(
                 "completions",
                 Completion,
@@ -196,8 +199,37 @@ def _own_hints(folder: Path) -> Iterator[None]:
         raise RunDirError(error.message, hint) from error
 
 
+class Verifiers(AbstractContextManager["Verifiers"]):
+    """One open verifier, replaced when another one is asked for; it knows the programs that it has checked before."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._spec: ProgramSpec | None = None
+        self._verifier: Verifier | None = None
+        self._checked: set[str] = set()
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def verifier(self, spec: ProgramSpec, prompts: Sequence[Prompt]) -> Verifier:
+        """A verifier with these settings, which has found that it can check these prompts.
+
+        Raises:
+            ConfigError: It cannot.
+            ToolMissing: A compiler is missing or does not work.
+        """
+        if self._verifier is None or self._spec != spec:
+            self._stack.close()
+            self._verifier, self._spec, self._checked = None, None, set()
+            self._verifier, self._spec = self._stack.enter_context(open_verifier(spec)), spec
+        if (digest := prompt_digest(prompts)) not in self._checked:
+            self._verifier.check_prompts(prompts)
+            self._checked.add(digest)
+        return self._verifier
+
+
 @dataclass
-class _Asking(AbstractContextManager["_Asking"]):
+class _Asking:
     """Opens what a measurement needs when it is first needed: a sealed one needs nothing."""
 
     subject: Subject
@@ -206,16 +238,12 @@ class _Asking(AbstractContextManager["_Asking"]):
     folder: Path
     observer: Observer
     models: Models
+    verifiers: Verifiers
     date: datetime
     note: Callable[..., None]
 
     def __post_init__(self) -> None:
         self.by_id: Mapping[str, Prompt] = {prompt.id: prompt for prompt in self.prompts}
-        self._stack = ExitStack()
-        self._verifier: Verifier | None = None
-
-    def __exit__(self, *exception: object) -> None:
-        self._stack.close()
 
     def sample(self, requests: Sequence[SampleRequest]) -> Iterator[Completion]:
         """Completions as they finish; each is verified meanwhile where processors are left for that."""
@@ -238,12 +266,9 @@ class _Asking(AbstractContextManager["_Asking"]):
         return self.observer.track("verify", self._open_verifier().verify(pairs), len(pairs))
 
     def _open_verifier(self) -> Verifier:
-        if self._verifier is None:
-            verifier = self._stack.enter_context(open_verifier(self.settings.verifier))
-            verifier.check_prompts(self.prompts)
-            self.note("verifier_opened", toolchain=verifier.toolchain(), versions=package_versions())
-            self._verifier = verifier
-        return self._verifier
+        verifier = self.verifiers.verifier(self.settings.verifier, self.prompts)
+        self.note("verifier_opened", toolchain=verifier.toolchain(), versions=package_versions())
+        return verifier
 
     def _refuse_overlong(self) -> None:
         settings = self.settings
@@ -312,6 +337,11 @@ def _server_spec(subject: Subject, settings: Settings) -> OpenaiServerSpec:
     )
 
 
+def is_sampled(folder: Path) -> bool:
+    """Whether there is a completion in a folder or below it; what failed before that left nothing of worth."""
+    return any(path.stat().st_size > 0 for path in folder.rglob("completions.jsonl*"))
+
+
 @contextlib.contextmanager
 def _opened(folder: Path, subject: Subject, prompts: Sequence[Prompt], settings: Settings) -> Iterator[Any]:
     """The locked folder of this measurement: its date, and what writes its events.
@@ -343,7 +373,7 @@ def _opened(folder: Path, subject: Subject, prompts: Sequence[Prompt], settings:
             "prompts": {"num": len(prompts), "sha256": prompt_digest(prompts)},
             **settings.identity(),
         }
-        if path.is_file():
+        if path.is_file() and is_sampled(folder):
             found = read_json(path)
             date = datetime.fromisoformat(found.pop("date"))
             given = date if settings.date is None else settings.date

@@ -10,7 +10,9 @@ EVAL_DIR/result.json                          columns and differences, sealed la
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import Any
 from halo_forge.config import differing_keys
 from halo_forge.core.errors import RunDirError
 from halo_forge.core.records import Completion, Prompt, Record, Sample, Verdict
-from halo_forge.evaluations.ask import measure
+from halo_forge.evaluations.ask import Verifiers, is_sampled, measure
 from halo_forge.evaluations.models import Models
 from halo_forge.evaluations.outside import has_format, sample_rows
 from halo_forge.evaluations.plan import Evaluation, TaskSet
@@ -29,7 +31,6 @@ from halo_forge.store.files import as_written, explained, read_json, read_jsonl,
 from halo_forge.store.folder import StageFolder
 from halo_forge.store.lock import RunLock
 from halo_forge.store.run import check_root
-from halo_forge.verifiers import open_verifier
 from halo_forge.verifiers.limits import reference_warnings
 
 IDENTITY_FILE = "evaluation.json"
@@ -61,15 +62,16 @@ def execute(
         ConfigError, ModelError, ToolMissing, VerifierBroken: As `measure`.
     """
     root = evaluation.root
-    lock = _opened(evaluation, resume)
-    try:
+    with ExitStack() as stack:
+        stack.callback(_opened(evaluation, resume).release)
         samples: dict[Key, Sequence[Sample]] = {}
         warnings = list(evaluation.warnings)
         models = Models(evaluation.subjects)
+        verifiers = stack.enter_context(Verifiers())
         for task_set in evaluation.sets:
             folder = StageFolder(root / task_set.folder, lambda event, **fields: None)
             folder.write_rows("prompts.jsonl", [prompt.to_row() for prompt in task_set.prompts])
-            checked = folder.stage("references", References, partial(_references, task_set))
+            checked = folder.stage("references", References, partial(_references, task_set, verifiers))
             warnings += checked.warnings
             for warning in checked.warnings:
                 say(f"warning: {task_set.name}: {warning}")
@@ -79,22 +81,19 @@ def execute(
                 for decoding, settings in task_set.settings.items():
                     say(f"{subject.name} on {task_set.name}, {decoding}")
                     path = evaluation.folder(task_set, number, decoding)
-                    found = measure(subject, task_set.prompts, settings, path, observer, models)
+                    found = measure(subject, task_set.prompts, settings, path, observer, models, verifiers)
                     samples[task_set.name, subject.name, decoding] = found
                     _write_for_others(path, task_set.prompts, found)
         ordered = {key: samples[key] for key in _keys(evaluation)}
         made = StageFolder(root, lambda event, **fields: None)
         notes = (*evaluation.notes, *warnings)
         return made.stage("result", EvaluationResult, lambda: result_of(ordered, notes))
-    finally:
-        lock.release()
 
 
-def _references(task_set: TaskSet) -> References:
+def _references(task_set: TaskSet, verifiers: Verifiers) -> References:
     settings = next(iter(task_set.settings.values()))
-    with open_verifier(settings.verifier) as verifier:
-        verifier.check_prompts(task_set.prompts)
-        return References(tuple(reference_warnings(verifier.check_references(task_set.prompts))))
+    verifier = verifiers.verifier(settings.verifier, task_set.prompts)
+    return References(tuple(reference_warnings(verifier.check_references(task_set.prompts))))
 
 
 def _by_base(evaluation: Evaluation) -> Iterator[tuple[int, Any]]:
@@ -136,7 +135,7 @@ def _opened(evaluation: Evaluation, resume: bool) -> RunLock:
             f"{root}: not empty, and not an evaluation of halo-forge (holds {', '.join(foreign[:3])})",
             "choose another folder with -o, or empty this one",
         )
-    if IDENTITY_FILE in names and not resume:
+    if IDENTITY_FILE in names and not resume and is_sampled(root):
         raise RunDirError(
             f"{root}: an evaluation was already started here",
             f"continue it with --resume, look at it with `halo-forge eval report {root}`, or choose another folder"
@@ -145,6 +144,8 @@ def _opened(evaluation: Evaluation, resume: bool) -> RunLock:
     lock = RunLock(root, "evaluation")
     try:
         wanted = {"schema_version": SCHEMA_VERSION, **evaluation.identity()}
+        if path.is_file() and not is_sampled(root):
+            _clear(root, read_json(path))
         if path.is_file():
             if changes := differing_keys(read_json(path), wanted):
                 rows = "\n".join(f"  {key}: was {old!r}, is {new!r}" for key, old, new in changes[:10])
@@ -158,6 +159,14 @@ def _opened(evaluation: Evaluation, resume: bool) -> RunLock:
         lock.release()
         raise
     return lock
+
+
+def _clear(root: Path, identity: Mapping[str, Any]) -> None:
+    """Remove what a command wrote that failed before the first completion, so that it may be asked differently."""
+    with as_written(root / IDENTITY_FILE), explained(root):
+        for each in identity["sets"].values():
+            shutil.rmtree(root / Path(each["folder"]).name, ignore_errors=True)
+    (root / IDENTITY_FILE).unlink()
 
 
 @dataclass(frozen=True)

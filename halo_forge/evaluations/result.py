@@ -36,19 +36,22 @@ class Column(Record):
 
 @dataclass(frozen=True, slots=True)
 class Difference(Record):
-    """The second subject minus the first, paired by prompt.
+    """The second of two columns of a set minus the first, paired by prompt.
 
     Attributes:
         metric: compile_rate, pass_rate or reward_mean.
+        first, second: Their subjects.
+        first_decoding, second_decoding: Two subjects are compared under the same decoding, one subject under both.
         values: "first" and "second" (their means over the shared prompts), "difference", "low" and "high" (95 %
             interval), "standard_error", "num_prompts", "minimum_detectable_effect".
     """
 
     task_set: str
-    decoding: str
     metric: str
     first: str
+    first_decoding: str
     second: str
+    second_decoding: str
     values: Mapping[str, float]
 
 
@@ -58,7 +61,7 @@ class EvaluationResult(Record):
 
     Attributes:
         columns: `Column` rows.
-        differences: `Difference` rows: every pair of subjects on every set, by decoding.
+        differences: `Difference` rows: every pair of subjects under one decoding, and every subject under both.
         notes: What a person should know: settings, references that fail, warnings about the sets.
     """
 
@@ -72,7 +75,7 @@ Key = tuple[str, str, str]
 
 
 def result_of(samples: Mapping[Key, Sequence[Sample]], notes: Sequence[str] = ()) -> EvaluationResult:
-    """The columns of these samples in their order, and all differences of two subjects of one set and decoding."""
+    """The columns of these samples in their order, and their differences."""
     columns = tuple(_column(key, each).to_row() for key, each in samples.items())
     return EvaluationResult(columns, tuple(each.to_row() for each in _differences(samples)), tuple(notes))
 
@@ -92,8 +95,16 @@ def _column(key: Key, samples: Sequence[Sample]) -> Column:
 
 
 def _differences(samples: Mapping[Key, Sequence[Sample]]) -> Iterator[Difference]:
-    for (first, one), (second, other) in itertools.combinations(samples.items(), 2):
-        if (first[0], first[2]) == (second[0], second[2]):
-            for metric, found in differences(one, other, "second").items():
+    for (one, before), (other, after) in itertools.combinations(samples.items(), 2):
+        alike = [left == right for left, right in zip(one, other, strict=True)]
+        if alike[0] and any(alike[1:]):
+            task_set, first, first_decoding = one
+            _, second, second_decoding = other
+            for metric, found in differences(before, after, "second").items():
                 values = {"first": found["start"], **{key: each for key, each in found.items() if key != "start"}}
-                yield Difference(first[0], first[2], metric, first[1], second[1], values)
+                yield Difference(task_set, metric, first, first_decoding, second, second_decoding, values)
+
+
+def decodings_of(difference: Mapping[str, Any]) -> str:
+    """The decoding of both sides of a `Difference` row, or first and second where they differ."""
+    return ", ".join(dict.fromkeys((difference["first_decoding"], difference["second_decoding"])))

@@ -244,7 +244,9 @@ def _use(source: Source, made: Made) -> Iterator[str]:
 
 
 def _licences(source: Source, licence: str | None, base_licence: str | None) -> Iterator[str]:
-    stated = "not stated in its folder; look it up before you publish this" if base_licence is None else base_licence
+    is_local = Path(source.base).expanduser().is_dir()
+    unknown = "not stated in its folder" if is_local else "see its page on the hub"
+    stated = f"{unknown}; look it up before you publish this" if base_licence is None else base_licence
     yield f"- base model `{source.base}`: {stated}"
     if licence is not None:
         yield f"- this model: {licence}, as stated by who exported it"

@@ -22,6 +22,7 @@ QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
 BY_QUANTIZER: frozenset[str] = frozenset({"q4_k_m"})
 """Made by llama.cpp's quantizer; its converter writes the others itself."""
 ROUNDING_FILE = "rounding.json"
+_MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 _FLOATS: Mapping[str, str] = {"bf16": "bfloat16", "f16": "float16"}
 
 
@@ -124,10 +125,10 @@ def lora_gguf(
 
 
 def base_folder(source: Source) -> Path:
-    """The folder of the base model; a hub id's is in the hub's cache, where loading it for the adapter put it.
+    """The folder of the base model; that of a hub id is in the hub's cache, or is downloaded.
 
     Raises:
-        ModelError: It is not on this machine.
+        ModelError: It is neither on this machine nor can it be downloaded.
     """
     folder = Path(source.base).expanduser()
     if folder.is_dir():
@@ -136,7 +137,8 @@ def base_folder(source: Source) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(source.base, revision=source.subject.model.revision))
+        revision = source.subject.model.revision
+        return Path(snapshot_download(source.base, revision=revision, allow_patterns=list(_MODEL_FILES)))
     except (OSError, ValueError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(

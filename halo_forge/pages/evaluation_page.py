@@ -10,7 +10,7 @@ from typing import Any
 from halo_forge.core.records import Sample
 from halo_forge.core.wording import counted
 from halo_forge.evaluations.execute import StoredEvaluation
-from halo_forge.evaluations.result import result_of
+from halo_forge.evaluations.result import decodings_of, result_of
 from halo_forge.pages.charts import REACHED_COLOURS, Chart, Point, Table, lines, stacked, text_of
 from halo_forge.pages.run_page import Facts, Section
 from halo_forge.pages.samples import Payload, payload_of
@@ -63,12 +63,10 @@ def _set_section(
     notes = [f"{counted(columns[0]['num_prompts'], 'prompt')}."]
     if pairs:
         tables.append(_differences(pairs))
-        num = len({(each["first"], each["second"]) for each in pairs})
-        if num > 1:
-            notes.append(
-                f"{num} pairs are compared, and each interval is about its own pair: with 20 comparisons of subjects"
-                " that do not differ, one interval excludes 0 by chance."
-            )
+        notes.append(
+            f"{counted(len(pairs), 'difference')}, each with an interval of its own: of 20 between subjects that do not"
+            " differ, one excludes 0 by chance."
+        )
     return Section(section_id, name, tuple(notes), tuple(charts), tuple(tables))
 
 
@@ -142,7 +140,7 @@ def _outcomes(columns: Sequence[Mapping[str, Any]]) -> Table:
 def _differences(pairs: Sequence[Mapping[str, Any]]) -> Table:
     rows = tuple(
         (
-            each["first"], each["second"], each["decoding"], each["metric"].replace("_", " "),
+            each["first"], each["second"], decodings_of(each), each["metric"].replace("_", " "),
             text_of(each["values"]["first"]), text_of(each["values"]["second"]),
             f"{each['values']['difference']:+.3f} [{each['values']['low']:+.3f}, {each['values']['high']:+.3f}]",
             text_of(each["values"]["minimum_detectable_effect"]), str(each["values"]["num_prompts"]),
@@ -153,7 +151,7 @@ def _differences(pairs: Sequence[Mapping[str, Any]]) -> Table:
         "first", "second", "decoding", "metric", "of first", "of second", "second - first [95 % interval]",
         "detectable", "prompts",
     )  # fmt: skip
-    return Table("Differences of any two subjects, paired by prompt", headers, rows)
+    return Table("Differences, paired by prompt", headers, rows)
 
 
 def _setup(stored: StoredEvaluation, notes: Sequence[str]) -> Section:

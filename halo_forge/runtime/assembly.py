@@ -124,7 +124,7 @@ def open_run(
         until_loaded.enter_context(heartbeat.loading())
         library_warnings = stack.enter_context(LibraryWarnings().collected())
         prompts = load_prompt_sets(config)
-        _check_engine(config)
+        start = _checked_start(config, prompts)
         sources = [Source.read(root) for root in share_from]
         run = stack.enter_context(Run(Path(config.output_dir)))
         if not run.is_new:
@@ -151,7 +151,7 @@ def open_run(
             hardware=profile.described(),
             warnings=(*start_warnings(config, sets, prompts, dropped), *reference_warnings(failing)),
             checked_by=tuple(lines_of(sets)),
-            notes=(*start_notes(config, read.by_name()), *([] if policy is None else policy.rendering.notes())),
+            notes=(*start, *([] if policy is None else policy.rendering.notes())),
         )
         identity = identity_of(config, read, verifier.toolchain(), policy)
         identity |= {"hardware": _choices(config, profile, policy, workers), "rendering": _rendering(policy, asked)}
@@ -219,12 +219,14 @@ def _choices(config: RaftConfig, profile: Profile, policy: Policy | None, worker
     return choices
 
 
-def _check_engine(config: RaftConfig) -> None:
+def _checked_start(config: RaftConfig, prompts: PromptSets) -> tuple[str, ...]:
+    """What a person should know of where the run starts, after what can be refused without loading a model."""
     check_trackers(config.report_to)
     config.engine.check()
     if config.engine.needs_policy:
         check_local(config.model)
         check_quantization(config.model.quantization)
+    return start_notes(config, prompts.by_name())
 
 
 def _open_engine(config: RaftConfig, policy: Policy | None, run: Run, stack: ExitStack) -> Engine:

@@ -45,7 +45,7 @@ def start_notes(config: RaftConfig, prompts: Mapping[str, Sequence[Prompt]]) -> 
 
 def _problems(config: RaftConfig, source: SftSource, prompts: Mapping[str, Sequence[Prompt]]) -> Iterator[ConfigError]:
     adapter = config.model.adapter
-    if source.result is None:
+    if source.result is None and Path(str(adapter)).expanduser().is_symlink():
         yield ConfigError(
             f"model.adapter: {adapter}: the supervised stage in {source.root} is not finished, so its best version may"
             " still change",
@@ -78,14 +78,12 @@ def _differs(key: str, here: object, there: object, source: SftSource) -> Config
 
 
 def _describe(config: RaftConfig, source: SftSource, prompts: Mapping[str, Sequence[Prompt]]) -> Iterator[str]:
-    result = source.result
-    assert result is not None, "it is finished"
-    loss = result["held_out_loss"]
+    version, loss = source.version_of(Path(str(config.model.adapter)))
     measured = "" if loss is None else f", held-out loss {loss:.4f}"
+    best = source.result is not None and source.result["best_version"] == version
     yield (
-        f"v0 is v{result['best_version']} of the supervised stage in {source.root} (learning rate"
-        f" {source.learning_rate:g}, {counted(result['steps'], 'step')}{measured});"
-        f" lora settings, response prefix and system prompt are the same"
+        f"v0 is v{version} of the supervised stage in {source.root} (learning rate {source.learning_rate:g}{measured}"
+        f"{', its best version' if best else ''}); lora settings, response prefix and system prompt are the same"
     )
     known = [name for name in ("dev", "test") if name in prompts]
     if known:

@@ -27,7 +27,7 @@ from halo_forge.runtime.tracking import check_trackers, reported_to
 from halo_forge.sft.config import LoadedSft, SftConfig, resolved_sft, sft_digest
 from halo_forge.sft.data import Rows, is_local, read_sources, tokenized
 from halo_forge.sft.plan import SftPlan, SftResult, advice_of, segments_of
-from halo_forge.sft.run import SftObserver, SftRuntime, run_sft
+from halo_forge.sft.run import SftObserver, SftRuntime, own_hints, run_sft
 from halo_forge.sft.trackers import reporting_sft
 from halo_forge.store.files import EDITED, read_json
 from halo_forge.store.run import check_root
@@ -118,7 +118,8 @@ def execute_sft(loaded: LoadedSft, observer: SftObserver, *, resume: bool) -> Sf
         ToolMissing: A compiler, package or tracker is missing or does not work.
         StoppedByRule: A rule ended it; it stays resumable.
     """
-    with notified(loaded.config, observer.warned), _opened(loaded, observer, resume=resume) as (rows, run, runtime):
+    opening = _opened(loaded, observer, resume=resume)
+    with notified(loaded.config, observer.warned), own_hints(), opening as (rows, run, runtime):
         result = run_sft(rows, run, runtime)
         run.event("run_finished")
     return result

@@ -9,24 +9,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from halo_forge.core.errors import LogitsNotFinite
+from halo_forge.core.errors import LogitsNotFinite, RunDirError
 from halo_forge.core.records import Completion, Trained, TrainingRow, Verdict
 from halo_forge.policy.drift_probe import DriftProbe
 from halo_forge.runtime.effects import ensure_loaded, peak_memory, sealed_optimizer_state, verdict_form
 from halo_forge.sft.config import SftConfig
 from halo_forge.sft.data import Rows, judged
 from halo_forge.sft.plan import Evaluation, SftPlan, SftResult, best_version
-from halo_forge.store.folder import StageFolder
+from halo_forge.store.files import EDITED
+from halo_forge.store.folder import LOST, StageFolder
 from halo_forge.store.sft import ROWS, SftRun
 from halo_forge.training.lora_sft import LoraSftTrainer
 from halo_forge.verifiers import Verifier
 
 _AT_ONCE = 64
 """Held-out rows whose hidden states are in memory together."""
+_REDO = (
+    "the files of a run must not be edited: delete result.json and the folder segments/NNN that is damaged with all"
+    " later ones, and rerun with --resume, or start a new run with another output_dir"
+)
 
 
 class SftObserver(Protocol):
@@ -114,6 +120,17 @@ class SftRuntime:
         num_tokens = sum(number for _, number in losses)
         mean = math.fsum(total for total, _ in losses) / num_tokens
         return Evaluation(version, step, mean, _standard_error(losses, mean), len(losses), num_tokens)
+
+
+@contextmanager
+def own_hints() -> Iterator[None]:
+    """What fixes damaged files of a supervised stage, in place of what fixes those of a RAFT run."""
+    try:
+        yield
+    except RunDirError as error:
+        if error.hint not in (EDITED, LOST):
+            raise
+        raise RunDirError(error.message, _REDO) from error
 
 
 def run_sft(rows: Rows, run: SftRun, runtime: SftRuntime) -> SftResult:

@@ -10,6 +10,7 @@ from halo_forge.core.records import Trained
 from halo_forge.sft.config import SftConfig
 from halo_forge.sft.open import stored_config, stored_result
 from halo_forge.sft.plan import Evaluation, SftPlan, SftResult, best_version
+from halo_forge.sft.run import own_hints
 from halo_forge.store.files import as_written, read_json, read_jsonl
 from halo_forge.store.lock import writing_process
 from halo_forge.store.sft import ROWS, segment_folders, sft_identity
@@ -75,6 +76,11 @@ def read_sft_status(root: Path) -> SftStatus:
     Raises:
         RunDirError: It holds none, or a file of it cannot be read.
     """
+    with own_hints():
+        return _read_status(root)
+
+
+def _read_status(root: Path) -> SftStatus:
     sft_identity(root)
     config, result, process = stored_config(root), stored_result(root), writing_process(root)
     uses: dict[str, int] = {}

@@ -14,15 +14,19 @@ from typing import Any
 
 from halo_forge.core.learning_rates import BASE, EXPONENTS, ROWS, WIDTH, lora_learning_rate
 from halo_forge.core.power import Variation, between_versions
+from halo_forge.core.records import Prompt
 from halo_forge.core.wording import roughly
 from halo_forge.hardware import ModelSize, Profile
 from halo_forge.prompts.row_limits import longest_limits
+from halo_forge.prompts.split import limited
 from halo_forge.starter.estimate import Speed, Work, least_memory_bytes, speed_of
 from halo_forge.starter.model import ModelFound, tokens
 from halo_forge.starter.prompts import SETS, PromptsFound
 from halo_forge.starter.size import LADDER, PER_PROMPT, RunSize, Sized, sized
 
 RANK = 16
+MOST_MEASURED = 2000
+"""Prompts whose tokens are counted: in a set of a hundred thousand, all of them would take minutes."""
 SMALL = 1_000_000_000
 """Models below this size are assumed to pass few tests at first."""
 CHECKPOINTED = 2_500_000_000
@@ -146,8 +150,13 @@ def choose_values(wanted: Wanted) -> Choice:
 # ---- what is asked
 
 
+def measured_prompts(prompts: PromptsFound) -> list[Prompt]:
+    """The prompts whose lengths are measured: all, or of a large set some, chosen by a hash."""
+    return limited(prompts.every, MOST_MEASURED)
+
+
 def _reference_lengths(wanted: Wanted) -> list[int]:
-    texts = [prompt.info.get("reference") for prompt in wanted.prompts.every]
+    texts = [prompt.info.get("reference") for prompt in measured_prompts(wanted.prompts)]
     return sorted(tokens(wanted.model, text) for text in texts if isinstance(text, str) and text.strip())
 
 

@@ -17,7 +17,7 @@ from halo_forge.core.errors import ConfigError, RunDirError
 from halo_forge.core.registry import discover
 from halo_forge.hardware import Machine, choose, detect
 from halo_forge.runtime.config_check import ConfigCheck, check_config
-from halo_forge.starter.choose import Choice, Wanted, choose_values
+from halo_forge.starter.choose import Choice, Wanted, choose_values, measured_prompts
 from halo_forge.starter.model import ModelFound, lengths
 from halo_forge.starter.prompts import PromptsFound
 from halo_forge.starter.write import configuration_text
@@ -121,7 +121,7 @@ def wanted_of(
         tools=_tools(spoken) if is_here else "not looked at; run `halo-forge doctor` there first",
         seconds=seconds,
         name=name,
-        prompt_lengths=lengths(model, prompts.every),
+        prompt_lengths=lengths(model, measured_prompts(prompts)),
     )
 
 

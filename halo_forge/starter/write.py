@@ -14,6 +14,7 @@ from halo_forge.config.yaml_io import parse_value
 from halo_forge.core.errors import ConfigError
 from halo_forge.core.wording import counted, roughly, visible
 from halo_forge.hardware import ModelSize
+from halo_forge.prompts.split import SPLITS
 from halo_forge.prompts.summary import summarise
 from halo_forge.starter.choose import Choice, Wanted, number
 from halo_forge.starter.model import in_billions
@@ -86,6 +87,8 @@ def _head(wanted: Wanted, choice: Choice) -> Iterator[str]:
         f"halo-forge raft run {file} --dry-run": "what will it do?",
         f"halo-forge raft run {file}": "start (--resume: go on)",
     }
+    if files := _files(wanted):
+        commands = {f"halo-forge tasks check {' '.join(files)}": "are the tests right?", **commands}
     width = max(map(len, commands))
     yield f"# {file}, written by halo-forge {halo_forge.__version__} (`halo-forge init`)"
     yield "#"
@@ -108,6 +111,13 @@ def _head(wanted: Wanted, choice: Choice) -> Iterator[str]:
     if (seen := sight_line(choice)) is not None:
         yield from _comment(seen, hanging="  ")
     yield from _checklist(wanted, choice)
+
+
+def _files(wanted: Wanted) -> list[str]:
+    """The prompt files, without their splits; none where the prompts are packaged or a data set."""
+    specs = wanted.prompts.specs.values()
+    names = [spec.rpartition(":")[0] if spec.endswith(tuple(f":{each}" for each in SPLITS)) else spec for spec in specs]
+    return [name for name in dict.fromkeys(names) if name.endswith((".jsonl", ".parquet"))]
 
 
 def found_lines(wanted: Wanted) -> list[tuple[str, str]]:
@@ -155,9 +165,11 @@ def _prompts_in_words(wanted: Wanted) -> str:
     sizes = ", ".join(f"{name} {len(own)}" for name, own in prompts.sets.items())
     unit = "tokens" if wanted.model.count is not None else "tokens, estimated from characters"
     low, high = min(wanted.prompt_lengths), max(wanted.prompt_lengths)
+    num_measured, num_prompts = len(wanted.prompt_lengths), len(prompts.every)
+    measured = "" if num_measured == num_prompts else f" ({num_measured} of them measured)"
     return (
         f"{sizes}; {summarise(prompts.every).tests}; each {low} to {high} {unit}, median"
-        f" {median(wanted.prompt_lengths):.0f}"
+        f" {median(wanted.prompt_lengths):.0f}{measured}"
     )
 
 

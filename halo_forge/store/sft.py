@@ -71,6 +71,23 @@ class SftSource:
     start_model: Mapping[str, str]
     result: Mapping[str, Any] | None
 
+    def version_of(self, adapter: Path) -> tuple[int, float | None]:
+        """Which version an adapter of this stage is, and its held-out loss, where one was measured.
+
+        Raises:
+            RunDirError: It is not the adapter of a version that was measured.
+        """
+        folder = adapter.expanduser().resolve().parent
+        path = folder / "evaluation.json"
+        if folder.parent != self.root / "segments" or not path.is_file():
+            raise RunDirError(
+                f"{adapter}: not an adapter of the supervised stage in {self.root}",
+                f"name {self.root}/best, or segments/NNN/adapter there",
+            )
+        with as_written(path):
+            loss = read_json(path)["held_out_loss"]
+            return int(folder.name), None if loss is None else float(loss)
+
     def trained_prompts(self) -> set[str]:
         """Digests of the prompts of all rows that were trained on, and of those that chose the version.
 

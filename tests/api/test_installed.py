@@ -46,8 +46,10 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> FreshE
 def test_the_wheel_holds_the_package_and_its_data(wheel: Path) -> None:
     held = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("halo_forge/")}
     files = [path for path in (ROOT / "halo_forge").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    assert held == {path.relative_to(ROOT).as_posix() for path in files}
-    assert {"halo_forge/py.typed", "halo_forge/prompts/tasks/c.jsonl"} <= held
+    linked = [path for folder in ("docs", "configs") for path in (ROOT / folder).rglob("*") if path.is_file()]
+    package = {path.relative_to(ROOT).as_posix() for path in files}
+    assert held == package | {f"halo_forge/manual/{path.relative_to(ROOT).as_posix()}" for path in linked}
+    assert {"halo_forge/py.typed", "halo_forge/prompts/tasks/c.jsonl", "halo_forge/manual/docs/index.md"} <= held
 
 
 def test_it_works_outside_of_a_checkout(environment: FreshEnvironment, tmp_path: Path) -> None:

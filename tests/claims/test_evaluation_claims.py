@@ -25,7 +25,7 @@ from halo_forge.api import SilentObserver
 from halo_forge.claims.opened import Options
 from halo_forge.claims.pack import pack
 from halo_forge.claims.recheck import recheck
-from halo_forge.core.errors import ClaimError
+from halo_forge.core.errors import ClaimError, RunDirError
 from halo_forge.evaluations.execute import execute
 from halo_forge.evaluations.plan import plan
 
@@ -155,6 +155,6 @@ def test_what_cannot_be_packed(evaluation: Path) -> None:
     with pytest.raises(ClaimError, match="has no adapter"):
         pack(evaluation, None, with_adapter=True)
     (evaluation / "result.json").unlink()
-    with pytest.raises(ClaimError, match="not finished") as caught:
+    with pytest.raises(RunDirError, match="not finished") as caught:
         pack(evaluation, None)
     assert "--resume" in caught.value.hint

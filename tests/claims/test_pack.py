@@ -120,6 +120,15 @@ def test_the_address_and_the_command_of_a_server_are_removed() -> None:
     assert load_config(found)
 
 
+def test_the_run_that_a_learning_rate_is_a_share_of_has_no_path() -> None:
+    given = config_of()
+    said = "0.25 of 0.0002, the learning rate of "
+    given["training"]["learning_rate_origin"] = {"learning_rate": f"{said}/home/jane/runs/first"}
+    found, changed = shareable_config(given)
+    assert found["training"]["learning_rate_origin"] == {"learning_rate": f"{said}first"}
+    assert "training.learning_rate_origin" in changed
+
+
 def test_what_was_left_as_it_is_is_not_called_changed() -> None:
     own = {
         "model": {"model_name_or_path": "models/small"},
@@ -229,6 +238,6 @@ def test_what_cannot_be_packed(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ClaimError, match="cannot be written"):
         pack_run(run, tmp_path / "no such folder/a.zip", with_prompts=True)
     (run / "result.json").unlink()
-    with pytest.raises(ClaimError, match="not finished") as caught:
+    with pytest.raises(RunDirError, match="not finished") as caught:
         packed(run)
     assert "raft resume" in caught.value.hint

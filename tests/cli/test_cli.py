@@ -123,7 +123,7 @@ def test_a_dry_run_writes_nothing(cli: Cli, tmp_path: Path) -> None:
 
 def test_the_json_of_a_dry_run(cli: Cli, tmp_path: Path) -> None:
     done = cli("raft", "run", write_inputs(tmp_path), "--dry-run", "--json")
-    assert set(done.json) == {"cycles", "warnings", "advice", "hardware", "prompts", "metric", "sensitivity"}
+    assert set(done.json) == {"cycles", "warnings", "advice", "hardware", "prompts", "metric", "sensitivity", "notes"}
     cycles = done.json["cycles"]
     assert [cycle["cycle"] for cycle in cycles] == [1, 2]
     assert [cycle["learning_rate"] for cycle in cycles] == pytest.approx([5e-5, 4.25e-5])

@@ -45,6 +45,7 @@ def test_an_export_is_printed_as_text_and_as_json(run: Path, cli: Cli, tmp_path:
         (["--to", "gguf", "--quantize", "q3"], "--quantize q3: allowed: bf16, f16, q8_0, q4_k_m"),
         (["--to", "merged", "--on", "train"], "--on train: allowed: dev, test"),
         (["--to", "merged", "--set", "seed=3"], "--set seed=3: allowed here: keys of the model section"),
+        (["--to", "merged", "--license", "mine\n---"], "an identifier of letters, digits"),
         (["--to", "samples", "--quantize", "f16", "--force"], "--to samples uses no --quantize and no --force"),
     ],
 )

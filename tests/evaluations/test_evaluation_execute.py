@@ -12,12 +12,13 @@ import pytest
 from scripted_runs import rows, tree, verify_in_memory, write_rows
 
 from halo_forge.api import SilentObserver
-from halo_forge.core.errors import RunDirError
+from halo_forge.core.errors import RunDirError, ToolMissing
 from halo_forge.engines.scripted import ScriptedEngine
 from halo_forge.evaluations.execute import execute, read_evaluation
 from halo_forge.evaluations.outside import row_of
 from halo_forge.evaluations.plan import Evaluation, plan
 from halo_forge.prompts import load_prompts
+from halo_forge.verifiers import open_verifier
 
 IDS = [f"t{number}" for number in range(6)]
 
@@ -65,12 +66,27 @@ def test_two_subjects_of_equal_completions_differ_by_nothing_and_the_detectable_
     tmp_path: Path,
 ) -> None:
     found = execute(planned(tmp_path), SilentObserver())
-    assert {(each["first"], each["second"]) for each in found.differences} == {("owner/first", "owner/second")}
-    assert {each["metric"] for each in found.differences} == {"pass_rate", "compile_rate", "reward_mean"}
-    for each in found.differences:
+    between = [each for each in found.differences if each["first_decoding"] == each["second_decoding"]]
+    assert {(each["first"], each["second"], each["first_decoding"]) for each in between} == {
+        ("owner/first", "owner/second", decoding) for decoding in ("greedy", "sampled")
+    }
+    assert {each["metric"] for each in between} == {"pass_rate", "compile_rate", "reward_mean"}
+    for each in between:
         assert each["values"]["difference"] == 0.0
         assert each["values"]["low"] < 0.0 < each["values"]["high"]
         assert each["values"]["minimum_detectable_effect"] > 0.0
+
+
+def test_a_subject_is_compared_under_both_decodings(tmp_path: Path) -> None:
+    found = execute(planned(tmp_path), SilentObserver())
+    rates = {(each["subject"], each["decoding"]): each["metrics"]["pass_rate"] for each in found.columns}
+    own = [each for each in found.differences if each["first_decoding"] != each["second_decoding"]]
+    assert {each["first"] for each in own} == {each["second"] for each in own} == {"owner/first", "owner/second"}
+    for each in own:
+        assert (each["first_decoding"], each["second_decoding"]) == ("greedy", "sampled")
+        if each["metric"] == "pass_rate":
+            change = rates[each["first"], "sampled"] - rates[each["first"], "greedy"]
+            assert each["values"]["difference"] == pytest.approx(change)
 
 
 def test_a_killed_evaluation_continues_and_leaves_the_same_files(tmp_path: Path) -> None:
@@ -111,6 +127,31 @@ def test_another_evaluation_in_the_folder_is_refused_and_left_alone(tmp_path: Pa
     with pytest.raises(RunDirError, match=r"samples_per_prompt: was 4, is 2"):
         execute(planned(tmp_path, **{"evaluation.samples_per_prompt": 2}), SilentObserver(), resume=True)
     assert tree(tmp_path / "eval") == before
+
+
+def test_what_failed_before_the_first_completion_may_be_asked_differently_in_the_same_folder(tmp_path: Path) -> None:
+    asked = planned(tmp_path)
+    sample = ScriptedEngine.sample
+
+    def fails(self: Any, *given: Any) -> Any:
+        raise ToolMissing("no such engine", "install it")
+        yield from sample(self, *given)
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(ToolMissing):
+        patched.setattr(ScriptedEngine, "sample", fails)
+        execute(asked, SilentObserver())
+    assert (tmp_path / "eval" / "evaluation.json").is_file()
+    found = execute(planned(tmp_path, **{"evaluation.samples_per_prompt": 2}), SilentObserver())
+    assert {column["num_samples"] for column in found.columns} == {6, 12}
+
+
+def test_the_verifier_is_opened_once_for_all_subjects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[object] = []
+    monkeypatch.setattr(
+        "halo_forge.evaluations.ask.open_verifier", lambda spec: (opened.append(spec), open_verifier(spec))[1]
+    )
+    execute(planned(tmp_path), SilentObserver())
+    assert len(opened) == 1
 
 
 def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:

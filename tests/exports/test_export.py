@@ -211,7 +211,7 @@ def test_a_disk_that_is_too_small_is_found_before_anything_is_made(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("at", ["save", "prove", "card", "rename"])
+@pytest.mark.parametrize("at", ["begin", "save", "prove", "card", "rename"])
 def test_a_command_that_ends_anywhere_leaves_nothing_half_and_continues(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
@@ -225,13 +225,22 @@ def test_a_command_that_ends_anywhere_leaves_nothing_half_and_continues(
     from halo_forge.exports import proof, weights
 
     target, name = {
-        "save": (weights.os, "replace"),
+        "begin": (module.os, "replace"),
+        "save": (weights, "save_merged"),
         "prove": (proof, "screen_totals"),
         "card": (module, "model_card"),
         "rename": (module.os, "replace"),
     }[at]
     with monkeypatch.context() as once:
         once.setattr(target, name, interrupted)
+        if at == "save":
+
+            def half(policy: Any, folder: Path, **options: Any) -> None:
+                folder.mkdir()
+                (folder / "model.safetensors").write_bytes(b"half a file")
+                raise KeyboardInterrupt
+
+            once.setattr(target, name, half)
         if at == "rename":  # only the last one
             move = os.rename
             once.setattr(target, name, lambda one, two: interrupted() if two == tmp_path / "out" else move(one, two))

@@ -13,7 +13,7 @@ import yaml
 from cli_calls import Cli, command_line
 from sft_stages import completions, execute, write_config, write_jsonl
 
-from halo_forge.config import load_config, resolved
+from halo_forge.config import json_schema, load_config, resolved
 from halo_forge.config.load import config_digest
 from halo_forge.core.errors import ConfigError, ModelError
 from halo_forge.runtime.sft_start import check_same_base, start_notes
@@ -178,3 +178,12 @@ def test_an_unfinished_stage_and_another_base_are_refused(
 
     with pytest.raises(ModelError, match=r"was trained on .*llama.*, but model\.model_name_or_path is"):
         check_local(other.model)
+
+
+def test_the_json_schema_has_a_share_wherever_a_schedule_has_a_number() -> None:
+    definitions = json_schema()["$defs"]
+    share = {"$ref": "#/$defs/Share"}
+    assert share in definitions["TrainingSection"]["properties"]["learning_rate"]["anyOf"]
+    for kind, key in (("Exponential", "base"), ("Constant", "value"), ("Phase", "value")):
+        assert share["$ref"] in json.dumps(definitions[kind]["properties"][key]), kind
+    assert share["$ref"] not in json.dumps(definitions["EvaluationSection"])

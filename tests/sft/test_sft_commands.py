@@ -102,3 +102,8 @@ def test_a_stage_is_found_from_its_best_adapter(stage: Path, tmp_path: Path) -> 
         source = sft_source(path)
         assert source is not None and source.learning_rate == 1e-2
     assert sft_source(tmp_path) is None
+
+
+def test_rows_on_the_hub_are_only_read_by_a_run(cli: Cli, stage: Path) -> None:
+    done = cli("sft", "run", stage, "--dry-run", "--set", "data.train=owner/rows:train")
+    assert done.code == 0 and "warning: rows on the Hub are only read by a run" in done.out

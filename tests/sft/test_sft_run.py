@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sft_cases import answer_loss
 from sft_stages import completions, execute, tree, write_config
 from tiny_models import load_policy
 
 from halo_forge.core.errors import LogitsNotFinite, RunDirError
 from halo_forge.core.lr_scheduler import learning_rate_factors
+from halo_forge.sft.config import load_sft_config
+from halo_forge.sft.data import read_sources, tokenized
 from halo_forge.sft.status import read_sft_status
 
 torch = pytest.importorskip("torch")
@@ -147,3 +152,44 @@ def test_changed_rows_are_refused_on_resume(finished: Path, tmp_path: Path) -> N
     # Where the rows lie is a part of the configuration, so the same place is named.
     with pytest.raises(RunDirError, match="the rows, or their token ids, are not those"):
         execute(finished / "sft.yaml", f"output_dir={folder / 'run'}", resume=True)
+
+
+def test_a_full_disk_loses_nothing_and_damaged_files_say_what_to_delete(
+    finished: Path, tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_config(tmp_path, tiny_models["llama"], completions(16))
+    real = os.replace
+
+    def full(source: Any, target: Any, **options: Any) -> None:
+        if str(target).endswith("segments/002/trained.json"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(source, target, **options)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(RunDirError, match="No space left on device") as caught:
+        execute(config)
+    assert "free some space, then rerun with --resume" in caught.value.hint
+    monkeypatch.undo()
+    execute(config, resume=True)
+    adapter = "run/segments/003/adapter/adapter_model.safetensors"
+    assert (tmp_path / adapter).read_bytes() == (finished / adapter).read_bytes()
+    (tmp_path / "run/segments/002/evaluation.json").write_text("{}")
+    with pytest.raises(RunDirError, match=r"evaluation\.json") as caught:
+        read_sft_status(tmp_path / "run")
+    assert "delete result.json and the folder segments/NNN that is damaged with all later ones" in caught.value.hint
+    (tmp_path / "run/result.json").unlink()
+    for segment in ("002", "003"):
+        shutil.rmtree(tmp_path / "run/segments" / segment)
+    execute(config, resume=True)
+    assert (tmp_path / adapter).read_bytes() == (finished / adapter).read_bytes()
+
+
+def test_the_held_out_loss_is_that_of_training_with_the_end_of_turn(
+    finished: Path, tiny_models: dict[str, Path]
+) -> None:
+    config = load_sft_config(finished / "sft.yaml").config
+    rows = tokenized(config, read_sources(config), datetime(2026, 11, 30)).held_out
+    total, num_tokens = answer_loss(load_policy(tiny_models["llama"]), rows)
+    found = read(finished / "run/segments/000/evaluation.json")
+    assert found["num_tokens"] == num_tokens == sum(len(row.completion.token_ids) + 1 for row in rows)
+    assert found["held_out_loss"] == pytest.approx(float(total.detach()) / num_tokens, abs=1e-4)

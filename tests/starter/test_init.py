@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from halo_forge.config import load_config
 from halo_forge.prompts import hub
 from halo_forge.runtime.assembly import planned
 from halo_forge.runtime.config_check import check_config
+from halo_forge.starter import choose
 from halo_forge.starter import init as starter
 
 ROOT = Path(__file__).parents[2]
@@ -375,6 +377,9 @@ def test_a_folder_that_may_not_be_written_to(cli: Cli, models: Path, tmp_path: P
 # ---- in a terminal
 
 
+CONTROL = ("\x03", "\x04")
+
+
 def in_terminal(folder: Path, answers: list[str], width: int, *options: str) -> tuple[int, str]:
     """The exit code and what is seen of `init` in a terminal of this width; each answer follows a question."""
     process, terminal = pty.fork()
@@ -393,7 +398,10 @@ def in_terminal(folder: Path, answers: list[str], width: int, *options: str) -> 
             break
         seen += chunk.decode()
         if waiting and re.search(r": $", plain(seen)):
-            os.write(terminal, f"{waiting.pop(0)}\n".encode())
+            answer = waiting.pop(0)
+            if answer in CONTROL:  # Python does not notice a signal that comes just before it waits for a line
+                time.sleep(1.0)
+            os.write(terminal, answer.encode() if answer in CONTROL else f"{answer}\n".encode())
     os.close(terminal)
     assert waiting == [], seen
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), plain(seen).replace("\r\n", "\n")
@@ -420,6 +428,22 @@ def test_only_what_has_no_flag_is_asked(models: Path, tmp_path: Path) -> None:
     options = ["--model", str(models / "qwen-0.5b"), "--prompts", "tasks.jsonl", "--machine", "cpu", "--time", "1h"]
     code, seen = in_terminal(tmp_path, [""], 100, *options)
     assert code == 0 and "Language" in seen and "Model (" not in seen and "Machine (" not in seen
+
+
+@pytest.mark.parametrize("key", ["\x03", "\x04"], ids=["Ctrl-C", "Ctrl-D"])
+def test_leaving_at_a_question_writes_nothing(key: str, tmp_path: Path) -> None:
+    code, seen = in_terminal(tmp_path, [key], 80)
+    assert code == 130 and "Interrupted." in seen and "Traceback" not in seen
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_a_large_set_some_lengths_are_measured(
+    cli: Cli, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choose, "MOST_MEASURED", 50)
+    write_rows(tmp_path / "tasks.jsonl", python_rows(150))
+    done = cli("init", "--yes", "--model", models / "qwen-0.5b", "--prompts", "tasks.jsonl")
+    assert done.code == 0 and "(50 of them measured)" in done.out and "asserts 150" in done.out
 
 
 def test_looking_at_files_loads_no_model_library(models: Path, tmp_path: Path) -> None:

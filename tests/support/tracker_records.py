@@ -47,10 +47,11 @@ def tensorboard(folder: Path) -> Recorded:
     texts = {
         name: [event.tensor_proto.string_val[0].decode() for event in written.Tensors(f"{name}/text_summary")]
         for name in ("configuration", "samples")
+        if f"{name}/text_summary" in written.Tags()["tensors"]
     }
     (configuration,) = texts["configuration"]
     found.config = _dotted(json.loads(configuration))
-    found.texts = texts["samples"]
+    found.texts = texts.get("samples", [])  # a supervised stage has no table
     return found
 
 
