@@ -34,6 +34,7 @@ from halo_forge.evaluations.result import EvaluationResult, result_of
 from halo_forge.verifiers import ProgramSpec
 
 _EVALUATION, _RESULT = "evaluation.json", "result.json"
+_SHOWN = ("pass@1", "compile_rate", "reward_mean")
 _SAMPLING = ("samples_per_prompt", "temperature", "top_p")
 
 
@@ -90,12 +91,14 @@ class EvaluationClaim:
     def title(self) -> list[str]:
         """What it claims, in words."""
         columns = self.result.get("columns")
-        return [
-            f"the claim: {row.get('subject')} on {row.get('task_set')}, {row.get('decoding')}:"
-            f" pass@1 {row['metrics'].get('pass@1')}, compile rate {row['metrics'].get('compile_rate')}"
-            for row in (columns if isinstance(columns, list) else ())
-            if isinstance(row, dict) and isinstance(row.get("metrics"), dict)
-        ]
+        lines = []
+        for row in columns if isinstance(columns, list) else ():
+            metrics = row.get("metrics") if isinstance(row, dict) else None
+            if isinstance(metrics, dict):
+                named = f"{row.get('subject')} on {row.get('task_set')}, {row.get('decoding')}"
+                rates = [f"{name} {metrics[name]:.3f}" for name in _SHOWN if isinstance(metrics.get(name), float)]
+                lines.append(f"the claim: {named}: {', '.join(rates)}")
+        return lines
 
     def to_row(self) -> dict[str, Any]:
         """What --json says of it."""

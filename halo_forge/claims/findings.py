@@ -10,14 +10,14 @@ from typing import Any, Literal
 from halo_forge.core.errors import HaloForgeError
 from halo_forge.core.records import Key, Record
 
-Group = Literal["file", "row", "value", "verdict", "toolchain", "diagnostics"]
+Group = Literal["file", "row", "verdict", "toolchain", "value", "diagnostics"]
 
 GROUPS: Mapping[Group, str] = {
     "file": "files that are not what the manifest says, are missing, or belong to nothing",
     "row": "rows that are missing, twice, too many, or not of the request they stand for",
-    "value": "values that do not follow from what they are computed from",
     "verdict": "verdicts that this machine does not confirm",
     "toolchain": "verdicts that this machine, with another toolchain, does not confirm",
+    "value": "values that do not follow from what they are computed from",
     "diagnostics": "verdicts that agree, with other diagnostics",
 }
 """In the order in which they are shown."""

@@ -12,6 +12,7 @@ from halo_forge.claims.findings import Findings
 from halo_forge.config import RaftConfig
 from halo_forge.core.errors import ConfigError, RunDirError
 from halo_forge.core.records import CheckResult, Completion, Key, Prompt, Verdict
+from halo_forge.core.wording import counted
 from halo_forge.store.files import read_jsonl
 from halo_forge.store.run import FILE_PREFIX, OWN_FOLDERS, cycle_folders, version_folders
 from halo_forge.verifiers import ProgramSpec
@@ -120,9 +121,10 @@ def check_pairs(
         whole: Ids of the prompts that are known with their text and tests; of the others only the reward is checked.
     """
     limit, rewards = config.engine.max_new_tokens, config.verifier.rewards
-    prefix = config.prompts.response_prefix
+    prefix, num_errors = config.prompts.response_prefix, 0
     for pair in pairs:
         completion, verdict = pair.completion, pair.verdict
+        num_errors += verdict.status == "error"
         file, key = pair.file, pair.key
         findings.compare(file, verdict.policy_version, completion.policy_version, key, "policy_version")
         if config.engine.needs_policy:  # the scripted engine knows no limit and no prefix
@@ -136,6 +138,9 @@ def check_pairs(
             findings.compare(file, verdict.reward, reward(verdict, rewards), key, "reward")
         else:
             _compare_judged(pair, config, prompts[completion.prompt_id], findings)
+    if num_errors:  # a failure of the verifier is left out of every rate: a way to hide failed programs
+        why = "by the claim the verifier itself failed; a verdict of this machine that says otherwise is a difference"
+        findings.leave_out(f"{counted(num_errors, 'verdict')} of status error, which no rate counts", why)
 
 
 def _compare_judged(pair: Pair, config: RaftConfig, prompt: Prompt, findings: Findings) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,19 @@ OUTCOME = ("stage", "status", "tests_passed", "tests_total", "warnings", "exit_c
 """Fields of a verdict that only running the program gives."""
 MACHINE_KEYS = ("compiler", "files", "read_only")
 """Keys of the verifier that name places, so that whoever rechecks has to say them."""
+_PREFIX, _SUFFIX = r"([a-z0-9_]+-)*", r"(-?[0-9.]+)?"
+_COMPILERS: Mapping[str, str] = {
+    "c": rf"{_PREFIX}(gcc|clang|cc){_SUFFIX}",
+    "cpp": rf"{_PREFIX}(g\+\+|clang\+\+|c\+\+){_SUFFIX}",
+    "rust": rf"rustc{_SUFFIX}",
+    "go": rf"go{_SUFFIX}",
+    "python": rf"(python|pypy){_SUFFIX}",
+}
+"""Kind of verifier -> the names of its tool.  Some tools are asked where they are installed before there is a sandbox,
+and nothing else in PATH may be started because a claim says so."""
+_BY_A_LIMIT = ("timeout", "out_of_memory")
+"""Statuses of programs that a limit ended: which of several limits came first, and by which signal, depends on how
+busy the machine is."""
 Track = Callable[[str, Iterable[Any], int], Iterator[Any]]
 
 
@@ -56,15 +70,19 @@ def local_spec(spec: ProgramSpec, given: frozenset[str], workers: int | None) ->
     for key in MACHINE_KEYS:
         value = getattr(spec, key, None)
         named = [value] if isinstance(value, str) else value if isinstance(value, list) else []
-        if key not in given and (any(_is_path(each) for each in named) or (key != "compiler" and named)):
+        if key in given or not named:
+            continue
+        if key != "compiler" or re.fullmatch(_COMPILERS.get(spec.language, ""), named[0], re.ASCII) is None:
             raise ClaimError(
-                f"verifier.{key}: {', '.join(named)[:200]}: a file or folder of the machine that made the claim",
+                f"verifier.{key}: {', '.join(named)[:200]}: a claim can only name usual compilers, and no files",
                 f"say what it is here with --set verifier.{key}=..., or recheck the numbers alone with --no-programs",
             )
     command = getattr(spec, "command", None)
-    if isinstance(command, list) and _is_path(command[0]) and not command[0].startswith("./"):
+    first = command[0] if isinstance(command, list) else "./"
+    is_python = os.path.basename(first).startswith("python") and re.fullmatch(_COMPILERS["python"], first) is None
+    if is_python or (_is_path(first) and not first.startswith("./")):
         raise ClaimError(
-            f"verifier.command: {command[0][:200]}: a path on the machine that made the claim",
+            f"verifier.command: {first[:200]}: a claim can only name programs in PATH, and its own files",
             "recheck the numbers alone with --no-programs",
         )
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -157,15 +175,21 @@ def _asked(completion: Completion, prompts: Mapping[str, Prompt]) -> tuple[Promp
 
 
 def _differs(pair: Pair, verdict: Verdict, findings: Findings) -> bool:
-    for status, whose in ((pair.verdict.status, "of the run"), (verdict.status, "of this machine")):
-        if status == "error":
-            findings.leave_out(f"{pair.file}: {pair.key[0]} sample {pair.key[1]}", f"the verifier {whose} failed on it")
-            return False
-    return _outcome(pair.verdict) != _outcome(verdict) or pair.verdict.diagnostics != verdict.diagnostics
+    if verdict.status == "error":
+        what = f"{pair.file}: {pair.key[0]} sample {pair.key[1]}"
+        findings.leave_out(what, f"the verifier of this machine failed on it: {verdict.diagnostics[:200]}")
+        return False
+    return _outcome(pair.verdict) != _outcome(verdict) or _diagnostics(pair.verdict) != _diagnostics(verdict)
 
 
 def _outcome(verdict: Verdict) -> tuple[Any, ...]:
-    return tuple(getattr(verdict, name) for name in OUTCOME)
+    left_out = ("exit_code", "signal") if verdict.status in _BY_A_LIMIT else ()
+    return tuple(None if name in left_out else getattr(verdict, name) for name in OUTCOME)
+
+
+def _diagnostics(verdict: Verdict) -> str | None:
+    """What was said about a program, where it does not depend on how busy the machine is."""
+    return None if verdict.status in _BY_A_LIMIT else verdict.diagnostics
 
 
 def _reruns(
@@ -190,16 +214,19 @@ def _sort(pair: Pair, verdicts: Sequence[Verdict], group: Group, findings: Findi
     stored = pair.verdict
     outcomes = {_outcome(verdict) for verdict in verdicts}
     if outcomes == {_outcome(stored)}:
-        said = {verdict.diagnostics for verdict in verdicts}
-        if len(said) == 1 and stored.diagnostics not in said and group == "verdict":
+        said = {_diagnostics(verdict) for verdict in verdicts}
+        if len(said) == 1 and _diagnostics(stored) not in said and group == "verdict":
             findings.add("diagnostics", pair.file, "diagnostics", stored.diagnostics, said.pop(), pair.key)
         return
     one = verdicts[0]
     what = ", ".join(name for name in OUTCOME if getattr(stored, name) != getattr(one, name)) or "outcome"
-    if len(outcomes) > 1 or _outcome(stored) in outcomes:
+    if len(outcomes) > 1:
         findings.flaky.append(Difference(group, pair.file, what, *pair.key, _words(stored), _words(one)))
-    else:
-        findings.add(group, pair.file, what, _words(stored), _words(one), pair.key)
+        return
+    findings.add(group, pair.file, what, _words(stored), _words(one), pair.key)
+    if stored.status not in _BY_A_LIMIT and one.status in _BY_A_LIMIT:
+        why = "a machine that is busy or slow ends programs that others let pass: try again with --workers 1"
+        findings.leave_out("whether differences to timeouts and out_of_memory are the machine's", why)
 
 
 def _words(verdict: Verdict) -> str:

@@ -25,7 +25,7 @@ from halo_forge.evaluations.ask import Verifiers, is_sampled, measure
 from halo_forge.evaluations.models import Models
 from halo_forge.evaluations.outside import has_format, sample_rows
 from halo_forge.evaluations.plan import Evaluation, TaskSet
-from halo_forge.evaluations.result import EvaluationResult, Key, result_of
+from halo_forge.evaluations.result import Column, Difference, EvaluationResult, Key, result_of
 from halo_forge.runtime.effects import Observer
 from halo_forge.store.files import as_written, explained, read_json, read_jsonl, write_json
 from halo_forge.store.folder import StageFolder
@@ -215,6 +215,10 @@ def read_evaluation(root: Path) -> StoredEvaluation:
     if (root / RESULT_FILE).is_file():
         with as_written(root / RESULT_FILE):
             result = EvaluationResult.from_row(read_json(root / RESULT_FILE))
+            for column in result.columns:
+                Column.from_row(column)
+            for difference in result.differences:
+                Difference.from_row(difference)
     return StoredEvaluation(root, identity, result, prompts, samples)
 
 

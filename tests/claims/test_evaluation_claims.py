@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -37,20 +38,28 @@ def verifiers(monkeypatch: pytest.MonkeyPatch) -> Verifiers:
     return verify_programs(monkeypatch)
 
 
-@pytest.fixture
-def evaluation(tmp_path: Path, verifiers: Verifiers) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two subjects on a set of one's own and on a packaged one, greedily and sampled."""
+    folder = tmp_path_factory.mktemp("evaluation")
     rows = ({"id": each, "prompt": f"Write {each}.", "language": "c", "tests": TESTS} for each in IDS)
-    own = write_rows(tmp_path / "secret folder/own.jsonl", rows)
+    own = write_rows(folder / "secret folder/own.jsonl", rows)
     every = {"prompt_id": "*", "answers": programs("train0")}
-    answers = write_rows(tmp_path / "secret folder/answers.jsonl", [every])
+    answers = write_rows(folder / "secret folder/answers.jsonl", [every])
     engine = json.dumps({"kind": "scripted", "answers": str(answers)})
-    planned = plan(
-        ["owner/first", "owner/second"], [str(own), "builtin:c/test"], limit=4,
-        overrides=[f"engine={engine}", "verifier.kind=c"], output_dir=tmp_path / "eval",
-    )  # fmt: skip
-    execute(planned, SilentObserver())
-    return tmp_path / "eval"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        verify_programs(monkeypatch)
+        planned = plan(
+            ["owner/first", "owner/second"], [str(own), "builtin:c/test"], limit=4,
+            overrides=[f"engine={engine}", "verifier.kind=c"], output_dir=folder / "eval",
+        )  # fmt: skip
+        execute(planned, SilentObserver())
+    return folder / "eval"
+
+
+@pytest.fixture
+def evaluation(made: Path, tmp_path: Path, verifiers: Verifiers) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "eval"))
 
 
 def test_nothing_differs_in_an_untouched_evaluation(evaluation: Path) -> None:
@@ -63,9 +72,9 @@ def test_nothing_differs_in_an_untouched_evaluation(evaluation: Path) -> None:
     assert path.read_bytes() == pack(evaluation, None, with_prompts=True).path.read_bytes()
 
 
-def test_names_and_folders_that_are_paths_stay_private(evaluation: Path, tmp_path: Path) -> None:
+def test_names_and_folders_that_are_paths_stay_private(evaluation: Path, made: Path) -> None:
     content = b"".join(members(pack(evaluation, None, with_prompts=True).path).values())
-    for word in (str(tmp_path), tmp_path.name, "secret", "answers.jsonl"):
+    for word in (str(made.parent), made.parent.name, "secret", "answers.jsonl"):
         assert word.encode() not in content, word
 
 

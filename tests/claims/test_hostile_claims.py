@@ -231,16 +231,33 @@ def test_a_claim_cannot_ask_for_a_weaker_sandbox(claim: Path) -> None:
     [
         {"kind": "c", "compiler": "/home/me/bin/gcc"},
         {"kind": "python", "compiler": "~/python"},
+        {"kind": "python", "compiler": "reboot"},
+        {"kind": "python", "compiler": "python3-config"},
+        {"kind": "rust", "compiler": "shutdown"},
+        {"kind": "go", "compiler": "rm"},
+        {"kind": "command", "language": "c", "command": ["python3-dbg-something"]},
         {"kind": "command", "language": "c", "command": ["/bin/secret"]},
         {"kind": "command", "language": "c", "command": ["sh"], "files": ["my_passwords.txt"]},
         {"kind": "command", "language": "c", "command": ["sh"], "read_only": ["/etc"]},
         {"kind": "c", "memory_limit_bytes": 1 << 50},
     ],
 )
-def test_a_claim_cannot_name_files_or_all_of_the_memory_of_this_machine(claim: Path, verifier: dict[str, Any]) -> None:
+def test_a_claim_cannot_name_files_other_programs_or_all_of_the_memory(claim: Path, verifier: dict[str, Any]) -> None:
     with pytest.raises(ClaimError) as caught:
         local_spec(spec_of(claim, verifier), frozenset(), 1)
     assert "--no-programs" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("kind", "compiler"),
+    [
+        ("c", "gcc"), ("c", "clang-17"), ("c", "x86_64-w64-mingw32-gcc"), ("cpp", "g++-13"), ("cpp", "clang++"),
+        ("rust", "rustc"), ("go", "go"), ("python", "python3"), ("python", "python3.12"), ("python", "pypy3"),
+    ],
+)  # fmt: skip
+def test_usual_compilers_need_not_be_named_again(claim: Path, kind: str, compiler: str) -> None:
+    spec = spec_of(claim, {"kind": kind, "compiler": compiler, "stages": ["compile"]})
+    assert local_spec(spec, frozenset(), 1).compiler == compiler  # type: ignore[attr-defined]
 
 
 def test_whoever_rechecks_says_where_tools_are_and_nothing_else(claim: Path) -> None:

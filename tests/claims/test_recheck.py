@@ -248,6 +248,25 @@ def test_other_diagnostics_are_a_difference_of_their_own(claim: Path, verifiers:
     assert rechecked(path).is_confirmed
 
 
+def test_which_of_several_limits_ended_a_program_is_no_difference(tmp_path: Path, verifiers: Verifiers) -> None:
+    """On a busy machine time on the clock is over before CPU time is."""
+    verifiers.timeouts = [("exceeded its 1 s of CPU time", 24)]
+    execute(inputs(tmp_path), tmp_path / "run")
+    path = packed(tmp_path / "run")
+    assert any(row["status"] == "timeout" for row in rows(tmp_path / "run/cycles/001/verdicts.jsonl"))
+    verifiers.timeouts = [("did not finish within 5 s", 9)]
+    confirmed(path)
+    verifiers.timeouts = []
+    assert {each.group for each in rechecked(path).findings.differences} == {"verdict"}
+
+
+def test_a_machine_that_is_too_slow_is_named_as_a_reason(claim: Path, verifiers: Verifiers) -> None:
+    verifiers.timeouts = [("did not finish within 5 s", 9)]
+    found = rechecked(claim)
+    assert {each.group for each in found.findings.differences} == {"verdict"}
+    assert any("--workers 1" in each.why for each in found.findings.not_checked)
+
+
 @pytest.mark.parametrize("name", ["completions", "verdicts", "dev_completions", "second_verdicts"])
 def test_a_missing_row_and_one_too_many(claim: Path, name: str) -> None:
     file = f"cycles/001/{name}.jsonl"
@@ -322,9 +341,21 @@ def test_failures_of_a_verifier_say_nothing_about_a_program(tmp_path: Path, veri
 
     changes: dict[str, Any] = {"verifier__max_error_fraction": 1.0}
     execute(inputs(tmp_path, answers=answers, **changes), tmp_path / "run")
-    found = rechecked(packed(tmp_path / "run"))
+    path = packed(tmp_path / "run")
+    found = rechecked(path)
     assert said(found) == []
     assert any("failed on it" in each.why for each in found.findings.not_checked)
+    without = rechecked(path, programs=False)
+    assert any("of status error" in each.what for each in without.findings.not_checked)
+
+
+def test_a_failed_program_cannot_be_hidden_as_a_failure_of_the_verifier(claim: Path) -> None:
+    def edit(found: list[dict[str, Any]]) -> None:
+        row = next(row for row in found if row["status"] == "failed" and row["stage"] == "tests")
+        row |= {"stage": "extract", "status": "error", "tests_passed": 0, "reward": 0.0}
+
+    path = edited(claim, "cycles/001/verdicts.jsonl", edit)
+    assert ("verdict", "cycles/001/verdicts.jsonl", "stage, status") in said(rechecked(path))
 
 
 def test_a_killed_recheck_goes_on_in_its_work_folder(claim: Path, tmp_path: Path, verifiers: Verifiers) -> None:
@@ -366,5 +397,5 @@ def test_prompts_that_are_not_in_the_claim_are_named_by_whoever_rechecks(tmp_pat
     found = rechecked(path, prompts={name: str(tmp_path / f"{name}.jsonl") for name in ("train", "dev", "test")})
     assert found.is_confirmed and found.num_verified > 0
     shutil.copy(tmp_path / "train.jsonl", tmp_path / "other.jsonl")
-    with pytest.raises(ClaimError, match="not the prompts that the run had"):
+    with pytest.raises(ClaimError, match="not the prompts that were asked"):
         rechecked(path, prompts={"dev": str(tmp_path / "other.jsonl")})

@@ -185,11 +185,14 @@ def test_samples_of_humaneval_rows_are_written_for_other_scorers(tmp_path: Path)
            "test": "def check(candidate):\n    assert candidate(1, 2) == 3\n"}  # fmt: skip
     tasks = write_rows(tmp_path / "tasks.jsonl", [row])
     (prompt,) = load_prompts(str(tasks), language="python")
+    indented = write_rows(tmp_path / "indented.jsonl", [{**row, "prompt": f"{head}    "}])
+    (other,) = load_prompts(str(indented), language="python")
     continued = row_of(prompt, "    return a + b\n")
-    whole = row_of(prompt, "def add(a, b):\n    return a - b\n")
-    for found, expected in ((continued, 3), (whole, -1)):
+    whole = "def add(a, b):\n    return a - b\n"
+    for found, expected in ((continued, 3), (row_of(prompt, whole), -1), (row_of(other, whole), -1)):
         assert found["task_id"] == "HumanEval/7"
-        assert found["solution"] == head + found["completion"]
+        assert found["solution"].strip().startswith(head.strip())
+        assert found["solution"].endswith(found["completion"])
         space: dict[str, Any] = {}
         exec(found["solution"], space)
         assert space["add"](1, 2) == expected
@@ -212,3 +215,14 @@ def test_a_file_of_samples_has_a_row_for_each_sample(tmp_path: Path) -> None:
     assert {each["solution"] for each in found} == {"def add(a, b):\n    return a + b\n", ""}
     for sample, completion in zip(found, completions, strict=True):
         assert (sample["solution"] == "") == completion["text"].startswith("broken")
+
+
+@pytest.mark.parametrize(("rows", "key"), [("columns", "metrics"), ("differences", "first_decoding")])
+def test_an_edited_result_is_an_error_about_its_file(tmp_path: Path, rows: str, key: str) -> None:
+    execute(planned(tmp_path), SilentObserver())
+    path = tmp_path / "eval/result.json"
+    edited = json.loads(path.read_text())
+    del edited[rows][0][key]
+    path.write_text(json.dumps(edited))
+    with pytest.raises(RunDirError, match=r"result.json: not what halo-forge wrote here"):
+        read_evaluation(tmp_path / "eval")

@@ -24,10 +24,13 @@ from halo_forge.verifiers.verifier import judged
 class ProgramVerifier(MemoryVerifier):
     """As `MemoryVerifier`, for C programs that print their own outcome: everything else is as a verifier has it."""
 
-    def __init__(self, spec: ProgramSpec, words: Mapping[str, Any], compiler: str) -> None:
+    def __init__(
+        self, spec: ProgramSpec, words: Mapping[str, Any], compiler: str, timeouts: Sequence[tuple[str, int]]
+    ) -> None:
         super().__init__(**words)
         self.spec = spec
         self.compiler = compiler
+        self.timeouts = timeouts
 
     def toolchain(self) -> dict[str, Any]:
         return {"compiler": "memory", "version": self.compiler, "isolation": "namespace"}
@@ -49,6 +52,9 @@ class ProgramVerifier(MemoryVerifier):
             word = "fail"
         stage, status, _ = STATUS[word]
         result = CheckResult(stage, status, int(status == "passed"), 1, diagnostics=f"{word}ed")  # type: ignore[arg-type]
+        if word == "fail" and self.timeouts:
+            said, signal = self.timeouts[0]
+            result = CheckResult("run", "timeout", 0, 1, diagnostics=f"the program: {said}", signal=signal)
         tests, _ = self.spec.tests_of(prompt)
         return judged(self.spec, prompt, completion, tests, lambda code, num: result, "namespace")
 
@@ -60,14 +66,16 @@ class Verifiers:
     Attributes:
         words: As `MemoryVerifier` takes them.
         compiler: The version of the toolchain.
+        timeouts: What is said of programs that fail, and by which signal: a limit ends them.  Empty: their tests fail.
     """
 
     opened: list[ProgramVerifier] = dataclasses.field(default_factory=list)
     words: dict[str, Any] = dataclasses.field(default_factory=dict)
     compiler: str = "memory 1"
+    timeouts: list[tuple[str, int]] = dataclasses.field(default_factory=list)
 
     def __call__(self, spec: ProgramSpec) -> ProgramVerifier:
-        self.opened.append(ProgramVerifier(spec, self.words, self.compiler))
+        self.opened.append(ProgramVerifier(spec, self.words, self.compiler, self.timeouts))
         return self.opened[-1]
 
 
