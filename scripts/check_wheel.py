@@ -175,11 +175,11 @@ def demo(transcript: Transcript) -> None:
     run("halo-forge config check quickstart.yaml", "valid")
     run("halo-forge raft run quickstart.yaml --dry-run", "cycle")
     run("halo-forge raft run quickstart.yaml", "dev")
-    run(f"halo-forge eval run {quickstart}@v0 {quickstart} --tasks builtin:c/test --decoding greedy", "pass@1")
-    run(f"halo-forge export {quickstart} --to merged", "proof")
-    run(f"halo-forge export {quickstart} --to gguf", "proof")
+    run(f"halo-forge eval run {quickstart}@v0 {quickstart} --tasks builtin:c/test --decoding greedy", "pass")
+    run(f"halo-forge export {quickstart} --to merged", "held|cannot tell")
+    run(f"halo-forge export {quickstart} --to gguf", "held|cannot tell")
     run(f"halo-forge claim {quickstart}", r"quickstart\.claim\.zip")
-    run("halo-forge recheck runs/quickstart.claim.zip")
+    run("halo-forge recheck runs/quickstart.claim.zip", "no difference")
     run(f"halo-forge report {quickstart}", "html")
 
 

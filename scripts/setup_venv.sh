@@ -28,20 +28,28 @@ if [ ! -x .venv/bin/python ]; then
 fi
 pip() { .venv/bin/python -m pip --disable-pip-version-check --quiet "$@"; }
 
+installed=
 # Reinstalled only if the project's metadata or the lock changed.
 stamp=.venv/.halo-forge-$(cat pyproject.toml requirements.lock | cksum | cut -d' ' -f1)
 if [ ! -e "$stamp" ]; then
     echo "installing the packages of requirements.lock"
     rm -f .venv/.halo-forge-*
-    pip install --no-deps --require-hashes --requirement requirements.lock
+    pip install --no-compile --no-deps --require-hashes --requirement requirements.lock
+    installed=yes
 fi
 
 if ! .venv/bin/python -c 'from importlib.metadata import version; version("torch")' 2>/dev/null; then
     echo "installing torch $torch_version (CPU build)"
-    pip install --index-url https://download.pytorch.org/whl/cpu --retries 0 --timeout 10 "torch==$torch_version" 2>/dev/null ||
-        pip install "torch==$torch_version"
+    pip install --no-compile --index-url https://download.pytorch.org/whl/cpu --retries 0 --timeout 10 \
+        "torch==$torch_version" 2>/dev/null || pip install --no-compile "torch==$torch_version"
+    installed=yes
 fi
 .venv/bin/python scripts/check_torch.py
+if [ -n "$installed" ]; then
+    # On all processors, where pip compiles one file after the other. Like pip it passes over files that do not compile:
+    # some packages have files for other versions of Python.
+    .venv/bin/python -W ignore -m compileall -qq -j 0 .venv/lib || true
+fi
 
 if [ ! -e "$stamp" ]; then
     echo "installing halo-forge"

@@ -30,6 +30,7 @@ LONGEST = (
     "loop/test_loop_kill.py",
     "scripts/test_soak_kill.py",
     "training/test_lora_sft.py",
+    "sft/test_sft_run.py",
     "cli/test_notify.py",
     "training/test_quantized.py",
     "training/test_what_is_learned.py",
@@ -42,6 +43,8 @@ LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several workers, a long file that is begun last leaves the others idle; each file stays together."""
     here = Path(__file__).parent
+    if gone := [name for name in LONGEST if not (here / name).is_file()]:
+        raise pytest.UsageError(f"tests/conftest.py: LONGEST names files that are not there: {', '.join(gone)}")
     places = {str(here / name): place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(str(item.path), len(LONGEST)))
 

@@ -44,7 +44,7 @@ TrackerNames = Annotated[
     list[Literal["tensorboard", "wandb", "trackio", "mlflow"]],
     BeforeValidator(lambda found: [] if found in ("none", ["none"]) else found),
 ]
-Notify = list[Text]
+NotifyCommand = list[Text]
 
 
 def default_section(name: str) -> Any:
@@ -252,7 +252,7 @@ class RaftConfig(Spec):
     """Every random draw of the run is derived from it."""
     report_to: TrackerNames = Field([])
     """Trackers that receive every metric, in addition to the run directory; none is an empty list."""
-    notify_command: Notify = Field([])
+    notify_command: NotifyCommand = Field([])
     """Program and arguments, run without a shell when the run has ended; how it ended is JSON on standard input."""
     output_dir: PathText
     """The run directory; by default runs/<name of the configuration file>."""

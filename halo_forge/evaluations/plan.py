@@ -32,6 +32,7 @@ _OWN_PROMPTS = ("response_prefix", "system_prompt", "date", "where")
 _OF_LANGUAGE = (("prompts", "response_prefix"), ("engine", "stop"))
 """Keys of a run that fit completions in its own language only."""
 _LONGEST_FOLDER = 60
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -222,8 +223,7 @@ def _task_set(
 ) -> tuple[TaskSet, list[str], list[str]]:
     """One set with its settings, what to note of them, and warnings about its prompts."""
     where = overridden(Document({"prompts": {}}, {}, Path("--set"), ""), _of_section(overrides, "prompts"))
-    wanted = where.data["prompts"].get("where") or {}
-    prompts = load_prompts(name, language=None, where=wanted, limit=limit)
+    prompts = load_prompts(name, language=None, where=where.data["prompts"].get("where"), limit=limit)
     language = _language(prompts, base, run, overrides)
     document, notes = _in_language(base, run, language, overrides)
     loaded = checked(overridden(document, overrides))
@@ -246,7 +246,11 @@ def _task_set(
             verifier.refuse_unsupported(verifier.tests_of(spoken)[0])
         except ConfigError as error:
             problems.append(ConfigError(f"prompt {prompt.id!r}: {error.message}", error.hint))
-    raise_together(problems[:5])
+    if len(problems) > _SHOWN:
+        last = problems[_SHOWN - 1]
+        more = f" (and {len(problems) - _SHOWN} more prompts of this set are refused)"
+        problems = [*problems[: _SHOWN - 1], ConfigError(last.message + more, last.hint)]
+    raise_together(problems)
     warnings = [
         *warnings_of({name: summarise(asked)}, verifier.runs_programs, verifier.stages),
         *limit_warnings({name: asked}, verifier.timeout_seconds, verifier.memory_limit_bytes),
@@ -257,6 +261,8 @@ def _task_set(
         for decoding in decodings
         if decoding == "greedy" or sampled.temperature > 0.0
     }
+    if sampled.temperature == 0.0 and settings and "sampled" in decodings:
+        notes.append("evaluation.temperature is 0: greedy decoding only")
     if not settings:
         raise ConfigError(
             "evaluation.temperature is 0, so there is nothing to sample", "set it above 0, or ask for greedy decoding"

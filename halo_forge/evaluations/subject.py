@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
 import typing
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from halo_forge.config import RaftConfig
 from halo_forge.config.explain import problems_of
 from halo_forge.config.sections import ModelSection
 from halo_forge.core.errors import ConfigError, ModelError, RunDirError
+from halo_forge.core.wording import counted
 from halo_forge.engines._server_dialects import ServerKind
 from halo_forge.policy import ADAPTER_FILES, adapter_digest, check_local
 from halo_forge.policy.files import stored_identity
@@ -23,6 +25,7 @@ from halo_forge.policy.folder_checks import read_object
 from halo_forge.runtime.assembly import run_config
 from halo_forge.store.files import EDITED, as_written, read_json
 from halo_forge.store.run import cycle_folder, cycle_folders, read_identity
+from halo_forge.store.sft import is_sft_run
 from halo_forge.store.versions import chosen_version
 
 FORMS = "a run directory (RUN, RUN@v2, RUN@last), a PEFT adapter folder, a model folder or hub id, or server:URL#MODEL"
@@ -114,6 +117,18 @@ def subject_of(text: str, model: Mapping[str, Any] | None = None) -> Subject:
             " (config.json)",
             f"name {FORMS}",
         )
+    if (
+        "/" in text
+        and not path.exists()
+        and (runs := sorted(each.parent.name for each in path.parent.glob("*/run.json")))
+    ):
+        # It would pass for a hub id, and be looked for there after everything else.
+        near = difflib.get_close_matches(path.name, runs, n=1)
+        raise ModelError(
+            f"subject {text}: {path.parent} holds {counted(len(runs), 'run')}, and none of this name"
+            + (f"; did you mean {path.parent / near[0]}?" if near else ""),
+            f"name {FORMS}",
+        )
     return _checked(Subject(text, _section(text, {"model_name_or_path": text, **given})))
 
 
@@ -140,7 +155,7 @@ def _of_server(text: str, match: re.Match[str], given: Mapping[str, Any]) -> Sub
 
 def _of_run(text: str, root: Path, at: str | None, given: Mapping[str, Any]) -> Subject:
     identity = read_identity(root)  # first: the configuration of an earlier version may not be readable
-    if identity.get("kind") == "sft":
+    if is_sft_run(root):
         return _of_sft_run(text, root, at, identity, given)
     config = run_config(root).config
     trained = [int(folder.name) for folder in cycle_folders(root) if (folder / "trained.json").is_file()]

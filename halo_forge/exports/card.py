@@ -66,7 +66,7 @@ def model_card(source: Source, made: Made, proof: Proof, licence: str | None, ba
     parts = [
         _metadata(source, made, licence if licence is not None else base_licence),
         [f"# {source.stem}", "", *_what(source, made)],
-        ["## Proof", "", *_proof(made, proof)],
+        ["## Proof", "", *_proof(proof)],
         ["## Training", "", *_training(source)],
         ["## How it was judged", "", *_judged(source)],
         ["## Use", "", *_use(source, made)],
@@ -112,7 +112,7 @@ def _what(source: Source, made: Made) -> Iterator[str]:
         yield note
 
 
-def _proof(made: Made, proof: Proof) -> Iterator[str]:
+def _proof(proof: Proof) -> Iterator[str]:
     if proof.state == "not_proved":
         yield f"**Not proved**: {proof.reason}"
         return

@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ from halo_forge.exports.weights import (
     base_folder,
     gguf,
     lora_gguf,
+    made,
     merged,
     rounding_of,
     tools_for,
@@ -48,6 +51,8 @@ from halo_forge.store.lock import RunLock
 
 RECORD = "export.json"
 _IDENTITY = "identity.json"
+_SAME_ANSWERS = ("halo_forge_version", "base", "model", "version", "adapter_sha256", "proved_on", "asked_sha256")
+"""Keys of the identity that the adapter's answers to the proof depend on."""
 _CONTENT, _WORK, _PROOF = "content", "work", "proof"
 _COPIES: Mapping[Kind, int] = {"merged": 1, "gguf": 5, "lora-gguf": 1}
 """Disk that is needed at the same time, in sizes of a base model in 2 bytes a weight, at most."""
@@ -126,11 +131,13 @@ def export(order: Order, observer: Observer) -> Exported:
     with _opened(out, identity) as part:
         _check_disk(order, source, part)
         if not (part / RECORD).is_file():
+            measured_in = _take_measurements(out, identity, part / _PROOF) if why_not is None else None
             warned: list[str] = []
             with (libraries := LibraryWarnings()).collected():
                 record = _Making(order, source, llama_cpp, part, observer).make(identity, why_not)
             libraries.send_to(lambda event, **fields: warned.append(f"{fields['module']}: {fields['message']}"))
-            write_json(part / RECORD, {**record, "library_warnings": warned})
+            found = {"adapter_measured_in": measured_in, "library_warnings": warned}
+            write_json(part / RECORD, {**record, **found})
         return _sealed(part, out)
 
 
@@ -192,11 +199,12 @@ class _Making:
         proof = Proof("not_proved", why_not) if why_not is not None else self._proved(asked, asked_by)
         if proof.state == "fell" and not self.order.force:
             raise StoppedByRule(
-                f"{self.order.text} as {self.order.kind}: {proof.reason}; what both wrote is in {self.part / _PROOF}",
+                f"{self.order.text} as {self.order.kind} is worse than the adapter: {proof.reason}; what both wrote is"
+                f" in {self.part / _PROOF}",
                 f"{_INSTEAD[self.order.kind]}, or run the same command with --force to export it as it is",
             )
         folder = next((each for each in (self.content, self.work / "merged") if (each / ROUNDING_FILE).is_file()), None)
-        made = Made(
+        described = Made(
             kind=self.order.kind,
             quantization=self.order.quantization,
             files={path.name: path.stat().st_size for path in files},
@@ -205,11 +213,11 @@ class _Making:
             modelfile=self._modelfile(files),
         )
         licence = base_licence(Path(self.source.base).expanduser())
-        write_text(self.content / "README.md", model_card(self.source, made, proof, self.order.licence, licence))
+        write_text(self.content / "README.md", model_card(self.source, described, proof, self.order.licence, licence))
         return {
             **identity,
             "files": {path.name: _described(path) for path in files},
-            "rounding": made.rounding,
+            "rounding": described.rounding,
             "proof": proof.to_row(),
         }
 
@@ -318,6 +326,8 @@ def _why_not_proved(order: Order, source: Source, llama_cpp: LlamaCpp) -> str | 
 
 def _identity(order: Order, source: Source) -> dict[str, Any]:
     """What an export depends on: a folder with the same identity holds the same export."""
+    settings = source.settings
+    asked = None if settings is None else json.dumps([settings.identity(), str(settings.date)], sort_keys=True)
     return {
         "schema_version": _SCHEMA_VERSION,
         "halo_forge_version": halo_forge.__version__,
@@ -328,8 +338,28 @@ def _identity(order: Order, source: Source) -> dict[str, Any]:
         "version": source.subject.version,
         "adapter_sha256": adapter_digest(source.adapter),
         "proved_on": order.on,
+        "asked_sha256": None if asked is None else hashlib.sha256(asked.encode()).hexdigest(),
         "licence": order.licence,
     }
+
+
+def _take_measurements(out: Path, identity: Mapping[str, Any], proof: Path) -> str | None:
+    """Copy what the adapter answered for another export of it beside this one: the same seeds, so the same answers.
+
+    Returns:
+        The name of that export; None if there is none.
+    """
+    same = {key: identity[key] for key in _SAME_ANSWERS}
+    for record in sorted(out.parent.glob(f"*/{RECORD}")):
+        given = record.parent / _PROOF
+        if not (given / "adapter").is_dir() or {key: read_json(record).get(key) for key in same} != same:
+            continue
+        proof.mkdir(exist_ok=True)
+        for name in ("adapter", "adapter_again"):
+            if (given / name).is_dir():
+                made(proof / name, partial(shutil.copytree, given / name))
+        return record.parent.name
+    return None
 
 
 def _complete(out: Path, identity: Mapping[str, Any], why_not: str | None) -> Exported:

@@ -14,11 +14,12 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
-from halo_forge.core.decisions import Assessment, DecisionsSection, confirm_totals, screen_totals
+from halo_forge.core.decisions import Assessment, DecisionsSection, Totals, confirm_totals, screen_totals
 from halo_forge.core.evaluation import COMPARED, differences
-from halo_forge.core.metrics.compare import prompt_totals
+from halo_forge.core.metrics.compare import What, prompt_totals
 from halo_forge.core.records import Prompt, Record, Sample
 from halo_forge.core.seeds import derive_seed
 from halo_forge.engines._server_process import free_port
@@ -28,12 +29,14 @@ from halo_forge.evaluations.models import Models
 from halo_forge.evaluations.subject import Subject
 from halo_forge.exports.llama_cpp import LlamaCpp
 from halo_forge.exports.served import served, server_at
+from halo_forge.exports.surprise import MAX_SURPRISE, is_surprising, surprise, surprise_difference
 from halo_forge.runtime.effects import Observer
 from halo_forge.store.files import read_json
 
 State = Literal["held", "fell", "cannot_tell", "not_proved"]
 Asked = Callable[[Path], AbstractContextManager[Subject]]
 """The folder of a measurement -> what is measured, for as long as the block runs."""
+SURPRISE = "surprise (nats per token)"
 _STATES: Mapping[str, State] = {
     "ahead": "held",
     "held": "held",
@@ -74,6 +77,18 @@ class Proof(Record):
     seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class _Look:
+    """The samples of both sides, and how likely the adapter finds them; see `surprise`."""
+
+    adapter: tuple[Sample, ...]
+    exported: tuple[Sample, ...]
+    surprise: Mapping[str, Mapping[str, float]]
+
+    def totals(self, what: What) -> tuple[Totals, Totals]:
+        return prompt_totals(self.adapter, what), prompt_totals(self.exported, what)
+
+
 def prove(
     adapter: Subject,
     asked: Asked,
@@ -96,26 +111,29 @@ def prove(
     metric = decisions.metric.removeprefix("dev/")
     what, start = COMPARED[metric], time.monotonic()
 
-    def look(name: str, seed: int) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    def look(name: str, seed: int) -> _Look:
         own = dataclasses.replace(settings, seed=seed)
         # Each with models of its own: the base and the merged model need not fit into memory together.
         before = measure(adapter, prompts, own, folder / f"adapter{name}", observer, Models())
         # What a chat template that reads the clock got: the export gets the same.
-        date = read_json(folder / f"adapter{name}" / IDENTITY_FILE)["date"]
-        own = dataclasses.replace(own, date=datetime.fromisoformat(date))
+        date = datetime.fromisoformat(read_json(folder / f"adapter{name}" / IDENTITY_FILE)["date"])
+        own = dataclasses.replace(own, date=date)
         with asked(folder / f"exported{name}") as subject:
             after = measure(subject, prompts, own, folder / f"exported{name}", observer, Models())
-        return before, after
+        sides = {"adapter": before, "exported": after}
+        return _Look(before, after, surprise(adapter, prompts, own, date, sides, folder / f"surprise{name}.json"))
 
-    before, after = look("", settings.seed)
-    version = adapter.label
-    found = screen_totals(decisions, version, prompt_totals(before, what), prompt_totals(after, what))
-    if found.outcome == "suspect":
+    first, again = look("", settings.seed), None
+    found = screen_totals(decisions, adapter.label, *first.totals(what))
+    surprising = is_surprising(surprise_difference(first.surprise))
+    if found.outcome == "suspect" or surprising:
         again = look("_again", derive_seed(settings.seed, "confirm"))
-        found = confirm_totals(decisions, found, *(prompt_totals(each, what) for each in again))
+        surprising = surprising and is_surprising(surprise_difference(again.surprise))
+        if found.outcome == "suspect":
+            found = confirm_totals(decisions, found, *again.totals(what))
     return Proof(
-        state=_STATES[found.outcome],
-        reason=_in_words(found, metric, set_name),
+        state="fell" if surprising else _STATES[found.outcome],
+        reason="; ".join([_in_words(found, metric, set_name), *_surprise_in_words(first, again)]),
         set_name=set_name,
         metric=metric,
         asked_by=asked_by,
@@ -123,8 +141,9 @@ def prove(
         temperature=settings.temperature,
         comparisons={
             name: {"adapter": row["start"], **{key: row[key] for key in row if key != "start"}}
-            for name, row in differences(before, after, "exported").items()
-        },
+            for name, row in differences(first.adapter, first.exported, "exported").items()
+        }
+        | _surprise_row(first.surprise),
         screen={} if found.screen is None else found.screen.to_row(),
         confirmation={} if found.confirmation is None else found.confirmation.to_row(),
         seconds=round(time.monotonic() - start, 1),
@@ -176,12 +195,32 @@ def _here(settings: Settings) -> Settings:
     return dataclasses.replace(settings, engine=TransformersSpec(**shared))
 
 
+def _surprise_row(found: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """The row of the comparisons; none with too few prompts."""
+    difference = surprise_difference(found)
+    if difference is None:
+        return {}
+    sides = {name: fmean(found[name].values()) for name in ("adapter", "exported")}
+    named = {("difference" if key == "mean" else key): value for key, value in dataclasses.asdict(difference).items()}
+    return {SURPRISE: {**sides, **named}}
+
+
+def _surprise_in_words(*looks: _Look | None) -> Iterator[str]:
+    found = [surprise_difference(look.surprise) for look in looks if look is not None]
+    numbers = [f"{each.mean:+.3f} ({each.low:+.3f} to {each.high:+.3f})" for each in found if each is not None]
+    if numbers:
+        yield (
+            f"surprise, exported minus adapter, {' and with other seeds '.join(numbers)} nats per token, allowed"
+            f" {MAX_SURPRISE:g}"
+        )
+
+
 def _in_words(found: Assessment, metric: str, set_name: str) -> str:
     looks = [found.screen] if found.confirmation is None else [found.screen, found.confirmation]
     numbers = "; with other seeds ".join("nothing to compare" if each is None else each.in_words() for each in looks)
     what = {
         "held": "no fall was found",
-        "fell": "it is worse than the adapter, and a second look with other seeds confirms it",
+        "fell": "a fall that a second look with other seeds confirms",
         "cannot_tell": "too few prompts or samples to tell",
     }[_STATES[found.outcome]]
     return f"{metric} on {set_name}, exported minus adapter: {numbers}: {what}"

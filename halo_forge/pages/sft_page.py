@@ -7,6 +7,7 @@ from pathlib import Path
 
 from halo_forge.pages.charts import Point, Table, lines, text_of
 from halo_forge.pages.run_page import Facts, Section, setup, step_charts
+from halo_forge.sft.run import own_hints
 from halo_forge.sft.status import SftStatus, described, read_sft_status, sft_steps
 from halo_forge.store.files import as_written, read_jsonl
 from halo_forge.store.sft import ROWS, sft_identity
@@ -22,7 +23,7 @@ def sft_sections(root: Path) -> tuple[Facts, list[Section]]:
         RunDirError: It holds none, or a file of it cannot be read.
     """
     status, identity = read_sft_status(root), sft_identity(root)
-    with as_written(root):  # a file that lacks something, or holds something else
+    with own_hints(), as_written(root):  # a file that lacks something, or holds something else
         sections = [_losses(status), _training(root, status), _rows(root), setup(root, identity)]
         facts = _facts(root, status)
     return facts, [section for section in sections if not section.is_empty]

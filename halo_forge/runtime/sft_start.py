@@ -63,8 +63,8 @@ def _problems(config: RaftConfig, source: SftSource, prompts: Mapping[str, Seque
         same = [prompt.id for prompt in prompts.get(name, ()) if messages_digest(prompt) in trained]
         if same:
             yield ConfigError(
-                f"prompts.{name}: {counted(len(same), 'prompt')} of it were trained on, or held out, by the supervised"
-                f" stage in {source.root}: {', '.join(same[:_SHOWN])}",
+                f"prompts.{name}: it has {counted(len(same), 'prompt')} that the supervised stage in {source.root}"
+                f" trained on or held out: {', '.join(same[:_SHOWN])}",
                 "measure on prompts that the stage has not seen; rows.jsonl there lists those that it has",
             )
 

@@ -19,7 +19,7 @@ from halo_forge.config.sections import (
     HardwareSection,
     LoraSection,
     ModelSection,
-    Notify,
+    NotifyCommand,
     Seed,
     TrackerNames,
     TrackingSection,
@@ -120,7 +120,7 @@ class SftConfig(Spec):
     """The adapter's first weights and the order of the rows are derived from it."""
     report_to: TrackerNames = Field([])
     """Trackers that receive every metric, in addition to the run directory; none is an empty list."""
-    notify_command: Notify = Field([])
+    notify_command: NotifyCommand = Field([])
     """Program and arguments, run without a shell when the run has ended; how it ended is JSON on standard input."""
     output_dir: PathText
     """The run directory; by default runs/<name of the configuration file>."""

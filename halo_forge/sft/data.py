@@ -173,7 +173,8 @@ def _check_language(config: SftConfig, prompts: Iterable[Prompt]) -> None:
             untested.append(prompt.id)
     if untested and config.data.filter == "passes":
         raise ConfigError(
-            f"data.filter: passes, but {counted(len(untested), 'row')} have no tests: {', '.join(untested[:_SHOWN])}",
+            f"data.filter is passes, but there are no tests in {counted(len(untested), 'row')}:"
+            f" {', '.join(untested[:_SHOWN])}",
             "set data.filter to compiles, give the rows tests, or leave them out with data.where",
         )
 

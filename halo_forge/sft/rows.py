@@ -14,6 +14,7 @@ from typing import Any
 
 from halo_forge.core.errors import ConfigError
 from halo_forge.core.records import Prompt
+from halo_forge.core.wording import counted
 from halo_forge.prompts import Row, filtered, open_rows, shown, to_prompts
 from halo_forge.prompts.native import control_token
 from halo_forge.prompts.similarity import messages_digest
@@ -129,11 +130,13 @@ def _as_prompts(
             rest = _unjudged(row, rest)
         yield Row(row.place, {**rest, "id": digest if given is None else given, "prompt": asked})
     if num_repeated:
-        found.notes.append(f"{num_repeated} rows repeat an earlier row, prompt and completion, and are left out")
+        found.notes.append(
+            f"left out because they repeat an earlier row, prompt and completion: {counted(num_repeated, 'row')}"
+        )
     if num_turns:
         found.notes.append(
-            f"{num_turns} conversations have earlier messages of the assistant: they are context, and only the last"
-            " message is trained on"
+            f"earlier messages of the assistant are context, only the last one is trained on:"
+            f" {counted(num_turns, 'conversation')}"
         )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from halo_forge.core.learning_rates import BASE, EXPONENTS, ROWS, WIDTH, lora_learning_rate
 from halo_forge.core.power import Variation, between_versions
 from halo_forge.core.records import Prompt
-from halo_forge.core.wording import roughly
+from halo_forge.core.wording import counted, roughly
 from halo_forge.hardware import ModelSize, Profile
 from halo_forge.prompts.row_limits import longest_limits
 from halo_forge.prompts.split import limited
@@ -198,8 +198,8 @@ def _prompts(wanted: Wanted, size: RunSize, max_new_tokens: int) -> Iterator[Set
     counts = {name: prompts.size(name) for name in SETS}
     for name in SETS:
         read = counts[name]
-        counted = "number of rows unknown" if read is None else f"{read} prompts"
-        yield Setting(name, prompts.specs[name], f"{prompts.how}; {counted}" if name == "train" else counted)
+        rows = "number of rows unknown" if read is None else counted(read, "prompt")
+        yield Setting(name, prompts.specs[name], f"{prompts.how}; {rows}" if name == "train" else rows)
     if counts["train"] is None:
         yield Setting("train_limit", size.prompts, "the number of rows is unknown: more would take longer")
     for name in ("dev", "test"):
@@ -209,7 +209,9 @@ def _prompts(wanted: Wanted, size: RunSize, max_new_tokens: int) -> Iterator[Set
     found = wanted.prompt_lengths
     if found and model.positions is not None and max(found) + 16 + max_new_tokens > model.positions:
         over = sum(each + 16 + max_new_tokens > model.positions for each in found)
-        yield Setting("overlong", "drop", f"{over} prompts leave no room in the model's {model.positions} positions")
+        yield Setting(
+            "overlong", "drop", f"{counted(over, 'prompt')} without room in the model's {model.positions} positions"
+        )
     if (prefix := _prefix(wanted)) is not None:
         reasons = model.template is not None and model.template.mentions_reasoning
         skipped = "; it also skips the reasoning that this model may begin with" if reasons else ""

@@ -185,11 +185,14 @@ def test_samples_of_humaneval_rows_are_written_for_other_scorers(tmp_path: Path)
            "test": "def check(candidate):\n    assert candidate(1, 2) == 3\n"}  # fmt: skip
     tasks = write_rows(tmp_path / "tasks.jsonl", [row])
     (prompt,) = load_prompts(str(tasks), language="python")
+    indented = write_rows(tmp_path / "indented.jsonl", [{**row, "prompt": f"{head}    "}])
+    (other,) = load_prompts(str(indented), language="python")
     continued = row_of(prompt, "    return a + b\n")
-    whole = row_of(prompt, "def add(a, b):\n    return a - b\n")
-    for found, expected in ((continued, 3), (whole, -1)):
+    whole = "def add(a, b):\n    return a - b\n"
+    for found, expected in ((continued, 3), (row_of(prompt, whole), -1), (row_of(other, whole), -1)):
         assert found["task_id"] == "HumanEval/7"
-        assert found["solution"] == head + found["completion"]
+        assert found["solution"].strip().startswith(head.strip())
+        assert found["solution"].endswith(found["completion"])
         space: dict[str, Any] = {}
         exec(found["solution"], space)
         assert space["add"](1, 2) == expected

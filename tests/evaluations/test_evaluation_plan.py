@@ -164,5 +164,23 @@ def test_tests_that_the_verifier_cannot_use_are_refused_with_the_prompt(tmp_path
         plan(["owner/name"], [rows])
 
 
+def test_of_many_prompts_that_are_refused_a_few_are_shown_and_the_others_counted(tmp_path: Path) -> None:
+    tests = {"kind": "asserts", "tests": ["assert f() == 1"]}
+    rows = [{"id": f"t{number}", "prompt": "Write.", "language": "c", "tests": tests} for number in range(8)]
+    with pytest.raises(ConfigError) as refused:
+        plan(["owner/name"], [tasks(tmp_path, *rows)])
+    assert str(refused.value).count("are for Python") == 5
+    assert "(and 3 more prompts of this set are refused)" in str(refused.value)
+
+
+def test_at_temperature_0_there_is_greedy_decoding_only_and_it_is_said(tmp_path: Path) -> None:
+    changes = ["evaluation.temperature=0", "evaluation.samples_per_prompt=1"]
+    planned = plan(["owner/name"], [tasks(tmp_path)], overrides=changes)
+    assert list(planned.sets[0].settings) == ["greedy"]
+    assert planned.notes == ("evaluation.temperature is 0: greedy decoding only",)
+    with pytest.raises(ConfigError, match="there is nothing to sample"):
+        plan(["owner/name"], [tasks(tmp_path)], overrides=changes, decodings=["sampled"])
+
+
 def test_a_set_without_tests_is_warned_about(tmp_path: Path) -> None:
     assert any("has tests: a pass means" in each for each in plan(["owner/name"], [tasks(tmp_path)]).warnings)

@@ -137,6 +137,13 @@ def test_a_missing_model_is_refused_with_its_name() -> None:
         subject_of("./no/such/model")
 
 
+def test_a_misspelt_run_is_not_taken_for_a_hub_id(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run.parent.parent)
+    with pytest.raises(ModelError, match=rf"did you mean {run.parent.name}/run\?"):
+        subject_of(f"{run.parent.name}/rum")
+    assert subject_of("owner/name").adapter is None
+
+
 def test_a_folder_that_holds_none_of_the_three_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no run \(run.json\), no adapter .* and no model"):
         subject_of(str(tmp_path))

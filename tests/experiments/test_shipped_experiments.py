@@ -30,7 +30,7 @@ RATES = {
         "base=5e-5": MODERATE,
         "base=8e-5": [8.0, 6.8, 5.78, 4.913, 4.176],
     },
-    "sft_first": {"raft_alone": [100.0, 60.0, 36.0], "sft_then_raft": [100.0, 60.0]},
+    "sft_first": {"raft_alone": [100.0, 60.0, 36.0], "sft_then_raft": [100.0]},
     "temperature": {
         f"temperature={heat},learning_rate={rate}e-5": [float(rate)] * 5
         for heat in (0.5, 0.7, 0.9)

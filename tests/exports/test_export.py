@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from exported_runs import NUM_DEV, fake_llama_cpp, like_the_adapter, tuned_run
+from exported_runs import NUM_DEV, Everything, fake_llama_cpp, like_the_adapter, tuned_run
 from tiny_models import LoraOptions, disturb_adapter, load_policy, save_model
 
 from halo_forge.api import SilentObserver
@@ -101,6 +101,20 @@ def test_a_corrupted_tensor_is_caught_and_exported_by_force_alone(
     assert "**It fell**" in (done.folder / "README.md").read_text()
 
 
+def test_a_corrupted_tensor_is_caught_though_everything_passes(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("halo_forge.verifiers.verifier.ThreadedVerifier", lambda spec: Everything())
+    intact = made(order(run, "merged", tmp_path / "intact"))
+    assert intact.record["proof"]["state"] == "held"
+    assert abs(intact.record["proof"]["comparisons"]["surprise (nats per token)"]["difference"]) < 0.15
+    corrupting(monkeypatch)
+    with pytest.raises(StoppedByRule, match=r"surprise, exported minus adapter, \+\d.* and with other seeds \+\d"):
+        made(order(run, "merged", tmp_path / "out"))
+    fell = made(order(run, "merged", tmp_path / "out", force=True)).record["proof"]
+    assert fell["state"] == "fell" and fell["comparisons"]["pass_rate"]["difference"] == 0.0
+
+
 def test_gguf_is_made_by_llama_cpp_and_asked_through_its_server(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +155,33 @@ def test_an_adapter_as_gguf_is_asked_on_the_base_model(
     modelfile = (done.folder / "Modelfile").read_text()
     assert "FROM ./base.gguf" in modelfile and f"ADAPTER ./{name}" in modelfile
     assert "with this adapter" in done.record["proof"]["asked_by"]
+
+
+def test_the_adapter_is_asked_once_for_several_exports_of_it(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from halo_forge.exports import proof
+
+    verifier = like_the_adapter(monkeypatch)
+    first = made(order(run, "merged", tmp_path / "first"))
+    assert first.record["adapter_measured_in"] is None
+    asked, measure = [], proof.measure
+
+    def watched(subject: Any, prompts: Any, settings: Any, folder: Path, *others: Any) -> Any:
+        asked.append((folder.name, (folder / "verdicts.jsonl").is_file()))
+        return measure(subject, prompts, settings, folder, *others)
+
+    monkeypatch.setattr(proof, "measure", watched)
+    tools = str(fake_llama_cpp(tmp_path / "llama.cpp"))
+    second = made(order(run, "gguf", tmp_path / "second", llama_cpp=tools, force=True))
+    assert asked[:2] == [("adapter", True), ("exported", False)]
+    assert second.record["adapter_measured_in"] == "first"
+    assert second.record["proof"]["comparisons"]["pass_rate"]["adapter"] == 1.0
+    # Other prompts have other answers.
+    asked.clear()
+    verifier.starts.clear()
+    made(order(run, "merged", tmp_path / "third", on="test"))
+    assert asked[0] == ("adapter", False)
 
 
 def test_without_a_server_the_card_says_that_it_is_not_proved_and_how_to_do_it(run: Path, tmp_path: Path) -> None:
@@ -216,7 +257,7 @@ def test_a_command_that_ends_anywhere_leaves_nothing_half_and_continues(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
     like_the_adapter(monkeypatch)
-    whole = made(order(run, "merged", tmp_path / "whole"))
+    whole = made(order(run, "merged", tmp_path / "elsewhere/whole"))
     like_the_adapter(monkeypatch)
 
     def interrupted(*arguments: Any, **options: Any) -> Any:

@@ -422,6 +422,7 @@ FOUND = {
 """Part -> what it says that it found."""
 
 
+@pytest.mark.timeout(600)  # a process for each part
 @pytest.mark.usefixtures("pretended_gpu")
 def test_parts_work_on_the_pretended_gpu(model: Path, tmp_path: Path) -> None:
     command = [sys.executable, "scripts/gpu_check.py", "--device", "pretended", "--tiny", "--model", str(model)]

@@ -158,7 +158,7 @@ def test_prompts_that_the_stage_was_trained_on_cannot_be_measured(
     seen = {"id": "other", "language": "c", "prompt": completions(16)[3]["prompt"]}
     write_jsonl(tmp_path / "test.jsonl", [seen])
     done = cli("raft", "run", path, "--dry-run")
-    assert done.code == 2 and "prompts.test: 1 prompt of it were trained on, or held out" in done.err
+    assert done.code == 2 and "prompts.test: it has 1 prompt that the supervised stage" in done.err
     assert "'other'" in done.err or "other" in done.err
 
 

@@ -59,8 +59,7 @@ def test_only_the_last_message_of_a_conversation_is_trained_on_and_that_is_said(
     found = read_rows(DataSection(train=str(path)), str(path), judged=False)
     assert found.rows[0].completion == "four" and len(found.rows[0].prompt.messages) == 3
     assert found.notes == [
-        "1 conversations have earlier messages of the assistant: they are context, and only the last message is"
-        " trained on"
+        "earlier messages of the assistant are context, only the last one is trained on: 1 conversation"
     ]
 
 
@@ -118,7 +117,7 @@ def test_repeated_rows_are_left_out_and_counted(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "some.jsonl", [*completions(2), *completions(2), {"prompt": "x", "completion": "y"}])
     found = read_rows(DataSection(train=str(path)), str(path), judged=False)
     assert len(found.rows) == 3 and found.notes == [
-        "2 rows repeat an earlier row, prompt and completion, and are left out"
+        "left out because they repeat an earlier row, prompt and completion: 2 rows"
     ]
 
 
@@ -176,7 +175,7 @@ def test_a_filter_needs_the_language_and_tests(tiny_models: dict[str, Path], tmp
         read_sources(load_sft_config(config).config)
     rows = [{**row, "language": "c"} for row in completions(4)]
     config = write_config(tmp_path, tiny_models["llama"], rows, data={"filter": "passes"})
-    with pytest.raises(ConfigError, match="4 rows have no tests"):
+    with pytest.raises(ConfigError, match="no tests in 4 rows"):
         read_sources(load_sft_config(config).config)
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import resource
 import struct
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from terminal import plain
 from tiny_models import CHATML, THINKING
 
 from halo_forge.config import load_config
+from halo_forge.core.errors import RunDirError
 from halo_forge.prompts import hub
 from halo_forge.runtime.assembly import planned
 from halo_forge.runtime.config_check import check_config
@@ -145,8 +147,9 @@ def test_a_data_set_and_a_model_of_the_hub_without_a_network(cli: Cli) -> None:
     assert "What it can show" not in text  # nobody knows how many prompts there are
 
 
-@pytest.mark.parametrize("seconds", ["20m", "8h"])
-@pytest.mark.parametrize("model", ["qwen-0.5b", "qwen-7b", "thinking", "no-system"])
+@pytest.mark.parametrize(
+    ("model", "seconds"), [("qwen-0.5b", "20m"), ("qwen-0.5b", "8h"), ("qwen-7b", "8h"), ("thinking", "8h")]
+)
 def test_what_is_written_passes_the_check_and_the_dry_run(
     model: str, seconds: str, cli: Cli, models: Path, tmp_path: Path
 ) -> None:
@@ -202,6 +205,17 @@ def test_a_model_without_room_for_long_completions_and_without_system_messages(
     assert 128 <= config.engine.max_new_tokens < 420 - 60
     assert cli("init", "--yes", "--model", models / "no-system", "--prompts", "tasks.jsonl", "--name", "b").code == 0
     assert "no system messages" in head(Path("b.yaml").read_text())
+
+
+def test_prompts_that_leave_no_room_are_dropped_and_counted(cli: Cli, models: Path, tmp_path: Path) -> None:
+    rows = python_rows(150)
+    rows[7]["prompt"] += " Do not print anything." * 20
+    write_rows(tmp_path / "tasks.jsonl", rows)
+    assert cli("init", "--yes", "--model", models / "short", "--prompts", "tasks.jsonl").code == 0
+    assert load_config("raft.yaml").config.prompts.overlong == "drop"
+    assert comments_above(Path("raft.yaml").read_text())["overlong"].startswith(
+        "1 prompt without room in the model's 420"
+    )
 
 
 def test_paths_lead_to_the_same_files_from_the_new_folder(cli: Cli, models: Path, tmp_path: Path) -> None:
@@ -365,6 +379,17 @@ def test_a_full_disk_leaves_nothing(models: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 3 and "File too large" in done.stderr and "free some space" in done.stderr, done.stderr
     assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_disk_that_fills_up_leaves_no_half_of_a_file(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(RunDirError, match="File too large"):
+            starter.write_demo(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_may_not_be_written_to(cli: Cli, models: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from halo_forge.core.errors import HaloForgeError, RunDirError
 
 DOCUMENTED = {0, 2, 3, 4, 5}
 """Exit codes of docs/index.md, without those of a bug (1) and of an interrupt."""
-DERIVED = ("training_log.jsonl", "train.jsonl", "adapter")
+DERIVED = ("training_log.jsonl", "selection.jsonl", "adapter")
 
 
 @pytest.fixture(scope="module")
