@@ -16,6 +16,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -167,14 +168,23 @@ def first_steps(transcript: Transcript) -> None:
     run("halo-forge report runs/scripted", "html")
 
 
-def demo(transcript: Transcript) -> None:
-    """The demo, and what follows a run."""
+def demo(transcript: Transcript, finished: Path | None) -> None:
+    """The demo, and what follows a run.
+
+    Args:
+        finished: A run directory of the demo that is copied, in place of training.
+    """
     run, quickstart = transcript.run, "runs/quickstart"
     run("halo-forge doctor", "isolation: ok")
     run("halo-forge init --demo --yes", "quickstart.yaml")
     run("halo-forge config check quickstart.yaml", "valid")
     run("halo-forge raft run quickstart.yaml --dry-run", "cycle")
-    run("halo-forge raft run quickstart.yaml", "dev")
+    if finished is None:
+        run("halo-forge raft run quickstart.yaml", "dev")
+    else:
+        print(f"# a copy of {finished.name}, which was trained before")
+        shutil.copytree(finished, transcript.folder / quickstart, symlinks=True)
+    run(f"halo-forge raft status {quickstart}", "dev")
     run(f"halo-forge eval run {quickstart}@v0 {quickstart} --tasks builtin:c/test --decoding greedy", "pass")
     run(f"halo-forge export {quickstart} --to merged", "held|cannot tell")
     run(f"halo-forge export {quickstart} --to gguf", "held|cannot tell")
@@ -187,6 +197,7 @@ def main() -> int:
     """Build, install, use; 1 if something failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--demo", action="store_true", help="then train, evaluate and export with the small model")
+    parser.add_argument("--run", type=Path, help="with --demo: a finished run of the demo, to save training it")
     parser.add_argument("--fresh", metavar="TORCH", help="let pip install TORCH (torch, or a wheel) and all else")
     parser.add_argument("--folder", type=Path, help="an empty folder to work in, which is kept; else a temporary one")
     arguments = parser.parse_args()
@@ -209,7 +220,7 @@ def main() -> int:
         if arguments.demo:
             fresh = arguments.fresh is not None
             timed("install llama.cpp", lambda: install_llama_cpp(folder / "environment", fresh))
-            demo(transcript)
+            demo(transcript, arguments.run)
     print(f"{len(transcript.failed)} commands failed" + "".join(f"\n  {each}" for each in transcript.failed))
     return 1 if transcript.failed else 0
 

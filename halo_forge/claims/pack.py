@@ -253,8 +253,8 @@ def _finished(root: Path) -> tuple[RaftConfig, dict[str, Any], dict[str, Any]]:
 
 
 def _default_output(root: Path) -> Path:
-    absolute = root.absolute()
-    return absolute.with_name(f"{absolute.name}.claim.zip") if root.is_absolute() else Path(f"{root}.claim.zip")
+    named = root.resolve() if root.name in ("", "..") else root
+    return named.with_name(f"{named.name}.claim.zip")
 
 
 def _stage_files(root: Path) -> Iterator[tuple[str, Path]]:

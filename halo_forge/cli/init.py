@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from halo_forge.starter.choose import Wanted
     from halo_forge.starter.init import Written
 
-DIRECTORY = typer.Argument(Path("."), metavar="[DIR]", help="Folder for the configuration; made if missing.")
+DIRECTORY = typer.Argument(Path("."), metavar="DIR", help="Folder for the configuration; made if missing.")
 MODEL = typer.Option(None, metavar="MODEL", help="A model folder, or a hub id (owner/name).")
 PROMPTS = typer.Option(
     None, metavar="PROMPTS", help="A .jsonl or .parquet file, a data set id, or builtin:c; split into train, dev, test."

@@ -19,7 +19,7 @@ Family = Literal["llama", "qwen"]
 BASE, WIDTH, ROWS = 5e-4, 2000, 128
 """The rate of a model of this width, with this many rows per optimizer step."""
 EXPONENTS: dict[Family, float] = {"llama": 0.781, "qwen": 0.0775}
-_LIKE_LLAMA = ("llama", "mistral", "smollm", "codellama", "deepseek", "starcoder", "stable", "granite", "olmo", "phi")
+_LIKE_LLAMA = ("llama", "mistral", "smollm", "deepseek-coder")
 
 
 def family_of(name: str) -> Family | None:

@@ -158,7 +158,7 @@ def measure(
         ToolMissing: A compiler, a package or the server is missing or does not work.
         VerifierBroken: The verifier itself failed too often; the same call continues.
     """
-    with _own_hints(folder), _opened(folder, subject, prompts, settings) as (date, note):
+    with own_hints(folder), _opened(folder, subject, prompts, settings) as (date, note):
         stages = StageFolder(folder, note)
         requests = settings.requests(prompts)
         wanted = {request.key: request for request in requests}
@@ -188,8 +188,8 @@ def measure(
 
 
 @contextlib.contextmanager
-def _own_hints(folder: Path) -> Iterator[None]:
-    """What fixes a lost or edited file of a measurement; those of a run are redone by cycles."""
+def own_hints(folder: Path) -> Iterator[None]:
+    """What fixes a lost or edited file of a measurement or an evaluation; those of a run are redone by cycles."""
     try:
         yield
     except RunDirError as error:

@@ -21,7 +21,7 @@ from typing import Any
 from halo_forge.config import differing_keys
 from halo_forge.core.errors import RunDirError
 from halo_forge.core.records import Completion, Prompt, Record, Sample, Verdict
-from halo_forge.evaluations.ask import Verifiers, is_sampled, measure
+from halo_forge.evaluations.ask import Verifiers, is_sampled, measure, own_hints
 from halo_forge.evaluations.models import Models
 from halo_forge.evaluations.outside import has_format, sample_rows
 from halo_forge.evaluations.plan import Evaluation, TaskSet
@@ -35,6 +35,8 @@ from halo_forge.verifiers.limits import reference_warnings
 
 IDENTITY_FILE = "evaluation.json"
 RESULT_FILE = "result.json"
+_OF_A_SET = ("prompts.jsonl", "references.json")
+"""Files in the folder of a task set, beside the folders of its subjects."""
 SCHEMA_VERSION = 1
 
 
@@ -62,7 +64,7 @@ def execute(
         ConfigError, ModelError, ToolMissing, VerifierBroken: As `measure`.
     """
     root = evaluation.root
-    with ExitStack() as stack:
+    with own_hints(root), ExitStack() as stack:
         stack.callback(_opened(evaluation, resume).release)
         samples: dict[Key, Sequence[Sample]] = {}
         warnings = list(evaluation.warnings)
@@ -162,11 +164,33 @@ def _opened(evaluation: Evaluation, resume: bool) -> RunLock:
 
 
 def _clear(root: Path, identity: Mapping[str, Any]) -> None:
-    """Remove what a command wrote that failed before the first completion, so that it may be asked differently."""
-    with as_written(root / IDENTITY_FILE), explained(root):
-        for each in identity["sets"].values():
-            shutil.rmtree(root / Path(each["folder"]).name, ignore_errors=True)
-    (root / IDENTITY_FILE).unlink()
+    """Remove what a command wrote that failed before the first completion, so that it may be asked differently.
+
+    Raises:
+        RunDirError: The file, or a folder that it names, is not what such a command writes; nothing is removed.
+    """
+    path = root / IDENTITY_FILE
+    with as_written(path), explained(root):
+        if not isinstance(identity["schema_version"], int):
+            raise ValueError(f"schema_version is {identity['schema_version']!r}")
+        folders = [root / _plain_name(each["folder"]) for each in identity["sets"].values()]
+        for folder in folders:
+            if foreign := [file.name for file in folder.glob("[!.]*") if file.is_file() and file.name not in _OF_A_SET]:
+                raise ValueError(f"{folder} holds {foreign[0]}")
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+        path.unlink()
+
+
+def _plain_name(name: str) -> str:
+    """The name of a folder in another one.
+
+    Raises:
+        ValueError: It leads elsewhere.
+    """
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise ValueError(f"{name!r} is not the name of a folder in it")
+    return name
 
 
 @dataclass(frozen=True)
@@ -193,6 +217,11 @@ def read_evaluation(root: Path) -> StoredEvaluation:
     Raises:
         RunDirError: The folder holds none, or a file of it cannot be read.
     """
+    with own_hints(root):
+        return _read(root)
+
+
+def _read(root: Path) -> StoredEvaluation:
     path = root / IDENTITY_FILE
     if not path.is_file():
         raise RunDirError(

@@ -70,8 +70,13 @@ def make_small_model(target: Path, report: Report) -> None:
             if target.exists():
                 shutil.rmtree(target)  # an incomplete leftover
             os.replace(folder / "model", target)
-    except PermissionError as error:
-        raise RunDirError(f"{error.filename}: {error.strerror}", "name a folder that you may write to") from error
+    except OSError as error:
+        if error.errno is None:  # a library's own error, not the system's
+            raise
+        hint = "free some space, or name a folder that you may write to; then run the same command again"
+        raise RunDirError(
+            f"{target.parent if error.filename is None else error.filename}: {error.strerror}", hint
+        ) from error
     report(f"{target} is ready")
 
 

@@ -54,6 +54,19 @@ def test_the_same_run_gives_the_same_bytes(run: Path, tmp_path: Path) -> None:
     assert packed(run).read_bytes() == first  # and an equal file may be there
 
 
+def test_the_file_lies_beside_the_run_however_the_run_is_named(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder, name, expected in (
+        (tmp_path, "run", "run.claim.zip"),
+        (tmp_path, "./run/", "run.claim.zip"),
+        (run, ".", str(tmp_path / "run.claim.zip")),
+        (run / "cycles", "..", str(tmp_path / "run.claim.zip")),
+    ):
+        monkeypatch.chdir(folder)
+        assert packed(Path(name)) == Path(expected)
+
+
 def test_another_file_of_that_name_is_not_overwritten(run: Path, tmp_path: Path) -> None:
     other = tmp_path / "run.claim.zip"
     other.write_text("mine")

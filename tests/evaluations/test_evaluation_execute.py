@@ -145,6 +145,31 @@ def test_what_failed_before_the_first_completion_may_be_asked_differently_in_the
     assert {column["num_samples"] for column in found.columns} == {6, 12}
 
 
+@pytest.mark.parametrize("folder", ["..", "", ".", "../beside", "results"])
+def test_nothing_but_an_evaluations_own_folders_is_ever_removed(tmp_path: Path, folder: str) -> None:
+    root = tmp_path / "eval"
+    for path in (tmp_path / "mine.txt", tmp_path / "beside" / "a.txt", root / "mine.txt", root / "results" / "a.txt"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    written = {"schema_version": 1, "subjects": {}, "sets": {"tasks": {"folder": folder, "decodings": {}}}}
+    (root / "evaluation.json").write_text(json.dumps(written))
+    asked = planned(tmp_path)
+    before = tree(tmp_path)
+    with pytest.raises(RunDirError, match=r"evaluation.json: not what halo-forge wrote here") as refused:
+        execute(asked, SilentObserver())
+    assert "remove" in refused.value.hint
+    assert "raft resume" not in refused.value.hint
+    assert {name: data for name, data in tree(tmp_path).items() if not name.endswith("lock")} == before
+
+
+def test_a_file_of_another_program_with_the_same_name_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "eval" / "evaluation.json").write_text('{"sets": {}}')
+    with pytest.raises(RunDirError, match=r"no 'schema_version'"):
+        execute(planned(tmp_path), SilentObserver())
+    assert (tmp_path / "eval" / "evaluation.json").read_text() == '{"sets": {}}'
+
+
 def test_the_verifier_is_opened_once_for_all_subjects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[object] = []
     monkeypatch.setattr(

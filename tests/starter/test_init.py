@@ -159,7 +159,8 @@ def test_what_is_written_passes_the_check_and_the_dry_run(
     assert done.code == 0, done.err
     config = load_config("raft.yaml").config
     assert check_config(config).warnings == ()
-    assert planned(config).warnings == ()
+    found = planned(config)
+    assert found.warnings == () and found.advice == ()
     assert cli("config", "check", "raft.yaml").code == 0
     assert cli("raft", "run", "raft.yaml", "--dry-run").code == 0
     text = Path("raft.yaml").read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import os
 import pty
@@ -188,6 +189,19 @@ def test_too_little_disk_space_is_said_before_anything_is_downloaded(
     monkeypatch.setattr(small_model.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(1, 1, 10_000_000))
     with pytest.raises(RunDirError, match=r"10 MB are free.*600 MB"):
         make(tmp_path / "models" / "small")
+    assert contents(tmp_path / "models") == []
+
+
+@pytest.mark.usefixtures("small")
+def test_a_disk_that_fills_up_is_an_error_with_a_way_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(gguf: Path, target: Path) -> None:
+        target.mkdir()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(small_model, "convert", fill)
+    with pytest.raises(RunDirError, match="No space left on device") as caught:
+        make(tmp_path / "models" / "small")
+    assert "run the same command again" in caught.value.hint
     assert contents(tmp_path / "models") == []
 
 
