@@ -145,22 +145,20 @@ def _remember(folder: Path, toolchain: dict[str, Any]) -> None:
 def _all_verdicts(
     pairs: Sequence[Pair], prompts: Mapping[str, Prompt], verifier: Verifier, folder: Path, track: Track
 ) -> dict[str, dict[Key, Verdict]]:
-    def once() -> Iterator[Verdict]:
-        for file, own in files.items():
-            store = StageFolder(folder / file.replace("/", "-").removesuffix(".jsonl"), lambda event, **fields: None)
-
-            def make(missing: Sequence[Key], own: Mapping[Key, Pair] = own) -> Iterator[Verdict]:
-                return verifier.verify([_asked(own[key].completion, prompts) for key in missing])
-
-            form = StreamForm[Verdict](sealed=_local, is_final=lambda verdict: verdict.status != "error")
-            (made,) = store.streams("verdicts", Verdict, {"verdicts": list(own)}, make, form)
-            remade[file] = {verdict.key: verdict for verdict in made}
-            yield from made
-
     files = by_file(pairs)
     remade: dict[str, dict[Key, Verdict]] = {}
-    for _ in track("verify", once(), len(pairs)):
-        pass
+    for number, (file, own) in enumerate(files.items(), start=1):
+        store = StageFolder(folder / file.replace("/", "-").removesuffix(".jsonl"), lambda event, **fields: None)
+
+        def make(
+            missing: Sequence[Key], own: Mapping[Key, Pair] = own, label: str = f"verify, file {number} of {len(files)}"
+        ) -> Iterator[Verdict]:
+            asked = [_asked(own[key].completion, prompts) for key in missing]
+            return track(label, verifier.verify(asked), len(asked))
+
+        form = StreamForm[Verdict](sealed=_local, is_final=lambda verdict: verdict.status != "error")
+        (made,) = store.streams("verdicts", Verdict, {"verdicts": list(own)}, make, form)
+        remade[file] = {verdict.key: verdict for verdict in made}
     return remade
 
 

@@ -103,11 +103,13 @@ def _print(root: Path, result: EvaluationResult, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"folder": str(root), **result.to_row()}, indent=2))
         return
+    from halo_forge.core.wording import counted
+
     console = stdout()
     sets = dict.fromkeys(column["task_set"] for column in result.columns)
     for name in sets:
         rows = [column for column in result.columns if column["task_set"] == name]
-        title = f"{name}: {rows[0]['num_prompts']} prompts (95% intervals, clustered by prompt)"
+        title = f"{name}: {counted(rows[0]['num_prompts'], 'prompt')} (95% intervals, clustered by prompt)"
         print_table(list(_rates(rows)), title=title, console=console)
         print_table(list(_outcomes(rows)), title="furthest stage and how it ended, in samples", console=console)
         pairs = [row for row in result.differences if row["task_set"] == name]
@@ -146,9 +148,11 @@ def _rate(metrics: Mapping[str, float], name: str) -> str:
 
 
 def _outcomes(rows: list[Mapping[str, Any]]) -> Iterator[Column]:
+    from halo_forge.evaluations.result import outcome_names
+
     yield Column("subject", [row["subject"] for row in rows], text=True)
     yield Column("decoding", [row["decoding"] for row in rows], text=True)
-    for name in dict.fromkeys(each for row in rows for each in row["outcomes"]):
+    for name in outcome_names(rows):
         yield Column(name, [str(row["outcomes"].get(name, 0)) for row in rows])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -171,7 +172,7 @@ def _print(wanted: Wanted, written: Written, directory: Path) -> None:
         print_paragraph(console, line, indent="    ")
     console.out("")
     print_paragraph(console, f"written: {written.path}")
-    where = "" if directory.resolve() == Path.cwd() else f"cd {directory} && "
+    where = "" if directory.resolve() == Path.cwd() else f"cd {shlex.quote(str(directory))} && "
     print_paragraph(console, f"next: {where}halo-forge raft run {written.path.name} --dry-run")
 
 
@@ -213,6 +214,6 @@ def _demo(directory: Path, given: list[str], as_json: bool) -> None:
     if as_json:
         print(json.dumps({"path": str(path), "model": str(model)}, indent=2))
         return
-    where = "" if directory.resolve() == Path.cwd() else f"cd {directory} && "
+    where = "" if directory.resolve() == Path.cwd() else f"cd {shlex.quote(str(directory))} && "
     print(f"ready: {path} and {model}")
     print(f"next: {where}halo-forge raft run {path.name}")

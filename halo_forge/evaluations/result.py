@@ -83,14 +83,12 @@ def result_of(samples: Mapping[Key, Sequence[Sample]], notes: Sequence[str] = ()
 def _column(key: Key, samples: Sequence[Sample]) -> Column:
     metrics = measure_set(set_facts(samples), _PREFIX)
     outcomes = Counter(f"{sample.verdict.stage} {sample.verdict.status}" for sample in samples)
-    order_of: dict[str, int] = {stage: number for number, stage in enumerate(STAGES)}
-    order = sorted(outcomes, key=lambda each: (order_of[each.partition(" ")[0]], each))
     return Column(
         *key,
         num_prompts=len({sample.prompt_id for sample in samples}),
         num_samples=len(samples),
         metrics={name.removeprefix(f"{_PREFIX}/"): value for name, value in sorted(metrics.items())},
-        outcomes={each: outcomes[each] for each in order},
+        outcomes={each: outcomes[each] for each in sorted(outcomes, key=_by_stage)},
     )
 
 
@@ -103,6 +101,16 @@ def _differences(samples: Mapping[Key, Sequence[Sample]]) -> Iterator[Difference
             for metric, found in differences(before, after, "second").items():
                 values = {"first": found["start"], **{key: each for key, each in found.items() if key != "start"}}
                 yield Difference(task_set, metric, first, first_decoding, second, second_decoding, values)
+
+
+def outcome_names(columns: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Every outcome of these `Column` rows, by stage."""
+    return sorted({name for each in columns for name in each["outcomes"]}, key=_by_stage)
+
+
+def _by_stage(outcome: str) -> tuple[int, str]:
+    stage = outcome.partition(" ")[0]
+    return next((number for number, each in enumerate(STAGES) if each == stage), len(STAGES)), outcome
 
 
 def decodings_of(difference: Mapping[str, Any]) -> str:

@@ -154,6 +154,8 @@ def _of_server(text: str, match: re.Match[str], given: Mapping[str, Any]) -> Sub
 
 
 def _of_run(text: str, root: Path, at: str | None, given: Mapping[str, Any]) -> Subject:
+    if not (root / "run.json").is_file():
+        raise ConfigError(f"subject {text}: {root} is not a run directory, so it has no @{at}", f"name {FORMS}")
     identity = read_identity(root)  # first: the configuration of an earlier version may not be readable
     if is_sft_run(root):
         return _of_sft_run(text, root, at, identity, given)

@@ -18,6 +18,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from halo_forge.core.decisions import Assessment, DecisionsSection, Totals, confirm_totals, screen_totals
+from halo_forge.core.errors import ConfigError
 from halo_forge.core.evaluation import COMPARED, differences
 from halo_forge.core.metrics.compare import What, prompt_totals
 from halo_forge.core.records import Prompt, Record, Sample
@@ -181,8 +182,16 @@ def served_subject(
         if is_sealed:
             yield subject
             return
-        with served(llama_cpp, model, lora, port, num_tokens(), folder.parent / "server_logs"):
-            yield subject
+        logs = folder.parent / "server_logs"
+        with served(llama_cpp, model, lora, port, num_tokens(), logs):
+            try:
+                yield subject
+            except ConfigError as error:
+                raise ConfigError(
+                    f"the exported file cannot be asked: {error.message}",
+                    f"the file is damaged, or llama.cpp computes values with it that are not finite: see {logs}; remove"
+                    f" {folder.parents[1]} and export it again",
+                ) from error
 
     return asked
 

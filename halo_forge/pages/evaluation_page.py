@@ -10,7 +10,7 @@ from typing import Any
 from halo_forge.core.records import Sample
 from halo_forge.core.wording import counted
 from halo_forge.evaluations.execute import StoredEvaluation
-from halo_forge.evaluations.result import decodings_of, result_of
+from halo_forge.evaluations.result import decodings_of, outcome_names, result_of
 from halo_forge.pages.charts import REACHED_COLOURS, Chart, Point, Table, lines, stacked, text_of
 from halo_forge.pages.run_page import Facts, Section
 from halo_forge.pages.samples import Payload, payload_of
@@ -130,7 +130,7 @@ def _rate(metrics: Mapping[str, float], name: str) -> str:
 
 
 def _outcomes(columns: Sequence[Mapping[str, Any]]) -> Table:
-    names = list(dict.fromkeys(name for each in columns for name in each["outcomes"]))
+    names = outcome_names(columns)
     rows = tuple(
         (each["subject"], each["decoding"], *(str(each["outcomes"].get(name, 0)) for name in names)) for each in columns
     )

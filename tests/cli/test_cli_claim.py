@@ -43,7 +43,7 @@ def test_a_claim_says_what_is_in_it_and_a_recheck_what_it_found(cli: Cli, run: s
     assert done.code == 0
     assert done.out.rstrip().endswith("no difference")
     assert "not checked: programs of train: the claim does not hold the prompts" in done.out
-    assert "verify: " in done.err and "verify: " not in done.out
+    assert "verify, file 1 of " in done.err and "verify, " not in done.out
 
 
 def test_both_print_json(cli: Cli, run: str) -> None:

@@ -10,6 +10,8 @@ import pytest
 from cli_calls import Cli, command_line
 from scripted_runs import verify_in_memory, write_rows
 
+from halo_forge.evaluations.result import outcome_names
+
 
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
@@ -36,6 +38,13 @@ def test_run_prints_rates_outcomes_and_differences(cli: Cli, arguments: list[str
     for word in ("pass@1", "compile rate", "tests passed", "compile failed", "difference", "detectable", "owner/b"):
         assert word in done.out
     assert "owner/a on" in done.err
+
+
+def test_outcomes_stand_by_stage_whatever_the_first_subject_came_to(cli: Cli, arguments: list[str]) -> None:
+    done = cli("eval", "run", *arguments, "--limit", "1")
+    assert "tasks.jsonl: 1 prompt (95%" in done.out
+    rows = [{"outcomes": {"tests passed": 1}}, {"outcomes": {"extract failed": 1, "compile failed": 2}}]
+    assert outcome_names(rows) == ["extract failed", "compile failed", "tests passed"]
 
 
 def test_json_holds_everything_and_report_prints_the_same(cli: Cli, arguments: list[str]) -> None:

@@ -148,7 +148,7 @@ def test_what_failed_before_the_first_completion_may_be_asked_differently_in_the
 @pytest.mark.parametrize("folder", ["..", "", ".", "../beside", "results"])
 def test_nothing_but_an_evaluations_own_folders_is_ever_removed(tmp_path: Path, folder: str) -> None:
     root = tmp_path / "eval"
-    for path in (tmp_path / "mine.txt", tmp_path / "beside" / "mine.txt", root / "mine.txt", root / "results" / "a.txt"):
+    for path in (tmp_path / "mine.txt", tmp_path / "beside" / "a.txt", root / "mine.txt", root / "results" / "a.txt"):
         path.parent.mkdir(exist_ok=True)
         path.write_text("mine")
     written = {"schema_version": 1, "subjects": {}, "sets": {"tasks": {"folder": folder, "decodings": {}}}}

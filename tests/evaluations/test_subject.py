@@ -188,3 +188,8 @@ def test_a_text_that_names_no_server_and_no_model_is_refused(text: str, message:
 def test_a_wrong_key_of_the_model_section_is_named(tiny_models: dict[str, Path]) -> None:
     with pytest.raises(ConfigError, match=r"model\.dtype: found \"int8\""):
         subject_of(str(tiny_models["llama"]), {"dtype": "int8"})
+
+
+def test_a_version_of_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"{tmp_path} is not a run directory, so it has no @v1"):
+        subject_of(f"{tmp_path}@v1")

@@ -157,6 +157,19 @@ def test_an_adapter_as_gguf_is_asked_on_the_base_model(
     assert "with this adapter" in done.record["proof"]["asked_by"]
 
 
+def test_a_file_whose_values_are_not_finite_is_refused_as_damaged(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    like_the_adapter(monkeypatch)
+    tools = fake_llama_cpp(tmp_path / "llama.cpp")
+    server = tools / "build/bin/llama-server"
+    not_finite = '"finish_reason": "stop", "logprobs": {"content": [{"id": 5, "logprob": None}]}'
+    server.write_text(server.read_text().replace('"finish_reason": "stop"', not_finite))
+    with pytest.raises(ConfigError, match="the exported file cannot be asked") as caught:
+        made(order(run, "gguf", tmp_path / "out", llama_cpp=str(tools)))
+    assert "damaged" in caught.value.hint and not (tmp_path / "out").exists()
+
+
 def test_the_adapter_is_asked_once_for_several_exports_of_it(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
