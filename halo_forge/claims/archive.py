@@ -110,6 +110,8 @@ def write_archive(path: Path, members: Mapping[str, bytes | Path], head: Mapping
     Raises:
         ClaimError: It cannot be written, or another file of that name is there.
     """
+    if not path.name:
+        raise ClaimError(f"{path}: is a folder", "name a file with -o")
     sizes = {name: _described(content) for name, content in sorted(members.items())}
     manifest = Manifest(**head, members=sizes)
     text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
@@ -212,6 +214,8 @@ def _checked_names(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.Zi
             raise ClaimError(f"{path}: holds {name[:200]!r} twice", _FOREIGN)
         if name != MANIFEST and _NAME.fullmatch(name) is None:
             raise ClaimError(f"{path}: holds {name[:200]!r}, which is no file of a claim", _FOREIGN)
+        if info.compress_type not in (zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED):
+            raise ClaimError(f"{path}: holds {name[:200]!r}, compressed as no claim is", _FOREIGN)
         found[name] = info
     total = sum(info.file_size for info in entries)
     if total > MAX_BYTES:

@@ -20,6 +20,7 @@ from halo_forge.claims.opened import (
     refuse_unknown_sets,
     with_settings,
 )
+from halo_forge.claims.packaged import check_packaged
 from halo_forge.claims.pairs import Pair, check_pairs, checkable, completions_of, joined
 from halo_forge.claims.privacy import OUTPUT_DIR
 from halo_forge.claims.programs import Programs
@@ -200,6 +201,8 @@ def _measured(
         source, given = manifest.prompts[set_folder], options.prompts.get(set_folder)
         findings.compare(_EVALUATION, task_set["prompts_sha256"], source.sha256, what=f"{set_name}.prompts_sha256")
         prompts, is_whole = read_set(path, root, set_folder, manifest, given, native_prompts, findings)
+        if is_whole:
+            check_packaged(set_name, set_folder, manifest, prompts, findings)
         by_id = {prompt.id: prompt for prompt in prompts}
         for decoding, asked in task_set["decodings"].items():
             if decoding not in DECODINGS:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from halo_forge.claims.archive import Manifest, prompts_file
 from halo_forge.claims.findings import Findings
+from halo_forge.claims.packaged import packaged_set
 from halo_forge.claims.privacy import OUTPUT_DIR
 from halo_forge.claims.programs import MACHINE_KEYS
 from halo_forge.config import RaftConfig
@@ -107,7 +108,13 @@ def read_run_prompts(
             section = config.prompts.model_copy(update={name: source})
             return load_prompt_set(config.model_copy(update={"prompts": section}), name)
 
-        found[name], is_whole = read_set(path, root, name, manifest, given.get(name), load, findings)
+        here = None
+        if name not in given:
+            here = packaged_set(getattr(config.prompts, name), name, manifest, load, findings)
+        if here is not None and not manifest.prompts[name].packed:
+            found[name], is_whole = here, True
+        else:
+            found[name], is_whole = read_set(path, root, name, manifest, given.get(name), load, findings)
         whole |= {prompt.id for prompt in found[name]} if is_whole else set()
     return PromptSets(**found), whole
 

@@ -27,8 +27,10 @@ from halo_forge.claims.opened import Options
 from halo_forge.claims.pack import pack
 from halo_forge.claims.recheck import recheck
 from halo_forge.core.errors import ClaimError, RunDirError
+from halo_forge.core.records import Prompt
 from halo_forge.evaluations.execute import execute
 from halo_forge.evaluations.plan import plan
+from halo_forge.runtime.prompt_sets import prompt_digest
 
 IDS = [f"train{number}" for number in range(6)]
 
@@ -116,6 +118,22 @@ def test_an_edited_verdict_is_not_confirmed_and_the_columns_by_this_machine_are_
     ]
     assert ("value", "result.json", "columns.2.metrics.pass@1") in said(found)
     assert found.consequences == []  # by the verdicts of this machine the stored columns are right
+
+
+def test_packaged_tasks_with_other_tests_are_not_taken_for_packaged_ones(evaluation: Path) -> None:
+    path = pack(evaluation, None).path
+    assert rechecked(path, programs=False).is_confirmed
+    files = members(path)
+    rows = [json.loads(each) for each in files["sets/set2/prompts.jsonl"].splitlines()]
+    rows[0]["tests"]["expected"] = ["anything"]
+    digest = prompt_digest([Prompt.from_row(row) for row in rows])
+    manifest, stored = json.loads(files["manifest.json"]), json.loads(files["evaluation.json"])
+    manifest["prompts"]["set2"]["sha256"] = stored["sets"]["builtin:c/test"]["prompts_sha256"] = digest
+    for name, content in (("manifest.json", manifest), ("evaluation.json", stored)):
+        files[name] = json.dumps(content).encode()
+    files["sets/set2/prompts.jsonl"] = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    what = "that the prompts of set2 are builtin:c/test"
+    assert ("value", "sets/set2/prompts.jsonl", what) in said(rechecked(rewritten(path, files), programs=False))
 
 
 def test_a_missing_row_and_one_too_many(evaluation: Path) -> None:

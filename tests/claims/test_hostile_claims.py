@@ -28,12 +28,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted_runs import execute
 
+import halo_forge
 from halo_forge.claims import archive
 from halo_forge.claims.opened import with_settings
 from halo_forge.claims.programs import local_spec
 from halo_forge.claims.recheck import _limited_memory
 from halo_forge.config import load_config
 from halo_forge.core.errors import ClaimError
+from halo_forge.core.records import Prompt
+from halo_forge.runtime.prompt_sets import prompt_digest
 from halo_forge.verifiers import ProgramSpec
 
 
@@ -300,6 +303,69 @@ def test_a_claim_with_the_prompts_of_somebody_else(claim: Path) -> None:
 
     found = rechecked(edited(claim, "prompts/dev.jsonl", edit), programs=False)
     assert ("value", "prompts/dev.jsonl", "sha256 of the prompts") in said(found)
+
+
+@pytest.fixture(scope="module")
+def with_packaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A claim whose dev prompts are two of the packaged ones."""
+    folder = tmp_path_factory.mktemp("packaged")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        verify_programs(monkeypatch)
+        config = inputs(folder, raft__num_cycles=1, prompts__dev="builtin:c/dev", prompts__dev_limit=2)
+        answers = folder / "answers.jsonl"
+        anything = json.dumps({"prompt_id": "*", "answers": [program("pass")]})
+        answers.write_text(f"{answers.read_text()}{anything}\n")
+        execute(config, folder / "run")
+        return packed(folder / "run")
+
+
+def with_easier_tests(claim: Path, version: str) -> Path:
+    """A claim that calls prompts packaged ones, and has other tests for them, with digests that fit."""
+    files = members(claim)
+    rows = [json.loads(each) for each in files["prompts/dev.jsonl"].splitlines()]
+    rows[0]["tests"]["expected"] = ["anything"]
+    digest = prompt_digest([Prompt.from_row(row) for row in rows])
+    manifest, run = json.loads(files["manifest.json"]), json.loads(files["run.json"])
+    manifest["halo_forge_version"] = version
+    manifest["prompts"]["dev"]["sha256"] = run["prompts"]["dev"] = digest
+    files |= {"manifest.json": json.dumps(manifest).encode(), "run.json": json.dumps(run).encode()}
+    return rewritten(claim, {**files, "prompts/dev.jsonl": b"".join(json.dumps(row).encode() + b"\n" for row in rows)})
+
+
+def test_packaged_prompts_with_other_tests_are_not_taken_for_packaged_ones(
+    with_packaged: Path, verifiers: Verifiers
+) -> None:
+    what = "that the prompts of dev are builtin:c/dev"
+    assert rechecked(with_packaged, programs=False).is_confirmed
+    found = rechecked(with_easier_tests(with_packaged, halo_forge.__version__), programs=False)
+    assert said(found) == [("value", "prompts/dev.jsonl", what)]
+    found = rechecked(with_easier_tests(with_packaged, "0.0.1"), programs=False)
+    assert [each.why for each in found.findings.not_checked if each.what == what] == [
+        "they are not those of this halo-forge, and halo-forge 0.0.1 packed the claim"
+    ]
+
+
+def test_a_claim_cannot_hide_programs_by_leaving_out_packaged_prompts(
+    with_packaged: Path, verifiers: Verifiers
+) -> None:
+    files = members(with_packaged)
+    manifest = json.loads(files["manifest.json"])
+    manifest["prompts"]["dev"]["packed"] = False
+    ids = [json.loads(each)["id"] for each in files["prompts/dev.jsonl"].splitlines()]
+    stubs = b"".join(json.dumps({"id": each, "info": {}}).encode() + b"\n" for each in ids)
+    files |= {"manifest.json": json.dumps(manifest).encode(), "prompts/dev.jsonl": stubs}
+    found = rechecked(rewritten(with_packaged, files))
+    assert found.is_confirmed and found.num_verified == rechecked(with_packaged).num_verified
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_another_compression(claim: Path, tmp_path: Path, method: int) -> None:
+    """Their decompressors need other limits, and raise errors of their own."""
+    path = tmp_path / "other.claim.zip"
+    with zipfile.ZipFile(path, "w", method) as written:
+        for name, content in members(claim).items():
+            written.writestr(name, content)
+    refused(path, "compressed as no claim is", tmp_path)
 
 
 def test_nothing_is_unpickled_or_imported() -> None:

@@ -250,6 +250,9 @@ def test_what_cannot_be_packed(run: Path, tmp_path: Path) -> None:
     train.write_text(kept)
     with pytest.raises(ClaimError, match="cannot be written"):
         pack_run(run, tmp_path / "no such folder/a.zip", with_prompts=True)
+    for folder in (".", "/"):
+        with pytest.raises(ClaimError, match="is a folder"):
+            pack_run(run, Path(folder), with_prompts=True)
     (run / "result.json").unlink()
     with pytest.raises(RunDirError, match="not finished") as caught:
         packed(run)
