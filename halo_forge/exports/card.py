@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import halo_forge
+from halo_forge.core.errors import RunDirError
 from halo_forge.core.wording import counted, visible
 from halo_forge.exports.proof import Proof
 from halo_forge.exports.source import Source, prompt_origins
 from halo_forge.exports.weights import Kind, Quantization
 from halo_forge.store.files import as_written, read_json
 from halo_forge.store.run import cycle_folder
+from halo_forge.store.sft import sft_source
 
 HOW_TO_PROVE = (
     "install llama.cpp's server (`pip install xllamacpp`) or name a checkout that is built (`--llama-cpp DIR`), remove"
@@ -85,7 +87,8 @@ def _metadata(source: Source, made: Made, licence: str | None) -> Iterator[str]:
     yield "pipeline_tag: text-generation"
     if made.kind == "merged":
         yield "library_name: transformers"
-    tags = ["code", "halo-forge", "raft", *(["gguf"] if made.kind != "merged" else [])]
+    raft, kind = ["raft"] if source.subject.run is not None else [], ["gguf"] if made.kind != "merged" else []
+    tags = ["code", "halo-forge", *raft, *kind]
     yield f"tags: [{', '.join(tags)}]"
     yield "---"
 
@@ -96,7 +99,8 @@ def _what(source: Source, made: Made) -> Iterator[str]:
         "gguf": f"the same as a GGUF file for llama.cpp and Ollama, in {made.quantization}",
         "lora-gguf": f"the LoRA adapter as a GGUF file in {made.quantization}, to be applied to the base model's",
     }
-    yield f"`{source.base}`, tuned by RAFT with halo-forge {halo_forge.__version__}: {kinds[made.kind]}."
+    how = "with a LoRA adapter, exported by" if source.subject.run is None else "tuned by RAFT with"
+    yield f"`{source.base}`, {how} halo-forge {halo_forge.__version__}: {kinds[made.kind]}."
     yield ""
     for name, size in made.files.items():
         yield f"- `{name}`: {size / 1e6:,.1f} MB"
@@ -153,9 +157,19 @@ def _training(source: Source) -> Iterator[str]:
     modules = ", ".join(sorted(lora.get("target_modules") or []))
     shape = f"rank {lora.get('r')}, alpha {lora.get('lora_alpha')}, on {modules}"
     if run is None or source.config is None:
-        yield f"A LoRA adapter ({shape}). How it was trained is not known here: it was exported without its run."
+        stage = _stage(source.adapter)
+        unknown = "How it was trained is not known here: it was exported without its run."
+        yield f"A LoRA adapter ({shape}). {unknown if stage is None else f'It is {stage}.'}"
         return
+    if (start := source.config.model.adapter) is not None:
+        stage = _stage(Path(start))
+        known = "how that was trained is not known here" if stage is None else f"which is {stage}"
+        yield f"It started from the adapter `{start}`, {known}."
+        yield ""
     lineage = source.lineage()
+    if not lineage:
+        yield f"This is version 0 of the run ({shape}): nothing was trained in it yet."
+        return
     rates, num_rows = [], 0
     for cycle in reversed(lineage):
         with as_written(path := cycle_folder(run, cycle) / "settings.json"):
@@ -170,6 +184,22 @@ def _training(source: Source) -> Iterator[str]:
     )
     yield ""
     yield f"`halo-forge export {run.name} --to samples` writes these samples as a data set."
+
+
+def _stage(adapter: Path) -> str | None:
+    """What the supervised stage did that an adapter is from, in words; None where no readable one is known."""
+    try:
+        found = sft_source(adapter)
+        if found is None:
+            return None
+        version, loss = found.version_of(adapter)
+    except RunDirError:  # of another version of halo-forge, say: a card says what can be read
+        return None
+    measured = "" if loss is None else f", held-out loss {loss:.4f}"
+    return (
+        f"version {version} of supervised fine-tuning on the completions of `{found.settings['data']['train']}` (peak"
+        f" learning rate {found.learning_rate:g}{measured})"
+    )
 
 
 def _judged(source: Source) -> Iterator[str]:
