@@ -198,8 +198,6 @@ def test_a_version_of_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None
 def test_a_missing_base_is_said_to_be_the_one_that_the_adapter_names(adapter: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(adapter, tmp_path / "copy")
     edit(copy / "adapter_config.json", base_model_name_or_path="./elsewhere/base")
-    with pytest.raises(
-        ModelError, match="no such folder .the base model that its adapter_config.json names"
-    ) as refused:
+    with pytest.raises(ModelError, match=r"no such folder \(the base model that its adapter_config") as refused:
         subject_of(str(copy))
     assert "base_model_name_or_path" in refused.value.hint
