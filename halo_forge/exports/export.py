@@ -27,7 +27,7 @@ from halo_forge.exports.llama_cpp import LlamaCpp, find_llama_cpp
 from halo_forge.exports.modelfile import modelfile
 from halo_forge.exports.proof import Asked, Proof, merged_subject, prove, served_subject
 from halo_forge.exports.samples import FILE, kept_samples, samples_card, write_samples
-from halo_forge.exports.source import Source, source_of
+from halo_forge.exports.source import Source, refuse_another_base, source_of
 from halo_forge.exports.weights import (
     BY_QUANTIZER,
     ROUNDING_FILE,
@@ -119,6 +119,7 @@ def export(order: Order, observer: Observer) -> Exported:
     """
     _check_combination(order)
     source = source_of(order.text, order.config, order.model)
+    refuse_another_base(source)
     llama_cpp = find_llama_cpp(order.llama_cpp)
     for tool in tools_for(order.kind, order.quantization):
         llama_cpp.command(tool)
