@@ -313,7 +313,8 @@ def _check_combination(order: Order) -> None:
 def _why_not_proved(order: Order, source: Source, llama_cpp: LlamaCpp) -> str | None:
     """Why nothing can be asked; None where the proof can be made."""
     if order.on is None:
-        return f"it was exported with --no-proof. To prove it, {HOW_TO_PROVE}, without --no-proof."
+        how = HOW_TO_PROVE if order.kind != "merged" else "remove this folder, and run the same command again"
+        return f"it was exported with --no-proof. To prove it, {how}, without --no-proof."
     if source.config is None:
         return (
             "an adapter without its run does not say how it is asked. To prove it, remove this folder and run the same"
