@@ -396,7 +396,7 @@ def _opened(out: Path, identity: Mapping[str, Any]) -> Iterator[Path]:
     with _explained(part):
         part.parent.mkdir(parents=True, exist_ok=True)
         names = {each.name for each in part.iterdir()} if part.exists() else set()
-        if _IDENTITY not in names and names - {f".{_IDENTITY}.tmp", "lock"}:
+        if part.is_symlink() or (_IDENTITY not in names and names - {f".{_IDENTITY}.tmp", "lock"}):
             raise RunDirError(
                 f"{part}: not empty, and not begun by halo-forge",
                 f"remove it, or choose another folder than {out} with -o",

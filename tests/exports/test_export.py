@@ -329,6 +329,10 @@ def test_a_finished_export_is_found_and_never_overwritten(run: Path, tmp_path: P
     with pytest.raises(RunDirError, match="not begun by halo-forge"):
         made(order(run, "merged", tmp_path / "other", on=None))
     assert (tmp_path / "other.part/precious").exists()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "linked.part").symlink_to("empty")
+    with pytest.raises(RunDirError, match="not begun by halo-forge"):
+        made(order(run, "merged", tmp_path / "linked", on=None))
 
 
 def test_what_cannot_be_exported_is_refused(run: Path, tiny_models: dict[str, Path], tmp_path: Path) -> None:
