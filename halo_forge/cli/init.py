@@ -28,7 +28,8 @@ MACHINE = typer.Option(
     None, metavar="PROFILE", help="auto (this machine), or the kind of another: gfx1151, cuda, rocm, cpu."
 )
 TIME = typer.Option(None, metavar="TIME", help="Time for the whole run, such as 90m, 8h or 1d; by default 8h.")
-NAME = typer.Option("raft", metavar="NAME", help="Writes NAME.yaml, whose run directory is runs/NAME.")
+_DEFAULT_NAME = "raft"
+NAME = typer.Option(_DEFAULT_NAME, metavar="NAME", help="Writes NAME.yaml, whose run directory is runs/NAME.")
 YES = typer.Option(False, "--yes", "-y", help="Ask nothing; take the defaults.")
 DEMO = typer.Option(False, "--demo", help="Write quickstart.yaml, and download the small model that it trains.")
 JSON = typer.Option(False, "--json", help="Print the result as JSON; asks nothing.")
@@ -71,6 +72,7 @@ def init(
     given = {"--model": model, "--prompts": prompts, "--dev": dev, "--test": test, "--language": language}
     given |= {"--machine": machine, "--time": time}
     if demo:
+        given["--name"] = None if name == _DEFAULT_NAME else name
         _demo(directory, [flag for flag, value in given.items() if value is not None], as_json)
         return
     from halo_forge.starter.init import name_of, refuse_existing, write_configuration
@@ -207,7 +209,9 @@ def _demo(directory: Path, given: list[str], as_json: bool) -> None:
     from halo_forge.starter.small_model import DEFAULT_TARGET, make_small_model
 
     if given:
-        raise ConfigError(f"--demo has its own model and prompts, and takes no {', '.join(given)}", "leave them out")
+        raise ConfigError(
+            f"--demo has its own name, model and prompts, and takes no {', '.join(given)}", "leave them out"
+        )
     path = write_demo(directory)
     model = directory / DEFAULT_TARGET
     make_small_model(model, lambda line: print(line, file=sys.stderr, flush=True))

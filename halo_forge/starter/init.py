@@ -165,14 +165,14 @@ class Written:
     check: ConfigCheck
 
 
-def refuse_existing(path: Path) -> None:
+def refuse_existing(path: Path, hint: str = "give another --name or folder") -> None:
     """Refuse to write where something is.
 
     Raises:
         RunDirError: There is.
     """
     if os.path.lexists(path):
-        raise RunDirError(f"{path} is there already, and is never overwritten", "give another --name or folder")
+        raise RunDirError(f"{path} is there already, and is never overwritten", hint)
 
 
 def write_configuration(wanted: Wanted, folder: Path) -> Written:
@@ -231,6 +231,7 @@ def write_demo(folder: Path) -> Path:
     text = QUICKSTART.read_text(encoding="utf-8")
     if path.is_file() and path.read_text(encoding="utf-8", errors="replace") == text:
         return path
+    refuse_existing(path, "name another folder, or move the file away")
     with _writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _create(path, text)

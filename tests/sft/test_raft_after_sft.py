@@ -16,10 +16,6 @@ from sft_stages import completions, execute, write_config, write_jsonl
 from halo_forge.config import json_schema, load_config, resolved
 from halo_forge.config.load import config_digest
 from halo_forge.core.errors import ConfigError, ModelError
-from halo_forge.evaluations.subject import Subject
-from halo_forge.exports.card import Made, model_card
-from halo_forge.exports.proof import Proof
-from halo_forge.exports.source import Source
 from halo_forge.runtime.sft_start import check_same_base, start_notes
 
 pytest.importorskip("torch")
@@ -201,23 +197,3 @@ def test_the_json_schema_has_a_share_wherever_a_schedule_has_a_number() -> None:
     for kind, key in (("Exponential", "base"), ("Constant", "value"), ("Phase", "value")):
         assert share["$ref"] in json.dumps(definitions[kind]["properties"][key]), kind
     assert share["$ref"] not in json.dumps(definitions["EvaluationSection"])
-
-
-def test_the_card_of_an_export_names_the_stage_that_an_adapter_is_from(
-    stage: Path, tiny_models: dict[str, Path], tmp_path: Path
-) -> None:
-    config = load_config(raft(tmp_path, stage, tiny_models["llama"])).config
-    root = tmp_path / "run"
-    root.mkdir()
-    (root / "run.json").write_text('{"schema_version": 3}')
-    of_run = Subject("run@v0", config.model, stage / "best", version=0, run=root, config=config)
-    described = Made("merged", "bf16", {}, None, (), modelfile=False)
-    proof = Proof("not_proved", "nobody asked")
-    said = f"of supervised fine-tuning on the completions of `{stage.parent / 'rows.jsonl'}` (peak learning rate 0.01"
-    for source in (Source(of_run, config), Source(Subject("best", config.model, stage / "best"), None)):
-        card = model_card(source, described, proof, None, None)
-        assert said in card, card
-        assert ("tuned by RAFT" in card) == (source.config is not None)
-    elsewhere = config.model_copy(update={"model": config.model.model_copy(update={"adapter": "runs/gone/best"})})
-    card = model_card(Source(of_run, elsewhere), described, proof, None, None)
-    assert "started from the adapter `runs/gone/best`, how that was trained is not known here" in card

@@ -550,10 +550,11 @@ def test_the_demo_is_written_and_its_model_fetched(cli: Cli, tmp_path: Path, mon
     assert cli("init", "demo", "--demo").code == 0  # again, as after an interruption of the download
     Path("demo/quickstart.yaml").write_text("mine")
     refused = cli("init", "demo", "--demo")
-    assert refused.code == 3 and "never overwritten" in refused.err
+    assert refused.code == 3 and "never overwritten" in refused.err and "--name" not in refused.err
     assert Path("demo/quickstart.yaml").read_text() == "mine" and len(fetched) == 2
-    other = cli("init", "other", "--demo", "--model", "x")
-    assert other.code == 2 and "takes no --model" in other.err and not Path("other").exists()
+    for flag in ("--model", "--name"):
+        other = cli("init", "other", "--demo", flag, "x")
+        assert other.code == 2 and f"takes no {flag}" in other.err and not Path("other").exists()
 
 
 def test_the_demo_exists_once() -> None:
