@@ -113,9 +113,10 @@ def no_chat_template(name: str) -> ModelError:
 def _check_adapter(folder: Path, base_name: str) -> None:
     missing = [name for name in ADAPTER_FILES if not (folder / name).is_file()]
     if missing:
+        found = f"{' and '.join(missing)} missing" if folder.is_dir() else "there is no such folder"
         raise ModelError(
-            f"model.adapter: {folder}: {' and '.join(missing)} missing",
-            "name a PEFT adapter folder (cycles/NNN/adapter)",
+            f"model.adapter: {folder}: {found}",
+            "name a PEFT adapter folder, such as RUN/best or RUN/cycles/NNN/adapter",
         )
     made_for = read_object(folder / ADAPTER_FILES[0], "model.adapter").get("base_model_name_or_path")
     check_safetensors(folder / ADAPTER_FILES[1], "model.adapter")

@@ -323,6 +323,10 @@ def test_an_adapter_that_cannot_be_used(cli: Cli, tmp_path: Path) -> None:
     (other / "adapter_model.safetensors").unlink()
     done = cli("raft", "run", config, "--output-dir", "out")
     assert (done.code, "adapter_model.safetensors missing" in done.err) == (2, True)
+    (other / "adapter_config.json").unlink()
+    other.rmdir()
+    done = cli("raft", "run", config, "--output-dir", "out")
+    assert (done.code, "there is no such folder" in done.err) == (2, True) and "RUN/best" in done.err
     assert not (tmp_path / "out").exists()
 
 
