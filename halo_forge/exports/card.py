@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from halo_forge.exports.source import Source, prompt_origins
 from halo_forge.exports.weights import Kind, Quantization
 from halo_forge.store.files import as_written, read_json
 from halo_forge.store.run import cycle_folder
+from halo_forge.store.sft import SftSource, sft_source
 
 HOW_TO_PROVE = (
     "install llama.cpp's server (`pip install xllamacpp`) or name a checkout that is built (`--llama-cpp DIR`), remove"
@@ -53,7 +55,20 @@ def base_licence(base: Path) -> str | None:
     except yaml.YAMLError:  # a card that nobody can read states nothing
         found = None
     licence = found.get("license") if isinstance(found, dict) else None
-    return licence if isinstance(licence, str) else None
+    # It goes into the metadata of this card: a text that is no identifier could bring other keys with it.
+    return licence if isinstance(licence, str) and re.fullmatch(r"[\w.-]+", licence, re.ASCII) is not None else None
+
+
+def code(text: str) -> str:
+    """A text as inline code of Markdown: whatever is in it, nothing of it acts on the page."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence, space = "`" * (longest + 1), " " if text[:1] == "`" or text[-1:] == "`" else ""
+    return f"{fence}{space}{text}{space}{fence}"
+
+
+def shown_base(source: Source) -> str:
+    """The base as a card names it: its hub id, or the name of its folder, since a path says who made this and where."""
+    return Path(source.base).name if Path(source.base).expanduser().is_dir() else source.base
 
 
 def model_card(source: Source, made: Made, proof: Proof, licence: str | None, base_licence: str | None) -> str:
@@ -85,7 +100,8 @@ def _metadata(source: Source, made: Made, licence: str | None) -> Iterator[str]:
     yield "pipeline_tag: text-generation"
     if made.kind == "merged":
         yield "library_name: transformers"
-    tags = ["code", "halo-forge", "raft", *(["gguf"] if made.kind != "merged" else [])]
+    how = "raft" if source.subject.run is not None else "sft" if _stage(source.adapter) is not None else "lora"
+    tags = ["code", "halo-forge", how, *(["gguf"] if made.kind != "merged" else [])]
     yield f"tags: [{', '.join(tags)}]"
     yield "---"
 
@@ -96,7 +112,7 @@ def _what(source: Source, made: Made) -> Iterator[str]:
         "gguf": f"the same as a GGUF file for llama.cpp and Ollama, in {made.quantization}",
         "lora-gguf": f"the LoRA adapter as a GGUF file in {made.quantization}, to be applied to the base model's",
     }
-    yield f"`{source.base}`, tuned by RAFT with halo-forge {halo_forge.__version__}: {kinds[made.kind]}."
+    yield f"{code(shown_base(source))}, {_tuned(source)}: {kinds[made.kind]}."
     yield ""
     for name, size in made.files.items():
         yield f"- `{name}`: {size / 1e6:,.1f} MB"
@@ -110,6 +126,39 @@ def _what(source: Source, made: Made) -> Iterator[str]:
     for note in made.notes:
         yield ""
         yield note
+
+
+def _stage(adapter: str | Path | None) -> SftSource | None:
+    """The supervised stage that an adapter is from."""
+    return None if adapter is None else sft_source(Path(adapter))
+
+
+def _tuned(source: Source) -> str:
+    if source.subject.run is not None:
+        return f"tuned by RAFT with halo-forge {halo_forge.__version__}"
+    if _stage(source.adapter) is not None:
+        return f"tuned by supervised fine-tuning (SFT) with halo-forge {halo_forge.__version__}"
+    return f"with a LoRA adapter, exported by halo-forge {halo_forge.__version__}"
+
+
+def _before(source: Source) -> Iterator[str]:
+    """What the run did not start from the plain base model with."""
+    start = None if source.config is None else source.config.model.adapter
+    if start is None:
+        return
+    yield ""
+    stage = _stage(start)
+    if stage is None:
+        yield f"It started from another LoRA adapter ({code(Path(start).name)}), whose training is not known here."
+    else:
+        yield f"It started from an adapter of supervised fine-tuning (SFT): {_supervised(stage)}."
+
+
+def _supervised(stage: SftSource) -> str:
+    data = stage.settings.get("data")
+    rows = data.get("train") if isinstance(data, dict) else None
+    where = "" if not isinstance(rows, str) else f" on the rows of {code(Path(rows).name)}"
+    return f"halo-forge's run {code(stage.root.name)}{where}, peak learning rate {stage.learning_rate:.2e}"
 
 
 def _proof(proof: Proof) -> Iterator[str]:
@@ -150,10 +199,13 @@ def _table(comparisons: Mapping[str, Mapping[str, float]], header: Sequence[str]
 
 def _training(source: Source) -> Iterator[str]:
     run, lora = source.subject.run, source.lora()
-    modules = ", ".join(sorted(lora.get("target_modules") or []))
+    named = lora.get("target_modules") or []
+    modules = named if isinstance(named, str) else ", ".join(sorted(named))
     shape = f"rank {lora.get('r')}, alpha {lora.get('lora_alpha')}, on {modules}"
     if run is None or source.config is None:
-        yield f"A LoRA adapter ({shape}). How it was trained is not known here: it was exported without its run."
+        stage = _stage(source.adapter)
+        unknown = "How it was trained is not known here: it was exported without its run."
+        yield f"A LoRA adapter ({shape}). {unknown if stage is None else f'SFT: {_supervised(stage)}.'}"
         return
     lineage = source.lineage()
     rates, num_rows = [], 0
@@ -168,6 +220,7 @@ def _training(source: Source) -> Iterator[str]:
         f" {counted(len(lineage), 'cycle')} on {counted(num_rows, 'kept sample')}; peak learning rates"
         f" {', '.join(rates)}; seed {source.identity.get('seed')}."
     )
+    yield from _before(source)
     yield ""
     yield f"`halo-forge export {run.name} --to samples` writes these samples as a data set."
 
@@ -225,7 +278,7 @@ def _use(source: Source, made: Made) -> Iterator[str]:
         yield (
             "The base model as `base.gguf` comes from llama.cpp's converter:"
             f" `python convert_hf_to_gguf.py BASE --outtype bf16 --outfile base.gguf`, with BASE the folder of"
-            f" `{source.base}`; then `llama-server -m base.gguf --lora {next(iter(made.files))}`."
+            f" {code(shown_base(source))}; then `llama-server -m base.gguf --lora {next(iter(made.files))}`."
         )
         yield ""
     if made.kind == "merged":
@@ -236,8 +289,9 @@ def _use(source: Source, made: Made) -> Iterator[str]:
         yield (
             f"It was trained and judged with these settings: temperature {settings.temperature:g}, top_p"
             f" {settings.top_p:g}, at most {settings.engine.max_new_tokens} new tokens, stop strings"
-            f" {list(settings.engine.stop)!r}, response prefix {prefix!r} (the assistant's message begins with it),"
-            f" system prompt {None if source.config is None else source.config.prompts.system_prompt!r}."
+            f" {code(repr(list(settings.engine.stop)))}, response prefix {code(repr(prefix))} (the assistant's message"
+            f" begins with it), system prompt"
+            f" {code(repr(None if source.config is None else source.config.prompts.system_prompt))}."
         )
         yield ""
     yield "What it writes is untrusted: run it in a sandbox."
@@ -247,7 +301,7 @@ def _licences(source: Source, licence: str | None, base_licence: str | None) -> 
     is_local = Path(source.base).expanduser().is_dir()
     unknown = "not stated in its folder" if is_local else "see its page on the hub"
     stated = f"{unknown}; look it up before you publish this" if base_licence is None else base_licence
-    yield f"- base model `{source.base}`: {stated}"
+    yield f"- base model {code(shown_base(source))}: {stated}"
     if licence is not None:
         yield f"- this model: {licence}, as stated by who exported it"
     if source.config is not None and source.subject.run is not None:

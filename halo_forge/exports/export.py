@@ -27,7 +27,7 @@ from halo_forge.exports.llama_cpp import LlamaCpp, find_llama_cpp
 from halo_forge.exports.modelfile import modelfile
 from halo_forge.exports.proof import Asked, Proof, merged_subject, prove, served_subject
 from halo_forge.exports.samples import FILE, kept_samples, samples_card, write_samples
-from halo_forge.exports.source import Source, source_of
+from halo_forge.exports.source import Source, refuse_another_base, source_of
 from halo_forge.exports.weights import (
     BY_QUANTIZER,
     ROUNDING_FILE,
@@ -119,6 +119,7 @@ def export(order: Order, observer: Observer) -> Exported:
     """
     _check_combination(order)
     source = source_of(order.text, order.config, order.model)
+    refuse_another_base(source)
     llama_cpp = find_llama_cpp(order.llama_cpp)
     for tool in tools_for(order.kind, order.quantization):
         llama_cpp.command(tool)
@@ -312,7 +313,8 @@ def _check_combination(order: Order) -> None:
 def _why_not_proved(order: Order, source: Source, llama_cpp: LlamaCpp) -> str | None:
     """Why nothing can be asked; None where the proof can be made."""
     if order.on is None:
-        return f"it was exported with --no-proof. To prove it, {HOW_TO_PROVE}, without --no-proof."
+        how = HOW_TO_PROVE if order.kind != "merged" else "remove this folder, and run the same command again"
+        return f"it was exported with --no-proof. To prove it, {how}, without --no-proof."
     if source.config is None:
         return (
             "an adapter without its run does not say how it is asked. To prove it, remove this folder and run the same"
@@ -394,7 +396,7 @@ def _opened(out: Path, identity: Mapping[str, Any]) -> Iterator[Path]:
     with _explained(part):
         part.parent.mkdir(parents=True, exist_ok=True)
         names = {each.name for each in part.iterdir()} if part.exists() else set()
-        if _IDENTITY not in names and names - {f".{_IDENTITY}.tmp", "lock"}:
+        if part.is_symlink() or (_IDENTITY not in names and names - {f".{_IDENTITY}.tmp", "lock"}):
             raise RunDirError(
                 f"{part}: not empty, and not begun by halo-forge",
                 f"remove it, or choose another folder than {out} with -o",

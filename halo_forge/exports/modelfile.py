@@ -18,6 +18,8 @@ from halo_forge.policy.rendering import Renderer
 
 _SYSTEM, _PROMPT = "@@halo-system@@", "@@halo-prompt@@"
 _QUOTES = '"""'
+_ALONE = {"{": '"{"', '"': r'"\""'}
+"""Characters at the end of a literal text -> how Go writes them as a value."""
 _SAMPLED_NEUTRALLY = ("repeat_penalty 1.0", "min_p 0.0")
 """Ollama's own defaults would change what is sampled."""
 
@@ -83,7 +85,10 @@ def _in_go(renderer: Renderer, rendered: str) -> str:
 
 def _literal(text: str) -> str:
     """Text of a template that neither Go's template language nor the Modelfile's quotes take for their own."""
-    return text.replace("{{", '{{ "{{" }}').replace(_QUOTES, r'{{ "\"\"\"" }}')
+    written = text.replace("{{", '{{ "{{" }}').replace(_QUOTES, r'{{ "\"\"\"" }}')
+    # Before an action, or before the quotes that end the template, one more of these would be read as part of them.
+    last = written[-1:]
+    return f"{written[:-1]}{{{{ {_ALONE[last]} }}}}" if last in _ALONE else written
 
 
 def _instruction(name: str, text: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from halo_forge.core.errors import ModelError
 from halo_forge.core.source import extract
 from halo_forge.core.wording import counted
+from halo_forge.exports.card import code, shown_base
 from halo_forge.exports.source import Source, prompt_origins
 from halo_forge.store.files import as_written, read_jsonl
 from halo_forge.store.run import cycle_folder
@@ -136,7 +137,7 @@ def _lines(
     yield f"# Samples that {source.stem} was trained on"
     yield ""
     yield (
-        f"Programs that `{source.base}` and its tuned versions wrote, and that a verifier kept for training"
+        f"Programs that {code(shown_base(source))} and its tuned versions wrote, and that a verifier kept for training"
         f" (RAFT, by halo-forge)."
     )
     yield ""
@@ -147,7 +148,8 @@ def _lines(
     )
     yield f"- **Verdicts**: verifier `{verifier.language}`, stages {', '.join(verifier.stages)}; `reward` is in [0, 1]."
     yield f"- **Prompts**: from {train[1]}; licence: {train[2]}."
-    yield f"- **Completions**: written by the model; its own licence may apply to them (base model `{source.base}`)."
+    yield "- **Completions**: written by the model; its own licence may apply to them (base model"
+    yield f"  {code(shown_base(source))})."
     if licence is None:
         yield "- **Licence of this data set**: not stated. State it (`--license ID`) before you publish it."
     yield ""

@@ -13,6 +13,7 @@ from halo_forge.core.records import Prompt
 from halo_forge.evaluations.ask import Settings, settings_of
 from halo_forge.evaluations.subject import Subject, subject_of
 from halo_forge.policy import ADAPTER_FILES
+from halo_forge.policy.files import stored_identity
 from halo_forge.policy.folder_checks import read_object
 from halo_forge.prompts import is_remote
 from halo_forge.prompts.builtin import PREFIX
@@ -112,8 +113,26 @@ def source_of(text: str, config: Path | None = None, model: Mapping[str, Any] | 
         return Source(subject, None if config is None else load_config(config).config)
     if config is not None:
         raise ConfigError("--config is only for an adapter without a run", "drop it: the run has its own configuration")
-    path = subject.run / "result.json"
-    return Source(subject, subject.config, read_json(path) if path.is_file() else {}, read_identity(subject.run))
+    path, identity = subject.run / "result.json", read_identity(subject.run)
+    return Source(subject, subject.config, read_json(path) if path.is_file() else {}, identity)
+
+
+def refuse_another_base(source: Source) -> None:
+    """Whether the base is the one that the run was started with, as far as its files tell.
+
+    The proof cannot tell: it asks the adapter on the same base.
+
+    Raises:
+        ModelError: It is another one.
+    """
+    then = source.identity.get("start_model", {}).get("sha256")
+    now = stored_identity(source.subject.model).get("sha256")
+    if then is not None and now is not None and then != now:
+        raise ModelError(
+            f"{source.subject.name}: {source.base} is not the base that the run was started with: its files had sha256"
+            f" {then[:12]}, now {now[:12]}",
+            "put back what it was then, or name the folder that has it: --set model.model_name_or_path=DIR",
+        )
 
 
 def _nothing_to_export(text: str, subject: Subject) -> ModelError:

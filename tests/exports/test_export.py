@@ -329,9 +329,15 @@ def test_a_finished_export_is_found_and_never_overwritten(run: Path, tmp_path: P
     with pytest.raises(RunDirError, match="not begun by halo-forge"):
         made(order(run, "merged", tmp_path / "other", on=None))
     assert (tmp_path / "other.part/precious").exists()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "linked.part").symlink_to("empty")
+    with pytest.raises(RunDirError, match="not begun by halo-forge"):
+        made(order(run, "merged", tmp_path / "linked", on=None))
 
 
 def test_what_cannot_be_exported_is_refused(run: Path, tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
     policy = load_policy(tiny_models["llama"], lora=LoraOptions(r=4))
     disturb_adapter(policy)
     policy.save_adapter(tmp_path / "adapter")
@@ -355,6 +361,12 @@ def test_what_cannot_be_exported_is_refused(run: Path, tiny_models: dict[str, Pa
     refused(tmp_path / "adapter", ModelError, "does not match this model")
     settings.write_text(json.dumps(config))
     refused(tmp_path / "adapter", ModelError, "was trained on", model={"model_name_or_path": str(other)})
+    base = tiny_models["llama"] / "model.safetensors"
+    whole = base.read_bytes()
+    weights = load_file(base)
+    save_file({**weights, "model.norm.weight": weights["model.norm.weight"] + 1}, base, metadata={"format": "pt"})
+    refused(f"{run}@v1", ModelError, "is not the base that the run was started with")
+    base.write_bytes(whole)
     refused(run, ConfigError, "merged weights are in bf16", quantization="q8_0")
     refused(run, ConfigError, "writes adapters as", kind="lora-gguf", quantization="q4_k_m")
     refused(f"{run}@v1", ConfigError, "no such folder", kind="gguf", llama_cpp=str(tmp_path / "none"))

@@ -18,6 +18,10 @@ pytest.importorskip("torch")
 
 DEFAULT_SYSTEM = "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nBe kind.<|im_end|>\n{% endif %}" + CHATML
 BRACES = '{{ \'{{ .Prompt }} """\' }}' + CHATML
+ONE_BRACE = (
+    "{% for m in messages %}{ \"{{ m['role'] }}\": {{ '{' }}{{ m['content'] }}{{ '}\"' }}{% endfor %}"
+    '{% if add_generation_prompt %}A"{% endif %}'
+)
 NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
 WRITE = "Write a program: {{ x }}"
 
@@ -33,11 +37,12 @@ def in_go(text: str, system: str, prompt: str) -> str:
     if match is not None:
         text = match[1] if system else match[2]
     assert "{{ if" not in text
-    values = {".System": system, ".Prompt": prompt, '"{{"': "{{", r'"\"\"\""': '"""'}
+    values = {".System": system, ".Prompt": prompt, '"{{"': "{{", r'"\"\"\""': '"""', '"{"': "{", r'"\""': '"'}
+    assert "{{{" not in text  # Go reads the first two as the beginning of an action
     return re.sub(r'\{\{ (\.\w+|"(?:\\.|[^"])*") \}\}', lambda found: values[found[1]], text)
 
 
-@pytest.mark.parametrize("chat_template", [CHATML, DEFAULT_SYSTEM, BRACES, CLOCK, THINKING, NO_SYSTEM])
+@pytest.mark.parametrize("chat_template", [CHATML, DEFAULT_SYSTEM, BRACES, ONE_BRACE, CLOCK, THINKING, NO_SYSTEM])
 def test_the_template_renders_what_the_run_rendered(chat_template: str) -> None:
     prefix = "" if chat_template == THINKING else "```c\n"
     known = renderer(chat_template, prefix)
