@@ -356,6 +356,7 @@ def test_an_unknown_data_set_is_an_error(cli: Cli, models: Path, monkeypatch: py
         (["--model", "MODELS/qwen-0.5b", "--prompts", "tasks.csv"], "neither .jsonl nor .parquet"),
         (["--model", "MODELS/qwen-0.5b", "--prompts", "tasks.jsonl:train"], "one split of a file"),
         (["--model", "MODELS/qwen-0.5b", "--prompts", "broken.jsonl"], "broken.jsonl:3"),
+        (["--model", "MODELS/qwen-0.5b", "--prompts", "a/b:train[:9]", "--language", "c"], "a part of a split"),
         (
             ["--model", "MODELS/qwen-0.5b", *(f"--{each}=tasks.jsonl" for each in ("prompts", "dev", "test"))],
             "the same",
