@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +28,8 @@ MACHINE = typer.Option(
     None, metavar="PROFILE", help="auto (this machine), or the kind of another: gfx1151, cuda, rocm, cpu."
 )
 TIME = typer.Option(None, metavar="TIME", help="Time for the whole run, such as 90m, 8h or 1d; by default 8h.")
-NAME = typer.Option("raft", metavar="NAME", help="Writes NAME.yaml, whose run directory is runs/NAME.")
+_DEFAULT_NAME = "raft"
+NAME = typer.Option(_DEFAULT_NAME, metavar="NAME", help="Writes NAME.yaml, whose run directory is runs/NAME.")
 YES = typer.Option(False, "--yes", "-y", help="Ask nothing; take the defaults.")
 DEMO = typer.Option(False, "--demo", help="Write quickstart.yaml, and download the small model that it trains.")
 JSON = typer.Option(False, "--json", help="Print the result as JSON; asks nothing.")
@@ -70,6 +72,7 @@ def init(
     given = {"--model": model, "--prompts": prompts, "--dev": dev, "--test": test, "--language": language}
     given |= {"--machine": machine, "--time": time}
     if demo:
+        given["--name"] = None if name == _DEFAULT_NAME else name
         _demo(directory, [flag for flag, value in given.items() if value is not None], as_json)
         return
     from halo_forge.starter.init import name_of, refuse_existing, write_configuration
@@ -171,7 +174,7 @@ def _print(wanted: Wanted, written: Written, directory: Path) -> None:
         print_paragraph(console, line, indent="    ")
     console.out("")
     print_paragraph(console, f"written: {written.path}")
-    where = "" if directory.resolve() == Path.cwd() else f"cd {directory} && "
+    where = "" if directory.resolve() == Path.cwd() else f"cd {shlex.quote(str(directory))} && "
     print_paragraph(console, f"next: {where}halo-forge raft run {written.path.name} --dry-run")
 
 
@@ -206,13 +209,15 @@ def _demo(directory: Path, given: list[str], as_json: bool) -> None:
     from halo_forge.starter.small_model import DEFAULT_TARGET, make_small_model
 
     if given:
-        raise ConfigError(f"--demo has its own model and prompts, and takes no {', '.join(given)}", "leave them out")
+        raise ConfigError(
+            f"--demo has its own name, model and prompts, and takes no {', '.join(given)}", "leave them out"
+        )
     path = write_demo(directory)
     model = directory / DEFAULT_TARGET
     make_small_model(model, lambda line: print(line, file=sys.stderr, flush=True))
     if as_json:
         print(json.dumps({"path": str(path), "model": str(model)}, indent=2))
         return
-    where = "" if directory.resolve() == Path.cwd() else f"cd {directory} && "
+    where = "" if directory.resolve() == Path.cwd() else f"cd {shlex.quote(str(directory))} && "
     print(f"ready: {path} and {model}")
     print(f"next: {where}halo-forge raft run {path.name}")

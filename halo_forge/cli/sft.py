@@ -136,7 +136,7 @@ def _print_status(found: SftStatus) -> None:
         print_paragraph(console, f"rows: {used} (rows.jsonl names each)")
     if found.result is not None:
         print_paragraph(console, f"{described(found.result)}; {found.result.reason}", indent="    ")
-    if (found.root / "best").exists():
+    if found.result is not None and (found.root / "best").exists():
         print_paragraph(console, f"start RAFT from it with model.adapter: {found.root}/best", indent="    ")
 
 

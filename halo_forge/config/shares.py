@@ -18,6 +18,10 @@ from halo_forge.store.sft import SftSource, sft_source
 
 ORIGIN = "learning_rate_origin"
 _KEYS = ("learning_rate", "learning_rate_schedule", "base_learning_rate", "min_lr")
+_NO_RATES = frozenset(
+    "decay decay_on_decline exponent improvement_threshold max_factor min_improvement power target".split()
+)
+"""Settings of schedules that are numbers but no learning rates: a share of one means nothing there."""
 LARGEST = 10
 """Of a share; more is a mistake."""
 _FORM = "{share: 0.25, of: runs/my_sft}; without `of`, the stage that model.adapter is from"
@@ -43,6 +47,8 @@ class _Shares:
 
     def _number(self, value: Mapping[str, Any], path: KeyPath) -> Any:
         share, given = value["share"], value.get("of", self.adapter)
+        if path[-1] in _NO_RATES:
+            return self._refuse(path, "found a share of a learning rate, but this is none; write a number")
         unknown = sorted(str(key) for key in value.keys() - {"share", "of"})
         if unknown:
             return self._refuse(path, f"unknown key {', '.join(unknown)} beside share, allowed: {_FORM}")

@@ -31,7 +31,7 @@ from halo_forge.runtime.identity import package_versions
 from halo_forge.runtime.library_warnings import LibraryWarnings
 from halo_forge.runtime.prompt_sets import prompt_digest
 from halo_forge.runtime.rollouts import COMPLETIONS
-from halo_forge.store.files import EDITED, GrowingFile, explained, read_json, write_json
+from halo_forge.store.files import EDITED, GrowingFile, as_written, explained, read_json, write_json
 from halo_forge.store.folder import LOST, StageFolder
 from halo_forge.store.lock import RunLock
 from halo_forge.store.run import check_root, read_identity
@@ -375,7 +375,8 @@ def _opened(folder: Path, subject: Subject, prompts: Sequence[Prompt], settings:
         }
         if path.is_file() and is_sampled(folder):
             found = read_json(path)
-            date = datetime.fromisoformat(found.pop("date"))
+            with as_written(path):
+                date = datetime.fromisoformat(found.pop("date"))
             given = date if settings.date is None else settings.date
             changes = differing_keys({**found, "date": str(date)}, {**wanted, "date": str(given)})
             if changes:

@@ -25,7 +25,7 @@ from halo_forge.evaluations.ask import Verifiers, is_sampled, measure, own_hints
 from halo_forge.evaluations.models import Models
 from halo_forge.evaluations.outside import has_format, sample_rows
 from halo_forge.evaluations.plan import Evaluation, TaskSet
-from halo_forge.evaluations.result import Column, Difference, EvaluationResult, Key, result_of
+from halo_forge.evaluations.result import EvaluationResult, Key, check_rows, result_of
 from halo_forge.runtime.effects import Observer
 from halo_forge.store.files import as_written, explained, read_json, read_jsonl, write_json
 from halo_forge.store.folder import StageFolder
@@ -89,7 +89,10 @@ def execute(
         ordered = {key: samples[key] for key in _keys(evaluation)}
         made = StageFolder(root, lambda event, **fields: None)
         notes = (*evaluation.notes, *warnings)
-        return made.stage("result", EvaluationResult, lambda: result_of(ordered, notes))
+        result = made.stage("result", EvaluationResult, lambda: result_of(ordered, notes))
+        with as_written(root / RESULT_FILE):
+            check_rows(result)
+        return result
 
 
 def _references(task_set: TaskSet, verifiers: Verifiers) -> References:
@@ -244,10 +247,7 @@ def _read(root: Path) -> StoredEvaluation:
     if (root / RESULT_FILE).is_file():
         with as_written(root / RESULT_FILE):
             result = EvaluationResult.from_row(read_json(root / RESULT_FILE))
-            for column in result.columns:
-                Column.from_row(column)
-            for difference in result.differences:
-                Difference.from_row(difference)
+            check_rows(result)
     return StoredEvaluation(root, identity, result, prompts, samples)
 
 

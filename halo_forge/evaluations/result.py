@@ -70,6 +70,29 @@ class EvaluationResult(Record):
     notes: tuple[str, ...] = field(default=())
 
 
+_SHOWN = ("first", "second", "difference", "low", "high", "minimum_detectable_effect", "num_prompts")
+"""Values of every difference."""
+
+
+def check_rows(result: EvaluationResult) -> None:
+    """Look at all that is shown of a result that was read from a file.
+
+    Raises:
+        RunDirError, LookupError, ValueError: A row is not one of an evaluation.
+    """
+    for row in result.columns:
+        metrics = Column.from_row(row).metrics
+        for name in metrics:
+            is_pass_at_k = name.startswith("pass@") and "_" not in name
+            if is_pass_at_k:
+                int(name.removeprefix("pass@"))
+            if is_pass_at_k or name == "compile_rate":
+                _ = metrics[f"{name}_low"], metrics[f"{name}_high"]
+    for row in result.differences:
+        values = Difference.from_row(row).values
+        _ = [values[key] for key in _SHOWN]
+
+
 Key = tuple[str, str, str]
 """(task set, subject, decoding)"""
 

@@ -238,7 +238,16 @@ def _of_adapter(text: str, folder: Path, given: Mapping[str, Any]) -> Subject:
             f"subject {text}: its adapter_config.json names no base model",
             "give the base model: --set model.model_name_or_path=...",
         )
-    return _checked(Subject(text, _section(text, {"model_name_or_path": made_for, **given}), folder))
+    try:
+        return _checked(Subject(text, _section(text, {"model_name_or_path": made_for, **given}), folder))
+    except ModelError as error:
+        if "model_name_or_path" in given or Path(str(made_for)).expanduser().exists():
+            raise
+        raise ModelError(
+            f"{error.message} (the base model that its adapter_config.json names)",
+            "run the command where this path leads to the model, or correct base_model_name_or_path in"
+            f" {folder / ADAPTER_FILES[0]}",
+        ) from error
 
 
 def _section(text: str, keys: Mapping[str, Any]) -> ModelSection:

@@ -75,11 +75,6 @@ class LlamaCpp:
             )
         return found
 
-    @property
-    def serves_programs(self) -> bool:
-        """Whether the server is llama.cpp's own program rather than the one of the package."""
-        return self.server is not None and str(_SERVER_SCRIPT) not in self.server
-
 
 def find_llama_cpp(named: str | None = None) -> LlamaCpp:
     """Look for all programs; a tool comes from the first place that has it.

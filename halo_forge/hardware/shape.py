@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,14 +33,14 @@ class ModelShape:
 
     @classmethod
     def of(cls, config: Mapping[str, Any] | None) -> ModelShape | None:
-        """The shape according to a config.json; None for an architecture with other keys."""
+        """The shape according to a config.json; None for an architecture with other keys, or sizes below 1."""
         if config is None:
             return None
         try:
             hidden, heads = config["hidden_size"], config["num_attention_heads"]
             head = config.get("head_dim")
             head = hidden // heads if head is None else head
-            return cls(
+            found = cls(
                 hidden,
                 config["intermediate_size"],
                 config["num_hidden_layers"],
@@ -48,8 +49,10 @@ class ModelShape:
                 config["vocab_size"],
                 bool(config.get("tie_word_embeddings", False)),
             )
-        except (KeyError, TypeError):
+        except (KeyError, TypeError, ZeroDivisionError):
             return None
+        sizes = (getattr(found, each.name) for each in dataclasses.fields(found))
+        return found if all(isinstance(size, int) and (size > 0 or size is False) for size in sizes) else None
 
     @property
     def num_parameters(self) -> int:

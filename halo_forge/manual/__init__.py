@@ -81,10 +81,11 @@ def find(wanted: str) -> tuple[Page, Section | None]:
         ConfigError: There is no such page, or no such section.
     """
     name, _, anchor = wanted.partition("#")
-    known = {page.name.lower(): page for page in pages()}
-    plain = re.sub(r"^(\.{1,2}/)+", "", name).lower()
-    plain = plain.removeprefix("docs/").removesuffix(".md")
-    page = known.get(plain if plain else START)
+    listed = pages()
+    known = {page.name.lower(): page for page in reversed(listed)}  # of security and SECURITY, that of docs/
+    exact = re.sub(r"^(\.{1,2}/)+", "", name).removeprefix("docs/").removesuffix(".md")
+    plain = exact.lower().removeprefix("docs/").removesuffix(".md")
+    page = next((each for each in listed if each.name == exact), known.get(plain if plain else START))
     if page is None:
         raise ConfigError(f"there is no page {name!r}", _meant(plain, known))
     if not anchor:

@@ -136,7 +136,8 @@ def _message(row: Row, number: int, message: Any) -> Mapping[str, str]:
     if role not in ROLES:
         raise row.error(f"`prompt`: message {number} has the role {role!r}; {', '.join(ROLES)} are allowed", _MESSAGES)
     if not isinstance(content, str) or not content.strip():
-        raise row.error(f"`prompt`: the content of message {number} is {shown(content)}; text is needed", _MESSAGES)
+        found = "empty" if content == "" else shown(content)
+        raise row.error(f"`prompt`: the content of message {number} is {found}; text is needed", _MESSAGES)
     return {"role": role, "content": content}
 
 

@@ -16,7 +16,7 @@ from halo_forge.core.errors import ConfigError
 from halo_forge.core.records import Prompt
 from halo_forge.core.wording import counted
 from halo_forge.prompts import Row, filtered, open_rows, shown, to_prompts
-from halo_forge.prompts.native import control_token
+from halo_forge.prompts.native import control_token, messages_of
 from halo_forge.prompts.similarity import messages_digest
 from halo_forge.prompts.split import apply, limited
 from halo_forge.runtime.prompt_sets import with_system
@@ -26,6 +26,10 @@ _OWN = ("id", "language", "prompt", "tests", "info")
 _FORMS = (
     'write {"prompt": ..., "completion": ...}, {"messages": [...]} that ends with the assistant, or a prompt with a'
     " reference solution in info.reference"
+)
+_CONVERSATION = (
+    'write [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}, ...]: texts of system, user and'
+    " assistant, with the user right before the last message; halo-forge knows no tool calls"
 )
 
 
@@ -116,8 +120,9 @@ def _as_prompts(
             yield row
             continue
         asked, completion = parts
-        num_turns += any(isinstance(each, Mapping) and each.get("role") == "assistant" for each in asked)
-        content = json.dumps([asked, completion, row.data.get("tests")], sort_keys=True, ensure_ascii=True)
+        messages = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
+        num_turns += any(isinstance(each, Mapping) and each.get("role") == "assistant" for each in messages)
+        content = json.dumps([messages, completion, row.data.get("tests")], sort_keys=True, ensure_ascii=True)
         digest = "sha256:" + hashlib.sha256(content.encode()).hexdigest()[:16]
         if digest in seen:
             num_repeated += 1
@@ -150,9 +155,14 @@ def _unjudged(row: Row, rest: Mapping[str, Any]) -> dict[str, Any]:
     return {**own, "info": {**notes, **(info or {})}}
 
 
-def _parts(row: Row) -> tuple[list[Any], str] | None:
-    """The messages of the prompt, and the completion; None for a row that has neither `messages` nor `completion`."""
+def _parts(row: Row) -> tuple[Any, str] | None:
+    """The prompt as it is given, and the completion; None for a row that has neither `messages` nor `completion`."""
     data = row.data
+    if data.get("tools"):
+        raise row.error(
+            "the row has `tools`, which no prompt of halo-forge describes to the model",
+            "leave out rows with tools; where the model needs none, remove the column",
+        )
     if data.get("messages") is not None:
         if data.get("completion") is not None or data.get("prompt") is not None:
             raise row.error("the row has `messages` beside `prompt` or `completion`", "keep one of the two forms")
@@ -171,8 +181,7 @@ def _parts(row: Row) -> tuple[list[Any], str] | None:
         raise row.error(f"`completion` is {shown(completion)}; text is needed", _FORMS)
     if prompt is None:
         raise row.error("`prompt` is missing", _FORMS)
-    asked = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
-    return asked, _checked(row, completion)
+    return prompt, _checked(row, completion)
 
 
 def _conversation(row: Row, messages: Any) -> tuple[list[Any], str]:
@@ -183,7 +192,12 @@ def _conversation(row: Row, messages: Any) -> tuple[list[Any], str]:
         return list(messages), ""  # nothing to learn; said as a row without a completion
     if not asked:
         raise row.error("`messages` has no message before that of the assistant", _FORMS)
-    return list(asked), _checked(row, _content(row, last, "the last message"))
+    try:
+        messages_of(Row(row.place, {"prompt": asked}))
+    except ConfigError as error:
+        message = error.message.replace("`prompt`", "`messages` without its last one", 1)
+        raise ConfigError(message, _CONVERSATION) from error
+    return asked, _checked(row, _content(row, last, "the last message"))
 
 
 def _content(row: Row, message: Any, where: str) -> str | None:

@@ -7,11 +7,12 @@ constant rate to compare with; change one thing at a time; log what was applied.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
+from halo_forge.core.errors import ConfigError
 from halo_forge.core.learning_rates import BASE, EXPONENTS, ROWS, WIDTH, lora_learning_rate
 from halo_forge.core.power import Variation, between_versions
 from halo_forge.core.records import Prompt
@@ -33,10 +34,16 @@ CHECKPOINTED = 2_500_000_000
 _ASSUMED_PROMPTS, _ASSUMED_LENGTH = (300, 100), 200.0
 """Train and dev prompts of a data set that could not be read, and tokens of each."""
 _REASONING_TOKENS, _PROGRAM_TOKENS, _LEAST_TOKENS, _MOST_TOKENS = 2048, 512, 256, 1024
+_PREFIX_TOKENS = 16
+"""Left for the response prefix."""
 _USED, _LONGER = 0.6, 1.5
 """The assumed mean length of a completion: a share of the longest that is allowed, or of the reference solutions'."""
 _DEFAULT_ERROR = 0.04  # of decisions.max_standard_error
 _MIN_PROMPTS = 20  # of decisions.min_prompts
+_ENOUGH_ROWS = 135
+"""A fifth of them by a hash is `_MIN_PROMPTS` or more in 19 of 20 cases."""
+_MOST_FIT = 0.9
+"""A smaller share of prompts that fit is a warning."""
 _DECAY = 0.85
 _BENCHMARKS = ("humaneval", "livecodebench", "bigcodebench", "evalplus", "multipl-e")
 _FENCES = {"c": "c", "cpp": "cpp", "rust": "rust", "go": "go", "python": "python"}
@@ -99,13 +106,19 @@ class Choice:
 
 
 def choose_values(wanted: Wanted) -> Choice:
-    """Every value that differs from the defaults or that a first user should look at."""
+    """Every value that differs from the defaults or that a first user should look at.
+
+    Raises:
+        ConfigError: No prompt of a set leaves the model room for a completion.
+    """
     choice = Choice()
     longest = _max_new_tokens(wanted)
     profile, model = wanted.profile, wanted.model
     speed = speed_of(profile.name, wanted.processors, profile.dtype())
     number = model.shape.num_parameters
-    prompt_tokens = fmean(wanted.prompt_lengths) if wanted.prompt_lengths else _ASSUMED_LENGTH
+    fitting = _fitting(wanted, longest.value)
+    kept_lengths = [each for each in wanted.prompt_lengths if _fits(wanted, each, longest.value)]
+    prompt_tokens = fmean(kept_lengths) if kept_lengths else _ASSUMED_LENGTH
 
     def work(size: RunSize) -> Work:
         return Work(
@@ -118,7 +131,7 @@ def choose_values(wanted: Wanted) -> Choice:
             checkpointing=number >= CHECKPOINTED,
         )
 
-    there = tuple(wanted.prompts.size(name) for name in ("train", "dev"))
+    there = (fitting["train"], fitting["dev"])
     available = tuple(_ASSUMED_PROMPTS[at] if size is None else size for at, size in enumerate(there))
     found_size = sized(wanted.seconds, model.shape, speed, work, (available[0], available[1]))
     choice.sized, choice.speed = found_size, speed
@@ -127,7 +140,7 @@ def choose_values(wanted: Wanted) -> Choice:
     choice.memory = least_memory_bytes(ModelSize(number, model.shape, element), profile, RANK)
     sections = {
         "model": [Setting("model_name_or_path", model.name)],
-        "prompts": list(_prompts(wanted, size, longest.value)),
+        "prompts": list(_prompts(wanted, size, fitting, longest.value)),
         "engine": list(_engine(wanted, longest)),
         "verifier": list(_verifier(wanted)),
         "selection": [_threshold(wanted)],
@@ -140,10 +153,10 @@ def choose_values(wanted: Wanted) -> Choice:
             Setting("samples_per_prompt", size.dev_samples, "of each dev and test prompt; more prompts help more")
         ],
         "decisions": list(_decisions(wanted, size, choice)),
-        "raft": list(_raft(wanted, size)),
+        "raft": list(_raft(size, fitting["train"])),
     }
     choice.sections = {name: settings for name, settings in sections.items() if settings}
-    _warn(wanted, choice)
+    _warn(wanted, choice, fitting)
     return choice
 
 
@@ -174,10 +187,37 @@ def _max_new_tokens(wanted: Wanted) -> Setting:
         reason = "about 50 lines of a program; no row has a reference solution to measure"
     prompts = wanted.prompt_lengths
     if prompts and wanted.model.positions is not None:
-        room = wanted.model.positions - max(prompts) - 16  # for the response prefix
+        room = wanted.model.positions - max(prompts) - _PREFIX_TOKENS
         if _LEAST_TOKENS <= room < value:
             value, reason = room, f"what the longest prompt ({max(prompts)} tokens) leaves of the model's positions"
     return Setting("max_new_tokens", value, f"{reason}; the report shows how many are cut off")
+
+
+def _fits(wanted: Wanted, prompt_tokens: int, max_new_tokens: int) -> bool:
+    """A prompt leaves room for a completion."""
+    positions = wanted.model.positions
+    return positions is None or prompt_tokens + _PREFIX_TOKENS + max_new_tokens <= positions
+
+
+def _fitting(wanted: Wanted, max_new_tokens: int) -> dict[str, int | None]:
+    """The number of prompts of each set that fit, estimated where not all were measured; None where it was not read.
+
+    Raises:
+        ConfigError: No prompt of a set fits.
+    """
+    measured = dict(zip((each.id for each in measured_prompts(wanted.prompts)), wanted.prompt_lengths, strict=True))
+    found: dict[str, int | None] = dict.fromkeys(SETS)
+    for name, own in ({} if wanted.prompts.sets is None else wanted.prompts.sets).items():
+        lengths = [measured[each.id] for each in own if each.id in measured]
+        left = sum(_fits(wanted, each, max_new_tokens) for each in lengths)
+        if lengths and not left:
+            raise ConfigError(
+                f"none of the {name} prompts fits: the shortest has {min(lengths)} tokens, and the model has"
+                f" {wanted.model.positions} positions for a prompt and a completion of {max_new_tokens}",
+                "use a model with more positions, or shorter prompts",
+            )
+        found[name] = round(len(own) * left / len(lengths)) if lengths else len(own)
+    return found
 
 
 def _mean_tokens(wanted: Wanted, longest: int) -> float:
@@ -193,7 +233,9 @@ def number(value: float) -> str:
     return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}" if exponent else text
 
 
-def _prompts(wanted: Wanted, size: RunSize, max_new_tokens: int) -> Iterator[Setting]:
+def _prompts(
+    wanted: Wanted, size: RunSize, fitting: Mapping[str, int | None], max_new_tokens: int
+) -> Iterator[Setting]:
     prompts, model = wanted.prompts, wanted.model
     counts = {name: prompts.size(name) for name in SETS}
     for name in SETS:
@@ -203,12 +245,10 @@ def _prompts(wanted: Wanted, size: RunSize, max_new_tokens: int) -> Iterator[Set
     if counts["train"] is None:
         yield Setting("train_limit", size.prompts, "the number of rows is unknown: more would take longer")
     for name in ("dev", "test"):
-        read = counts[name]
-        if read is None or read > size.dev:
+        fit = fitting[name]
+        if fit is None or fit > size.dev:
             yield Setting(f"{name}_limit", size.dev, "at most so many, chosen by a hash: they take time in each cycle")
-    found = wanted.prompt_lengths
-    if found and model.positions is not None and max(found) + 16 + max_new_tokens > model.positions:
-        over = sum(each + 16 + max_new_tokens > model.positions for each in found)
+    if over := sum(not _fits(wanted, each, max_new_tokens) for each in wanted.prompt_lengths):
         yield Setting(
             "overlong", "drop", f"{counted(over, 'prompt')} without room in the model's {model.positions} positions"
         )
@@ -323,7 +363,7 @@ def _decisions(wanted: Wanted, size: RunSize, choice: Choice) -> Iterator[Settin
         yield Setting("max_standard_error", value, f"{reason}; the default, {_DEFAULT_ERROR:g}, is for larger sets")
 
 
-def _raft(wanted: Wanted, size: RunSize) -> Iterator[Setting]:
+def _raft(size: RunSize, there: int | None) -> Iterator[Setting]:
     why = (
         "the project's first runs were best at the sixth" if size.cycles == LADDER[0].cycles else "what the time allows"
     )
@@ -331,7 +371,6 @@ def _raft(wanted: Wanted, size: RunSize) -> Iterator[Setting]:
         "num_cycles", size.cycles, f"{why}; a confirmed decline returns to the best version and halves the rate"
     )
     yield Setting("samples_per_prompt", size.samples, "more find rarer solutions, and leave less to chance")
-    there = wanted.prompts.size("train")
     if there is not None and there > size.prompts:
         yield Setting("prompts_per_cycle", size.prompts, "each cycle takes the next ones, so the data stay fresh")
     at_most = max(1, size.prompts * min(size.samples, PER_PROMPT) // 4)
@@ -339,7 +378,7 @@ def _raft(wanted: Wanted, size: RunSize) -> Iterator[Setting]:
         yield Setting("min_selected", at_most, "so few prompts cannot give the default of 8 for sure")
 
 
-def _warn(wanted: Wanted, choice: Choice) -> None:
+def _warn(wanted: Wanted, choice: Choice, fitting: Mapping[str, int | None]) -> None:
     prompts, found = wanted.prompts, choice.sized
     named = prompts.specs["train"].lower()
     if benchmark := next((name for name in _BENCHMARKS if name in named), None):
@@ -354,10 +393,16 @@ def _warn(wanted: Wanted, choice: Choice) -> None:
             " smaller model, free some memory, or raise hardware.memory_fraction"
         )
     if prompts.sets is not None:
+        left = sum(each for each in fitting.values() if each is not None)
+        if left < _MOST_FIT * len(prompts.every):
+            choice.warnings.append(
+                f"about {left} of {len(prompts.every)} prompts leave the model room for a completion; prompts.overlong"
+                " leaves the others out"
+            )
         if found.size.dev < _MIN_PROMPTS:
             choice.warnings.append(
                 f"{found.size.dev} dev prompts are too few: versions are not compared below {_MIN_PROMPTS}, so a run"
-                f" would keep the start model; {5 * _MIN_PROMPTS} rows in all give about {_MIN_PROMPTS}"
+                f" would keep the start model; {_ENOUGH_ROWS} rows in all are nearly always enough"
             )
         if prompts.num_tested == 0:
             choice.warnings.append(

@@ -165,14 +165,14 @@ class Written:
     check: ConfigCheck
 
 
-def refuse_existing(path: Path) -> None:
+def refuse_existing(path: Path, hint: str = "give another --name or folder") -> None:
     """Refuse to write where something is.
 
     Raises:
         RunDirError: There is.
     """
     if os.path.lexists(path):
-        raise RunDirError(f"{path} is there already, and is never overwritten", "give another --name or folder")
+        raise RunDirError(f"{path} is there already, and is never overwritten", hint)
 
 
 def write_configuration(wanted: Wanted, folder: Path) -> Written:
@@ -185,15 +185,40 @@ def write_configuration(wanted: Wanted, folder: Path) -> Written:
     choice = choose_values(wanted)
     text = configuration_text(wanted, choice)
     path = folder / f"{wanted.name}.yaml"
-    with _writable(folder):
+    with _writable(folder), _not_left_empty(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".init-", dir=folder) as scratch:
-            draft = Path(scratch).resolve() / path.name
-            draft.write_text(text, encoding="utf-8")
-            with contextlib.chdir(folder):
-                check = check_config(load_config(draft).config)
+        check = _checked(text, path)
         _create(path, text)
     return Written(path, choice, check)
+
+
+def _checked(text: str, path: Path) -> ConfigCheck:
+    """What `config check` will say once the text is at this path.
+
+    Raises:
+        ConfigError: It would refuse it.
+    """
+    with tempfile.TemporaryDirectory(prefix=".init-", dir=path.parent) as scratch:
+        draft = Path(scratch).resolve() / path.name
+        draft.write_text(text, encoding="utf-8")
+        try:
+            with contextlib.chdir(path.parent):
+                return check_config(load_config(draft).config)
+        except ConfigError as error:  # the draft is gone when this is read
+            raise ConfigError(error.message.replace(str(draft), path.name), error.hint) from error
+
+
+@contextlib.contextmanager
+def _not_left_empty(folder: Path) -> Iterator[None]:
+    """Remove the folder after an error, if it was made meanwhile and nothing is in it."""
+    is_new = not folder.exists()
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def write_demo(folder: Path) -> Path:
@@ -206,6 +231,7 @@ def write_demo(folder: Path) -> Path:
     text = QUICKSTART.read_text(encoding="utf-8")
     if path.is_file() and path.read_text(encoding="utf-8", errors="replace") == text:
         return path
+    refuse_existing(path, "name another folder, or move the file away")
     with _writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _create(path, text)

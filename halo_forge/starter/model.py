@@ -110,7 +110,7 @@ def look_at_model(name: str) -> ModelFound:
         num_parameters=number,
         family=family,
         shape=typical_shape(_ASSUMED_PARAMETERS if number is None else number) if shape is None else shape,
-        positions=positions if isinstance(positions, int) else None,
+        positions=positions if isinstance(positions, int) and positions > 0 else None,
         template=None if template is None else template[0],
         render=None if template is None else template[1],
         count=count,

@@ -66,6 +66,11 @@ def look_at_prompts(given: str, dev: str | None = None, test: str | None = None)
         missing = "test" if test is None else "dev"
         raise ConfigError(f"--{'dev' if missing == 'test' else 'test'} is given without --{missing}", "give both")
     if dev is not None and test is not None:
+        if len({given, dev, test}) < len(SETS):
+            raise ConfigError(
+                "two of --prompts, --dev and --test are the same: a model must not be measured on what it learns from",
+                "give three sets, or --prompts alone: it is split",
+            )
         return _read({"train": given, "dev": dev, "test": test}, "three sets, as given")
     if given.startswith(builtin.PREFIX):
         name = given.removeprefix(builtin.PREFIX).partition("/")[0]

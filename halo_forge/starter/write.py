@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
@@ -88,7 +89,7 @@ def _head(wanted: Wanted, choice: Choice) -> Iterator[str]:
         f"halo-forge raft run {file}": "start (--resume: go on)",
     }
     if files := _files(wanted):
-        commands = {f"halo-forge tasks check {' '.join(files)}": "are the tests right?", **commands}
+        commands = {f"halo-forge tasks check {shlex.join(files)}": "are the tests right?", **commands}
     width = max(map(len, commands))
     yield f"# {file}, written by halo-forge {halo_forge.__version__} (`halo-forge init`)"
     yield "#"

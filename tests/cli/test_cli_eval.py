@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli_calls import Cli, command_line
@@ -89,6 +90,44 @@ def test_what_cannot_be_asked_is_an_error_with_a_fix(
     assert message in done.err
     assert "fix: " in done.err
     assert not (tmp_path / "eval").exists()
+
+
+def damaged(kind: str, result: dict[str, Any]) -> None:
+    column, difference = result["columns"][0], result["differences"][0]
+    match kind:
+        case "metric is text":
+            column["metrics"]["pass@1"] = "good"
+        case "metric without an interval":
+            del column["metrics"]["pass@1_low"]
+        case "no k":
+            column["metrics"] |= {"pass@x": 1.0, "pass@x_low": 0.0, "pass@x_high": 1.0}
+        case "difference without values":
+            difference["values"] = {}
+        case "number of prompts is text":
+            column["num_prompts"] = "many"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["metric is text", "metric without an interval", "no k", "difference without values", "number of prompts is text"],
+)
+def test_an_edited_result_is_an_error_about_its_file(kind: str, cli: Cli, arguments: list[str], tmp_path: Path) -> None:
+    cli("eval", "run", *arguments)
+    path = tmp_path / "eval" / "result.json"
+    damaged(kind, found := json.loads(path.read_text()))
+    path.write_text(json.dumps(found))
+    for command in (["eval", "report", path.parent], ["report", path.parent], ["eval", "run", *arguments, "--resume"]):
+        done = cli(*command)
+        assert done.code == 3 and "result.json: not what halo-forge wrote here" in done.err
+        assert "raft resume" not in done.err
+
+
+def test_an_edited_date_is_an_error_about_its_file(cli: Cli, arguments: list[str], tmp_path: Path) -> None:
+    cli("eval", "run", *arguments)
+    path = next((tmp_path / "eval").rglob("asked.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"date": "today"}))
+    done = cli("eval", "run", *arguments, "--resume")
+    assert done.code == 3 and "asked.json: not what halo-forge wrote here" in done.err
 
 
 def test_a_full_disk_is_an_error_that_loses_nothing(

@@ -193,3 +193,11 @@ def test_a_wrong_key_of_the_model_section_is_named(tiny_models: dict[str, Path])
 def test_a_version_of_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"{tmp_path} is not a run directory, so it has no @v1"):
         subject_of(f"{tmp_path}@v1")
+
+
+def test_a_missing_base_is_said_to_be_the_one_that_the_adapter_names(adapter: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(adapter, tmp_path / "copy")
+    edit(copy / "adapter_config.json", base_model_name_or_path="./elsewhere/base")
+    with pytest.raises(ModelError, match=r"no such folder \(the base model that its adapter_config") as refused:
+        subject_of(str(copy))
+    assert "base_model_name_or_path" in refused.value.hint

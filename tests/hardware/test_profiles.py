@@ -349,6 +349,8 @@ def test_shapes_by_hand() -> None:
     # In and out of q and o, of k and v, of the three matrices of the MLP
     assert QWEN_7B.adapter_rank_size == 28 * (2 * 2 * 3584 + 2 * (3584 + 512) + 3 * (3584 + 18_944))
     assert ModelShape.of({"d_model": 576}) is ModelShape.of(None) is None
+    for changes in ({"num_attention_heads": 0}, {"hidden_size": 0}, {"vocab_size": -1}, {"num_hidden_layers": "many"}):
+        assert ModelShape.of(config | changes) is None
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,16 @@ def test_a_share_that_cannot_be_resolved_is_refused_with_its_line(
         load_config(path)
 
 
+@pytest.mark.parametrize("key", ["decay", "decay_on_decline", "min_improvement"])
+def test_a_share_is_refused_where_a_number_is_no_learning_rate(
+    key: str, stage: Path, tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    rate = {"kind": "plateau", "base": SHARE, key: SHARE}
+    path = raft(tmp_path, stage, tiny_models["llama"], training={"learning_rate": rate})
+    with pytest.raises(ConfigError, match=rf"training\.learning_rate\.{key}: found a share .* this is none"):
+        load_config(path)
+
+
 def test_without_an_adapter_a_share_has_to_say_of_what(tmp_path: Path) -> None:
     path = tmp_path / "raft.yaml"
     path.write_text("model: {model_name_or_path: owner/name}\ntraining:\n  learning_rate: {share: 0.25}\n")

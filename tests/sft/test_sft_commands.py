@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,6 +58,16 @@ def test_status_as_json_has_every_version_and_the_rows(cli: Cli, stage: Path) ->
     assert [each["version"] for each in found["segments"]] == [0, 1, 2, 3]
     assert found["result"]["best_version"] == found["best_version"]
     assert found["segments"][1]["trained"]["optimizer_steps"] == 2
+
+
+def test_status_offers_the_best_version_to_raft_once_the_stage_is_finished(
+    cli: Cli, stage: Path, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(stage.parent / "run", tmp_path / "run", symlinks=True))
+    assert "start RAFT from it" in cli("sft", "status", root).out
+    (root / "result.json").unlink()
+    done = cli("sft", "status", root)
+    assert "not finished" in done.out and "start RAFT from it" not in done.out
 
 
 def test_the_page_has_the_losses_and_names_dropped_rows(cli: Cli, stage: Path) -> None:

@@ -36,6 +36,7 @@ def test_a_prompt_with_a_completion_and_a_conversation_are_the_same_row(tmp_path
         {"prompt": "ask", "completion": "tell"},
         {"prompt": [{"role": "user", "content": "ask"}], "completion": [{"role": "assistant", "content": "tell"}]},
         {"messages": [{"role": "user", "content": "ask"}, {"role": "assistant", "content": "tell"}]},
+        {"prompt": '[{"role": "user", "content": "ask"}]', "completion": "tell", "tools": []},
     ]
     for form in forms:
         (row,) = rows_of(tmp_path, form)
@@ -94,6 +95,7 @@ def test_a_reference_that_cannot_begin_so_is_refused(start: str) -> None:
         with_prefix(row, start)
 
 
+TOLD = {"role": "assistant", "content": "told"}
 ERRORS: list[tuple[dict[str, Any], str]] = [
     ({"text": "x"}, r"some.jsonl:1: the row has `text`"),
     ({"prompt": "x", "completion": 3}, "`completion` is a number"),
@@ -104,6 +106,10 @@ ERRORS: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "x", "completion": "<|im_end|>"}, "a token of a chat template"),
     ({"prompt": [{"role": "user", "content": "x", "tool": 1}], "completion": "y"}, "unknown key `tool`"),
     ({"prompt": "x", "completion": [{"role": "user", "content": "y"}]}, "a message of the assistant is needed"),
+    ({"prompt": "<|im_start|>user", "completion": "y"}, "rendered for a model would be rendered again"),
+    ({"prompt": '[{"role": "user", "content": ""}]', "completion": "y"}, "content of message 1 is empty"),
+    ({"messages": [{"role": "system", "content": "x"}, TOLD]}, "`messages` without its last one ends with the role"),
+    ({"messages": [{"role": "user", "content": "x"}, TOLD], "tools": [{"name": "f"}]}, "the row has `tools`"),
 ]
 
 

@@ -219,6 +219,46 @@ def test_prompts_that_leave_no_room_are_dropped_and_counted(cli: Cli, models: Pa
     )
 
 
+def test_only_prompts_that_fit_count(cli: Cli, models: Path, tmp_path: Path) -> None:
+    rows = python_rows(300)
+    for row in rows[:200]:
+        row["prompt"] += " Do not print anything." * 20
+    write_rows(tmp_path / "tasks.jsonl", rows)
+    done = cli("init", "--yes", "--model", models / "short", "--prompts", "tasks.jsonl", "--json").json
+    assert any("about 100 of 300 prompts leave the model room" in each for each in done["warnings"])
+    write_rows(tmp_path / "few.jsonl", rows[200:])
+    alone = cli("init", "--yes", "--model", models / "short", "--prompts", "few.jsonl", "--name", "b", "--json").json
+    assert done["detectable"] == alone["detectable"]
+    assert "train_limit" not in done["values"]["prompts"] and "dev_limit" not in done["values"]["prompts"]
+
+
+@pytest.mark.parametrize("changes", [{"num_attention_heads": 0}, {"hidden_size": 0}, {"max_position_embeddings": -1}])
+def test_a_model_of_impossible_sizes_has_those_of_its_name(changes: dict[str, int], cli: Cli, tmp_path: Path) -> None:
+    model_folder(tmp_path / "odd-0.5b", QWEN_05B | changes)
+    write_rows(tmp_path / "tasks.jsonl", python_rows(150))
+    done = cli("init", "--yes", "--model", "odd-0.5b", "--prompts", "tasks.jsonl", "--json")
+    assert done.code == 0 and load_config("raft.yaml").config.prompts.overlong != "drop"
+    found = done.json
+    assert any("of its size is assumed" in each for each in found["assumed"]) != ("max_position_embeddings" in changes)
+
+
+def test_commands_and_paths_with_spaces_can_be_copied(cli: Cli, models: Path, tmp_path: Path) -> None:
+    write_rows(tmp_path / "my tasks.jsonl", python_rows(150))
+    done = cli("init", "my work", "--yes", "--model", models / "qwen-0.5b", "--prompts", "my tasks.jsonl")
+    assert "cd 'my work' && halo-forge" in done.out
+    assert f"halo-forge tasks check '{tmp_path}/my tasks.jsonl'" in Path("my work/raft.yaml").read_text()
+
+
+def test_sets_that_share_a_prompt_are_refused_and_leave_no_folder(cli: Cli, models: Path, tmp_path: Path) -> None:
+    for name, number in (("a", 150), ("b", 60), ("c", 30)):
+        write_rows(tmp_path / f"{name}.jsonl", python_rows(number))
+    done = cli(
+        "init", "work", "--model", models / "qwen-0.5b", "--prompts", "a.jsonl", "--dev", "b.jsonl", "--test", "c.jsonl"
+    )
+    assert done.code == 2 and "is in prompts.train and in prompts.dev" in done.err
+    assert ".init-" not in done.err and not Path("work").exists()
+
+
 def test_paths_lead_to_the_same_files_from_the_new_folder(cli: Cli, models: Path, tmp_path: Path) -> None:
     write_rows(tmp_path / "tasks.jsonl", python_rows(150))
     os.symlink(models / "qwen-0.5b", tmp_path / "model")
@@ -316,6 +356,11 @@ def test_an_unknown_data_set_is_an_error(cli: Cli, models: Path, monkeypatch: py
         (["--model", "MODELS/qwen-0.5b", "--prompts", "tasks.csv"], "neither .jsonl nor .parquet"),
         (["--model", "MODELS/qwen-0.5b", "--prompts", "tasks.jsonl:train"], "one split of a file"),
         (["--model", "MODELS/qwen-0.5b", "--prompts", "broken.jsonl"], "broken.jsonl:3"),
+        (
+            ["--model", "MODELS/qwen-0.5b", *(f"--{each}=tasks.jsonl" for each in ("prompts", "dev", "test"))],
+            "the same",
+        ),
+        (["--model", "MODELS/short", "--prompts", "long.jsonl"], "none of the train prompts fits: the shortest has"),
         (["--model", "MODELS/qwen-0.5b", "--prompts", "mixed.jsonl"], "in several languages: cpp"),
         (["--model", "MODELS/qwen-0.5b", "--prompts", "bare.jsonl"], "the language of the programs is unknown"),
         (["--model", "MODELS/qwen-0.5b", "--prompts", "tasks.jsonl", "--language", "c"], "the prompts are in python"),
@@ -335,6 +380,7 @@ def test_wrong_input_is_an_error_that_names_it_and_leaves_nothing(
     write_rows(tmp_path / "broken.jsonl", broken)
     write_rows(tmp_path / "mixed.jsonl", [*python_rows(30), *(row | {"language": "c++"} for row in cpp_rows(30))])
     write_rows(tmp_path / "bare.jsonl", [{"id": str(at), "prompt": f"Write program {at}."} for at in range(60)])
+    write_rows(tmp_path / "long.jsonl", [row | {"prompt": "Do it. " * 200} for row in python_rows(60)])
     before = tree(tmp_path)
     done = cli("init", *(option.replace("MODELS", str(models)) for option in options))
     assert done.code == 2 and said in done.err and "\n  fix: " in done.err, done.err
@@ -379,7 +425,7 @@ def test_a_full_disk_leaves_nothing(models: Path, tmp_path: Path) -> None:
         ["bash", "-c", f"ulimit -f 1; exec {init}"], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 3 and "File too large" in done.stderr and "free some space" in done.stderr, done.stderr
-    assert list((tmp_path / "new").iterdir()) == []
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_disk_that_fills_up_leaves_no_half_of_a_file(tmp_path: Path) -> None:
@@ -504,10 +550,11 @@ def test_the_demo_is_written_and_its_model_fetched(cli: Cli, tmp_path: Path, mon
     assert cli("init", "demo", "--demo").code == 0  # again, as after an interruption of the download
     Path("demo/quickstart.yaml").write_text("mine")
     refused = cli("init", "demo", "--demo")
-    assert refused.code == 3 and "never overwritten" in refused.err
+    assert refused.code == 3 and "never overwritten" in refused.err and "--name" not in refused.err
     assert Path("demo/quickstart.yaml").read_text() == "mine" and len(fetched) == 2
-    other = cli("init", "other", "--demo", "--model", "x")
-    assert other.code == 2 and "takes no --model" in other.err and not Path("other").exists()
+    for flag in ("--model", "--name"):
+        other = cli("init", "other", "--demo", flag, "x")
+        assert other.code == 2 and f"takes no {flag}" in other.err and not Path("other").exists()
 
 
 def test_the_demo_exists_once() -> None:

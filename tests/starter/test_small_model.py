@@ -108,6 +108,18 @@ def test_a_leftover_is_not_a_model_and_is_replaced(left: list[str], tmp_path: Pa
     assert contents(target) == ["config.json", "model.safetensors"]
 
 
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("there", ["pytorch_model.bin", "checkpoints/mine.txt", None])
+def test_files_of_somebody_else_are_never_replaced(there: str | None, tmp_path: Path) -> None:
+    target = tmp_path / "models" / "small"
+    mine = target if there is None else target / there
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(RunDirError, match=f"{target}: not a "):
+        make(target)
+    assert mine.read_text() == "mine"
+
+
 def test_is_complete(tmp_path: Path) -> None:
     assert not small_model.is_complete(tmp_path / "nowhere")
     (tmp_path / "config.json").mkdir()
