@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, MutableMapping
 from typing import Literal, Protocol
 
-from halo_forge.hardware._profile import Profile
+from halo_forge.hardware._profile import LEAST_TOKENS, Profile
 from halo_forge.hardware.cpu import Cpu
 from halo_forge.hardware.cuda import Cuda
 from halo_forge.hardware.devices import Ask, Gpu, ask_torch, freest, is_same, visibility
@@ -24,6 +24,7 @@ from halo_forge.hardware.rocm import Rocm
 from halo_forge.hardware.shape import ModelShape, ModelSize
 
 __all__ = [
+    "LEAST_TOKENS",
     "NO_GPU",
     "PROFILES",
     "Gpu",

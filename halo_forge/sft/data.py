@@ -213,8 +213,9 @@ def _enough(config: SftConfig, rows: Rows) -> Rows:
     Raises:
         ConfigError: None is.
     """
-    for use, wanted in (("train", True), ("held_out", config.holds_out)):
-        if wanted and not rows.of("train" if use == "train" else "held_out"):
+    needed: list[Use] = ["train", "held_out"] if config.holds_out else ["train"]
+    for use in needed:
+        if not rows.of(use):
             reasons = "; ".join(rows.lines()[1:])
             raise ConfigError(f"data: no {use.replace('_', '-')} row is left: {reasons}", "use other rows")
     return rows

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from halo_forge.hardware import ModelShape, ModelSize, Profile
-from halo_forge.hardware._profile import LEAST_TOKENS
+from halo_forge.hardware import LEAST_TOKENS, ModelShape, ModelSize, Profile
 
 _LAUNCHES_PER_LAYER, _LAUNCH_SECONDS = 25, 7.5e-6
 """Kernels that a decoding step starts for each layer (docs/HARDWARE_NOTES.md), and the time each takes to start."""
