@@ -24,7 +24,7 @@ from halo_forge.claims.packaged import check_packaged
 from halo_forge.claims.pairs import Pair, check_pairs, checkable, completions_of, joined
 from halo_forge.claims.privacy import OUTPUT_DIR
 from halo_forge.claims.programs import Programs
-from halo_forge.claims.replay import Verdicts
+from halo_forge.claims.replay import TOO_MANY, Verdicts
 from halo_forge.claims.tokens import TEXTS
 from halo_forge.config import RaftConfig
 from halo_forge.core.errors import ClaimError
@@ -125,6 +125,9 @@ class EvaluationClaim:
     def _check_rows(self, each: Measured) -> bool:
         """Whether there is one completion for each request, by its seed."""
         file = f"{each.folder}/completions.jsonl"
+        if (asked := each.config.evaluation.samples_per_prompt) > len(each.pairs) + 1:
+            self.findings.add("row", file, f"samples_per_prompt: {TOO_MANY}", asked)
+            return False
         requests = settings_of(each.config).requests(list(each.prompts.values()))
         wanted = {request.key: request for request in requests}
         found = {pair.key: pair.completion for pair in each.pairs}

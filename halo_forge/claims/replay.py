@@ -44,6 +44,7 @@ Value = TypeVar("Value", bound=Record)
 Verdicts = Mapping[str, Mapping[Key, Verdict]]
 """File of a claim -> the verdict of each sample."""
 
+TOO_MANY = "asks for more samples than the claim has rows"
 _MODEL_ONLY = ("adapter_norm", "kept/nll_before")
 """Metrics of a training that only the model's weights give."""
 _NEEDS_MODEL = "needs the model and the adapters"
@@ -72,6 +73,10 @@ class Replay:
 
     def run(self, plan: Plan) -> bool:
         """Compute everything again; whether it came to the end."""
+        if (asked := plan.config.evaluation.samples_per_prompt) > self.num_rows:
+            self.findings.add("row", "config.json", f"evaluation.samples_per_prompt: {TOO_MANY}", asked)
+            self.findings.leave_out("the values of all stages", f"an evaluation would have {asked} samples per prompt")
+            return False
         runtime = Runtime(
             prompts=plan.prompts.by_id(),
             engine=_Requested(),
@@ -143,6 +148,7 @@ class _ComparedFolder(StageFolder):
         file = self._replay.name(path)
         stored = self._stored(path, kind)
         if isinstance(stored, SamplingSettings) and stored.samples_per_prompt > self._replay.num_rows:
+            self._findings.add("row", file, f"samples_per_prompt: {TOO_MANY}", stored.samples_per_prompt)
             raise CannotGoOn(f"{file} asks for {stored.samples_per_prompt} samples per prompt")
         try:
             computed = make()

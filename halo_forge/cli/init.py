@@ -15,6 +15,7 @@ import typer
 if TYPE_CHECKING:
     from halo_forge.starter.choose import Wanted
     from halo_forge.starter.init import Written
+    from halo_forge.starter.prompts import PromptsFound
 
 DIRECTORY = typer.Argument(Path("."), metavar="DIR", help="Folder for the configuration; made if missing.")
 MODEL = typer.Option(None, metavar="MODEL", help="A model folder, or a hub id (owner/name).")
@@ -33,6 +34,9 @@ NAME = typer.Option(_DEFAULT_NAME, metavar="NAME", help="Writes NAME.yaml, whose
 YES = typer.Option(False, "--yes", "-y", help="Ask nothing; take the defaults.")
 DEMO = typer.Option(False, "--demo", help="Write quickstart.yaml, and download the small model that it trains.")
 JSON = typer.Option(False, "--json", help="Print the result as JSON; asks nothing.")
+
+_LARGE_BYTES = 5_000_000
+"""A larger prompt file is said to be read."""
 
 Found = TypeVar("Found")
 
@@ -115,6 +119,10 @@ def _wanted(flags: _Flags, directory: Path, name: str) -> Wanted:
             return look(given if given is not None else str(default))
         return _asked(question, default, look)
 
+    def look_at_sets(text: str) -> PromptsFound:
+        _say_if_large(text)
+        return look_at_prompts(text, flags.dev, flags.test)
+
     if flags.asks:
         console.print("Each question has a flag; halo-forge init --help lists them.")
     model = ask("Model (a folder, or a hub id)", flags.model, None, look_at_model)
@@ -122,7 +130,7 @@ def _wanted(flags: _Flags, directory: Path, name: str) -> Wanted:
         "Prompts (a .jsonl or .parquet file, a data set id, or builtin:c)",
         flags.prompts,
         None,
-        lambda text: look_at_prompts(text, flags.dev, flags.test),
+        look_at_sets,
     )
     language = flags.language
     if language is None and flags.asks:
@@ -132,6 +140,13 @@ def _wanted(flags: _Flags, directory: Path, name: str) -> Wanted:
     machine = ask(f"Machine ({', '.join(MACHINES)})", flags.machine, "auto", lambda text: _one_of(text, MACHINES))
     seconds = ask("Time for the whole run", flags.time, "8h", seconds_of)
     return wanted_of(model, prompts, language=language, machine=machine, seconds=seconds, name=name, folder=directory)
+
+
+def _say_if_large(prompts: str) -> None:
+    """Reading checks every row, which takes minutes where there are a hundred thousand."""
+    path = Path(prompts).expanduser()
+    if path.is_file() and (size := path.stat().st_size) > _LARGE_BYTES:
+        print(f"reading {size / 1e6:.0f} MB of prompts, and checking every row ...", file=sys.stderr, flush=True)
 
 
 def _one_of(text: str, allowed: tuple[str, ...]) -> str:

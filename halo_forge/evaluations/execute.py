@@ -234,6 +234,9 @@ def _read(root: Path) -> StoredEvaluation:
     prompts: dict[str, dict[str, Prompt]] = {}
     samples: dict[Key, Sequence[Sample]] = {}
     with as_written(path):
+        folders = [each["folder"] for section in ("sets", "subjects") for each in identity[section].values()]
+        for name in (*folders, *(name for each in identity["sets"].values() for name in each["decodings"])):
+            _plain_name(name)
         for name, each in identity["sets"].items():
             folder = root / each["folder"]
             rows = read_jsonl(folder / "prompts.jsonl") if (folder / "prompts.jsonl").is_file() else []

@@ -121,6 +121,11 @@ def _data_set(given: str) -> PromptsFound:
     dataset_id, *rest = hub.parts_of(given)
     config = f":{rest[0]}" if len(rest) == 2 else ""
     named = rest[-1] if rest else None
+    if named is not None and "[" in named:
+        raise ConfigError(
+            f"--prompts {given}: a part of a split, which cannot be cut into three sets",
+            f"give the whole split ({dataset_id}{config}:{named.partition('[')[0]}), or --dev and --test too",
+        )
     try:
         splits = hub.splits_of(given)
     except hub.UnknownDataSet:

@@ -136,6 +136,14 @@ def test_packaged_tasks_with_other_tests_are_not_taken_for_packaged_ones(evaluat
     assert ("value", "sets/set2/prompts.jsonl", what) in said(rechecked(rewritten(path, files), programs=False))
 
 
+def test_more_samples_than_there_are_rows_are_a_difference_and_not_a_long_wait(evaluation: Path) -> None:
+    def edit(found: Any) -> None:
+        found["sets"]["own.jsonl"]["decodings"]["sampled"]["sampling"]["samples_per_prompt"] = 10**12
+
+    found = rechecked(edited(pack(evaluation, None).path, "evaluation.json", edit), programs=False)
+    assert any("asks for more samples than the claim has rows" in what for _, _, what in said(found))
+
+
 def test_a_missing_row_and_one_too_many(evaluation: Path) -> None:
     path, folder = pack(evaluation, None).path, "sets/set2/subject1/greedy"
     for file in ("completions", "verdicts"):

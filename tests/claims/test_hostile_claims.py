@@ -358,6 +358,23 @@ def test_a_claim_cannot_hide_programs_by_leaving_out_packaged_prompts(
     assert found.is_confirmed and found.num_verified == rechecked(with_packaged).num_verified
 
 
+@pytest.mark.parametrize(
+    ("file", "keys"),
+    [("config.json", ("evaluation", "samples_per_prompt")), ("cycles/001/sampling.json", ("samples_per_prompt",))],
+)
+def test_more_samples_than_there_are_rows_are_a_difference_and_not_a_long_wait(
+    claim: Path, file: str, keys: tuple[str, ...]
+) -> None:
+    def edit(found: Any) -> None:
+        for key in keys[:-1]:
+            found = found[key]
+        found[keys[-1]] = 10**12
+
+    found = rechecked(edited(claim, file, edit), programs=False)
+    what = f"{'.'.join(keys)}: asks for more samples than the claim has rows"
+    assert ("row", file, what) in said(found)
+
+
 @pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
 def test_another_compression(claim: Path, tmp_path: Path, method: int) -> None:
     """Their decompressors need other limits, and raise errors of their own."""

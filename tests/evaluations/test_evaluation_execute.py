@@ -162,6 +162,17 @@ def test_nothing_but_an_evaluations_own_folders_is_ever_removed(tmp_path: Path, 
     assert {name: data for name, data in tree(tmp_path).items() if not name.endswith("lock")} == before
 
 
+@pytest.mark.parametrize("section", ["sets", "subjects"])
+def test_nothing_outside_of_an_evaluation_is_read(tmp_path: Path, section: str) -> None:
+    execute(planned(tmp_path), SilentObserver())
+    path = tmp_path / "eval" / "evaluation.json"
+    written = json.loads(path.read_text())
+    next(iter(written[section].values()))["folder"] = str(tmp_path)
+    path.write_text(json.dumps(written))
+    with pytest.raises(RunDirError, match=r"is not the name of a folder in it"):
+        read_evaluation(tmp_path / "eval")
+
+
 def test_a_file_of_another_program_with_the_same_name_is_kept(tmp_path: Path) -> None:
     (tmp_path / "eval").mkdir()
     (tmp_path / "eval" / "evaluation.json").write_text('{"sets": {}}')

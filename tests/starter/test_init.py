@@ -356,6 +356,7 @@ def test_an_unknown_data_set_is_an_error(cli: Cli, models: Path, monkeypatch: py
         (["--model", "MODELS/qwen-0.5b", "--prompts", "tasks.csv"], "neither .jsonl nor .parquet"),
         (["--model", "MODELS/qwen-0.5b", "--prompts", "tasks.jsonl:train"], "one split of a file"),
         (["--model", "MODELS/qwen-0.5b", "--prompts", "broken.jsonl"], "broken.jsonl:3"),
+        (["--model", "MODELS/qwen-0.5b", "--prompts", "a/b:train[:9]", "--language", "c"], "a part of a split"),
         (
             ["--model", "MODELS/qwen-0.5b", *(f"--{each}=tasks.jsonl" for each in ("prompts", "dev", "test"))],
             "the same",
@@ -516,6 +517,10 @@ def test_of_a_large_set_some_lengths_are_measured(
     write_rows(tmp_path / "tasks.jsonl", python_rows(150))
     done = cli("init", "--yes", "--model", models / "qwen-0.5b", "--prompts", "tasks.jsonl")
     assert done.code == 0 and "(50 of them measured)" in done.out and "asserts 150" in done.out
+    assert "reading" not in done.err
+    monkeypatch.setattr("halo_forge.cli.init._LARGE_BYTES", 1000)
+    again = cli("init", "again", "--yes", "--model", models / "qwen-0.5b", "--prompts", "tasks.jsonl")
+    assert again.code == 0 and "MB of prompts, and checking every row" in again.err
 
 
 def test_looking_at_files_loads_no_model_library(models: Path, tmp_path: Path) -> None:
