@@ -22,7 +22,7 @@ def check(config: Path = CONFIG, overrides: list[str] | None = SET) -> None:
     from halo_forge.runtime.config_check import check_config
 
     changes = overrides if overrides is not None else []
-    if _is_supervised(config):
+    if _is_sft(config):
         from halo_forge.sft.config import load_sft_config
         from halo_forge.sft.open import check_sft
 
@@ -48,7 +48,7 @@ def show(config: Path = CONFIG, overrides: list[str] | None = SET) -> None:
     from halo_forge.config.yaml_io import dump
 
     changes = overrides if overrides is not None else []
-    if _is_supervised(config):
+    if _is_sft(config):
         from halo_forge.sft.config import load_sft_config, resolved_sft
 
         print(dump(resolved_sft(load_sft_config(config, changes).config)), end="")
@@ -58,7 +58,7 @@ def show(config: Path = CONFIG, overrides: list[str] | None = SET) -> None:
 
 @app.command(cls=Command)
 def schema(
-    sft: bool = typer.Option(False, "--sft", help="Of the configuration of a supervised stage (`sft run`)."),
+    sft: bool = typer.Option(False, "--sft", help="Of the configuration of an SFT run (`sft run`)."),
 ) -> None:
     """Print the JSON schema of a configuration, for editors."""
     if sft:
@@ -71,9 +71,9 @@ def schema(
     print(json.dumps(json_schema(), indent=2))
 
 
-def _is_supervised(config: Path) -> bool:
-    """Whether a file is the configuration of a supervised stage (`sft run`), not of a RAFT run."""
-    from halo_forge.config.load import is_supervised
+def _is_sft(config: Path) -> bool:
+    """Whether a file is the configuration of an SFT run (`sft run`), not of a RAFT run."""
+    from halo_forge.config.load import is_sft
     from halo_forge.config.yaml_io import load_document
 
-    return is_supervised(load_document(config))
+    return is_sft(load_document(config))

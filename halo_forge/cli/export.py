@@ -21,7 +21,7 @@ WHAT = typer.Argument(
 )
 TO = typer.Option(..., "--to", metavar="KIND", help="merged, gguf, lora-gguf or samples.", show_default=False)
 QUANTIZE = typer.Option(None, "--quantize", metavar="TYPE", help="Of a GGUF: bf16 (default), f16, q8_0 or q4_k_m.")
-OUTPUT = typer.Option(None, "-o", "--output", metavar="DIR", help="Default: exports/NAME in the working directory.")
+OUTPUT = typer.Option(None, "-o", "--output-dir", metavar="DIR", help="Default: exports/NAME in the working directory.")
 CONFIG = typer.Option(
     None, "--config", metavar="CONFIG", help="For an adapter without its run: prompts, verifier, sampling settings."
 )

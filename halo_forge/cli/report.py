@@ -35,7 +35,7 @@ def report(
     overrides: list[str] | None = SET,
     as_json: bool = JSON,
 ) -> None:
-    """Write the page of a run, a supervised stage, an evaluation or an experiment: one HTML file without a network."""
+    """Write the page of a run, an SFT run, an evaluation or an experiment: one HTML file without a network."""
     from halo_forge.core.errors import ConfigError
 
     if serve and (output is not None or as_json):

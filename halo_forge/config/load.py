@@ -76,8 +76,8 @@ def load_config(
     return checked(document, None if isinstance(source, Mapping) else f"runs/{Path(source).stem}")
 
 
-def is_supervised(document: Document) -> bool:
-    """Whether a file is the configuration of a supervised stage: only these have a section `data`."""
+def is_sft(document: Document) -> bool:
+    """Whether a file is the configuration of an SFT run: only these have a section `data`."""
     return isinstance(document.data.get("data"), Mapping)
 
 
@@ -90,9 +90,9 @@ def checked(document: Document, output_dir: str | None = None) -> LoadedConfig:
     Raises:
         ConfigError: As `load_config`.
     """
-    if is_supervised(document):
+    if is_sft(document):
         raise ConfigError(
-            f"{document.path}: this is the configuration of a supervised stage: it has a section `data`",
+            f"{document.path}: this is the configuration of an SFT run: it has a section `data`",
             f"run it with `halo-forge sft run {document.path}`",
         )
     data, unresolved = with_numbers({**({} if output_dir is None else {"output_dir": output_dir}), **document.data})
@@ -172,7 +172,7 @@ def influential_data(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The same of a configuration that is plain data, every value given; it is not changed."""
     data = copy.deepcopy(dict(settings))
     for section, key in WITHOUT_INFLUENCE:
-        (data if section is None else data.get(section, {})).pop(key, None)  # a supervised stage has fewer sections
+        (data if section is None else data.get(section, {})).pop(key, None)  # an SFT run has fewer sections
     return data
 
 

@@ -72,7 +72,7 @@ class _Shares:
             self._refuse(path, f"{error.message} ({error.hint})")
             return None
         if source is None:
-            text = "no supervised stage is there; run it first (halo-forge sft run), or write a number"
+            text = "no SFT run is there; run it first (halo-forge sft run), or write a number"
             self._refuse(path, f"found {show(given)}: {text}")
         return source
 

@@ -198,15 +198,15 @@ def _of_run(text: str, root: Path, at: str | None, given: Mapping[str, Any]) -> 
 def _of_sft_run(
     text: str, root: Path, at: str | None, identity: Mapping[str, Any], given: Mapping[str, Any]
 ) -> Subject:
-    """The best adapter of a finished supervised stage; the base where nothing is better."""
+    """The best adapter of a finished SFT run; the base where nothing is better."""
     if at is not None:
         raise ConfigError(
-            f"subject {text}: versions of a supervised stage are not named by @",
+            f"subject {text}: versions of an SFT run are not named by @",
             f"name {root}, or one of its adapter folders",
         )
     if not (root / "result.json").is_file():
         raise RunDirError(
-            f"subject {text}: the supervised stage is not finished, so it has no best version yet",
+            f"subject {text}: the SFT run is not finished, so it has no best version yet",
             f"finish it with `halo-forge sft run` and --resume, or name its best adapter so far: {root}/best",
         )
     with as_written(root / "run.json"):

@@ -129,7 +129,7 @@ def _what(source: Source, made: Made) -> Iterator[str]:
 
 
 def _stage(adapter: str | Path | None) -> SftSource | None:
-    """The supervised stage that an adapter is from."""
+    """The SFT run that an adapter is from."""
     return None if adapter is None else sft_source(Path(adapter))
 
 

@@ -128,7 +128,9 @@ def export(order: Order, observer: Observer) -> Exported:
     why_not = _why_not_proved(order, source, llama_cpp)
     identity = _identity(order, source)
     if out.exists() or out.is_symlink():
-        return _complete(out, identity, why_not)
+        there = _complete(out, identity, why_not)
+        _refuse_worse(order, there.record["proof"], out / _PROOF)
+        return there
     with _opened(out, identity) as part:
         _check_disk(order, source, part)
         if not (part / RECORD).is_file():
@@ -198,12 +200,7 @@ class _Making:
         self.work.mkdir(exist_ok=True)
         files, asked, asked_by = self._weights()
         proof = Proof("not_proved", why_not) if why_not is not None else self._proved(asked, asked_by)
-        if proof.state == "fell" and not self.order.force:
-            raise StoppedByRule(
-                f"{self.order.text} as {self.order.kind} is worse than the adapter: {proof.reason}; what both wrote is"
-                f" in {self.part / _PROOF}",
-                f"{_INSTEAD[self.order.kind]}, or run the same command with --force to export it as it is",
-            )
+        _refuse_worse(self.order, proof.to_row(), self.part / _PROOF)
         folder = next((each for each in (self.content, self.work / "merged") if (each / ROUNDING_FILE).is_file()), None)
         described = Made(
             kind=self.order.kind,
@@ -307,6 +304,14 @@ def _check_combination(order: Order) -> None:
         raise ConfigError(
             f"--quantize {order.quantization} with --to lora-gguf: llama.cpp writes adapters as bf16, f16 or q8_0",
             "choose one of these; the base model's GGUF may be quantized as you like",
+        )
+
+
+def _refuse_worse(order: Order, proof: Mapping[str, Any], where: Path) -> None:
+    if proof["state"] == "fell" and not order.force:
+        raise StoppedByRule(
+            f"{order.text} as {order.kind} is worse than the adapter: {proof['reason']}; what both wrote is in {where}",
+            f"{_INSTEAD[order.kind]}, or run the same command with --force to export it as it is",
         )
 
 

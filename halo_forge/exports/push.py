@@ -8,7 +8,7 @@ from halo_forge.core.errors import ConfigError
 
 
 def push(folder: Path, repository: str, *, is_data_set: bool) -> str:
-    """Upload all files of an export; a repository that is not there is created as a private one.
+    """Upload an export but for its record and the proof's samples; a repository is created as a private one.
 
     Args:
         repository: OWNER/NAME.
@@ -30,7 +30,7 @@ def push(folder: Path, repository: str, *, is_data_set: bool) -> str:
             repo_id=repository,
             repo_type=kind,
             commit_message="Export by halo-forge",
-            ignore_patterns=["proof/server_logs/*"],
+            ignore_patterns=["export.json", "proof/*"],  # they name folders of this machine
         )
     except Exception as error:  # the client raises its own errors, those of its HTTP library, and ValueError
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -54,7 +54,7 @@ def run_html(root: Path, *, state: str | None = None) -> str:
 
 
 def sft_html(root: Path, *, state: str | None = None) -> str:
-    """The page of the supervised stage in `root`, as far as it has come.
+    """The page of the SFT run in `root`, as far as it has come.
 
     Raises:
         RunDirError: It holds none, or a file of it cannot be read.

@@ -1,4 +1,4 @@
-"""What the page of a supervised stage says: losses, learning rate, and what became of the rows."""
+"""What the page of an SFT run says: losses, learning rate, and what became of the rows."""
 
 from __future__ import annotations
 

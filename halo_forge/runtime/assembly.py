@@ -77,7 +77,7 @@ def planned_with(config: RaftConfig, local: Mapping[str, Sequence[Prompt]]) -> P
     """The preview of a configuration whose local prompt sets were read.
 
     Raises:
-        ConfigError: A schedule reads the pass rate of a set without tests, or the supervised stage that the run starts
+        ConfigError: A schedule reads the pass rate of a set without tests, or the SFT run that the run starts
             from does not fit.
     """
     sets = summaries(config, local)
@@ -280,7 +280,7 @@ def run_config(root: Path) -> LoadedConfig:
         )
     if is_sft_run(root):
         raise RunDirError(
-            f"{root}: a supervised stage, not a RAFT run",
+            f"{root}: an SFT run, not a RAFT run",
             f"look at it with `halo-forge sft status {root}` and `halo-forge report {root}`; a RAFT run starts from it"
             f" with model.adapter: {root}/best",
         )

@@ -74,7 +74,7 @@ def check_same_run(
         )
     identity = run.identity()
     if is_sft_run(run.root):
-        raise RunDirError(f"{run.root}: holds a supervised stage, not a RAFT run", "choose another output_dir")
+        raise RunDirError(f"{run.root}: holds an SFT run, not a RAFT run", "choose another output_dir")
     for key, kind in {"config_digest": str, "prompts": dict, "start_model": dict}.items():
         if not isinstance(identity.get(key), kind):
             raise RunDirError(f"{run.root / 'run.json'}: {key} is {str(identity.get(key))[:80]!r}", EDITED)

@@ -1,4 +1,4 @@
-"""A run that starts from a supervised stage (`model.adapter: runs/my_sft/best`): whether the two fit together.
+"""A run that starts from an SFT run (`model.adapter: runs/my_sft/best`): whether the two fit together.
 
 The stage's run directory says what its adapter was trained on and how completions began there.  An adapter from
 elsewhere has no such record; of that, only its shape and its base model can be checked.
@@ -47,7 +47,7 @@ def _problems(config: RaftConfig, source: SftSource, prompts: Mapping[str, Seque
     adapter = config.model.adapter
     if source.result is None and Path(str(adapter)).expanduser().is_symlink():
         yield ConfigError(
-            f"model.adapter: {adapter}: the supervised stage in {source.root} is not finished, so its best version may"
+            f"model.adapter: {adapter}: the SFT run in {source.root} is not finished, so its best version may"
             " still change",
             "finish it with `halo-forge sft run CONFIG --resume`",
         )
@@ -63,7 +63,7 @@ def _problems(config: RaftConfig, source: SftSource, prompts: Mapping[str, Seque
         same = [prompt.id for prompt in prompts.get(name, ()) if messages_digest(prompt) in trained]
         if same:
             yield ConfigError(
-                f"prompts.{name}: it has {counted(len(same), 'prompt')} that the supervised stage in {source.root}"
+                f"prompts.{name}: it has {counted(len(same), 'prompt')} that the SFT run in {source.root}"
                 f" trained on or held out: {', '.join(same[:_SHOWN])}",
                 "measure on prompts that the stage has not seen; rows.jsonl there lists those that it has",
             )
@@ -71,8 +71,7 @@ def _problems(config: RaftConfig, source: SftSource, prompts: Mapping[str, Seque
 
 def _differs(key: str, here: object, there: object, source: SftSource) -> ConfigError:
     return ConfigError(
-        f"{key}: found {show(here)}, but the supervised stage in {source.root} that model.adapter is from has"
-        f" {show(there)}",
+        f"{key}: found {show(here)}, but the SFT run in {source.root} that model.adapter is from has {show(there)}",
         f"write {key}: {show(there)}, or train the stage again",
     )
 
@@ -82,7 +81,7 @@ def _describe(config: RaftConfig, source: SftSource, prompts: Mapping[str, Seque
     measured = "" if loss is None else f", held-out loss {loss:.4f}"
     best = source.result is not None and source.result["best_version"] == version
     yield (
-        f"v0 is v{version} of the supervised stage in {source.root} (learning rate {source.learning_rate:g}{measured}"
+        f"v0 is v{version} of the SFT run in {source.root} (learning rate {source.learning_rate:g}{measured}"
         f"{', its best version' if best else ''}); lora settings, response prefix and system prompt are the same"
     )
     known = [name for name in ("dev", "test") if name in prompts]

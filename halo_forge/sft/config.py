@@ -1,4 +1,4 @@
-"""The configuration of a supervised stage: sections of a RAFT configuration, and what is trained on."""
+"""The configuration of an SFT run: sections of a RAFT configuration, and what is trained on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from halo_forge.config.explain import problems_of
-from halo_forge.config.load import as_error, digest_of, influential_data, is_supervised, overridden, written_schema
+from halo_forge.config.load import as_error, digest_of, influential_data, is_sft, overridden, written_schema
 from halo_forge.config.problems import Problem, raise_all
 from halo_forge.config.sections import (
     Count,
@@ -107,7 +107,7 @@ class SftTrainingSection(Spec):
 
 
 class SftConfig(Spec):
-    """The whole configuration of a supervised stage."""
+    """The whole configuration of an SFT run."""
 
     model: ModelSection
     data: DataSection
@@ -174,7 +174,7 @@ def load_sft_config(source: Path, overrides: Iterable[str] = ()) -> LoadedSft:
         ConfigError: All problems, one line per key, as for a RAFT configuration.
     """
     document = overridden(load_document(source), overrides)
-    if not is_supervised(document) and "prompts" in document.data:
+    if not is_sft(document) and "prompts" in document.data:
         raise ConfigError(
             f"{source}: this is a RAFT configuration: it has the section `prompts`, and none named `data`",
             f"run it with `halo-forge raft run {source}`, or write what to train on as data.train",

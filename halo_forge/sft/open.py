@@ -1,4 +1,4 @@
-"""From a checked configuration to an open run of a supervised stage, in the order of cost."""
+"""From a checked configuration to an open SFT run, in the order of cost."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def check_sft(config: SftConfig) -> ConfigCheck:
 
 
 def execute_sft(loaded: LoadedSft, observer: SftObserver, *, resume: bool) -> SftResult:
-    """Run a supervised stage, or what is left of it.
+    """Do an SFT run, or what is left of it.
 
     Args:
         resume: Continue a run directory that already holds this training; without it such a directory is refused.
@@ -214,7 +214,7 @@ def _check_same(run: SftRun, config: SftConfig, *, resume: bool) -> None:
         RunDirError: It is not the same training.
     """
     if not is_sft_run(run.root):
-        raise RunDirError(f"{run.root}: holds a RAFT run, not a supervised stage", "choose another output_dir")
+        raise RunDirError(f"{run.root}: holds a RAFT run, not an SFT run", "choose another output_dir")
     if not resume:
         raise RunDirError(
             f"{run.root}: a training was already started here",

@@ -1,4 +1,4 @@
-"""What a supervised stage does, as a function of its configuration and its rows: steps, segments, when it ends.
+"""What an SFT run does, as a function of its configuration and its rows: steps, segments, when it ends.
 
 Optimizer steps are counted over the whole training.  A segment is what lies between two measurements of the held-out
 loss; it trains with its part of the learning rates and with the optimizer's state of the segment before, so the whole

@@ -1,4 +1,4 @@
-"""A supervised stage, as it runs: filter the rows, then train a segment, measure it, and repeat.
+"""The algorithm of an SFT run: filter the rows, then train a segment, measure it, and repeat.
 
 Every value is a stage of the run directory, as in `halo_forge/loop.py`: it is read if it is sealed, else it is made and
 sealed.  So the same lines run and resume, and a segment that was killed is trained again from the sealed state of the
@@ -124,7 +124,7 @@ class SftRuntime:
 
 @contextmanager
 def own_hints() -> Iterator[None]:
-    """What fixes damaged files of a supervised stage, in place of what fixes those of a RAFT run."""
+    """What fixes damaged files of an SFT run, in place of what fixes those of a RAFT run."""
     try:
         yield
     except RunDirError as error:

@@ -1,4 +1,4 @@
-"""How far a supervised stage is, read from its directory: running, stopped or finished."""
+"""How far an SFT run is, read from its directory: running, stopped or finished."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A supervised stage in the trackers of `report_to`."""
+"""An SFT run in the trackers of `report_to`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run directory of a supervised stage, and what a later run reads of it.
+"""The run directory of an SFT run, and what a later run reads of it.
 
 It is a run directory like that of RAFT, with `segments/001` ... in place of cycles: segment k trains v_k from v_{k-1}.
 """
@@ -23,7 +23,7 @@ ROWS = "rows.jsonl"
 
 
 class SftRun(Run):
-    """An open, locked run directory of a supervised stage."""
+    """The open, locked run directory of an SFT run."""
 
     def segment(self, number: int) -> StageFolder:
         """The folder of one segment; that of 0 holds what was measured before the training."""
@@ -45,7 +45,7 @@ def segment_folders(root: Path) -> list[Path]:
 
 
 def is_sft_run(root: Path) -> bool:
-    """Whether a folder is the run directory of a supervised stage, of whatever version.
+    """Whether a folder is the run directory of an SFT run, of whatever version.
 
     Raises:
         RunDirError: Its run.json is not JSON.
@@ -56,7 +56,7 @@ def is_sft_run(root: Path) -> bool:
 
 @dataclass(frozen=True)
 class SftSource:
-    """A supervised stage that a RAFT configuration names.
+    """An SFT run that a RAFT configuration names.
 
     Attributes:
         root: Its run directory.
@@ -81,7 +81,7 @@ class SftSource:
         path = folder / "evaluation.json"
         if folder.parent != self.root / "segments" or not path.is_file():
             raise RunDirError(
-                f"{adapter}: not an adapter of the supervised stage in {self.root}",
+                f"{adapter}: not an adapter of the SFT run in {self.root}",
                 f"name {self.root}/best, or segments/NNN/adapter there",
             )
         with as_written(path):
@@ -101,7 +101,7 @@ class SftSource:
 
 
 def sft_source(path: Path) -> SftSource | None:
-    """The supervised stage whose run directory is `path`, or around it; None where there is none.
+    """The SFT run whose run directory is `path`, or around it; None where there is none.
 
     Raises:
         RunDirError: There is one, but of another version, or its files cannot be read.
@@ -127,7 +127,7 @@ def _read(root: Path) -> SftSource:
 
 
 def sft_identity(root: Path) -> dict[str, Any]:
-    """The content of run.json of a supervised stage.
+    """The content of run.json of an SFT run.
 
     Raises:
         RunDirError: The folder holds no such run.
@@ -135,7 +135,5 @@ def sft_identity(root: Path) -> dict[str, Any]:
     if not (root / "run.json").is_file():
         raise RunDirError(f"{root}: not a run directory of halo-forge", "name the output_dir of `halo-forge sft run`")
     if not is_sft_run(root):
-        raise RunDirError(
-            f"{root}: a RAFT run, not a supervised stage", f"look at it with `halo-forge raft status {root}`"
-        )
+        raise RunDirError(f"{root}: a RAFT run, not an SFT run", f"look at it with `halo-forge raft status {root}`")
     return read_identity(root)

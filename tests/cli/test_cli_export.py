@@ -90,7 +90,7 @@ def test_an_export_is_uploaded_only_when_told_and_survives_a_failure(
     (made, how), (folder, what) = Hub.calls
     assert made == "me/mine" and how == {"repo_type": "model", "private": True, "exist_ok": True}
     assert folder == "exports/run-v1-merged" and what["repo_id"] == "me/mine"
-    assert what["ignore_patterns"] == ["proof/server_logs/*"]
+    assert what["ignore_patterns"] == ["export.json", "proof/*"]
 
 
 def test_an_interrupted_export_says_how_to_continue(run: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

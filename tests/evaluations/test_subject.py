@@ -121,7 +121,7 @@ def test_an_sft_run_is_its_best_adapter_once_it_is_finished(
     (root / "best").symlink_to("segments/002/adapter")
     identity = {"schema_version": 3, "kind": "sft", "start_model": {"model_name_or_path": str(tiny_models["llama"])}}
     (root / "run.json").write_text(json.dumps(identity))
-    with pytest.raises(RunDirError, match="the supervised stage is not finished") as refused:
+    with pytest.raises(RunDirError, match="the SFT run is not finished") as refused:
         subject_of(str(root))
     assert subject_of(refused.value.hint.rpartition(" ")[2]).adapter == root / "best"
     (root / "result.json").write_text("{}")

@@ -65,7 +65,7 @@ def test_the_card_of_an_adapter_without_a_run_claims_no_training(tmp_path: Path)
 
 
 def supervised(root: Path) -> Path:
-    """What a card reads of a supervised stage, and its best adapter."""
+    """What a card reads of an SFT run, and its best adapter."""
     (root / "segments/001/adapter").mkdir(parents=True)
     identity = {"kind": "sft", "schema_version": SCHEMA_VERSION, "learning_rate": 2e-4, "start_model": {}}
     (root / "run.json").write_text(json.dumps(identity))

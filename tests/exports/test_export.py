@@ -99,6 +99,8 @@ def test_a_corrupted_tensor_is_caught_and_exported_by_force_alone(
     proof = done.record["proof"]
     assert proof["state"] == "fell" and proof["confirmation"]["difference"] < -0.3
     assert "**It fell**" in (done.folder / "README.md").read_text()
+    with pytest.raises(StoppedByRule, match="worse than the adapter"):  # what was forced once is not taken for good
+        made(order(run, "merged", tmp_path / "out"))
 
 
 def test_a_corrupted_tensor_is_caught_though_everything_passes(

@@ -1,4 +1,4 @@
-"""Whatever a row of a supervised stage holds: it is read, or refused with its place and a fix."""
+"""Whatever a row of an SFT run holds: it is read, or refused with its place and a fix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A RAFT run that starts from a supervised stage: what has to fit, and the learning rate as a share of the stage's."""
+"""A RAFT run that starts from an SFT run: what has to fit, and the learning rate as a share of the stage's."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_the_stored_configuration_needs_the_stage_no_more(
 
 
 WRONG: list[tuple[Any, str]] = [
-    ({"share": 0.25, "of": "runs/nothing"}, r'learning_rate\.base: found "runs/nothing": no supervised stage is there'),
+    ({"share": 0.25, "of": "runs/nothing"}, r'learning_rate\.base: found "runs/nothing": no SFT run is there'),
     ({"share": "x"}, r'learning_rate\.base\.share: found "x", allowed: a number above 0'),
     ({"share": 0}, r"learning_rate\.base\.share: found 0, allowed: a number above 0"),
     ({"share": 0.1, "off": "x"}, r"learning_rate\.base: unknown key off beside share"),
@@ -137,7 +137,7 @@ def test_the_dry_run_and_config_check_say_where_the_run_starts(
     path = raft(tmp_path, stage, tiny_models["llama"])
     for words in (("raft", "run", path, "--dry-run"), ("config", "check", path)):
         done = cli(*words)
-        assert done.code == 0 and f"of the supervised stage in {stage}" in done.out, done.err
+        assert done.code == 0 and f"of the SFT run in {stage}" in done.out, done.err
         assert "lora settings, response prefix and system prompt are the same" in done.out
         assert "none of the dev and test prompts was trained on there" in done.out
         assert "training.learning_rate.base is a share: 0.25 of 0.01" in done.out
@@ -145,7 +145,7 @@ def test_the_dry_run_and_config_check_say_where_the_run_starts(
 
 
 MISFITS: list[tuple[dict[str, Any], str]] = [
-    ({"lora": {"r": 8}}, r"lora\.r: found 8, but the supervised stage .* has 4"),
+    ({"lora": {"r": 8}}, r"lora\.r: found 8, but the SFT run .* has 4"),
     ({"lora": {"use_rslora": True}}, r"lora\.use_rslora: found true"),
     ({"prompts": {"response_prefix": "x"}}, r'prompts\.response_prefix: found "x", but .* has null'),
     ({"prompts": {"system_prompt": "x"}}, r'prompts\.system_prompt: found "x"'),
@@ -168,7 +168,7 @@ def test_prompts_that_the_stage_was_trained_on_cannot_be_measured(
     seen = {"id": "other", "language": "c", "prompt": completions(16)[3]["prompt"]}
     write_jsonl(tmp_path / "test.jsonl", [seen])
     done = cli("raft", "run", path, "--dry-run")
-    assert done.code == 2 and "prompts.test: it has 1 prompt that the supervised stage" in done.err
+    assert done.code == 2 and "prompts.test: it has 1 prompt that the SFT run" in done.err
     assert "'other'" in done.err or "other" in done.err
 
 

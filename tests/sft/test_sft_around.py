@@ -1,4 +1,4 @@
-"""What goes on around a supervised stage: Ctrl-C, trackers, and the command at the end."""
+"""What goes on around an SFT run: Ctrl-C, trackers, and the command at the end."""
 
 from __future__ import annotations
 

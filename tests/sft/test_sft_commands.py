@@ -1,4 +1,4 @@
-"""`halo-forge sft`, and the page: what a person sees of a supervised stage, running, stopped or finished."""
+"""`halo-forge sft`, and the page: what a person sees of an SFT run, running, stopped or finished."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_commands_of_raft_say_that_it_is_a_supervised_stage(cli: Cli, stage: Pat
     root = stage.parent / "run"
     for words in (("raft", "status", root), ("raft", "resume", root)):
         done = cli(*words)
-        assert done.code == 3 and "a supervised stage, not a RAFT run" in done.err, done.err
+        assert done.code == 3 and "an SFT run, not a RAFT run" in done.err, done.err
     done = cli("sft", "status", stage.parent)
     assert done.code == 3 and "not a run directory" in done.err
 

@@ -1,4 +1,4 @@
-"""Rows of a supervised stage: every form, what of them is trained on, and what is refused, dropped or said."""
+"""Rows of an SFT run: every form, what of them is trained on, and what is refused, dropped or said."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A supervised stage, from rows to an adapter: what it learns, what it leaves, and that a kill changes nothing."""
+"""An SFT run, from rows to an adapter: what it learns, what it leaves, and that a kill changes nothing."""
 
 from __future__ import annotations
 

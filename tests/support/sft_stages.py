@@ -1,4 +1,4 @@
-"""Small supervised stages on a tiny model: their rows, their configuration, and what they leave behind.
+"""Small SFT runs on a tiny model: their rows, their configuration, and what they leave behind.
 
 As a program, `python sft_stages.py CONFIG KILL_AT`: runs one and kills itself at a write point.
 """

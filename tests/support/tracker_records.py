@@ -51,7 +51,7 @@ def tensorboard(folder: Path) -> Recorded:
     }
     (configuration,) = texts["configuration"]
     found.config = _dotted(json.loads(configuration))
-    found.texts = texts.get("samples", [])  # a supervised stage has no table
+    found.texts = texts.get("samples", [])  # an SFT run has no table
     return found
 
 
