@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from halo_forge.config import LoadedConfig, load_config
     from halo_forge.core.errors import (
+        ClaimError,
         ConfigError,
         HaloForgeError,
         LogitsNotFinite,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from halo_forge.runtime.preview import CyclePlan, Preview
 
 __all__ = [
+    "ClaimError",
     "ConfigError",
     "CyclePlan",
     "HaloForgeError",

@@ -221,11 +221,11 @@ def test_sampling_and_training_follow_the_profile(policy: Any, tmp_path: Path, m
     rows = {"input_ids": [[1] * 3000, [1]]}
     settings = TrainingSettings(1, 0, "pass", 1.0, 1e-4, 1.0, 1.0, 0.0, 1)
     trainer = LoraSftTrainer(policy, TrainingOptions(), seed=0)
-    trainer._build(rows, settings, [1.0], tmp_path, lambda row, num_steps: None, None)
+    trainer._build(rows, settings, [1.0], tmp_path, lambda row, num_steps: None, None, in_order=False)
     assert (caught["max_tokens"], caught["args"].optim) == (77, "sgd")
     assert caught["args"].gradient_checkpointing is True  # 3000 tokens, and nothing known about the memory
     trainer = LoraSftTrainer(policy, TrainingOptions(max_tokens_per_pass=5, gradient_checkpointing=False), seed=0)
-    trainer._build(rows, settings, [1.0], tmp_path, lambda row, num_steps: None, None)
+    trainer._build(rows, settings, [1.0], tmp_path, lambda row, num_steps: None, None, in_order=False)
     assert (caught["max_tokens"], caught["args"].gradient_checkpointing) == (5, False)
 
 
@@ -249,7 +249,7 @@ def test_training_uses_one_gpu_where_several_are_visible(
     )
     settings = TrainingSettings(1, 0, "pass", 1.0, 1e-4, 1.0, 1.0, 0.0, 1)
     trainer = LoraSftTrainer(policy, TrainingOptions(), seed=0)
-    trainer._build({"input_ids": [[1]]}, settings, [1.0], tmp_path, lambda row, num_steps: None, None)
+    trainer._build({"input_ids": [[1]]}, settings, [1.0], tmp_path, lambda row, num_steps: None, None, in_order=False)
     assert caught["args"].n_gpu == 1
 
 
