@@ -342,6 +342,22 @@ def is_sampled(folder: Path) -> bool:
     return any(path.stat().st_size > 0 for path in folder.rglob("completions.jsonl*"))
 
 
+def holds_own(folder: Path, identity_file: str, what: str, hint: str) -> bool:
+    """Make the folder if it is missing; whether it has an identity file.
+
+    Raises:
+        RunDirError: It holds something else than `what`, or cannot be written.
+    """
+    check_root(folder)
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        names = {item.name for item in folder.iterdir()}
+    foreign = sorted(names - {"lock", f".{identity_file}.tmp"})
+    if foreign and identity_file not in names:
+        raise RunDirError(f"{folder}: not empty, and not {what} of halo-forge (holds {', '.join(foreign[:3])})", hint)
+    return identity_file in names
+
+
 @contextlib.contextmanager
 def _opened(folder: Path, subject: Subject, prompts: Sequence[Prompt], settings: Settings) -> Iterator[Any]:
     """The locked folder of this measurement: its date, and what writes its events.
@@ -354,17 +370,8 @@ def _opened(folder: Path, subject: Subject, prompts: Sequence[Prompt], settings:
         raise ConfigError(
             "a measurement needs prompts, each with an id of its own", "name a task set with unique prompt ids"
         )
-    check_root(folder)
-    with explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        names = {item.name for item in folder.iterdir()}
+    holds_own(folder, IDENTITY_FILE, "a measurement", "choose another folder")
     path = folder / IDENTITY_FILE
-    foreign = sorted(names - {"lock", f".{IDENTITY_FILE}.tmp"})
-    if foreign and IDENTITY_FILE not in names:
-        raise RunDirError(
-            f"{folder}: not empty, and not a measurement of halo-forge (holds {', '.join(foreign[:3])})",
-            "choose another folder",
-        )
     lock = RunLock(folder)
     try:
         wanted = {

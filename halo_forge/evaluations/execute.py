@@ -21,7 +21,7 @@ from typing import Any
 from halo_forge.config import differing_keys
 from halo_forge.core.errors import RunDirError
 from halo_forge.core.records import Completion, Prompt, Record, Sample, Verdict
-from halo_forge.evaluations.ask import Verifiers, is_sampled, measure, own_hints
+from halo_forge.evaluations.ask import Verifiers, holds_own, is_sampled, measure, own_hints
 from halo_forge.evaluations.models import Models
 from halo_forge.evaluations.outside import has_format, sample_rows
 from halo_forge.evaluations.plan import Evaluation, TaskSet
@@ -30,7 +30,6 @@ from halo_forge.runtime.effects import Observer
 from halo_forge.store.files import as_written, explained, read_json, read_jsonl, write_json
 from halo_forge.store.folder import StageFolder
 from halo_forge.store.lock import RunLock
-from halo_forge.store.run import check_root
 from halo_forge.verifiers.limits import reference_warnings
 
 IDENTITY_FILE = "evaluation.json"
@@ -129,18 +128,9 @@ def _opened(evaluation: Evaluation, resume: bool) -> RunLock:
         RunDirError: See `execute`.
     """
     root = evaluation.root
-    check_root(root)
-    with explained(root):
-        root.mkdir(parents=True, exist_ok=True)
-        names = {item.name for item in root.iterdir()}
+    is_there = holds_own(root, IDENTITY_FILE, "an evaluation", "choose another folder with -o, or empty this one")
     path = root / IDENTITY_FILE
-    foreign = sorted(names - {"lock", f".{IDENTITY_FILE}.tmp"})
-    if foreign and IDENTITY_FILE not in names:
-        raise RunDirError(
-            f"{root}: not empty, and not an evaluation of halo-forge (holds {', '.join(foreign[:3])})",
-            "choose another folder with -o, or empty this one",
-        )
-    if IDENTITY_FILE in names and not resume and is_sampled(root):
+    if is_there and not resume and is_sampled(root):
         raise RunDirError(
             f"{root}: an evaluation was already started here",
             f"continue it with --resume, look at it with `halo-forge eval report {root}`, or choose another folder"

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from claim_runs import (
     Verifiers,
+    claim_of_new_run,
     edited,
     inputs,
     members,
@@ -47,12 +48,7 @@ def verifiers(monkeypatch: pytest.MonkeyPatch) -> Verifiers:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("claim")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        verify_programs(monkeypatch)
-        monkeypatch.chdir(folder)
-        execute(inputs(Path("inputs"), raft__num_cycles=1), "run")
-        return packed(folder / "run")
+    return claim_of_new_run(tmp_path_factory.mktemp("claim"), raft__num_cycles=1)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from claim_runs import (
     Verifiers,
+    claim_of_new_run,
     edited,
     inputs,
     members,
@@ -37,13 +38,8 @@ def verifiers(monkeypatch: pytest.MonkeyPatch) -> Verifiers:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With relative paths only, as in a project of one's own: nothing of the configuration has to be removed."""
-    folder = tmp_path_factory.mktemp("claim")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        verify_programs(monkeypatch)
-        monkeypatch.chdir(folder)
-        execute(inputs(Path("inputs")), "run")
-        return packed(folder / "run")
+    """Nothing of its configuration has to be removed."""
+    return claim_of_new_run(tmp_path_factory.mktemp("claim"))
 
 
 @pytest.fixture

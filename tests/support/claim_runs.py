@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_runs import STATUS, MemoryVerifier, write_inputs
+from scripted_runs import STATUS, MemoryVerifier, execute, write_inputs
 
 from halo_forge.claims.opened import Options
 from halo_forge.claims.pack import pack_run
@@ -113,6 +113,15 @@ def silent(label: str, items: Iterable[Any], total: int) -> Iterator[Any]:
 def packed(root: Path, **options: Any) -> Path:
     """The claim of a run, with its prompts."""
     return pack_run(root, None, **{"with_prompts": True, **options}).path
+
+
+def claim_of_new_run(folder: Path, **changes: Any) -> Path:
+    """The claim of a run in `folder`, with relative paths only, as in a project of one's own."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        verify_programs(monkeypatch)
+        monkeypatch.chdir(folder)
+        execute(inputs(Path("inputs"), **changes), "run")
+        return packed(folder / "run")
 
 
 def rechecked(path: Path, **options: Any) -> Rechecked:
