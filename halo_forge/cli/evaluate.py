@@ -170,7 +170,8 @@ def _pairs(rows: list[Mapping[str, Any]]) -> Iterator[Column]:
 
     yield Column("first", [row["first"] for row in rows], text=True)
     yield Column("second", [row["second"] for row in rows], text=True)
-    yield Column("decoding", [decodings_of(row) for row in rows], text=True)
+    decodings = [decodings_of(row) for row in rows]
+    yield Column("decoding", decodings, 4 if len(set(decodings)) == 1 else 0, text=True)
     yield Column("metric", [row["metric"] for row in rows], text=True)
     yield Column("of first", of("first", ".3f"), 2)
     yield Column("of second", of("second", ".3f"), 2)
